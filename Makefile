@@ -1,0 +1,37 @@
+# make pareto   search the embedded default and print its Pareto front
+# make test     run the tests
+# Both set up .venv when it is missing. ARGS="--trials 200" is passed on to the job.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+STAMP = $(VENV)/.installed
+ARGS ?=
+
+.PHONY: pareto test lint types setup clean
+.DELETE_ON_ERROR:
+
+pareto: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python jobs/pareto_search.py --space search_spaces/streetscenes_vit_micro.yaml $(ARGS)
+
+test: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(ARGS)
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP)
+	$(BIN)/mypy
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "error: raycomp needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) -V 2>&1). Try: make PYTHON=python3.11 ..." >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,jobs]'
+	@touch $(STAMP)
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,98 @@
+"""Search the Pareto front of prune-then-merge recipes of a model under a GFLOPs budget.
+
+    python jobs/pareto_search.py --space search_spaces/streetscenes_vit_micro.yaml --budget 60% --trials 60
+    ray job submit -- python jobs/pareto_search.py
+
+Ctrl-C leaves a usable result; the same command goes on from it.
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: workers share the cores
+
+import typer
+
+from raycomp import config as configs
+from raycomp.cli import guarded
+from raycomp.report import tables
+from raycomp.report.compare import at_budgets, compare, final_front, stage_agreement
+from raycomp.report.plot import plot_front
+from raycomp.report.progress import SweepProgress
+from raycomp.results.row import Row
+from raycomp.results.store import Store
+from raycomp.results.tracking import Tracker, default_uri
+from raycomp.search.base import prepare_base
+from raycomp.search.proposer import Proposer
+from raycomp.search.space import Space
+from raycomp.search.sweep import run_sweep, start_ray
+from raycomp.shape import ModelShape
+
+INTERRUPTED = 130
+_DEFAULT_SPACE = Path(__file__).resolve().parents[1] / "search_spaces" / "streetscenes_vit_micro.yaml"
+
+
+def main(
+    space: Annotated[Path, typer.Option(help="Search space file.")] = _DEFAULT_SPACE,
+    budget: Annotated[str | None, typer.Option(help="GFLOPs limit as a share of dense, for example 50%.")] = None,
+    trials: Annotated[int | None, typer.Option(help="Recipes to measure.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the sweep; by default the space's.")] = None,
+    results: Annotated[Path, typer.Option(help="Folder for results.")] = Path("results"),
+    seed: Annotated[int | None, typer.Option(help="Seed of the proposals.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Trials at a time.")] = None,
+    tracking: Annotated[str | None, typer.Option(help="MLflow tracking URI; by default SQLite in the results.")] = None,
+) -> None:
+    """Search, print the front, draw it, and say how to open MLflow on it."""
+    config = configs.load(space, budget=budget, trials=trials, seed=seed, workers=workers)
+    console = tables.console()
+    folder = results / (name or config.name)
+    store = Store(folder)
+    store.check(config)
+    if config.model.shape is not None:  # an unmeetable budget is told before anything is loaded
+        Proposer(_grid(config, config.model.shape), config.search, [])
+    start_ray(config)
+    base = prepare_base(config, lambda line: console.print(line, highlight=False))
+    store.open(config)
+    rows = store.rows()
+    proposer = Proposer(_grid(config, base.shape), config.search, rows)
+    if rows:
+        console.print(
+            f"{folder}: found {proposer.trials_done} of {config.search.trials} trials, going on", highlight=False
+        )
+    uri = tracking or os.environ.get("MLFLOW_TRACKING_URI") or default_uri(results)
+    tracker = Tracker(uri, folder, config, base.evalset.classes, lambda line: console.print(line, style="yellow"))
+    for row in rows:
+        tracker.log(row)
+
+    with SweepProgress(proposer, console) as progress:
+
+        def on_row(row: Row) -> None:
+            tracker.log(row)
+            progress.row(row)
+
+        outcome = run_sweep(base, store, proposer, on_row)
+
+    limit = config.search.budget
+    console.print(tables.front_table(compare(outcome.rows, limit)))
+    console.print(tables.budget_table(at_budgets(outcome.rows, config.search.known, limit)))
+    for objective, rho in stage_agreement(outcome.rows).items():
+        console.print(f"search stage ranked {objective} like the full set: Spearman {rho:.2f}", highlight=False)
+    picture = folder / "front.png"
+    title = f"{config.name}: {proposer.trials_done} trials, budget {limit:.0%} of the dense GFLOPs"
+    plot_front(outcome.rows, limit, title, picture)
+    tracker.finish(final_front(outcome.rows, limit), [folder / "sweep.yaml", picture], outcome.finished)
+    console.print(f"rows:  {folder / 'trials'}/*.parquet\nplot:  {picture}", highlight=False, soft_wrap=True)
+    console.print(f"runs:  mlflow ui --backend-store-uri {uri}", highlight=False, soft_wrap=True)
+    if not outcome.finished:
+        console.print("interrupted: the same command goes on from here", style="yellow")
+        sys.exit(INTERRUPTED)
+
+
+def _grid(config: configs.SweepConfig, shape: ModelShape) -> Space:
+    return Space(shape, config.space, config.data.window or shape.image)
+
+
+if __name__ == "__main__":
+    guarded(main)

@@ -1,0 +1,90 @@
+"""Physical pruning: keep the most salient units and slice the weights to a smaller dense model.
+
+Structure after NViT (REFERENCE 7): one embedding width; per block the heads, the QK and V widths
+per head and the MLP width. The decoder follows the embedding width.
+"""
+
+import torch
+from torch import Tensor
+
+from raycomp.compress.layout import axes
+from raycomp.compress.saliency import Saliency
+from raycomp.errors import UserError
+from raycomp.flops import decoder_widths
+from raycomp.models.segmenter import Segmenter
+from raycomp.recipe import Recipe
+from raycomp.shape import ModelShape
+
+
+def check(shape: ModelShape, recipe: Recipe) -> None:
+    """Raise UserError unless every width of the recipe fits inside the dense model."""
+    if len(recipe.blocks) != shape.depth:
+        raise UserError(f"recipe: field 'blocks' has {len(recipe.blocks)} entries, the model {shape.depth} blocks")
+    limits = {"heads": shape.heads, "qk": shape.head_dim, "v": shape.head_dim, "mlp": shape.mlp}
+    if recipe.embed > shape.width:
+        raise UserError(f"recipe: field 'embed' is {recipe.embed}; the model has {shape.width} at most")
+    for index, block in enumerate(recipe.blocks):
+        for field, most in limits.items():
+            if (value := getattr(block, field)) > most:
+                raise UserError(f"recipe: field 'blocks.{index}.{field}' is {value}; the model has {most} at most")
+
+
+def prune(model: Segmenter, recipe: Recipe, saliency: Saliency) -> Segmenter:
+    """Slice a dense model to the recipe's widths; merging is left to the caller.
+
+    Raises:
+        UserError: for a width beyond the dense model's.
+    """
+    check(model.shape, recipe)
+    kept = kept_units(model.shape, recipe, saliency)
+    with torch.device("meta"):
+        pruned = Segmenter(model.shape, recipe)
+    weights = {}
+    for name, parameter, names in axes(model):
+        weight = parameter.detach()
+        for axis, units in enumerate(names):
+            if units is not None and len(index := kept[units]) < weight.shape[axis]:
+                weight = weight.index_select(axis, index.to(weight.device))
+        weights[name] = weight
+    pruned.load_state_dict(weights, assign=True)
+    return pruned.eval()
+
+
+def kept_units(shape: ModelShape, recipe: Recipe, saliency: Saliency) -> dict[str, Tensor]:
+    """For every axis of the layout, the indices that stay, ascending."""
+    kept = {"embed": _top(saliency["embed"], recipe.embed)}
+    for index, block in enumerate(recipe.blocks):
+        kept |= _kept_in_block(saliency, f"block.{index}", block.heads, block.qk, block.v, block.mlp)
+    if shape.decoder == "mask":
+        widths = decoder_widths(shape, recipe.embed)
+        for name in ("decoder.embed", "decoder.out"):
+            kept[name] = _top(saliency[name], recipe.embed)
+        for index in range(shape.decoder_depth):
+            place = f"decoder.block.{index}"
+            kept |= _kept_in_block(saliency, place, widths.heads, widths.head_dim, widths.head_dim, widths.mlp)
+    return kept
+
+
+def _kept_in_block(saliency: Saliency, place: str, heads: int, qk: int, v: int, mlp: int) -> dict[str, Tensor]:
+    scores_qk, scores_v = saliency[f"{place}.qk"], saliency[f"{place}.v"]
+    all_heads, width = scores_qk.shape
+    head = _top(saliency[f"{place}.head"], heads)
+    in_qk = _rows(head, _top(scores_qk[head], qk), width)
+    in_v = _rows(head, _top(scores_v[head], v), width)
+    section = all_heads * width  # rows of q, then of k, then of v
+    return {
+        f"{place}.qkv": torch.cat([in_qk, in_qk + section, in_v + 2 * section]),
+        f"{place}.v": in_v,
+        f"{place}.mlp": _top(saliency[f"{place}.mlp"], mlp),
+    }
+
+
+def _rows(head: Tensor, inside: Tensor, width: int) -> Tensor:
+    """Rows of units `inside` (heads kept, units kept) of each kept head."""
+    return (head[:, None] * width + inside).flatten()
+
+
+def _top(scores: Tensor, count: int) -> Tensor:
+    """Indices of the highest scores along the last axis, ascending; ties go to the lower index."""
+    order = scores.argsort(dim=-1, descending=True, stable=True)
+    return order[..., :count].sort(dim=-1).values

@@ -1,0 +1,232 @@
+"""Every setting of a sweep, its type and its default; a search space file holds the differences."""
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from raycomp.errors import UserError, nearest
+from raycomp.shape import BACKBONES, ModelShape, Size, vit
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def _share(value: object) -> object:
+    """Read `60%` as 0.6."""
+    if isinstance(value, str) and (match := re.fullmatch(r"\s*([\d.]+)\s*%\s*", value)):
+        return float(match.group(1)) / 100
+    return value
+
+
+Share = Annotated[float, BeforeValidator(_share), Field(gt=0, le=1)]
+
+
+class ModelConfig(_Section):
+    """Which dense model is compressed."""
+
+    checkpoint: str
+    """A file of ours (.safetensors), an official Segmenter checkpoint.pth, or `package:NAME`."""
+    shape: ModelShape | None = None
+    """Dimensions; needed for training and for `profile` before a checkpoint exists."""
+    backbone: str | None = None
+    """For training: timm model whose ImageNet weights the encoder starts from."""
+    backbone_file: Path | None = None
+    """For training: a local safetensors or .pth file with those weights."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named_shape(cls, values: Any) -> Any:
+        """`shape: {vit: base, image: ..., classes: ...}` names one of the four ViT sizes."""
+        shape = values.get("shape") if isinstance(values, dict) else None
+        if isinstance(shape, dict) and "vit" in shape:
+            rest = dict(shape)
+            name = rest.pop("vit")
+            if name not in BACKBONES:
+                raise ValueError(f"shape.vit is {name!r}: {nearest(name, BACKBONES)}")
+            return {**values, "shape": vit(name, rest.pop("image"), rest.pop("classes"), **rest)}
+        return values
+
+
+class DataConfig(_Section):
+    """Which images, and how they are put through the model."""
+
+    dataset: Literal["streetscenes", "camvid", "ade20k", "cityscapes"]
+    root: Path | None = None
+    """Folder of the data set; streetscenes needs none."""
+    train_split: str = "train"
+    eval_split: str = "val"
+    short_side: int | None = Field(default=None, gt=0)
+    """Evaluation images are resized, keeping their ratio, to this short side; pixels."""
+    window: Size | None = None
+    """Sliding window; by default the size the model was made for."""
+    stride: int | None = Field(default=None, gt=0)
+    """Step of the sliding window, pixels; by default the window's height."""
+
+
+class StageConfig(_Section):
+    """How much is measured: so many clean images, so many of every corrupted variant."""
+
+    clean: int = Field(gt=0)
+    corrupted: int = Field(gt=0)
+    """Images of each (type, severity); different variants take different images."""
+    severities: tuple[Annotated[int, Field(ge=1, le=5)], ...] = (1, 2, 3, 4, 5)
+
+
+class EvaluationConfig(_Section):
+    """How a recipe is measured."""
+
+    search: StageConfig = StageConfig(clean=64, corrupted=2)
+    """Every trial."""
+    full: StageConfig = StageConfig(clean=128, corrupted=16)
+    """The dense model, the baselines and the front, at the end."""
+    batch: int = Field(default=32, gt=0)
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    seed: int = 0
+    """Seed of the corruptions."""
+
+
+class WidthRange(_Section):
+    """Range of one width; the dense width is its upper end."""
+
+    low: int = Field(gt=0)
+    step: int = Field(default=8, gt=0)
+
+
+class SpaceConfig(_Section):
+    """What may vary. A width left out keeps its dense value."""
+
+    embed: WidthRange | None = None
+    heads: WidthRange | None = None
+    qk: WidthRange | None = None
+    v: WidthRange | None = None
+    mlp: WidthRange | None = None
+    merge_high: float = Field(default=0.5, ge=0, le=0.5)
+    """Highest merge ratio of a block; 0 turns merging off."""
+    merge_step: float = Field(default=1 / 64, gt=0, le=0.5)
+
+
+class SearchConfig(_Section):
+    """How the space is searched."""
+
+    budget: Share = 0.6
+    """GFLOPs limit as a share of the dense model's."""
+    trials: int = Field(default=60, gt=0)
+    sampler: Literal["tpe", "nsga2", "random"] = "tpe"
+    seed: int = 0
+    workers: int | None = Field(default=None, gt=0)
+    """Trials at a time; by default one a CPU, or as many as the GPUs hold."""
+    gpus_per_trial: float = Field(default=0, ge=0)
+    known: tuple[Share, ...] = (0.6, 0.5, 0.4, 0.3)
+    """Shares of the dense GFLOPs at which known recipes are measured first."""
+    max_failures: int = Field(default=2, ge=0)
+    """How often a trial whose worker died is tried again."""
+
+
+class AugmentConfig(_Section):
+    """Training augmentation; the defaults are the paper's."""
+
+    scale: tuple[float, float] = (0.5, 2.0)
+    flip: bool = True
+    photometric: bool = True
+
+
+class TrainConfig(_Section):
+    """How the dense model is trained; the defaults are the paper's optimiser."""
+
+    steps: int = Field(default=160_000, gt=0)
+    batch: int = Field(default=8, gt=0)
+    crop: Size | None = None
+    """By default the size the model is made for."""
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    lr: float = Field(default=1e-3, gt=0)
+    min_lr: float = Field(default=1e-5, ge=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    warmup: int = Field(default=0, ge=0)
+    drop_path: float = Field(default=0.1, ge=0, lt=1)
+    clip: float | None = Field(default=None, gt=0)
+    """Largest norm of the gradient."""
+    ema: float | None = Field(default=None, gt=0, lt=1)
+    """Decay of the averaged weights that are kept in the end."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    images: int | None = Field(default=None, gt=0)
+    """Size of the training split, for a data set that makes its own."""
+    eval_images: int = Field(default=500, gt=0)
+    augment: AugmentConfig = AugmentConfig()
+    workers: int = Field(default=0, ge=0)
+    seed: int = 0
+
+
+class SweepConfig(_Section):
+    """A search space file."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    model: ModelConfig
+    data: DataConfig
+    evaluation: EvaluationConfig = EvaluationConfig()
+    space: SpaceConfig = SpaceConfig()
+    search: SearchConfig = SearchConfig()
+    train: TrainConfig = TrainConfig()
+
+    def changed(self, section: str, **values: object) -> Self:
+        """The same configuration with some fields of a section set; checked like a file's."""
+        given = {key: value for key, value in values.items() if value is not None}
+        data = self.model_dump()
+        data[section] = {**data[section], **given}
+        return self.model_validate(data)
+
+
+def load(path: Path, **search: object) -> SweepConfig:
+    """Read a search space file; keyword arguments replace fields of its `search` section.
+
+    Raises:
+        UserError: for a missing or malformed file, or a field that is unknown or out of range.
+    """
+    try:
+        text = path.read_text()
+    except OSError as error:
+        folder = path.parent if path.parent.is_dir() else Path()
+        near = nearest(path.name, sorted(p.name for p in folder.glob("*.yaml")) or ["a search space file"])
+        raise UserError(f"{path}: cannot read the search space ({error.strerror}); {near}") from None
+    try:
+        raw = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
+        raise UserError(f"{where}: not valid YAML: {getattr(error, 'problem', None) or error}") from None
+    if not isinstance(raw, dict):
+        raise UserError(f"{path}: a search space is a mapping of sections, not {type(raw).__name__}")
+    given = {key: value for key, value in search.items() if value is not None}
+    try:
+        config = SweepConfig.model_validate(raw)
+        return config.changed("search", **given) if given else config
+    except ValidationError as error:
+        raise UserError(f"{path}: {explain(error, SweepConfig)}") from None
+
+
+def explain(error: ValidationError, model: type[BaseModel]) -> str:
+    """The first problem of a validation, on one line: field, what is wrong, value, nearest field."""
+    first = error.errors()[0]
+    place = [str(part) for part in first["loc"]]
+    field = ".".join(place) or model.__name__
+    if first["type"] == "extra_forbidden":
+        return f"unknown field {field!r}: {nearest(place[-1], _fields(model, place[:-1]))}"
+    if first["type"] == "missing":
+        return f"field {field!r} is missing"
+    message = first["msg"].removeprefix("Value error, ")
+    return f"field {field!r}: {message[0].lower()}{message[1:]}, not {first['input']!r}"
+
+
+def _fields(model: type[BaseModel], place: list[str]) -> list[str]:
+    """Names of the fields of the section at `place`."""
+    for part in place:
+        field = model.model_fields.get(part)
+        candidates = [field.annotation, *getattr(field.annotation, "__args__", ())] if field else []
+        inner = [c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)]
+        if not inner:
+            break
+        model = inner[0]
+    return list(model.model_fields)

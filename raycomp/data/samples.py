@@ -1,0 +1,45 @@
+"""What every data set gives: images and labels of one split, by index."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+IGNORE = 255  # a label of no class: neither trained on nor measured
+
+Sample = tuple[np.ndarray, np.ndarray]  # HxWx3 uint8 RGB, HxW uint8
+
+
+class Samples(Protocol):
+    """Images with a label at every pixel."""
+
+    @property
+    def classes(self) -> Sequence[str]:
+        """Names of the classes, in the order of their indices."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes when any image or label of the split may have changed."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Sample:
+        """Image and label; raises UserError for a file that cannot be read."""
+        ...
+
+
+@dataclass(frozen=True)
+class Mean:
+    """Pixel normalisation of a model: (image / 255 - mean) / std."""
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+NORMALIZATIONS = {
+    "vit": Mean((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    "deit": Mean((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+}

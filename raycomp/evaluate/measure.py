@@ -1,0 +1,125 @@
+"""Measure a model on an evaluation set: clean and corrupted mIoU, effective rank, speed.
+
+Legend: B batch, K classes, V variants (the clean images first, then 80 corrupted ones).
+"""
+
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from raycomp.config import DataConfig, EvaluationConfig
+from raycomp.data.corruptions import SEVERITIES, TYPES, VARIANTS
+from raycomp.data.evalset import EvalSet
+from raycomp.data.samples import IGNORE, NORMALIZATIONS
+from raycomp.evaluate.effective_rank import EffectiveRank, effective_rank
+from raycomp.evaluate.miou import class_iou, miou, normalised, sliding_logits
+from raycomp.evaluate.speed import latency_ms
+from raycomp.models.segmenter import Segmenter
+from raycomp.shape import Size
+
+_RANK_IMAGES = 4
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What was measured; mIoU and IoU in [0, 1]."""
+
+    clean_miou: float
+    class_iou: np.ndarray
+    """(K,), NaN for a class that does not occur."""
+    corrupted: np.ndarray
+    """(16, 5) mIoU of each type and severity; NaN where not measured."""
+    rank: EffectiveRank
+    latency_ms: float
+    """Median of one image at batch 1."""
+    throughput: float
+    """Images a second at the configured batch, pre- and post-processing included."""
+    images: int
+    seconds: float
+
+
+def measure(
+    model: Segmenter, data: EvalSet, stage: str, config: EvaluationConfig, sizes: DataConfig, device: torch.device
+) -> Measurement:
+    """Measure a compressed model on one stage of the evaluation set.
+
+    Args:
+        model: in evaluation mode, in float32 on any device; it is moved and cast.
+        stage: `search` or `full`.
+    """
+    started = time.perf_counter()
+    dtype = getattr(torch, config.dtype)
+    model = model.to(device=device, dtype=dtype)
+    pixels = NORMALIZATIONS[model.shape.normalization]
+    window = sizes.window or model.shape.image
+    stride = sizes.stride or window[0]
+    chosen = data.chosen(config.search if stage == "search" else config.full)
+    K, V = model.shape.classes, 1 + len(VARIANTS)
+    counts = torch.zeros(V * K * K, dtype=torch.int64, device=device)
+    with torch.inference_mode():
+        for images, labels, variants in _batches(data, chosen, config.batch):
+            x = normalised(images.to(device, non_blocking=True), pixels.mean, pixels.std, dtype)
+            predicted = sliding_logits(model, x, window, stride).argmax(1)  # (B, H, W)
+            counts += _count(labels.to(device), predicted, variants.to(device), K, V)
+        confusions = counts.view(V, K, K).cpu().numpy()
+        throughput = len(chosen) / (time.perf_counter() - started)
+        first = torch.from_numpy(np.stack(_same_size(data, chosen, _RANK_IMAGES)))
+        probe = _fitted(normalised(first.to(device), pixels.mean, pixels.std, dtype), window)
+        rank = effective_rank(model, probe)
+        latency = latency_ms(model, probe[:1])
+    table = np.full(len(VARIANTS), np.nan)
+    for variant in np.unique(data.variants[chosen]):
+        if variant >= 0:
+            table[variant] = miou(confusions[1 + variant])
+    return Measurement(
+        clean_miou=miou(confusions[0]),
+        class_iou=class_iou(confusions[0]),
+        corrupted=table.reshape(len(TYPES), len(SEVERITIES)),
+        rank=rank,
+        latency_ms=latency,
+        throughput=throughput,
+        images=len(chosen),
+        seconds=time.perf_counter() - started,
+    )
+
+
+def _batches(data: EvalSet, chosen: np.ndarray, batch: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Batches of equally large images, clean and corrupted together."""
+    images, labels = data.images.views(), data.labels.views()
+    by_size: dict[tuple[int, ...], list[int]] = defaultdict(list)
+    for index in chosen:
+        by_size[images[index].shape].append(int(index))
+    for indices in by_size.values():
+        for start in range(0, len(indices), batch):
+            part = indices[start : start + batch]
+            yield (
+                torch.from_numpy(np.stack([images[i] for i in part])),
+                torch.from_numpy(np.stack([labels[data.label_of[i]][..., 0] for i in part])),
+                torch.from_numpy(data.variants[part]) + 1,
+            )
+
+
+def _count(labels: Tensor, predicted: Tensor, variants: Tensor, classes: int, variant_count: int) -> Tensor:
+    """All confusion matrices of a batch by one bincount: (variants * K * K,) int64."""
+    valid = labels != IGNORE
+    cell = (variants[:, None, None] * classes + labels) * classes + predicted
+    return torch.bincount(cell[valid], minlength=variant_count * classes * classes)
+
+
+def _fitted(images: Tensor, window: Size) -> Tensor:
+    """The top left window of images, padded with zeros where they are smaller."""
+    images = images[..., : window[0], : window[1]]
+    return F.pad(images, (0, window[1] - images.shape[-1], 0, window[0] - images.shape[-2]))
+
+
+def _same_size(data: EvalSet, chosen: np.ndarray, count: int) -> list[np.ndarray]:
+    """The first images that are as large as the first one."""
+    images = data.images.views()
+    first = images[chosen[0]].shape
+    return [images[i] for i in chosen if images[i].shape == first][:count]

@@ -1,0 +1,75 @@
+"""Mean intersection over union from a confusion matrix, and the sliding window that fills it.
+
+Legend: B batch, K classes, H W pixels.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from raycomp.data.samples import IGNORE
+from raycomp.shape import Size
+
+
+def confusion(truth: Tensor, predicted: Tensor, classes: int) -> Tensor:
+    """Count pixels by (true class, predicted class), ignoring label 255: (K, K) int64, one bincount."""
+    valid = truth != IGNORE
+    pairs = truth[valid].long() * classes + predicted[valid].long()
+    return torch.bincount(pairs, minlength=classes * classes).view(classes, classes)
+
+
+def class_iou(matrix: np.ndarray) -> np.ndarray:
+    """IoU of every class in [0, 1]; NaN for a class neither present nor predicted."""
+    hits = np.diag(matrix).astype(np.float64)
+    union = matrix.sum(0) + matrix.sum(1) - hits
+    return np.divide(hits, union, out=np.full(len(hits), np.nan), where=union > 0)
+
+
+def miou(matrix: np.ndarray) -> float:
+    """Mean IoU over the classes present in truth or prediction, in [0, 1]; 0 without any pixel."""
+    ious = class_iou(matrix)
+    return float(np.nanmean(ious)) if np.isfinite(ious).any() else 0.0
+
+
+def anchors(side: int, window: int, stride: int) -> list[int]:
+    """Starts of the windows along one side: 0, stride, ... and a last one flush to the edge."""
+    last = max(0, side - window)
+    starts = list(range(0, last, stride))
+    return [*starts, last]
+
+
+def sliding_logits(model: Callable[[Tensor], Tensor], images: Tensor, window: Size, stride: int) -> Tensor:
+    """Class logits (B, K, H, W) of images (B, 3, H, W), averaged where windows overlap."""
+    height, width = images.shape[-2:]
+    if (height, width) == window:
+        return model(images)
+    down, right = max(0, window[0] - height), max(0, window[1] - width)
+    if down or right:
+        images = F.pad(images, (0, right, 0, down))
+    total: Tensor | None = None
+    count = images.new_zeros(images.shape[-2:])
+    for top in anchors(images.shape[-2], window[0], stride):
+        for left in anchors(images.shape[-1], window[1], stride):
+            here = (..., slice(top, top + window[0]), slice(left, left + window[1]))
+            logits = model(images[here])
+            if total is None:
+                total = logits.new_zeros(*logits.shape[:2], *images.shape[-2:])
+            total[here] += logits
+            count[here] += 1
+    assert total is not None  # there is always at least one window
+    return (total / count)[..., :height, :width]
+
+
+def normalised(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...], dtype: torch.dtype) -> Tensor:
+    """Turn uint8 images (B, H, W, 3) into model input (B, 3, H, W)."""
+    scale = torch.tensor([1 / (255 * s) for s in std], device=images.device).view(1, 3, 1, 1)
+    shift = torch.tensor([m / s for m, s in zip(mean, std, strict=True)], device=images.device).view(1, 3, 1, 1)
+    return (images.permute(0, 3, 1, 2).float() * scale - shift).to(dtype)
+
+
+def eval_mode(model: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    """The model ready to be measured."""
+    return model.to(device=device, dtype=dtype).eval()

@@ -1,0 +1,56 @@
+"""Figures of corruption robustness from the mIoU of every (type, severity).
+
+Paper, section 4 (mIoU_noise); Hendrycks & Dietterich, ICLR 2019 (mPC, rPC); Kamann & Rother,
+"Benchmarking the Robustness of Semantic Segmentation Models", CVPR 2020 (CD, rCD). All values are
+fractions in [0, 1], not percent. With all severities measured, mPC equals mIoU_noise.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Robustness:
+    """Summary of a (types, severities) table of mIoU; NaN marks variants not measured."""
+
+    mpc: float
+    """Mean performance under corruption: plain mean over all measured variants (mIoU_noise)."""
+    rpc: float
+    """mPC relative to clean mIoU."""
+    per_type: np.ndarray
+    per_severity: np.ndarray
+
+
+def summary(table: np.ndarray, clean: float) -> Robustness:
+    """Summarise a table (types, severities) of mIoU beside the clean mIoU."""
+    mpc = float(np.nanmean(table))
+    return Robustness(
+        mpc=mpc,
+        rpc=mpc / clean if clean > 0 else 0.0,
+        per_type=_mean(table, axis=1),
+        per_severity=_mean(table, axis=0),
+    )
+
+
+def corruption_degradation(table: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """CD of each type: sum over severities of (1 - mIoU), relative to a reference model's."""
+    return np.nansum(1 - table, axis=1) / np.nansum(1 - reference, axis=1)
+
+
+def relative_corruption_degradation(
+    table: np.ndarray, clean: float, reference: np.ndarray, reference_clean: float
+) -> np.ndarray:
+    """rCD of each type: sum of (D - D_clean) over severities, relative to a reference model's.
+
+    D is 1 - mIoU. NaN where the reference does not degrade at all.
+    """
+    worse = np.nansum(clean - table, axis=1)
+    reference_worse = np.nansum(reference_clean - reference, axis=1)
+    return np.divide(worse, reference_worse, out=np.full(len(worse), np.nan), where=reference_worse != 0)
+
+
+def _mean(table: np.ndarray, axis: int) -> np.ndarray:
+    """Mean ignoring NaN; NaN where nothing was measured."""
+    count = np.isfinite(table).sum(axis)
+    return np.divide(np.nansum(table, axis=axis), count, out=np.full(count.shape, np.nan), where=count > 0)

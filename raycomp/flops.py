@@ -1,0 +1,125 @@
+"""GFLOPs and tokens per block of a recipe, from numbers alone: no model is built, no torch.
+
+Convention (fvcore's, REFERENCE 2): one multiply-add counts 1; LayerNorm 5 an element; bilinear
+upsampling 4 an output element; softmax, GELU, residual adds, gathers and scatters are free.
+The matching matmul of a merge step counts.
+
+Legend: N tokens, E embedding width, H heads, K classes.
+"""
+
+from dataclasses import dataclass
+
+from raycomp.recipe import Recipe, merge_counts
+from raycomp.shape import ModelShape, Size
+
+NORM_COST = 5
+UPSAMPLE_COST = 4
+DECODER_STEP = 8  # the decoder's head width follows the embedding width in steps of this
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """What a recipe costs for one image; every figure in GFLOPs, tokens as counts."""
+
+    gflops: float
+    embedding: float
+    """Patch embedding."""
+    blocks: tuple[float, ...]
+    """Each encoder block, its matching step included."""
+    decoder: float
+    """Decoder, the encoder's last norm and the upsampling to pixels."""
+    tokens: tuple[int, ...]
+    """Tokens after each block, special tokens included."""
+
+    @property
+    def encoder(self) -> float:
+        return self.embedding + sum(self.blocks)
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderWidths:
+    """Widths of the mask decoder for an embedding width."""
+
+    heads: int
+    head_dim: int
+    mlp: int
+
+
+def decoder_widths(shape: ModelShape, embed: int) -> DecoderWidths:
+    """The decoder keeps its heads and ratio 4; head and MLP widths follow the embedding width."""
+    full = shape.width // shape.decoder_heads
+    if embed == shape.width:
+        return DecoderWidths(shape.decoder_heads, full, shape.mlp)
+    steps = embed // shape.decoder_heads // DECODER_STEP
+    return DecoderWidths(shape.decoder_heads, min(full, max(1, steps) * DECODER_STEP), 4 * embed)
+
+
+def profile(shape: ModelShape, recipe: Recipe, image: Size | None = None) -> Profile:
+    """Count one forward pass.
+
+    Args:
+        shape: the dense model.
+        recipe: widths and merge ratios.
+        image: height and width in pixels of the input; by default the shape's own.
+
+    Returns:
+        The cost of one image in GFLOPs.
+    """
+    height, width = image or shape.image
+    rows, columns = shape.grid((height, width))
+    patches, embed = rows * columns, recipe.embed
+    metric = recipe.merge.metric if recipe.merge is not None else None
+    embedding = patches * embed * 3 * shape.patch**2
+    n = patches + shape.prefix
+    blocks, tokens = [], []
+    for widths, r in zip(recipe.blocks, merge_counts(shape, recipe.ratios, (height, width)), strict=True):
+        cost = _attention(n, embed, widths.heads, widths.qk, widths.v)
+        if r:
+            cost += _matching(n, widths.qk * (widths.heads if metric == "keys" else 1))
+            n -= r
+        cost += NORM_COST * n * embed + 2 * n * embed * widths.mlp
+        blocks.append(cost)
+        tokens.append(n)
+    last_norm = NORM_COST * n * embed
+    decoder = last_norm + _decoder(shape, embed, n - shape.prefix)
+    decoder += UPSAMPLE_COST * (rows * shape.patch) * (columns * shape.patch) * shape.classes
+    total = embedding + sum(blocks) + decoder
+    return Profile(
+        gflops=total / 1e9,
+        embedding=embedding / 1e9,
+        blocks=tuple(b / 1e9 for b in blocks),
+        decoder=decoder / 1e9,
+        tokens=tuple(tokens),
+    )
+
+
+def gflops(shape: ModelShape, recipe: Recipe, image: Size | None = None) -> float:
+    """Total GFLOPs of one forward pass; see `profile`."""
+    return profile(shape, recipe, image).gflops
+
+
+def _attention(n: int, embed: int, heads: int, qk: int, v: int) -> int:
+    """LayerNorm, qkv, both attention matmuls and the output projection."""
+    norm = NORM_COST * n * embed
+    qkv = n * embed * heads * (2 * qk + v)
+    return norm + qkv + n * n * heads * (qk + v) + n * heads * v * embed
+
+
+def _matching(n: int, metric_width: int) -> int:
+    """Scores of all sources (even positions) against all destinations (odd ones)."""
+    return (n + 1) // 2 * (n // 2) * metric_width
+
+
+def _decoder(shape: ModelShape, embed: int, patches: int) -> int:
+    k = shape.classes
+    if shape.decoder == "linear":
+        return patches * embed * k
+    widths = decoder_widths(shape, embed)
+    n = patches + k
+    cost = patches * embed * embed  # proj_dec
+    for _ in range(shape.decoder_depth):
+        cost += _attention(n, embed, widths.heads, widths.head_dim, widths.head_dim)
+        cost += NORM_COST * n * embed + 2 * n * embed * widths.mlp
+    cost += NORM_COST * n * embed  # decoder_norm
+    cost += (patches + k) * embed * embed  # proj_patch, proj_classes
+    return cost + patches * embed * k + NORM_COST * patches * k  # masks, mask_norm

@@ -1,0 +1,29 @@
+"""The parts of timm that raycomp uses; timm is imported here and nowhere else.
+
+torchvision, which timm imports, registers `nms` and `qnms` from a compiled library. When that
+library does not fit the torch installed, importing torchvision fails with "operator
+torchvision::nms does not exist". raycomp uses neither, so declaring their signatures first is
+enough. On a machine with matching builds nothing is declared.
+"""
+
+import importlib
+
+import torch
+
+_SIGNATURE = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+
+try:
+    importlib.import_module("torchvision")
+except (RuntimeError, OSError):
+    _library = torch.library.Library("torchvision", "DEF")  # kept: its end would undo the definitions
+    for _name in ("nms", "qnms"):
+        _library.define(f"{_name}{_SIGNATURE}")
+    importlib.import_module("torchvision")
+
+from timm import create_model  # noqa: E402
+from timm.layers.drop import DropPath  # noqa: E402
+from timm.layers.mlp import Mlp  # noqa: E402
+from timm.layers.patch_embed import PatchEmbed  # noqa: E402
+from timm.layers.pos_embed import resample_abs_pos_embed  # noqa: E402
+
+__all__ = ["DropPath", "Mlp", "PatchEmbed", "create_model", "resample_abs_pos_embed"]

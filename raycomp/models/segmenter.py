@@ -1,0 +1,235 @@
+"""Segmenter: a plain ViT encoder with a linear or a mask-transformer decoder, at any widths.
+
+Strudel et al., "Segmenter: Transformer for Semantic Segmentation", ICCV 2021. The dense model and
+every pruned one are this same class; only the widths in the recipe differ. Parameter names are
+those of official Segmenter checkpoints, and the encoder's those of timm.
+
+Legend: B batch, N tokens, P special tokens, E embedding width, H heads, K classes, h w grid.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from raycomp.flops import decoder_widths
+from raycomp.models._timm import DropPath, Mlp, PatchEmbed, resample_abs_pos_embed
+from raycomp.recipe import BlockWidths, Recipe
+from raycomp.shape import ModelShape
+
+
+@dataclass(slots=True)
+class Tokens:
+    """What merging must remember: how many patches each token stands for, and where they went."""
+
+    size: Tensor
+    """(B, N) float32, patches in each token."""
+    source: Tensor
+    """(B, patches) int64, the token that stands for each original patch."""
+
+
+class Merger(Protocol):
+    """Merges tokens of a block between its attention and its MLP."""
+
+    def __call__(self, block: int, x: Tensor, keys: Tensor, tokens: Tokens | None) -> tuple[Tensor, Tokens | None]:
+        """Map x (B, N, E) and the block's keys (B, H, N, qk) to fewer tokens and their record."""
+        ...
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention whose QK and V widths may differ; the scale stays the dense one's."""
+
+    def __init__(self, embed: int, heads: int, qk: int, v: int, scale: float) -> None:
+        super().__init__()
+        self.heads, self.qk, self.v, self.scale = heads, qk, v, scale
+        self.qkv = nn.Linear(embed, heads * (2 * qk + v))
+        self.proj = nn.Linear(heads * v, embed)
+
+    def forward(self, x: Tensor, log_size: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Attend over x (B, N, E); log_size (B, N) is added to each key's logit (ToMe, eq. 1).
+
+        Returns:
+            The output (B, N, E) and the keys (B, H, N, qk).
+        """
+        B, N, _ = x.shape
+        H, qk, v = self.heads, self.qk, self.v
+        query, key, value = (
+            part.view(B, N, H, -1).transpose(1, 2) for part in self.qkv(x).split((H * qk, H * qk, H * v), dim=-1)
+        )  # (B, H, N, qk), (B, H, N, qk), (B, H, N, v)
+        bias = None if log_size is None else log_size.to(query.dtype)[:, None, None, :]
+        # The fused kernels want one head width: pad the narrower side with zeros, which changes nothing.
+        wide = max(qk, v)
+        out = F.scaled_dot_product_attention(
+            _padded(query, wide), _padded(key, wide), _padded(value, wide), attn_mask=bias, scale=self.scale
+        )
+        return self.proj(out[..., :v].transpose(1, 2).reshape(B, N, H * v)), key
+
+
+def _padded(x: Tensor, width: int) -> Tensor:
+    return x if x.shape[-1] == width else F.pad(x, (0, width - x.shape[-1]))
+
+
+class Block(nn.Module):
+    """A pre-norm transformer block in two halves, so that tokens can merge in between."""
+
+    def __init__(self, embed: int, widths: BlockWidths, scale: float, eps: float, drop_path: float = 0.0) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(embed, eps=eps)
+        self.attn = Attention(embed, widths.heads, widths.qk, widths.v, scale)
+        self.norm2 = nn.LayerNorm(embed, eps=eps)
+        self.mlp = Mlp(embed, widths.mlp)
+        self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
+
+    def attend(self, x: Tensor, log_size: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        out, keys = self.attn(self.norm1(x), log_size)
+        return x + self.drop_path(out), keys
+
+    def feed(self, x: Tensor) -> Tensor:
+        return x + self.drop_path(self.mlp(self.norm2(x)))
+
+
+class Encoder(nn.Module):
+    """ViT encoder; CLS (and DIST) stay to the end."""
+
+    def __init__(self, shape: ModelShape, recipe: Recipe, drop_path: float = 0.0) -> None:
+        super().__init__()
+        embed, (rows, columns) = recipe.embed, shape.grid()
+        self.shape = shape
+        self.merger: Merger | None = None
+        self.patch_embed = PatchEmbed(None, shape.patch, 3, embed)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, embed))
+        self.dist_token = nn.Parameter(torch.zeros(1, 1, embed)) if shape.prefix == 2 else None
+        self.pos_embed = nn.Parameter(torch.zeros(1, shape.prefix + rows * columns, embed))
+        rates = [drop_path * index / max(1, shape.depth - 1) for index in range(shape.depth)]
+        scale = shape.head_dim**-0.5
+        self.blocks = nn.ModuleList(
+            Block(embed, widths, scale, shape.norm_eps, rate) for widths, rate in zip(recipe.blocks, rates, strict=True)
+        )
+        self.norm = nn.LayerNorm(embed, eps=shape.norm_eps)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tokens | None]:
+        """Encode images (B, 3, height, width), multiples of the patch.
+
+        Returns:
+            Features (B, P + N, E) after the last norm, and where the patches went if any merged.
+        """
+        B, P = images.shape[0], self.shape.prefix
+        grid = self.shape.grid((images.shape[-2], images.shape[-1]))
+        x = self.patch_embed(images)
+        special = self.cls_token if self.dist_token is None else torch.cat([self.cls_token, self.dist_token], dim=1)
+        x = torch.cat([special.expand(B, -1, -1), x], dim=1)  # (B, P + h*w, E)
+        position = self.pos_embed
+        if grid != self.shape.grid():
+            position = resample_abs_pos_embed(
+                position, list(grid), list(self.shape.grid()), P, interpolation="bilinear", antialias=False
+            )
+        x = x + position
+        tokens: Tokens | None = None
+        for index, block in enumerate(cast("Iterable[Block]", self.blocks)):
+            x, keys = block.attend(x, None if tokens is None else tokens.size.log())
+            if self.merger is not None:
+                x, tokens = self.merger(index, x, keys, tokens)
+            x = block.feed(x)
+        return self.norm(x), tokens
+
+
+class LinearDecoder(nn.Module):
+    """One linear map from each patch to the classes."""
+
+    def __init__(self, embed: int, classes: int) -> None:
+        super().__init__()
+        self.head = nn.Linear(embed, classes)
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """Map patches (B, N, E) to class scores (B, N, K)."""
+        return self.head(patches)
+
+
+class MaskDecoder(nn.Module):
+    """Class embeddings attend with the patches; masks are their scalar products."""
+
+    def __init__(self, shape: ModelShape, embed: int) -> None:
+        super().__init__()
+        widths = decoder_widths(shape, embed)
+        block = BlockWidths(heads=widths.heads, qk=widths.head_dim, v=widths.head_dim, mlp=widths.mlp)
+        scale = (shape.width // shape.decoder_heads) ** -0.5
+        self.cls_emb = nn.Parameter(torch.zeros(1, shape.classes, embed))
+        self.proj_dec = nn.Linear(embed, embed)
+        # torch's default epsilon, as in the official decoder
+        self.blocks = nn.ModuleList(Block(embed, block, scale, 1e-5) for _ in range(shape.decoder_depth))
+        self.decoder_norm = nn.LayerNorm(embed)
+        self.proj_patch = nn.Parameter(embed**-0.5 * torch.randn(embed, embed))
+        self.proj_classes = nn.Parameter(embed**-0.5 * torch.randn(embed, embed))
+        self.mask_norm = nn.LayerNorm(shape.classes)
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """Map patches (B, N, E) to class scores (B, N, K)."""
+        B, N, _ = patches.shape
+        x = torch.cat([self.proj_dec(patches), self.cls_emb.expand(B, -1, -1)], dim=1)
+        for block in cast("Iterable[Block]", self.blocks):
+            x = block.feed(block.attend(x)[0])
+        x = self.decoder_norm(x)
+        patches = F.normalize(x[:, :N] @ self.proj_patch, dim=-1)
+        classes = F.normalize(x[:, N:] @ self.proj_classes, dim=-1)
+        return self.mask_norm(patches @ classes.transpose(1, 2))
+
+
+class Segmenter(nn.Module):
+    """Images in, class scores of every pixel out."""
+
+    def __init__(self, shape: ModelShape, recipe: Recipe, drop_path: float = 0.0) -> None:
+        super().__init__()
+        self.shape, self.recipe = shape, recipe
+        self.encoder = Encoder(shape, recipe, drop_path)
+        self.decoder = (
+            LinearDecoder(recipe.embed, shape.classes)
+            if shape.decoder == "linear"
+            else MaskDecoder(shape, recipe.embed)
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map normalised images (B, 3, height, width) to logits (B, K, height, width)."""
+        height, width = images.shape[-2:]
+        rows, columns = self.shape.grid((height, width))
+        bottom, right = rows * self.shape.patch - height, columns * self.shape.patch - width
+        if bottom or right:
+            images = F.pad(images, (0, right, 0, bottom))
+        scores = self.patch_scores(images)  # (B, K, h, w)
+        logits = F.interpolate(scores, scale_factor=float(self.shape.patch), mode="bilinear")
+        return logits[..., :height, :width]
+
+    def patch_scores(self, images: Tensor) -> Tensor:
+        """Class scores (B, K, h, w) on the patch grid; images' sides are multiples of the patch."""
+        grid = self.shape.grid((images.shape[-2], images.shape[-1]))
+        features, tokens = self.encoder(images)
+        scores = restore(self.decoder(features[:, self.shape.prefix :]), tokens, self.shape.prefix)
+        return scores.transpose(1, 2).unflatten(2, grid)
+
+
+def restore(values: Tensor, tokens: Tokens | None, prefix: int) -> Tensor:
+    """Put one value per token (B, N, C), special tokens left out, back on every patch (B, h*w, C)."""
+    if tokens is None:
+        return values
+    index = (tokens.source - prefix)[..., None].expand(-1, -1, values.shape[-1])
+    return values.gather(1, index)
+
+
+def init_weights(model: Segmenter, generator: torch.Generator) -> None:
+    """Truncated normal, std 0.02, for linear maps and embeddings; norms at one and zero."""
+    for module in model.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            nn.init.trunc_normal_(module.weight, std=0.02, generator=generator)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    encoder, decoder = model.encoder, model.decoder
+    embeddings = [encoder.cls_token, encoder.dist_token, encoder.pos_embed]
+    if isinstance(decoder, MaskDecoder):
+        embeddings.append(decoder.cls_emb)
+        for projection in (decoder.proj_patch, decoder.proj_classes):
+            nn.init.normal_(projection, std=projection.shape[0] ** -0.5, generator=generator)
+    for embedding in embeddings:
+        if embedding is not None:
+            nn.init.trunc_normal_(embedding, std=0.02, generator=generator)

@@ -1,0 +1,126 @@
+"""Compare a front with the dense model and with the uniform baselines at the same GFLOPs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from raycomp.results.row import Row
+from raycomp.results.store import completed
+from raycomp.search.known import BASELINES
+from raycomp.search.pareto import front
+
+
+@dataclass(frozen=True)
+class Gain:
+    """Difference in mIoU, clean and corrupted; positive is better than what it is compared with."""
+
+    clean: float
+    corrupted: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One front member beside its alternatives; None where an alternative was not measured that cheap."""
+
+    row: Row
+    dense: Gain | None
+    baselines: dict[str, Gain | None]
+
+
+@dataclass(frozen=True)
+class AtBudget:
+    """The best found at a share of the dense GFLOPs, beside the baselines measured there."""
+
+    share: float
+    best: Row | None
+    baselines: dict[str, Row | None]
+
+
+def final_front(rows: Sequence[Row], budget_share: float) -> list[Row]:
+    """The front of the full stage within the budget; before there is one, of the search stage."""
+    for stage in ("full", "search"):
+        inside = [row for row in completed(rows, stage) if row["gflops_share"] <= budget_share]
+        if inside:
+            return front(inside)
+    return []
+
+
+def dense_row(rows: Sequence[Row], stage: str) -> Row | None:
+    """The dense model's row of a stage."""
+    return next((row for row in completed(rows, stage) if row["origin"] == "reference"), None)
+
+
+def compare(rows: Sequence[Row], budget_share: float) -> list[Comparison]:
+    """Every front member against dense and against each baseline at its GFLOPs.
+
+    Baselines are measured at a few budgets; between two of them their mIoU is interpolated linearly.
+    """
+    members = final_front(rows, budget_share)
+    if not members:
+        return []
+    stage = members[0]["stage"]
+    whole = dense_row(rows, stage)
+    curves = {kind: baseline_curve(rows, stage, kind) for kind in BASELINES}
+    return [
+        Comparison(
+            row=row,
+            dense=None if whole is None else _gain(row, whole["clean_miou"], whole["corrupted_miou"]),
+            baselines={kind: _against(row, curve) for kind, curve in curves.items()},
+        )
+        for row in members
+    ]
+
+
+def at_budgets(rows: Sequence[Row], shares: Sequence[float], budget_share: float) -> list[AtBudget]:
+    """At each share of the dense GFLOPs: the front member with the best mean of clean and corrupted
+    mIoU that costs no more, and each baseline matched to that share."""
+    members = final_front(rows, budget_share)
+    if not members:
+        return []
+    measured = {(row["label"]): row for row in completed(rows, members[0]["stage"]) if row["label"]}
+    result = []
+    for share in sorted(shares, reverse=True):
+        affordable = [row for row in members if row["gflops_share"] <= share]
+        best = max(affordable, key=lambda row: row["clean_miou"] + row["corrupted_miou"], default=None)
+        result.append(AtBudget(share, best, {kind: measured.get(f"{kind} {share:.0%}") for kind in BASELINES}))
+    return result
+
+
+def baseline_curve(rows: Sequence[Row], stage: str, kind: str) -> list[Row]:
+    """Measured rows of a known kind, cheapest first."""
+    return sorted(
+        (row for row in completed(rows, stage) if row["label"].rpartition(" ")[0] == kind), key=lambda r: r["gflops"]
+    )
+
+
+def stage_agreement(rows: Sequence[Row]) -> dict[str, float]:
+    """Spearman correlation between the search stage's and the full stage's values, by objective."""
+    search = {row["recipe_id"]: row for row in completed(rows, "search")}
+    pairs = [(search[r["recipe_id"]], r) for r in completed(rows, "full") if r["recipe_id"] in search]
+    if len(pairs) < 3:
+        return {}
+    return {
+        name: _spearman([a[name] for a, _ in pairs], [b[name] for _, b in pairs])
+        for name in ("clean_miou", "corrupted_miou")
+    }
+
+
+def _spearman(a: Sequence[float], b: Sequence[float]) -> float:
+    from scipy.stats import spearmanr
+
+    return float(spearmanr(a, b).statistic)
+
+
+def _against(row: Row, curve: Sequence[Row]) -> Gain | None:
+    costs = [r["gflops"] for r in curve]
+    if not curve or not costs[0] <= row["gflops"] <= costs[-1] * (1 + 1e-3):
+        return None
+    clean, corrupted = (
+        float(np.interp(row["gflops"], costs, [r[name] for r in curve])) for name in ("clean_miou", "corrupted_miou")
+    )
+    return _gain(row, clean, corrupted)
+
+
+def _gain(row: Row, clean: float, corrupted: float) -> Gain:
+    return Gain(row["clean_miou"] - clean, row["corrupted_miou"] - corrupted)

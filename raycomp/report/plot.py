@@ -1,0 +1,71 @@
+"""The picture of a sweep: accuracy against GFLOPs, clean and corrupted, front and baselines."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")  # no display on a cluster
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+
+from raycomp.report.compare import baseline_curve, dense_row, final_front
+from raycomp.results.row import Row
+from raycomp.results.store import completed
+from raycomp.search.known import BASELINES
+
+_COLORS = dict(zip(BASELINES, ("#d1495b", "#8d6a9f", "#e09f3e"), strict=True))
+_MARKERS = dict(zip(BASELINES, ("v", "s", "D"), strict=True))
+_FRONT = "#1b6ca8"
+
+
+def plot_front(rows: Sequence[Row], budget_share: float, title: str, path: Path) -> None:
+    """Draw clean and corrupted mIoU against GFLOPs side by side into a PNG."""
+    figure, panels = plt.subplots(1, 2, figsize=(11, 4.6), sharex=True, layout="constrained")
+    names = (
+        ("clean_miou", "clean mIoU (%)"),
+        ("corrupted_miou", "corrupted mIoU (%)"),
+    )
+    for axes, (name, label) in zip(panels, names, strict=True):
+        _panel(axes, rows, budget_share, name)
+        axes.set(xlabel="GFLOPs per image", ylabel=label)
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
+    figure.suptitle(title, x=0.01, ha="left")
+    temporary = path.with_name(f".{path.name}")
+    figure.savefig(temporary, dpi=130, format="png")
+    plt.close(figure)
+    temporary.replace(path)
+
+
+def _panel(axes: Axes, rows: Sequence[Row], budget_share: float, name: str) -> None:
+    members = final_front(rows, budget_share)
+    stage = members[0]["stage"] if members else "search"
+    trials = completed(rows, "search")
+    axes.scatter(*_xy(trials, name), s=12, color="0.75", label="trials (search stage)", zorder=1)
+    for kind in BASELINES:
+        curve = baseline_curve(rows, stage, kind)
+        axes.plot(*_xy(curve, name), color=_COLORS[kind], marker=_MARKERS[kind], ms=5, lw=1.3, label=kind, zorder=2)
+    # The front has three objectives: its members need not rise along this one.
+    axes.scatter(*_xy(members, name), s=46, color=_FRONT, edgecolor="white", label="Pareto front", zorder=4)
+    axes.step(*_xy(_staircase(members, name), name), where="post", color=_FRONT, lw=1.5, zorder=3)
+    if (whole := dense_row(rows, stage)) is not None:
+        axes.scatter(*_xy([whole], name), marker="*", s=170, color="black", label="dense", zorder=4)
+        axes.axhline(100 * whole[name], color="black", lw=0.7, ls=":", zorder=0)
+    axes.set_ylim(bottom=0)
+
+
+def _staircase(members: Sequence[Row], name: str) -> list[Row]:
+    """The members that are best in this one objective at their cost."""
+    best, steps = -1.0, []
+    for row in members:
+        if row[name] > best:
+            best = row[name]
+            steps.append(row)
+    return steps
+
+
+def _xy(rows: Sequence[Row], name: str) -> tuple[list[float], list[float]]:
+    return [row["gflops"] for row in rows], [100 * row[name] for row in rows]

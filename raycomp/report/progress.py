@@ -1,0 +1,75 @@
+"""Progress of a sweep: one line that updates in a terminal, plain lines elsewhere."""
+
+import time
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from raycomp.results.row import Row
+from raycomp.search.pareto import front, hypervolume
+from raycomp.search.proposer import Proposer
+
+
+class SweepProgress:
+    """Trials done, feasible ones, hypervolume and time left."""
+
+    def __init__(self, proposer: Proposer, console: Console) -> None:
+        self._proposer, self._console = proposer, console
+        self._live = Live(console=console, refresh_per_second=4, transient=False) if console.is_terminal else None
+        self._started = time.monotonic()
+        self._here = 0
+        self._failed = 0
+
+    def __enter__(self) -> Self:
+        if self._live is not None:
+            self._live.start()
+        self.say("starting workers")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def row(self, row: Row) -> None:
+        """Count a finished row and show where the sweep stands."""
+        self._here += 1
+        self._failed += row["status"] != "complete"
+        if row["status"] != "complete":
+            self._console.print(f"trial {row['recipe_id']} failed: {row['error']}", markup=False, style="red")
+        self.say(self._line(row))
+
+    def say(self, line: str) -> None:
+        if self._live is not None:
+            self._live.update(Text(line))
+        else:
+            self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def _line(self, row: Row) -> str:
+        left = self._proposer.remaining
+        seconds = left * (time.monotonic() - self._started) / self._here
+        if row["stage"] == "full":
+            return f"full set: {row['family']} {row['gflops_share']:.0%} done, {left} left, about {_time(seconds)}"
+        rows = self._proposer.search_rows()
+        return (
+            f"trial {self._proposer.trials_done}/{self._proposer.config.trials}"
+            f" | feasible {len(rows)}, failed {self._failed}, on front {len(front(rows))}"
+            f" | hypervolume {hypervolume(rows, self._proposer.dense_gflops):.4f}"
+            f" | last {row['gflops_share']:.0%}: {_miou(row)}"
+            f" | about {_time(seconds)} left in search"
+        )
+
+
+def _miou(row: Row) -> str:
+    if row["status"] != "complete":
+        return "failed"
+    return f"{100 * row['clean_miou']:.1f} / {100 * row['corrupted_miou']:.1f}"
+
+
+def _time(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

@@ -1,0 +1,94 @@
+"""Tables for the terminal: the front, the matched budgets, a profile, a recipe."""
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from raycomp.flops import Profile
+from raycomp.recipe import Recipe
+from raycomp.report.compare import AtBudget, Comparison, Gain
+from raycomp.results.row import Row
+from raycomp.search.known import BASELINES
+
+_PLAIN_WIDTH = 132  # columns where the output is not a terminal
+
+
+def console() -> Console:
+    """A console that does not squeeze tables into 80 columns when its output is kept in a file."""
+    terminal = Console()
+    return terminal if terminal.is_terminal else Console(width=_PLAIN_WIDTH)
+
+
+def front_table(comparisons: Sequence[Comparison]) -> Table:
+    """One line per front member; gains are clean / corrupted mIoU points."""
+    table = Table(title="Pareto front: mIoU in %, gains in points as clean / corrupted", title_justify="left")
+    table.add_column("recipe", no_wrap=True)
+    table.add_column("family", no_wrap=True)
+    for name in ("GFLOPs", "of dense", "clean", "corrupted", "vs dense", *(f"vs {kind}" for kind in BASELINES)):
+        table.add_column(name, justify="right")
+    for item in comparisons:
+        row = item.row
+        table.add_row(
+            row["recipe_id"],
+            row["label"] or row["family"],
+            f"{row['gflops']:.4f}",
+            f"{row['gflops_share']:.1%}",
+            f"{100 * row['clean_miou']:.2f}",
+            f"{100 * row['corrupted_miou']:.2f}",
+            _points(item.dense),
+            *(_points(item.baselines[kind]) for kind in BASELINES),
+        )
+    return table
+
+
+def budget_table(budgets: Sequence[AtBudget]) -> Table:
+    """The best recipe found at each budget beside the baselines matched to it, clean / corrupted mIoU."""
+    table = Table(title="At matched GFLOPs: clean / corrupted mIoU in %", title_justify="left")
+    for name in ("budget", "best found", *BASELINES):
+        table.add_column(name, justify="right")
+    for item in budgets:
+        table.add_row(f"{item.share:.0%}", _both(item.best), *(_both(item.baselines[kind]) for kind in BASELINES))
+    return table
+
+
+def profile_table(costs: Sequence[tuple[str, Profile]]) -> Table:
+    """Tokens and GFLOPs of each block, a column pair per recipe."""
+    table = Table(title="Tokens and GFLOPs by block", title_justify="left")
+    table.add_column("block", justify="right")
+    for name, _ in costs:
+        table.add_column(f"{name}\ntokens", justify="right")
+        table.add_column("\nGFLOPs", justify="right")
+    table.add_row("embedding", *(cell for _, cost in costs for cell in ("", f"{cost.embedding:.4f}")))
+    for block in range(len(costs[0][1].blocks)):
+        cells = (c for _, cost in costs for c in (str(cost.tokens[block]), f"{cost.blocks[block]:.4f}"))
+        table.add_row(str(block), *cells)
+    table.add_row("decoder", *(cell for _, cost in costs for cell in ("", f"{cost.decoder:.4f}")))
+    table.add_section()
+    table.add_row("total", *(cell for _, cost in costs for cell in ("", f"{cost.gflops:.4f}")))
+    return table
+
+
+def recipe_table(recipe: Recipe, cost: Profile, dense: Profile) -> Table:
+    """A recipe along the depth: widths, merging and where the GFLOPs went."""
+    table = Table(title=f"Recipe {recipe.id}, embedding width {recipe.embed}", title_justify="left")
+    for name in ("block", "heads", "QK", "V", "MLP", "merged", "tokens", "GFLOPs", "of dense", ""):
+        table.add_column(name, justify="left" if not name else "right")
+    for index, (block, ratio) in enumerate(zip(recipe.blocks, recipe.ratios, strict=True)):
+        share = cost.blocks[index] / dense.blocks[index]
+        table.add_row(
+            str(index), str(block.heads), str(block.qk), str(block.v), str(block.mlp), f"{ratio:.1%}",
+            str(cost.tokens[index]), f"{cost.blocks[index]:.4f}", f"{share:.0%}", "█" * max(1, round(20 * share)),
+        )  # fmt: skip
+    table.add_section()
+    share = cost.gflops / dense.gflops
+    table.add_row("all", "", "", "", "", "", "", f"{cost.gflops:.4f}", f"{share:.0%}", "with embedding and decoder")
+    return table
+
+
+def _points(gain: Gain | None) -> str:
+    return "" if gain is None else f"{100 * gain.clean:+.1f} / {100 * gain.corrupted:+.1f}"
+
+
+def _both(row: Row | None) -> str:
+    return "" if row is None else f"{100 * row['clean_miou']:.2f} / {100 * row['corrupted_miou']:.2f}"

@@ -1,0 +1,40 @@
+"""The Ray Tune actor that runs trials: it keeps the model and the data, and only swaps recipes."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from ray import tune
+
+from raycomp.results.store import Store
+from raycomp.search.base import Base
+from raycomp.search.proposal import Proposal
+from raycomp.search.trial import run_trial
+
+
+class Trial(tune.Trainable):
+    """Measures one recipe a step and writes its row; Tune reuses the actor for the next."""
+
+    def setup(self, config: dict[str, Any], base: Base, folder: str, commit: str) -> None:  # type: ignore[override]
+        torch.set_num_threads(1)  # as many trials as cores run side by side
+        self._base, self._store, self._commit = base, Store(Path(folder)), commit
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._proposal = Proposal.from_config(config)
+
+    def step(self) -> dict[str, Any]:
+        self._store.write(run_trial(self._base, self._proposal, self._device, self._commit))
+        return {"done": True}
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self._proposal = Proposal.from_config(new_config)
+        return True
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Nothing to save: a trial is one step, and its row is the result."""
+
+    def load_checkpoint(self, checkpoint: object) -> None:
+        """Nothing to load."""
+
+
+def warm_up() -> None:
+    """Do nothing in a worker that has imported this module: the next actor finds it imported."""

@@ -1,0 +1,117 @@
+"""What all trials of a sweep share: dense weights, saliencies, evaluation images, as plain arrays.
+
+Arrays travel through Ray's object store without a copy; tensors would be pickled for every actor.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from raycomp.compress import saliency as saliencies
+from raycomp.config import SweepConfig
+from raycomp.data.evalset import EvalSet, Stack, cache_folder, prepare, resized
+from raycomp.data.open import open_split
+from raycomp.data.samples import NORMALIZATIONS
+from raycomp.errors import UserError
+from raycomp.evaluate.miou import normalised
+from raycomp.models import checkpoints
+from raycomp.models.segmenter import Segmenter
+from raycomp.recipe import dense
+from raycomp.shape import ModelShape
+
+_CALIBRATION = 64  # images the saliencies are averaged over
+_CALIBRATION_BATCH = 8
+
+
+@dataclass(frozen=True)
+class Base:
+    """The dense model and the data of a sweep."""
+
+    config: SweepConfig
+    shape: ModelShape
+    checkpoint: str
+    """Fingerprint of the checkpoint file."""
+    weights: dict[str, np.ndarray]
+    scores: dict[str, np.ndarray]
+    """Saliency of every unit."""
+    evalset: EvalSet
+
+    @cached_property
+    def model(self) -> Segmenter:
+        """The dense model, over these same arrays."""
+        with torch.device("meta"):
+            model = Segmenter(self.shape, dense(self.shape))
+        model.load_state_dict({name: torch.from_numpy(w) for name, w in self.weights.items()}, assign=True)
+        return model.eval()
+
+    @cached_property
+    def saliency(self) -> saliencies.Saliency:
+        return {name: torch.from_numpy(score) for name, score in self.scores.items()}
+
+
+def prepare_base(config: SweepConfig, report: Callable[[str], None]) -> Base:
+    """Load checkpoint and data, and compute or read the cached saliencies.
+
+    Args:
+        report: called with a line about each step that takes time.
+
+    Raises:
+        UserError: for a checkpoint, data set or class count that does not fit.
+    """
+    path = checkpoints.locate(config.model.checkpoint)
+    model = checkpoints.load(path, config.model.shape)
+    mark = checkpoints.fingerprint(path)
+
+    def variant(done: int, total: int) -> None:
+        if done == 1 or done % 20 == 0:
+            report(f"corrupting evaluation images, variant {done} of {total} (kept in {cache_folder()})")
+
+    evalset = prepare(config.data, config.evaluation, variant)
+    if len(evalset.classes) != model.shape.classes:
+        raise UserError(f"model has {model.shape.classes} classes, {config.data.dataset} {len(evalset.classes)}")
+    scores = _saliency(model, config, cache_folder() / f"saliency-{mark}-{evalset.fingerprint}.safetensors", report)
+    in_memory = Stack(np.array(evalset.images.pixels), evalset.images.shapes)
+    labels = Stack(np.array(evalset.labels.pixels), evalset.labels.shapes)
+    return Base(
+        config=config,
+        shape=model.shape,
+        checkpoint=mark,
+        weights={name: tensor.numpy() for name, tensor in model.state_dict().items()},
+        scores={name: score.numpy() for name, score in scores.items()},
+        evalset=EvalSet(
+            in_memory, labels, evalset.variants, evalset.label_of, evalset.rank, evalset.classes, evalset.fingerprint
+        ),
+    )
+
+
+def _saliency(model: Segmenter, config: SweepConfig, cache: Path, report: Callable[[str], None]) -> saliencies.Saliency:
+    if cache.is_file():
+        return saliencies.load(cache)
+    report(f"scoring prunable units on {_CALIBRATION} training images (kept in {cache.parent})")
+    scores = saliencies.compute(model, _calibration(model.shape, config))
+    saliencies.save(scores, cache)
+    return scores
+
+
+def _calibration(shape: ModelShape, config: SweepConfig) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches of centre crops of the training split, normalised."""
+    samples = open_split(config.data, config.data.train_split, _CALIBRATION)
+    pixels, (height, width) = NORMALIZATIONS[shape.normalization], config.data.window or shape.image
+    images, labels = [], []
+    for index in range(min(_CALIBRATION, len(samples))):
+        image, label = resized(samples[index], config.data.short_side)
+        top, left = max(0, label.shape[0] - height) // 2, max(0, label.shape[1] - width) // 2
+        images.append(image[top : top + height, left : left + width])
+        labels.append(label[top : top + height, left : left + width])
+    whole = [i for i, label in enumerate(labels) if label.shape == (height, width)]
+    if not whole:
+        raise UserError(f"data: no training image is as large as the window {height}x{width}")
+    for start in range(0, len(whole), _CALIBRATION_BATCH):
+        part = whole[start : start + _CALIBRATION_BATCH]
+        x = normalised(torch.from_numpy(np.stack([images[i] for i in part])), pixels.mean, pixels.std, torch.float32)
+        yield x, torch.from_numpy(np.stack([labels[i] for i in part]))

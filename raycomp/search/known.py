@@ -1,0 +1,118 @@
+"""Recipes people would try by hand, each matched to a GFLOPs target: the start of a sweep and its baselines."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+from raycomp.flops import gflops
+from raycomp.recipe import BlockWidths, Recipe, ToMe, dense, from_counts
+from raycomp.shape import ModelShape, Size
+
+UNIFORM_TOME, UNIFORM_PRUNING, UNIFORM_BOTH = "uniform ToMe", "uniform pruning", "uniform prune+ToMe"
+BASELINES = (UNIFORM_TOME, UNIFORM_PRUNING, UNIFORM_BOTH)
+"""What a search must beat: the same in every block."""
+_MULTIPLE = 8  # widths that hardware likes
+_MOST_PRUNED = 0.9
+_HALVINGS = 40
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A known recipe; `share` is the target it was matched to, relative to the dense GFLOPs."""
+
+    kind: str
+    share: float
+    recipe: Recipe
+
+    @property
+    def label(self) -> str:
+        return f"{self.kind} {self.share:.0%}"
+
+
+def known(shape: ModelShape, image: Size, shares: tuple[float, ...]) -> Iterator[Known]:
+    """Known recipes at each share of the dense GFLOPs that they can reach, most expensive first."""
+    whole, narrower = dense(shape), _with_mlp(shape, 0.75)
+    cost = gflops(shape, whole, image)
+    for share in sorted(shares, reverse=True):
+        target = share * cost
+        half_way = _matched(lambda s: pruned(shape, s), shape, image, cost * share**0.5)
+        builders: dict[str, Callable[[float], Recipe]] = {
+            UNIFORM_TOME: lambda s: uniform_tome(whole, shape, image, s),
+            "early ToMe": lambda s: early_tome(whole, shape, image, s),
+            UNIFORM_PRUNING: lambda s: pruned(shape, s),
+            "MLP 75% + early ToMe": lambda s: early_tome(narrower, shape, image, s),
+        }
+        if half_way is not None:
+            builders[UNIFORM_BOTH] = partial(uniform_tome, half_way, shape, image)
+        for kind, build in builders.items():
+            recipe = _matched(build, shape, image, target)
+            if recipe is not None:
+                filled = _filled(recipe, shape, image, target) if kind == UNIFORM_PRUNING else recipe
+                yield Known(kind, share, filled)
+
+
+def uniform_tome(base: Recipe, shape: ModelShape, image: Size, strength: float) -> Recipe:
+    """The same number of merges in every block (the paper's schedule); strength 0 to 1 is r = 0 to N/2."""
+    rows, columns = shape.grid(image)
+    r = strength * rows * columns / 2
+    counts = [round((i + 1) * r) - round(i * r) for i in range(shape.depth)]  # fractional r, spread evenly
+    return _merging(base, shape, image, counts)
+
+
+def early_tome(base: Recipe, shape: ModelShape, image: Size, strength: float) -> Recipe:
+    """Merges that fall off geometrically with depth; past strength 0.5 the fall becomes less steep."""
+    rows, columns = shape.grid(image)
+    first = min(1.0, 2 * strength) * rows * columns / 2
+    decay = 0.4 + max(0.0, 2 * strength - 1) * 0.5
+    return _merging(base, shape, image, [round(first * decay**i) for i in range(shape.depth)])
+
+
+def pruned(shape: ModelShape, strength: float) -> Recipe:
+    """Every width cut by the same share, heads excepted, which would be a coarser cut of the same."""
+    keep = 1 - _MOST_PRUNED * strength
+    block = BlockWidths(
+        heads=shape.heads,
+        qk=_multiple(keep * shape.head_dim, shape.head_dim),
+        v=_multiple(keep * shape.head_dim, shape.head_dim),
+        mlp=_multiple(keep * shape.mlp, shape.mlp),
+    )
+    return Recipe(embed=_multiple(keep * shape.width, shape.width), blocks=(block,) * shape.depth)
+
+
+def _with_mlp(shape: ModelShape, keep: float) -> Recipe:
+    whole = dense(shape)
+    narrow = whole.blocks[0].model_copy(update={"mlp": _multiple(keep * shape.mlp, shape.mlp)})
+    return Recipe(embed=whole.embed, blocks=(narrow,) * shape.depth)
+
+
+def _merging(base: Recipe, shape: ModelShape, image: Size, counts: list[int]) -> Recipe:
+    return Recipe(embed=base.embed, blocks=base.blocks, merge=ToMe(ratios=from_counts(shape, counts, image)))
+
+
+def _multiple(value: float, most: int) -> int:
+    return min(most, max(_MULTIPLE, int(value / _MULTIPLE + 0.5) * _MULTIPLE))
+
+
+def _matched(build: Callable[[float], Recipe], shape: ModelShape, image: Size, target: float) -> Recipe | None:
+    """The recipe of least strength that costs at most `target` GFLOPs; None when full strength costs more."""
+    if gflops(shape, build(1.0), image) > target:
+        return None
+    low, high = 0.0, 1.0
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        if gflops(shape, build(middle), image) <= target:
+            high = middle
+        else:
+            low = middle
+    return build(high)
+
+
+def _filled(recipe: Recipe, shape: ModelShape, image: Size, target: float) -> Recipe:
+    """Spend what the rounding of widths left of the target on MLP channels, the same in every block."""
+    block = recipe.blocks[0]
+    for mlp in range(block.mlp + _MULTIPLE, shape.mlp + 1, _MULTIPLE):
+        wider = recipe.model_copy(update={"blocks": (block.model_copy(update={"mlp": mlp}),) * shape.depth})
+        if gflops(shape, wider, image) > target:
+            break
+        recipe = wider
+    return recipe

@@ -1,0 +1,149 @@
+"""Recipes as points of an integer grid, and their projection onto a GFLOPs budget."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+from raycomp.config import SpaceConfig, WidthRange
+from raycomp.errors import UserError
+from raycomp.flops import gflops
+from raycomp.recipe import BlockWidths, Recipe, ToMe, dense
+from raycomp.shape import ModelShape, Size
+
+Params = dict[str, int]
+
+_STEPS = 40  # halvings: far below the grid's resolution
+_BLOCK_WIDTHS = ("heads", "qk", "v", "mlp")
+
+
+@dataclass(frozen=True, slots=True)
+class Dimension:
+    """One integer of the grid, low to high in steps; `full` is the end that compresses nothing."""
+
+    name: str
+    low: int
+    high: int
+    step: int
+    full: int
+
+    def compression(self, value: float) -> float:
+        """0 at the full end, 1 at the other."""
+        return abs(value - self.full) / (self.high - self.low)
+
+    def at(self, compression: float) -> int:
+        """The grid value of at least this compression."""
+        steps = math.ceil(compression * (self.high - self.low) / self.step - 1e-9)
+        distance = min(steps * self.step, self.high - self.low)
+        return self.full - distance if self.full == self.high else self.full + distance
+
+    def snap(self, value: float) -> int:
+        """The grid value nearest to any value."""
+        steps = round((min(max(value, self.low), self.high) - self.low) / self.step)
+        return min(self.low + steps * self.step, self.high)
+
+
+@dataclass(frozen=True)
+class Space:
+    """The recipes of a search space for one model and input size."""
+
+    shape: ModelShape
+    config: SpaceConfig
+    image: Size
+
+    @cached_property
+    def dimensions(self) -> dict[str, Dimension]:
+        """Every integer that may vary, by name: `embed`, `heads_0`, ..., `merge_7`."""
+        found: list[Dimension] = []
+        full = {"embed": self.shape.width, "heads": self.shape.heads, "mlp": self.shape.mlp}
+        full |= {"qk": self.shape.head_dim, "v": self.shape.head_dim}
+        if self.config.embed is not None:
+            found += self._widths("embed", self.config.embed, full["embed"], ["embed"])
+        for kind in _BLOCK_WIDTHS:
+            names = [f"{kind}_{block}" for block in range(self.shape.depth)]
+            if (allowed := getattr(self.config, kind)) is not None:
+                found += self._widths(kind, allowed, full[kind], names)
+        most = round(self.config.merge_high / self.config.merge_step)
+        if most:
+            found += [Dimension(f"merge_{block}", 0, most, 1, 0) for block in range(self.shape.depth)]
+        return {dimension.name: dimension for dimension in found}
+
+    def _widths(self, kind: str, allowed: WidthRange, full: int, names: list[str]) -> list[Dimension]:
+        if allowed.low > full:
+            raise UserError(f"space.{kind}.low is {allowed.low}; the model has {full}")
+        if (full - allowed.low) % allowed.step:
+            near = full - (full - allowed.low) // allowed.step * allowed.step
+            raise UserError(
+                f"space.{kind}.low {allowed.low} is not {full} minus steps of {allowed.step}; nearest: {near}"
+            )
+        return [Dimension(name, allowed.low, full, allowed.step, full) for name in names] if allowed.low < full else []
+
+    def recipe(self, params: Params) -> Recipe:
+        """The recipe at a point of the grid."""
+        whole = dense(self.shape)
+        blocks = tuple(
+            BlockWidths(**{kind: params.get(f"{kind}_{i}", getattr(block, kind)) for kind in _BLOCK_WIDTHS})
+            for i, block in enumerate(whole.blocks)
+        )
+        ratios = tuple(params.get(f"merge_{i}", 0) * self.config.merge_step for i in range(self.shape.depth))
+        return Recipe(embed=params.get("embed", whole.embed), blocks=blocks, merge=ToMe(ratios=ratios))
+
+    def params(self, recipe: Recipe) -> Params:
+        """The point of the grid nearest to a recipe."""
+        exact: dict[str, float] = {"embed": recipe.embed}
+        for i, (block, ratio) in enumerate(zip(recipe.blocks, recipe.ratios, strict=True)):
+            exact |= {f"{kind}_{i}": getattr(block, kind) for kind in _BLOCK_WIDTHS}
+            exact[f"merge_{i}"] = ratio / self.config.merge_step
+        return {name: dimension.snap(exact[name]) for name, dimension in self.dimensions.items()}
+
+    def gflops(self, params: Params) -> float:
+        """GFLOPs of the recipe at a point."""
+        return gflops(self.shape, self.recipe(params), self.image)
+
+    @cached_property
+    def smallest(self) -> Params:
+        """The point that compresses everything as far as it goes."""
+        return {name: dimension.at(1.0) for name, dimension in self.dimensions.items()}
+
+    def check_budget(self, budget: float) -> None:
+        """Raise UserError unless some recipe of the space costs at most `budget` GFLOPs."""
+        least = self.gflops(self.smallest)
+        if least > budget:
+            whole = gflops(self.shape, dense(self.shape), self.image)
+            raise UserError(
+                f"search.budget {budget / whole:.1%} ({budget:.4g} GFLOPs) cannot be met: the smallest recipe of the "
+                f"space costs {least:.4g} GFLOPs; nearest: {math.ceil(1000 * least / whole) / 10}%"
+            )
+
+    def project(self, params: Params, budget: float) -> Params:
+        """Compress a point, keeping its shape, until it costs at most `budget` GFLOPs.
+
+        Every dimension's compression is scaled by one factor; where that is not enough, all move
+        on towards full compression together. A point within the budget comes back as it is.
+        """
+        if self.gflops(params) <= budget:
+            return params
+        start = {name: d.compression(params[name]) for name, d in self.dimensions.items()}
+        largest = max(start.values(), default=0.0)
+        stretch = 1 / min((c for c in start.values() if c > 0), default=1.0)
+
+        def scaled(factor: float) -> Params:
+            return {name: d.at(min(1.0, start[name] * factor)) for name, d in self.dimensions.items()}
+
+        def blended(share: float) -> Params:
+            full = {name: min(1.0, c * stretch) for name, c in start.items()}
+            return {name: d.at(full[name] + share * (1 - full[name])) for name, d in self.dimensions.items()}
+
+        if largest > 0 and self.gflops(scaled(stretch)) <= budget:
+            return self._least(scaled, 1.0, stretch, budget)
+        return self._least(blended, 0.0, 1.0, budget)
+
+    def _least(self, at: Callable[[float], Params], low: float, high: float, budget: float) -> Params:
+        """The point of least compression on a path whose end, `high`, is within the budget."""
+        for _ in range(_STEPS):
+            middle = (low + high) / 2
+            if self.gflops(at(middle)) <= budget:
+                high = middle
+            else:
+                low = middle
+        return at(high)

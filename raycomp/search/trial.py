@@ -1,0 +1,120 @@
+"""One trial: compress, measure, write a row. Without Ray; `raycomp.search.sweep` runs it in actors."""
+
+import json
+import platform
+import time
+from datetime import UTC, datetime
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from raycomp.compress.apply import compress
+from raycomp.evaluate.measure import Measurement, measure
+from raycomp.evaluate.robustness import summary
+from raycomp.flops import gflops, profile
+from raycomp.recipe import Recipe, dense
+from raycomp.results.row import Row
+from raycomp.search.base import Base
+from raycomp.search.proposal import Proposal
+
+_LIBRARIES = ("raycomp", "torch", "timm", "numpy", "ray", "optuna", "imagecorruptions", "scikit-image", "opencv-python")
+
+
+def run_trial(base: Base, proposal: Proposal, device: torch.device, commit: str) -> Row:
+    """Measure a proposal. A recipe that cannot be built or measured gives a failed row, not an exception."""
+    started, clock = datetime.now(UTC), time.perf_counter()
+    row = described(base, proposal) | {"started": started, "git_commit": commit, "device": str(device)}
+    try:
+        model = compress(base.model, proposal.recipe, base.saliency)
+        built = time.perf_counter() - clock
+        row["params"] = sum(p.numel() for p in model.parameters())
+        result = measure(model, base.evalset, proposal.stage, base.config.evaluation, base.config.data, device)
+        row |= _measured(result)
+        row |= {"seconds_build": built, "seconds_measure": result.seconds, "status": "complete", "error": ""}
+    except (RuntimeError, MemoryError, ValueError) as error:
+        row |= {"status": "failed", "error": f"{type(error).__name__}: {error}"[:2000]}
+    row["seconds"] = time.perf_counter() - clock
+    return row
+
+
+def described(base: Base, proposal: Proposal) -> Row:
+    """The part of a row that is known before anything is measured."""
+    recipe, shape, config = proposal.recipe, base.shape, base.config
+    window = config.data.window or shape.image
+    cost = profile(shape, recipe, window)
+    return {
+        "sweep": config.name,
+        "number": proposal.number,
+        "stage": proposal.stage,
+        "origin": proposal.origin,
+        "label": proposal.label,
+        "recipe_id": recipe.id,
+        "recipe_json": recipe.canonical_json(),
+        "family": recipe.family(shape),
+        **widths(recipe),
+        "tokens": list(cost.tokens),
+        "gflops": cost.gflops,
+        "gflops_share": cost.gflops / gflops(shape, dense(shape), window),
+        "gflops_encoder": cost.encoder,
+        "gflops_blocks": list(cost.blocks),
+        "dtype": config.evaluation.dtype,
+        "batch": config.evaluation.batch,
+        "threads": torch.get_num_threads(),
+        "seed": config.search.seed,
+        "checkpoint": base.checkpoint,
+        "dataset": config.data.dataset,
+        "evalset": base.evalset.fingerprint,
+        "versions": _versions(),
+    }
+
+
+def widths(recipe: Recipe) -> Row:
+    """Widths and ratios of a recipe as columns."""
+    per_block = {kind: [getattr(block, kind) for block in recipe.blocks] for kind in ("heads", "qk", "v", "mlp")}
+    return {"embed": recipe.embed, **per_block, "ratios": list(recipe.ratios)}
+
+
+def git_commit() -> str:
+    """Commit of the checkout this file runs from, read without starting git; empty outside of one."""
+    git = Path(__file__).resolve().parents[2] / ".git"
+    try:
+        head = (git / "HEAD").read_text().strip()
+        return (git / head.removeprefix("ref: ")).read_text().strip() if head.startswith("ref: ") else head
+    except OSError:
+        return ""
+
+
+def _measured(result: Measurement) -> Row:
+    robust = summary(result.corrupted, result.clean_miou)
+    return {
+        "clean_miou": result.clean_miou,
+        "corrupted_miou": robust.mpc,
+        "rpc": robust.rpc,
+        "corrupted_by_type": _floats(robust.per_type),
+        "corrupted_by_severity": _floats(robust.per_severity),
+        "corrupted_by_variant": _floats(result.corrupted.reshape(-1)),
+        "class_iou": _floats(result.class_iou),
+        "effective_rank": result.rank.mean,
+        "effective_rank_std": result.rank.std,
+        "latency_ms": result.latency_ms,
+        "throughput": result.throughput,
+        "images": result.images,
+    }
+
+
+def _floats(values: np.ndarray) -> list[float]:
+    return [float(v) for v in values]
+
+
+@cache
+def _versions() -> str:
+    found = {"python": platform.python_version()}
+    for name in _LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return json.dumps(found)

@@ -1,0 +1,78 @@
+"""The dimensions of a dense Segmenter: all that a GFLOPs count or a recipe needs to know of it.
+
+Strudel et al., "Segmenter: Transformer for Semantic Segmentation", ICCV 2021.
+"""
+
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Grid = tuple[int, int]  # rows, columns of patches
+Size = tuple[int, int]  # height, width in pixels
+
+# name -> (width, heads, depth): the four ViT sizes of the Segmenter paper.
+BACKBONES = {"tiny": (192, 3, 12), "small": (384, 6, 12), "base": (768, 12, 12), "large": (1024, 16, 24)}
+
+
+class ModelShape(BaseModel):
+    """Dimensions of a dense Segmenter: a plain ViT encoder and a linear or mask decoder."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    width: int = Field(gt=0)
+    """Embedding width of encoder and decoder."""
+    heads: int = Field(gt=0)
+    depth: int = Field(gt=0)
+    """Encoder blocks."""
+    patch: int = Field(gt=0)
+    """Side of a square patch, pixels."""
+    image: Size
+    """Height and width the position embedding was made for, pixels."""
+    classes: int = Field(gt=1)
+    prefix: Literal[1, 2] = 1
+    """Special tokens in front of the patches: CLS, or CLS and DIST."""
+    decoder: Literal["linear", "mask"] = "mask"
+    decoder_depth: int = Field(default=2, ge=0)
+    """Transformer blocks of the mask decoder."""
+    norm_eps: float = 1e-6
+    """LayerNorm epsilon of the encoder: 1e-6 in timm, 1e-5 in official Segmenter checkpoints."""
+    normalization: Literal["vit", "deit"] = "vit"
+    """Pixel mean and std: 0.5 for `vit`, ImageNet's for `deit`."""
+
+    @model_validator(mode="after")
+    def _divisible(self) -> Self:
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+        if any(side < self.patch for side in self.image):
+            raise ValueError(f"image {self.image} is smaller than one patch of {self.patch}")
+        return self
+
+    @property
+    def head_dim(self) -> int:
+        return self.width // self.heads
+
+    @property
+    def mlp(self) -> int:
+        return 4 * self.width
+
+    @property
+    def decoder_heads(self) -> int:
+        return max(1, self.width // 64)
+
+    def grid(self, image: Size | None = None) -> Grid:
+        """Rows and columns of patches; a rest smaller than a patch is padded to a whole one."""
+        height, width = image or self.image
+        return -(-height // self.patch), -(-width // self.patch)
+
+
+def vit(name: str, image: Size, classes: int, **other: object) -> ModelShape:
+    """The shape of a ViT-Ti/S/B/L 16 Segmenter, by the name in `BACKBONES`."""
+    width, heads, depth = BACKBONES[name]
+    return ModelShape.model_validate(
+        {"width": width, "heads": heads, "depth": depth, "patch": 16, "image": image, "classes": classes, **other}
+    )
+
+
+def deit_base_distilled(image: Size, classes: int) -> ModelShape:
+    """The paper's model: DeiT-B/16 with CLS and DIST tokens and the 2-layer mask decoder."""
+    return vit("base", image, classes, prefix=2, normalization="deit")

@@ -1,0 +1,70 @@
+"""Models small enough to build in milliseconds, and where the real data lies."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from raycomp.compress import saliency as saliencies
+from raycomp.compress.saliency import Saliency
+from raycomp.models.segmenter import Segmenter, init_weights
+from raycomp.recipe import dense
+from raycomp.shape import ModelShape
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+TINY = ModelShape(width=32, heads=4, depth=3, patch=8, image=(48, 64), classes=5, prefix=2, decoder_depth=1)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def shape() -> ModelShape:
+    return TINY
+
+
+def seeded_model(shape: ModelShape, seed: int = 0) -> Segmenter:
+    """A dense model in which no parameter is zero, so that every one of them can be missed."""
+    model = Segmenter(shape, dense(shape))
+    generator = torch.Generator().manual_seed(seed)
+    init_weights(model, generator)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    return model.eval()
+
+
+def seeded_images(shape: ModelShape, count: int = 2, seed: int = 0) -> torch.Tensor:
+    return torch.randn(count, 3, *shape.image, generator=torch.Generator().manual_seed(seed))
+
+
+def seeded_saliency(model: Segmenter) -> Saliency:
+    shape = model.shape
+    labels = torch.randint(0, shape.classes, (2, *shape.image), generator=torch.Generator().manual_seed(1))
+    return saliencies.compute(model, [(seeded_images(shape, seed=1), labels)])
+
+
+@pytest.fixture(scope="session")
+def model() -> Segmenter:
+    return seeded_model(TINY)
+
+
+@pytest.fixture(scope="session")
+def saliency(model: Segmenter) -> Saliency:
+    return seeded_saliency(model)
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+def shared(path: str) -> Path:
+    """Real data or weights beside the checkout; the test is skipped where they are missing."""
+    found = SHARED / path
+    if not found.exists():
+        pytest.skip(f"needs ../shared/{path}, which is not here")
+    return found

@@ -1,0 +1,80 @@
+"""Evaluation sets: cached whole, nested stages, seeded."""
+
+import numpy as np
+import pytest
+
+from raycomp.config import DataConfig, EvaluationConfig, StageConfig
+from raycomp.data.corruptions import VARIANTS, corrupt
+from raycomp.data.evalset import CLEAN, Stack, prepare
+from raycomp.data.streetscenes import StreetScenes
+from raycomp.errors import UserError
+
+DATA = DataConfig(dataset="streetscenes")
+SMALL = EvaluationConfig(search=StageConfig(clean=2, corrupted=1), full=StageConfig(clean=3, corrupted=2))
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAYCOMP_CACHE", str(folder))
+        reports: list[int] = []
+        first = prepare(DATA, SMALL, lambda done, total: reports.append(done))
+        again = prepare(DATA, SMALL, lambda done, total: pytest.fail("made twice"))
+    assert len(reports) == 80
+    assert [p.name for p in folder.iterdir()] == [f"evalset-{first.fingerprint}"]
+    return first, again
+
+
+def test_cached_set_is_the_made_one(made):
+    first, again = made
+    assert np.array_equal(first.images.pixels, again.images.pixels)
+    assert first.fingerprint == again.fingerprint
+
+
+def test_every_image_is_what_its_index_says(made):
+    data, scenes = made[0], StreetScenes("val", 3)
+    images, labels = data.images.views(), data.labels.views()
+    for i in (0, 2, 3, 4, 50, 162):
+        source, label = scenes[int(data.label_of[i])]
+        assert np.array_equal(labels[data.label_of[i]][..., 0], label)
+        if data.variants[i] == CLEAN:
+            assert np.array_equal(images[i], source)
+        else:
+            kind, severity = VARIANTS[data.variants[i]]
+            assert np.array_equal(images[i], corrupt(source, kind, severity, seed=int(data.label_of[i])))
+
+
+def test_variants_take_turns_with_the_images(made):
+    data = made[0]
+    per_variant = [set(data.label_of[data.variants == v]) for v in range(80)]
+    assert all(len(images) == 2 for images in per_variant)
+    assert set.union(*per_variant) == {0, 1, 2}
+
+
+def test_search_stage_is_a_subset_of_the_full_one(made):
+    data = made[0]
+    search, full = set(data.chosen(SMALL.search)), set(data.chosen(SMALL.full))
+    assert search < full
+    assert len(search) == 2 + 80
+    assert len(full) == 3 + 160
+
+
+def test_a_stage_can_keep_to_some_severities(made):
+    data = made[0]
+    chosen = data.chosen(StageConfig(clean=1, corrupted=1, severities=(1, 5)))
+    severities = {VARIANTS[v][1] for v in data.variants[chosen] if v != CLEAN}
+    assert severities == {1, 5}
+    assert len(chosen) == 1 + 32
+
+
+def test_stack_holds_images_of_any_size():
+    images = [np.arange(24, dtype=np.uint8).reshape(2, 4, 3), np.arange(27, dtype=np.uint8).reshape(3, 3, 3)]
+    for view, image in zip(Stack.of(images).views(), images, strict=True):
+        assert np.array_equal(view, image)
+
+
+def test_more_search_than_full_images_is_refused():
+    config = EvaluationConfig(search=StageConfig(clean=4, corrupted=1), full=SMALL.full)
+    with pytest.raises(UserError, match=r"evaluation\.search\.clean is 4; at most evaluation\.full\.clean, 3"):
+        prepare(DATA, config, lambda done, total: None)

@@ -1,0 +1,110 @@
+"""The three real data sets, and folders with something wrong in them."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from raycomp.config import DataConfig
+from raycomp.data.ade20k import Ade20k
+from raycomp.data.camvid import CamVid
+from raycomp.data.cityscapes import Cityscapes
+from raycomp.data.open import open_split
+from raycomp.data.samples import IGNORE
+from raycomp.errors import UserError
+from tests.conftest import shared
+
+
+def test_camvid():
+    data = CamVid(shared("data/camvid11"), "train")
+    image, label = data[0]
+    assert (len(data), image.shape, label.shape) == (367, (360, 480, 3), (360, 480))
+    assert len(CamVid(shared("data/camvid11"), "val")) == 101
+    values = np.unique(np.concatenate([data[i][1].ravel() for i in range(0, 367, 40)]))
+    assert set(values) <= {*range(11), IGNORE}
+    assert IGNORE in values
+
+
+def test_ade20k():
+    data = Ade20k(shared("data/ade20k_sample"), "val")
+    image, label = data[0]
+    stored = np.array(Image.open(shared("data/ade20k_sample/annotations/validation/ADE_val_00000001.png")))
+    assert len(data.classes) == 150
+    assert data.classes[0] == "wall"
+    assert image.shape[:2] == label.shape
+    np.testing.assert_array_equal(label, np.where(stored == 0, IGNORE, stored.astype(int) - 1))
+
+
+def test_cityscapes_label_ids_become_train_ids():
+    data = Cityscapes(shared("data/cityscapes_sample"), "val")
+    image, label = data[0]
+    stored = np.array(Image.open(next(shared("data/cityscapes_sample/gtFine/val/aachen").glob("*000000*labelIds.png"))))
+    assert (len(data), image.shape[:2]) == (3, label.shape)
+    assert (label[stored == 7] == 0).all()  # road
+    assert (label[stored == 26] == 13).all()  # car
+    assert (label[stored == 4] == IGNORE).all()  # static
+    assert set(np.unique(label)) <= {*range(19), IGNORE}
+
+
+def camvid_folder(root: Path, value: int = 3) -> Path:
+    for folder in ("train", "trainannot"):
+        (root / folder).mkdir(parents=True)
+    Image.fromarray(np.zeros((40, 50, 3), np.uint8)).save(root / "train" / "a.png")
+    Image.fromarray(np.full((40, 50), value, np.uint8)).save(root / "trainannot" / "a.png")
+    return root
+
+
+def test_cityscapes_prefers_train_ids(tmp_path):
+    for folder in ("leftImg8bit/val/x", "gtFine/val/x"):
+        (tmp_path / folder).mkdir(parents=True)
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "leftImg8bit/val/x/x_leftImg8bit.png")
+    for kind, value in (("labelIds", 26), ("labelTrainIds", 13)):
+        Image.fromarray(np.full((8, 8), value, np.uint8)).save(tmp_path / f"gtFine/val/x/x_gtFine_{kind}.png")
+    assert (Cityscapes(tmp_path, "val")[0][1] == 13).all()
+
+
+def test_label_outside_the_classes_names_file_value_and_nearest(tmp_path):
+    data = CamVid(camvid_folder(tmp_path, value=14), "train")
+    with pytest.raises(UserError, match=r"a\.png: label value 14 is outside the 11 classes; nearest allowed: 11"):
+        data[0]
+
+
+def test_corrupted_image_names_the_file(tmp_path):
+    data = CamVid(camvid_folder(tmp_path), "train")
+    path = tmp_path / "train" / "a.png"
+    path.write_bytes(path.read_bytes()[:60])
+    with pytest.raises(UserError, match=r"train/a\.png: cannot be read as an image"):
+        data[0]
+
+
+def test_labels_of_another_size_are_refused(tmp_path):
+    data = CamVid(camvid_folder(tmp_path), "train")
+    Image.fromarray(np.zeros((20, 50), np.uint8)).save(tmp_path / "trainannot" / "a.png")
+    with pytest.raises(UserError, match=r"labels are \(20, 50\), the image a\.png \(40, 50\)"):
+        data[0]
+
+
+@pytest.mark.parametrize(
+    ("prepare", "split", "words"),
+    [
+        (lambda root: root / "camvit", "train", "no folder .*camvit"),
+        (camvid_folder, "trian", "no images in .*trian; did you mean 'train'"),
+        (lambda root: (camvid_folder(root) / "trainannot" / "a.png").unlink() or root, "train", "has no label file"),
+    ],
+)
+def test_missing_folders_and_files_are_named(tmp_path, prepare, split, words):
+    with pytest.raises(UserError, match=words):
+        CamVid(prepare(tmp_path), split)
+
+
+def test_a_folder_data_set_needs_its_root():
+    with pytest.raises(UserError, match=r"data\.root is missing"):
+        open_split(DataConfig(dataset="camvid"), "val", 1)
+
+
+def test_fingerprint_notices_a_changed_file(tmp_path):
+    root = camvid_folder(tmp_path)
+    before = CamVid(root, "train").fingerprint
+    Image.fromarray(np.ones((40, 50, 3), np.uint8)).save(root / "train" / "a.png")
+    assert CamVid(root, "train").fingerprint != before

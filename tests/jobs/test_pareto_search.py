@@ -1,0 +1,190 @@
+"""The main job as a user runs it: a whole sweep, interrupted and gone on with, and bad input."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from mlflow import MlflowClient
+
+from raycomp.models import checkpoints
+from raycomp.results.store import Store, completed
+from tests.conftest import TINY, seeded_model
+
+ROOT = Path(__file__).resolve().parents[2]
+SHAPE = TINY.model_copy(update={"image": (128, 128), "classes": 11, "prefix": 1})
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with a checkpoint, a search space and a cache."""
+    folder = tmp_path_factory.mktemp("sweep")
+    checkpoints.save(seeded_model(SHAPE), folder / "model.safetensors")
+    small = {"clean": 4, "corrupted": 1}
+    space = {
+        "name": "tiny",
+        "model": {"checkpoint": str(folder / "model.safetensors"), "shape": SHAPE.model_dump(mode="json")},
+        "data": {"dataset": "streetscenes"},
+        "evaluation": {"search": small, "full": {"clean": 6, "corrupted": 1}},
+        "space": {"mlp": {"low": 64, "step": 16}},
+        "search": {"trials": 14, "budget": "80%", "known": ["70%", "50%"]},
+    }
+    (folder / "space.yaml").write_text(yaml.safe_dump(space))
+    return folder
+
+
+def command(place: Path, *extra: str) -> list[str]:
+    options = ["--space", str(place / "space.yaml"), "--results", str(place / "results"), *extra]
+    return [sys.executable, str(ROOT / "jobs" / "pareto_search.py"), *options]
+
+
+def environment(place: Path) -> dict[str, str]:
+    return {**os.environ, "RAYCOMP_CACHE": str(place / "cache"), "OMP_NUM_THREADS": "1"}
+
+
+def run(place: Path, *extra: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(place, *extra), env=environment(place), cwd=place, capture_output=True, text=True, timeout=300
+    )
+
+
+@pytest.mark.slow
+def test_a_sweep_from_start_to_report(place):
+    done = run(place)
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = Store(place / "results" / "tiny").rows()
+    search = [row for row in completed(rows, "search") if row["origin"] != "reference"]
+    assert len(search) == 14
+    assert all(row["gflops_share"] <= 0.8 for row in search)
+    assert completed(rows, "full")
+    assert "Pareto front" in done.stdout
+    assert "trial 14/14 | feasible 14" in done.stdout
+    assert (place / "results" / "tiny" / "front.png").read_bytes().startswith(b"\x89PNG")
+    assert "mlflow ui --backend-store-uri sqlite:///" in done.stdout
+    client = MlflowClient(f"sqlite:///{place}/results/mlflow.db")
+    experiment = client.get_experiment_by_name("raycomp").experiment_id
+    children = client.search_runs([experiment], "tags.origin LIKE '%'", max_results=1000)
+    assert len(children) == len(rows)
+    by_key = {run.data.tags["raycomp.row"]: run for run in children}
+    row = search[0]
+    logged = by_key[f"search-{row['recipe_id']}"].data.metrics
+    assert logged["clean_miou"] == pytest.approx(row["clean_miou"])
+    assert any(run.data.tags["on_front"] == "true" for run in children)
+
+
+@pytest.mark.slow
+def test_ctrl_c_leaves_a_result_and_the_same_command_goes_on(place):
+    name = ("--name", "interrupted")
+    folder = place / "results" / "interrupted"
+    process = subprocess.Popen(
+        command(place, *name),
+        env=environment(place),
+        cwd=place,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    deadline = time.monotonic() + 200
+    while len(list(folder.glob("trials/*.parquet"))) < 4 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 130, output
+    assert "the same command goes on" in output
+    assert "Traceback" not in output
+    assert (folder / "front.png").exists()
+    before = {p.name: p.stat().st_mtime_ns for p in folder.glob("trials/*.parquet")}
+    assert 4 <= len(before) < 15
+    again = run(place, *name)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "trials, going on" in again.stdout
+    after = {p.name: p.stat().st_mtime_ns for p in folder.glob("trials/*.parquet")}
+    assert before.items() <= after.items(), "a finished trial was measured again"
+    assert sum(name.startswith("search-") for name in after) == 15
+
+
+BAD = [
+    (("--budget", "1%"), r"search.budget 1.0% (", "cannot be met"),
+    (("--budget", "half"), "field 'search.budget'", "'half'"),
+    (("--trials", "0"), "field 'search.trials'", "not 0"),
+    (("--space", "missing.yaml"), "missing.yaml: cannot read the search space", ""),
+    (("--results", "/dev/null/x"), "results folder /dev/null/x/tiny: not writable", ""),
+]
+
+
+@pytest.mark.parametrize(("options", "start", "also"), BAD)
+def test_bad_options_are_one_line_and_exit_code_2(place, options, start, also):
+    before = sorted(place.rglob("*"))
+    done = run(place, *options)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert start in done.stderr
+    assert also in done.stderr
+    assert sorted(place.rglob("*")) == before, "something half-written"
+
+
+def edited(place: Path, change: dict[str, object]) -> Path:
+    space = yaml.safe_load((place / "space.yaml").read_text())
+    for key, value in change.items():
+        section, _, field = key.partition(".")
+        space[section] = value if not field else {**space[section], field: value}
+    path = place / "edited.yaml"
+    path.write_text(yaml.safe_dump(space))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"serch": {}}, "unknown field 'serch': did you mean 'search'?"),
+        ({"search.budgett": 0.5}, "unknown field 'search.budgett': did you mean 'budget'?"),
+        ({"model.checkpoint": "gone.safetensors"}, "model.checkpoint: no file gone.safetensors"),
+        ({"data.dataset": "camvid", "data.root": "nowhere"}, "data.root: no folder nowhere"),
+        ({"data.dataset": "camvit"}, "field 'data.dataset'"),
+    ],
+)
+def test_bad_search_spaces_are_one_line_and_exit_code_2(place, change, words):
+    done = run(place, "--space", str(edited(place, change)), "--name", "bad")
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not list(place.glob("results/bad/trials/*"))
+
+
+@pytest.mark.parametrize("text", ["name: [", "- just\n- a list\n", "name: a: b\n"])
+def test_malformed_yaml_names_the_place(place, text):
+    path = place / "malformed.yaml"
+    path.write_text(text)
+    done = run(place, "--space", str(path))
+    assert done.returncode == 2
+    assert "malformed.yaml" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_front_and_explain_read_the_sweep(place):
+    if not (place / "results" / "tiny").is_dir():
+        run(place)
+
+    def raycomp(*arguments: str) -> str:
+        tool = Path(sys.executable).with_name("raycomp")
+        return subprocess.run(
+            [str(tool), *arguments], cwd=place, env=environment(place), capture_output=True, text=True, check=True
+        ).stdout
+
+    front = json.loads(raycomp("front", "tiny", "--json"))["front"]
+    assert front[0]["gflops"] <= front[-1]["gflops"]
+    assert "Pareto front" in raycomp("front", "tiny")
+    chosen = front[0]["recipe_id"]
+    explained = json.loads(raycomp("explain", chosen[:8], "--json"))
+    assert explained["gflops"] == pytest.approx(front[0]["gflops"])
+    assert f"Recipe {chosen}" in raycomp("explain", chosen)
+    profile = json.loads(raycomp("profile", "space.yaml", "--budget", "50%", "--json"))
+    assert profile["satisfiable"]
+    assert profile["at_budget"]["gflops"] <= profile["budget_gflops"]

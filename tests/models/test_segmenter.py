@@ -1,0 +1,75 @@
+"""The model against timm's, and its decoder against the steps of REFERENCE 3 written out."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from raycomp.models._timm import create_model
+from raycomp.models.checkpoints import load_backbone
+from raycomp.models.segmenter import Segmenter, init_weights
+from raycomp.recipe import dense
+from raycomp.shape import vit
+from tests.conftest import TINY, seeded_images, seeded_model, shared
+
+
+@pytest.mark.parametrize(("name", "prefix"), [("deit_tiny_patch16_224", 1), ("deit_tiny_distilled_patch16_224", 2)])
+def test_encoder_equals_timm(name, prefix, tmp_path):
+    shape = vit("tiny", (224, 224), 5, prefix=prefix)
+    reference = create_model(name, pretrained=False).eval()
+    torch.save(reference.state_dict(), tmp_path / "weights.pth")
+    model = Segmenter(shape, dense(shape)).eval()
+    load_backbone(model, None, tmp_path / "weights.pth")
+    images = seeded_images(shape)
+    with torch.inference_mode():
+        torch.testing.assert_close(model.encoder(images)[0], reference.forward_features(images), rtol=1e-4, atol=1e-5)
+
+
+def test_imagenet_weights_load_from_a_local_file():
+    shape = vit("tiny", (128, 128), 11)
+    model = Segmenter(shape, dense(shape)).eval()
+    load_backbone(model, None, shared("weights/vit_tiny_patch16_224.safetensors"))
+    features, _ = model.encoder(seeded_images(shape))
+    assert features.shape == (2, 65, 192)
+    assert model.encoder.pos_embed.abs().sum() > 0
+
+
+def test_linear_decoder_upsamples_patch_scores_bilinearly():
+    shape = TINY.model_copy(update={"decoder": "linear"})
+    model, images = seeded_model(shape), seeded_images(shape)
+    patches = model.encoder(images)[0][:, 2:]
+    scores = model.decoder.head(patches).transpose(1, 2).reshape(2, 5, 6, 8)
+    expected = F.interpolate(scores, size=(48, 64), mode="bilinear", align_corners=False)
+    torch.testing.assert_close(model(images), expected)
+
+
+def test_mask_decoder_is_normalised_products_of_patches_and_classes(model, shape):
+    decoder = model.decoder
+    patches = torch.randn(2, 48, 32, generator=torch.Generator().manual_seed(0))
+    x = torch.cat([decoder.proj_dec(patches), decoder.cls_emb.repeat(2, 1, 1)], dim=1)
+    for block in decoder.blocks:
+        qkv = block.attn.qkv(block.norm1(x)).chunk(3, dim=-1)  # one head
+        attention = (qkv[0] @ qkv[1].transpose(1, 2) * 32**-0.5).softmax(-1)
+        x = x + block.attn.proj(attention @ qkv[2])
+        x = x + block.mlp(block.norm2(x))
+    x = decoder.decoder_norm(x)
+    p, c = x[:, :48] @ decoder.proj_patch, x[:, 48:] @ decoder.proj_classes
+    masks = (p / p.norm(dim=-1, keepdim=True)) @ (c / c.norm(dim=-1, keepdim=True)).transpose(1, 2)
+    torch.testing.assert_close(decoder(patches), decoder.mask_norm(masks), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("size", [(48, 64), (64, 48), (40, 72), (50, 61)])
+def test_any_grid_gives_logits_of_the_image_size(model, size):
+    assert model(torch.randn(1, 3, *size)).shape == (1, 5, *size)
+
+
+def test_position_embedding_of_the_models_own_grid_is_untouched(model):
+    grown = model.encoder(torch.zeros(1, 3, 48, 64))[0]
+    again = model.encoder(torch.zeros(1, 3, 48, 64))[0]
+    assert torch.equal(grown, again)
+
+
+def test_initialisation_is_seeded(shape):
+    first, second = Segmenter(shape, dense(shape)), Segmenter(shape, dense(shape))
+    for model in (first, second):
+        init_weights(model, torch.Generator().manual_seed(7))
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))

@@ -1,0 +1,33 @@
+"""Rows without a model: accuracy as a smooth function of the recipe."""
+
+from raycomp.flops import gflops
+from raycomp.recipe import dense
+from raycomp.results.row import Row
+from raycomp.search.proposal import Proposal
+from raycomp.search.trial import widths
+from raycomp.shape import ModelShape
+
+
+def fake_row(shape: ModelShape, proposal: Proposal, status: str = "complete") -> Row:
+    """A row in which early merging hurts least and every pruned width costs a little."""
+    recipe, whole = proposal.recipe, dense(shape)
+    loss = sum(r**2 * (1 + depth) for depth, r in enumerate(recipe.ratios)) / 4
+    loss += sum(1 - block.mlp / shape.mlp for block in recipe.blocks) / 20 + (1 - recipe.embed / shape.width) / 4
+    cost = gflops(shape, recipe)
+    accuracy = {"clean_miou": max(0.0, 0.8 - loss), "corrupted_miou": max(0.0, 0.6 - 1.2 * loss)}
+    return {
+        "sweep": "fake",
+        "number": proposal.number,
+        "stage": proposal.stage,
+        "origin": proposal.origin,
+        "label": proposal.label,
+        "status": status,
+        "error": "" if status == "complete" else "made to fail",
+        "recipe_id": recipe.id,
+        "recipe_json": recipe.canonical_json(),
+        "family": recipe.family(shape),
+        "gflops": cost,
+        "gflops_share": cost / gflops(shape, whole),
+        **widths(recipe),
+        **(accuracy if status == "complete" else {}),
+    }

@@ -1,0 +1,125 @@
+"""What is proposed: known recipes first, never over budget, never twice, the same after a restart."""
+
+import pytest
+
+from raycomp.config import SearchConfig, SpaceConfig, WidthRange
+from raycomp.errors import UserError
+from raycomp.recipe import dense
+from raycomp.search.known import BASELINES, known
+from raycomp.search.proposal import Proposal
+from raycomp.search.proposer import Proposer
+from raycomp.search.space import Space
+from tests.conftest import TINY
+from tests.search.fakes import fake_row
+
+SPACE = Space(TINY, SpaceConfig(embed=WidthRange(low=16), mlp=WidthRange(low=32, step=16)), TINY.image)
+SEARCH = SearchConfig(budget=0.7, trials=30, known=(0.7, 0.5))
+
+
+def drive(proposer: Proposer, stop_after: int | None = None) -> list[Proposal]:
+    """Run proposals one at a time, as one worker would."""
+    done: list[Proposal] = []
+    while (proposal := proposer.next()) is not None and (stop_after is None or len(done) < stop_after):
+        proposer.tell(fake_row(TINY, proposal))
+        done.append(proposal)
+    return done
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "random"])
+def test_a_whole_sweep(sampler):
+    proposer = Proposer(SPACE, SEARCH.model_copy(update={"sampler": sampler}), [])
+    done = drive(proposer)
+    search = [p for p in done if p.stage == "search"]
+    assert proposer.finished
+    assert (search[0].origin, search[0].recipe) == ("reference", dense(TINY))
+    assert len(search) == 1 + 30
+    assert len({p.recipe.id for p in search}) == len(search)
+    assert all(SPACE.gflops(SPACE.params(p.recipe)) <= proposer.budget for p in search if p.origin == "proposed")
+    assert all(fake_row(TINY, p)["gflops"] <= proposer.budget for p in search if p.origin == "known")
+    origins = [p.origin for p in search[1:]]
+    assert origins == sorted(origins)  # known before proposed
+
+
+def test_the_full_stage_holds_dense_baselines_and_front():
+    done = drive(Proposer(SPACE, SEARCH, []))
+    full = [p for p in done if p.stage == "full"]
+    assert full[0].recipe == dense(TINY)
+    assert {p.label.rpartition(" ")[0] for p in full} >= set(BASELINES)
+    assert any(p.origin == "proposed" for p in full)
+    assert len({p.recipe.id for p in full}) == len(full)
+
+
+@pytest.mark.parametrize("killed_after", [1, 7, 20, 33])
+def test_a_restart_proposes_what_an_undisturbed_sweep_does(killed_after):
+    undisturbed = drive(Proposer(SPACE, SEARCH, []))
+    before = drive(Proposer(SPACE, SEARCH, []), stop_after=killed_after)
+    rows = [fake_row(TINY, p) for p in before]
+    after = drive(Proposer(SPACE, SEARCH, rows))
+    assert [p.key for p in before + after] == [p.key for p in undisturbed]
+
+
+def test_a_finished_sweep_has_nothing_left():
+    rows = [fake_row(TINY, p) for p in drive(Proposer(SPACE, SEARCH, []))]
+    assert Proposer(SPACE, SEARCH, rows).next() is None
+
+
+def test_more_trials_go_on_from_a_finished_sweep():
+    rows = [fake_row(TINY, p) for p in drive(Proposer(SPACE, SEARCH, []))]
+    more = drive(Proposer(SPACE, SEARCH.model_copy(update={"trials": 33}), rows))
+    assert sum(p.stage == "search" for p in more) == 3
+
+
+def test_several_workers_get_different_recipes_and_the_full_stage_waits():
+    proposer = Proposer(SPACE, SEARCH, [])
+    pending: list[Proposal] = []
+    seen: set[tuple[str, str]] = set()
+    while not proposer.finished:
+        while len(pending) < 4 and (proposal := proposer.next()) is not None:
+            assert proposal.key not in seen
+            if proposal.stage == "full":
+                assert all(p.stage == "full" for p in pending)
+            seen.add(proposal.key)
+            pending.append(proposal)
+        proposer.tell(fake_row(TINY, pending.pop(0)))
+    assert sum(stage == "search" for stage, _ in seen) == 31
+
+
+def test_failed_trials_count_and_are_not_proposed_again():
+    proposer = Proposer(SPACE, SEARCH, [])
+    seen = []
+    while (proposal := proposer.next()) is not None:
+        seen.append(proposal.key)
+        status = "failed" if proposal.stage == "search" and len(seen) % 3 == 0 else "complete"
+        proposer.tell(fake_row(TINY, proposal, status))
+    assert len(seen) == len(set(seen))
+    assert proposer.trials_done == 30
+
+
+def test_an_exhausted_space_ends_the_sweep():
+    space = Space(TINY, SpaceConfig(embed=WidthRange(low=16), merge_high=0), TINY.image)  # three recipes
+    proposer = Proposer(space, SearchConfig(budget=1.0, trials=50, known=()), [])
+    done = drive(proposer)
+    assert proposer.finished
+    assert {p.recipe.embed for p in done if p.stage == "search"} == {16, 24, 32}
+
+
+def test_other_seeds_propose_other_recipes():
+    runs = [{p.recipe.id for p in drive(Proposer(SPACE, SEARCH.model_copy(update={"seed": s}), []))} for s in (0, 1)]
+    assert runs[0] != runs[1]
+
+
+def test_an_unmeetable_budget_is_refused_at_once():
+    with pytest.raises(UserError, match="cannot be met"):
+        Proposer(SPACE, SearchConfig(budget=0.01), [])
+
+
+def test_known_recipes_are_matched_to_their_budget():
+    """Merging is fine grained, so it comes within 2 % of the target; no recipe is ever above it."""
+    from raycomp.flops import gflops
+    from raycomp.shape import deit_base_distilled
+
+    shape = deit_base_distilled((512, 512), 150)
+    whole = gflops(shape, dense(shape))
+    for item in known(shape, (512, 512), (0.7, 0.4)):
+        share = gflops(shape, item.recipe) / whole
+        assert item.share * 0.98 <= share <= item.share, item.label

@@ -1,0 +1,102 @@
+"""GFLOPs against the paper's tables and against fvcore."""
+
+import numpy as np
+import pytest
+
+from raycomp.compress.apply import compress
+from raycomp.compress.tome import ToMeMerger
+from raycomp.flops import gflops, profile
+from raycomp.models.segmenter import Segmenter
+from raycomp.recipe import Recipe, ToMe, constant_r, dense
+from raycomp.shape import ModelShape, deit_base_distilled, vit
+from tests.conftest import TINY, seeded_model, seeded_saliency
+from tests.counting import counted_gflops
+from tests.recipes import random_recipe
+
+ADE20K, CITYSCAPES = ((512, 512), 150), ((768, 768), 19)
+
+# (backbone, prefix, decoder, image and classes, GFLOPs): REFERENCE section 2, the paper's Table 1.
+ACCEPTANCE = [
+    ("tiny", 1, "mask", ADE20K, 12.829),
+    ("small", 1, "mask", ADE20K, 38.622),
+    ("base", 1, "mask", ADE20K, 129.573),
+    ("base", 2, "mask", ADE20K, 129.696),
+    ("small", 1, "linear", ADE20K, 32.015),
+    ("base", 1, "linear", ADE20K, 107.401),
+    ("tiny", 1, "mask", CITYSCAPES, 43.548),
+    ("small", 1, "mask", CITYSCAPES, 115.975),
+    ("base", 1, "mask", CITYSCAPES, 347.598),
+    ("base", 2, "mask", CITYSCAPES, 347.768),
+    ("small", 1, "linear", CITYSCAPES, 98.760),
+    ("base", 1, "linear", CITYSCAPES, 295.363),
+]
+# (image and classes, r, metric, GFLOPs): ToMe on DeiT-B in all 12 blocks.
+TOME = [
+    (ADE20K, 40, "keys", 93.00),
+    (ADE20K, 95, "keys", 49.51),
+    (ADE20K, 140, "keys", 35.08),
+    (ADE20K, 40, "mean_keys", 91.59),
+    (ADE20K, 95, "mean_keys", 48.75),
+    (ADE20K, 140, "mean_keys", 34.53),
+    (CITYSCAPES, 145, "keys", 183.83),
+    (CITYSCAPES, 190, "keys", 142.11),
+    (CITYSCAPES, 280, "keys", 98.60),
+]
+
+
+@pytest.mark.parametrize(("name", "prefix", "decoder", "task", "expected"), ACCEPTANCE)
+def test_dense_models_match_the_published_gflops(name, prefix, decoder, task, expected):
+    shape = vit(name, *task, prefix=prefix, decoder=decoder)
+    assert gflops(shape, dense(shape)) == pytest.approx(expected, abs=6e-4)
+
+
+def tome_recipe(shape: ModelShape, r: int, metric: str) -> Recipe:
+    whole = dense(shape)
+    return Recipe(embed=whole.embed, blocks=whole.blocks, merge=ToMe(ratios=constant_r(shape, r), metric=metric))
+
+
+@pytest.mark.parametrize(("task", "r", "metric", "expected"), TOME)
+def test_tome_rows_of_table_1(task, r, metric, expected):
+    shape = deit_base_distilled(*task)
+    assert gflops(shape, tome_recipe(shape, r, metric)) == pytest.approx(expected, abs=0.01)
+
+
+@pytest.mark.parametrize(("name", "prefix", "decoder", "task", "expected"), ACCEPTANCE)
+def test_analytic_count_equals_fvcore_on_dense_models(name, prefix, decoder, task, expected, monkeypatch):
+    shape = vit(name, *task, prefix=prefix, decoder=decoder)
+    counted = counted_gflops(Segmenter(shape, dense(shape)).eval(), monkeypatch)
+    assert counted == pytest.approx(expected, abs=6e-4)
+    assert counted == pytest.approx(gflops(shape, dense(shape)), abs=1e-9)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("r", [40, 95, 140])
+def test_analytic_count_equals_fvcore_on_tome(r, monkeypatch):
+    shape = deit_base_distilled(*ADE20K)
+    recipe = tome_recipe(shape, r, "keys")
+    model = Segmenter(shape, recipe).eval()
+    model.encoder.merger = ToMeMerger(recipe.merge, shape.prefix)
+    assert counted_gflops(model, monkeypatch) == pytest.approx(gflops(shape, recipe), abs=0.01)
+
+
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("change", [{}, {"prefix": 1}, {"decoder": "linear"}, {"image": (40, 40)}])
+def test_analytic_count_equals_fvcore_on_random_recipes(seed, change, monkeypatch):
+    shape = TINY.model_copy(update=change)
+    recipe = random_recipe(shape, np.random.default_rng(seed), metric=("mean_keys", "keys")[seed % 2])
+    model = seeded_model(shape)
+    compressed = compress(model, recipe, seeded_saliency(model))
+    counted = counted_gflops(compressed, monkeypatch)
+    assert counted == pytest.approx(gflops(shape, recipe), rel=1e-9)
+
+
+def test_tokens_of_the_paper_when_r_is_140():
+    shape = deit_base_distilled(*ADE20K)
+    tokens = profile(shape, tome_recipe(shape, 140, "keys")).tokens
+    assert tokens == (886, 746, 606, 466, 326, 186, 94, 48, 25, 14, 8, 5)
+
+
+def test_parts_add_up_to_the_total():
+    shape = deit_base_distilled(*ADE20K)
+    cost = profile(shape, tome_recipe(shape, 95, "keys"))
+    assert cost.embedding + sum(cost.blocks) + cost.decoder == pytest.approx(cost.gflops, rel=1e-12)
