@@ -15,7 +15,7 @@ pareto: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python jobs/pareto_search.py --space search_spaces/streetscenes_vit_micro.yaml $(ARGS)
 
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

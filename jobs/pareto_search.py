@@ -17,6 +17,7 @@ import typer
 
 from raycomp import config as configs
 from raycomp.cli import guarded
+from raycomp.errors import UserError
 from raycomp.report import tables
 from raycomp.report.compare import at_budgets, compare, final_front, stage_agreement
 from raycomp.report.plot import plot_front
@@ -24,7 +25,7 @@ from raycomp.report.progress import SweepProgress
 from raycomp.results.row import Row
 from raycomp.results.store import Store
 from raycomp.results.tracking import Tracker, default_uri
-from raycomp.search.base import prepare_base
+from raycomp.search.base import Base, prepare_base
 from raycomp.search.proposer import Proposer
 from raycomp.search.space import Space
 from raycomp.search.sweep import run_sweep, start_ray
@@ -58,6 +59,7 @@ def main(
     rows = store.rows()
     proposer = Proposer(_grid(config, base.shape), config.search, rows)
     if rows:
+        _check_same_measurements(rows, base, folder)
         console.print(
             f"{folder}: found {proposer.trials_done} of {config.search.trials} trials, going on", highlight=False
         )
@@ -88,6 +90,17 @@ def main(
     if not outcome.finished:
         console.print("interrupted: the same command goes on from here", style="yellow")
         sys.exit(INTERRUPTED)
+
+
+def _check_same_measurements(rows: list[Row], base: Base, folder: Path) -> None:
+    """Refuse to go on where the checkpoint or the images behind the same names have changed."""
+    now = {"checkpoint": base.checkpoint, "evalset": base.evalset.fingerprint}
+    for field, value in now.items():
+        other = next((row[field] for row in rows if row[field] != value), None)
+        if other is not None:
+            raise UserError(
+                f"results folder {folder}: rows were measured with {field} {other}, now {value}; choose another --name"
+            )
 
 
 def _grid(config: configs.SweepConfig, shape: ModelShape) -> Space:

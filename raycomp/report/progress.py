@@ -19,9 +19,10 @@ class SweepProgress:
     def __init__(self, proposer: Proposer, console: Console) -> None:
         self._proposer, self._console = proposer, console
         self._live = Live(console=console, refresh_per_second=4, transient=False) if console.is_terminal else None
-        self._started = time.monotonic()
-        self._here = 0
         self._failed = 0
+        self._stage = ""
+        self._stage_rows = 0
+        self._stage_first = 0.0  # when the stage's first row came: what is before it says nothing of its speed
 
     def __enter__(self) -> Self:
         if self._live is not None:
@@ -37,7 +38,9 @@ class SweepProgress:
 
     def row(self, row: Row) -> None:
         """Count a finished row and show where the sweep stands."""
-        self._here += 1
+        if row["stage"] != self._stage:
+            self._stage, self._stage_rows, self._stage_first = row["stage"], 0, time.monotonic()
+        self._stage_rows += 1
         self._failed += row["status"] != "complete"
         if row["status"] != "complete":
             self._console.print(f"trial {row['recipe_id']} failed: {row['error']}", markup=False, style="red")
@@ -51,17 +54,22 @@ class SweepProgress:
 
     def _line(self, row: Row) -> str:
         left = self._proposer.remaining
-        seconds = left * (time.monotonic() - self._started) / self._here
         if row["stage"] == "full":
-            return f"full set: {row['family']} {row['gflops_share']:.0%} done, {left} left, about {_time(seconds)}"
+            return f"full set: {row['family']} {row['gflops_share']:.0%} done, {left} left{self._time_left(left)}"
         rows = self._proposer.search_rows()
         return (
             f"trial {self._proposer.trials_done}/{self._proposer.config.trials}"
             f" | feasible {len(rows)}, failed {self._failed}, on front {len(front(rows))}"
             f" | hypervolume {hypervolume(rows, self._proposer.dense_gflops):.4f}"
-            f" | last {row['gflops_share']:.0%}: {_miou(row)}"
-            f" | about {_time(seconds)} left in search"
+            f" | last {row['gflops_share']:.0%}: {_miou(row)} | {left} left"
+            f"{self._time_left(left)}"
         )
+
+    def _time_left(self, left: int) -> str:
+        """Time left in this stage, once there is a pace to judge by."""
+        if self._stage_rows < 3:
+            return ""
+        return f", about {_time(left * (time.monotonic() - self._stage_first) / (self._stage_rows - 1))}"
 
 
 def _miou(row: Row) -> str:

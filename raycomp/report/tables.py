@@ -11,7 +11,7 @@ from raycomp.report.compare import AtBudget, Comparison, Gain
 from raycomp.results.row import Row
 from raycomp.search.known import BASELINES
 
-_PLAIN_WIDTH = 132  # columns where the output is not a terminal
+_PLAIN_WIDTH = 140  # columns where the output is not a terminal
 
 
 def console() -> Console:
@@ -22,11 +22,15 @@ def console() -> Console:
 
 def front_table(comparisons: Sequence[Comparison]) -> Table:
     """One line per front member; gains are clean / corrupted mIoU points."""
-    table = Table(title="Pareto front: mIoU in %, gains in points as clean / corrupted", title_justify="left")
+    title = (
+        "Pareto front: mIoU in %; gains in points, clean / corrupted, over dense and uniform baselines at equal GFLOPs"
+    )
+    table = Table(title=title, title_justify="left")
     table.add_column("recipe", no_wrap=True)
-    table.add_column("family", no_wrap=True)
-    for name in ("GFLOPs", "of dense", "clean", "corrupted", "vs dense", *(f"vs {kind}" for kind in BASELINES)):
-        table.add_column(name, justify="right")
+    table.add_column("family")
+    versus = ("dense", *(kind.removeprefix("uniform ") for kind in BASELINES))
+    for name in ("GFLOPs", "share", "clean", "corrupted", *(f"vs {kind}" for kind in versus)):
+        table.add_column(name, justify="right", no_wrap=True)
     for item in comparisons:
         row = item.row
         table.add_row(

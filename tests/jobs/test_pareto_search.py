@@ -129,6 +129,18 @@ def test_bad_options_are_one_line_and_exit_code_2(place, options, start, also):
     assert sorted(place.rglob("*")) == before, "something half-written"
 
 
+@pytest.mark.slow
+def test_a_checkpoint_that_changed_behind_the_same_name_is_noticed(place):
+    if not (place / "results" / "tiny").is_dir():
+        run(place)
+    original = (place / "model.safetensors").read_bytes()
+    checkpoints.save(seeded_model(SHAPE, seed=1), place / "model.safetensors")
+    done = run(place)
+    (place / "model.safetensors").write_bytes(original)
+    assert done.returncode == 2
+    assert "rows were measured with checkpoint" in done.stderr
+
+
 def edited(place: Path, change: dict[str, object]) -> Path:
     space = yaml.safe_load((place / "space.yaml").read_text())
     for key, value in change.items():

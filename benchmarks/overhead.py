@@ -1,0 +1,64 @@
+"""What `make pareto` spends outside of model evaluation, and the memory it takes.
+
+    python benchmarks/overhead.py [-- OPTIONS OF jobs/pareto_search.py]
+
+Runs the main job in a fresh results folder with its evaluation data cached (a first run makes it)
+and prints: wall time; the share of all workers' time that went into building and measuring models,
+from the rows' own clocks; and the largest fall of the machine's available memory meanwhile, which
+counts every process and the object store once. Nothing else should run beside it.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+from raycomp.results.store import Store
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def available_gib() -> float:
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")) / 2**20
+
+
+def main() -> None:
+    options = sys.argv[1:]
+    workers = os.cpu_count() or 1
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, str(ROOT / "jobs" / "pareto_search.py"), "--results", folder, *options]
+        before, least = available_gib(), [available_gib()]
+        stop = threading.Event()
+
+        def watch() -> None:
+            while not stop.wait(0.2):
+                least.append(available_gib())
+
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        started = time.monotonic()
+        subprocess.run(command, check=True, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        wall = time.monotonic() - started
+        stop.set()
+        watcher.join()
+        rows = [row for path in Path(folder).glob("*/sweep.yaml") for row in Store(path.parent).rows()]
+    search = [row for row in rows if row["stage"] == "search"]
+    inside = sum(row["seconds_measure"] + row["seconds_build"] for row in rows)
+    first = min(row["started"] for row in rows)
+    last = max(row["started"].timestamp() + row["seconds"] for row in rows)
+    trials = sum(row["seconds_measure"] + row["seconds_build"] for row in search)
+    search_span = max(row["started"].timestamp() + row["seconds"] for row in search) - first.timestamp()
+    print(f"rows:                  {len(search)} in search, {len(rows) - len(search)} on the full set")
+    print(f"wall time:             {wall:.0f} s on {workers} workers")
+    print(f"outside evaluation:    {1 - inside / (workers * wall):.1%} of {workers} x {wall:.0f} s")
+    print(f"  before first trial and after last: {wall - (last - first.timestamp()):.0f} s")
+    print(f"  between search trials:             {1 - trials / (workers * search_span):.1%} of the search")
+    print(f"peak memory:           {before - min(least):.2f} GiB")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""What the tables say, from rows made by hand."""
+
+import pytest
+
+from raycomp.report.compare import at_budgets, compare, final_front, stage_agreement
+from raycomp.report.plot import plot_front
+from raycomp.report.tables import budget_table, console, front_table
+from raycomp.results.row import Row
+
+
+def row(recipe: str, share: float, clean: float, corrupted: float, label: str = "", stage: str = "full") -> Row:
+    origin = "reference" if label == "dense" else "known" if label else "proposed"
+    return {
+        "recipe_id": recipe, "stage": stage, "status": "complete", "origin": origin, "label": label, "family": "tome",
+        "gflops": 10 * share, "gflops_share": share, "clean_miou": clean, "corrupted_miou": corrupted,
+    }  # fmt: skip
+
+
+FULL = [
+    row("d", 1.0, 0.80, 0.60, "dense"),
+    row("t3", 0.3, 0.30, 0.20, "uniform ToMe 30%"),
+    row("t5", 0.5, 0.60, 0.40, "uniform ToMe 50%"),
+    row("p5", 0.5, 0.50, 0.45, "uniform pruning 50%"),
+    row("a", 0.4, 0.70, 0.50),
+    row("b", 0.5, 0.75, 0.55),
+    row("over", 0.7, 0.79, 0.59),
+]
+
+
+def test_front_is_of_the_full_stage_and_within_the_budget():
+    search = [row("s", 0.2, 0.9, 0.9, stage="search")]
+    assert [r["recipe_id"] for r in final_front(FULL + search, 0.6)] == ["t3", "a", "b"]
+    assert [r["recipe_id"] for r in final_front(search, 0.6)] == ["s"]
+    assert final_front([], 0.6) == []
+
+
+def test_gains_against_dense_and_interpolated_baselines():
+    found = {c.row["recipe_id"]: c for c in compare(FULL, 0.6)}
+    assert found["a"].dense.clean == pytest.approx(-0.10)
+    tome = found["a"].baselines["uniform ToMe"]  # half way between 30 % and 50 %
+    assert (tome.clean, tome.corrupted) == pytest.approx((0.70 - 0.45, 0.50 - 0.30))
+    assert found["a"].baselines["uniform pruning"] is None  # not measured that cheap
+    assert found["b"].baselines["uniform pruning"].corrupted == pytest.approx(0.10)
+    assert found["b"].baselines["uniform prune+ToMe"] is None
+
+
+def test_best_at_each_budget_is_affordable():
+    at = {item.share: item for item in at_budgets(FULL, (0.3, 0.45, 0.5), 0.6)}
+    assert at[0.5].best["recipe_id"] == "b"
+    assert at[0.45].best["recipe_id"] == "a"
+    assert at[0.5].baselines["uniform ToMe"]["recipe_id"] == "t5"
+    assert at[0.45].baselines["uniform ToMe"] is None
+
+
+def test_stages_that_rank_alike_agree():
+    search = [
+        row(r["recipe_id"], r["gflops_share"], r["clean_miou"] / 2, 1 - r["corrupted_miou"], stage="search")
+        for r in FULL
+    ]
+    agreement = stage_agreement(FULL + search)
+    assert agreement["clean_miou"] == pytest.approx(1)
+    assert agreement["corrupted_miou"] == pytest.approx(-1)
+    assert stage_agreement(FULL) == {}
+
+
+def test_tables_and_plot_hold_every_front_member(tmp_path):
+    with (out := console()).capture() as captured:
+        out.print(front_table(compare(FULL, 0.6)))
+        out.print(budget_table(at_budgets(FULL, (0.5, 0.3), 0.6)))
+    text = captured.get()
+    assert "+25.0 / +20.0" in text
+    assert "75.00 / 55.00" in text
+    plot_front(FULL, 0.6, "title", tmp_path / "front.png")
+    assert (tmp_path / "front.png").read_bytes().startswith(b"\x89PNG")
+    assert [p.name for p in tmp_path.iterdir()] == ["front.png"]
+
+
+def test_a_sweep_without_rows_gives_an_empty_plot_and_table(tmp_path):
+    plot_front([], 0.6, "nothing yet", tmp_path / "front.png")
+    assert compare([], 0.6) == []
+    assert at_budgets([], (0.5,), 0.6) == []
