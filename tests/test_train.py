@@ -1,0 +1,79 @@
+"""Training: repeatable, learns, and stops when the loss is no number."""
+
+import pytest
+import torch
+
+from raycomp.config import AugmentConfig, TrainConfig
+from raycomp.data.samples import IGNORE
+from raycomp.data.streetscenes import StreetScenes
+from raycomp.errors import UserError
+from raycomp.models.segmenter import Segmenter, init_weights
+from raycomp.recipe import dense
+from raycomp.train import Progress, _rate, train
+from tests.conftest import TINY
+
+SHAPE = TINY.model_copy(update={"image": (64, 64), "classes": 11})
+CONFIG = TrainConfig(
+    steps=12,
+    batch=4,
+    optimizer="adamw",
+    lr=3e-3,
+    min_lr=0,
+    warmup=2,
+    drop_path=0.1,
+    clip=1.0,
+    ema=0.5,
+    augment=AugmentConfig(),
+)
+
+
+def trained(config: TrainConfig = CONFIG) -> tuple[Segmenter, list[Progress]]:
+    model = Segmenter(SHAPE, dense(SHAPE), config.drop_path)
+    init_weights(model, torch.Generator().manual_seed(0))
+    reports: list[Progress] = []
+    return train(model, StreetScenes("train", 8), config, torch.device("cpu"), reports.append), reports
+
+
+def test_the_loss_falls():
+    _, reports = trained(CONFIG.model_copy(update={"steps": 40}))
+    first, last = (sum(r.loss for r in part) / 5 for part in (reports[:5], reports[-5:]))
+    assert last < 0.8 * first
+    assert [r.step for r in reports] == list(range(1, 41))
+
+
+def test_the_same_seed_trains_the_same_model_whatever_the_loader_processes():
+    weights = [trained(CONFIG.model_copy(update={"workers": workers}))[0].state_dict() for workers in (0, 0, 2)]
+    for other in weights[1:]:
+        assert all(torch.equal(weights[0][name], other[name]) for name in other)
+
+
+def test_a_loss_that_is_no_number_stops_and_says_what_may_help():
+    with pytest.raises(UserError, match=r"loss is (nan|inf) at step \d+; a smaller train\.lr"):
+        trained(CONFIG.model_copy(update={"lr": 1e30, "warmup": 0, "clip": None, "optimizer": "sgd", "steps": 30}))
+
+
+def test_poly_schedule_of_the_paper():
+    config = TrainConfig(steps=100, lr=1e-3, min_lr=1e-5)
+    assert _rate(0, config) == pytest.approx(1e-3)
+    assert _rate(50, config) == pytest.approx(1e-5 + (1e-3 - 1e-5) * 0.5**0.9)
+    assert _rate(100, config) == pytest.approx(1e-5)
+    warm = TrainConfig(steps=100, lr=1e-3, warmup=10)
+    assert [_rate(s, warm) for s in (0, 4, 9)] == pytest.approx([1e-4, 5e-4, 1e-3])
+
+
+def test_ignored_pixels_do_not_train():
+    class Ignored:
+        classes = tuple("abcdefghijk")
+        fingerprint = ""
+
+        def __len__(self):
+            return 4
+
+        def __getitem__(self, index):
+            image, label = StreetScenes("train", 4)[index]
+            return image, label * 0 + IGNORE
+
+    model = Segmenter(SHAPE, dense(SHAPE))
+    init_weights(model, torch.Generator().manual_seed(0))
+    with pytest.raises(UserError, match="loss is nan"):
+        train(model, Ignored(), CONFIG, torch.device("cpu"), lambda progress: None)
