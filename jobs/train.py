@@ -105,10 +105,11 @@ def main(
 
 
 def _history(start: Path) -> str:
-    """How the checkpoint that a training goes on from was made."""
+    """How the checkpoint that a training goes on from was made, from the beginning."""
     before = checkpoints.metadata(start) if start.suffix == ".safetensors" else {}
     result = f"mIoU {before.get('miou', 'unknown')}, {before.get('minutes', '?')} minutes"
-    return f"{before.get('command', start.name)} ({result})"
+    earlier = f"{before['start']}; then " if "start" in before else ""
+    return f"{earlier}{before.get('command', start.name)} ({result})"
 
 
 def _evaluate(model: Segmenter, samples, count: int, sweep: configs.SweepConfig, device: torch.device) -> np.ndarray:  # type: ignore[no-untyped-def]
