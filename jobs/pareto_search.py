@@ -9,7 +9,8 @@ Ctrl-C leaves a usable result; the same command goes on from it.
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from threading import Thread
+from typing import TYPE_CHECKING, Annotated
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: workers share the cores
 
@@ -18,18 +19,19 @@ import typer
 from raycomp import config as configs
 from raycomp.cli import guarded
 from raycomp.errors import UserError
+from raycomp.flops import gflops
+from raycomp.recipe import dense
 from raycomp.report import tables
 from raycomp.report.compare import at_budgets, compare, final_front, stage_agreement
-from raycomp.report.plot import plot_front
-from raycomp.report.progress import SweepProgress
 from raycomp.results.row import Row
 from raycomp.results.store import Store
 from raycomp.results.tracking import Tracker, default_uri
-from raycomp.search.base import Base, prepare_base
-from raycomp.search.proposer import Proposer
+from raycomp.search import cluster
 from raycomp.search.space import Space
-from raycomp.search.sweep import run_sweep, start_ray
 from raycomp.shape import ModelShape
+
+if TYPE_CHECKING:
+    from raycomp.search.base import Base
 
 INTERRUPTED = 130
 _DEFAULT_SPACE = Path(__file__).resolve().parents[1] / "search_spaces" / "streetscenes_vit_micro.yaml"
@@ -51,9 +53,17 @@ def main(
     folder = results / (name or config.name)
     store = Store(folder)
     store.check(config)
-    if config.model.shape is not None:  # an unmeetable budget is told before anything is loaded
-        Proposer(_grid(config, config.model.shape), config.search, [])
-    start_ray(config)
+    if (shape := config.model.shape) is not None:  # an unmeetable budget is told before anything is loaded
+        grid = _grid(config, shape)
+        grid.check_budget(config.search.budget * gflops(shape, dense(shape), grid.image))
+    cluster.connect()
+    # Bad input is told before these are imported: torch alone takes seconds.
+    from raycomp.report.plot import plot_front
+    from raycomp.report.progress import SweepProgress
+    from raycomp.search.base import prepare_base
+    from raycomp.search.proposer import Proposer
+    from raycomp.search.sweep import run_sweep
+
     base = prepare_base(config, lambda line: console.print(line, highlight=False))
     store.open(config)
     rows = store.rows()
@@ -76,6 +86,8 @@ def main(
 
         outcome = run_sweep(base, store, proposer, on_row)
 
+    leaving = Thread(target=cluster.disconnect)
+    leaving.start()
     limit = config.search.budget
     console.print(tables.front_table(compare(outcome.rows, limit)))
     console.print(tables.budget_table(at_budgets(outcome.rows, config.search.known, limit)))
@@ -87,12 +99,13 @@ def main(
     tracker.finish(final_front(outcome.rows, limit), [folder / "sweep.yaml", picture], outcome.finished)
     console.print(f"rows:  {folder / 'trials'}/*.parquet\nplot:  {picture}", highlight=False, soft_wrap=True)
     console.print(f"runs:  mlflow ui --backend-store-uri {uri}", highlight=False, soft_wrap=True)
+    leaving.join()
     if not outcome.finished:
         console.print("interrupted: the same command goes on from here", style="yellow")
         sys.exit(INTERRUPTED)
 
 
-def _check_same_measurements(rows: list[Row], base: Base, folder: Path) -> None:
+def _check_same_measurements(rows: list[Row], base: "Base", folder: Path) -> None:
     """Refuse to go on where the checkpoint or the images behind the same names have changed."""
     now = {"checkpoint": base.checkpoint, "evalset": base.evalset.fingerprint}
     for field, value in now.items():

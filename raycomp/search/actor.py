@@ -34,7 +34,3 @@ class Trial(tune.Trainable):
 
     def load_checkpoint(self, checkpoint: object) -> None:
         """Nothing to load."""
-
-
-def warm_up() -> None:
-    """Do nothing in a worker that has imported this module: the next actor finds it imported."""

@@ -3,17 +3,10 @@
 Tune's own snapshots are not used: a sweep goes on from its rows (see `raycomp.search.proposer`).
 """
 
-import logging
-import os
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
-
-os.environ.setdefault("RAY_AUTH_MODE", "token")  # explicit, or `ray job submit` may get 401 (docs: RAY_AUTH_MODE)
-os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # no banner before our own line of progress
-os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
-os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # no warning on machines without a GPU
 
 import ray
 from ray import tune
@@ -22,7 +15,7 @@ from ray.tune.search import Searcher
 from raycomp.config import SweepConfig
 from raycomp.results.row import Row
 from raycomp.results.store import Store
-from raycomp.search.actor import Trial, warm_up
+from raycomp.search.actor import Trial
 from raycomp.search.base import Base
 from raycomp.search.proposal import Proposal
 from raycomp.search.proposer import Proposer
@@ -38,18 +31,8 @@ class Outcome:
     """False after an interruption; the same command goes on."""
 
 
-def start_ray(config: SweepConfig) -> None:
-    """Connect to the cluster, or start Ray here, and let workers import while the driver loads its data."""
-    if not ray.is_initialized():
-        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-    resources = _resources(config)
-    task = ray.remote(warm_up).options(num_cpus=resources["cpu"], num_gpus=resources["gpu"])
-    for _ in range(workers(config)):
-        task.remote()
-
-
 def run_sweep(base: Base, store: Store, proposer: Proposer, on_row: Callable[[Row], None]) -> Outcome:
-    """Run trials until the proposer has no more; `start_ray` comes first.
+    """Run trials until the proposer has no more; `cluster.connect` comes first.
 
     Args:
         on_row: called in the driver with each finished row, complete or failed.

@@ -1,0 +1,24 @@
+"""Join or start Ray, with its settings in one place."""
+
+import logging
+import os
+
+os.environ.setdefault("RAY_AUTH_MODE", "token")  # explicit: a token left behind would decide otherwise
+os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # no banner before our own line of progress
+os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # no warning on machines without a GPU
+
+
+def connect() -> None:
+    """Join the cluster of RAY_ADDRESS (set in a Ray job), or start Ray on this machine."""
+    import ray
+
+    if not ray.is_initialized():
+        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+
+
+def disconnect() -> None:
+    """Leave the cluster; a Ray that `connect` started ends."""
+    import ray
+
+    ray.shutdown()
