@@ -6,6 +6,7 @@
 Ctrl-C leaves a usable result; the same command goes on from it.
 """
 
+import gc
 import os
 import sys
 from pathlib import Path
@@ -100,6 +101,7 @@ def main(
     console.print(f"rows:  {folder / 'trials'}/*.parquet\nplot:  {picture}", highlight=False, soft_wrap=True)
     console.print(f"runs:  mlflow ui --backend-store-uri {uri}", highlight=False, soft_wrap=True)
     leaving.join()
+    gc.freeze()  # or Python spends seconds, at exit, freeing torch's modules one by one
     if not outcome.finished:
         console.print("interrupted: the same command goes on from here", style="yellow")
         sys.exit(INTERRUPTED)
