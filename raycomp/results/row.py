@@ -1,0 +1,67 @@
+"""The columns of a result row: names, types and meaning in one place.
+
+A row is one recipe measured at one stage of one sweep. Reading them needs no raycomp:
+`duckdb -c "select recipe_id, gflops, clean_miou from 'results/SWEEP/trials/*.parquet'"`.
+"""
+
+from typing import Any
+
+import pyarrow as pa
+
+Row = dict[str, Any]
+
+_FLOATS, _INTS = pa.list_(pa.float64()), pa.list_(pa.int32())
+
+# name, type, meaning
+COLUMNS: tuple[tuple[str, pa.DataType, str], ...] = (
+    ("sweep", pa.string(), "name of the sweep"),
+    ("number", pa.int32(), "order in which the trial was proposed, from 0"),
+    ("stage", pa.string(), "search: the small evaluation of every trial; full: the whole set, at the end"),
+    ("origin", pa.string(), "reference: the dense model; known: an enqueued recipe; proposed: by the sampler"),
+    ("label", pa.string(), "which known recipe it is, for example 'uniform ToMe 50%'; empty for proposals"),
+    ("status", pa.string(), "complete or failed"),
+    ("error", pa.string(), "what failed; empty when complete"),
+    ("recipe_id", pa.string(), "hash of the canonical recipe"),
+    ("recipe_json", pa.string(), "the canonical recipe"),
+    ("family", pa.string(), "dense, tome, prune or prune+tome"),
+    ("embed", pa.int32(), "embedding width"),
+    ("heads", _INTS, "heads of each block"),
+    ("qk", _INTS, "query and key width per head of each block"),
+    ("v", _INTS, "value width per head of each block"),
+    ("mlp", _INTS, "MLP width of each block"),
+    ("ratios", _FLOATS, "merge ratio of each block"),
+    ("tokens", _INTS, "tokens after each block, special tokens included"),
+    ("gflops", pa.float64(), "GFLOPs of one image, fvcore's convention"),
+    ("gflops_share", pa.float64(), "gflops relative to the dense model"),
+    ("gflops_encoder", pa.float64(), "GFLOPs of patch embedding and encoder blocks"),
+    ("gflops_blocks", _FLOATS, "GFLOPs of each encoder block"),
+    ("params", pa.int64(), "parameters of the compressed model"),
+    ("clean_miou", pa.float64(), "mIoU on clean images, 0 to 1"),
+    ("corrupted_miou", pa.float64(), "mIoU_noise = mPC: mean over types and severities, 0 to 1"),
+    ("rpc", pa.float64(), "corrupted_miou / clean_miou"),
+    ("corrupted_by_type", _FLOATS, "mIoU of each of the 16 types, mean over severities"),
+    ("corrupted_by_severity", _FLOATS, "mIoU of each of the 5 severities, mean over types"),
+    ("corrupted_by_variant", _FLOATS, "mIoU of the 80 variants, type by type, severity 1 to 5"),
+    ("class_iou", _FLOATS, "clean IoU of each class; NaN for a class that does not occur"),
+    ("effective_rank", pa.float64(), "erank / min(tokens, width) of the encoder's output, mean over images"),
+    ("effective_rank_std", pa.float64(), "its standard deviation over images"),
+    ("latency_ms", pa.float64(), "median latency at batch 1, measured while other trials ran"),
+    ("throughput", pa.float64(), "images a second at `batch`, measured while other trials ran"),
+    ("device", pa.string(), "device of the measurement"),
+    ("dtype", pa.string(), "precision of the measurement"),
+    ("batch", pa.int32(), "batch of the measurement"),
+    ("threads", pa.int32(), "torch threads of the measurement"),
+    ("images", pa.int32(), "images measured"),
+    ("seed", pa.int64(), "seed of the sweep"),
+    ("checkpoint", pa.string(), "hash of the dense checkpoint"),
+    ("dataset", pa.string(), "name of the data set"),
+    ("evalset", pa.string(), "hash of the evaluation images"),
+    ("started", pa.timestamp("us", tz="UTC"), "when the trial began"),
+    ("seconds", pa.float64(), "time of the whole trial in its worker"),
+    ("seconds_build", pa.float64(), "of it: building the compressed model"),
+    ("seconds_measure", pa.float64(), "of it: evaluation"),
+    ("versions", pa.string(), "library versions, JSON"),
+    ("git_commit", pa.string(), "commit of the code, where it runs from a checkout"),
+)
+
+SCHEMA = pa.schema([pa.field(name, kind, metadata={"doc": doc}) for name, kind, doc in COLUMNS])

@@ -1,0 +1,89 @@
+"""Rows on disk: whole, typed, never mixed with another sweep's."""
+
+import os
+
+import pyarrow.parquet as pq
+import pytest
+
+from raycomp.config import DataConfig, ModelConfig, SearchConfig, SweepConfig
+from raycomp.errors import UserError
+from raycomp.recipe import dense
+from raycomp.results.row import SCHEMA
+from raycomp.results.store import Store, completed
+from raycomp.search.proposal import Proposal
+from tests.conftest import TINY
+from tests.search.fakes import fake_row
+
+CONFIG = SweepConfig(name="tiny", model=ModelConfig(checkpoint="x"), data=DataConfig(dataset="streetscenes"))
+ROW = fake_row(TINY, Proposal(0, "search", "reference", "dense", dense(TINY)))
+
+
+@pytest.fixture
+def store(tmp_path):
+    store = Store(tmp_path / "tiny")
+    store.open(CONFIG)
+    return store
+
+
+def test_a_row_comes_back_and_its_columns_are_documented(store):
+    path = store.write(ROW)
+    assert completed(store.rows(), "search")[0].items() >= ROW.items()
+    schema = pq.read_schema(path)
+    assert schema.names == SCHEMA.names
+    assert all(field.metadata[b"doc"] for field in schema)
+
+
+def test_writing_a_row_again_replaces_it(store):
+    store.write(ROW)
+    store.write({**ROW, "status": "failed"})
+    assert [row["status"] for row in store.rows()] == ["failed"]
+
+
+def test_a_write_that_fails_leaves_nothing(store, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        store.write(ROW)
+    assert [p for p in store.folder.rglob("*") if p.is_file()] == [store.folder / "sweep.yaml"]
+
+
+def test_rows_of_an_unknown_column_are_not_written(store):
+    row = store.rows() or [ROW]
+    assert "surprise" not in SCHEMA.names
+    store.write({**row[0], "surprise": 1})
+    assert "surprise" not in store.rows()[0]
+
+
+def test_a_damaged_file_is_named(store):
+    path = store.write(ROW)
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(UserError, match=f"{path.name}: not a readable Parquet file"):
+        store.rows()
+
+
+def test_the_same_sweep_opens_again_with_more_trials(store):
+    store.open(CONFIG.changed("search", trials=500))
+    assert store.config().search.trials == 500
+
+
+def test_another_sweep_in_the_folder_is_refused(store):
+    with pytest.raises(UserError, match=r"search\.budget 0\.6, now 0\.3; choose another --name"):
+        store.open(CONFIG.changed("search", budget=0.3))
+    assert store.config() == CONFIG
+
+
+def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="not writable"):
+        Store(tmp_path / "file" / "tiny").open(CONFIG)
+
+
+def test_an_unknown_sweep_names_the_nearest(store):
+    with pytest.raises(UserError, match="did you mean 'tiny'"):
+        Store(store.folder.parent / "tinny").config()
+
+
+def test_default_search_settings_are_shares():
+    assert SearchConfig.model_validate({"budget": "45%"}).budget == pytest.approx(0.45)

@@ -1,0 +1,64 @@
+"""MLflow: a row becomes one child, once; a server that is down stops nothing."""
+
+import pytest
+from mlflow import MlflowClient
+
+from raycomp.recipe import dense
+from raycomp.results.tracking import Tracker, default_uri
+from raycomp.search.proposal import Proposal
+from tests.conftest import TINY
+from tests.results.test_store import CONFIG
+from tests.search.fakes import fake_row
+
+ROWS = [
+    fake_row(TINY, Proposal(0, "search", "reference", "dense", dense(TINY))) | {"class_iou": [0.5, float("nan"), 0.7, 0.8, 0.9]},
+    fake_row(TINY, Proposal(1, "search", "proposed", "", dense(TINY).model_copy(update={"embed": 24})), "failed"),
+    fake_row(TINY, Proposal(2, "search", "proposed", "", dense(TINY).model_copy(update={"embed": 16}))),
+]
+CLASSES = ("sky", "traffic light", "car", "road", "tree")
+
+
+def track(tmp_path, warnings: list[str], uri: str | None = None, finished: bool = True, front: int = 0) -> None:
+    folder = tmp_path / "sweep"
+    folder.mkdir(exist_ok=True)
+    artifact = folder / "front.png"
+    artifact.write_bytes(b"x")
+    tracker = Tracker(uri or default_uri(tmp_path), folder, CONFIG, CLASSES, warnings.append)
+    for row in ROWS:
+        tracker.log(row)
+    tracker.finish([ROWS[front]], [artifact], finished)
+
+
+@pytest.mark.slow
+def test_runs_are_logged_once_and_filled_in_again(tmp_path):
+    warnings: list[str] = []
+    track(tmp_path, warnings, finished=False, front=2)
+    client = MlflowClient(default_uri(tmp_path))
+    experiment = client.get_experiment_by_name("raycomp").experiment_id
+    assert warnings == []
+    parent = client.search_runs([experiment], "tags.family = 'sweep'")[0]
+    assert parent.info.status == "KILLED"
+    track(tmp_path, warnings)
+    runs = client.search_runs([experiment])
+    assert warnings == []
+    assert len(runs) == 1 + len(ROWS)
+    assert client.get_run(parent.info.run_id).info.status == "FINISHED"
+    assert [a.path for a in client.list_artifacts(parent.info.run_id)] == ["front.png"]
+    children = {r.data.tags["recipe_id"]: r for r in runs if r.data.tags.get("mlflow.parentRunId") == parent.info.run_id}
+    whole = children[dense(TINY).id]
+    assert whole.data.tags["on_front"] == "true"
+    assert whole.data.metrics["iou_car"] == pytest.approx(0.7)
+    assert "iou_traffic_light" not in whole.data.metrics  # NaN: the class does not occur
+    assert whole.data.params["mlp_02"] == "128"
+    assert [r.data.tags["on_front"] for r in children.values()].count("true") == 1
+    failed = next(r for r in children.values() if r.info.status == "FAILED")
+    assert failed.data.tags["error"] == "made to fail"
+    assert failed.data.tags["on_front"] == "false"
+
+
+def test_a_server_that_cannot_be_reached_gives_one_warning(tmp_path):
+    warnings: list[str] = []
+    (tmp_path / "file").write_text("")
+    track(tmp_path, warnings, uri=f"sqlite:///{tmp_path}/file/nothing.db")
+    assert len(warnings) == 1
+    assert "rows are safe" in warnings[0]
