@@ -35,7 +35,9 @@ def default_uri(results: Path) -> str:
 class Tracker:
     """Logs rows in the background; any trouble with the server is told once and never raised."""
 
-    def __init__(self, uri: str, folder: Path, config: SweepConfig, classes: Sequence[str], warn: Callable[[str], None]) -> None:
+    def __init__(
+        self, uri: str, folder: Path, config: SweepConfig, classes: Sequence[str], warn: Callable[[str], None]
+    ) -> None:
         self._uri, self._folder, self._config, self._classes, self._warn = uri, folder, config, classes, warn
         self._queue: queue.Queue[Row | None] = queue.Queue()
         self._client: MlflowClient | None = None

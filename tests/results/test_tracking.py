@@ -11,7 +11,8 @@ from tests.results.test_store import CONFIG
 from tests.search.fakes import fake_row
 
 ROWS = [
-    fake_row(TINY, Proposal(0, "search", "reference", "dense", dense(TINY))) | {"class_iou": [0.5, float("nan"), 0.7, 0.8, 0.9]},
+    fake_row(TINY, Proposal(0, "search", "reference", "dense", dense(TINY)))
+    | {"class_iou": [0.5, float("nan"), 0.7, 0.8, 0.9]},
     fake_row(TINY, Proposal(1, "search", "proposed", "", dense(TINY).model_copy(update={"embed": 24})), "failed"),
     fake_row(TINY, Proposal(2, "search", "proposed", "", dense(TINY).model_copy(update={"embed": 16}))),
 ]
@@ -44,7 +45,9 @@ def test_runs_are_logged_once_and_filled_in_again(tmp_path):
     assert len(runs) == 1 + len(ROWS)
     assert client.get_run(parent.info.run_id).info.status == "FINISHED"
     assert [a.path for a in client.list_artifacts(parent.info.run_id)] == ["front.png"]
-    children = {r.data.tags["recipe_id"]: r for r in runs if r.data.tags.get("mlflow.parentRunId") == parent.info.run_id}
+    children = {
+        r.data.tags["recipe_id"]: r for r in runs if r.data.tags.get("mlflow.parentRunId") == parent.info.run_id
+    }
     whole = children[dense(TINY).id]
     assert whole.data.tags["on_front"] == "true"
     assert whole.data.metrics["iou_car"] == pytest.approx(0.7)
