@@ -62,7 +62,7 @@ class Store:
         if difference is not None:
             field, before, now = difference
             raise UserError(
-                f"results folder {self.folder}: holds a sweep with {field} {before!r}, now {now!r}; choose another --name"
+                f"results folder {self.folder}: its sweep has {field} {before!r}, now {now!r}; choose another --name"
             )
 
     def write(self, row: Row) -> Path:
