@@ -113,14 +113,14 @@ BAD = [
     (("--budget", "half"), "field 'search.budget'", "'half'"),
     (("--trials", "0"), "field 'search.trials'", "not 0"),
     (("--space", "missing.yaml"), "missing.yaml: cannot read the search space", ""),
-    (("--results", "/dev/null/x"), "results folder /dev/null/x/tiny: not writable", ""),
+    (("--results", "/dev/null/x"), "results folder /dev/null/x/bad: not writable", ""),
 ]
 
 
 @pytest.mark.parametrize(("options", "start", "also"), BAD)
 def test_bad_options_are_one_line_and_exit_code_2(place, options, start, also):
     before = sorted(place.rglob("*"))
-    done = run(place, *options)
+    done = run(place, "--name", "bad", *options)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
