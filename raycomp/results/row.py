@@ -1,7 +1,7 @@
 """The columns of a result row: names, types and meaning in one place.
 
 A row is one recipe measured at one stage of one sweep. Reading them needs no raycomp:
-`duckdb -c "select recipe_id, gflops, clean_miou from 'results/SWEEP/trials/*.parquet'"`.
+`duckdb.sql("select recipe_id, gflops, clean_miou from 'results/SWEEP/trials/*.parquet'")`.
 """
 
 from typing import Any
