@@ -91,7 +91,7 @@ def front_command(
     comparisons = compare(rows, settings.budget)
     budgets = at_budgets(rows, settings.known, settings.budget)
     if as_json:
-        print_json({"front": [c.row for c in comparisons], "agreement": stage_agreement(rows)})
+        print_json({"front": [{**c.row, "rcd": c.rcd} for c in comparisons], "agreement": stage_agreement(rows)})
         return
     console = tables.console()
     console.print(tables.front_table(comparisons))

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from raycomp.data.corruptions import SEVERITIES
+from raycomp.evaluate.robustness import relative_corruption_degradation
 from raycomp.results.row import Row
 from raycomp.results.store import completed
 from raycomp.search.known import BASELINES
@@ -26,6 +28,8 @@ class Comparison:
     row: Row
     dense: Gain | None
     baselines: dict[str, Gain | None]
+    rcd: float | None
+    """Relative corruption degradation against dense, mean over types; below 1 degrades less."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,7 @@ def compare(rows: Sequence[Row], budget_share: float) -> list[Comparison]:
             row=row,
             dense=None if whole is None else _gain(row, whole["clean_miou"], whole["corrupted_miou"]),
             baselines={kind: _against(row, curve) for kind, curve in curves.items()},
+            rcd=None if whole is None else _rcd(row, whole),
         )
         for row in members
     ]
@@ -104,6 +109,14 @@ def stage_agreement(rows: Sequence[Row]) -> dict[str, float]:
         name: _spearman([a[name] for a, _ in pairs], [b[name] for _, b in pairs])
         for name in ("clean_miou", "corrupted_miou")
     }
+
+
+def _rcd(row: Row, whole: Row) -> float | None:
+    tables = [np.array(r.get("corrupted_by_variant") or []).reshape(-1, len(SEVERITIES)) for r in (row, whole)]
+    if not all(table.size for table in tables):
+        return None
+    by_type = relative_corruption_degradation(tables[0], row["clean_miou"], tables[1], whole["clean_miou"])
+    return float(np.nanmean(by_type))
 
 
 def _spearman(a: Sequence[float], b: Sequence[float]) -> float:

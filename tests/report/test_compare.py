@@ -44,6 +44,17 @@ def test_gains_against_dense_and_interpolated_baselines():
     assert found["b"].baselines["uniform prune+ToMe"] is None
 
 
+def test_relative_degradation_against_dense():
+    """Dense loses 0.2 of 0.8 under every variant; half and twice that must read 0.5 and 2."""
+    dense = row("d", 1.0, 0.80, 0.60, "dense") | {"corrupted_by_variant": [0.6] * 80}
+    half = row("h", 0.4, 0.70, 0.60) | {"corrupted_by_variant": [0.6] * 80}
+    twice = row("t", 0.5, 0.75, 0.35) | {"corrupted_by_variant": [0.35] * 80}
+    found = {c.row["recipe_id"]: c.rcd for c in compare([dense, half, twice], 0.6)}
+    assert found["h"] == pytest.approx(0.5)
+    assert found["t"] == pytest.approx(2.0)
+    assert compare(FULL, 0.6)[0].rcd is None  # rows without variants
+
+
 def test_best_at_each_budget_is_affordable():
     at = {item.share: item for item in at_budgets(FULL, (0.3, 0.45, 0.5), 0.6)}
     assert at[0.5].best["recipe_id"] == "b"
