@@ -65,3 +65,8 @@ COLUMNS: tuple[tuple[str, pa.DataType, str], ...] = (
 )
 
 SCHEMA = pa.schema([pa.field(name, kind, metadata={"doc": doc}) for name, kind, doc in COLUMNS])
+
+
+def identity(row: Row) -> str:
+    """What a row is the only one of in its sweep: a recipe at a stage. Names its file and its MLflow run."""
+    return f"{row['stage']}-{row['recipe_id']}"

@@ -15,7 +15,7 @@ import yaml
 
 from raycomp.config import SweepConfig
 from raycomp.errors import UserError, nearest
-from raycomp.results.row import SCHEMA, Row
+from raycomp.results.row import SCHEMA, Row, identity
 
 _CONFIG = "sweep.yaml"
 _TRIALS = "trials"
@@ -67,7 +67,7 @@ class Store:
 
     def write(self, row: Row) -> Path:
         """Write one row, whole or not at all."""
-        path = self._path(row["stage"], row["recipe_id"])
+        path = self._path(row)
         table = pa.Table.from_pylist([row], schema=SCHEMA)
         sink = pa.BufferOutputStream()
         pq.write_table(table, sink, compression="zstd")
@@ -76,7 +76,7 @@ class Store:
 
     def read(self, stage: str, recipe_id: str) -> Row | None:
         """One row, or None where it is not written."""
-        path = self._path(stage, recipe_id)
+        path = self._path({"stage": stage, "recipe_id": recipe_id})
         return _read(path)[0] if path.is_file() else None
 
     def rows(self) -> list[Row]:
@@ -90,8 +90,8 @@ class Store:
             rows += _read(path)
         return sorted(rows, key=lambda row: (row["stage"] != "search", row["number"]))
 
-    def _path(self, stage: str, recipe_id: str) -> Path:
-        return self.folder / _TRIALS / f"{stage}-{recipe_id}.parquet"
+    def _path(self, row: Row) -> Path:
+        return self.folder / _TRIALS / f"{identity(row)}.parquet"
 
     def config(self) -> SweepConfig:
         """The configuration the sweep was started with.

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raycomp.config import SweepConfig
-from raycomp.results.row import Row
+from raycomp.results.row import Row, identity
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -48,24 +48,23 @@ class Tracker:
 
     def log(self, row: Row) -> None:
         """Queue a row. The first one starts the thread: before, the cores are busy starting workers."""
-        self._queue.put(row)
-        if not self._thread.ident:
-            self._thread.start()
+        self._put(row)
 
     def finish(self, front: Iterable[Row], artifacts: Iterable[Path], finished: bool) -> None:
         """Wait for the queue, mark the front, attach artifacts and end the parent run."""
-        if self._thread.ident:
-            self._queue.put(None)
-            self._thread.join()
-        else:
-            self._guarded(self._open)
+        self._put(None)
+        self._thread.join()
         self._guarded(lambda: self._finish(list(front), list(artifacts), finished))
+
+    def _put(self, item: Row | None) -> None:
+        self._queue.put(item)
+        if not self._thread.ident:
+            self._thread.start()
 
     def _work(self) -> None:
         self._guarded(self._open)
         while (row := self._queue.get()) is not None:
-            if not self._broken:
-                self._guarded(lambda row=row: self._log(row))  # type: ignore[misc]
+            self._guarded(lambda row=row: self._log(row))  # type: ignore[misc]
 
     def _guarded(self, step: Callable[[], None]) -> None:
         if self._broken:
@@ -106,7 +105,7 @@ class Tracker:
 
     def _log(self, row: Row) -> None:
         assert self._client is not None
-        key = _identity(row)
+        key = identity(row)
         if key in self._logged:
             return
         band = int(100 * row["gflops_share"] - 1e-9) // _BAND * _BAND
@@ -149,7 +148,7 @@ class Tracker:
 
     def _finish(self, front: list[Row], artifacts: list[Path], finished: bool) -> None:
         assert self._client is not None
-        members = {self._logged[key] for row in front if (key := _identity(row)) in self._logged}
+        members = {self._logged[key] for row in front if (key := identity(row)) in self._logged}
         before = {run.info.run_id for run in self._children(self._client) if run.data.tags.get("on_front") == "true"}
         for run in members ^ before:  # a longer sweep may push a member off
             self._client.set_tag(run, "on_front", str(run in members).lower())
@@ -159,10 +158,6 @@ class Tracker:
             best = {f"front_{name}": max(float(r[name]) for r in front) for name in ("clean_miou", "corrupted_miou")}
             self._batch(self._parent, params={}, metrics=best | {"front_size": float(len(front))})
         self._client.set_terminated(self._parent, "FINISHED" if finished else "KILLED")
-
-
-def _identity(row: Row) -> str:
-    return f"{row['stage']}-{row['recipe_id']}"
 
 
 def _params(row: Row) -> dict[str, str]:
