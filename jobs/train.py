@@ -1,6 +1,9 @@
-"""Train the dense model of a search space and write its checkpoint and card.
+"""Train the dense model of a search space, or the policy network of CTS, and write checkpoint and card.
 
-python jobs/train.py --space search_spaces/streetscenes_vit_micro.yaml --out model.safetensors
+    python jobs/train.py --space search_spaces/streetscenes_vit_micro.yaml --out model.safetensors
+    python jobs/train.py --space search_spaces/streetscenes_vit_micro.yaml --out policy.safetensors --policy
+
+An interrupted training goes on with the same command.
 """
 
 import os
@@ -8,6 +11,8 @@ import platform
 import shlex
 import sys
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
@@ -19,30 +24,42 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from raycomp import config as configs
 from raycomp.cli import guarded
+from raycomp.data.evalset import resized
 from raycomp.data.open import open_split
-from raycomp.data.samples import NORMALIZATIONS
+from raycomp.data.samples import NORMALIZATIONS, Samples
 from raycomp.data.streetscenes import StreetScenes
 from raycomp.errors import UserError
 from raycomp.evaluate.miou import class_iou, confusion, normalised, sliding_logits
+from raycomp.evaluate.sharing import precision
 from raycomp.models import checkpoints
+from raycomp.models.policy import Policy, policy_loss
 from raycomp.models.segmenter import Segmenter, init_weights
 from raycomp.recipe import dense
-from raycomp.train import Preloaded, train
+from raycomp.shape import ModelShape
+from raycomp.train import Loss, Preloaded, Standing, Trained, pixel_loss, train
 
 
 def main(
     space: Annotated[Path, typer.Option(help="Search space file.")],
     out: Annotated[Path, typer.Option(help="Checkpoint to write (.safetensors); the card lands beside it.")],
+    policy: Annotated[bool, typer.Option("--policy", help="Train the policy network of CTS instead.")] = False,
     steps: Annotated[int | None, typer.Option(help="Steps, in place of the file's.")] = None,
     lr: Annotated[float | None, typer.Option(help="Highest learning rate, in place of the file's.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed, in place of the file's.")] = None,
     start: Annotated[Path | None, typer.Option(help="Checkpoint of the same shape to go on from.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder of the data set, in place of the file's.")] = None,
+    backbone: Annotated[Path | None, typer.Option(help="File with ImageNet weights, in place of a download.")] = None,
     half: Annotated[bool, typer.Option(help="Store float16 weights.")] = False,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cuda" if torch.cuda.is_available() else "cpu",
 ) -> None:
-    """Train the dense Segmenter of a search space."""
-    sweep = configs.load(space).changed("train", steps=steps, lr=lr, seed=seed)
-    settings, shape = sweep.train, sweep.model.shape
+    """Train the dense Segmenter of a search space, or with --policy the policy network of CTS."""
+    sweep = configs.load(space).changed("data", root=data).changed("model", backbone_file=backbone)
+    given = {name: value for name, value in (("steps", steps), ("lr", lr), ("seed", seed)) if value is not None}
+    if policy:
+        sweep = sweep.changed("policy", train={**sweep.policy.train.model_dump(), **given})
+    else:
+        sweep = sweep.changed("train", **given)
+    settings, shape = sweep.policy.train if policy else sweep.train, sweep.model.shape
     if shape is None:
         raise UserError(f"{space}: field 'model.shape' is missing: training needs the dimensions")
     if not os.access(out.parent if out.parent.is_dir() else Path(), os.W_OK):
@@ -51,13 +68,97 @@ def main(
     held_out = open_split(sweep.data, sweep.data.eval_split, settings.eval_images)
     if isinstance(samples, StreetScenes):
         samples = Preloaded(samples, processes=os.cpu_count() or 1)
-    model = Segmenter(shape, dense(shape), settings.drop_path)
-    init_weights(model, torch.Generator().manual_seed(settings.seed))
-    if start is not None:
-        model.load_state_dict(checkpoints.load(start, shape).state_dict())
-    elif sweep.model.backbone or sweep.model.backbone_file:
-        checkpoints.load_backbone(model, sweep.model.backbone, sweep.model.backbone_file)
+    job = _Job(sweep, settings, shape, samples, held_out, torch.device(device), out.with_suffix(".state"))
     started = time.monotonic()
+    made = _train_policy(job) if policy else _train_model(job, start, half)
+    minutes = (time.monotonic() - started) / 60
+    card = {
+        "command": shlex.join(["python", *sys.argv]),
+        "seed": str(settings.seed),
+        "steps": str(settings.steps),
+        "batch": str(settings.batch),
+        "train_data": samples.fingerprint,
+        "eval_data": f"{held_out.fingerprint}, {job.count} images",
+        **made.facts,
+        "minutes": f"{minutes:.0f}",
+        "machine": f"{device}, {torch.get_num_threads()} threads, {platform.machine()}, torch {version('torch')}",
+        **({"start": _history(start)} if start is not None else {}),
+        "classes": ",".join(held_out.classes),
+    }
+    if isinstance(made.network, Policy):
+        checkpoints.save_policy(made.network, out, card)
+    else:
+        checkpoints.save(made.network, out, card, half)
+    facts = "\n".join(f"| {key} | {value} |" for key, value in card.items() if key != "classes")
+    parameters = sum(p.numel() for p in made.network.parameters())
+    out.with_suffix(".md").write_text(
+        f"# {out.stem}\n\n{made.title}, {parameters:,} parameters, written by `jobs/train.py`.\n\n"
+        f"| | |\n|---|---|\n{facts}\n\n{made.table}\n"
+    )
+    print(f"{out}: {made.summary} on {card['eval_data']}, {minutes:.0f} minutes")
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What both kinds of training need."""
+
+    sweep: configs.SweepConfig
+    settings: configs.TrainConfig
+    shape: ModelShape
+    samples: Samples
+    held_out: Samples
+    device: torch.device
+    state: Path
+
+    @property
+    def count(self) -> int:
+        """Held-out images that are measured."""
+        return min(len(self.held_out), self.settings.eval_images)
+
+
+@dataclass(frozen=True)
+class _Made:
+    """A trained network and what its card says of it."""
+
+    network: Segmenter | Policy
+    title: str
+    facts: dict[str, str]
+    table: str
+    summary: str
+
+
+def _train_model(job: _Job, start: Path | None, half: bool) -> _Made:
+    model = Segmenter(job.shape, dense(job.shape), job.settings.drop_path)
+    init_weights(model, torch.Generator().manual_seed(job.settings.seed))
+    if start is not None:
+        model.load_state_dict(checkpoints.load(start, job.shape).state_dict())
+    elif job.sweep.model.backbone or job.sweep.model.backbone_file:
+        checkpoints.load_backbone(model, job.sweep.model.backbone, job.sweep.model.backbone_file)
+    model = _trained(job, model, pixel_loss)
+    if half:  # what is stored is what is measured
+        model = model.half().float()
+    ious = _evaluate(model, job)
+    lines = (f"| {name} | {iou:.3f} |" for name, iou in zip(job.held_out.classes, ious, strict=True))
+    miou = f"{np.nanmean(ious):.4f}"
+    return _Made(
+        model, "Segmenter", {"miou": miou}, "\n".join(["| class | IoU |", "|---|---|", *lines]), f"mIoU {miou}"
+    )
+
+
+def _train_policy(job: _Job) -> _Made:
+    settings = job.sweep.policy
+    torch.manual_seed(job.settings.seed)
+    policy = _trained(job, Policy(settings.kind, job.shape.patch, settings.pretrained), policy_loss)
+    shares = (0.25, 0.5, 0.75, 0.9)
+    everywhere, among = precision(policy, _crops(job), shares)
+    lines = [f"| best {share:.0%} | {value:.3f} |" for share, value in zip(shares, among, strict=True)]
+    table = "\n".join(["| superpatches | of one class |", "|---|---|", *lines, f"| all | {everywhere:.3f} |"])
+    title = f"Policy network of CTS ({settings.kind}, {2 * job.shape.patch}-pixel superpatches)"
+    summary = f"{among[1]:.1%} of the best half of the superpatches are of one class ({everywhere:.1%} of all)"
+    return _Made(policy, title, {"precision_at_half": f"{among[1]:.4f}"}, table, summary)
+
+
+def _trained(job: _Job, model: Trained, loss: Loss) -> Trained:
     columns = (
         TextColumn("training"),
         BarColumn(),
@@ -65,43 +166,17 @@ def main(
         TextColumn("{task.fields[loss]}"),
         TimeRemainingColumn(),
     )
+    steps = job.settings.steps
     with Progress(*columns) as bar:
-        task = bar.add_task("training", total=settings.steps, loss="")
-        every = max(1, settings.steps // 50)
+        task = bar.add_task("training", total=steps, loss="")
+        every = max(1, steps // 50)
 
-        def report(state) -> None:  # type: ignore[no-untyped-def]
-            bar.update(task, completed=state.step, loss=f"loss {state.loss:.3f}")
-            if not bar.console.is_terminal and state.step % every == 0:
-                print(f"step {state.step}/{state.steps} loss {state.loss:.4f} lr {state.lr:.2e}", flush=True)
+        def report(at: Standing) -> None:
+            bar.update(task, completed=at.step, loss=f"loss {at.loss:.3f}")
+            if not bar.console.is_terminal and at.step % every == 0:
+                print(f"step {at.step}/{at.steps} loss {at.loss:.4f} lr {at.lr:.2e}", flush=True)
 
-        kept = train(model, samples, settings, torch.device(device), report)
-    minutes = (time.monotonic() - started) / 60
-    if half:  # what is stored is what is measured
-        kept = kept.half().float()
-    count = min(len(held_out), settings.eval_images)
-    ious = _evaluate(kept, held_out, count, sweep, torch.device(device))
-    card = {
-        "command": shlex.join(["python", *sys.argv]),
-        "seed": str(settings.seed),
-        "steps": str(settings.steps),
-        "batch": str(settings.batch),
-        "train_data": samples.fingerprint,
-        "eval_data": f"{held_out.fingerprint}, {count} images",
-        "miou": f"{np.nanmean(ious):.4f}",
-        "minutes": f"{minutes:.0f}",
-        "machine": f"{device}, {torch.get_num_threads()} threads, {platform.machine()}, torch {version('torch')}",
-        **({"start": _history(start)} if start is not None else {}),
-        "classes": ",".join(held_out.classes),
-    }
-    checkpoints.save(kept, out, card, half)
-    per_class = "\n".join(f"| {name} | {iou:.3f} |" for name, iou in zip(held_out.classes, ious, strict=True))
-    facts = "\n".join(f"| {key} | {value} |" for key, value in card.items() if key != "classes")
-    parameters = sum(p.numel() for p in kept.parameters())
-    out.with_suffix(".md").write_text(
-        f"# {out.stem}\n\nSegmenter, {parameters:,} parameters, written by `jobs/train.py`.\n\n"
-        f"| | |\n|---|---|\n{facts}\n\n| class | IoU |\n|---|---|\n{per_class}\n"
-    )
-    print(f"{out}: mIoU {card['miou']} on {card['eval_data']}, {minutes:.0f} minutes")
+        return train(model, job.shape, job.samples, job.settings, job.device, report, loss, job.state)
 
 
 def _history(start: Path) -> str:
@@ -112,18 +187,30 @@ def _history(start: Path) -> str:
     return f"{earlier}{before.get('command', start.name)} ({result})"
 
 
-def _evaluate(model: Segmenter, samples, count: int, sweep: configs.SweepConfig, device: torch.device) -> np.ndarray:  # type: ignore[no-untyped-def]
-    """Per-class IoU on the first `count` images."""
-    pixels, classes = NORMALIZATIONS[model.shape.normalization], model.shape.classes
-    window = sweep.data.window or model.shape.image
+def _evaluate(model: Segmenter, job: _Job) -> np.ndarray:
+    """Per-class IoU on the held-out images."""
+    pixels, classes = NORMALIZATIONS[job.shape.normalization], job.shape.classes
+    window = job.sweep.data.window or job.shape.image
     matrix = torch.zeros(classes, classes, dtype=torch.int64)
     with torch.inference_mode():
-        for index in range(count):
-            image, label = samples[index]
-            x = normalised(torch.from_numpy(image)[None].to(device), pixels.mean, pixels.std, torch.float32)
-            logits = sliding_logits(model, x, window, sweep.data.stride or window[0])
+        for index in range(job.count):
+            image, label = resized(job.held_out[index], job.sweep.data.short_side)
+            x = normalised(torch.from_numpy(image)[None].to(job.device), pixels.mean, pixels.std, torch.float32)
+            logits = sliding_logits(model, x, window, job.sweep.data.stride or window[0])
             matrix += confusion(torch.from_numpy(label), logits[0].argmax(0).cpu(), classes)
     return class_iou(matrix.numpy())
+
+
+def _crops(job: _Job) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """The centre of each held-out image, as large as the model's input."""
+    pixels, (height, width) = NORMALIZATIONS[job.shape.normalization], job.sweep.data.window or job.shape.image
+    for index in range(job.count):
+        image, label = resized(job.held_out[index], job.sweep.data.short_side)
+        top, left = max(0, label.shape[0] - height) // 2, max(0, label.shape[1] - width) // 2
+        here = (slice(top, top + height), slice(left, left + width))
+        if label[here].shape == (height, width):
+            x = normalised(torch.from_numpy(image[here])[None], pixels.mean, pixels.std, torch.float32)
+            yield x.to(job.device), torch.from_numpy(label[here])[None].to(job.device)
 
 
 if __name__ == "__main__":

@@ -160,6 +160,19 @@ class TrainConfig(_Section):
     seed: int = 0
 
 
+class PolicyConfig(_Section):
+    """The policy network of CTS, which says where tokens may be shared; trained by `jobs/train.py --policy`."""
+
+    kind: Literal["efficientnet_lite0", "small"] = "efficientnet_lite0"
+    checkpoint: str | None = None
+    """Its weights: a file of ours (.safetensors), or `package:NAME`."""
+    pretrained: bool = False
+    """For training: start from timm's ImageNet weights."""
+    train: TrainConfig = TrainConfig(
+        steps=20_000, optimizer="adamw", lr=1e-3, weight_decay=0.01, warmup=200, drop_path=0.0, clip=1.0
+    )
+
+
 class SweepConfig(_Section):
     """A search space file."""
 
@@ -170,6 +183,7 @@ class SweepConfig(_Section):
     space: SpaceConfig = SpaceConfig()
     search: SearchConfig = SearchConfig()
     train: TrainConfig = TrainConfig()
+    policy: PolicyConfig = PolicyConfig()
 
     def changed(self, section: str, **values: object) -> Self:
         """The same configuration with some fields of a section set; checked like a file's."""

@@ -1,15 +1,17 @@
 """GFLOPs and tokens per block of a recipe, from numbers alone: no model is built, no torch.
 
 Convention (fvcore's, REFERENCE 2): one multiply-add counts 1; LayerNorm 5 an element; bilinear
-upsampling 4 an output element; softmax, GELU, residual adds, gathers and scatters are free.
-The matching matmul of a merge step counts.
+upsampling 4 an output element; batch normalisation 2; softmax, GELU, residual adds, gathers and
+scatters are free. The matching matmul of a merge step counts, and so does CTS's policy network.
 
 Legend: N tokens, E embedding width, H heads, K classes.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from raycomp.recipe import Recipe, merge_counts
+from raycomp.policies import policy_cost
+from raycomp.recipe import Algm, Cts, Recipe, ToMe, tokens_removed
 from raycomp.shape import ModelShape, Size
 
 NORM_COST = 5
@@ -23,7 +25,7 @@ class Profile:
 
     gflops: float
     embedding: float
-    """Patch embedding."""
+    """Patch embedding, and the policy network of CTS."""
     blocks: tuple[float, ...]
     """Each encoder block, its matching step included."""
     decoder: float
@@ -54,32 +56,45 @@ def decoder_widths(shape: ModelShape, embed: int) -> DecoderWidths:
     return DecoderWidths(shape.decoder_heads, min(full, max(1, steps) * DECODER_STEP), 4 * embed)
 
 
-def profile(shape: ModelShape, recipe: Recipe, image: Size | None = None) -> Profile:
+def profile(
+    shape: ModelShape, recipe: Recipe, image: Size | None = None, tokens: Sequence[int] | None = None
+) -> Profile:
     """Count one forward pass.
 
     Args:
         shape: the dense model.
-        recipe: widths and merge ratios.
+        recipe: widths and merging.
         image: height and width in pixels of the input; by default the shape's own.
+        tokens: tokens after each block, special tokens included, as measured on an image; adaptive
+            merging needs them.
 
     Returns:
         The cost of one image in GFLOPs.
+
+    Raises:
+        UserError: for a grid that the merging method cannot work on.
+        ValueError: for adaptive merging without `tokens`.
     """
     height, width = image or shape.image
     rows, columns = shape.grid((height, width))
     patches, embed = rows * columns, recipe.embed
-    metric = recipe.merge.metric if recipe.merge is not None else None
-    embedding = patches * embed * 3 * shape.patch**2
-    n = patches + shape.prefix
-    blocks, tokens = [], []
-    for widths, r in zip(recipe.blocks, merge_counts(shape, recipe.ratios, (height, width)), strict=True):
+    if tokens is None:
+        before, removed = tokens_removed(shape, recipe.merge, (height, width))
+    else:
+        counts = [patches + shape.prefix, *tokens]
+        before, removed = 0, [counts[i] - counts[i + 1] for i in range(shape.depth)]
+    embedding = (patches - before) * embed * 3 * shape.patch**2
+    if isinstance(recipe.merge, Cts):
+        embedding += policy_cost(recipe.merge.policy, shape.patch, (height, width))
+    n = patches - before + shape.prefix
+    blocks, after = [], []
+    for index, (widths, r) in enumerate(zip(recipe.blocks, removed, strict=True)):
         cost = _attention(n, embed, widths.heads, widths.qk, widths.v)
-        if r:
-            cost += _matching(n, widths.qk * (widths.heads if metric == "keys" else 1))
-            n -= r
+        cost += _matching(n, _metric_width(recipe, index, r))
+        n -= r
         cost += NORM_COST * n * embed + 2 * n * embed * widths.mlp
         blocks.append(cost)
-        tokens.append(n)
+        after.append(n)
     last_norm = NORM_COST * n * embed
     decoder = last_norm + _decoder(shape, embed, n - shape.prefix)
     decoder += UPSAMPLE_COST * (rows * shape.patch) * (columns * shape.patch) * shape.classes
@@ -89,13 +104,13 @@ def profile(shape: ModelShape, recipe: Recipe, image: Size | None = None) -> Pro
         embedding=embedding / 1e9,
         blocks=tuple(b / 1e9 for b in blocks),
         decoder=decoder / 1e9,
-        tokens=tuple(tokens),
+        tokens=tuple(after),
     )
 
 
-def gflops(shape: ModelShape, recipe: Recipe, image: Size | None = None) -> float:
+def gflops(shape: ModelShape, recipe: Recipe, image: Size | None = None, tokens: Sequence[int] | None = None) -> float:
     """Total GFLOPs of one forward pass; see `profile`."""
-    return profile(shape, recipe, image).gflops
+    return profile(shape, recipe, image, tokens).gflops
 
 
 def _attention(n: int, embed: int, heads: int, qk: int, v: int) -> int:
@@ -103,6 +118,17 @@ def _attention(n: int, embed: int, heads: int, qk: int, v: int) -> int:
     norm = NORM_COST * n * embed
     qkv = n * embed * heads * (2 * qk + v)
     return norm + qkv + n * n * heads * (qk + v) + n * heads * v * embed
+
+
+def _metric_width(recipe: Recipe, block: int, merged: int) -> int:
+    """Width of the vectors that a block compares to merge pairs; 0 where it does not."""
+    widths = recipe.blocks[block]
+    match recipe.merge:
+        case ToMe(metric=metric) if merged:
+            return widths.qk * (widths.heads if metric == "keys" else 1)
+        case Algm(blocks=(_, globally)) as algm if block == globally - 1 and (algm.adaptive or merged):
+            return recipe.embed
+    return 0
 
 
 def _matching(n: int, metric_width: int) -> int:

@@ -1,19 +1,22 @@
-"""Train a dense Segmenter: the paper's loop (REFERENCE 1), or AdamW for a small model from scratch.
+"""Train a Segmenter or a policy network: the paper's loop (REFERENCE 1), or AdamW for small models.
 
 Every random draw of step s comes from (seed, s) alone, so that neither the number of loader
 processes nor an interruption changes what is trained.
 """
 
 import math
+import pickle
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
 
@@ -23,14 +26,23 @@ from raycomp.data.samples import IGNORE, NORMALIZATIONS, Sample, Samples
 from raycomp.data.streetscenes import StreetScenes
 from raycomp.errors import UserError
 from raycomp.evaluate.miou import normalised
-from raycomp.models.segmenter import Segmenter
-from raycomp.shape import Size
+from raycomp.shape import ModelShape, Size
 
 _POLY_POWER = 0.9
+_SAVE_EVERY = 200  # steps between saved states
+
+Trained = TypeVar("Trained", bound=nn.Module)
+Loss = Callable[[nn.Module, Tensor, Tensor], Tensor]
+"""Maps a model, normalised images (B, 3, H, W) and labels (B, H, W) to a scalar."""
+
+
+def pixel_loss(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy over the labelled pixels."""
+    return F.cross_entropy(model(images).float(), labels.long(), ignore_index=IGNORE)
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class Standing:
     """Where a training stands."""
 
     step: int
@@ -57,49 +69,116 @@ class _Batches(Dataset[tuple[Tensor, Tensor]]):
 
 
 def train(
-    model: Segmenter, samples: Samples, config: TrainConfig, device: torch.device, report: Callable[[Progress], None]
-) -> Segmenter:
+    model: Trained,
+    shape: ModelShape,
+    samples: Samples,
+    config: TrainConfig,
+    device: torch.device,
+    report: Callable[[Standing], None],
+    loss: Loss = pixel_loss,
+    state: Path | None = None,
+) -> Trained:
     """Train `model` in place for `config.steps` steps.
+
+    Args:
+        shape: gives the pixel normalisation, and the crop where `config` has none.
+        state: file that the training is saved to every now and then, and goes on from if it is there;
+            it is removed at the end. What comes out is the same as without an interruption.
 
     Returns:
         The model to keep: the averaged weights if `config.ema` is set, else `model` itself.
 
     Raises:
-        UserError: when the loss is no longer finite.
+        UserError: when the loss is no longer finite, or `state` is of another training.
     """
-    crop = config.crop or model.shape.image
-    pixels = NORMALIZATIONS[model.shape.normalization]
-    batches = DataLoader(_Batches(samples, crop, config), batch_size=None, num_workers=config.workers)
+    crop, pixels = config.crop or shape.image, NORMALIZATIONS[shape.normalization]
     model.to(device).train()
     optimizer = _optimizer(model, config)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, config) / config.lr)
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema)) if config.ema else None
-    torch.manual_seed(config.seed)  # drop path
-    for step, (images, labels) in enumerate(batches):
+    saved = _Saved(state, model, optimizer, average, f"{config.model_dump_json()} {samples.fingerprint}")
+    first = saved.restore(device)
+    batches = DataLoader(
+        _Batches(samples, crop, config),
+        batch_size=None,
+        num_workers=config.workers,
+        sampler=range(first, config.steps),
+    )
+    for step, (images, labels) in enumerate(batches, start=first):
+        torch.manual_seed(int(np.random.SeedSequence([config.seed, step]).generate_state(1)[0]))  # drop path
+        rate = _rate(step, config)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
         x = normalised(images.to(device), pixels.mean, pixels.std, torch.float32)
         with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
-            logits = model(x)
-        loss = F.cross_entropy(logits.float(), labels.to(device).long(), ignore_index=IGNORE)
-        value = loss.item()
+            error = loss(model, x, labels.to(device))
+        value = error.item()
         if not math.isfinite(value):
             raise UserError(
                 f"training: loss is {value} at step {step + 1}; a smaller train.lr than {config.lr} may help"
             )
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        error.backward()
         if config.clip is not None:
             torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
         optimizer.step()
-        schedule.step()
         if average is not None:
             average.update_parameters(model)
-        report(Progress(step + 1, config.steps, value, optimizer.param_groups[0]["lr"]))
-    kept = model if average is None else average.module
-    assert isinstance(kept, Segmenter)
+        if (step + 1) % _SAVE_EVERY == 0:
+            saved.write(step + 1)
+        report(Standing(step + 1, config.steps, value, rate))
+    saved.remove()
+    kept: Trained = model if average is None else average.module  # type: ignore[assignment]
     return kept.eval()
 
 
-def _optimizer(model: Segmenter, config: TrainConfig) -> torch.optim.Optimizer:
+class _Saved:
+    """Everything a training needs to go on: weights, averaged weights, optimiser, step."""
+
+    def __init__(
+        self,
+        path: Path | None,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        average: AveragedModel | None,
+        settings: str,
+    ) -> None:
+        self._path, self._settings = path, settings
+        self._parts: dict[str, Any] = {"model": model, "optimizer": optimizer}
+        if average is not None:
+            self._parts["average"] = average
+
+    def restore(self, device: torch.device) -> int:
+        """Load the state if there is one: the steps that are done."""
+        if self._path is None or not self._path.is_file():
+            return 0
+        try:
+            held = torch.load(self._path, map_location=device, weights_only=True)
+        except (RuntimeError, EOFError, OSError, KeyError, pickle.UnpicklingError) as error:
+            raise UserError(
+                f"{self._path}: not a readable training state ({type(error).__name__}); delete it"
+            ) from None
+        if held["settings"] != self._settings:
+            raise UserError(
+                f"{self._path}: belongs to a training with other settings or data; delete it to start afresh"
+            )
+        for name, part in self._parts.items():
+            part.load_state_dict(held[name])
+        return int(held["step"])
+
+    def write(self, step: int) -> None:
+        if self._path is None:
+            return
+        temporary = self._path.with_name(f"{self._path.name}.tmp")
+        states = {name: part.state_dict() for name, part in self._parts.items()}
+        torch.save({"step": step, "settings": self._settings, **states}, temporary)
+        temporary.replace(self._path)
+
+    def remove(self) -> None:
+        if self._path is not None:
+            self._path.unlink(missing_ok=True)
+
+
+def _optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
     """SGD or AdamW; weight decay on matrices alone, not on biases, norms and embeddings."""
     matrices = [p for p in model.parameters() if p.ndim in (2, 4)]
     others = [p for p in model.parameters() if p.ndim not in (2, 4)]

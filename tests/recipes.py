@@ -2,13 +2,13 @@
 
 import numpy as np
 
-from raycomp.recipe import BlockWidths, Recipe, ToMe
+from raycomp.recipe import Algm, BlockWidths, Cts, Merge, Recipe, ToMe
 from raycomp.shape import ModelShape
 
+METHODS = ("mean_keys", "keys", "algm", "adaptive", "cts", "none")
 
-def random_recipe(
-    shape: ModelShape, rng: np.random.Generator, merging: bool = True, metric: str = "mean_keys"
-) -> Recipe:
+
+def random_recipe(shape: ModelShape, rng: np.random.Generator, method: str = "mean_keys") -> Recipe:
     """Widths anywhere up to the dense ones, in steps of 8 where the hardware would want them so."""
 
     def width(most: int, step: int = 8) -> int:
@@ -23,6 +23,20 @@ def random_recipe(
         )
         for _ in range(shape.depth)
     )
-    ratios = tuple(float(r) for r in rng.uniform(0, 0.5, shape.depth) * (rng.random(shape.depth) < 0.7))
-    merge = ToMe(ratios=ratios, metric=metric) if merging else None
-    return Recipe(embed=width(shape.width), blocks=blocks, merge=merge)
+    return Recipe(embed=width(shape.width), blocks=blocks, merge=random_merge(shape, rng, method))
+
+
+def random_merge(shape: ModelShape, rng: np.random.Generator, method: str) -> Merge | None:
+    """Settings anywhere in a method's range; for ToMe its metric is the name."""
+    share = float(rng.random())
+    match method:
+        case "mean_keys" | "keys":
+            ratios = tuple(float(r) for r in rng.uniform(0, 0.5, shape.depth) * (rng.random(shape.depth) < 0.7))
+            return ToMe(ratios=ratios, metric=method)
+        case "algm":
+            return Algm(blocks=(1, int(rng.integers(2, shape.depth + 1))), windows=share, pairs=share / 2)
+        case "adaptive":
+            return Algm(blocks=(1, int(rng.integers(2, shape.depth + 1))), threshold=2 * share - 1)
+        case "cts":
+            return Cts(share=0.75 * share, policy="small")
+    return None

@@ -2,16 +2,21 @@
 
 import numpy as np
 import pytest
+import torch
 
 from raycomp.compress.apply import compress
+from raycomp.compress.cts import Sharing
 from raycomp.compress.tome import ToMeMerger
+from raycomp.errors import UserError
+from raycomp.evaluate.tokens import tokens_per_block
 from raycomp.flops import gflops, profile
+from raycomp.models.policy import Policy
 from raycomp.models.segmenter import Segmenter
-from raycomp.recipe import Recipe, ToMe, constant_r, dense
+from raycomp.recipe import Cts, Recipe, ToMe, constant_r, dense
 from raycomp.shape import ModelShape, deit_base_distilled, vit
 from tests.conftest import TINY, seeded_model, seeded_saliency
 from tests.counting import counted_gflops
-from tests.recipes import random_recipe
+from tests.recipes import METHODS, random_recipe
 
 ADE20K, CITYSCAPES = ((512, 512), 150), ((768, 768), 19)
 
@@ -41,6 +46,15 @@ TOME = [
     (CITYSCAPES, 145, "keys", 183.83),
     (CITYSCAPES, 190, "keys", 142.11),
     (CITYSCAPES, 280, "keys", 98.60),
+]
+# (image and classes, R, GFLOPs): CTS on DeiT-B, policy network included.
+CTS = [
+    (ADE20K, 0.3, 88.57),
+    (ADE20K, 0.6, 49.93),
+    (ADE20K, 0.7, 37.95),
+    (CITYSCAPES, 0.4, 185.52),
+    (CITYSCAPES, 0.5, 150.03),
+    (CITYSCAPES, 0.65, 100.18),
 ]
 
 
@@ -79,15 +93,45 @@ def test_analytic_count_equals_fvcore_on_tome(r, monkeypatch):
     assert counted_gflops(model, monkeypatch) == pytest.approx(gflops(shape, recipe), abs=0.01)
 
 
-@pytest.mark.parametrize("seed", range(12))
-@pytest.mark.parametrize("change", [{}, {"prefix": 1}, {"decoder": "linear"}, {"image": (40, 40)}])
-def test_analytic_count_equals_fvcore_on_random_recipes(seed, change, monkeypatch):
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("change", [{}, {"prefix": 1}, {"decoder": "linear"}, {"image": (32, 96)}, {"image": (40, 40)}])
+def test_analytic_count_equals_fvcore_on_random_recipes(seed, method, change, monkeypatch):
     shape = TINY.model_copy(update=change)
-    recipe = random_recipe(shape, np.random.default_rng(seed), metric=("mean_keys", "keys")[seed % 2])
+    recipe = random_recipe(shape, np.random.default_rng(seed), method)
     model = seeded_model(shape)
-    compressed = compress(model, recipe, seeded_saliency(model))
+    compressed = compress(model, recipe, seeded_saliency(model), Policy("small", shape.patch).eval())
+    if method in ("algm", "adaptive", "cts") and shape.grid()[0] % 2:
+        with pytest.raises(UserError, match="even sides"):
+            counted_gflops(compressed, monkeypatch)
+        return
+    tokens = tokens_per_block(compressed, torch.zeros(1, 3, *shape.image))
     counted = counted_gflops(compressed, monkeypatch)
-    assert counted == pytest.approx(gflops(shape, recipe), rel=1e-9)
+    assert counted == pytest.approx(gflops(shape, recipe, tokens=tokens if recipe.adaptive else None), rel=1e-9)
+    if not recipe.adaptive:
+        assert profile(shape, recipe).tokens == tuple(tokens)
+
+
+def test_adaptive_merging_costs_nothing_known_before_an_image_is_seen():
+    recipe = random_recipe(TINY, np.random.default_rng(0), "adaptive")
+    with pytest.raises(ValueError, match="depend on the image"):
+        gflops(TINY, recipe)
+
+
+@pytest.mark.parametrize(("task", "share", "expected"), CTS)
+def test_cts_rows_of_table_1(task, share, expected):
+    shape = deit_base_distilled(*task)
+    recipe = dense(shape).model_copy(update={"merge": Cts(share=share)})
+    assert gflops(shape, recipe) == pytest.approx(expected, abs=0.01)
+
+
+@pytest.mark.slow
+def test_analytic_count_equals_fvcore_on_cts(monkeypatch):
+    shape = deit_base_distilled(*ADE20K)
+    recipe = dense(shape).model_copy(update={"merge": Cts(share=0.6)})
+    model = Segmenter(shape, recipe).eval()
+    model.encoder.sharer = Sharing(recipe.merge, Policy("efficientnet_lite0", 16), shape.prefix).eval()
+    assert counted_gflops(model, monkeypatch) == pytest.approx(49.93, abs=0.01)
 
 
 def test_tokens_of_the_paper_when_r_is_140():

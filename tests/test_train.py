@@ -7,11 +7,15 @@ from raycomp.config import AugmentConfig, TrainConfig
 from raycomp.data.samples import IGNORE
 from raycomp.data.streetscenes import StreetScenes
 from raycomp.errors import UserError
+from raycomp.evaluate.miou import normalised
+from raycomp.evaluate.sharing import precision
+from raycomp.models.policy import Policy, policy_loss
 from raycomp.models.segmenter import Segmenter, init_weights
 from raycomp.recipe import dense
-from raycomp.train import Progress, _rate, train
+from raycomp.train import Standing, _rate, train
 from tests.conftest import TINY
 
+PLAIN = AugmentConfig(scale=(1.0, 1.0), photometric=False)
 SHAPE = TINY.model_copy(update={"image": (64, 64), "classes": 11})
 CONFIG = TrainConfig(
     steps=12,
@@ -27,24 +31,80 @@ CONFIG = TrainConfig(
 )
 
 
-def trained(config: TrainConfig = CONFIG) -> tuple[Segmenter, list[Progress]]:
+def trained(config: TrainConfig = CONFIG) -> tuple[Segmenter, list[Standing]]:
     model = Segmenter(SHAPE, dense(SHAPE), config.drop_path)
     init_weights(model, torch.Generator().manual_seed(0))
-    reports: list[Progress] = []
-    return train(model, StreetScenes("train", 8), config, torch.device("cpu"), reports.append), reports
+    reports: list[Standing] = []
+    return train(model, SHAPE, StreetScenes("train", 8), config, torch.device("cpu"), reports.append), reports
 
 
 def test_the_loss_falls():
-    _, reports = trained(CONFIG.model_copy(update={"steps": 40}))
+    _, reports = trained(CONFIG.model_copy(update={"steps": 80}))
     first, last = (sum(r.loss for r in part) / 5 for part in (reports[:5], reports[-5:]))
     assert last < 0.8 * first
-    assert [r.step for r in reports] == list(range(1, 41))
+    assert [r.step for r in reports] == list(range(1, 81))
 
 
 def test_the_same_seed_trains_the_same_model_whatever_the_loader_processes():
     weights = [trained(CONFIG.model_copy(update={"workers": workers}))[0].state_dict() for workers in (0, 0, 2)]
     for other in weights[1:]:
         assert all(torch.equal(weights[0][name], other[name]) for name in other)
+
+
+class InterruptionError(Exception):
+    pass
+
+
+def test_an_interrupted_training_goes_on_to_the_same_model(tmp_path, monkeypatch):
+    monkeypatch.setattr("raycomp.train._SAVE_EVERY", 5)
+    whole, _ = trained()
+    state, seen = tmp_path / "model.state", []
+
+    def stop_at_seven(standing: Standing) -> None:
+        seen.append(standing.step)
+        if standing.step == 7:
+            raise InterruptionError
+
+    def start(report) -> Segmenter:
+        model = Segmenter(SHAPE, dense(SHAPE), CONFIG.drop_path)
+        init_weights(model, torch.Generator().manual_seed(0))
+        return train(model, SHAPE, StreetScenes("train", 8), CONFIG, torch.device("cpu"), report, state=state)
+
+    with pytest.raises(InterruptionError):
+        start(stop_at_seven)
+    assert state.is_file()
+    resumed = start(lambda standing: seen.append(standing.step))
+    assert seen == [*range(1, 8), *range(6, 13)]
+    assert all(torch.equal(whole.state_dict()[name], value) for name, value in resumed.state_dict().items())
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_state_of_another_training_is_refused(tmp_path):
+    state = tmp_path / "model.state"
+    torch.save({"settings": "other"}, state)
+    model = Segmenter(SHAPE, dense(SHAPE))
+    with pytest.raises(UserError, match="belongs to a training with other settings"):
+        train(model, SHAPE, StreetScenes("train", 8), CONFIG, torch.device("cpu"), print, state=state)
+    state.write_bytes(b"half a file")
+    with pytest.raises(UserError, match="not a readable training state"):
+        train(model, SHAPE, StreetScenes("train", 8), CONFIG, torch.device("cpu"), print, state=state)
+
+
+def test_a_policy_learns_where_one_class_is():
+    torch.manual_seed(0)
+    samples = StreetScenes("train", 64)
+    config = TrainConfig(steps=60, batch=8, optimizer="adamw", lr=3e-3, min_lr=0, augment=PLAIN)
+    policy = train(Policy("small", 8), SHAPE, samples, config, torch.device("cpu"), lambda at: None, policy_loss)
+    held_out = [StreetScenes("val", 8)[i] for i in range(8)]
+    batches = [
+        (
+            normalised(torch.from_numpy(image)[None], (0.5,) * 3, (0.5,) * 3, torch.float32),
+            torch.from_numpy(label)[None],
+        )
+        for image, label in held_out
+    ]
+    everywhere, (best,) = precision(policy, batches, (0.5,))
+    assert best > everywhere + 0.1
 
 
 def test_a_loss_that_is_no_number_stops_and_says_what_may_help():
@@ -76,4 +136,4 @@ def test_ignored_pixels_do_not_train():
     model = Segmenter(SHAPE, dense(SHAPE))
     init_weights(model, torch.Generator().manual_seed(0))
     with pytest.raises(UserError, match="loss is nan"):
-        train(model, Ignored(), CONFIG, torch.device("cpu"), lambda progress: None)
+        train(model, SHAPE, Ignored(), CONFIG, torch.device("cpu"), lambda progress: None)

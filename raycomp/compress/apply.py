@@ -1,19 +1,39 @@
 """Prune, then merge: the compressed model of a recipe."""
 
+from copy import deepcopy
+
+from torch import nn
+
+from raycomp.compress.algm import AlgmMerger
+from raycomp.compress.cts import Sharing
 from raycomp.compress.prune import prune
 from raycomp.compress.saliency import Saliency
 from raycomp.compress.tome import ToMeMerger
+from raycomp.errors import UserError
 from raycomp.models.segmenter import Segmenter
-from raycomp.recipe import Recipe
+from raycomp.recipe import Algm, Cts, Recipe, ToMe
 
 
-def compress(model: Segmenter, recipe: Recipe, saliency: Saliency) -> Segmenter:
+def compress(model: Segmenter, recipe: Recipe, saliency: Saliency, policy: nn.Module | None = None) -> Segmenter:
     """Build the model of a recipe from a dense one; weights that nothing cuts are shared, not copied.
+
+    Args:
+        policy: the policy network, for a recipe that shares tokens (CTS).
 
     Raises:
         UserError: for a recipe that does not fit the model.
     """
     compressed = prune(model, recipe, saliency)
-    if recipe.merge is not None:
-        compressed.encoder.merger = ToMeMerger(recipe.merge, model.shape.prefix)
+    prefix = model.shape.prefix
+    match recipe.merge:
+        case ToMe() as tome:
+            compressed.encoder.merger = ToMeMerger(tome, prefix)
+        case Algm() as algm:
+            compressed.encoder.merger = AlgmMerger(algm, prefix)
+        case Cts() as cts:
+            if policy is None:
+                raise UserError(
+                    "recipe: merge.method cts needs policy.checkpoint: train one with jobs/train.py --policy"
+                )
+            compressed.encoder.sharer = Sharing(cts, deepcopy(policy), prefix).eval()
     return compressed

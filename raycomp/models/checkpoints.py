@@ -21,12 +21,13 @@ from torch import Tensor
 from raycomp.config import explain
 from raycomp.errors import UserError, nearest
 from raycomp.models._timm import create_model, resample_abs_pos_embed
+from raycomp.models.policy import Policy
 from raycomp.models.segmenter import Segmenter
 from raycomp.recipe import Recipe, dense
 from raycomp.shape import ModelShape
 
 PACKAGE_PREFIX = "package:"
-_FORMAT = "raycomp-1"
+_FORMAT, _POLICY_FORMAT = "raycomp-1", "raycomp-policy-1"
 
 
 def locate(checkpoint: str) -> Path:
@@ -57,17 +58,21 @@ def fingerprint(path: Path) -> str:
 def save(model: Segmenter, path: Path, metadata: Mapping[str, str] | None = None, half: bool = False) -> None:
     """Write a model with its shape and recipe, whole or not at all; `half` stores float16."""
     dtype = torch.float16 if half else torch.float32
-    tensors = {name: t.detach().to("cpu", dtype).contiguous() for name, t in model.state_dict().items()}
+    tensors = {name: t.to(dtype) for name, t in model.state_dict().items()}
     header = {
         **(metadata or {}),
         "format": _FORMAT,
         "shape": model.shape.model_dump_json(),
         "recipe": model.recipe.canonical_json(),
     }
+    _write(tensors, path, header)
+
+
+def _write(tensors: Mapping[str, Tensor], path: Path, header: dict[str, str]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        save_file(tensors, temporary, header)
+        save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, temporary, header)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -146,6 +151,28 @@ def _load_official(path: Path) -> Segmenter:
     heads = ("encoder.head.", "encoder.head_dist.")  # ImageNet classifiers, unused in segmentation
     kept = {name: t.float() for name, t in tensors.items() if not name.startswith(heads)}
     return _filled(Segmenter(shape, dense(shape)), kept, path)
+
+
+def save_policy(policy: Policy, path: Path, metadata: Mapping[str, str]) -> None:
+    """Write a policy network with its kind and patch side, whole or not at all."""
+    header = {**metadata, "format": _POLICY_FORMAT, "kind": policy.kind, "patch": str(policy.patch)}
+    _write(policy.state_dict(), path, header)
+
+
+def load_policy(path: Path, shape: ModelShape) -> Policy:
+    """Read a policy network for a model of this shape.
+
+    Raises:
+        UserError: for a file that is no policy, or one for patches of another size.
+    """
+    header = metadata(path)
+    if header.get("format") != _POLICY_FORMAT:
+        raise UserError(f"{path}: field 'format' is {header.get('format')!r}, not {_POLICY_FORMAT!r}: not a policy")
+    if int(header["patch"]) != shape.patch:
+        raise UserError(f"{path}: the policy is for patches of {header['patch']} pixels, the model has {shape.patch}")
+    policy = Policy(header["kind"], shape.patch)
+    _fill(policy, _read_tensors(path), path)
+    return policy.eval()
 
 
 def load_backbone(model: Segmenter, name: str | None, file: Path | None) -> None:

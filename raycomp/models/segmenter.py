@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from raycomp.flops import decoder_widths
 from raycomp.models._timm import DropPath, Mlp, PatchEmbed, resample_abs_pos_embed
 from raycomp.recipe import BlockWidths, Recipe
-from raycomp.shape import ModelShape
+from raycomp.shape import Grid, ModelShape
 
 
 @dataclass(slots=True)
@@ -34,8 +34,23 @@ class Tokens:
 class Merger(Protocol):
     """Merges tokens of a block between its attention and its MLP."""
 
-    def __call__(self, block: int, x: Tensor, keys: Tensor, tokens: Tokens | None) -> tuple[Tensor, Tokens | None]:
+    @property
+    def proportional(self) -> bool:
+        """Whether attention weighs a merged token by the patches it stands for."""
+        ...
+
+    def __call__(
+        self, block: int, x: Tensor, keys: Tensor, tokens: Tokens | None, grid: Grid
+    ) -> tuple[Tensor, Tokens | None]:
         """Map x (B, N, E) and the block's keys (B, H, N, qk) to fewer tokens and their record."""
+        ...
+
+
+class Sharer(Protocol):
+    """Embeds images with fewer tokens than patches."""
+
+    def __call__(self, images: Tensor, projection: nn.Conv2d, position: Tensor, grid: Grid) -> tuple[Tensor, Tokens]:
+        """Map images (B, 3, H, W), with positions (1, h*w, E), to tokens (B, N, E) and their record."""
         ...
 
 
@@ -99,6 +114,7 @@ class Encoder(nn.Module):
         embed, (rows, columns) = recipe.embed, shape.grid()
         self.shape = shape
         self.merger: Merger | None = None
+        self.sharer: Sharer | None = None
         self.patch_embed = PatchEmbed(None, shape.patch, 3, embed)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, embed))
         self.dist_token = nn.Parameter(torch.zeros(1, 1, embed)) if shape.prefix == 2 else None
@@ -118,20 +134,23 @@ class Encoder(nn.Module):
         """
         B, P = images.shape[0], self.shape.prefix
         grid = self.shape.grid((images.shape[-2], images.shape[-1]))
-        x = self.patch_embed(images)
-        special = self.cls_token if self.dist_token is None else torch.cat([self.cls_token, self.dist_token], dim=1)
-        x = torch.cat([special.expand(B, -1, -1), x], dim=1)  # (B, P + h*w, E)
         position = self.pos_embed
         if grid != self.shape.grid():
             position = resample_abs_pos_embed(
                 position, list(grid), list(self.shape.grid()), P, interpolation="bilinear", antialias=False
             )
-        x = x + position
         tokens: Tokens | None = None
+        if self.sharer is None:
+            x = self.patch_embed(images) + position[:, P:]  # (B, h*w, E)
+        else:
+            x, tokens = self.sharer(images, self.patch_embed.proj, position[:, P:], grid)
+        special = self.cls_token if self.dist_token is None else torch.cat([self.cls_token, self.dist_token], dim=1)
+        x = torch.cat([(special + position[:, :P]).expand(B, -1, -1), x], dim=1)  # (B, P + N, E)
         for index, block in enumerate(cast("Iterable[Block]", self.blocks)):
-            x, keys = block.attend(x, None if tokens is None else tokens.size.log())
+            by_size = tokens is not None and self.merger is not None and self.merger.proportional
+            x, keys = block.attend(x, tokens.size.log() if tokens is not None and by_size else None)
             if self.merger is not None:
-                x, tokens = self.merger(index, x, keys, tokens)
+                x, tokens = self.merger(index, x, keys, tokens, grid)
             x = block.feed(x)
         return self.norm(x), tokens
 

@@ -1,0 +1,135 @@
+"""Merge tokens that are given the same position: bipartite pairs, 2x2 windows, size-weighted means.
+
+Bolya et al., "Token Merging: Your ViT But Faster", ICLR 2023 (REFERENCE 4) for pairs; Norouzi et al.,
+"ALGM", CVPR 2024 (REFERENCE 5) for windows.
+
+Legend: B batch, N tokens, P special tokens, E embedding width, W windows of 2x2 patches.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from raycomp.models.segmenter import Tokens
+from raycomp.shape import Grid
+
+
+@torch.no_grad()
+def best_partners(metric: Tensor, prefix: int) -> tuple[Tensor, Tensor]:
+    """Each token at an even position (source) finds the most similar at an odd one (destination).
+
+    Args:
+        metric: (B, N, C), compared by cosine.
+        prefix: special tokens in front, which take no part.
+
+    Returns:
+        For each source the best cosine (B, ceil(N/2)), -inf for special tokens, and the index of its
+        partner among the destinations.
+    """
+    metric = F.normalize(metric if metric.dtype == torch.float64 else metric.float(), dim=-1)  # bfloat16 would tie
+    scores = metric[:, ::2] @ metric[:, 1::2].transpose(1, 2)  # (B, ceil(N/2), floor(N/2))
+    scores[:, : (prefix + 1) // 2] = -torch.inf
+    scores[:, :, : prefix // 2] = -torch.inf
+    best, partner = scores.max(dim=-1)
+    return best, partner
+
+
+@torch.no_grad()
+def pair_positions(best: Tensor, partner: Tensor, r: int, tokens: int, prefix: int) -> Tensor:
+    """Merge the r best pairs of `best_partners`.
+
+    Args:
+        r: merges, at most half of tokens - prefix.
+
+    Returns:
+        (B, N) int64, the position of each token after merging: special tokens, then unmerged
+        sources in their order, then destinations.
+    """
+    sources = (prefix + 1) // 2  # special tokens among the sources
+    others = prefix // 2  # and among the destinations
+    order = best.argsort(dim=-1, descending=True, stable=True)
+    stays = torch.ones_like(best, dtype=torch.int64).scatter_(1, order[:, :r], 0)[:, sources:]
+    kept = stays.shape[1] - r
+    index = torch.empty(len(best), tokens, dtype=torch.int64, device=best.device)
+    index[:, :prefix] = torch.arange(prefix, device=best.device)
+    first_source = prefix + prefix % 2
+    first_destination = prefix + 1 - prefix % 2
+    destinations = prefix + kept + torch.arange(tokens // 2 - others, device=best.device)
+    index[:, first_destination::2] = destinations
+    stay_at = prefix + stays.cumsum(1) - 1
+    merge_at = prefix + kept + partner[:, sources:] - others
+    index[:, first_source::2] = torch.where(stays.bool(), stay_at, merge_at)
+    return index
+
+
+def match(metric: Tensor, r: int, prefix: int) -> Tensor:
+    """Positions (B, N) after merging the r most similar pairs of metric (B, N, C); see `pair_positions`."""
+    best, partner = best_partners(metric, prefix)
+    return pair_positions(best, partner, r, metric.shape[1], prefix)
+
+
+def windows(x: Tensor, grid: Grid) -> Tensor:
+    """Patches (B, h*w, E) as 2x2 windows (B, h/2 * w/2, 4, E): top left, top right, bottom left, bottom right."""
+    B, _, E = x.shape
+    rows, columns = grid
+    x = x.view(B, rows // 2, 2, columns // 2, 2, E).transpose(2, 3)
+    return x.reshape(B, rows // 2 * (columns // 2), 4, E)
+
+
+def window_positions(together: Tensor, grid: Grid, prefix: int) -> Tensor:
+    """Let the four patches of chosen windows share the place of the first of them.
+
+    Args:
+        together: (B, h/2 * w/2) bool, the windows that become one token.
+
+    Returns:
+        (B, P + h*w) int64, the position of each token; positions keep the raster order.
+    """
+    B, (rows, columns) = len(together), grid
+    device = together.device
+    chosen = together.view(B, rows // 2, 1, columns // 2, 1).expand(B, rows // 2, 2, columns // 2, 2)
+    chosen = chosen.reshape(B, rows * columns)
+    row = torch.arange(rows, device=device)[:, None]
+    column = torch.arange(columns, device=device)
+    patch = row * columns + column
+    top_left = (row // 2 * 2 * columns + column // 2 * 2).flatten()
+    stands = ~chosen | (patch.flatten() == top_left)  # the patches that stand for themselves or a window
+    place = prefix + stands.cumsum(1) - 1
+    index = place.gather(1, torch.where(chosen, top_left, patch.flatten()))
+    return torch.cat([torch.arange(prefix, device=device).expand(B, -1), index], dim=1)
+
+
+def best_windows(scores: Tensor, count: int) -> Tensor:
+    """The `count` windows of highest score (B, W) as a mask; ties go to the lower index."""
+    order = scores.argsort(dim=-1, descending=True, stable=True)
+    return torch.zeros_like(scores, dtype=torch.int64).scatter_(1, order[:, :count], 1).bool()
+
+
+def merge(x: Tensor, size: Tensor, index: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Average the tokens that share a position, weighted by their sizes; sizes add up.
+
+    Args:
+        x: (B, N, E).
+        size: (B, N), patches in each token.
+        index: (B, N), positions.
+        count: tokens after merging.
+
+    Returns:
+        Tokens (B, count, E) of x's dtype and their sizes (B, count).
+    """
+    B, N, E = x.shape
+    flat = (index + count * torch.arange(B, device=x.device)[:, None]).view(B * N)
+    sizes = size.new_zeros(B * count).index_add_(0, flat, size.reshape(B * N))
+    weighted = (x * size[..., None]).view(B * N, E)  # float32, as sizes are
+    sums = weighted.new_zeros(B * count, E).index_add_(0, flat, weighted)
+    return (sums / sizes[:, None]).to(x.dtype).view(B, count, E), sizes.view(B, count)
+
+
+def merge_tokens(x: Tensor, tokens: Tokens | None, index: Tensor, count: int, prefix: int) -> tuple[Tensor, Tokens]:
+    """`merge` of a token record, which is made where nothing merged before."""
+    B, N, _ = x.shape
+    if tokens is None:
+        patches = torch.arange(prefix, N, device=x.device).expand(B, -1)
+        tokens = Tokens(size=torch.ones(B, N, device=x.device), source=patches)
+    x, size = merge(x, tokens.size, index, count)
+    return x, Tokens(size=size, source=index.gather(1, tokens.source))

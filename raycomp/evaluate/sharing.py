@@ -1,0 +1,36 @@
+"""How well a policy network of CTS finds superpatches of one class."""
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from raycomp.data.samples import IGNORE
+from raycomp.models.policy import one_class
+
+
+def precision(
+    policy: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], shares: Sequence[float]
+) -> tuple[float, list[float]]:
+    """What share of superpatches is of one class, among all and among each image's best-scored ones.
+
+    Args:
+        batches: normalised images (B, 3, H, W) and labels (B, H, W).
+        shares: of the superpatches, the best this many.
+
+    Returns:
+        The share among all, and for each of `shares`; fractions in [0, 1].
+    """
+    hits, counts = torch.zeros(1 + len(shares)), torch.zeros(1 + len(shares))
+    with torch.inference_mode():
+        for images, labels in batches:
+            logits = policy(images)
+            scores = (logits[:, 1] - logits[:, 0]).flatten(1)
+            truth = one_class(labels, images.shape[-1] // logits.shape[-1], IGNORE).flatten(1)
+            ordered = truth.gather(1, scores.argsort(dim=1, descending=True, stable=True))
+            for index, share in enumerate((1.0, *shares)):
+                best = ordered[:, : max(1, round(share * ordered.shape[1]))]
+                hits[index] += (best == 1).sum()
+                counts[index] += (best != IGNORE).sum()
+    everywhere, *among = (hits / counts).tolist()
+    return everywhere, among

@@ -1,0 +1,69 @@
+"""The policy networks of CTS as numbers: layers and what they cost. `models.policy` builds them.
+
+`small` is a stack of 3x3 convolutions for small models; `efficientnet_lite0` is the published choice,
+the features of EfficientNet-Lite0 (Tan & Le, ICML 2019, without squeeze-excitation and at fixed stem
+and head). Both end in a 1x1 convolution to two logits for each 2x2 superpatch of the ViT's patches.
+"""
+
+from raycomp.shape import Size
+
+_BATCH_NORM = 2  # GFLOPs convention, per element
+_LITE0_STRIDE = 32
+_LITE0_STEM = 32
+# expansion, channels, layers, stride of the first, kernel: the MBConv stages of EfficientNet-B0
+_LITE0_STAGES = (
+    (1, 16, 1, 1, 3), (6, 24, 2, 2, 3), (6, 40, 2, 2, 5), (6, 80, 3, 2, 3),
+    (6, 112, 3, 1, 5), (6, 192, 4, 2, 5), (6, 320, 1, 1, 3),
+)  # fmt: skip
+_SMALL_WIDTHS = (16, 32, 64)
+
+
+def small_channels(patch: int) -> list[int]:
+    """Output channels of the small policy's stride-2 convolutions: down to one pixel a superpatch."""
+    halvings = (2 * patch).bit_length() - 1
+    return [_SMALL_WIDTHS[min(i, len(_SMALL_WIDTHS) - 1)] for i in range(halvings)]
+
+
+def policy_cost(kind: str, patch: int, image: Size) -> int:
+    """Multiply-adds of a policy network on one image of height x width pixels.
+
+    Raises:
+        ValueError: for EfficientNet-Lite0 with patches other than 16 pixels.
+    """
+    return _small_cost(patch, image) if kind == "small" else _lite0_cost(patch, image)
+
+
+def check_policy(kind: str, patch: int) -> None:
+    """Raise ValueError unless the policy gives one answer per superpatch of 2 x 2 patches."""
+    if kind == "efficientnet_lite0" and 2 * patch != _LITE0_STRIDE:
+        raise ValueError(f"policy efficientnet_lite0 needs patches of 16 pixels, not {patch}; use policy small")
+    if kind == "small" and patch & (patch - 1):
+        raise ValueError(f"policy small needs patches of a power of two pixels, not {patch}")
+
+
+def _small_cost(patch: int, image: Size) -> int:
+    check_policy("small", patch)
+    (height, width), inputs, cost = image, 3, 0
+    for outputs in small_channels(patch):
+        height, width = -(-height // 2), -(-width // 2)
+        cost += height * width * outputs * (9 * inputs + _BATCH_NORM)
+        inputs = outputs
+    cost += height * width * inputs * (9 * inputs + _BATCH_NORM)  # one more, at stride 1
+    return cost + height * width * inputs * 2
+
+
+def _lite0_cost(patch: int, image: Size) -> int:
+    check_policy("efficientnet_lite0", patch)
+    height, width = (-(-side // 2) for side in image)
+    cost, inputs = height * width * _LITE0_STEM * (9 * 3 + _BATCH_NORM), _LITE0_STEM
+    for expansion, outputs, layers, stride, kernel in _LITE0_STAGES:
+        for layer in range(layers):
+            wide = expansion * inputs
+            if expansion > 1:
+                cost += height * width * wide * (inputs + _BATCH_NORM)
+            if layer == 0 and stride == 2:
+                height, width = -(-height // 2), -(-width // 2)
+            cost += height * width * wide * (kernel**2 + _BATCH_NORM)  # depthwise
+            cost += height * width * outputs * (wide + _BATCH_NORM)
+            inputs = outputs
+    return cost + height * width * inputs * 2
