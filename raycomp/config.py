@@ -160,6 +160,28 @@ class TrainConfig(_Section):
     seed: int = 0
 
 
+class NvitConfig(_Section):
+    """How NViT prunes: group sizes of the paper, rounds, and the latency term."""
+
+    embed: int = Field(default=16, gt=0)
+    heads: int = Field(default=2, gt=0)
+    qk: int = Field(default=8, gt=0)
+    v: int = Field(default=8, gt=0)
+    mlp: int = Field(default=16, gt=0)
+    least_heads: int = Field(default=1, gt=0)
+    """Heads that every block keeps."""
+    rounds: int = Field(default=8, gt=0)
+    """How often the smaller model is scored anew."""
+    tolerance: float = Field(default=0.99, gt=0, le=1)
+    """The least cost, relative to the target, that a removal may lead to."""
+    latency_weight: float = Field(default=0.0, ge=0)
+    """eta: score per millisecond that a removal saves."""
+    images: int = Field(default=64, gt=0)
+    """Training images that saliency is averaged over."""
+    batch: int = Field(default=8, gt=0)
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+
 class PolicyConfig(_Section):
     """The policy network of CTS, which says where tokens may be shared; trained by `jobs/train.py --policy`."""
 
@@ -184,6 +206,7 @@ class SweepConfig(_Section):
     search: SearchConfig = SearchConfig()
     train: TrainConfig = TrainConfig()
     policy: PolicyConfig = PolicyConfig()
+    nvit: NvitConfig = NvitConfig()
 
     def changed(self, section: str, **values: object) -> Self:
         """The same configuration with some fields of a section set; checked like a file's."""

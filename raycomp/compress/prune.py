@@ -65,12 +65,16 @@ def kept_units(shape: ModelShape, recipe: Recipe, saliency: Saliency) -> dict[st
     return kept
 
 
-def _kept_in_block(saliency: Saliency, place: str, heads: int, qk: int, v: int, mlp: int) -> dict[str, Tensor]:
-    scores_qk, scores_v = saliency[f"{place}.qk"], saliency[f"{place}.v"]
-    all_heads, width = scores_qk.shape
+def kept_in_heads(saliency: Saliency, place: str, heads: int, qk: int, v: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Indices of the heads that stay (heads,), and of the QK and V units in each of them (heads, width)."""
     head = _top(saliency[f"{place}.head"], heads)
-    in_qk = _rows(head, _top(scores_qk[head], qk), width)
-    in_v = _rows(head, _top(scores_v[head], v), width)
+    return head, _top(saliency[f"{place}.qk"][head], qk), _top(saliency[f"{place}.v"][head], v)
+
+
+def _kept_in_block(saliency: Saliency, place: str, heads: int, qk: int, v: int, mlp: int) -> dict[str, Tensor]:
+    all_heads, width = saliency[f"{place}.qk"].shape
+    head, inside_qk, inside_v = kept_in_heads(saliency, place, heads, qk, v)
+    in_qk, in_v = _rows(head, inside_qk, width), _rows(head, inside_v, width)
     section = all_heads * width  # rows of q, then of k, then of v
     return {
         f"{place}.qkv": torch.cat([in_qk, in_qk + section, in_v + 2 * section]),
