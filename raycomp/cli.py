@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from raycomp import config as configs
 from raycomp.errors import UserError, nearest
 from raycomp.flops import Profile, profile
-from raycomp.recipe import Recipe, dense
+from raycomp.recipe import Cts, Recipe, ToMe, constant_r, dense
 from raycomp.report import tables
 from raycomp.report.compare import at_budgets, compare, stage_agreement
 from raycomp.results.store import Store
@@ -47,6 +47,8 @@ def guarded(command: Callable[..., None]) -> None:
 def profile_command(
     space: Annotated[Path, typer.Argument(help="Search space file.")],
     budget: Annotated[str | None, typer.Option(help="GFLOPs limit, for example 50%; by default the file's.")] = None,
+    tome: Annotated[str, typer.Option(help="ToMe's r per block, for example 40,95,140: what they cost.")] = "",
+    cts: Annotated[str, typer.Option(help="CTS's R, for example 0.3,0.6,0.7: what they cost.")] = "",
     as_json: Json = False,
 ) -> None:
     """Can the budget be met? Tokens and GFLOPs per block of the dense and the smallest recipe."""
@@ -58,6 +60,10 @@ def profile_command(
     fitted = grid.recipe(grid.project({name: d.full for name, d in grid.dimensions.items()}, limit))
     recipes = {"dense": dense(shape), "at budget": fitted, "smallest": grid.recipe(grid.smallest)}
     costs = {name: profile(shape, recipe, image) for name, recipe in recipes.items()}
+    asked = {
+        name: profile(shape, recipe, image)
+        for name, recipe in _asked(shape, image, sweep.policy.kind, tome, cts).items()
+    }
     if as_json:
         print_json(
             {
@@ -65,7 +71,7 @@ def profile_command(
                 "dimensions": len(grid.dimensions),
                 "budget_gflops": limit,
                 "satisfiable": True,
-                **{name.replace(" ", "_"): _cost(cost) for name, cost in costs.items()},
+                **{name.replace(" ", "_"): _cost(cost) for name, cost in (costs | asked).items()},
             }
         )
         return
@@ -77,6 +83,35 @@ def profile_command(
         highlight=False,
     )
     console.print(tables.profile_table(list(costs.items())))
+    if asked:
+        console.print(tables.settings_table({"dense": costs["dense"]} | asked))
+
+
+def _asked(shape: ModelShape, image: Size, policy: str, tome: str, cts: str) -> dict[str, Recipe]:
+    """Recipes of the settings asked for; ToMe by both metrics, as the paper's GFLOPs are those of all heads' keys."""
+    whole, found = dense(shape), {}
+    for r in _numbers("--tome", tome, 0, shape.grid(image)[0] * shape.grid(image)[1] // 2):
+        ratios = constant_r(shape, int(r), image)
+        for metric, name in (("keys", "all heads' keys"), ("mean_keys", "mean keys")):
+            merge = ToMe.model_validate({"ratios": ratios, "metric": metric})
+            found[f"ToMe r = {r:g}, {name}"] = whole.model_copy(update={"merge": merge})
+    for share in _numbers("--cts", cts, 0, 0.75):
+        merge_cts = Cts.model_validate({"share": share, "policy": policy})
+        found[f"CTS R = {share:g}"] = whole.model_copy(update={"merge": merge_cts})
+    return found
+
+
+def _numbers(option: str, text: str, low: float, high: float) -> list[float]:
+    numbers = []
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        try:
+            value = float(part)
+        except ValueError:
+            value = float("nan")
+        if not low <= value <= high:
+            raise UserError(f"{option} {part}: allowed are numbers from {low:g} to {high:g}")
+        numbers.append(value)
+    return numbers
 
 
 @app.command("front")

@@ -195,6 +195,28 @@ class PolicyConfig(_Section):
     )
 
 
+class RecoveryConfig(_Section):
+    """Fine-tuning after compression, with the optimiser, batch, crop and augmentation of the `train` section."""
+
+    steps: int = Field(default=0, ge=0)
+    """0 measures the model as cut."""
+    lr: float | None = Field(default=None, gt=0)
+    """Highest learning rate; by default `train.lr`."""
+
+
+class BenchmarkConfig(_Section):
+    """What `jobs/benchmark.py` compares; the defaults are the paper's methods and compression levels."""
+
+    methods: tuple[Literal["algm", "cts", "tome", "nvit", "nvit+tome"], ...] = (
+        "algm", "cts", "tome", "nvit", "nvit+tome",
+    )  # fmt: skip
+    speedups: tuple[Annotated[float, Field(gt=1)], ...] = (1.4, 2.5, 3.7)
+    """Dense GFLOPs over the recipe's: mild, moderate, aggressive."""
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = (0,)
+    """Of the recovery, whose batches they draw."""
+    recovery: RecoveryConfig = RecoveryConfig()
+
+
 class SweepConfig(_Section):
     """A search space file."""
 
@@ -207,9 +229,10 @@ class SweepConfig(_Section):
     train: TrainConfig = TrainConfig()
     policy: PolicyConfig = PolicyConfig()
     nvit: NvitConfig = NvitConfig()
+    benchmark: BenchmarkConfig = BenchmarkConfig()
 
     def changed(self, section: str, **values: object) -> Self:
-        """The same configuration with some fields of a section set; checked like a file's."""
+        """The same configuration with some fields of a section set, None excepted; checked like a file's."""
         given = {key: value for key, value in values.items() if value is not None}
         data = self.model_dump()
         data[section] = {**data[section], **given}

@@ -5,6 +5,7 @@ processes nor an interruption changes what is trained.
 """
 
 import math
+import os
 import pickle
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -196,13 +197,23 @@ def _rate(step: int, config: TrainConfig) -> float:
     return config.min_lr + (config.lr - config.min_lr) * (1 - min(1.0, done)) ** _POLY_POWER
 
 
+def scenes_needed(config: TrainConfig, steps: int) -> int:
+    """How many different samples a training can make use of."""
+    return min(config.images or steps * config.batch, steps * config.batch)
+
+
 class Preloaded:
-    """Samples drawn once and kept in memory; worth it where drawing costs more than remembering."""
+    """Scenes drawn once and kept in memory; drawing costs more than remembering."""
 
     def __init__(self, samples: StreetScenes, processes: int) -> None:
         self.classes, self.fingerprint = samples.classes, samples.fingerprint
         with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
             self._kept: list[Sample] = list(pool.map(samples.__getitem__, range(len(samples)), chunksize=64))
+
+    @classmethod
+    def of(cls, split: str, count: int) -> "Preloaded":
+        """So many scenes of a split, drawn on all cores."""
+        return cls(StreetScenes(split, count), os.cpu_count() or 1)
 
     def __len__(self) -> int:
         return len(self._kept)

@@ -19,9 +19,9 @@ def counted_gflops(model: segmenter.Segmenter, monkeypatch: pytest.MonkeyPatch) 
     return counted(model, model.shape.image) / 1e9
 
 
-def counted(model: torch.nn.Module, image: tuple[int, int]) -> int:
-    """Multiply-adds of one forward pass on an image of zeros, height x width pixels."""
-    counter = FlopCountAnalysis(model, torch.zeros(1, 3, *image))
+def counted(model: torch.nn.Module, image: tuple[int, int], x: torch.Tensor | None = None) -> int:
+    """Multiply-adds of one forward pass on x, else on an image of zeros, height x width pixels."""
+    counter = FlopCountAnalysis(model, torch.zeros(1, 3, *image) if x is None else x)
     counter.set_op_handle("aten::scaled_dot_product_attention", _attention)
     counter.set_op_handle("aten::avg_pool2d", lambda inputs, outputs: 0)  # halves pixels, as a gather would
     counter.unsupported_ops_warnings(False).uncalled_modules_warnings(False)

@@ -16,6 +16,8 @@ def open_split(config: DataConfig, split: str, count: int) -> Samples:
         UserError: for a missing folder or an unknown split.
     """
     if config.dataset == "streetscenes":
+        if count < 1:
+            raise UserError("train.images is missing: streetscenes draws as many scenes as it says")
         return StreetScenes(split, count)
     if config.root is None:
         raise UserError(f"data.root is missing: {config.dataset} needs the folder of the data set")

@@ -33,8 +33,10 @@ def effective_rank(model: Segmenter, images: Tensor) -> EffectiveRank:
     Args:
         images: (B, 3, H, W), normalised, sides multiples of the patch.
     """
-    features, tokens = model.encoder(images)
-    prefix = model.shape.prefix
-    grid = restore(features[:, prefix:], tokens, prefix)  # (B, h*w, E)
-    share = erank(grid.float()) / min(grid.shape[1:])
+    prefix, shares = model.shape.prefix, []
+    for part in images.split(1 if model.recipe.adaptive else len(images)):
+        features, tokens = model.encoder(part)
+        grid = restore(features[:, prefix:], tokens, prefix)  # (B, h*w, E)
+        shares.append(erank(grid.float()) / min(grid.shape[1:]))
+    share = torch.cat(shares)
     return EffectiveRank(float(share.mean()), float(share.std(correction=0)))

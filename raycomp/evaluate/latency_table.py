@@ -94,8 +94,8 @@ def measure_latency(
     with torch.inference_mode():
         attention = np.empty([len(axes[name]) for name in ("embed", "heads", "qk", "v")])
         for place in itertools.product(*map(range, attention.shape)):
-            widths = (axes[name][i] for name, i in zip(("embed", "heads", "qk", "v"), place, strict=True))
-            made, x = block(*widths, 1)
+            e, h, q, v = (axes[name][i] for name, i in zip(("embed", "heads", "qk", "v"), place, strict=True))
+            made, x = block(e, h, q, v, 1)
             attention[place] = time(made.attend, x)
         mlp = np.empty((len(axes["embed"]), len(axes["mlp"])))
         for place in itertools.product(*map(range, mlp.shape)):

@@ -20,10 +20,11 @@ from raycomp.data.samples import IGNORE, NORMALIZATIONS
 from raycomp.evaluate.effective_rank import EffectiveRank, effective_rank
 from raycomp.evaluate.miou import class_iou, miou, normalised, sliding_logits
 from raycomp.evaluate.speed import latency_ms
+from raycomp.evaluate.tokens import recorded
 from raycomp.models.segmenter import Segmenter
 from raycomp.shape import Size
 
-_RANK_IMAGES = 4
+_RANK_IMAGES = {"search": 4, "full": 16}
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,8 @@ class Measurement:
     """Images a second at the configured batch, pre- and post-processing included."""
     images: int
     seconds: float
+    tokens: list[list[int]]
+    """For adaptive merging: tokens after each block of every pass on a clean image; else empty."""
 
 
 def measure(
@@ -61,15 +64,21 @@ def measure(
     stride = sizes.stride or window[0]
     chosen = data.chosen(config.search if stage == "search" else config.full)
     K, V = model.shape.classes, 1 + len(VARIANTS)
+    adaptive = model.recipe.adaptive
+    batch = 1 if adaptive else config.batch  # in a batch, all images would merge what the least mergeable does
+    tokens: list[list[int]] = []
     counts = torch.zeros(V * K * K, dtype=torch.int64, device=device)
     with torch.inference_mode():
-        for images, labels, variants in _batches(data, chosen, config.batch):
+        for images, labels, variants in _batches(data, chosen, batch):
             x = normalised(images.to(device, non_blocking=True), pixels.mean, pixels.std, dtype)
-            predicted = sliding_logits(model, x, window, stride).argmax(1)  # (B, H, W)
+            with recorded(model) as passes:
+                predicted = sliding_logits(model, x, window, stride).argmax(1)  # (B, H, W)
+            if adaptive and int(variants[0]) == 0:
+                tokens += passes
             counts += _count(labels.to(device), predicted, variants.to(device), K, V)
         confusions = counts.view(V, K, K).cpu().numpy()
         throughput = len(chosen) / (time.perf_counter() - started)
-        first = torch.from_numpy(np.stack(_same_size(data, chosen, _RANK_IMAGES)))
+        first = torch.from_numpy(np.stack(_same_size(data, chosen, _RANK_IMAGES[stage])))
         probe = _fitted(normalised(first.to(device), pixels.mean, pixels.std, dtype), window)
         rank = effective_rank(model, probe)
         latency = latency_ms(model, probe[:1])
@@ -86,6 +95,7 @@ def measure(
         throughput=throughput,
         images=len(chosen),
         seconds=time.perf_counter() - started,
+        tokens=tokens,
     )
 
 

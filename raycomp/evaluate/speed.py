@@ -14,15 +14,16 @@ def latency_ms(model: Callable[[Tensor], Tensor], images: Tensor, runs: int = 15
     """Median milliseconds of one forward pass on `images`."""
     times = []
     for run in range(_WARM_UP + runs):
-        _synchronise(images.device)
+        synchronise(images.device)
         started = time.perf_counter()
         model(images)
-        _synchronise(images.device)
+        synchronise(images.device)
         if run >= _WARM_UP:
             times.append(time.perf_counter() - started)
     return 1e3 * median(times)
 
 
-def _synchronise(device: torch.device) -> None:
+def synchronise(device: torch.device) -> None:
+    """Wait for the device to finish, where it runs ahead."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -30,8 +30,8 @@ PACKAGE_PREFIX = "package:"
 _FORMAT, _POLICY_FORMAT = "raycomp-1", "raycomp-policy-1"
 
 
-def locate(checkpoint: str) -> Path:
-    """The file of a checkpoint named in a search space; `package:NAME` is one that ships with raycomp.
+def locate(checkpoint: str, field: str = "model.checkpoint") -> Path:
+    """The file of a checkpoint that a field of a search space names; `package:NAME` ships with raycomp.
 
     Raises:
         UserError: when there is no such file.
@@ -45,7 +45,7 @@ def locate(checkpoint: str) -> Path:
     if not path.is_file():
         there = sorted(p.name for p in folder.glob("*.safetensors")) if folder.is_dir() else []
         hint = nearest(path.name, there) if there else f"there is none in {folder}"
-        raise UserError(f"model.checkpoint: no file {path}; {hint}")
+        raise UserError(f"{field}: no file {path}; {hint}")
     return path
 
 

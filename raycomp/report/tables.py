@@ -1,6 +1,6 @@
 """Tables for the terminal: the front, the matched budgets, a profile, a recipe."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 from rich.table import Table
@@ -70,6 +70,17 @@ def profile_table(costs: Sequence[tuple[str, Profile]]) -> Table:
     table.add_row("decoder", *(cell for _, cost in costs for cell in ("", f"{cost.decoder:.4f}")))
     table.add_section()
     table.add_row("total", *(cell for _, cost in costs for cell in ("", f"{cost.gflops:.4f}")))
+    return table
+
+
+def settings_table(costs: Mapping[str, Profile]) -> Table:
+    """What settings of the merging methods cost; the first one is dense."""
+    table = Table(title="Settings of merging methods", title_justify="left")
+    for name in ("setting", "tokens left", "GFLOPs", "of dense"):
+        table.add_column(name, justify="left" if name == "setting" else "right")
+    full = next(iter(costs.values())).gflops
+    for name, cost in costs.items():
+        table.add_row(name, str(cost.tokens[-1]), f"{cost.gflops:.4f}", f"{cost.gflops / full:.1%}")
     return table
 
 

@@ -16,14 +16,21 @@ _FLOATS, _INTS = pa.list_(pa.float64()), pa.list_(pa.int32())
 COLUMNS: tuple[tuple[str, pa.DataType, str], ...] = (
     ("sweep", pa.string(), "name of the sweep"),
     ("number", pa.int32(), "order in which the trial was proposed, from 0"),
-    ("stage", pa.string(), "search: the small evaluation of every trial; full: the whole set, at the end"),
-    ("origin", pa.string(), "reference: the dense model; known: an enqueued recipe; proposed: by the sampler"),
+    ("stage", pa.string(), "search: the small evaluation of every trial; full: the whole set; benchmark: likewise"),
+    (
+        "origin",
+        pa.string(),
+        "reference: the dense model; known: an enqueued recipe; proposed: by the sampler; or method",
+    ),
     ("label", pa.string(), "which known recipe it is, for example 'uniform ToMe 50%'; empty for proposals"),
+    ("setting", pa.string(), "benchmark: the method's setting in the paper's terms"),
+    ("target_gflops", pa.float64(), "benchmark: the GFLOPs the setting was matched to"),
+    ("recovery_steps", pa.int32(), "benchmark: fine-tuning steps after compression"),
     ("status", pa.string(), "complete or failed"),
     ("error", pa.string(), "what failed; empty when complete"),
     ("recipe_id", pa.string(), "hash of the canonical recipe"),
     ("recipe_json", pa.string(), "the canonical recipe"),
-    ("family", pa.string(), "dense, tome, prune or prune+tome"),
+    ("family", pa.string(), "dense, prune, tome, algm, cts, or prune+ one of them"),
     ("embed", pa.int32(), "embedding width"),
     ("heads", _INTS, "heads of each block"),
     ("qk", _INTS, "query and key width per head of each block"),
@@ -52,13 +59,14 @@ COLUMNS: tuple[tuple[str, pa.DataType, str], ...] = (
     ("batch", pa.int32(), "batch of the measurement"),
     ("threads", pa.int32(), "torch threads of the measurement"),
     ("images", pa.int32(), "images measured"),
-    ("seed", pa.int64(), "seed of the sweep"),
+    ("seed", pa.int64(), "seed of the sweep; benchmark: of the recovery"),
     ("checkpoint", pa.string(), "hash of the dense checkpoint"),
     ("dataset", pa.string(), "name of the data set"),
     ("evalset", pa.string(), "hash of the evaluation images"),
     ("started", pa.timestamp("us", tz="UTC"), "when the trial began"),
     ("seconds", pa.float64(), "time of the whole trial in its worker"),
     ("seconds_build", pa.float64(), "of it: building the compressed model"),
+    ("seconds_recover", pa.float64(), "of it: fine-tuning"),
     ("seconds_measure", pa.float64(), "of it: evaluation"),
     ("versions", pa.string(), "library versions, JSON"),
     ("git_commit", pa.string(), "commit of the code, where it runs from a checkout"),
@@ -68,5 +76,7 @@ SCHEMA = pa.schema([pa.field(name, kind, metadata={"doc": doc}) for name, kind, 
 
 
 def identity(row: Row) -> str:
-    """What a row is the only one of in its sweep: a recipe at a stage. Names its file and its MLflow run."""
+    """What a row is the only one of: a recipe at a stage, or a cell of a benchmark. Names its file and MLflow run."""
+    if row["stage"] == "benchmark":
+        return f"benchmark-{row['label'].lower().replace(' ', '-')}-seed{row['seed']}"
     return f"{row['stage']}-{row['recipe_id']}"

@@ -134,9 +134,14 @@ def _write_atomically(path: Path, data: bytes) -> None:
 
 
 def _without_trials(config: dict[str, object]) -> dict[str, object]:
-    """The part of a configuration that must not change: not the trials, workers or training."""
-    search = {k: v for k, v in dict(config["search"]).items() if k not in ("trials", "workers", "max_failures")}  # type: ignore[call-overload]
-    return {key: search if key == "search" else value for key, value in config.items() if key != "train"}
+    """The part of a configuration that must not change: not how much is run, nor a training that measures nothing."""
+    kept: dict[str, object] = dict(config)
+    free = {"search": ("trials", "workers", "max_failures"), "benchmark": ("methods", "speedups", "seeds")}
+    for section, fields in free.items():
+        kept[section] = {k: v for k, v in dict(kept.get(section) or {}).items() if k not in fields}  # type: ignore[call-overload]
+    recovery = dict(kept["benchmark"]).get("recovery") or {"steps": 0}  # type: ignore[call-overload]
+    training = kept.pop("train", None)
+    return {**kept, "train": training} if recovery["steps"] else kept  # last: a changed recovery is told first
 
 
 def _difference(theirs: object, ours: object, field: str = "") -> tuple[str, object, object] | None:

@@ -108,7 +108,7 @@ class Tracker:
         key = identity(row)
         if key in self._logged:
             return
-        band = int(100 * row["gflops_share"] - 1e-9) // _BAND * _BAND
+        band = int(100 * (row.get("gflops_share") or 0) - 1e-9) // _BAND * _BAND
         tags = {
             _PARENT: self._parent,
             _KEY: key,
@@ -120,6 +120,8 @@ class Tracker:
             "budget_band": f"{band}-{band + _BAND}%",
             "on_front": "false",
         }
+        if row["stage"] == "benchmark":
+            tags["method"] = row["origin"]
         name = f"{row['label'] or row['family']} {row['recipe_id'][:6]} {row['stage']}"
         run = self._client.create_run(self._experiment, tags=tags, run_name=name).info.run_id
         self._batch(run, params=_params(row), metrics=self._metrics(row))
@@ -163,6 +165,9 @@ class Tracker:
 def _params(row: Row) -> dict[str, str]:
     """Widths and ratios, one parameter a block, so that the UI can put each on an axis."""
     params = {"embed": str(row["embed"])}
+    for name in ("setting", "seed", "recovery_steps"):
+        if row["stage"] == "benchmark":
+            params[name] = str(row[name])
     for kind in ("heads", "qk", "v", "mlp", "ratios"):
         name = "merge" if kind == "ratios" else kind
         for block, value in enumerate(row[kind]):

@@ -20,12 +20,10 @@ from raycomp.data.samples import NORMALIZATIONS
 from raycomp.errors import UserError
 from raycomp.evaluate.miou import normalised
 from raycomp.models import checkpoints
+from raycomp.models.policy import Policy
 from raycomp.models.segmenter import Segmenter
 from raycomp.recipe import dense
 from raycomp.shape import ModelShape
-
-_CALIBRATION = 64  # images the saliencies are averaged over
-_CALIBRATION_BATCH = 8
 
 
 @dataclass(frozen=True)
@@ -40,6 +38,17 @@ class Base:
     scores: dict[str, np.ndarray]
     """Saliency of every unit."""
     evalset: EvalSet
+    policy_weights: dict[str, np.ndarray] | None = None
+    """Of the policy network of CTS, where one is wanted."""
+
+    @cached_property
+    def policy(self) -> Policy | None:
+        """The policy network, over these same arrays."""
+        if self.policy_weights is None:
+            return None
+        policy = Policy(self.config.policy.kind, self.shape.patch)
+        policy.load_state_dict({name: torch.from_numpy(w) for name, w in self.policy_weights.items()}, assign=True)
+        return policy.eval()
 
     @cached_property
     def model(self) -> Segmenter:
@@ -54,11 +63,12 @@ class Base:
         return {name: torch.from_numpy(score) for name, score in self.scores.items()}
 
 
-def prepare_base(config: SweepConfig, report: Callable[[str], None]) -> Base:
+def prepare_base(config: SweepConfig, report: Callable[[str], None], with_policy: bool = False) -> Base:
     """Load checkpoint and data, and compute or read the cached saliencies.
 
     Args:
         report: called with a line about each step that takes time.
+        with_policy: whether to load the policy network of CTS, too.
 
     Raises:
         UserError: for a checkpoint, data set or class count that does not fit.
@@ -66,6 +76,7 @@ def prepare_base(config: SweepConfig, report: Callable[[str], None]) -> Base:
     path = checkpoints.locate(config.model.checkpoint)
     model = checkpoints.load(path, config.model.shape)
     mark = checkpoints.fingerprint(path)
+    policy = _policy(config, model.shape) if with_policy else None
 
     def variant(done: int, total: int) -> None:
         if done == 1 or done % 20 == 0:
@@ -74,7 +85,9 @@ def prepare_base(config: SweepConfig, report: Callable[[str], None]) -> Base:
     evalset = prepare(config.data, config.evaluation, variant)
     if len(evalset.classes) != model.shape.classes:
         raise UserError(f"model has {model.shape.classes} classes, {config.data.dataset} {len(evalset.classes)}")
-    scores = _saliency(model, config, cache_folder() / f"saliency-{mark}-{evalset.fingerprint}.safetensors", report)
+    calibration = f"{config.nvit.images}x{config.nvit.batch}-{config.nvit.dtype}"
+    cache = cache_folder() / f"saliency-{mark}-{evalset.fingerprint}-{calibration}.safetensors"
+    scores = _saliency(model, config, cache, report)
     in_memory = Stack(np.array(evalset.images.pixels), evalset.images.shapes)
     labels = Stack(np.array(evalset.labels.pixels), evalset.labels.shapes)
     return Base(
@@ -86,24 +99,50 @@ def prepare_base(config: SweepConfig, report: Callable[[str], None]) -> Base:
         evalset=EvalSet(
             in_memory, labels, evalset.variants, evalset.label_of, evalset.rank, evalset.classes, evalset.fingerprint
         ),
+        policy_weights=None if policy is None else {name: t.numpy() for name, t in policy.state_dict().items()},
     )
+
+
+def _policy(config: SweepConfig, shape: ModelShape) -> Policy:
+    if config.policy.checkpoint is None:
+        raise UserError("field 'policy.checkpoint' is missing: CTS needs one, which jobs/train.py --policy makes")
+    policy = checkpoints.load_policy(checkpoints.locate(config.policy.checkpoint, "policy.checkpoint"), shape)
+    if policy.kind != config.policy.kind:
+        raise UserError(f"policy.checkpoint holds a policy of kind {policy.kind}, policy.kind is {config.policy.kind}")
+    return policy
 
 
 def _saliency(model: Segmenter, config: SweepConfig, cache: Path, report: Callable[[str], None]) -> saliencies.Saliency:
     if cache.is_file():
         return saliencies.load(cache)
-    report(f"scoring prunable units on {_CALIBRATION} training images (kept in {cache.parent})")
-    scores = saliencies.compute(model, _calibration(model.shape, config))
+    report(f"scoring prunable units on {config.nvit.images} training images (kept in {cache.parent})")
+    scores = score(model, config, default_device(), cache.with_suffix(".part"))
     saliencies.save(scores, cache)
     return scores
 
 
-def _calibration(shape: ModelShape, config: SweepConfig) -> Iterator[tuple[Tensor, Tensor]]:
+def default_device() -> torch.device:
+    """The GPU where this process sees one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def score(
+    model: Segmenter, config: SweepConfig, device: torch.device, state: Path | None = None
+) -> saliencies.Saliency:
+    """Saliency of a model, dense or pruned, on centre crops of the training split; see `saliency.compute`."""
+    model = model.to(device)
+    return saliencies.compute(
+        model, _calibration(model.shape, config, device), getattr(torch, config.nvit.dtype), state
+    )
+
+
+def _calibration(shape: ModelShape, config: SweepConfig, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
     """Batches of centre crops of the training split, normalised."""
-    samples = open_split(config.data, config.data.train_split, _CALIBRATION)
+    settings = config.nvit
+    samples = open_split(config.data, config.data.train_split, settings.images)
     pixels, (height, width) = NORMALIZATIONS[shape.normalization], config.data.window or shape.image
     images, labels = [], []
-    for index in range(min(_CALIBRATION, len(samples))):
+    for index in range(min(settings.images, len(samples))):
         image, label = resized(samples[index], config.data.short_side)
         top, left = max(0, label.shape[0] - height) // 2, max(0, label.shape[1] - width) // 2
         images.append(image[top : top + height, left : left + width])
@@ -111,7 +150,10 @@ def _calibration(shape: ModelShape, config: SweepConfig) -> Iterator[tuple[Tenso
     whole = [i for i, label in enumerate(labels) if label.shape == (height, width)]
     if not whole:
         raise UserError(f"data: no training image is as large as the window {height}x{width}")
-    for start in range(0, len(whole), _CALIBRATION_BATCH):
-        part = whole[start : start + _CALIBRATION_BATCH]
-        x = normalised(torch.from_numpy(np.stack([images[i] for i in part])), pixels.mean, pixels.std, torch.float32)
-        yield x, torch.from_numpy(np.stack([labels[i] for i in part]))
+    for start in range(0, len(whole), settings.batch):
+        part = whole[start : start + settings.batch]
+        x = torch.from_numpy(np.stack([images[i] for i in part])).to(device)
+        yield (
+            normalised(x, pixels.mean, pixels.std, torch.float32),
+            torch.from_numpy(np.stack([labels[i] for i in part])).to(device),
+        )

@@ -6,6 +6,7 @@ from functools import partial
 
 from raycomp.flops import gflops
 from raycomp.recipe import BlockWidths, Recipe, ToMe, dense, from_counts
+from raycomp.search.matched import bisect
 from raycomp.shape import ModelShape, Size
 
 UNIFORM_TOME, UNIFORM_PRUNING, UNIFORM_BOTH = "uniform ToMe", "uniform pruning", "uniform prune+ToMe"
@@ -13,7 +14,6 @@ BASELINES = (UNIFORM_TOME, UNIFORM_PRUNING, UNIFORM_BOTH)
 """What a search must beat: the same in every block."""
 _MULTIPLE = 8  # widths that hardware likes
 _MOST_PRUNED = 0.9
-_HALVINGS = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,16 +95,7 @@ def _multiple(value: float, most: int) -> int:
 
 def _matched(build: Callable[[float], Recipe], shape: ModelShape, image: Size, target: float) -> Recipe | None:
     """The recipe of least strength that costs at most `target` GFLOPs; None when full strength costs more."""
-    if gflops(shape, build(1.0), image) > target:
-        return None
-    low, high = 0.0, 1.0
-    for _ in range(_HALVINGS):
-        middle = (low + high) / 2
-        if gflops(shape, build(middle), image) <= target:
-            high = middle
-        else:
-            low = middle
-    return build(high)
+    return bisect(build, lambda recipe: gflops(shape, recipe, image), target).below
 
 
 def _filled(recipe: Recipe, shape: ModelShape, image: Size, target: float) -> Recipe:

@@ -3,6 +3,7 @@
 import json
 import platform
 import time
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -14,11 +15,12 @@ import torch
 from raycomp.compress.apply import compress
 from raycomp.evaluate.measure import Measurement, measure
 from raycomp.evaluate.robustness import summary
-from raycomp.flops import gflops, profile
+from raycomp.flops import Profile, gflops, profile
 from raycomp.recipe import Recipe, dense
 from raycomp.results.row import Row
 from raycomp.search.base import Base
 from raycomp.search.proposal import Proposal
+from raycomp.shape import ModelShape, Size
 
 _LIBRARIES = ("raycomp", "torch", "timm", "numpy", "ray", "optuna", "imagecorruptions", "scikit-image", "opencv-python")
 
@@ -28,11 +30,11 @@ def run_trial(base: Base, proposal: Proposal, device: torch.device, commit: str)
     started, clock = datetime.now(UTC), time.perf_counter()
     row = described(base, proposal) | {"started": started, "git_commit": commit, "device": str(device)}
     try:
-        model = compress(base.model, proposal.recipe, base.saliency)
+        model = compress(base.model, proposal.recipe, base.saliency, base.policy)
         built = time.perf_counter() - clock
         row["params"] = sum(p.numel() for p in model.parameters())
         result = measure(model, base.evalset, proposal.stage, base.config.evaluation, base.config.data, device)
-        row |= _measured(result)
+        row |= measured(base, proposal.recipe, result)
         row |= {"seconds_build": built, "seconds_measure": result.seconds, "status": "complete", "error": ""}
     except (RuntimeError, MemoryError, ValueError) as error:
         row |= {"status": "failed", "error": f"{type(error).__name__}: {error}"[:2000]}
@@ -44,7 +46,6 @@ def described(base: Base, proposal: Proposal) -> Row:
     """The part of a row that is known before anything is measured."""
     recipe, shape, config = proposal.recipe, base.shape, base.config
     window = config.data.window or shape.image
-    cost = profile(shape, recipe, window)
     return {
         "sweep": config.name,
         "number": proposal.number,
@@ -55,11 +56,7 @@ def described(base: Base, proposal: Proposal) -> Row:
         "recipe_json": recipe.canonical_json(),
         "family": recipe.family(shape),
         **widths(recipe),
-        "tokens": list(cost.tokens),
-        "gflops": cost.gflops,
-        "gflops_share": cost.gflops / gflops(shape, dense(shape), window),
-        "gflops_encoder": cost.encoder,
-        "gflops_blocks": list(cost.blocks),
+        **({} if recipe.adaptive else costs(shape, window, [profile(shape, recipe, window)])),
         "dtype": config.evaluation.dtype,
         "batch": config.evaluation.batch,
         "threads": torch.get_num_threads(),
@@ -68,6 +65,22 @@ def described(base: Base, proposal: Proposal) -> Row:
         "dataset": config.data.dataset,
         "evalset": base.evalset.fingerprint,
         "versions": _versions(),
+    }
+
+
+def costs(shape: ModelShape, window: Size, passes: Sequence[Profile]) -> Row:
+    """What a recipe costs as columns: the mean of passes on several images, for adaptive merging."""
+
+    def mean(values: Iterable[float]) -> float:
+        return float(np.mean(list(values)))
+
+    total = mean(cost.gflops for cost in passes)
+    return {
+        "tokens": [round(mean(counts)) for counts in zip(*(cost.tokens for cost in passes), strict=True)],
+        "gflops": total,
+        "gflops_share": total / gflops(shape, dense(shape), window),
+        "gflops_encoder": mean(cost.encoder for cost in passes),
+        "gflops_blocks": [mean(block) for block in zip(*(cost.blocks for cost in passes), strict=True)],
     }
 
 
@@ -87,9 +100,13 @@ def git_commit() -> str:
         return ""
 
 
-def _measured(result: Measurement) -> Row:
+def measured(base: Base, recipe: Recipe, result: Measurement) -> Row:
+    """A measurement as columns."""
     robust = summary(result.corrupted, result.clean_miou)
+    window = base.config.data.window or base.shape.image
+    passes = [profile(base.shape, recipe, window, tokens) for tokens in result.tokens]
     return {
+        **(costs(base.shape, window, passes) if passes else {}),
         "clean_miou": result.clean_miou,
         "corrupted_miou": robust.mpc,
         "rpc": robust.rpc,

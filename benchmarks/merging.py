@@ -1,0 +1,82 @@
+"""How much of the FLOPs that merging saves becomes speed: ToMe at the paper's moderate setting.
+
+    python benchmarks/merging.py [--device cuda] [--threads 2]
+
+Prints FLOPs reduction, speed-up and their ratio against the dense model at batch 16, with weights at
+random (time does not depend on them). Dense and merged take turns, and the ratio is of medians.
+"""
+
+import time
+from statistics import median
+from typing import Annotated
+
+import torch
+import typer
+
+from raycomp.compress.tome import ToMeMerger
+from raycomp.evaluate.speed import synchronise
+from raycomp.flops import gflops
+from raycomp.models.segmenter import Segmenter
+from raycomp.recipe import Recipe, ToMe, constant_r, dense
+from raycomp.search.known import uniform_tome
+from raycomp.search.matched import bisect
+from raycomp.shape import ModelShape, deit_base_distilled, vit
+
+BATCH, MODERATE = 16, 2.5
+ROUNDS, WARM_UP = 5, 1
+
+
+def main(
+    device: Annotated[str, typer.Option()] = "cpu",
+    threads: Annotated[int, typer.Option()] = 2,
+    dtype: Annotated[str, typer.Option()] = "float32",
+) -> None:
+    torch.set_num_threads(threads)
+    micro = ModelShape(width=128, heads=4, depth=8, patch=8, image=(128, 128), classes=11, decoder_depth=1)
+    published = deit_base_distilled((512, 512), 150)
+    cases: list[tuple[str, ModelShape, Recipe]] = [
+        ("ViT-micro 128 px", micro, matched(micro)),
+        ("ViT-Ti/16 256 px", vit("tiny", (256, 256), 11), matched(vit("tiny", (256, 256), 11))),
+        ("ViT-S/16 512 px", vit("small", (512, 512), 150), matched(vit("small", (512, 512), 150))),
+        ("DeiT-B/16 512 px, r = 95", published, merging(published, constant_r(published, 95))),
+    ]
+    print(f"torch {torch.__version__}, {device}, {dtype}, {threads} thread(s), batch {BATCH}, medians of {ROUNDS}")
+    print(f"{'model':26}{'GFLOPs':>18}{'saved':>8}{'gained':>8}{'gained / saved':>16}")
+    for name, shape, recipe in cases:
+        full, less = gflops(shape, dense(shape)), gflops(shape, recipe)
+        gained = speed_up(shape, recipe, torch.device(device), getattr(torch, dtype))
+        saved = full / less
+        print(f"{name:26}{full:9.2f} ->{less:6.2f}{saved:7.2f}x{gained:7.2f}x{gained / saved:16.2f}", flush=True)
+
+
+def matched(shape: ModelShape) -> Recipe:
+    """ToMe with the same r in every block, at the moderate compression."""
+    target = gflops(shape, dense(shape)) / MODERATE
+    build = lambda strength: uniform_tome(dense(shape), shape, shape.image, strength)  # noqa: E731
+    return bisect(build, lambda recipe: gflops(shape, recipe), target).nearest(target)[0]
+
+
+def merging(shape: ModelShape, ratios: tuple[float, ...]) -> Recipe:
+    return dense(shape).model_copy(update={"merge": ToMe(ratios=ratios)})
+
+
+def speed_up(shape: ModelShape, recipe: Recipe, device: torch.device, dtype: torch.dtype) -> float:
+    """Dense time over merged time."""
+    model = Segmenter(shape, dense(shape)).to(device, dtype).eval()
+    images = torch.randn(BATCH, 3, *shape.image, device=device, dtype=dtype)
+    times: dict[bool, list[float]] = {False: [], True: []}
+    with torch.inference_mode():
+        for turn in range(WARM_UP + ROUNDS):
+            for merges in (False, True):
+                model.encoder.merger = ToMeMerger(recipe.merge, shape.prefix) if merges else None
+                synchronise(device)
+                started = time.perf_counter()
+                model(images)
+                synchronise(device)
+                if turn >= WARM_UP:
+                    times[merges].append(time.perf_counter() - started)
+    return median(times[False]) / median(times[True])
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,143 @@
+"""Compare the methods of the paper at matched GFLOPs: its tables and figures, from one command.
+
+    python jobs/benchmark.py --space search_spaces/streetscenes_vit_micro.yaml
+    python jobs/benchmark.py --space search_spaces/streetscenes_vit_micro.yaml --recovery 300 --seeds 0,1,2
+
+An interrupted comparison goes on with the same command; more seeds, methods or speed-ups are added to it.
+"""
+
+import gc
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: workers share the cores
+
+import typer
+from pydantic import ValidationError
+
+from raycomp import config as configs
+from raycomp.cli import guarded
+from raycomp.errors import UserError
+from raycomp.report import tables
+from raycomp.report.compare import final_front
+from raycomp.results.row import Row
+from raycomp.results.store import Store
+from raycomp.results.tracking import Tracker, default_uri
+from raycomp.search import cluster
+
+INTERRUPTED = 130
+_DEFAULT_SPACE = Path(__file__).resolve().parents[1] / "search_spaces" / "streetscenes_vit_micro.yaml"
+
+
+def main(
+    space: Annotated[Path, typer.Option(help="Search space file.")] = _DEFAULT_SPACE,
+    recovery: Annotated[int | None, typer.Option(help="Fine-tuning steps of every model; 0 measures as cut.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Highest learning rate of the fine-tuning.")] = None,
+    seeds: Annotated[str | None, typer.Option(help="Seeds of the fine-tuning, for example 0,1,2.")] = None,
+    methods: Annotated[str | None, typer.Option(help="Of algm, cts, tome, nvit, nvit+tome.")] = None,
+    speedups: Annotated[str | None, typer.Option(help="Dense GFLOPs over the recipe's, for example 1.4,2.5.")] = None,
+    sweep: Annotated[Path | None, typer.Option(help="Folder of a finished sweep, to compare its front.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Name of the results; by default the space's, and -benchmark.")
+    ] = None,
+    results: Annotated[Path, typer.Option(help="Folder for results.")] = Path("results"),
+    data: Annotated[Path | None, typer.Option(help="Folder of the data set, in place of the file's.")] = None,
+    checkpoint: Annotated[str | None, typer.Option(help="Dense checkpoint, in place of the file's.")] = None,
+    policy: Annotated[str | None, typer.Option(help="Policy network of CTS, in place of the file's.")] = None,
+    tracking: Annotated[str | None, typer.Option(help="MLflow tracking URI; by default SQLite in the results.")] = None,
+) -> None:
+    """Find every method's setting, measure all of them alike, and write tables and figures."""
+    config = _configured(space, recovery, lr, _list(seeds), _list(methods), _list(speedups))
+    config = config.changed("data", root=data).changed("model", checkpoint=checkpoint)
+    config = config.changed("policy", checkpoint=policy)
+    console = tables.console()
+    folder = results / (name or f"{config.name}-benchmark")
+    store = Store(folder)
+    store.check(config)
+    front = None
+    if sweep is not None:
+        finished = Store(sweep)
+        front = final_front(finished.rows(), finished.config().search.budget)
+        if not front:
+            raise UserError(f"--sweep {sweep}: it has no measured recipe")
+    cluster.connect()
+    # Bad input is told before these are imported: torch alone takes seconds.
+    import ray
+
+    from raycomp.benchmark.run import Shared, find_settings, measure_cells, measure_speed
+    from raycomp.report.benchmark_page import write_page
+    from raycomp.search.base import prepare_base
+    from raycomp.train import Preloaded, scenes_needed
+
+    def say(line: str) -> None:
+        console.print(line, highlight=False, soft_wrap=True)
+
+    base = prepare_base(config, say, with_policy="cts" in config.benchmark.methods)
+    store.open(config)
+    drawn = None
+    if config.data.dataset == "streetscenes" and config.benchmark.recovery.steps:
+        count = scenes_needed(config.train, config.benchmark.recovery.steps)
+        say(f"drawing {count} training scenes")
+        drawn = ray.put(Preloaded.of(config.data.train_split, count))
+    shared = Shared(ray.put(base), drawn, str(folder.resolve()), config)
+    settings = find_settings(shared, front, base, say)
+    uri = tracking or os.environ.get("MLFLOW_TRACKING_URI") or default_uri(results)
+    tracker = Tracker(uri, folder, config, base.evalset.classes, lambda line: console.print(line, style="yellow"))
+    measured: list[Row] = []
+
+    def on_row(row: Row) -> None:
+        measured.append(row)
+        tracker.log(row)
+        say(f"cell {len(measured)}: {_line(row)}")
+
+    try:
+        measure_cells(shared, settings, store, base, on_row)
+        timings = measure_speed(shared, settings)
+    except KeyboardInterrupt:
+        say("interrupted: the same command goes on from here")
+        tracker.finish([], [], finished=False)
+        cluster.disconnect()
+        sys.exit(INTERRUPTED)
+    cluster.disconnect()
+    written = write_page(folder, base, settings, measured, timings)
+    tracker.finish([], [folder / "sweep.yaml", *written], finished=True)
+    say(f"page:  {written[0]}\nrows:  {folder / 'trials'}/*.parquet\nruns:  mlflow ui --backend-store-uri {uri}")
+    gc.freeze()  # or Python spends seconds, at exit, freeing torch's modules one by one
+
+
+def _configured(
+    space: Path,
+    recovery: int | None,
+    lr: float | None,
+    seeds: list[str] | None,
+    methods: list[str] | None,
+    speedups: list[str] | None,
+) -> configs.SweepConfig:
+    config = configs.load(space)
+    given = {"seeds": seeds, "methods": methods, "speedups": speedups}
+    steps = {"steps": recovery, "lr": lr}
+    wanted: dict[str, Any] = config.benchmark.recovery.model_dump() | {k: v for k, v in steps.items() if v is not None}
+    try:
+        return config.changed("benchmark", **given, recovery=wanted)
+    except ValidationError as error:
+        raise UserError(configs.explain(error, configs.SweepConfig)) from None
+
+
+def _list(text: str | None) -> list[str] | None:
+    return None if text is None else [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _line(row: Row) -> str:
+    if row["status"] != "complete":
+        return f"{row['label']} failed: {row['error']}"
+    times = f"{row['seconds']:.0f} s"
+    return (
+        f"{row['label']}, seed {row['seed']}: {row['gflops']:.4g} GFLOPs, "
+        f"{100 * row['clean_miou']:.2f} / {100 * row['corrupted_miou']:.2f}, {times}"
+    )
+
+
+if __name__ == "__main__":
+    guarded(main)

@@ -1,0 +1,57 @@
+"""The cells of the paper's comparison: a method at a compression level with a seed."""
+
+from dataclasses import dataclass
+
+from raycomp.config import BenchmarkConfig
+
+STAGE = "benchmark"
+TITLES = {
+    "dense": "dense",
+    "algm": "ALGM",
+    "cts": "CTS",
+    "tome": "ToMe",
+    "nvit": "NViT",
+    "nvit+tome": "NViT+ToMe",
+    "found": "raycomp",
+}
+"""Names of the methods in tables and figures; `found` is the best of a finished sweep."""
+
+
+@dataclass(frozen=True, order=True)
+class Level:
+    """A method at a compression level, which has one setting."""
+
+    speedup: float
+    """Dense GFLOPs over the target's; 1 for the dense model."""
+    method: str
+
+    @property
+    def label(self) -> str:
+        """`ToMe 2.5x`."""
+        return TITLES[self.method] if self.method == "dense" else f"{TITLES[self.method]} {self.speedup:g}x"
+
+    @property
+    def slug(self) -> str:
+        """`tome-2.5x`, for file names."""
+        return f"{self.method}-{self.speedup:g}x"
+
+
+@dataclass(frozen=True, order=True)
+class Cell:
+    """One measurement."""
+
+    level: Level
+    seed: int
+
+
+def levels(config: BenchmarkConfig, with_found: bool) -> list[Level]:
+    """Dense and every method at every compression level, the longest to measure first."""
+    methods = [*config.methods, *(["found"] if with_found else [])]
+    compressed = [Level(speedup, method) for speedup in sorted(config.speedups) for method in methods]
+    return [Level(1.0, "dense"), *compressed]
+
+
+def cells(config: BenchmarkConfig, with_found: bool) -> list[Cell]:
+    """Every level with every seed; without recovery nothing is random, and one seed is enough."""
+    seeds = config.seeds if config.recovery.steps else config.seeds[:1]
+    return [Cell(level, seed) for seed in seeds for level in levels(config, with_found)]

@@ -1,0 +1,71 @@
+"""What Fig. 3 shows of a model: its predictions on a few images, and which patches it merged."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from raycomp.data.corruptions import VARIANTS
+from raycomp.data.evalset import CLEAN
+from raycomp.data.samples import IGNORE, NORMALIZATIONS
+from raycomp.evaluate.miou import normalised
+from raycomp.models.segmenter import Segmenter
+from raycomp.search.base import Base
+
+_CORRUPTED = (("fog", 3), ("gaussian_noise", 3))
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One window of an evaluation image."""
+
+    title: str
+    image: np.ndarray
+    """HxWx3 uint8."""
+    label: np.ndarray
+    """HxW uint8."""
+
+
+def scenes(base: Base) -> list[Scene]:
+    """A clean image and two corrupted ones, cut to the top left window."""
+    data, window = base.evalset, base.config.data.window or base.shape.image
+    images, labels = data.images.views(), data.labels.views()
+    wanted = [("clean", CLEAN), *((f"{kind} {level}", VARIANTS.index((kind, level))) for kind, level in _CORRUPTED)]
+    found = []
+    for title, variant in wanted:
+        index = int(np.flatnonzero((data.variants == variant) & (data.rank == 0))[0])
+        found.append(
+            Scene(title, _cut(images[index], window, 0), _cut(labels[data.label_of[index]], window, IGNORE)[..., 0])
+        )
+    return found
+
+
+def _cut(image: np.ndarray, window: tuple[int, int], fill: int) -> np.ndarray:
+    piece = image[: window[0], : window[1]]
+    missing = ((0, window[0] - piece.shape[0]), (0, window[1] - piece.shape[1]), (0, 0))
+    return np.pad(piece, missing, constant_values=fill)
+
+
+def keep_pictures(model: Segmenter, base: Base, device: torch.device, path: Path) -> None:
+    """Write predictions (scenes, H, W) uint8 and the token of each patch (scenes, h, w) int32."""
+    shown = scenes(base)
+    pixels, dtype = NORMALIZATIONS[base.shape.normalization], getattr(torch, base.config.evaluation.dtype)
+    model = model.to(device, dtype)
+    predictions, sources = [], []
+    with torch.inference_mode():
+        for scene in shown:
+            x = normalised(torch.from_numpy(scene.image[None].copy()).to(device), pixels.mean, pixels.std, dtype)
+            predictions.append(model(x)[0].argmax(0).to(torch.uint8).cpu().numpy())
+            side = base.shape.patch
+            padded = F.pad(x, (0, -x.shape[-1] % side, 0, -x.shape[-2] % side))
+            grid = base.shape.grid((x.shape[-2], x.shape[-1]))
+            _, tokens = model.encoder(padded)
+            index = torch.arange(grid[0] * grid[1]) if tokens is None else tokens.source[0].cpu() - base.shape.prefix
+            sources.append(index.view(grid).to(torch.int32).numpy())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.npz")
+    np.savez_compressed(temporary, predictions=np.stack(predictions), sources=np.stack(sources))
+    temporary.replace(path)

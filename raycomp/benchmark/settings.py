@@ -1,0 +1,186 @@
+"""Find each method's setting at a target GFLOPs: r, T, R or NViT's threshold (matched FLOPs)."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from raycomp.benchmark.cells import Level
+from raycomp.compress import saliency as saliencies
+from raycomp.compress.apply import compress
+from raycomp.compress.nvit import nvit
+from raycomp.compress.saliency import Saliency
+from raycomp.data.evalset import CLEAN
+from raycomp.data.samples import NORMALIZATIONS
+from raycomp.evaluate.latency_table import LatencyTable, measure_latency
+from raycomp.evaluate.miou import normalised, sliding_logits
+from raycomp.evaluate.tokens import recorded
+from raycomp.flops import gflops, profile
+from raycomp.recipe import Algm, Cts, Recipe, algm_blocks, dense, merge_counts, shared_superpatches
+from raycomp.results.row import Row
+from raycomp.search.base import Base, score
+from raycomp.search.known import uniform_tome
+from raycomp.search.matched import bisect
+
+TOLERANCE = 0.01
+"""How near to the target a setting must come, relative to it."""
+_CLOSE = 0.002  # near enough to stop where a cost takes seconds to measure
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A method's recipe at a target."""
+
+    recipe: Recipe
+    gflops: float
+    """For adaptive merging the mean over the evaluation images."""
+    target: float
+    text: str
+    """The setting in the paper's terms: `r = 9.5`, `T = 0.88`, `R = 0.42`."""
+    scores: Saliency | None = None
+    """Which units stay, where that is not the dense saliency's choice."""
+
+    @property
+    def reached(self) -> bool:
+        """Whether the method comes within 1 % of the target, or stays below it."""
+        return self.gflops <= self.target * (1 + TOLERANCE)
+
+    def save(self, folder: Path, level: Level) -> None:
+        """Write the setting, its scores first: a setting that can be read is whole."""
+        folder.mkdir(parents=True, exist_ok=True)
+        if self.scores is not None:
+            saliencies.save(self.scores, folder / f"{level.slug}.safetensors")
+        facts = {"recipe": self.recipe.model_dump(mode="json"), "gflops": self.gflops, "target": self.target}
+        temporary = folder / f".{level.slug}.tmp"
+        temporary.write_text(json.dumps({**facts, "text": self.text}, indent=1))
+        temporary.replace(folder / f"{level.slug}.json")
+
+    @classmethod
+    def load(cls, folder: Path, level: Level) -> "Setting | None":
+        """Read a setting; None where it is not found yet."""
+        path, scores = folder / f"{level.slug}.json", folder / f"{level.slug}.safetensors"
+        if not path.is_file():
+            return None
+        held = json.loads(path.read_text())
+        kept = saliencies.load(scores) if scores.is_file() else None
+        return cls(Recipe.model_validate(held["recipe"]), held["gflops"], held["target"], held["text"], kept)
+
+
+def find(base: Base, level: Level, device: torch.device, folder: Path) -> Setting:
+    """The setting of a level's method nearest to its GFLOPs; `Setting.reached` says whether it is near enough.
+
+    Args:
+        folder: where a latency table is kept, if NViT's latency term is on.
+    """
+    shape, window = base.shape, base.config.data.window or base.shape.image
+    whole = dense(shape)
+    full = gflops(shape, whole, window)
+    target = full / level.speedup
+
+    def cost(recipe: Recipe) -> float:
+        return gflops(shape, recipe, window)
+
+    match level.method:
+        case "dense":
+            return Setting(whole, full, full, "")
+        case "tome":
+            recipe, found = bisect(lambda s: uniform_tome(whole, shape, window, s), cost, target).nearest(target)
+            return Setting(recipe, found, target, _tome_text(base, recipe))
+        case "cts":
+            kind = base.config.policy.kind
+            shares = bisect(lambda s: _with(whole, Cts(share=0.75 * s, policy=kind)), cost, target)
+            recipe, found = shares.nearest(target)
+            return Setting(recipe, found, target, _cts_text(base, recipe))
+        case "algm":
+            blocks = algm_blocks(shape.depth)
+            thresholds = bisect(
+                lambda s: _with(whole, Algm(blocks=blocks, threshold=1 - 2 * s)),
+                lambda recipe: measured_gflops(base, recipe, device),
+                target,
+                _CLOSE,
+            )
+            recipe, found = thresholds.nearest(target)
+            assert isinstance(recipe.merge, Algm)
+            return Setting(recipe, found, target, f"T = {recipe.merge.threshold:.3f}")
+        case "nvit":
+            return _nvit(base, target, device, folder)
+    pruned = _nvit(base, full / level.speedup**0.5, device, folder)
+    recipe, found = bisect(lambda s: uniform_tome(pruned.recipe, shape, window, s), cost, target).nearest(target)
+    text = f"NViT to {pruned.gflops / full:.0%}, {_tome_text(base, recipe)}"
+    return Setting(recipe, found, target, text, pruned.scores)
+
+
+def from_front(members: Sequence[Row], base: Base, level: Level) -> Setting:
+    """The best recipe of a finished sweep's front, by clean plus corrupted mIoU, that costs at most the target."""
+    shape, window = base.shape, base.config.data.window or base.shape.image
+    target = gflops(shape, dense(shape), window) / level.speedup
+    affordable = [row for row in members if row["gflops"] <= target * (1 + TOLERANCE)]
+    best = max(affordable, key=lambda row: row["clean_miou"] + row["corrupted_miou"], default=None)
+    row = best or min(members, key=lambda row: row["gflops"])
+    return Setting(Recipe.model_validate_json(row["recipe_json"]), row["gflops"], target, f"recipe {row['recipe_id']}")
+
+
+def measured_gflops(base: Base, recipe: Recipe, device: torch.device) -> float:
+    """Mean GFLOPs of a recipe over all windows of the clean evaluation images, one at a time."""
+    model = compress(base.model, recipe, base.saliency, base.policy).to(device)
+    data, window = base.config.data, base.config.data.window or base.shape.image
+    pixels = NORMALIZATIONS[base.shape.normalization]
+    images = base.evalset.images.views()
+    with recorded(model) as passes, torch.inference_mode():
+        for index in np.flatnonzero(base.evalset.variants == CLEAN):
+            x = normalised(torch.from_numpy(images[index][None]).to(device), pixels.mean, pixels.std, torch.float32)
+            sliding_logits(model, x, window, data.stride or window[0])
+    return _mean_gflops(base, recipe, passes)
+
+
+def _mean_gflops(base: Base, recipe: Recipe, passes: Sequence[Sequence[int]]) -> float:
+    window = base.config.data.window or base.shape.image
+    return float(np.mean([profile(base.shape, recipe, window, tokens).gflops for tokens in passes]))
+
+
+def _nvit(base: Base, target: float, device: torch.device, folder: Path) -> Setting:
+    shape, window, config = base.shape, base.config.data.window or base.shape.image, base.config.nvit
+    latency = _latency(base, device, folder).latency_ms if config.latency_weight else None
+    found = nvit(
+        base.model,
+        base.saliency,
+        lambda small: score(small, base.config, device),
+        target,
+        lambda recipe: gflops(shape, recipe, window),
+        config,
+        latency,
+    )
+    heads = sum(block.heads for block in found.recipe.blocks) / shape.depth
+    mlp = sum(block.mlp for block in found.recipe.blocks) / shape.depth
+    text = f"EMB {found.recipe.embed}, H {heads:.1f}, MLP {mlp:.0f}"
+    return Setting(found.recipe, found.cost, target, text, found.scores)
+
+
+def _latency(base: Base, device: torch.device, folder: Path) -> LatencyTable:
+    path = folder / "latency.json"
+    if path.is_file():
+        return LatencyTable.load(path)
+    dtype = getattr(torch, base.config.evaluation.dtype)
+    table = measure_latency(base.shape, base.config.evaluation.batch, device, dtype)
+    table.save(path)
+    return table
+
+
+def _with(recipe: Recipe, merge: Cts | Algm) -> Recipe:
+    return Recipe(embed=recipe.embed, blocks=recipe.blocks, merge=merge)
+
+
+def _tome_text(base: Base, recipe: Recipe) -> str:
+    """r, merges a block; a fractional r is spread evenly, so that two blocks show its half."""
+    first = merge_counts(base.shape, recipe.ratios, base.config.data.window)[:2]
+    return f"r = {sum(first) / 2:g}"
+
+
+def _cts_text(base: Base, recipe: Recipe) -> str:
+    if not isinstance(recipe.merge, Cts):
+        return "R = 0"
+    rows, columns = base.shape.grid(base.config.data.window)
+    return f"R = {3 * shared_superpatches(recipe.merge.share, rows * columns) / (rows * columns):.3f}"

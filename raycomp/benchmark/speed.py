@@ -1,0 +1,88 @@
+"""FLOPs saved against speed gained (the paper's Table 2): all models in one process, taking turns."""
+
+import time
+from dataclasses import dataclass
+from statistics import median
+
+import numpy as np
+import torch
+
+from raycomp.benchmark.cells import Level
+from raycomp.benchmark.settings import Setting
+from raycomp.compress.apply import compress
+from raycomp.data.samples import NORMALIZATIONS
+from raycomp.evaluate.miou import normalised
+from raycomp.evaluate.speed import synchronise
+from raycomp.evaluate.tokens import tokens_per_block
+from raycomp.flops import gflops
+from raycomp.recipe import Algm, Recipe
+from raycomp.search.base import Base
+
+_ROUNDS, _WARM_UP = 7, 2
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How a setting's speed compares with the dense model's."""
+
+    label: str
+    flops_saved: float
+    """Dense GFLOPs over its own."""
+    speed_gained: float
+    """Dense time over its own, medians of rounds in which every model ran once."""
+    images_per_second: float
+    setting: str
+    """Device, precision, batch, threads."""
+
+
+def time_settings(base: Base, settings: dict[Level, Setting], device: torch.device) -> list[Timing]:
+    """Time one batch through every model; adaptive merging merges what the batch does on average."""
+    config, shape = base.config.evaluation, base.shape
+    window, dtype = base.config.data.window or shape.image, getattr(torch, config.dtype)
+    pixels = NORMALIZATIONS[shape.normalization]
+    images = base.evalset.images.views()[: config.batch]
+    crops = [image[: window[0], : window[1]] for image in images]
+    fitting = [crop for crop in crops if crop.shape[:2] == window]
+    stacked = np.stack([fitting[i % len(fitting)] for i in range(config.batch)])
+    x = normalised(torch.from_numpy(stacked).to(device), pixels.mean, pixels.std, dtype)
+    models = {}
+    for level, setting in settings.items():
+        recipe = batched(base, setting, x.float())
+        model = compress(base.model, recipe, setting.scores or base.saliency, base.policy)
+        models[level] = model.to(device=device, dtype=dtype)
+    times: dict[Level, list[float]] = {level: [] for level in models}
+    with torch.inference_mode():
+        for turn in range(_WARM_UP + _ROUNDS):
+            for level, model in models.items():
+                synchronise(device)
+                started = time.perf_counter()
+                model(x)
+                synchronise(device)
+                if turn >= _WARM_UP:
+                    times[level].append(time.perf_counter() - started)
+    medians = {level: median(values) for level, values in times.items()}
+    dense = next(level for level in models if level.method == "dense")
+    full = settings[dense].gflops
+    where = f"{device}, {config.dtype}, batch {config.batch}, {torch.get_num_threads()} thread(s)"
+    costs = {level: gflops(shape, model.recipe, window) for level, model in models.items()}
+    return [
+        Timing(level.label, full / costs[level], medians[dense] / medians[level], config.batch / medians[level], where)
+        for level in models
+    ]
+
+
+def batched(base: Base, setting: Setting, images: torch.Tensor) -> Recipe:
+    """The recipe itself; for adaptive ALGM the fixed counts that its images merge on average."""
+    merge = setting.recipe.merge
+    if not isinstance(merge, Algm) or not merge.adaptive:
+        return setting.recipe
+    model = compress(base.model, setting.recipe, base.saliency).to(images.device)
+    counts = np.mean([tokens_per_block(model, image[None]) for image in images], axis=0)
+    rows, columns = base.shape.grid((images.shape[-2], images.shape[-1]))
+    local, globally = (counts[block - 1] - base.shape.prefix for block in merge.blocks)
+    fixed = Algm(
+        blocks=merge.blocks,
+        windows=(rows * columns - local) / 3 / (rows * columns // 4),
+        pairs=min(0.5, 1 - globally / local),
+    )
+    return Recipe(embed=setting.recipe.embed, blocks=setting.recipe.blocks, merge=fixed)

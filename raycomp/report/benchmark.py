@@ -1,0 +1,164 @@
+"""The paper's Table 1 and Table 2 from benchmark rows, with intervals over seeds, as Markdown."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import t as student
+
+from raycomp.benchmark.cells import STAGE, TITLES
+from raycomp.benchmark.speed import Timing
+from raycomp.data.corruptions import TYPES
+from raycomp.results.row import Row
+
+_CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Figure:
+    """Mean over seeds, in the unit of its values, and the half width of its 95 % interval (0 with one seed)."""
+
+    mean: float
+    half: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Figure":
+        """Student's t interval of the mean."""
+        n = len(values)
+        spread = float(np.std(values, ddof=1)) / n**0.5 if n > 1 else 0.0
+        return cls(float(np.mean(values)), spread * float(student.ppf((1 + _CONFIDENCE) / 2, max(1, n - 1))))
+
+    def percent(self) -> str:
+        """`43.21 ± 0.12`, or without the interval where there is none."""
+        return f"{100 * self.mean:.2f}" + (f" ± {100 * self.half:.2f}" if self.half else "")
+
+
+@dataclass(frozen=True)
+class Result:
+    """A method at a compression level, over its seeds."""
+
+    method: str
+    label: str
+    speedup: float
+    """Of the target: 1 for dense."""
+    setting: str
+    gflops: float
+    clean: Figure
+    noise: Figure
+    rank: Figure
+    rank_std: float
+    """Mean over seeds of the standard deviation over images."""
+    tokens: int
+    """After the last block, special tokens included; for adaptive merging the mean."""
+    by_type: tuple[float, ...]
+    seeds: int
+
+
+def results(rows: Iterable[Row]) -> list[Result]:
+    """Complete benchmark rows by level: dense first, then the mildest compression first, methods in their order."""
+    groups: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        if row["stage"] == STAGE and row["status"] == "complete":
+            groups[row["label"]].append(row)
+    found = [_result(label, group) for label, group in groups.items()]
+    order = list(TITLES)
+    return sorted(found, key=lambda r: (r.speedup, order.index(r.method)))
+
+
+def _result(label: str, group: Sequence[Row]) -> Result:
+    first = group[0]
+    speedup = 1.0 if first["origin"] == "dense" else float(label.rpartition(" ")[2].removesuffix("x"))
+    return Result(
+        method=first["origin"],
+        label=label,
+        speedup=speedup,
+        setting=first["setting"],
+        gflops=float(np.mean([row["gflops"] for row in group])),
+        clean=Figure.of([row["clean_miou"] for row in group]),
+        noise=Figure.of([row["corrupted_miou"] for row in group]),
+        rank=Figure.of([row["effective_rank"] for row in group]),
+        rank_std=float(np.mean([row["effective_rank_std"] for row in group])),
+        tokens=round(float(np.mean([row["tokens"][-1] for row in group]))),
+        by_type=tuple(np.mean([row["corrupted_by_type"] for row in group], axis=0)),
+        seeds=len(group),
+    )
+
+
+def failures(rows: Iterable[Row]) -> list[str]:
+    """One line for every level that has no result: what could not be reached, or failed."""
+    failed = {(r["label"], r["error"]) for r in rows if r["stage"] == STAGE and r["status"] != "complete"}
+    return [f"{label}: {error}" for label, error in sorted(failed)]
+
+
+def table_1(found: Sequence[Result]) -> str:
+    """Method, setting, GFLOPs, clean and noise mIoU; the best of each compression level in bold."""
+    lines = [
+        "| | method | setting | GFLOPs | clean mIoU | noise mIoU | tokens left |",
+        "|---|---|---|---:|---:|---:|---:|",
+    ]
+    for speedup in dict.fromkeys(r.speedup for r in found):
+        level = [r for r in found if r.speedup == speedup]
+        best = {name: max(getattr(r, name).mean for r in level) for name in ("clean", "noise")}
+        for position, r in enumerate(level):
+            name = "" if position else ("dense" if speedup == 1 else f"{speedup:g}x")
+            cells = [_bold(getattr(r, n).percent(), len(level) > 1 and getattr(r, n).mean == best[n]) for n in best]
+            title = TITLES[r.method]
+            lines.append(f"| {name} | {title} | {r.setting} | {r.gflops:.4g} | {cells[0]} | {cells[1]} | {r.tokens} |")
+    return "\n".join(lines)
+
+
+def table_2(found: Sequence[Result], timings: Sequence[Timing]) -> str:
+    """FLOPs saved against speed gained, and their ratio."""
+    lines = [
+        "| method | FLOPs saved | speed gained | gained / saved | images/s | clean mIoU | noise mIoU |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    by_label = {r.label: r for r in found}
+    for timing in timings:
+        r = by_label.get(timing.label)
+        if r is None:
+            continue
+        lines.append(
+            f"| {timing.label} | {timing.flops_saved:.2f}x | {timing.speed_gained:.2f}x "
+            f"| {timing.speed_gained / timing.flops_saved:.2f} | {timing.images_per_second:.1f} "
+            f"| {100 * r.clean.mean:.2f} | {100 * r.noise.mean:.2f} |"
+        )
+    return "\n".join(lines)
+
+
+def corruption_table(found: Sequence[Result]) -> str:
+    """mIoU by corruption type, mean over severities and seeds."""
+    lines = [f"| | {' | '.join(kind.replace('_', ' ') for kind in TYPES)} |", "|---|" + "---:|" * len(TYPES)]
+    for r in found:
+        lines.append(f"| {r.label} | " + " | ".join(f"{100 * value:.1f}" for value in r.by_type) + " |")
+    return "\n".join(lines)
+
+
+def _bold(text: str, best: bool) -> str:
+    return f"**{text}**" if best else text
+
+
+def page(title: str, facts: Sequence[str], rows: Sequence[Row], timings: Sequence[Timing]) -> str:
+    """The whole comparison as one Markdown page; the figures lie beside it."""
+    found = results(rows)
+    missing = failures(rows)
+    where = timings[0].setting if timings else ""
+    parts = [
+        f"# {title}",
+        *facts,
+        "## Table 1: accuracy at matched GFLOPs",
+        "mIoU in %, noise = mean over 16 corruptions x 5 severities; ± is the 95 % interval over seeds.",
+        table_1(found),
+        *(["Not in the table:", "\n".join(f"- {line}" for line in missing)] if missing else []),
+        "## Fig. 2: accuracy against compute",
+        "![clean above, noise below](fig2.png)",
+        "## Fig. 3: what is merged, and where errors rise",
+        "![images, predictions, merged tokens, new errors](fig3.png)",
+        "## Fig. 4: effective rank against compute",
+        "![effective rank, and surviving tokens](fig4.png)",
+        *([f"## Table 2: FLOPs saved and speed gained\n\n{where}", table_2(found, timings)] if timings else []),
+        "## Noise mIoU by corruption",
+        corruption_table(found),
+    ]
+    return "\n\n".join(parts) + "\n"

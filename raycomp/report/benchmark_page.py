@@ -1,0 +1,54 @@
+"""Write the page of a comparison: tables, figures, and a Parquet file with the speeds."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from raycomp.benchmark.cells import Level
+from raycomp.benchmark.pictures import scenes
+from raycomp.benchmark.settings import Setting
+from raycomp.benchmark.speed import Timing
+from raycomp.report.benchmark import page, results
+from raycomp.report.benchmark_plots import plot_accuracy, plot_rank, plot_scenes
+from raycomp.results.row import Row
+from raycomp.search.base import Base
+
+
+def write_page(
+    folder: Path, base: Base, settings: dict[Level, Setting], rows: Sequence[Row], timings: Sequence[Timing]
+) -> list[Path]:
+    """Write `benchmark.md`, three figures and `speed.parquet` into the folder.
+
+    Returns:
+        What was written, the page first.
+    """
+    config, found = base.config, results(rows)
+    title = f"{config.name}: {len(config.benchmark.methods)} methods at matched GFLOPs"
+    recovery = config.benchmark.recovery
+    seeds = sorted({row["seed"] for row in rows})
+    facts = [
+        f"Data: {config.data.dataset} {config.data.eval_split}, {config.evaluation.full.clean} clean images and "
+        f"{config.evaluation.full.corrupted} of each of 80 corrupted variants; checkpoint {base.checkpoint}.",
+        f"Recovery: {recovery.steps} steps of fine-tuning, seeds {', '.join(map(str, seeds))}."
+        if recovery.steps
+        else "Recovery: none, models are measured as cut; nothing is random.",
+    ]
+    written = [folder / name for name in ("benchmark.md", "fig2.png", "fig3.png", "fig4.png", "speed.parquet")]
+    written[0].write_text(page(title, facts, rows, timings))
+    plot_accuracy(found, title, written[1])
+    hardest = max(config.benchmark.speedups)
+    shown = [level for level in settings if level.method == "dense" or level.speedup == hardest]
+    kept = []
+    for level in shown:
+        path = folder / "pictures" / f"{level.slug}.npz"
+        if path.is_file():
+            held = np.load(path)
+            kept.append((level, held["predictions"], held["sources"]))
+    plot_scenes(scenes(base), kept, f"{config.name}: at {hardest:g}x, red: new errors, blue: mended ones", written[2])
+    plot_rank(found, base.shape.width, title, written[3])
+    pq.write_table(pa.Table.from_pylist([asdict(timing) for timing in timings]), written[4])
+    return written

@@ -1,0 +1,170 @@
+"""The paper's Fig. 2, 3 and 4 from benchmark rows and kept pictures."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")  # no display on a cluster
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Canvas
+
+from raycomp.benchmark.cells import TITLES, Level
+from raycomp.benchmark.pictures import Scene
+from raycomp.data.samples import IGNORE
+from raycomp.report.benchmark import Result
+
+_COLORS = {
+    "dense": "black", "algm": "#8d6a9f", "cts": "#e09f3e", "tome": "#d1495b",
+    "nvit": "#3a7d44", "nvit+tome": "#1b6ca8", "found": "#00a6a6",
+}  # fmt: skip
+_MARKERS = {"dense": "*", "algm": "s", "cts": "D", "tome": "v", "nvit": "^", "nvit+tome": "o", "found": "P"}
+
+
+def plot_accuracy(found: Sequence[Result], title: str, path: Path) -> None:
+    """Fig. 2: mIoU against GFLOPs of all methods, clean above, noise below; bars are 95 % intervals."""
+    figure, panels = plt.subplots(2, 1, figsize=(7.2, 8.2), sharex=True, layout="constrained")
+    for axes, name in zip(panels, ("clean", "noise"), strict=True):
+        for method, curve in _curves(found):
+            values = [getattr(r, name) for r in curve]
+            axes.errorbar(
+                [r.gflops for r in curve],
+                [100 * v.mean for v in values],
+                yerr=[100 * v.half for v in values],
+                **_style(method),
+            )
+        axes.set_ylabel(f"{name} mIoU (%)")
+    panels[-1].set_xlabel("GFLOPs per image")
+    _finish(figure, panels, title, path)
+
+
+def plot_rank(found: Sequence[Result], width: int, title: str, path: Path) -> None:
+    """Fig. 4: effective rank (mean and standard deviation over images) and surviving tokens against GFLOPs."""
+    figure, panels = plt.subplots(1, 2, figsize=(11, 4.6), layout="constrained")
+    for method, curve in _curves(found):
+        cost = [r.gflops for r in curve]
+        panels[0].errorbar(cost, [r.rank.mean for r in curve], yerr=[r.rank_std for r in curve], **_style(method))
+        panels[1].plot(cost, [r.tokens for r in curve], **_style(method, line=True))
+    panels[0].set_ylabel("effective rank / min(tokens, width)")
+    panels[1].set_ylabel("tokens after the last block")
+    panels[1].axhline(width, color="0.5", lw=0.8, ls=":")
+    panels[1].annotate(
+        f"embedding width {width}", (0.99, width), xycoords=("axes fraction", "data"), ha="right", va="bottom",
+        fontsize=8, color="0.4",
+    )  # fmt: skip
+    for axes in panels:
+        axes.set_xlabel("GFLOPs per image")
+        axes.set_ylim(bottom=0)
+    _finish(figure, panels, title, path)
+
+
+def plot_scenes(
+    shown: Sequence[Scene], kept: Sequence[tuple[Level, np.ndarray, np.ndarray]], title: str, path: Path
+) -> None:
+    """Fig. 3: image and truth; then per method prediction, merged tokens, and errors that dense does not make.
+
+    Args:
+        kept: level, predictions (scenes, H, W) and the token of each patch (scenes, h, w); dense first.
+    """
+    rows, columns = 3 * len(shown), 1 + len(kept)
+    height, width = shown[0].label.shape
+    figure, panels = plt.subplots(
+        rows, columns, figsize=(1.9 * columns, 1.9 * rows * height / width), layout="constrained", squeeze=False
+    )
+    dense = kept[0][1]
+    for index, scene in enumerate(shown):
+        top = 3 * index
+        _picture(panels[top, 0], scene.image, "image" if index == 0 else "")
+        panels[top, 0].set_ylabel(scene.title)
+        _picture(panels[top + 1, 0], _painted(scene.label), "truth" if index == 0 else "")
+        panels[top + 2, 0].axis("off")
+        for column, (level, predictions, sources) in enumerate(kept, start=1):
+            _picture(panels[top, column], _painted(predictions[index]), level.label if index == 0 else "")
+            _picture(panels[top + 1, column], merged(scene.image, sources[index]), "")
+            _picture(panels[top + 2, column], _errors(scene, predictions[index], dense[index]), "")
+            if column == 1:
+                for offset, name in enumerate(("prediction", "tokens", "errors")):
+                    panels[top + offset, column].set_ylabel(name, fontsize=8)
+    figure.suptitle(title, x=0.01, ha="left")
+    _save(figure, path)
+
+
+def merged(image: np.ndarray, source: np.ndarray) -> np.ndarray:
+    """The image as its tokens see it: every token's patches in their mean colour, HxWx3 uint8."""
+    rows, columns = source.shape
+    side = -(-image.shape[0] // rows), -(-image.shape[1] // columns)  # the last patches may be padded
+    token = np.kron(source, np.ones(side, int))[: image.shape[0], : image.shape[1]]
+    token = np.pad(token, ((0, image.shape[0] - token.shape[0]), (0, image.shape[1] - token.shape[1])), mode="edge")
+    flat, pixels = token.reshape(-1), image.reshape(-1, 3).astype(float)
+    counts = np.bincount(flat)
+    means = np.stack([np.bincount(flat, pixels[:, c]) for c in range(3)], axis=1) / np.maximum(counts, 1)[:, None]
+    shown = means[flat].reshape(image.shape).astype(np.uint8)
+    border = np.zeros(token.shape, bool)
+    border[:, 1:] |= token[:, 1:] != token[:, :-1]
+    border[1:] |= token[1:] != token[:-1]
+    shown[border] = (0.6 * shown[border]).astype(np.uint8)
+    return shown
+
+
+def _errors(scene: Scene, prediction: np.ndarray, dense: np.ndarray) -> np.ndarray:
+    """Grey image; red where dense is right and the method wrong, blue where the method mends an error."""
+    grey = scene.image.mean(2, keepdims=True).repeat(3, 2) * 0.5 + 90
+    labelled = scene.label != IGNORE
+    worse = labelled & (dense == scene.label) & (prediction != scene.label)
+    better = labelled & (dense != scene.label) & (prediction == scene.label)
+    grey[worse] = (214, 40, 57)
+    grey[better] = (29, 108, 200)
+    return grey.astype(np.uint8)
+
+
+def _painted(classes: np.ndarray) -> np.ndarray:
+    palette = (np.array([plt.get_cmap("tab20")(i % 20)[:3] for i in range(256)]) * 255).astype(np.uint8)
+    palette[IGNORE] = 0
+    return palette[classes]
+
+
+def _picture(axes: Axes, image: np.ndarray, title: str) -> None:
+    axes.imshow(image, interpolation="nearest")
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set_visible(False)
+    if title:
+        axes.set_title(title, fontsize=9)
+
+
+def _curves(found: Sequence[Result]) -> list[tuple[str, list[Result]]]:
+    """Each method's results, cheapest first, ending in the dense model."""
+    whole = [r for r in found if r.method == "dense"]
+    curves = []
+    for method in TITLES:
+        own = sorted((r for r in found if r.method == method), key=lambda r: r.gflops)
+        if own:
+            curves.append((method, own if method == "dense" else [*own, *whole]))
+    return curves[1:] + curves[:1] if whole else curves  # dense is drawn last, on top
+
+
+def _style(method: str, line: bool = False) -> dict[str, object]:
+    dense = method == "dense"
+    style: dict[str, object] = {
+        "label": TITLES[method], "color": _COLORS[method], "marker": _MARKERS[method],
+        "ms": 13 if dense else 6, "lw": 0 if dense else 1.5, "zorder": 5 if dense else 2,
+    }  # fmt: skip
+    return style if line else style | {"capsize": 3}
+
+
+def _finish(figure: Canvas, panels: np.ndarray, title: str, path: Path) -> None:
+    for axes in panels:
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
+    figure.suptitle(title, x=0.01, ha="left")
+    _save(figure, path)
+
+
+def _save(figure: Canvas, path: Path) -> None:
+    temporary = path.with_name(f".{path.name}")
+    figure.savefig(temporary, dpi=130, format="png")
+    plt.close(figure)
+    temporary.replace(path)

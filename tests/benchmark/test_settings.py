@@ -1,0 +1,94 @@
+"""Every method's setting at a target, against costs counted elsewhere."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from raycomp.benchmark.cells import Level, cells, levels
+from raycomp.benchmark.settings import Setting, find, from_front, measured_gflops
+from raycomp.compress.apply import compress
+from raycomp.config import BenchmarkConfig
+from raycomp.data.samples import NORMALIZATIONS
+from raycomp.evaluate.miou import normalised
+from raycomp.flops import gflops
+from raycomp.recipe import Algm, Cts, Recipe, ToMe, dense
+from tests.benchmark.conftest import CLEAN_IMAGES, SHAPE
+from tests.counting import counted
+
+CPU = torch.device("cpu")
+METHODS = {"tome": ToMe, "cts": Cts, "algm": Algm, "nvit": type(None), "nvit+tome": ToMe}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_meets_a_mild_target(base, method, tmp_path):
+    setting = find(base, Level(1.25, method), CPU, tmp_path)
+    target = gflops(SHAPE, dense(SHAPE)) / 1.25
+    assert setting.reached
+    assert setting.target == pytest.approx(target)
+    steps = 3 / 64 if method == "cts" else 0.012  # a superpatch is three of 64 patches here
+    assert setting.gflops == pytest.approx(target, rel=steps)
+    assert isinstance(setting.recipe.merge, METHODS[method])
+    assert (setting.recipe.embed < SHAPE.width or setting.recipe.blocks != dense(SHAPE).blocks) == ("nvit" in method)
+
+
+def test_cost_of_adaptive_merging_is_the_mean_of_what_its_images_cost(base, monkeypatch):
+    recipe = dense(SHAPE).model_copy(update={"merge": Algm(blocks=(1, 2), threshold=0.9)})
+    model = compress(base.model, recipe, base.saliency)
+    pixels = NORMALIZATIONS["vit"]
+    costs = []
+    for image in base.evalset.images.views()[:CLEAN_IMAGES]:
+        x = normalised(torch.from_numpy(image[None].copy()), pixels.mean, pixels.std, torch.float32)
+        monkeypatch.setattr("raycomp.models.segmenter._padded", lambda x, width: x)
+        costs.append(counted(model, SHAPE.image, x) / 1e9)
+    assert len(set(costs)) > 1
+    assert measured_gflops(base, recipe, CPU) == pytest.approx(sum(costs) / len(costs), rel=1e-9)
+
+
+@pytest.mark.parametrize("method", ["algm", "cts", "nvit"])
+def test_a_target_beyond_a_method_is_reported(base, method, tmp_path):
+    setting = find(base, Level(500.0, method), CPU, tmp_path)
+    assert not setting.reached
+    assert setting.gflops > setting.target
+
+
+def test_a_setting_is_the_same_after_a_round_trip(base, tmp_path):
+    level = Level(1.5, "nvit+tome")
+    setting = find(base, level, CPU, tmp_path)
+    assert Setting.load(tmp_path, level) is None
+    setting.save(tmp_path, level)
+    again = Setting.load(tmp_path, level)
+    assert again.recipe == setting.recipe
+    assert (again.gflops, again.target, again.text) == (setting.gflops, setting.target, setting.text)
+    assert all(torch.equal(again.scores[name], score) for name, score in setting.scores.items())
+
+
+def test_the_latency_term_reads_a_table_that_is_measured_once(base, tmp_path):
+    weighted = base.config.changed("nvit", latency_weight=1e-6)
+    timed = replace(base, config=weighted)
+    find(timed, Level(1.3, "nvit"), CPU, tmp_path)
+    table = (tmp_path / "latency.json").read_text()
+    find(timed, Level(1.3, "nvit"), CPU, tmp_path)
+    assert (tmp_path / "latency.json").read_text() == table
+
+
+def test_the_best_of_a_front_that_costs_no_more(base):
+    whole = dense(SHAPE)
+    full = gflops(SHAPE, whole)
+    members = [
+        {"recipe_id": str(i), "recipe_json": whole.canonical_json(), "gflops": full * share, "clean_miou": clean,
+         "corrupted_miou": clean}
+        for i, (share, clean) in enumerate([(0.3, 0.4), (0.45, 0.6), (0.9, 0.8)])
+    ]  # fmt: skip
+    assert from_front(members, base, Level(2.0, "found")).text == "recipe 1"
+    assert not from_front(members, base, Level(5.0, "found")).reached
+    assert isinstance(from_front(members, base, Level(2.0, "found")).recipe, Recipe)
+
+
+def test_seeds_matter_only_where_something_is_random():
+    still = BenchmarkConfig(seeds=(0, 1, 2))
+    assert len(cells(still, False)) == 16
+    tuned = BenchmarkConfig(seeds=(0, 1, 2), recovery={"steps": 5})
+    assert len(cells(tuned, False)) == 48
+    assert len(levels(tuned, True)) == 19
+    assert levels(still, False)[0].label == "dense"

@@ -1,0 +1,86 @@
+"""Tables and figures of the comparison from rows made up by hand."""
+
+import numpy as np
+import pytest
+
+from raycomp.benchmark.cells import Level
+from raycomp.benchmark.pictures import Scene
+from raycomp.benchmark.speed import Timing
+from raycomp.report.benchmark import Figure, corruption_table, failures, page, results, table_1, table_2
+from raycomp.report.benchmark_plots import merged, plot_accuracy, plot_rank, plot_scenes
+
+
+def row(method: str, label: str, seed: int, clean: float, gflops: float = 1.0, status: str = "complete") -> dict:
+    return {
+        "stage": "benchmark", "origin": method, "label": label, "seed": seed, "status": status,
+        "error": "" if status == "complete" else "cannot reach 0.1 GFLOPs",
+        "setting": "s", "gflops": gflops, "clean_miou": clean, "corrupted_miou": clean - 0.1,
+        "effective_rank": 0.5, "effective_rank_std": 0.1, "tokens": [20, 10],
+        "corrupted_by_type": [0.1 * seed] * 16,
+    }  # fmt: skip
+
+
+ROWS = [
+    row("dense", "dense", 0, 0.70, 2.0),
+    row("tome", "ToMe 2.5x", 0, 0.50),
+    row("tome", "ToMe 2.5x", 1, 0.54),
+    row("tome", "ToMe 2.5x", 2, 0.52),
+    row("nvit", "NViT 2.5x", 0, 0.60),
+    row("cts", "CTS 3.7x", 0, 0.0, status="failed"),
+]
+TIMINGS = [Timing("dense", 1.0, 1.0, 100.0, "cpu, batch 32"), Timing("ToMe 2.5x", 2.5, 2.0, 200.0, "cpu, batch 32")]
+
+
+def test_intervals_are_student_s():
+    figure = Figure.of([0.50, 0.54, 0.52])
+    assert figure.mean == pytest.approx(0.52)
+    assert figure.half == pytest.approx(4.302653 * 0.02 / 3**0.5, rel=1e-6)
+    assert Figure.of([0.5]).half == 0
+
+
+def test_table_1_has_the_paper_s_rows_and_the_best_in_bold():
+    lines = table_1(results(ROWS)).splitlines()
+    assert [line.split("|")[2].strip() for line in lines[2:]] == ["dense", "ToMe", "NViT"]
+    assert lines[2].startswith("| dense | dense")
+    assert lines[3].startswith("| 2.5x | ToMe | s | 1 | 52.00 ± 4.97 |")
+    assert "**60.00**" in lines[4]
+    assert failures(ROWS) == ["CTS 3.7x: cannot reach 0.1 GFLOPs"]
+
+
+def test_table_2_gives_the_share_of_saved_flops_that_becomes_speed():
+    assert "| ToMe 2.5x | 2.50x | 2.00x | 0.80 | 200.0 | 52.00 | 42.00 |" in table_2(results(ROWS), TIMINGS)
+
+
+def test_every_corruption_has_a_column():
+    lines = corruption_table(results(ROWS)).splitlines()
+    assert lines[0].count("|") == 18
+    assert "| ToMe 2.5x | 10.0 |" in lines[3]
+
+
+def test_the_page_has_tables_figures_and_what_is_missing():
+    text = page("title", ["fact"], ROWS, TIMINGS)
+    assert "- CTS 3.7x: cannot reach 0.1 GFLOPs" in text
+    assert all(f"(fig{n}.png)" in text for n in (2, 3, 4))
+
+
+def test_merged_tokens_are_painted_in_their_mean_colour():
+    image = np.zeros((4, 4, 3), np.uint8)
+    image[:2, :2] = 100
+    image[:2, 2:] = 200
+    shown = merged(image, np.array([[0, 0], [1, 2]]))
+    assert shown[0, 0].tolist() == [150, 150, 150]
+    assert shown[0, 3].tolist() == [150, 150, 150]
+    assert shown[3, 1].tolist() == [0, 0, 0]
+
+
+def test_the_figures_are_drawn(tmp_path, rng):
+    found = results(ROWS)
+    plot_accuracy(found, "t", tmp_path / "fig2.png")
+    plot_rank(found, 32, "t", tmp_path / "fig4.png")
+    scene = Scene("clean", rng.integers(0, 255, (32, 48, 3), dtype=np.uint8), np.zeros((32, 48), np.uint8))
+    kept = [
+        (level, np.zeros((1, 32, 48), np.uint8), np.arange(24).reshape(1, 4, 6))
+        for level in (Level(1.0, "dense"), Level(2.5, "tome"))
+    ]
+    plot_scenes([scene], kept, "t", tmp_path / "fig3.png")
+    assert all((tmp_path / f"fig{n}.png").read_bytes().startswith(b"\x89PNG") for n in (2, 3, 4))

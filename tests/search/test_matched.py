@@ -1,0 +1,36 @@
+"""Bisection over a method's strength."""
+
+import pytest
+
+from raycomp.recipe import Recipe, dense
+from raycomp.search.matched import bisect
+from tests.conftest import TINY
+
+
+def build(strength: float) -> Recipe:
+    return dense(TINY).model_copy(update={"embed": round(1000 - 900 * strength)})
+
+
+def cost(recipe: Recipe) -> float:
+    return float(recipe.embed)
+
+
+@pytest.mark.parametrize("target", [999.6, 512.3, 100.4])
+def test_the_two_neighbours_of_a_target_are_found(target):
+    matched = bisect(build, cost, target)
+    assert matched.below_cost <= target < matched.above_cost
+    assert matched.above_cost - matched.below_cost == 1
+    assert matched.nearest(target)[1] == round(target)
+
+
+def test_a_target_below_full_strength_has_no_recipe_below():
+    matched = bisect(build, cost, 50.0)
+    assert matched.below is None
+    assert matched.nearest(50.0)[1] == 100.0
+
+
+def test_a_slow_cost_is_asked_no_more_than_needed():
+    asked = []
+    matched = bisect(build, lambda r: asked.append(r) or cost(r), 550.0, close=0.01)
+    assert abs(matched.nearest(550.0)[1] - 550.0) <= 5.5
+    assert len(asked) <= 8
