@@ -33,7 +33,10 @@ def scenes(base: Base) -> list[Scene]:
     """A clean image and two corrupted ones, cut to the top left window."""
     data, window = base.evalset, base.config.data.window or base.shape.image
     images, labels = data.images.views(), data.labels.views()
-    wanted = [("clean", CLEAN), *((f"{kind} {level}", VARIANTS.index((kind, level))) for kind, level in _CORRUPTED)]
+    wanted = [
+        ("clean", CLEAN),
+        *((f"{kind.replace('_', ' ')} {level}", VARIANTS.index((kind, level))) for kind, level in _CORRUPTED),
+    ]
     found = []
     for title, variant in wanted:
         index = int(np.flatnonzero((data.variants == variant) & (data.rank == 0))[0])

@@ -48,7 +48,8 @@ def write_page(
         if path.is_file():
             held = np.load(path)
             kept.append((level, held["predictions"], held["sources"]))
-    plot_scenes(scenes(base), kept, f"{config.name}: at {hardest:g}x, red: new errors, blue: mended ones", written[2])
+    caption = f"{config.name} at {hardest:g}x; errors in red (of dense: all; else: new ones), mended ones in blue"
+    plot_scenes(scenes(base), kept, base.evalset.classes, caption, written[2])
     plot_rank(found, base.shape.width, title, written[3])
     pq.write_table(pa.Table.from_pylist([asdict(timing) for timing in timings]), written[4])
     return written

@@ -10,6 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
+from matplotlib.patches import Patch
 
 from raycomp.benchmark.cells import TITLES, Level
 from raycomp.benchmark.pictures import Scene
@@ -20,6 +21,9 @@ _COLORS = {
     "dense": "black", "algm": "#8d6a9f", "cts": "#e09f3e", "tome": "#d1495b",
     "nvit": "#3a7d44", "nvit+tome": "#1b6ca8", "found": "#00a6a6",
 }  # fmt: skip
+_PALETTE = (np.array([plt.get_cmap("tab20")(i % 20)[:3] for i in range(256)]) * 255).astype(np.uint8)
+_PALETTE[IGNORE] = 0
+_MOST_CLASSES = 24  # in a legend
 _MARKERS = {"dense": "*", "algm": "s", "cts": "D", "tome": "v", "nvit": "^", "nvit+tome": "o", "found": "P"}
 
 
@@ -61,18 +65,22 @@ def plot_rank(found: Sequence[Result], width: int, title: str, path: Path) -> No
 
 
 def plot_scenes(
-    shown: Sequence[Scene], kept: Sequence[tuple[Level, np.ndarray, np.ndarray]], title: str, path: Path
+    shown: Sequence[Scene],
+    kept: Sequence[tuple[Level, np.ndarray, np.ndarray]],
+    classes: Sequence[str],
+    title: str,
+    path: Path,
 ) -> None:
     """Fig. 3: image and truth; then per method prediction, merged tokens, and errors that dense does not make.
 
     Args:
-        kept: level, predictions (scenes, H, W) and the token of each patch (scenes, h, w); dense first.
+        kept: level, predictions (scenes, H, W) and the token of each patch (scenes, h, w); dense first,
+            whose own errors are shown.
     """
     rows, columns = 3 * len(shown), 1 + len(kept)
     height, width = shown[0].label.shape
-    figure, panels = plt.subplots(
-        rows, columns, figsize=(1.9 * columns, 1.9 * rows * height / width), layout="constrained", squeeze=False
-    )
+    size = (1.6 * columns, 1.6 * rows * height / width + 0.9)
+    figure, panels = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
     dense = kept[0][1]
     for index, scene in enumerate(shown):
         top = 3 * index
@@ -83,11 +91,17 @@ def plot_scenes(
         for column, (level, predictions, sources) in enumerate(kept, start=1):
             _picture(panels[top, column], _painted(predictions[index]), level.label if index == 0 else "")
             _picture(panels[top + 1, column], merged(scene.image, sources[index]), "")
-            _picture(panels[top + 2, column], _errors(scene, predictions[index], dense[index]), "")
+            _picture(
+                panels[top + 2, column], _errors(scene, predictions[index], None if column == 1 else dense[index]), ""
+            )
             if column == 1:
                 for offset, name in enumerate(("prediction", "tokens", "errors")):
                     panels[top + offset, column].set_ylabel(name, fontsize=8)
-    figure.suptitle(title, x=0.01, ha="left")
+    painted = np.concatenate([scene.label.ravel() for scene in shown] + [p.ravel() for _, p, _ in kept])
+    present = [c for c in np.unique(painted) if c < len(classes)]
+    patches = [Patch(color=_PALETTE[c] / 255, label=classes[c]) for c in present[:_MOST_CLASSES]]
+    figure.legend(handles=patches, loc="outside lower center", ncols=min(len(patches), 2 * columns), frameon=False)
+    figure.suptitle(title, x=0.01, ha="left", fontsize=10)
     _save(figure, path)
 
 
@@ -108,21 +122,22 @@ def merged(image: np.ndarray, source: np.ndarray) -> np.ndarray:
     return shown
 
 
-def _errors(scene: Scene, prediction: np.ndarray, dense: np.ndarray) -> np.ndarray:
-    """Grey image; red where dense is right and the method wrong, blue where the method mends an error."""
+def _errors(scene: Scene, prediction: np.ndarray, dense: np.ndarray | None) -> np.ndarray:
+    """Grey image; red where only the method is wrong, blue where only dense is; without dense, red for all errors."""
     grey = scene.image.mean(2, keepdims=True).repeat(3, 2) * 0.5 + 90
     labelled = scene.label != IGNORE
-    worse = labelled & (dense == scene.label) & (prediction != scene.label)
-    better = labelled & (dense != scene.label) & (prediction == scene.label)
-    grey[worse] = (214, 40, 57)
-    grey[better] = (29, 108, 200)
+    wrong = labelled & (prediction != scene.label)
+    if dense is None:
+        grey[wrong] = (214, 40, 57)
+    else:
+        dense_wrong = labelled & (dense != scene.label)
+        grey[wrong & ~dense_wrong] = (214, 40, 57)
+        grey[dense_wrong & ~wrong] = (29, 108, 200)
     return grey.astype(np.uint8)
 
 
 def _painted(classes: np.ndarray) -> np.ndarray:
-    palette = (np.array([plt.get_cmap("tab20")(i % 20)[:3] for i in range(256)]) * 255).astype(np.uint8)
-    palette[IGNORE] = 0
-    return palette[classes]
+    return _PALETTE[classes]
 
 
 def _picture(axes: Axes, image: np.ndarray, title: str) -> None:

@@ -102,5 +102,5 @@ def test_a_batch_of_adaptive_merging_merges_what_its_images_do_on_average(base, 
 
 def test_scenes_are_a_clean_image_and_corrupted_ones(base):
     shown = scenes(base)
-    assert [scene.title for scene in shown] == ["clean", "fog 3", "gaussian_noise 3"]
+    assert [scene.title for scene in shown] == ["clean", "fog 3", "gaussian noise 3"]
     assert all(scene.image.shape == (64, 64, 3) and scene.label.shape == (64, 64) for scene in shown)

@@ -82,5 +82,5 @@ def test_the_figures_are_drawn(tmp_path, rng):
         (level, np.zeros((1, 32, 48), np.uint8), np.arange(24).reshape(1, 4, 6))
         for level in (Level(1.0, "dense"), Level(2.5, "tome"))
     ]
-    plot_scenes([scene], kept, "t", tmp_path / "fig3.png")
+    plot_scenes([scene], kept, ("road",), "t", tmp_path / "fig3.png")
     assert all((tmp_path / f"fig{n}.png").read_bytes().startswith(b"\x89PNG") for n in (2, 3, 4))
