@@ -82,17 +82,17 @@ def main(
         say(f"drawing {count} training scenes")
         drawn = ray.put(Preloaded.of(config.data.train_split, count))
     shared = Shared(ray.put(base), drawn, str(folder.resolve()), config)
-    settings = find_settings(shared, front, base, say)
     uri = tracking or os.environ.get("MLFLOW_TRACKING_URI") or default_uri(results)
     tracker = Tracker(uri, folder, config, base.evalset.classes, lambda line: console.print(line, style="yellow"))
     measured: list[Row] = []
 
-    def on_row(row: Row) -> None:
+    def on_row(row: Row, total: int) -> None:
         measured.append(row)
         tracker.log(row)
-        say(f"cell {len(measured)}: {_line(row)}")
+        say(f"cell {len(measured)}/{total}: {_line(row)}")
 
     try:
+        settings = find_settings(shared, front, base, say)
         measure_cells(shared, settings, store, base, on_row)
         timings = measure_speed(shared, settings)
     except KeyboardInterrupt:

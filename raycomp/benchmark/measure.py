@@ -83,9 +83,13 @@ def recover(
     return train(own, base.shape, images, settings, device, lambda _: None, state=state)
 
 
-def unreachable(base: Base, cell: Cell, setting: Setting) -> Row:
-    """The row of a cell whose method cannot be had at its GFLOPs."""
-    problem = f"cannot reach {setting.target:.4g} GFLOPs: the least is {setting.gflops:.4g}, at {setting.text}"
+def unreachable(setting: Setting) -> str:
+    """What to say of a method that cannot be had at its GFLOPs."""
+    return f"cannot reach {setting.target:.4g} GFLOPs: the least is {setting.gflops:.4g}, at {setting.text}"
+
+
+def failed_row(base: Base, cell: Cell, setting: Setting, problem: str) -> Row:
+    """The row of a cell that was not measured."""
     return _described(base, cell, setting) | {"status": "failed", "error": problem, "started": datetime.now(UTC)}
 
 

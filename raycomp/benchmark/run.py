@@ -7,13 +7,15 @@ from typing import Any
 
 import ray
 import torch
+from ray.exceptions import RayError, RayTaskError
 
 from raycomp.benchmark.cells import Cell, Level, cells, levels
-from raycomp.benchmark.measure import measure_cell, unreachable
+from raycomp.benchmark.measure import failed_row, measure_cell, unreachable
 from raycomp.benchmark.settings import Setting, find, from_front
 from raycomp.benchmark.speed import Timing, time_settings
 from raycomp.config import SweepConfig
 from raycomp.data.samples import Samples
+from raycomp.errors import UserError
 from raycomp.results.row import Row
 from raycomp.results.store import Store
 from raycomp.search.base import Base, default_device
@@ -48,7 +50,10 @@ def find_settings(
     waiting = {task.remote(shared.base, level, shared.folder): level for level in missing}
     for done in _finished(waiting):
         level = waiting[done]
-        ray.get(done)
+        try:
+            ray.get(done)
+        except RayTaskError as error:
+            raise (error.cause if isinstance(error.cause, UserError) else error) from None
         setting = Setting.load(folder, level)
         assert setting is not None
         known[level] = setting
@@ -58,26 +63,37 @@ def find_settings(
 
 
 def measure_cells(
-    shared: Shared, settings: dict[Level, Setting], store: Store, base: Base, on_row: Callable[[Row], None]
+    shared: Shared, settings: dict[Level, Setting], store: Store, base: Base, on_row: Callable[[Row, int], None]
 ) -> None:
-    """Measure what has no row yet; `on_row` gets every row of the benchmark, old and new."""
+    """Measure what has no row yet; `on_row` gets every row, old and new, and how many there will be."""
     wanted = [cell for cell in cells(shared.config.benchmark, True) if cell.level in settings]
+    total = len(wanted)
     waiting: dict[Any, Cell] = {}
     task = ray.remote(max_retries=shared.config.search.max_failures)(_measure).options(**_resources(shared.config))
     done_before = {(row["label"], row["seed"]): row for row in store.rows() if row["status"] == "complete"}
     for cell in wanted:
+        setting = settings[cell.level]
         row = done_before.get((cell.level.label, cell.seed))
-        if row is not None and row["recipe_id"] == settings[cell.level].recipe.id:
-            on_row(row)
-        elif not settings[cell.level].reached:
-            row = unreachable(base, cell, settings[cell.level])
-            store.write(row)
-            on_row(row)
+        if row is not None and row["recipe_id"] == setting.recipe.id:
+            on_row(row, total)
+        elif not setting.reached:
+            on_row(_failed(store, base, cell, setting, unreachable(setting)), total)
         else:
-            arguments = (shared.base, shared.samples, cell, settings[cell.level], shared.folder, git_commit())
+            arguments = (shared.base, shared.samples, cell, setting, shared.folder, git_commit())
             waiting[task.remote(*arguments)] = cell
     for done in _finished(waiting):
-        on_row(ray.get(done))
+        cell = waiting[done]
+        try:
+            row = ray.get(done)
+        except RayError as error:  # its worker died more often than it is tried again
+            row = _failed(store, base, cell, settings[cell.level], f"{type(error).__name__}: the worker died")
+        on_row(row, total)
+
+
+def _failed(store: Store, base: Base, cell: Cell, setting: Setting, problem: str) -> Row:
+    row = failed_row(base, cell, setting, problem)
+    store.write(row)
+    return row
 
 
 def measure_speed(shared: Shared, settings: dict[Level, Setting]) -> list[Timing]:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from raycomp.benchmark.cells import Cell, Level
-from raycomp.benchmark.measure import built, measure_cell, unreachable
+from raycomp.benchmark.measure import built, failed_row, measure_cell, unreachable
 from raycomp.benchmark.pictures import scenes
 from raycomp.benchmark.settings import Setting, find
 from raycomp.benchmark.speed import batched, time_settings
@@ -66,7 +66,8 @@ def test_recovery_trains_a_copy_with_the_seed_s_batches(base, tmp_path):
 
 def test_an_unreachable_level_says_how_far_the_method_goes(base, tmp_path):
     level = Level(500.0, "cts")
-    row = unreachable(base, Cell(level, 0), find(base, level, CPU, tmp_path))
+    setting = find(base, level, CPU, tmp_path)
+    row = failed_row(base, Cell(level, 0), setting, unreachable(setting))
     assert row["status"] == "failed"
     assert "the least is" in row["error"]
     assert "R = 0.75" in row["error"]
