@@ -15,7 +15,6 @@ from typing import Annotated, Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: workers share the cores
 
 import typer
-from pydantic import ValidationError
 
 from raycomp import config as configs
 from raycomp.cli import guarded
@@ -61,27 +60,32 @@ def main(
         finished = Store(sweep)
         front = final_front(finished.rows(), finished.config().search.budget)
         if not front:
-            raise UserError(f"--sweep {sweep}: it has no measured recipe")
+            raise UserError(f"--sweep {sweep}: it has no measured recipe within its budget")
     cluster.connect()
     # Bad input is told before these are imported: torch alone takes seconds.
     import ray
 
     from raycomp.benchmark.run import Shared, find_settings, measure_cells, measure_speed
     from raycomp.report.benchmark_page import write_page
-    from raycomp.search.base import prepare_base
+    from raycomp.search.base import check_same, prepare_base
     from raycomp.train import Preloaded, scenes_needed
 
     def say(line: str) -> None:
         console.print(line, highlight=False, soft_wrap=True)
 
     base = prepare_base(config, say, with_policy="cts" in config.benchmark.methods)
+    if front and front[0]["checkpoint"] != base.checkpoint:
+        raise UserError(
+            f"--sweep {sweep}: it searched checkpoint {front[0]['checkpoint']}, here it is {base.checkpoint}"
+        )
+    check_same(store.rows(), base, folder)
     store.open(config)
     drawn = None
     if config.data.dataset == "streetscenes" and config.benchmark.recovery.steps:
         count = scenes_needed(config.train, config.benchmark.recovery.steps)
         say(f"drawing {count} training scenes")
         drawn = ray.put(Preloaded.of(config.data.train_split, count))
-    shared = Shared(ray.put(base), drawn, str(folder.resolve()), config)
+    shared = Shared(ray.put(base), drawn, folder.resolve(), config)
     uri = tracking or os.environ.get("MLFLOW_TRACKING_URI") or default_uri(results)
     tracker = Tracker(uri, folder, config, base.evalset.classes, lambda line: console.print(line, style="yellow"))
     measured: list[Row] = []
@@ -94,7 +98,11 @@ def main(
     try:
         settings = find_settings(shared, front, base, say)
         measure_cells(shared, settings, store, base, on_row)
-        timings = measure_speed(shared, settings)
+        try:
+            timings = measure_speed(shared, settings)
+        except ray.exceptions.RayError as error:  # out of memory with all models at once, for example
+            say(f"no speeds: {str(error).splitlines()[-1]}")
+            timings = []
     except KeyboardInterrupt:
         say("interrupted: the same command goes on from here")
         tracker.finish([], [], finished=False)
@@ -119,10 +127,7 @@ def _configured(
     given = {"seeds": seeds, "methods": methods, "speedups": speedups}
     steps = {"steps": recovery, "lr": lr}
     wanted: dict[str, Any] = config.benchmark.recovery.model_dump() | {k: v for k, v in steps.items() if v is not None}
-    try:
-        return config.changed("benchmark", **given, recovery=wanted)
-    except ValidationError as error:
-        raise UserError(configs.explain(error, configs.SweepConfig)) from None
+    return config.changed("benchmark", **given, recovery=wanted)
 
 
 def _list(text: str | None) -> list[str] | None:

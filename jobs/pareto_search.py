@@ -19,7 +19,6 @@ import typer
 
 from raycomp import config as configs
 from raycomp.cli import guarded
-from raycomp.errors import UserError
 from raycomp.flops import gflops
 from raycomp.recipe import dense
 from raycomp.report import tables
@@ -32,7 +31,7 @@ from raycomp.search.space import Space
 from raycomp.shape import ModelShape
 
 if TYPE_CHECKING:
-    from raycomp.search.base import Base
+    pass
 
 INTERRUPTED = 130
 _DEFAULT_SPACE = Path(__file__).resolve().parents[1] / "search_spaces" / "streetscenes_vit_micro.yaml"
@@ -61,7 +60,7 @@ def main(
     # Bad input is told before these are imported: torch alone takes seconds.
     from raycomp.report.plot import plot_front
     from raycomp.report.progress import SweepProgress
-    from raycomp.search.base import prepare_base
+    from raycomp.search.base import check_same, prepare_base
     from raycomp.search.proposer import Proposer
     from raycomp.search.sweep import run_sweep
 
@@ -70,7 +69,7 @@ def main(
     rows = store.rows()
     proposer = Proposer(_grid(config, base.shape), config.search, rows)
     if rows:
-        _check_same_measurements(rows, base, folder)
+        check_same(rows, base, folder)
         console.print(
             f"{folder}: found {proposer.trials_done} of {config.search.trials} trials, going on", highlight=False
         )
@@ -105,17 +104,6 @@ def main(
     if not outcome.finished:
         console.print("interrupted: the same command goes on from here", style="yellow")
         sys.exit(INTERRUPTED)
-
-
-def _check_same_measurements(rows: list[Row], base: "Base", folder: Path) -> None:
-    """Refuse to go on where the checkpoint or the images behind the same names have changed."""
-    now = {"checkpoint": base.checkpoint, "evalset": base.evalset.fingerprint}
-    for field, value in now.items():
-        other = next((row[field] for row in rows if row[field] != value), None)
-        if other is not None:
-            raise UserError(
-                f"results folder {folder}: rows were measured with {field} {other}, now {value}; choose another --name"
-            )
 
 
 def _grid(config: configs.SweepConfig, shape: ModelShape) -> Space:

@@ -89,6 +89,7 @@ def main(
         checkpoints.save_policy(made.network, out, card)
     else:
         checkpoints.save(made.network, out, card, half)
+    job.state.unlink(missing_ok=True)
     facts = "\n".join(f"| {key} | {value} |" for key, value in card.items() if key != "classes")
     parameters = sum(p.numel() for p in made.network.parameters())
     out.with_suffix(".md").write_text(

@@ -119,7 +119,8 @@ class SearchConfig(_Section):
     seed: int = 0
     workers: int | None = Field(default=None, gt=0)
     """Trials at a time; by default one a CPU, or as many as the GPUs hold."""
-    gpus_per_trial: float = Field(default=0, ge=0)
+    gpus_per_trial: float | None = Field(default=None, ge=0)
+    """By default one where the cluster has GPUs; 0.25 packs four trials on one."""
     known: tuple[Share, ...] = (0.6, 0.5, 0.4, 0.3)
     """Shares of the dense GFLOPs at which known recipes are measured first."""
     max_failures: int = Field(default=2, ge=0)
@@ -210,9 +211,9 @@ class BenchmarkConfig(_Section):
     methods: tuple[Literal["algm", "cts", "tome", "nvit", "nvit+tome"], ...] = (
         "algm", "cts", "tome", "nvit", "nvit+tome",
     )  # fmt: skip
-    speedups: tuple[Annotated[float, Field(gt=1)], ...] = (1.4, 2.5, 3.7)
+    speedups: tuple[Annotated[float, Field(gt=1)], ...] = Field(default=(1.4, 2.5, 3.7), min_length=1)
     """Dense GFLOPs over the recipe's: mild, moderate, aggressive."""
-    seeds: tuple[Annotated[int, Field(ge=0)], ...] = (0,)
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=(0,), min_length=1)
     """Of the recovery, whose batches they draw."""
     recovery: RecoveryConfig = RecoveryConfig()
 
@@ -232,11 +233,18 @@ class SweepConfig(_Section):
     benchmark: BenchmarkConfig = BenchmarkConfig()
 
     def changed(self, section: str, **values: object) -> Self:
-        """The same configuration with some fields of a section set, None excepted; checked like a file's."""
+        """The same configuration with some fields of a section set, None excepted; checked like a file's.
+
+        Raises:
+            UserError: for a value out of range.
+        """
         given = {key: value for key, value in values.items() if value is not None}
         data = self.model_dump()
         data[section] = {**data[section], **given}
-        return self.model_validate(data)
+        try:
+            return self.model_validate(data)
+        except ValidationError as error:
+            raise UserError(explain(error, SweepConfig)) from None
 
 
 def load(path: Path, **search: object) -> SweepConfig:
@@ -262,9 +270,9 @@ def load(path: Path, **search: object) -> SweepConfig:
     given = {key: value for key, value in search.items() if value is not None}
     try:
         config = SweepConfig.model_validate(raw)
-        return config.changed("search", **given) if given else config
     except ValidationError as error:
         raise UserError(f"{path}: {explain(error, SweepConfig)}") from None
+    return config.changed("search", **given) if given else config
 
 
 def explain(error: ValidationError, model: type[BaseModel]) -> str:

@@ -5,6 +5,7 @@ the features of EfficientNet-Lite0 (Tan & Le, ICML 2019, without squeeze-excitat
 and head). Both end in a 1x1 convolution to two logits for each 2x2 superpatch of the ViT's patches.
 """
 
+from raycomp.errors import UserError
 from raycomp.shape import Size
 
 _BATCH_NORM = 2  # GFLOPs convention, per element
@@ -28,17 +29,17 @@ def policy_cost(kind: str, patch: int, image: Size) -> int:
     """Multiply-adds of a policy network on one image of height x width pixels.
 
     Raises:
-        ValueError: for EfficientNet-Lite0 with patches other than 16 pixels.
+        UserError: for EfficientNet-Lite0 with patches other than 16 pixels.
     """
     return _small_cost(patch, image) if kind == "small" else _lite0_cost(patch, image)
 
 
 def check_policy(kind: str, patch: int) -> None:
-    """Raise ValueError unless the policy gives one answer per superpatch of 2 x 2 patches."""
+    """Raise UserError unless the policy gives one answer per superpatch of 2 x 2 patches."""
     if kind == "efficientnet_lite0" and 2 * patch != _LITE0_STRIDE:
-        raise ValueError(f"policy efficientnet_lite0 needs patches of 16 pixels, not {patch}; use policy small")
+        raise UserError(f"policy.kind efficientnet_lite0 needs patches of 16 pixels, not {patch}; use policy small")
     if kind == "small" and patch & (patch - 1):
-        raise ValueError(f"policy small needs patches of a power of two pixels, not {patch}")
+        raise UserError(f"policy.kind small needs patches of a power of two pixels, not {patch}")
 
 
 def _small_cost(patch: int, image: Size) -> int:

@@ -8,7 +8,6 @@ import hashlib
 import json
 import math
 from collections.abc import Sequence
-from functools import cached_property
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -143,7 +142,7 @@ class Recipe(_Frozen):
         """The one JSON text of this recipe: sorted keys, no spaces."""
         return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
 
-    @cached_property
+    @property
     def id(self) -> str:
         """Twelve hexadecimal digits of the SHA-256 of the canonical JSON."""
         return hashlib.sha256(self.canonical_json().encode()).hexdigest()[:12]
@@ -222,7 +221,7 @@ def merge_counts(shape: ModelShape, ratios: Sequence[float], image: Size | None 
     rows, columns = shape.grid(image)
     mergeable, counts = rows * columns, []
     for ratio in ratios:
-        counts.append(min(int(ratio * mergeable + 0.5), mergeable // 2))
+        counts.append(min(rounded_share(ratio, mergeable), mergeable // 2))
         mergeable -= counts[-1]
     return counts
 

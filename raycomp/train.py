@@ -27,6 +27,7 @@ from raycomp.data.samples import IGNORE, NORMALIZATIONS, Sample, Samples
 from raycomp.data.streetscenes import StreetScenes
 from raycomp.errors import UserError
 from raycomp.evaluate.miou import normalised
+from raycomp.files import written
 from raycomp.shape import ModelShape, Size
 
 _POLY_POWER = 0.9
@@ -83,8 +84,8 @@ def train(
 
     Args:
         shape: gives the pixel normalisation, and the crop where `config` has none.
-        state: file that the training is saved to every now and then, and goes on from if it is there;
-            it is removed at the end. What comes out is the same as without an interruption.
+        state: file that the training is saved to every now and then and at its end, and goes on from if it
+            is there; what comes out is the same as without an interruption. Remove it once the result is kept.
 
     Returns:
         The model to keep: the averaged weights if `config.ema` is set, else `model` itself.
@@ -124,10 +125,9 @@ def train(
         optimizer.step()
         if average is not None:
             average.update_parameters(model)
-        if (step + 1) % _SAVE_EVERY == 0:
+        if (step + 1) % _SAVE_EVERY == 0 or step + 1 == config.steps:
             saved.write(step + 1)
         report(Standing(step + 1, config.steps, value, rate))
-    saved.remove()
     kept: Trained = model if average is None else average.module  # type: ignore[assignment]
     return kept.eval()
 
@@ -169,14 +169,9 @@ class _Saved:
     def write(self, step: int) -> None:
         if self._path is None:
             return
-        temporary = self._path.with_name(f"{self._path.name}.tmp")
         states = {name: part.state_dict() for name, part in self._parts.items()}
-        torch.save({"step": step, "settings": self._settings, **states}, temporary)
-        temporary.replace(self._path)
-
-    def remove(self) -> None:
-        if self._path is not None:
-            self._path.unlink(missing_ok=True)
+        with written(self._path) as temporary:
+            torch.save({"step": step, "settings": self._settings, **states}, temporary)
 
 
 def _optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:

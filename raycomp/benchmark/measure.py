@@ -1,21 +1,24 @@
-"""One cell: compress, recover, measure, and keep what the pictures need. Without Ray."""
+"""One cell: compress, recover, measure. Without Ray, and without writing anything but a recovery under way."""
 
 import time
 from copy import deepcopy
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from raycomp.benchmark.cells import STAGE, Cell
-from raycomp.benchmark.pictures import keep_pictures
-from raycomp.benchmark.settings import Setting
-from raycomp.compress.apply import compress
+from raycomp.benchmark.pictures import Pictures, pictures
+from raycomp.benchmark.settings import Setting, find_threshold
+from raycomp.compress.apply import compress, remerge
 from raycomp.data.open import open_split
 from raycomp.data.samples import Samples
-from raycomp.errors import UserError
 from raycomp.evaluate.measure import measure
+from raycomp.flops import gflops
 from raycomp.models.segmenter import Segmenter
+from raycomp.recipe import dense
 from raycomp.results.row import Row
 from raycomp.search.base import Base
 from raycomp.search.proposal import Proposal
@@ -23,38 +26,50 @@ from raycomp.search.trial import described, measured
 from raycomp.train import train
 
 
+@dataclass(frozen=True)
+class Measured:
+    """What a cell gives."""
+
+    row: Row
+    pictures: Pictures | None = None
+    """For the first seed: what Fig. 3 shows."""
+    weights: dict[str, np.ndarray] | None = None
+    """For the first seed: the model that was measured, without the policy network; float32."""
+
+
 def measure_cell(
-    base: Base,
-    samples: Samples | None,
-    cell: Cell,
-    setting: Setting,
-    folder: Path,
-    device: torch.device,
-    commit: str,
-) -> Row:
+    base: Base, samples: Samples | None, cell: Cell, setting: Setting, state: Path, device: torch.device, commit: str
+) -> Measured:
     """Measure a cell on the full evaluation set. What fails gives a failed row, not an exception.
 
     Args:
         samples: training images of the recovery; None opens the data set's own.
-        folder: of the benchmark: pictures, and the state of a recovery that is under way.
+        state: file of the recovery under way, to be removed once the row is written.
     """
     started, clock, config = datetime.now(UTC), time.perf_counter(), base.config
     row = _described(base, cell, setting) | {"started": started, "git_commit": commit, "device": str(device)}
+    kept: tuple[Pictures | None, dict[str, np.ndarray] | None] = (None, None)
     try:
         model = built(base, setting)
         row |= {"params": sum(p.numel() for p in model.parameters()), "seconds_build": time.perf_counter() - clock}
         if config.benchmark.recovery.steps:
-            model = recover(base, model, samples, cell, device, folder / "states" / f"{cell.level.slug}-{cell.seed}.pt")
+            model = recover(base, model, samples, cell, device, state)
+            if setting.recipe.adaptive:  # other features, other tokens: T is matched to the model that is measured
+                setting = find_threshold(base, deepcopy(model), setting.target, device)
+                remerge(model, setting.recipe)
+                row |= _described(base, cell, setting)
         row["seconds_recover"] = time.perf_counter() - clock - row["seconds_build"]
+        weights = {name: t.cpu().numpy() for name, t in model.state_dict().items() if ".sharer." not in name}
         result = measure(model, base.evalset, "full", config.evaluation, config.data, device)
         row |= measured(base, setting.recipe, result)
+        row |= {"batch": 1 if setting.recipe.adaptive else config.evaluation.batch}
         row |= {"seconds_measure": result.seconds, "status": "complete", "error": ""}
         if cell.seed == config.benchmark.seeds[0]:
-            keep_pictures(model, base, device, folder / "pictures" / f"{cell.level.slug}.npz")
-    except (RuntimeError, MemoryError, ValueError, UserError) as error:
+            kept = (pictures(model, base, device), weights)
+    except Exception as error:  # whatever breaks one model, the others are measured
         row |= {"status": "failed", "error": f"{type(error).__name__}: {error}"[:2000]}
     row["seconds"] = time.perf_counter() - clock
-    return row
+    return Measured(row, *kept)
 
 
 def built(base: Base, setting: Setting) -> Segmenter:
@@ -80,6 +95,7 @@ def recover(
     state.parent.mkdir(parents=True, exist_ok=True)
     images = samples if samples is not None else open_split(config.data, config.data.train_split, settings.images or 0)
     own = deepcopy(model).requires_grad_(True)  # the weights that nothing cut are the dense model's own
+    own.encoder.set_drop_path(settings.drop_path)
     return train(own, base.shape, images, settings, device, lambda _: None, state=state)
 
 
@@ -95,9 +111,12 @@ def failed_row(base: Base, cell: Cell, setting: Setting, problem: str) -> Row:
 
 def _described(base: Base, cell: Cell, setting: Setting) -> Row:
     proposal = Proposal(0, STAGE, cell.level.method, cell.level.label, setting.recipe)
+    window = base.config.data.window or base.shape.image
     return described(base, proposal) | {
         "seed": cell.seed,
         "setting": setting.text,
         "target_gflops": setting.target,
+        "gflops": setting.gflops,
+        "gflops_share": setting.gflops / gflops(base.shape, dense(base.shape), window),
         "recovery_steps": base.config.benchmark.recovery.steps,
     }

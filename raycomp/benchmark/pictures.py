@@ -1,6 +1,5 @@
 """What Fig. 3 shows of a model: its predictions on a few images, and which patches it merged."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,8 +11,10 @@ from raycomp.data.corruptions import VARIANTS
 from raycomp.data.evalset import CLEAN
 from raycomp.data.samples import IGNORE, NORMALIZATIONS
 from raycomp.evaluate.miou import normalised
+from raycomp.files import written
 from raycomp.models.segmenter import Segmenter
 from raycomp.search.base import Base
+from raycomp.shape import Size
 
 _CORRUPTED = (("fog", 3), ("gaussian_noise", 3))
 
@@ -40,26 +41,46 @@ def scenes(base: Base) -> list[Scene]:
     found = []
     for title, variant in wanted:
         index = int(np.flatnonzero((data.variants == variant) & (data.rank == 0))[0])
-        found.append(
-            Scene(title, _cut(images[index], window, 0), _cut(labels[data.label_of[index]], window, IGNORE)[..., 0])
-        )
+        label = cut(labels[data.label_of[index]], window, IGNORE)[..., 0]
+        found.append(Scene(title, cut(images[index], window, 0), label))
     return found
 
 
-def _cut(image: np.ndarray, window: tuple[int, int], fill: int) -> np.ndarray:
+def cut(image: np.ndarray, window: Size, fill: int) -> np.ndarray:
+    """The top left window (height, width, C) of an image, filled up where the image is smaller."""
     piece = image[: window[0], : window[1]]
     missing = ((0, window[0] - piece.shape[0]), (0, window[1] - piece.shape[1]), (0, 0))
     return np.pad(piece, missing, constant_values=fill)
 
 
-def keep_pictures(model: Segmenter, base: Base, device: torch.device, path: Path) -> None:
-    """Write predictions (scenes, H, W) uint8 and the token of each patch (scenes, h, w) int32."""
-    shown = scenes(base)
+@dataclass(frozen=True)
+class Pictures:
+    """A model's part of Fig. 3."""
+
+    predictions: np.ndarray
+    """(scenes, H, W) uint8."""
+    sources: np.ndarray
+    """(scenes, h, w) int32, the token of each patch."""
+
+    def save(self, path: Path) -> None:
+        """Write both arrays, whole or not at all."""
+        with written(path) as temporary:
+            np.savez_compressed(temporary, predictions=self.predictions, sources=self.sources)
+
+    @classmethod
+    def load(cls, path: Path) -> "Pictures":
+        """Read what `save` wrote."""
+        held = np.load(path)
+        return cls(held["predictions"], held["sources"])
+
+
+def pictures(model: Segmenter, base: Base, device: torch.device) -> Pictures:
+    """Predictions and merged patches of a model on all scenes."""
     pixels, dtype = NORMALIZATIONS[base.shape.normalization], getattr(torch, base.config.evaluation.dtype)
     model = model.to(device, dtype)
     predictions, sources = [], []
     with torch.inference_mode():
-        for scene in shown:
+        for scene in scenes(base):
             x = normalised(torch.from_numpy(scene.image[None].copy()).to(device), pixels.mean, pixels.std, dtype)
             predictions.append(model(x)[0].argmax(0).to(torch.uint8).cpu().numpy())
             side = base.shape.patch
@@ -68,7 +89,4 @@ def keep_pictures(model: Segmenter, base: Base, device: torch.device, path: Path
             _, tokens = model.encoder(padded)
             index = torch.arange(grid[0] * grid[1]) if tokens is None else tokens.source[0].cpu() - base.shape.prefix
             sources.append(index.view(grid).to(torch.int32).numpy())
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.npz")
-    np.savez_compressed(temporary, predictions=np.stack(predictions), sources=np.stack(sources))
-    temporary.replace(path)
+    return Pictures(np.stack(predictions), np.stack(sources))

@@ -1,4 +1,8 @@
-"""Run the comparison as Ray tasks: find every setting, then measure every cell; what is done is not done again."""
+"""Run the comparison as Ray tasks: find every setting, then measure every cell; what is done is not done again.
+
+Only the driver writes results, so that workers on other machines need no shared folder; a recovery under way
+is kept where its worker runs.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -10,52 +14,63 @@ import torch
 from ray.exceptions import RayError, RayTaskError
 
 from raycomp.benchmark.cells import Cell, Level, cells, levels
-from raycomp.benchmark.measure import failed_row, measure_cell, unreachable
-from raycomp.benchmark.settings import Setting, find, from_front
+from raycomp.benchmark.measure import Measured, failed_row, measure_cell, unreachable
+from raycomp.benchmark.settings import Setting, find, from_front, mark_of
 from raycomp.benchmark.speed import Timing, time_settings
+from raycomp.compress.apply import compress
 from raycomp.config import SweepConfig
 from raycomp.data.samples import Samples
 from raycomp.errors import UserError
+from raycomp.evaluate.latency_table import LatencyTable, measure_latency
+from raycomp.models import checkpoints
 from raycomp.results.row import Row
 from raycomp.results.store import Store
-from raycomp.search.base import Base, default_device
+from raycomp.search.base import Base
+from raycomp.search.cluster import assigned_device, gpus_per_trial
 from raycomp.search.trial import git_commit
 
 
 @dataclass(frozen=True)
 class Shared:
-    """What every task needs, in the object store."""
+    """What every task needs."""
 
     base: Any
-    """Reference to the `Base`."""
+    """Reference to the `Base` in the object store."""
     samples: Any
     """Reference to training scenes drawn once; None where workers read the data set's own files."""
-    folder: str
+    folder: Path
     config: SweepConfig
 
 
 def find_settings(
     shared: Shared, front: Sequence[Row] | None, base: Base, say: Callable[[str], None]
 ) -> dict[Level, Setting]:
-    """The setting of every level, from the folder where it was found before."""
-    folder = Path(shared.folder) / "settings"
+    """The setting of every level, from the folder where it was found before.
+
+    Args:
+        front: of a finished sweep, for the level `found`.
+
+    Raises:
+        UserError: for settings found with other weights or images, or a method that cannot work on the grid.
+    """
+    folder = shared.folder / "settings"
     wanted = levels(shared.config.benchmark, front is not None)
-    known = {level: setting for level in wanted if (setting := Setting.load(folder, level)) is not None}
+    known: dict[Level, Setting] = {}
     for level in wanted:
-        if level.method == "found" and level not in known and front is not None:
-            known[level] = from_front(front, base, level)
-            known[level].save(folder, level)
+        setting = None
+        if level.method == "found" and front is not None:
+            setting = from_front(front, base, level)
+        elif level.method != "found":
+            setting = Setting.load(folder, level, mark_of(base, level))
+        if setting is not None:
+            known[level] = setting
     missing = [level for level in wanted if level not in known]
-    task = ray.remote(max_retries=2)(_find).options(**_resources(shared.config))
-    waiting = {task.remote(shared.base, level, shared.folder): level for level in missing}
+    table = _latency_table(shared) if missing and shared.config.nvit.latency_weight else None
+    task = _task(_find, shared.config, retries=2)
+    waiting = {task.remote(shared.base, level, table): level for level in missing}
     for done in _finished(waiting):
-        level = waiting[done]
-        try:
-            ray.get(done)
-        except RayTaskError as error:
-            raise (error.cause if isinstance(error.cause, UserError) else error) from None
-        setting = Setting.load(folder, level)
-        assert setting is not None
+        level, setting = waiting[done], _result(done)
+        setting.save(folder, level, mark_of(base, level))
         known[level] = setting
         short = "" if setting.reached else f", which misses the target of {setting.target:.4g}"
         say(f"setting {len(known)}/{len(wanted)}: {level.label}: {setting.text} at {setting.gflops:.4g} GFLOPs{short}")
@@ -67,27 +82,64 @@ def measure_cells(
 ) -> None:
     """Measure what has no row yet; `on_row` gets every row, old and new, and how many there will be."""
     wanted = [cell for cell in cells(shared.config.benchmark, True) if cell.level in settings]
-    total = len(wanted)
     waiting: dict[Any, Cell] = {}
-    task = ray.remote(max_retries=shared.config.search.max_failures)(_measure).options(**_resources(shared.config))
+    task = _task(_measure, shared.config, retries=shared.config.search.max_failures)
     done_before = {(row["label"], row["seed"]): row for row in store.rows() if row["status"] == "complete"}
     for cell in wanted:
-        setting = settings[cell.level]
-        row = done_before.get((cell.level.label, cell.seed))
-        if row is not None and row["recipe_id"] == setting.recipe.id:
-            on_row(row, total)
+        setting, row = settings[cell.level], done_before.get((cell.level.label, cell.seed))
+        if row is not None and _same(row, setting):
+            on_row(row, len(wanted))
         elif not setting.reached:
-            on_row(_failed(store, base, cell, setting, unreachable(setting)), total)
+            on_row(_failed(store, base, cell, setting, unreachable(setting)), len(wanted))
         else:
-            arguments = (shared.base, shared.samples, cell, setting, shared.folder, git_commit())
+            arguments = (shared.base, shared.samples, cell, setting, _state(shared, cell), git_commit())
             waiting[task.remote(*arguments)] = cell
     for done in _finished(waiting):
         cell = waiting[done]
         try:
-            row = ray.get(done)
+            found: Measured = ray.get(done)
         except RayError as error:  # its worker died more often than it is tried again
             row = _failed(store, base, cell, settings[cell.level], f"{type(error).__name__}: the worker died")
-        on_row(row, total)
+        else:
+            row = found.row
+            _keep(shared, base, cell, settings[cell.level], found)
+            store.write(row)
+            _state(shared, cell).unlink(missing_ok=True)
+        on_row(row, len(wanted))
+
+
+def measure_speed(shared: Shared, settings: dict[Level, Setting]) -> list[Timing]:
+    """Time all settings in one worker, taking turns, with nothing else running."""
+    task = _task(_time, shared.config, retries=0)
+    timings: list[Timing] = _result(task.remote(shared.base, {k: v for k, v in settings.items() if v.reached}))
+    return timings
+
+
+def _same(row: Row, setting: Setting) -> bool:
+    """Whether a row is of this setting; adaptive merging may have been matched again after the recovery."""
+    return bool(row["target_gflops"] == setting.target) and (
+        setting.recipe.adaptive or row["recipe_id"] == setting.recipe.id
+    )
+
+
+def _state(shared: Shared, cell: Cell) -> Path:
+    return shared.folder / "states" / f"{cell.level.slug}-seed{cell.seed}.pt"
+
+
+def _keep(shared: Shared, base: Base, cell: Cell, setting: Setting, found: Measured) -> None:
+    """Write the first seed's pictures and model."""
+    if found.pictures is not None:
+        found.pictures.save(shared.folder / "pictures" / f"{cell.level.slug}.npz")
+    if found.weights is not None:
+        model = compress(base.model, setting.recipe, setting.scores or base.saliency, base.policy)
+        model.load_state_dict({k: torch.from_numpy(v) for k, v in found.weights.items()}, strict=False, assign=True)
+        model.encoder.sharer = None  # the policy has a file of its own
+        facts = {
+            "label": cell.level.label,
+            "setting": found.row["setting"],
+            "recovery": str(found.row["recovery_steps"]),
+        }
+        checkpoints.save(model, shared.folder / "models" / f"{cell.level.slug}.safetensors", facts)
 
 
 def _failed(store: Store, base: Base, cell: Cell, setting: Setting, problem: str) -> Row:
@@ -96,15 +148,27 @@ def _failed(store: Store, base: Base, cell: Cell, setting: Setting, problem: str
     return row
 
 
-def measure_speed(shared: Shared, settings: dict[Level, Setting]) -> list[Timing]:
-    """Time all settings in one worker, taking turns, with nothing else running."""
-    task = ray.remote(_time).options(**_resources(shared.config))
-    timings: list[Timing] = ray.get(task.remote(shared.base, {k: v for k, v in settings.items() if v.reached}))
-    return timings
+def _latency_table(shared: Shared) -> LatencyTable:
+    """The table of the latency term, measured once, by a worker with nothing beside it."""
+    path = shared.folder / "settings" / "latency.json"
+    if not path.is_file():
+        task = _task(_measure_latency, shared.config, retries=2)
+        table: LatencyTable = _result(task.remote(shared.base))
+        table.save(path)
+    return LatencyTable.load(path)
 
 
-def _resources(config: SweepConfig) -> dict[str, float]:
-    return {"num_cpus": 1, "num_gpus": config.search.gpus_per_trial}
+def _task(function: Callable[..., Any], config: SweepConfig, retries: int) -> Any:
+    """A remote function with a core, and a GPU where there are any; resources come first, or Ray keeps GPU workers."""
+    return ray.remote(num_cpus=1, num_gpus=gpus_per_trial(config), max_retries=retries)(function)
+
+
+def _result(reference: Any) -> Any:
+    """What a task returned; what was wrong with the input is raised as it was."""
+    try:
+        return ray.get(reference)
+    except RayTaskError as error:
+        raise (error.cause if isinstance(error.cause, UserError) else error) from None
 
 
 def _finished(waiting: dict[Any, Any]) -> Iterator[Any]:
@@ -114,19 +178,22 @@ def _finished(waiting: dict[Any, Any]) -> Iterator[Any]:
         yield from done
 
 
-def _find(base: Base, level: Level, folder: str) -> None:
+def _find(base: Base, level: Level, latency: LatencyTable | None) -> Setting:
     torch.set_num_threads(1)
-    settings = Path(folder) / "settings"
-    find(base, level, default_device(), settings).save(settings, level)
+    return find(base, level, assigned_device(), latency)
 
 
-def _measure(base: Base, samples: Samples | None, cell: Cell, setting: Setting, folder: str, commit: str) -> Row:
+def _measure(base: Base, samples: Samples | None, cell: Cell, setting: Setting, state: Path, commit: str) -> Measured:
     torch.set_num_threads(1)
-    row = measure_cell(base, samples, cell, setting, Path(folder), default_device(), commit)
-    Store(Path(folder)).write(row)
-    return row
+    return measure_cell(base, samples, cell, setting, state, assigned_device(), commit)
+
+
+def _measure_latency(base: Base) -> LatencyTable:
+    torch.set_num_threads(1)
+    dtype, window = getattr(torch, base.config.evaluation.dtype), base.config.data.window
+    return measure_latency(base.shape, base.config.evaluation.batch, assigned_device(), dtype, window)
 
 
 def _time(base: Base, settings: dict[Level, Setting]) -> list[Timing]:
     torch.set_num_threads(1)
-    return time_settings(base, settings, default_device())
+    return time_settings(base, settings, assigned_device())

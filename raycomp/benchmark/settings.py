@@ -10,15 +10,18 @@ import torch
 
 from raycomp.benchmark.cells import Level
 from raycomp.compress import saliency as saliencies
-from raycomp.compress.apply import compress
+from raycomp.compress.apply import compress, remerge
 from raycomp.compress.nvit import nvit
 from raycomp.compress.saliency import Saliency
 from raycomp.data.evalset import CLEAN
 from raycomp.data.samples import NORMALIZATIONS
-from raycomp.evaluate.latency_table import LatencyTable, measure_latency
+from raycomp.errors import UserError
+from raycomp.evaluate.latency_table import LatencyTable
 from raycomp.evaluate.miou import normalised, sliding_logits
 from raycomp.evaluate.tokens import recorded
+from raycomp.files import written
 from raycomp.flops import gflops, profile
+from raycomp.models.segmenter import Segmenter
 from raycomp.recipe import Algm, Cts, Recipe, algm_blocks, dense, merge_counts, shared_superpatches
 from raycomp.results.row import Row
 from raycomp.search.base import Base, score
@@ -48,32 +51,46 @@ class Setting:
         """Whether the method comes within 1 % of the target, or stays below it."""
         return self.gflops <= self.target * (1 + TOLERANCE)
 
-    def save(self, folder: Path, level: Level) -> None:
-        """Write the setting, its scores first: a setting that can be read is whole."""
-        folder.mkdir(parents=True, exist_ok=True)
+    def save(self, folder: Path, level: Level, mark: str) -> None:
+        """Write the setting, its scores first: a setting that can be read is whole.
+
+        Args:
+            mark: of the weights and images it was found with; see `mark_of`.
+        """
         if self.scores is not None:
             saliencies.save(self.scores, folder / f"{level.slug}.safetensors")
         facts = {"recipe": self.recipe.model_dump(mode="json"), "gflops": self.gflops, "target": self.target}
-        temporary = folder / f".{level.slug}.tmp"
-        temporary.write_text(json.dumps({**facts, "text": self.text}, indent=1))
-        temporary.replace(folder / f"{level.slug}.json")
+        with written(folder / f"{level.slug}.json") as temporary:
+            temporary.write_text(json.dumps({**facts, "text": self.text, "mark": mark}, indent=1))
 
     @classmethod
-    def load(cls, folder: Path, level: Level) -> "Setting | None":
-        """Read a setting; None where it is not found yet."""
+    def load(cls, folder: Path, level: Level, mark: str) -> "Setting | None":
+        """Read a setting; None where it is not found yet.
+
+        Raises:
+            UserError: for one that was found with other weights or images.
+        """
         path, scores = folder / f"{level.slug}.json", folder / f"{level.slug}.safetensors"
         if not path.is_file():
             return None
         held = json.loads(path.read_text())
+        if held["mark"] != mark:
+            raise UserError(f"{path}: found with other weights or images than now; choose another --name")
         kept = saliencies.load(scores) if scores.is_file() else None
         return cls(Recipe.model_validate(held["recipe"]), held["gflops"], held["target"], held["text"], kept)
 
 
-def find(base: Base, level: Level, device: torch.device, folder: Path) -> Setting:
+def mark_of(base: Base, level: Level) -> str:
+    """Changes when the weights, the policy network or the images behind a level's setting do."""
+    policy = base.policy_checkpoint if level.method == "cts" else ""
+    return " ".join((base.checkpoint, base.evalset.fingerprint, policy)).strip()
+
+
+def find(base: Base, level: Level, device: torch.device, latency: LatencyTable | None = None) -> Setting:
     """The setting of a level's method nearest to its GFLOPs; `Setting.reached` says whether it is near enough.
 
     Args:
-        folder: where a latency table is kept, if NViT's latency term is on.
+        latency: for NViT's latency term, where it is on.
     """
     shape, window = base.shape, base.config.data.window or base.shape.image
     whole = dense(shape)
@@ -87,28 +104,22 @@ def find(base: Base, level: Level, device: torch.device, folder: Path) -> Settin
         case "dense":
             return Setting(whole, full, full, "")
         case "tome":
-            recipe, found = bisect(lambda s: uniform_tome(whole, shape, window, s), cost, target).nearest(target)
+            merging = bisect(lambda s: uniform_tome(whole, shape, window, s), cost, target)
+            recipe, found = merging.nearest(target, TOLERANCE)
             return Setting(recipe, found, target, _tome_text(base, recipe))
         case "cts":
             kind = base.config.policy.kind
             shares = bisect(lambda s: _with(whole, Cts(share=0.75 * s, policy=kind)), cost, target)
-            recipe, found = shares.nearest(target)
+            recipe, found = shares.nearest(target, TOLERANCE)
             return Setting(recipe, found, target, _cts_text(base, recipe))
         case "algm":
-            blocks = algm_blocks(shape.depth)
-            thresholds = bisect(
-                lambda s: _with(whole, Algm(blocks=blocks, threshold=1 - 2 * s)),
-                lambda recipe: measured_gflops(base, recipe, device),
-                target,
-                _CLOSE,
-            )
-            recipe, found = thresholds.nearest(target)
-            assert isinstance(recipe.merge, Algm)
-            return Setting(recipe, found, target, f"T = {recipe.merge.threshold:.3f}")
+            start = _with(whole, Algm(blocks=algm_blocks(shape.depth), threshold=1))
+            return find_threshold(base, compress(base.model, start, base.saliency), target, device)
         case "nvit":
-            return _nvit(base, target, device, folder)
-    pruned = _nvit(base, full / level.speedup**0.5, device, folder)
-    recipe, found = bisect(lambda s: uniform_tome(pruned.recipe, shape, window, s), cost, target).nearest(target)
+            return _nvit(base, target, device, latency)
+    pruned = _nvit(base, full / level.speedup**0.5, device, latency)
+    both = bisect(lambda s: uniform_tome(pruned.recipe, shape, window, s), cost, target)
+    recipe, found = both.nearest(target, TOLERANCE)
     text = f"NViT to {pruned.gflops / full:.0%}, {_tome_text(base, recipe)}"
     return Setting(recipe, found, target, text, pruned.scores)
 
@@ -120,18 +131,38 @@ def from_front(members: Sequence[Row], base: Base, level: Level) -> Setting:
     affordable = [row for row in members if row["gflops"] <= target * (1 + TOLERANCE)]
     best = max(affordable, key=lambda row: row["clean_miou"] + row["corrupted_miou"], default=None)
     row = best or min(members, key=lambda row: row["gflops"])
-    return Setting(Recipe.model_validate_json(row["recipe_json"]), row["gflops"], target, f"recipe {row['recipe_id']}")
+    recipe = Recipe.model_validate_json(row["recipe_json"])
+    return Setting(recipe, gflops(shape, recipe, window), target, f"recipe {row['recipe_id']}")
 
 
-def measured_gflops(base: Base, recipe: Recipe, device: torch.device) -> float:
-    """Mean GFLOPs of a recipe over all windows of the clean evaluation images, one at a time."""
-    model = compress(base.model, recipe, base.saliency, base.policy).to(device)
+def find_threshold(base: Base, model: Segmenter, target: float, device: torch.device) -> Setting:
+    """ALGM's T at which a model, as it is now, costs the target on average."""
+    recipe = model.recipe
+    assert isinstance(recipe.merge, Algm)
+    blocks = recipe.merge.blocks
+    model = model.to(device)
+    thresholds = bisect(
+        lambda s: _with(recipe, Algm(blocks=blocks, threshold=1 - 2 * s)),
+        lambda tried: measured_gflops(base, model, tried, device),
+        target,
+        _CLOSE,
+    )
+    found, cost = thresholds.nearest(target, TOLERANCE)
+    assert isinstance(found.merge, Algm)
+    return Setting(found, cost, target, f"T = {found.merge.threshold:.3f}")
+
+
+def measured_gflops(base: Base, model: Segmenter, recipe: Recipe, device: torch.device) -> float:
+    """Mean GFLOPs of a model with a recipe's merging over all windows of the clean evaluation images, one at a time."""
+    remerge(model, recipe)
     data, window = base.config.data, base.config.data.window or base.shape.image
     pixels = NORMALIZATIONS[base.shape.normalization]
     images = base.evalset.images.views()
+    dtype = getattr(torch, base.config.evaluation.dtype)
+    model = model.to(dtype)
     with recorded(model) as passes, torch.inference_mode():
         for index in np.flatnonzero(base.evalset.variants == CLEAN):
-            x = normalised(torch.from_numpy(images[index][None]).to(device), pixels.mean, pixels.std, torch.float32)
+            x = normalised(torch.from_numpy(images[index][None]).to(device), pixels.mean, pixels.std, dtype)
             sliding_logits(model, x, window, data.stride or window[0])
     return _mean_gflops(base, recipe, passes)
 
@@ -141,9 +172,8 @@ def _mean_gflops(base: Base, recipe: Recipe, passes: Sequence[Sequence[int]]) ->
     return float(np.mean([profile(base.shape, recipe, window, tokens).gflops for tokens in passes]))
 
 
-def _nvit(base: Base, target: float, device: torch.device, folder: Path) -> Setting:
+def _nvit(base: Base, target: float, device: torch.device, latency: LatencyTable | None) -> Setting:
     shape, window, config = base.shape, base.config.data.window or base.shape.image, base.config.nvit
-    latency = _latency(base, device, folder).latency_ms if config.latency_weight else None
     found = nvit(
         base.model,
         base.saliency,
@@ -151,7 +181,7 @@ def _nvit(base: Base, target: float, device: torch.device, folder: Path) -> Sett
         target,
         lambda recipe: gflops(shape, recipe, window),
         config,
-        latency,
+        None if latency is None else latency.latency_ms,
     )
     heads = sum(block.heads for block in found.recipe.blocks) / shape.depth
     mlp = sum(block.mlp for block in found.recipe.blocks) / shape.depth
@@ -159,24 +189,18 @@ def _nvit(base: Base, target: float, device: torch.device, folder: Path) -> Sett
     return Setting(found.recipe, found.cost, target, text, found.scores)
 
 
-def _latency(base: Base, device: torch.device, folder: Path) -> LatencyTable:
-    path = folder / "latency.json"
-    if path.is_file():
-        return LatencyTable.load(path)
-    dtype = getattr(torch, base.config.evaluation.dtype)
-    table = measure_latency(base.shape, base.config.evaluation.batch, device, dtype)
-    table.save(path)
-    return table
-
-
 def _with(recipe: Recipe, merge: Cts | Algm) -> Recipe:
     return Recipe(embed=recipe.embed, blocks=recipe.blocks, merge=merge)
 
 
 def _tome_text(base: Base, recipe: Recipe) -> str:
-    """r, merges a block; a fractional r is spread evenly, so that two blocks show its half."""
-    first = merge_counts(base.shape, recipe.ratios, base.config.data.window)[:2]
-    return f"r = {sum(first) / 2:g}"
+    """r, mean merges of the blocks that could merge as many."""
+    left, free = base.shape.grid(base.config.data.window)[0] * base.shape.grid(base.config.data.window)[1], []
+    for count in merge_counts(base.shape, recipe.ratios, base.config.data.window):
+        if 2 * count < left - 1:  # not cut off by half of what is left
+            free.append(count)
+        left -= count
+    return f"r = {sum(free) / max(1, len(free)):.4g}"
 
 
 def _cts_text(base: Base, recipe: Recipe) -> str:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from raycomp.benchmark.cells import Level
+from raycomp.benchmark.pictures import cut
 from raycomp.benchmark.settings import Setting
 from raycomp.compress.apply import compress
 from raycomp.data.samples import NORMALIZATIONS
@@ -40,10 +41,8 @@ def time_settings(base: Base, settings: dict[Level, Setting], device: torch.devi
     config, shape = base.config.evaluation, base.shape
     window, dtype = base.config.data.window or shape.image, getattr(torch, config.dtype)
     pixels = NORMALIZATIONS[shape.normalization]
-    images = base.evalset.images.views()[: config.batch]
-    crops = [image[: window[0], : window[1]] for image in images]
-    fitting = [crop for crop in crops if crop.shape[:2] == window]
-    stacked = np.stack([fitting[i % len(fitting)] for i in range(config.batch)])
+    images = base.evalset.images.views()
+    stacked = np.stack([cut(images[i % len(images)], window, 0) for i in range(config.batch)])
     x = normalised(torch.from_numpy(stacked).to(device), pixels.mean, pixels.std, dtype)
     models = {}
     for level, setting in settings.items():

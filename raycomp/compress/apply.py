@@ -24,16 +24,21 @@ def compress(model: Segmenter, recipe: Recipe, saliency: Saliency, policy: nn.Mo
         UserError: for a recipe that does not fit the model.
     """
     compressed = prune(model, recipe, saliency)
-    prefix = model.shape.prefix
+    if isinstance(recipe.merge, Cts):
+        if policy is None:
+            raise UserError("recipe: merge.method cts needs policy.checkpoint: train one with jobs/train.py --policy")
+        compressed.encoder.sharer = Sharing(recipe.merge, deepcopy(policy), model.shape.prefix).eval()
+    remerge(compressed, recipe)
+    return compressed
+
+
+def remerge(model: Segmenter, recipe: Recipe) -> None:
+    """Let a model merge inside its blocks as a recipe of its own widths says."""
+    model.recipe, prefix = recipe, model.shape.prefix
     match recipe.merge:
         case ToMe() as tome:
-            compressed.encoder.merger = ToMeMerger(tome, prefix)
+            model.encoder.merger = ToMeMerger(tome, prefix)
         case Algm() as algm:
-            compressed.encoder.merger = AlgmMerger(algm, prefix)
-        case Cts() as cts:
-            if policy is None:
-                raise UserError(
-                    "recipe: merge.method cts needs policy.checkpoint: train one with jobs/train.py --policy"
-                )
-            compressed.encoder.sharer = Sharing(cts, deepcopy(policy), prefix).eval()
-    return compressed
+            model.encoder.merger = AlgmMerger(algm, prefix)
+        case _:
+            model.encoder.merger = None

@@ -26,8 +26,9 @@ def best_partners(metric: Tensor, prefix: int) -> tuple[Tensor, Tensor]:
         For each source the best cosine (B, ceil(N/2)), -inf for special tokens, and the index of its
         partner among the destinations.
     """
-    metric = F.normalize(metric if metric.dtype == torch.float64 else metric.float(), dim=-1)  # bfloat16 would tie
-    scores = metric[:, ::2] @ metric[:, 1::2].transpose(1, 2)  # (B, ceil(N/2), floor(N/2))
+    with torch.autocast(metric.device.type, enabled=False):  # in bfloat16 many scores would tie
+        metric = F.normalize(metric if metric.dtype == torch.float64 else metric.float(), dim=-1)
+        scores = metric[:, ::2] @ metric[:, 1::2].transpose(1, 2)  # (B, ceil(N/2), floor(N/2))
     scores[:, : (prefix + 1) // 2] = -torch.inf
     scores[:, :, : prefix // 2] = -torch.inf
     best, partner = scores.max(dim=-1)

@@ -112,19 +112,40 @@ class _Round:
     config: NvitConfig
     cost: Cost
     latency: Cost | None
-    _heap: list[tuple[float, Layer]] = field(default_factory=list)
+    _heap: list[tuple[float, Layer, int]] = field(default_factory=list)
+    _version: dict[Layer, int] = field(default_factory=dict)
+    """Counts how often a layer's score was put on the heap; older entries are out of date."""
 
     def remove(self, aim: float, floor: float) -> Recipe:
         """Take groups of least score until the recipe costs at most `aim`; none that would cost less than `floor`."""
-        for layer in [(-1, "embed"), *((b, kind) for b in range(self.shape.depth) for kind in _FIELDS)]:
+        layers = [(-1, "embed"), *((block, kind) for block in range(self.shape.depth) for kind in _FIELDS)]
+        closed: set[Layer] = set()
+        for layer in layers:
             self._push(layer)
         while self._heap and self.cost(self.recipe) > aim:
-            _, layer = heapq.heappop(self._heap)
+            _, layer, version = heapq.heappop(self._heap)
             smaller = self._without(layer)
-            if smaller is not None and self.cost(smaller) >= floor:
-                self.recipe = smaller
-                self._push(layer)
+            if version != self._version[layer] or smaller is None:
+                continue
+            if self.cost(smaller) < floor:
+                closed.add(layer)
+                continue
+            self.recipe = smaller
+            for other in self._changed_by(layer, layers):
+                if other not in closed:
+                    self._push(other)
         return self.recipe
+
+    def _changed_by(self, layer: Layer, layers: list[Layer]) -> list[Layer]:
+        """Layers whose next score a removal changes: its own, QK and V of a block that lost heads, and where time
+        counts, as the widths of a block multiply in it, all of the block, or of the model."""
+        block, kind = layer
+        timed = self.latency is not None and self.config.latency_weight > 0
+        if kind == "embed":
+            return layers if timed else [layer]
+        if timed:
+            return [(-1, "embed"), *((block, other) for other in _FIELDS)]
+        return [layer, (block, "qk"), (block, "v")] if kind == "head" else [layer]
 
     def _push(self, layer: Layer) -> None:
         smaller = self._without(layer)
@@ -133,7 +154,8 @@ class _Round:
         score = self._score(layer)
         if self.latency is not None and self.config.latency_weight:
             score -= self.config.latency_weight * (self.latency(self.recipe) - self.latency(smaller))
-        heapq.heappush(self._heap, (score, layer))
+        self._version[layer] = self._version.get(layer, 0) + 1
+        heapq.heappush(self._heap, (score, layer, self._version[layer]))
 
     def _without(self, layer: Layer) -> Recipe | None:
         """The recipe without a layer's next group; None where too little would stay."""

@@ -4,7 +4,6 @@ Yang et al., "Global Vision Transformer Pruning with Hessian-Aware Saliency" (NV
 (REFERENCE 7): I = (sum over linked weights of w * dL/dw)^2 / divisor, mean over batches.
 """
 
-import os
 from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from raycomp.compress.layout import axes
 from raycomp.data.samples import IGNORE
+from raycomp.files import written
 from raycomp.flops import decoder_widths
 from raycomp.models.segmenter import Segmenter
 from raycomp.recipe import Recipe
@@ -108,11 +108,9 @@ def attention_widths(shape: ModelShape, recipe: Recipe, place: str) -> tuple[int
 
 def save(saliency: Saliency, path: Path, batches: int = 0) -> None:
     """Write scores, whole or not at all; `batches` says how many a partial sum holds."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     tensors = {name: score.contiguous() for name, score in saliency.items()}
-    save_file(tensors, temporary, {"batches": str(batches)})
-    temporary.replace(path)
+    with written(path) as temporary:
+        save_file(tensors, temporary, {"batches": str(batches)})
 
 
 def load(path: Path) -> Saliency:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from raycomp.compress.merge import match, merge_tokens
 from raycomp.models.segmenter import Tokens
-from raycomp.recipe import ToMe
+from raycomp.recipe import ToMe, rounded_share
 from raycomp.shape import Grid
 
 
@@ -30,7 +30,7 @@ class ToMeMerger:
         del grid
         N = x.shape[1]
         mergeable = N - self.prefix
-        r = min(int(self.settings.ratios[block] * mergeable + 0.5), mergeable // 2)
+        r = min(rounded_share(self.settings.ratios[block], mergeable), mergeable // 2)
         if r == 0:
             return x, tokens
         metric = keys.mean(1) if self.settings.metric == "mean_keys" else keys.transpose(1, 2).flatten(2)

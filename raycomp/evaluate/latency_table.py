@@ -17,9 +17,10 @@ from scipy.interpolate import RegularGridInterpolator
 
 from raycomp.errors import UserError
 from raycomp.evaluate.speed import latency_ms
+from raycomp.files import written
 from raycomp.models.segmenter import Block
 from raycomp.recipe import BlockWidths, Recipe
-from raycomp.shape import ModelShape
+from raycomp.shape import ModelShape, Size
 
 _POINTS = 4  # of each width: a quarter, a half, three quarters, all of it
 
@@ -55,11 +56,9 @@ class LatencyTable:
 
     def save(self, path: Path) -> None:
         """Write the table as JSON, whole or not at all."""
-        path.parent.mkdir(parents=True, exist_ok=True)
         values = {"attention": self.attention.tolist(), "mlp": self.mlp.tolist()}
-        temporary = path.with_name(f".{path.name}.tmp")
-        temporary.write_text(json.dumps({"axes": self.axes, "setting": self.setting, **values}))
-        temporary.replace(path)
+        with written(path) as temporary:
+            temporary.write_text(json.dumps({"axes": self.axes, "setting": self.setting, **values}))
 
     @classmethod
     def load(cls, path: Path) -> "LatencyTable":
@@ -80,12 +79,14 @@ def measure_latency(
     batch: int,
     device: torch.device,
     dtype: torch.dtype,
+    image: Size | None = None,
     time: Callable[..., float] = latency_ms,
 ) -> LatencyTable:
-    """Time a block of a dense shape at every point of the grid, with all its tokens."""
+    """Time a block of a dense shape at every point of the grid, with all tokens of an image of height x width."""
     most = {"embed": shape.width, "heads": shape.heads, "qk": shape.head_dim, "v": shape.head_dim, "mlp": shape.mlp}
     axes = {name: sorted({-(-full * i // _POINTS) for i in range(1, _POINTS + 1)}) for name, full in most.items()}
-    tokens = shape.prefix + shape.grid()[0] * shape.grid()[1]
+    rows, columns = shape.grid(image)
+    tokens = shape.prefix + rows * columns
 
     def block(embed: int, heads: int, qk: int, v: int, mlp: int) -> tuple[Block, torch.Tensor]:
         made = Block(embed, BlockWidths(heads=heads, qk=qk, v=v, mlp=mlp), shape.head_dim**-0.5, shape.norm_eps)

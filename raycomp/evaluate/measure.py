@@ -15,7 +15,7 @@ from torch import Tensor
 
 from raycomp.config import DataConfig, EvaluationConfig
 from raycomp.data.corruptions import SEVERITIES, TYPES, VARIANTS
-from raycomp.data.evalset import EvalSet
+from raycomp.data.evalset import CLEAN, EvalSet
 from raycomp.data.samples import IGNORE, NORMALIZATIONS
 from raycomp.evaluate.effective_rank import EffectiveRank, effective_rank
 from raycomp.evaluate.miou import class_iou, miou, normalised, sliding_logits
@@ -78,8 +78,13 @@ def measure(
             counts += _count(labels.to(device), predicted, variants.to(device), K, V)
         confusions = counts.view(V, K, K).cpu().numpy()
         throughput = len(chosen) / (time.perf_counter() - started)
-        first = torch.from_numpy(np.stack(_same_size(data, chosen, _RANK_IMAGES[stage])))
-        probe = _fitted(normalised(first.to(device), pixels.mean, pixels.std, dtype), window)
+        views, first = data.images.views(), chosen[data.variants[chosen] == CLEAN][: _RANK_IMAGES[stage]]
+        probe = torch.cat(
+            [
+                _fitted(normalised(torch.from_numpy(views[i][None]).to(device), pixels.mean, pixels.std, dtype), window)
+                for i in first
+            ]
+        )
         rank = effective_rank(model, probe)
         latency = latency_ms(model, probe[:1])
     table = np.full(len(VARIANTS), np.nan)
@@ -126,10 +131,3 @@ def _fitted(images: Tensor, window: Size) -> Tensor:
     """The top left window of images, padded with zeros where they are smaller."""
     images = images[..., : window[0], : window[1]]
     return F.pad(images, (0, window[1] - images.shape[-1], 0, window[0] - images.shape[-2]))
-
-
-def _same_size(data: EvalSet, chosen: np.ndarray, count: int) -> list[np.ndarray]:
-    """The first images that are as large as the first one."""
-    images = data.images.views()
-    first = images[chosen[0]].shape
-    return [images[i] for i in chosen if images[i].shape == first][:count]

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from raycomp.data.samples import IGNORE
 from raycomp.shape import Size
@@ -68,8 +68,3 @@ def normalised(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...], 
     scale = torch.tensor([1 / (255 * s) for s in std], device=images.device).view(1, 3, 1, 1)
     shift = torch.tensor([m / s for m, s in zip(mean, std, strict=True)], device=images.device).view(1, 3, 1, 1)
     return (images.permute(0, 3, 1, 2).float() * scale - shift).to(dtype)
-
-
-def eval_mode(model: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
-    """The model ready to be measured."""
-    return model.to(device=device, dtype=dtype).eval()

@@ -30,7 +30,7 @@ def precision(
             ordered = truth.gather(1, scores.argsort(dim=1, descending=True, stable=True))
             for index, share in enumerate((1.0, *shares)):
                 best = ordered[:, : max(1, round(share * ordered.shape[1]))]
-                hits[index] += (best == 1).sum()
-                counts[index] += (best != IGNORE).sum()
+                hits[index] += int((best == 1).sum())
+                counts[index] += int((best != IGNORE).sum())
     everywhere, *among = (hits / counts).tolist()
     return everywhere, among

@@ -4,7 +4,6 @@ Only tensors are ever read (`weights_only`, safetensors); a pickle that would ru
 """
 
 import hashlib
-import os
 import pickle
 from collections.abc import Mapping
 from importlib import resources
@@ -20,6 +19,7 @@ from torch import Tensor
 
 from raycomp.config import explain
 from raycomp.errors import UserError, nearest
+from raycomp.files import written
 from raycomp.models._timm import create_model, resample_abs_pos_embed
 from raycomp.models.policy import Policy
 from raycomp.models.segmenter import Segmenter
@@ -69,13 +69,8 @@ def save(model: Segmenter, path: Path, metadata: Mapping[str, str] | None = None
 
 
 def _write(tensors: Mapping[str, Tensor], path: Path, header: dict[str, str]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with written(path) as temporary:
         save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, temporary, header)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def load(path: Path, expected: ModelShape | None = None) -> Segmenter:

@@ -90,13 +90,13 @@ def _padded(x: Tensor, width: int) -> Tensor:
 class Block(nn.Module):
     """A pre-norm transformer block in two halves, so that tokens can merge in between."""
 
-    def __init__(self, embed: int, widths: BlockWidths, scale: float, eps: float, drop_path: float = 0.0) -> None:
+    def __init__(self, embed: int, widths: BlockWidths, scale: float, eps: float) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(embed, eps=eps)
         self.attn = Attention(embed, widths.heads, widths.qk, widths.v, scale)
         self.norm2 = nn.LayerNorm(embed, eps=eps)
         self.mlp = Mlp(embed, widths.mlp)
-        self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
+        self.drop_path: nn.Module = nn.Identity()
 
     def attend(self, x: Tensor, log_size: Tensor | None = None) -> tuple[Tensor, Tensor]:
         out, keys = self.attn(self.norm1(x), log_size)
@@ -119,12 +119,16 @@ class Encoder(nn.Module):
         self.cls_token = nn.Parameter(torch.zeros(1, 1, embed))
         self.dist_token = nn.Parameter(torch.zeros(1, 1, embed)) if shape.prefix == 2 else None
         self.pos_embed = nn.Parameter(torch.zeros(1, shape.prefix + rows * columns, embed))
-        rates = [drop_path * index / max(1, shape.depth - 1) for index in range(shape.depth)]
         scale = shape.head_dim**-0.5
-        self.blocks = nn.ModuleList(
-            Block(embed, widths, scale, shape.norm_eps, rate) for widths, rate in zip(recipe.blocks, rates, strict=True)
-        )
+        self.blocks = nn.ModuleList(Block(embed, widths, scale, shape.norm_eps) for widths in recipe.blocks)
         self.norm = nn.LayerNorm(embed, eps=shape.norm_eps)
+        self.set_drop_path(drop_path)
+
+    def set_drop_path(self, rate: float) -> None:
+        """Drop whole branches in training: never in the first block, at `rate` in the last one."""
+        for index, block in enumerate(cast("Iterable[Block]", self.blocks)):
+            share = rate * index / max(1, len(self.blocks) - 1)
+            block.drop_path = DropPath(share) if share else nn.Identity()
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tokens | None]:
         """Encode images (B, 3, height, width), multiples of the patch.

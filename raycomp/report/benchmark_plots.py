@@ -13,7 +13,7 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.patches import Patch
 
 from raycomp.benchmark.cells import TITLES, Level
-from raycomp.benchmark.pictures import Scene
+from raycomp.benchmark.pictures import Pictures, Scene
 from raycomp.data.samples import IGNORE
 from raycomp.report.benchmark import Result
 
@@ -66,7 +66,7 @@ def plot_rank(found: Sequence[Result], width: int, title: str, path: Path) -> No
 
 def plot_scenes(
     shown: Sequence[Scene],
-    kept: Sequence[tuple[Level, np.ndarray, np.ndarray]],
+    kept: Sequence[tuple[Level, Pictures]],
     classes: Sequence[str],
     title: str,
     path: Path,
@@ -74,30 +74,31 @@ def plot_scenes(
     """Fig. 3: image and truth; then per method prediction, merged tokens, and errors that dense does not make.
 
     Args:
-        kept: level, predictions (scenes, H, W) and the token of each patch (scenes, h, w); dense first,
-            whose own errors are shown.
+        kept: dense first, whose own errors are shown.
     """
     rows, columns = 3 * len(shown), 1 + len(kept)
     height, width = shown[0].label.shape
     size = (1.6 * columns, 1.6 * rows * height / width + 0.9)
     figure, panels = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
-    dense = kept[0][1]
+    dense = kept[0][1].predictions
     for index, scene in enumerate(shown):
         top = 3 * index
         _picture(panels[top, 0], scene.image, "image" if index == 0 else "")
         panels[top, 0].set_ylabel(scene.title)
         _picture(panels[top + 1, 0], _painted(scene.label), "truth" if index == 0 else "")
         panels[top + 2, 0].axis("off")
-        for column, (level, predictions, sources) in enumerate(kept, start=1):
-            _picture(panels[top, column], _painted(predictions[index]), level.label if index == 0 else "")
-            _picture(panels[top + 1, column], merged(scene.image, sources[index]), "")
+        for column, (level, own) in enumerate(kept, start=1):
+            _picture(panels[top, column], _painted(own.predictions[index]), level.label if index == 0 else "")
+            _picture(panels[top + 1, column], merged(scene.image, own.sources[index]), "")
             _picture(
-                panels[top + 2, column], _errors(scene, predictions[index], None if column == 1 else dense[index]), ""
+                panels[top + 2, column],
+                _errors(scene, own.predictions[index], None if column == 1 else dense[index]),
+                "",
             )
             if column == 1:
                 for offset, name in enumerate(("prediction", "tokens", "errors")):
                     panels[top + offset, column].set_ylabel(name, fontsize=8)
-    painted = np.concatenate([scene.label.ravel() for scene in shown] + [p.ravel() for _, p, _ in kept])
+    painted = np.concatenate([scene.label.ravel() for scene in shown] + [own.predictions.ravel() for _, own in kept])
     present = [c for c in np.unique(painted) if c < len(classes)]
     patches = [Patch(color=_PALETTE[c] / 255, label=classes[c]) for c in present[:_MOST_CLASSES]]
     figure.legend(handles=patches, loc="outside lower center", ncols=min(len(patches), 2 * columns), frameon=False)

@@ -90,7 +90,8 @@ class Tracker:
         if found:
             self._parent = found[0].info.run_id
             client.update_run(self._parent, status="RUNNING")
-            self._logged = {run.data.tags[_KEY]: run.info.run_id for run in self._children(client)}
+            children = [run for run in self._children(client) if run.info.status == "FINISHED"]  # failed ones run again
+            self._logged = {run.data.tags[_KEY]: run.info.run_id for run in children}
             return
         tags = {_SWEEP: self._config.name, _PATH: folder, "family": "sweep", "dataset": self._config.data.dataset}
         self._parent = client.create_run(experiment_id, tags=tags, run_name=self._folder.name).info.run_id

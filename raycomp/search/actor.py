@@ -7,7 +7,8 @@ import torch
 from ray import tune
 
 from raycomp.results.store import Store
-from raycomp.search.base import Base, default_device
+from raycomp.search.base import Base
+from raycomp.search.cluster import assigned_device
 from raycomp.search.proposal import Proposal
 from raycomp.search.trial import run_trial
 
@@ -18,7 +19,7 @@ class Trial(tune.Trainable):
     def setup(self, config: dict[str, Any], base: Base, folder: str, commit: str) -> None:  # type: ignore[override]
         torch.set_num_threads(1)  # as many trials as cores run side by side
         self._base, self._store, self._commit = base, Store(Path(folder)), commit
-        self._device = default_device()
+        self._device = assigned_device()
         self._proposal = Proposal.from_config(config)
 
     def step(self) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 Arrays travel through Ray's object store without a copy; tensors would be pickled for every actor.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +24,7 @@ from raycomp.models import checkpoints
 from raycomp.models.policy import Policy
 from raycomp.models.segmenter import Segmenter
 from raycomp.recipe import dense
+from raycomp.results.row import Row
 from raycomp.shape import ModelShape
 
 
@@ -40,6 +42,8 @@ class Base:
     evalset: EvalSet
     policy_weights: dict[str, np.ndarray] | None = None
     """Of the policy network of CTS, where one is wanted."""
+    policy_checkpoint: str = ""
+    """Fingerprint of its file."""
 
     @cached_property
     def policy(self) -> Policy | None:
@@ -73,10 +77,13 @@ def prepare_base(config: SweepConfig, report: Callable[[str], None], with_policy
     Raises:
         UserError: for a checkpoint, data set or class count that does not fit.
     """
+    if config.data.root is not None:  # workers may run in another folder
+        config = config.changed("data", root=config.data.root.resolve())
     path = checkpoints.locate(config.model.checkpoint)
     model = checkpoints.load(path, config.model.shape)
     mark = checkpoints.fingerprint(path)
-    policy = _policy(config, model.shape) if with_policy else None
+    policy_path = _policy_path(config) if with_policy else None
+    policy = None if policy_path is None else _policy(policy_path, config, model.shape)
 
     def variant(done: int, total: int) -> None:
         if done == 1 or done % 20 == 0:
@@ -87,6 +94,7 @@ def prepare_base(config: SweepConfig, report: Callable[[str], None], with_policy
         raise UserError(f"model has {model.shape.classes} classes, {config.data.dataset} {len(evalset.classes)}")
     calibration = f"{config.nvit.images}x{config.nvit.batch}-{config.nvit.dtype}"
     cache = cache_folder() / f"saliency-{mark}-{evalset.fingerprint}-{calibration}.safetensors"
+    weights = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
     scores = _saliency(model, config, cache, report)
     in_memory = Stack(np.array(evalset.images.pixels), evalset.images.shapes)
     labels = Stack(np.array(evalset.labels.pixels), evalset.labels.shapes)
@@ -94,21 +102,41 @@ def prepare_base(config: SweepConfig, report: Callable[[str], None], with_policy
         config=config,
         shape=model.shape,
         checkpoint=mark,
-        weights={name: tensor.numpy() for name, tensor in model.state_dict().items()},
+        weights=weights,
         scores={name: score.numpy() for name, score in scores.items()},
         evalset=EvalSet(
             in_memory, labels, evalset.variants, evalset.label_of, evalset.rank, evalset.classes, evalset.fingerprint
         ),
         policy_weights=None if policy is None else {name: t.numpy() for name, t in policy.state_dict().items()},
+        policy_checkpoint="" if policy_path is None else checkpoints.fingerprint(policy_path),
     )
 
 
-def _policy(config: SweepConfig, shape: ModelShape) -> Policy:
+def check_same(rows: Sequence[Row], base: Base, folder: Path) -> None:
+    """Refuse to go on where the checkpoint or the images behind the same names have changed.
+
+    Raises:
+        UserError: naming what changed.
+    """
+    now = {"checkpoint": base.checkpoint, "evalset": base.evalset.fingerprint}
+    for field, value in now.items():
+        other = next((row[field] for row in rows if row[field] != value), None)
+        if other is not None:
+            raise UserError(
+                f"results folder {folder}: rows were measured with {field} {other}, now {value}; choose another --name"
+            )
+
+
+def _policy_path(config: SweepConfig) -> Path:
     if config.policy.checkpoint is None:
         raise UserError("field 'policy.checkpoint' is missing: CTS needs one, which jobs/train.py --policy makes")
-    policy = checkpoints.load_policy(checkpoints.locate(config.policy.checkpoint, "policy.checkpoint"), shape)
+    return checkpoints.locate(config.policy.checkpoint, "policy.checkpoint")
+
+
+def _policy(path: Path, config: SweepConfig, shape: ModelShape) -> Policy:
+    policy = checkpoints.load_policy(path, shape)
     if policy.kind != config.policy.kind:
-        raise UserError(f"policy.checkpoint holds a policy of kind {policy.kind}, policy.kind is {config.policy.kind}")
+        raise UserError(f"{path}: holds a policy of kind {policy.kind}, policy.kind is {config.policy.kind}")
     return policy
 
 
@@ -130,7 +158,7 @@ def score(
     model: Segmenter, config: SweepConfig, device: torch.device, state: Path | None = None
 ) -> saliencies.Saliency:
     """Saliency of a model, dense or pruned, on centre crops of the training split; see `saliency.compute`."""
-    model = model.to(device)
+    model = model if device.type == "cpu" else deepcopy(model).to(device)
     return saliencies.compute(
         model, _calibration(model.shape, config, device), getattr(torch, config.nvit.dtype), state
     )

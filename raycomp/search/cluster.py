@@ -2,6 +2,12 @@
 
 import logging
 import os
+from typing import TYPE_CHECKING
+
+from raycomp.config import SweepConfig
+
+if TYPE_CHECKING:
+    import torch
 
 os.environ.setdefault("RAY_AUTH_MODE", "token")  # explicit: a token left behind would decide otherwise
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # no banner before our own line of progress
@@ -15,6 +21,23 @@ def connect() -> None:
 
     if not ray.is_initialized():
         ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+
+
+def gpus_per_trial(config: SweepConfig) -> float:
+    """As configured; by default one where the cluster has any."""
+    import ray
+
+    if config.search.gpus_per_trial is not None:
+        return config.search.gpus_per_trial
+    return 1.0 if ray.cluster_resources().get("GPU") else 0.0
+
+
+def assigned_device() -> "torch.device":
+    """In a task or actor: the GPU that Ray gave it, else the CPU."""
+    import ray
+    import torch
+
+    return torch.device("cuda" if ray.get_gpu_ids() else "cpu")
 
 
 def disconnect() -> None:

@@ -13,15 +13,17 @@ class Matched:
     """The two recipes, one strength apart, between which a target lies."""
 
     above: Recipe
-    """Of more strength than needed to be told apart from `below`, it still costs more than the target."""
+    """The weakest that was tried and still costs more than the target; where even full strength does, that one."""
     above_cost: float
     below: Recipe | None
-    """Costs at most the target; None where full strength costs more, and `above` is of full strength."""
+    """The next stronger one, which costs at most the target; None where full strength costs more."""
     below_cost: float
 
-    def nearest(self, target: float) -> tuple[Recipe, float]:
-        """The recipe whose cost is nearer to the target, with its cost."""
-        if self.below is None or abs(self.above_cost - target) < abs(self.below_cost - target):
+    def nearest(self, target: float, tolerance: float) -> tuple[Recipe, float]:
+        """The recipe whose cost is nearer to the target, with its cost; never above target * (1 + tolerance),
+        unless there is no other."""
+        over, under = self.above_cost - target, target - self.below_cost
+        if self.below is None or (over < under and over <= tolerance * target):
             return self.above, self.above_cost
         return self.below, self.below_cost
 
@@ -29,7 +31,7 @@ class Matched:
 def bisect(
     build: Callable[[float], Recipe], cost: Callable[[Recipe], float], target: float, close: float = 0.0
 ) -> Matched:
-    """Halve the range of strengths, 0 (nothing) to 1 (the method's most), until it is one recipe wide.
+    """Halve the range of strengths, 0 (nothing) to 1 (the method's most), until no recipe lies between.
 
     Args:
         build: recipe of a strength; the cost falls with it.
@@ -46,6 +48,12 @@ def bisect(
             break
         middle = (low + high) / 2
         recipe = build(middle)
+        if recipe == above:
+            low = middle
+            continue
+        if recipe == below:
+            high = middle
+            continue
         found = cost(recipe)
         if found <= target:
             high, below, below_cost = middle, recipe, found

@@ -17,6 +17,7 @@ from raycomp.results.row import Row
 from raycomp.results.store import Store
 from raycomp.search.actor import Trial
 from raycomp.search.base import Base
+from raycomp.search.cluster import gpus_per_trial
 from raycomp.search.proposal import Proposal
 from raycomp.search.proposer import Proposer
 from raycomp.search.trial import described, git_commit
@@ -61,7 +62,7 @@ def run_sweep(base: Base, store: Store, proposer: Proposer, on_row: Callable[[Ro
 
 
 def _resources(config: SweepConfig) -> dict[str, float]:
-    return {"cpu": 1, "gpu": config.search.gpus_per_trial}
+    return {"cpu": 1, "gpu": gpus_per_trial(config)}
 
 
 def workers(config: SweepConfig) -> int:
@@ -69,8 +70,8 @@ def workers(config: SweepConfig) -> int:
     if config.search.workers is not None:
         return config.search.workers
     total = ray.cluster_resources()
-    if config.search.gpus_per_trial:
-        return max(1, int(total.get("GPU", 0) / config.search.gpus_per_trial))
+    if gpus := gpus_per_trial(config):
+        return max(1, int(total.get("GPU", 0) / gpus))
     return max(1, int(total.get("CPU", 1)))
 
 

@@ -8,7 +8,7 @@ import torch
 
 from raycomp.benchmark.cells import Cell, Level
 from raycomp.benchmark.measure import built, failed_row, measure_cell, unreachable
-from raycomp.benchmark.pictures import scenes
+from raycomp.benchmark.pictures import Pictures, scenes
 from raycomp.benchmark.settings import Setting, find
 from raycomp.benchmark.speed import batched, time_settings
 from raycomp.data.streetscenes import StreetScenes
@@ -23,7 +23,7 @@ CPU = torch.device("cpu")
 
 def setting(base, method: str, tmp_path) -> tuple[Cell, Setting]:
     level = Level(1.25, method)
-    return Cell(level, 0), find(base, level, CPU, tmp_path)
+    return Cell(level, 0), find(base, level, CPU)
 
 
 def with_recovery(base, steps: int):
@@ -34,7 +34,8 @@ def with_recovery(base, steps: int):
 @pytest.mark.parametrize("method", ["dense", "tome", "cts", "algm", "nvit", "nvit+tome"])
 def test_a_cell_gives_a_whole_row_and_its_pictures(base, method, tmp_path):
     cell, found = setting(base, method, tmp_path)
-    row = measure_cell(base, None, cell, found, tmp_path, CPU, "commit")
+    made = measure_cell(base, None, cell, found, tmp_path / "state.pt", CPU, "commit")
+    row, kept = made.row, made.pictures
     assert row["status"] == "complete", row["error"]
     assert row["gflops"] == pytest.approx(found.gflops, rel=1e-9)
     assert row["recipe_id"] == found.recipe.id
@@ -43,11 +44,13 @@ def test_a_cell_gives_a_whole_row_and_its_pictures(base, method, tmp_path):
     store = Store(tmp_path)
     store.open(base.config)
     assert store.write(row).name == f"{identity(row)}.parquet"
-    kept = np.load(tmp_path / "pictures" / f"{cell.level.slug}.npz")
-    assert kept["predictions"].shape == (3, 64, 64)
-    assert kept["sources"].shape == (3, 8, 8)
+    assert kept.predictions.shape == (3, 64, 64)
+    assert kept.sources.shape == (3, 8, 8)
+    kept.save(tmp_path / "kept.npz")
+    assert np.array_equal(Pictures.load(tmp_path / "kept.npz").sources, kept.sources)
+    assert made.weights.keys() == base.weights.keys()
     assert row["tokens"][-1] <= 66
-    distinct = len(np.unique(kept["sources"][0]))
+    distinct = len(np.unique(kept.sources[0]))
     assert (distinct < 64) == (method in ("tome", "cts", "algm", "nvit+tome"))
 
 
@@ -55,18 +58,29 @@ def test_recovery_trains_a_copy_with_the_seed_s_batches(base, tmp_path):
     tuned, samples = with_recovery(base, 4), StreetScenes("train", 8)
     cell, found = setting(base, "tome", tmp_path)
     before = {name: tensor.copy() for name, tensor in base.weights.items()}
-    rows = [measure_cell(tuned, samples, Cell(cell.level, seed), found, tmp_path, CPU, "") for seed in (0, 0, 1)]
+    rows = [
+        measure_cell(tuned, samples, Cell(cell.level, seed), found, tmp_path / f"{run}.pt", CPU, "").row
+        for run, seed in enumerate((0, 0, 1))
+    ]
     assert [row["status"] for row in rows] == ["complete"] * 3, rows[0]["error"]
     assert rows[0]["clean_miou"] == rows[1]["clean_miou"]
     assert rows[0]["corrupted_by_variant"] != rows[2]["corrupted_by_variant"]
     assert all(np.array_equal(base.weights[name], tensor) for name, tensor in before.items())
     assert rows[0]["seconds_recover"] > 0
-    assert not list((tmp_path / "states").iterdir())
 
 
-def test_an_unreachable_level_says_how_far_the_method_goes(base, tmp_path):
+def test_adaptive_merging_is_matched_again_after_recovery(base, tmp_path):
+    cell, found = setting(base, "algm", tmp_path)
+    tuned = with_recovery(base, 6)
+    row = measure_cell(tuned, StreetScenes("train", 8), cell, found, tmp_path / "state.pt", CPU, "").row
+    assert row["status"] == "complete", row["error"]
+    assert row["gflops"] == pytest.approx(found.target, rel=0.012)
+    assert row["recipe_id"] != found.recipe.id
+
+
+def test_an_unreachable_level_says_how_far_the_method_goes(base):
     level = Level(500.0, "cts")
-    setting = find(base, level, CPU, tmp_path)
+    setting = find(base, level, CPU)
     row = failed_row(base, Cell(level, 0), setting, unreachable(setting))
     assert row["status"] == "failed"
     assert "the least is" in row["error"]
@@ -75,7 +89,7 @@ def test_an_unreachable_level_says_how_far_the_method_goes(base, tmp_path):
 
 def test_a_recipe_that_cannot_be_built_is_a_failed_row(base, tmp_path):
     too_wide = Setting(dense(SHAPE).model_copy(update={"embed": 128}), 1.0, 1.0, "")
-    row = measure_cell(base, None, Cell(Level(2.0, "nvit"), 0), too_wide, tmp_path, CPU, "")
+    row = measure_cell(base, None, Cell(Level(2.0, "nvit"), 0), too_wide, tmp_path, CPU, "").row
     assert row["status"] == "failed"
     assert "embed" in row["error"]
 

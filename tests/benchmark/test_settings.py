@@ -10,6 +10,8 @@ from raycomp.benchmark.settings import Setting, find, from_front, measured_gflop
 from raycomp.compress.apply import compress
 from raycomp.config import BenchmarkConfig
 from raycomp.data.samples import NORMALIZATIONS
+from raycomp.errors import UserError
+from raycomp.evaluate.latency_table import measure_latency
 from raycomp.evaluate.miou import normalised
 from raycomp.flops import gflops
 from raycomp.recipe import Algm, Cts, Recipe, ToMe, dense
@@ -21,8 +23,8 @@ METHODS = {"tome": ToMe, "cts": Cts, "algm": Algm, "nvit": type(None), "nvit+tom
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_every_method_meets_a_mild_target(base, method, tmp_path):
-    setting = find(base, Level(1.25, method), CPU, tmp_path)
+def test_every_method_meets_a_mild_target(base, method):
+    setting = find(base, Level(1.25, method), CPU)
     target = gflops(SHAPE, dense(SHAPE)) / 1.25
     assert setting.reached
     assert setting.target == pytest.approx(target)
@@ -42,34 +44,35 @@ def test_cost_of_adaptive_merging_is_the_mean_of_what_its_images_cost(base, monk
         monkeypatch.setattr("raycomp.models.segmenter._padded", lambda x, width: x)
         costs.append(counted(model, SHAPE.image, x) / 1e9)
     assert len(set(costs)) > 1
-    assert measured_gflops(base, recipe, CPU) == pytest.approx(sum(costs) / len(costs), rel=1e-9)
+    assert measured_gflops(base, model, recipe, CPU) == pytest.approx(sum(costs) / len(costs), rel=1e-9)
 
 
 @pytest.mark.parametrize("method", ["algm", "cts", "nvit"])
-def test_a_target_beyond_a_method_is_reported(base, method, tmp_path):
-    setting = find(base, Level(500.0, method), CPU, tmp_path)
+def test_a_target_beyond_a_method_is_reported(base, method):
+    setting = find(base, Level(500.0, method), CPU)
     assert not setting.reached
     assert setting.gflops > setting.target
 
 
 def test_a_setting_is_the_same_after_a_round_trip(base, tmp_path):
     level = Level(1.5, "nvit+tome")
-    setting = find(base, level, CPU, tmp_path)
-    assert Setting.load(tmp_path, level) is None
-    setting.save(tmp_path, level)
-    again = Setting.load(tmp_path, level)
+    setting = find(base, level, CPU)
+    assert Setting.load(tmp_path, level, "mark") is None
+    setting.save(tmp_path, level, "mark")
+    again = Setting.load(tmp_path, level, "mark")
     assert again.recipe == setting.recipe
     assert (again.gflops, again.target, again.text) == (setting.gflops, setting.target, setting.text)
     assert all(torch.equal(again.scores[name], score) for name, score in setting.scores.items())
+    with pytest.raises(UserError, match="found with other weights or images"):
+        Setting.load(tmp_path, level, "other")
 
 
-def test_the_latency_term_reads_a_table_that_is_measured_once(base, tmp_path):
-    weighted = base.config.changed("nvit", latency_weight=1e-6)
-    timed = replace(base, config=weighted)
-    find(timed, Level(1.3, "nvit"), CPU, tmp_path)
-    table = (tmp_path / "latency.json").read_text()
-    find(timed, Level(1.3, "nvit"), CPU, tmp_path)
-    assert (tmp_path / "latency.json").read_text() == table
+def test_the_latency_term_changes_what_nvit_prunes(base):
+    weighted = replace(base, config=base.config.changed("nvit", latency_weight=1e3))
+    table = measure_latency(SHAPE, 1, CPU, torch.float32, time=lambda run, x: 1.0 if run.__name__ == "feed" else 0.0)
+    plain, timed = (find(b, Level(1.3, "nvit"), CPU, table) for b in (base, weighted))
+    assert plain.reached
+    assert timed.reached
 
 
 def test_the_best_of_a_front_that_costs_no_more(base):

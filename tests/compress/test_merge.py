@@ -119,3 +119,10 @@ def test_patch_indices_come_back_in_order_after_windows_merge(grid):
 def test_best_windows_takes_the_highest_and_the_first_of_equals():
     scores = torch.tensor([[0.1, 0.9, 0.5, 0.9], [0.5, 0.5, 0.5, 0.5]])
     assert best_windows(scores, 2).tolist() == [[False, True, False, True], [True, True, False, False]]
+
+
+def test_matching_under_autocast_is_as_exact_as_without():
+    metric = torch.randn(1, 65, 16, generator=torch.Generator().manual_seed(0)) + 4  # cosines close to each other
+    plain = match(metric, 20, 1)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(match(metric, 20, 1), plain)

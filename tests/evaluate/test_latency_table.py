@@ -19,7 +19,7 @@ def multiplications(run, x: torch.Tensor) -> float:
 
 @pytest.fixture
 def table() -> LatencyTable:
-    return measure_latency(TINY, 2, torch.device("cpu"), torch.float32, multiplications)
+    return measure_latency(TINY, 2, torch.device("cpu"), torch.float32, time=multiplications)
 
 
 def expected(recipe: Recipe) -> float:

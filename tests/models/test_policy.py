@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from raycomp.errors import UserError
 from raycomp.models.policy import Policy, one_class
 from raycomp.policies import policy_cost
 from tests.counting import counted
@@ -47,5 +48,5 @@ def test_ground_truth_equals_a_loop(rng):
 
 @pytest.mark.parametrize(("kind", "patch"), [("efficientnet_lite0", 8), ("small", 12)])
 def test_a_policy_that_cannot_see_superpatches_is_refused(kind, patch):
-    with pytest.raises(ValueError, match="needs patches of"):
+    with pytest.raises(UserError, match="needs patches of"):
         Policy(kind, patch)

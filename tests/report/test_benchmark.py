@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from raycomp.benchmark.cells import Level
-from raycomp.benchmark.pictures import Scene
+from raycomp.benchmark.pictures import Pictures, Scene
 from raycomp.benchmark.speed import Timing
 from raycomp.report.benchmark import Figure, corruption_table, failures, page, results, table_1, table_2
 from raycomp.report.benchmark_plots import merged, plot_accuracy, plot_rank, plot_scenes
@@ -79,7 +79,7 @@ def test_the_figures_are_drawn(tmp_path, rng):
     plot_rank(found, 32, "t", tmp_path / "fig4.png")
     scene = Scene("clean", rng.integers(0, 255, (32, 48, 3), dtype=np.uint8), np.zeros((32, 48), np.uint8))
     kept = [
-        (level, np.zeros((1, 32, 48), np.uint8), np.arange(24).reshape(1, 4, 6))
+        (level, Pictures(np.zeros((1, 32, 48), np.uint8), np.arange(24).reshape(1, 4, 6)))
         for level in (Level(1.0, "dense"), Level(2.5, "tome"))
     ]
     plot_scenes([scene], kept, ("road",), "t", tmp_path / "fig3.png")
