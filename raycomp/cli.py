@@ -151,6 +151,8 @@ def explain_command(
     from raycomp.compress.prune import check  # needs torch, which the other commands do without
 
     check(shape, found)
+    if found.adaptive:
+        raise UserError(f"recipe {found.id}: its tokens and GFLOPs depend on the image; its row has the means")
     cost, whole = profile(shape, found, image), profile(shape, dense(shape), image)
     if as_json:
         print_json(

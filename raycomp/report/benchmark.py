@@ -10,6 +10,7 @@ from scipy.stats import t as student
 from raycomp.benchmark.cells import STAGE, TITLES
 from raycomp.benchmark.speed import Timing
 from raycomp.data.corruptions import TYPES
+from raycomp.evaluate.robustness import corruption_degradation, relative_corruption_degradation
 from raycomp.results.row import Row
 
 _CONFIDENCE = 0.95
@@ -51,7 +52,8 @@ class Result:
     """Mean over seeds of the standard deviation over images."""
     tokens: int
     """After the last block, special tokens included; for adaptive merging the mean."""
-    by_type: tuple[float, ...]
+    by_variant: np.ndarray
+    """(types, severities), mean over seeds."""
     seeds: int
 
 
@@ -80,7 +82,7 @@ def _result(label: str, group: Sequence[Row]) -> Result:
         rank=Figure.of([row["effective_rank"] for row in group]),
         rank_std=float(np.mean([row["effective_rank_std"] for row in group])),
         tokens=round(float(np.mean([row["tokens"][-1] for row in group]))),
-        by_type=tuple(np.mean([row["corrupted_by_type"] for row in group], axis=0)),
+        by_variant=np.mean([row["corrupted_by_variant"] for row in group], axis=0).reshape(len(TYPES), -1),
         seeds=len(group),
     )
 
@@ -128,10 +130,17 @@ def table_2(found: Sequence[Result], timings: Sequence[Timing]) -> str:
 
 
 def corruption_table(found: Sequence[Result]) -> str:
-    """mIoU by corruption type, mean over severities and seeds."""
-    lines = [f"| | {' | '.join(kind.replace('_', ' ') for kind in TYPES)} |", "|---|" + "---:|" * len(TYPES)]
+    """mIoU by corruption type, mean over severities and seeds; CD and rCD against dense, means over types."""
+    names = [*(kind.replace("_", " ") for kind in TYPES), "CD", "rCD"]
+    lines = [f"| | {' | '.join(names)} |", "|---|" + "---:|" * len(names)]
+    dense = next((r for r in found if r.method == "dense"), None)
     for r in found:
-        lines.append(f"| {r.label} | " + " | ".join(f"{100 * value:.1f}" for value in r.by_type) + " |")
+        values = [f"{100 * value:.1f}" for value in np.nanmean(r.by_variant, axis=1)]
+        if dense is not None:
+            cd = corruption_degradation(r.by_variant, dense.by_variant)
+            rcd = relative_corruption_degradation(r.by_variant, r.clean.mean, dense.by_variant, dense.clean.mean)
+            values += [f"{np.nanmean(cd):.2f}", f"{np.nanmean(rcd):.2f}"]
+        lines.append(f"| {r.label} | {' | '.join(values)} |")
     return "\n".join(lines)
 
 
@@ -159,6 +168,7 @@ def page(title: str, facts: Sequence[str], rows: Sequence[Row], timings: Sequenc
         "![effective rank, and surviving tokens](fig4.png)",
         *([f"## Table 2: FLOPs saved and speed gained\n\n{where}", table_2(found, timings)] if timings else []),
         "## Noise mIoU by corruption",
+        "CD: error relative to dense; rCD: what corruption adds to the error, relative to dense (Kamann & Rother).",
         corruption_table(found),
     ]
     return "\n\n".join(parts) + "\n"

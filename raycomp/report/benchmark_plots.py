@@ -36,7 +36,7 @@ def plot_accuracy(found: Sequence[Result], title: str, path: Path) -> None:
             axes.errorbar(
                 [r.gflops for r in curve],
                 [100 * v.mean for v in values],
-                yerr=[100 * v.half for v in values],
+                yerr=[100 * v.half for v in values] if any(v.half for v in values) else None,
                 **_style(method),
             )
         axes.set_ylabel(f"{name} mIoU (%)")
@@ -101,7 +101,7 @@ def plot_scenes(
     painted = np.concatenate([scene.label.ravel() for scene in shown] + [own.predictions.ravel() for _, own in kept])
     present = [c for c in np.unique(painted) if c < len(classes)]
     patches = [Patch(color=_PALETTE[c] / 255, label=classes[c]) for c in present[:_MOST_CLASSES]]
-    figure.legend(handles=patches, loc="outside lower center", ncols=min(len(patches), 2 * columns), frameon=False)
+    figure.legend(handles=patches, loc="outside lower center", ncols=columns, frameon=False, fontsize=8)
     figure.suptitle(title, x=0.01, ha="left", fontsize=10)
     _save(figure, path)
 

@@ -9,8 +9,10 @@ import pytest
 import torch
 import yaml
 
+from raycomp.flops import gflops
 from raycomp.models import checkpoints
 from raycomp.models.policy import Policy
+from raycomp.recipe import Recipe, dense
 from raycomp.results.store import Store, completed
 from tests.conftest import TINY, seeded_model
 
@@ -84,6 +86,22 @@ def test_a_policy_is_trained_and_used(place):
     card = (place / "made.md").read_text()
     assert "Policy network of CTS (small, 16-pixel superpatches)" in card
     assert checkpoints.load_policy(place / "made.safetensors", SHAPE).kind == "small"
+
+
+@pytest.mark.slow
+def test_nvit_prunes_to_a_target_and_its_recipe_is_explained(place):
+    out = ("--out", str(place / "pruned.safetensors"))
+    done = run(place, "--gflops", "60%", *out, job="prune")
+    assert done.returncode == 0, done.stdout + done.stderr
+    model = checkpoints.load(place / "pruned.safetensors")
+    share = gflops(SHAPE, model.recipe) / gflops(SHAPE, dense(SHAPE))
+    assert 0.6 * 0.99 <= share <= 0.6
+    assert Recipe.model_validate(yaml.safe_load((place / "pruned.yaml").read_text())) == model.recipe
+    missed = run(place, "--gflops", "1%", *out, job="prune")
+    assert missed.returncode == 2
+    assert "NViT cannot reach 1% of dense: the least is" in missed.stderr
+    neither = run(place, *out, job="prune")
+    assert neither.stderr == "error: give either --gflops or --latency, for example --gflops 60%\n"
 
 
 @pytest.mark.parametrize(

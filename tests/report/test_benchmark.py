@@ -16,7 +16,7 @@ def row(method: str, label: str, seed: int, clean: float, gflops: float = 1.0, s
         "error": "" if status == "complete" else "cannot reach 0.1 GFLOPs",
         "setting": "s", "gflops": gflops, "clean_miou": clean, "corrupted_miou": clean - 0.1,
         "effective_rank": 0.5, "effective_rank_std": 0.1, "tokens": [20, 10],
-        "corrupted_by_type": [0.1 * seed] * 16,
+        "corrupted_by_variant": [0.1 * seed] * 80,
     }  # fmt: skip
 
 
@@ -53,8 +53,10 @@ def test_table_2_gives_the_share_of_saved_flops_that_becomes_speed():
 
 def test_every_corruption_has_a_column():
     lines = corruption_table(results(ROWS)).splitlines()
-    assert lines[0].count("|") == 18
-    assert "| ToMe 2.5x | 10.0 |" in lines[3]
+    assert lines[0].count("|") == 20
+    assert lines[2].endswith("| 1.00 | 1.00 |")
+    assert lines[3].startswith("| ToMe 2.5x | 10.0 |")
+    assert lines[3].endswith("| 0.90 | 0.60 |")  # (1 - 0.1) / (1 - 0), (0.52 - 0.1) / (0.70 - 0)
 
 
 def test_the_page_has_tables_figures_and_what_is_missing():
