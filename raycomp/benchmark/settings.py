@@ -17,7 +17,7 @@ from raycomp.data.evalset import CLEAN
 from raycomp.data.samples import NORMALIZATIONS
 from raycomp.errors import UserError
 from raycomp.evaluate.latency_table import LatencyTable
-from raycomp.evaluate.miou import normalised, sliding_logits
+from raycomp.evaluate.miou import normalised, windows
 from raycomp.evaluate.tokens import recorded
 from raycomp.files import written
 from raycomp.flops import gflops, profile
@@ -155,6 +155,7 @@ def find_threshold(base: Base, model: Segmenter, target: float, device: torch.de
 def measured_gflops(base: Base, model: Segmenter, recipe: Recipe, device: torch.device) -> float:
     """Mean GFLOPs of a model with a recipe's merging over all windows of the clean evaluation images, one at a time."""
     remerge(model, recipe)
+    last = max(recipe.merge.blocks) if isinstance(recipe.merge, Algm) else base.shape.depth  # none merges after it
     data, window = base.config.data, base.config.data.window or base.shape.image
     pixels = NORMALIZATIONS[base.shape.normalization]
     images = base.evalset.images.views()
@@ -163,13 +164,10 @@ def measured_gflops(base: Base, model: Segmenter, recipe: Recipe, device: torch.
     with recorded(model) as passes, torch.inference_mode():
         for index in np.flatnonzero(base.evalset.variants == CLEAN):
             x = normalised(torch.from_numpy(images[index][None]).to(device), pixels.mean, pixels.std, dtype)
-            sliding_logits(model, x, window, data.stride or window[0])
-    return _mean_gflops(base, recipe, passes)
-
-
-def _mean_gflops(base: Base, recipe: Recipe, passes: Sequence[Sequence[int]]) -> float:
-    window = base.config.data.window or base.shape.image
-    return float(np.mean([profile(base.shape, recipe, window, tokens).gflops for tokens in passes]))
+            for _, crop in windows(x, window, data.stride or window[0]):
+                model.encoder(crop, depth=last)
+    whole = [[*tokens, *[tokens[-1]] * (base.shape.depth - last)] for tokens in passes]
+    return float(np.mean([profile(base.shape, recipe, window, tokens).gflops for tokens in whole]))
 
 
 def _nvit(base: Base, target: float, device: torch.device, latency: LatencyTable | None) -> Setting:

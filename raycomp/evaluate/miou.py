@@ -3,7 +3,7 @@
 Legend: B batch, K classes, H W pixels.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -41,24 +41,34 @@ def anchors(side: int, window: int, stride: int) -> list[int]:
     return [*starts, last]
 
 
+Place = tuple[slice, slice]  # rows and columns of a window
+
+
+def windows(images: Tensor, window: Size, stride: int) -> Iterator[tuple[Place, Tensor]]:
+    """Windows (B, C, height, width) of images (B, C, H, W) and where they lie; small images are padded with zeros."""
+    height, width = images.shape[-2:]
+    down, right = max(0, window[0] - height), max(0, window[1] - width)
+    if down or right:
+        images = F.pad(images, (0, right, 0, down))
+    for top in anchors(images.shape[-2], window[0], stride):
+        for left in anchors(images.shape[-1], window[1], stride):
+            place = (slice(top, top + window[0]), slice(left, left + window[1]))
+            yield place, images[(..., *place)]
+
+
 def sliding_logits(model: Callable[[Tensor], Tensor], images: Tensor, window: Size, stride: int) -> Tensor:
     """Class logits (B, K, H, W) of images (B, 3, H, W), averaged where windows overlap."""
     height, width = images.shape[-2:]
     if (height, width) == window:
         return model(images)
-    down, right = max(0, window[0] - height), max(0, window[1] - width)
-    if down or right:
-        images = F.pad(images, (0, right, 0, down))
     total: Tensor | None = None
-    count = images.new_zeros(images.shape[-2:])
-    for top in anchors(images.shape[-2], window[0], stride):
-        for left in anchors(images.shape[-1], window[1], stride):
-            here = (..., slice(top, top + window[0]), slice(left, left + window[1]))
-            logits = model(images[here])
-            if total is None:
-                total = logits.new_zeros(*logits.shape[:2], *images.shape[-2:])
-            total[here] += logits
-            count[here] += 1
+    count = images.new_zeros(max(height, window[0]), max(width, window[1]))
+    for place, crop in windows(images, window, stride):
+        logits = model(crop)
+        if total is None:
+            total = logits.new_zeros(*logits.shape[:2], *count.shape)
+        total[(..., *place)] += logits
+        count[place] += 1
     assert total is not None  # there is always at least one window
     return (total / count)[..., :height, :width]
 

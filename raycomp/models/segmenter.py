@@ -9,6 +9,7 @@ Legend: B batch, N tokens, P special tokens, E embedding width, H heads, K class
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import islice
 from typing import Protocol, cast
 
 import torch
@@ -130,8 +131,8 @@ class Encoder(nn.Module):
             share = rate * index / max(1, len(self.blocks) - 1)
             block.drop_path = DropPath(share) if share else nn.Identity()
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tokens | None]:
-        """Encode images (B, 3, height, width), multiples of the patch.
+    def forward(self, images: Tensor, depth: int | None = None) -> tuple[Tensor, Tokens | None]:
+        """Encode images (B, 3, height, width), multiples of the patch, by the first `depth` blocks, or by all.
 
         Returns:
             Features (B, P + N, E) after the last norm, and where the patches went if any merged.
@@ -150,7 +151,7 @@ class Encoder(nn.Module):
             x, tokens = self.sharer(images, self.patch_embed.proj, position[:, P:], grid)
         special = self.cls_token if self.dist_token is None else torch.cat([self.cls_token, self.dist_token], dim=1)
         x = torch.cat([(special + position[:, :P]).expand(B, -1, -1), x], dim=1)  # (B, P + N, E)
-        for index, block in enumerate(cast("Iterable[Block]", self.blocks)):
+        for index, block in enumerate(islice(cast("Iterable[Block]", self.blocks), depth)):
             by_size = tokens is not None and self.merger is not None and self.merger.proportional
             x, keys = block.attend(x, tokens.size.log() if tokens is not None and by_size else None)
             if self.merger is not None:
