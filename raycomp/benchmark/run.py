@@ -132,7 +132,7 @@ def _keep(shared: Shared, base: Base, cell: Cell, setting: Setting, found: Measu
         found.pictures.save(shared.folder / "pictures" / f"{cell.level.slug}.npz")
     if found.weights is not None:
         model = compress(base.model, setting.recipe, setting.scores or base.saliency, base.policy)
-        model.load_state_dict({k: torch.from_numpy(v) for k, v in found.weights.items()}, strict=False, assign=True)
+        model.load_state_dict({k: torch.tensor(v) for k, v in found.weights.items()}, strict=False, assign=True)
         model.encoder.sharer = None  # the policy has a file of its own
         facts = {
             "label": cell.level.label,
