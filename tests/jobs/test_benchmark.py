@@ -1,6 +1,7 @@
 """The benchmark job as a user runs it: from nothing to the page, again, and with bad options."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -45,19 +46,51 @@ def place(tmp_path_factory) -> Path:
     return folder
 
 
+def command(place: Path, job: str, *extra: str) -> list[str]:
+    return [sys.executable, str(ROOT / "jobs" / f"{job}.py"), "--space", str(place / "space.yaml"), *extra]
+
+
+def environment(place: Path) -> dict[str, str]:
+    return {**os.environ, "RAYCOMP_CACHE": str(place / "cache"), "OMP_NUM_THREADS": "1"}
+
+
 def run(place: Path, *extra: str, job: str = "benchmark") -> subprocess.CompletedProcess[str]:
-    options = ["--space", str(place / "space.yaml"), *extra]
-    environment = {**os.environ, "RAYCOMP_CACHE": str(place / "cache"), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(ROOT / "jobs" / f"{job}.py"), *options]
-    return subprocess.run(command, env=environment, cwd=place, capture_output=True, text=True, timeout=300)
+    return subprocess.run(
+        command(place, job, *extra), env=environment(place), cwd=place, capture_output=True, text=True, timeout=300
+    )
+
+
+def interrupted_after(place: Path, line: str, *extra: str) -> int:
+    """Exit code of the job after Ctrl-C at the first line of output that starts so."""
+    process = subprocess.Popen(
+        command(place, "benchmark", *extra),
+        env=environment(place),
+        cwd=place,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert process.stdout is not None
+    for text in process.stdout:
+        if text.startswith(line):
+            process.send_signal(signal.SIGINT)
+            break
+    rest = process.communicate(timeout=120)[0]
+    assert "the same command goes on from here" in rest
+    return process.returncode
 
 
 @pytest.mark.slow
 def test_from_nothing_to_the_page_and_on_with_more_seeds(place):
+    assert interrupted_after(place, "cell 2/6", "--recovery", "2", "--seeds", "0") == 130
+    folder = place / "results" / "tiny-benchmark"
+    before = {row["label"]: row["started"] for row in completed(Store(folder).rows(), "benchmark")}
+    assert 2 <= len(before) < 6
+
     first = run(place, "--recovery", "2", "--seeds", "0")
     assert first.returncode == 0, first.stdout + first.stderr
-    folder = place / "results" / "tiny-benchmark"
     rows = completed(Store(folder).rows(), "benchmark")
+    assert {row["label"]: row["started"] for row in rows}.items() >= before.items()
     assert {row["origin"] for row in rows} == {"dense", "algm", "cts", "tome", "nvit", "nvit+tome"}
     full = next(row["gflops"] for row in rows if row["origin"] == "dense")
     for row in rows:
