@@ -53,7 +53,7 @@ def matched(shape: ModelShape) -> Recipe:
     """ToMe with the same r in every block, at the moderate compression."""
     target = gflops(shape, dense(shape)) / MODERATE
     build = lambda strength: uniform_tome(dense(shape), shape, shape.image, strength)  # noqa: E731
-    return bisect(build, lambda recipe: gflops(shape, recipe), target).nearest(target)[0]
+    return bisect(build, lambda recipe: gflops(shape, recipe), target).nearest(target, 0.01)[0]
 
 
 def merging(shape: ModelShape, ratios: tuple[float, ...]) -> Recipe:

@@ -43,6 +43,7 @@ class Tracker:
         self._client: MlflowClient | None = None
         self._parent = ""
         self._logged: dict[str, str] = {}
+        self._failed: set[str] = set()
         self._broken = False
         self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
 
@@ -90,8 +91,10 @@ class Tracker:
         if found:
             self._parent = found[0].info.run_id
             client.update_run(self._parent, status="RUNNING")
-            children = [run for run in self._children(client) if run.info.status == "FINISHED"]  # failed ones run again
-            self._logged = {run.data.tags[_KEY]: run.info.run_id for run in children}
+            finished_last = sorted(self._children(client), key=lambda run: run.info.status == "FINISHED")
+            self._logged = {run.data.tags[_KEY]: run.info.run_id for run in finished_last}
+            self._failed = {run.data.tags[_KEY] for run in finished_last if run.info.status == "FAILED"}
+            self._failed -= {run.data.tags[_KEY] for run in finished_last if run.info.status == "FINISHED"}
             return
         tags = {_SWEEP: self._config.name, _PATH: folder, "family": "sweep", "dataset": self._config.data.dataset}
         self._parent = client.create_run(experiment_id, tags=tags, run_name=self._folder.name).info.run_id
@@ -107,7 +110,8 @@ class Tracker:
     def _log(self, row: Row) -> None:
         assert self._client is not None
         key = identity(row)
-        if key in self._logged:
+        complete = row["status"] == "complete"
+        if key in self._logged and not (complete and key in self._failed):  # what failed may run again
             return
         band = int(100 * (row.get("gflops_share") or 0) - 1e-9) // _BAND * _BAND
         tags = {
@@ -126,11 +130,13 @@ class Tracker:
         name = f"{row['label'] or row['family']} {row['recipe_id'][:6]} {row['stage']}"
         run = self._client.create_run(self._experiment, tags=tags, run_name=name).info.run_id
         self._batch(run, params=_params(row), metrics=self._metrics(row))
-        if row["status"] == "complete":
+        if complete:
+            self._failed.discard(key)
             self._client.set_terminated(run, "FINISHED")
         else:
             self._client.set_tag(run, "error", row["error"] or "")
             self._client.set_terminated(run, "FAILED")
+            self._failed.add(key)
         self._logged[key] = run
 
     def _metrics(self, row: Row) -> dict[str, float]:

@@ -77,8 +77,6 @@ def prepare_base(config: SweepConfig, report: Callable[[str], None], with_policy
     Raises:
         UserError: for a checkpoint, data set or class count that does not fit.
     """
-    if config.data.root is not None:  # workers may run in another folder
-        config = config.changed("data", root=config.data.root.resolve())
     path = checkpoints.locate(config.model.checkpoint)
     model = checkpoints.load(path, config.model.shape)
     mark = checkpoints.fingerprint(path)
@@ -98,8 +96,9 @@ def prepare_base(config: SweepConfig, report: Callable[[str], None], with_policy
     scores = _saliency(model, config, cache, report)
     in_memory = Stack(np.array(evalset.images.pixels), evalset.images.shapes)
     labels = Stack(np.array(evalset.labels.pixels), evalset.labels.shapes)
+    root = None if config.data.root is None else config.data.root.resolve()  # workers may run in another folder
     return Base(
-        config=config,
+        config=config.changed("data", root=root),
         shape=model.shape,
         checkpoint=mark,
         weights=weights,

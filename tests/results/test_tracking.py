@@ -58,6 +58,15 @@ def test_runs_are_logged_once_and_filled_in_again(tmp_path):
     assert failed.data.tags["error"] == "made to fail"
     assert failed.data.tags["on_front"] == "false"
 
+    mended = next(row for row in ROWS if row["status"] == "failed") | {"status": "complete", "clean_miou": 0.25}
+    for _ in range(2):  # what failed ran again: a run of its own, once
+        tracker = Tracker(default_uri(tmp_path), tmp_path / "sweep", CONFIG, CLASSES, warnings.append)
+        tracker.log(mended)
+        tracker.finish([], [], finished=True)
+    runs = client.search_runs([experiment], "metrics.clean_miou = 0.25")
+    assert [run.info.status for run in runs] == ["FINISHED"]
+    assert len(client.search_runs([experiment])) == 2 + len(ROWS)
+
 
 def test_a_server_that_cannot_be_reached_gives_one_warning(tmp_path):
     warnings: list[str] = []
