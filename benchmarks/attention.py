@@ -6,15 +6,16 @@ Prints the median time of each variant relative to attention without sizes, all 
 variants taking turns so that a change in the machine's speed meets them all.
 """
 
-import time
 from collections.abc import Callable
-from statistics import median
+from functools import partial
 from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 import typer
 from torch import Tensor
+
+from raycomp.evaluate.speed import median_seconds
 
 # batch, heads, tokens, head width: ViT-micro dense and merged, DeiT-B at 512 px
 CASES = ((32, 4, 257, 32), (32, 4, 161, 32), (8, 12, 1026, 64), (8, 12, 513, 64))
@@ -51,17 +52,10 @@ def main(device: Annotated[str, typer.Option()] = "cpu", threads: Annotated[int,
             )
             log_size = torch.rand(batch, tokens, device=device).mul(3).to(dtype)
             torch.testing.assert_close(bias(q, k, v, log_size), channel(q, k, v, log_size), rtol=0.05, atol=0.05)
-            times: dict[str, list[float]] = {variant.__name__: [] for variant in variants}
+            runs = {variant.__name__: partial(variant, q, k, v, log_size) for variant in variants}
             with torch.inference_mode():
-                for _ in range(ROUNDS):
-                    for variant in variants:
-                        started = time.perf_counter()
-                        variant(q, k, v, log_size)
-                        if device == "cuda":
-                            torch.cuda.synchronize()
-                        times[variant.__name__].append(time.perf_counter() - started)
-            base = median(times["plain"])
-            ratios = "  ".join(f"{name} {median(values) / base:.2f}" for name, values in times.items())
+                times = median_seconds(runs, torch.device(device), ROUNDS, warm_up=0)
+            ratios = "  ".join(f"{name} {seconds / times['plain']:.2f}" for name, seconds in times.items())
             print(f"{dtype!s:15} {batch}x{heads}x{tokens}x{width}: {ratios}")
 
 

@@ -6,15 +6,14 @@ Prints FLOPs reduction, speed-up and their ratio against the dense model at batc
 random (time does not depend on them). Dense and merged take turns, and the ratio is of medians.
 """
 
-import time
-from statistics import median
+from functools import partial
 from typing import Annotated
 
 import torch
 import typer
 
 from raycomp.compress.tome import ToMeMerger
-from raycomp.evaluate.speed import synchronise
+from raycomp.evaluate.speed import median_seconds
 from raycomp.flops import gflops
 from raycomp.models.segmenter import Segmenter
 from raycomp.recipe import Recipe, ToMe, constant_r, dense
@@ -64,18 +63,15 @@ def speed_up(shape: ModelShape, recipe: Recipe, device: torch.device, dtype: tor
     """Dense time over merged time."""
     model = Segmenter(shape, dense(shape)).to(device, dtype).eval()
     images = torch.randn(BATCH, 3, *shape.image, device=device, dtype=dtype)
-    times: dict[bool, list[float]] = {False: [], True: []}
+
+    def run(merger: ToMeMerger | None) -> None:
+        model.encoder.merger = merger
+        model(images)
+
+    runs = {"dense": partial(run, None), "merged": partial(run, ToMeMerger(recipe.merge, shape.prefix))}
     with torch.inference_mode():
-        for turn in range(WARM_UP + ROUNDS):
-            for merges in (False, True):
-                model.encoder.merger = ToMeMerger(recipe.merge, shape.prefix) if merges else None
-                synchronise(device)
-                started = time.perf_counter()
-                model(images)
-                synchronise(device)
-                if turn >= WARM_UP:
-                    times[merges].append(time.perf_counter() - started)
-    return median(times[False]) / median(times[True])
+        times = median_seconds(runs, device, ROUNDS, WARM_UP)
+    return times["dense"] / times["merged"]
 
 
 if __name__ == "__main__":

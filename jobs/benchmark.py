@@ -66,6 +66,7 @@ def main(
     import ray
 
     from raycomp.benchmark.run import Shared, find_settings, measure_cells, measure_speed
+    from raycomp.data.streetscenes import StreetScenes
     from raycomp.report.benchmark_page import write_page
     from raycomp.search.base import check_same, prepare_base
     from raycomp.train import Preloaded, scenes_needed
@@ -84,7 +85,7 @@ def main(
     if config.data.dataset == "streetscenes" and config.benchmark.recovery.steps:
         count = scenes_needed(config.train, config.benchmark.recovery.steps)
         say(f"drawing {count} training scenes")
-        drawn = ray.put(Preloaded.of(config.data.train_split, count))
+        drawn = ray.put(Preloaded(StreetScenes(config.data.train_split, count)))
     shared = Shared(ray.put(base), drawn, folder.resolve(), config)
     uri = tracking or os.environ.get("MLFLOW_TRACKING_URI") or default_uri(results)
     tracker = Tracker(uri, folder, config, base.evalset.classes, lambda line: console.print(line, style="yellow"))

@@ -11,7 +11,7 @@ import os
 import sys
 from pathlib import Path
 from threading import Thread
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: workers share the cores
 
@@ -29,9 +29,6 @@ from raycomp.results.tracking import Tracker, default_uri
 from raycomp.search import cluster
 from raycomp.search.space import Space
 from raycomp.shape import ModelShape
-
-if TYPE_CHECKING:
-    pass
 
 INTERRUPTED = 130
 _DEFAULT_SPACE = Path(__file__).resolve().parents[1] / "search_spaces" / "streetscenes_vit_micro.yaml"
@@ -107,7 +104,7 @@ def main(
 
 
 def _grid(config: configs.SweepConfig, shape: ModelShape) -> Space:
-    return Space(shape, config.space, config.data.window or shape.image)
+    return Space(shape, config.space, config.data.window_for(shape))
 
 
 if __name__ == "__main__":

@@ -51,7 +51,7 @@ def main(
 
     console, device = tables.console(), default_device()
     base = prepare_base(config, lambda line: console.print(line, highlight=False))
-    shape, image = base.shape, config.data.window or base.shape.image
+    shape, image = base.shape, config.data.window_for(base.shape)
     table = None
     if to_latency is not None or config.nvit.latency_weight:
         console.print("timing a block at a grid of widths", highlight=False)

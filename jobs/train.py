@@ -67,7 +67,7 @@ def main(
     samples = open_split(sweep.data, sweep.data.train_split, settings.images or 0)
     held_out = open_split(sweep.data, sweep.data.eval_split, settings.eval_images)
     if isinstance(samples, StreetScenes):
-        samples = Preloaded(samples, processes=os.cpu_count() or 1)
+        samples = Preloaded(samples)
     job = _Job(sweep, settings, shape, samples, held_out, torch.device(device), out.with_suffix(".state"))
     started = time.monotonic()
     made = _train_policy(job) if policy else _train_model(job, start, half)
@@ -191,7 +191,7 @@ def _history(start: Path) -> str:
 def _evaluate(model: Segmenter, job: _Job) -> np.ndarray:
     """Per-class IoU on the held-out images."""
     pixels, classes = NORMALIZATIONS[job.shape.normalization], job.shape.classes
-    window = job.sweep.data.window or job.shape.image
+    window = job.sweep.data.window_for(job.shape)
     matrix = torch.zeros(classes, classes, dtype=torch.int64)
     with torch.inference_mode():
         for index in range(job.count):
@@ -204,7 +204,7 @@ def _evaluate(model: Segmenter, job: _Job) -> np.ndarray:
 
 def _crops(job: _Job) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """The centre of each held-out image, as large as the model's input."""
-    pixels, (height, width) = NORMALIZATIONS[job.shape.normalization], job.sweep.data.window or job.shape.image
+    pixels, (height, width) = NORMALIZATIONS[job.shape.normalization], job.sweep.data.window_for(job.shape)
     for index in range(job.count):
         image, label = resized(job.held_out[index], job.sweep.data.short_side)
         top, left = max(0, label.shape[0] - height) // 2, max(0, label.shape[1] - width) // 2

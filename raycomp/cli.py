@@ -172,7 +172,7 @@ def shape_of(config: configs.SweepConfig, where: Path) -> tuple[ModelShape, Size
             shape = checkpoints.load(checkpoints.locate(config.model.checkpoint)).shape
         except UserError as error:
             raise UserError(f"{where}: field 'model.shape' is missing and {error}") from None
-    return shape, config.data.window or shape.image
+    return shape, config.data.window_for(shape)
 
 
 def read_recipe(path: Path) -> Recipe:

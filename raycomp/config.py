@@ -66,6 +66,10 @@ class DataConfig(_Section):
     stride: int | None = Field(default=None, gt=0)
     """Step of the sliding window, pixels; by default the window's height."""
 
+    def window_for(self, shape: ModelShape) -> Size:
+        """Height and width of what one forward pass sees, pixels."""
+        return self.window or shape.image
+
 
 class StageConfig(_Section):
     """How much is measured: so many clean images, so many of every corrupted variant."""

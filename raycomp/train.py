@@ -200,15 +200,10 @@ def scenes_needed(config: TrainConfig, steps: int) -> int:
 class Preloaded:
     """Scenes drawn once and kept in memory; drawing costs more than remembering."""
 
-    def __init__(self, samples: StreetScenes, processes: int) -> None:
+    def __init__(self, samples: StreetScenes) -> None:
         self.classes, self.fingerprint = samples.classes, samples.fingerprint
-        with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+        with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:
             self._kept: list[Sample] = list(pool.map(samples.__getitem__, range(len(samples)), chunksize=64))
-
-    @classmethod
-    def of(cls, split: str, count: int) -> "Preloaded":
-        """So many scenes of a split, drawn on all cores."""
-        return cls(StreetScenes(split, count), os.cpu_count() or 1)
 
     def __len__(self) -> int:
         return len(self._kept)

@@ -111,7 +111,7 @@ def failed_row(base: Base, cell: Cell, setting: Setting, problem: str) -> Row:
 
 def _described(base: Base, cell: Cell, setting: Setting) -> Row:
     proposal = Proposal(0, STAGE, cell.level.method, cell.level.label, setting.recipe)
-    window = base.config.data.window or base.shape.image
+    window = base.config.data.window_for(base.shape)
     return described(base, proposal) | {
         "seed": cell.seed,
         "setting": setting.text,

@@ -32,7 +32,7 @@ class Scene:
 
 def scenes(base: Base) -> list[Scene]:
     """A clean image and two corrupted ones, cut to the top left window."""
-    data, window = base.evalset, base.config.data.window or base.shape.image
+    data, window = base.evalset, base.config.data.window_for(base.shape)
     images, labels = data.images.views(), data.labels.views()
     wanted = [
         ("clean", CLEAN),

@@ -14,10 +14,9 @@ import torch
 from ray.exceptions import RayError, RayTaskError
 
 from raycomp.benchmark.cells import Cell, Level, cells, levels
-from raycomp.benchmark.measure import Measured, failed_row, measure_cell, unreachable
+from raycomp.benchmark.measure import Measured, built, failed_row, measure_cell, unreachable
 from raycomp.benchmark.settings import Setting, find, from_front, mark_of
 from raycomp.benchmark.speed import Timing, time_settings
-from raycomp.compress.apply import compress
 from raycomp.config import SweepConfig
 from raycomp.data.samples import Samples
 from raycomp.errors import UserError
@@ -131,7 +130,7 @@ def _keep(shared: Shared, base: Base, cell: Cell, setting: Setting, found: Measu
     if found.pictures is not None:
         found.pictures.save(shared.folder / "pictures" / f"{cell.level.slug}.npz")
     if found.weights is not None:
-        model = compress(base.model, setting.recipe, setting.scores or base.saliency, base.policy)
+        model = built(base, setting)
         model.load_state_dict({k: torch.tensor(v) for k, v in found.weights.items()}, strict=False, assign=True)
         model.encoder.sharer = None  # the policy has a file of its own
         facts = {

@@ -92,7 +92,7 @@ def find(base: Base, level: Level, device: torch.device, latency: LatencyTable |
     Args:
         latency: for NViT's latency term, where it is on.
     """
-    shape, window = base.shape, base.config.data.window or base.shape.image
+    shape, window = base.shape, base.config.data.window_for(base.shape)
     whole = dense(shape)
     full = gflops(shape, whole, window)
     target = full / level.speedup
@@ -126,7 +126,7 @@ def find(base: Base, level: Level, device: torch.device, latency: LatencyTable |
 
 def from_front(members: Sequence[Row], base: Base, level: Level) -> Setting:
     """The best recipe of a finished sweep's front, by clean plus corrupted mIoU, that costs at most the target."""
-    shape, window = base.shape, base.config.data.window or base.shape.image
+    shape, window = base.shape, base.config.data.window_for(base.shape)
     target = gflops(shape, dense(shape), window) / level.speedup
     affordable = [row for row in members if row["gflops"] <= target * (1 + TOLERANCE)]
     best = max(affordable, key=lambda row: row["clean_miou"] + row["corrupted_miou"], default=None)
@@ -156,7 +156,7 @@ def measured_gflops(base: Base, model: Segmenter, recipe: Recipe, device: torch.
     """Mean GFLOPs of a model with a recipe's merging over all windows of the clean evaluation images, one at a time."""
     remerge(model, recipe)
     last = max(recipe.merge.blocks) if isinstance(recipe.merge, Algm) else base.shape.depth  # none merges after it
-    data, window = base.config.data, base.config.data.window or base.shape.image
+    data, window = base.config.data, base.config.data.window_for(base.shape)
     pixels = NORMALIZATIONS[base.shape.normalization]
     images = base.evalset.images.views()
     dtype = getattr(torch, base.config.evaluation.dtype)
@@ -171,7 +171,7 @@ def measured_gflops(base: Base, model: Segmenter, recipe: Recipe, device: torch.
 
 
 def _nvit(base: Base, target: float, device: torch.device, latency: LatencyTable | None) -> Setting:
-    shape, window, config = base.shape, base.config.data.window or base.shape.image, base.config.nvit
+    shape, window, config = base.shape, base.config.data.window_for(base.shape), base.config.nvit
     found = nvit(
         base.model,
         base.saliency,

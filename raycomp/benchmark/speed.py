@@ -1,8 +1,7 @@
 """FLOPs saved against speed gained (the paper's Table 2): all models in one process, taking turns."""
 
-import time
 from dataclasses import dataclass
-from statistics import median
+from functools import partial
 
 import numpy as np
 import torch
@@ -13,7 +12,7 @@ from raycomp.benchmark.settings import Setting
 from raycomp.compress.apply import compress
 from raycomp.data.samples import NORMALIZATIONS
 from raycomp.evaluate.miou import normalised
-from raycomp.evaluate.speed import synchronise
+from raycomp.evaluate.speed import median_seconds
 from raycomp.evaluate.tokens import tokens_per_block
 from raycomp.flops import gflops
 from raycomp.recipe import Algm, Recipe
@@ -39,7 +38,7 @@ class Timing:
 def time_settings(base: Base, settings: dict[Level, Setting], device: torch.device) -> list[Timing]:
     """Time one batch through every model; adaptive merging merges what the batch does on average."""
     config, shape = base.config.evaluation, base.shape
-    window, dtype = base.config.data.window or shape.image, getattr(torch, config.dtype)
+    window, dtype = base.config.data.window_for(shape), getattr(torch, config.dtype)
     pixels = NORMALIZATIONS[shape.normalization]
     images = base.evalset.images.views()
     stacked = np.stack([cut(images[i % len(images)], window, 0) for i in range(config.batch)])
@@ -49,17 +48,9 @@ def time_settings(base: Base, settings: dict[Level, Setting], device: torch.devi
         recipe = batched(base, setting, x.float())
         model = compress(base.model, recipe, setting.scores or base.saliency, base.policy)
         models[level] = model.to(device=device, dtype=dtype)
-    times: dict[Level, list[float]] = {level: [] for level in models}
     with torch.inference_mode():
-        for turn in range(_WARM_UP + _ROUNDS):
-            for level, model in models.items():
-                synchronise(device)
-                started = time.perf_counter()
-                model(x)
-                synchronise(device)
-                if turn >= _WARM_UP:
-                    times[level].append(time.perf_counter() - started)
-    medians = {level: median(values) for level, values in times.items()}
+        runs = {level: partial(model, x) for level, model in models.items()}
+        medians = median_seconds(runs, device, _ROUNDS, _WARM_UP)
     dense = next(level for level in models if level.method == "dense")
     full = settings[dense].gflops
     where = f"{device}, {config.dtype}, batch {config.batch}, {torch.get_num_threads()} thread(s)"

@@ -72,34 +72,30 @@ def nvit(
 
 def spread(found: Saliency, shape: ModelShape, recipe: Recipe, scores: Saliency) -> Saliency:
     """Scores of a pruned model's units, put at their places in the dense model; the others are GONE."""
-    kept = kept_units(shape, recipe, scores)
     full = {name: torch.full_like(score, GONE) for name, score in scores.items()}
-    for name, score in found.items():
-        place, _, kind = name.rpartition(".")
-        if kind in ("head", "qk", "v"):
-            head, in_qk, in_v = kept_in_heads(scores, place, *attention_widths(shape, recipe, place))
-            if kind == "head":
-                full[name][head] = score
-            else:
-                full[name][head[:, None], in_qk if kind == "qk" else in_v] = score
-        else:
-            full[name][kept[name]] = score
+    for name, place in _places(shape, recipe, scores).items():
+        full[name][place] = found[name]
     return full
 
 
 def settled(scores: Saliency, shape: ModelShape, recipe: Recipe) -> Saliency:
     """Scores with every unit that the recipe prunes GONE, so that they alone say what stays."""
-    return spread({name: _kept_scores(scores, name, shape, recipe) for name in scores}, shape, recipe, scores)
+    kept = {name: scores[name][place] for name, place in _places(shape, recipe, scores).items()}
+    return spread(kept, shape, recipe, scores)
 
 
-def _kept_scores(scores: Saliency, name: str, shape: ModelShape, recipe: Recipe) -> Tensor:
-    place, _, kind = name.rpartition(".")
-    if kind not in ("head", "qk", "v"):
-        return scores[name][kept_units(shape, recipe, scores)[name]]
-    head, in_qk, in_v = kept_in_heads(scores, place, *attention_widths(shape, recipe, place))
-    if kind == "head":
-        return scores[name][head]
-    return scores[name][head[:, None], in_qk if kind == "qk" else in_v]
+def _places(shape: ModelShape, recipe: Recipe, scores: Saliency) -> dict[str, tuple[Tensor, ...]]:
+    """For each kind of score, the indices of the dense model's units that the recipe keeps."""
+    kept = kept_units(shape, recipe, scores)
+    places: dict[str, tuple[Tensor, ...]] = {}
+    for name in scores:
+        block, _, kind = name.rpartition(".")
+        if kind not in ("head", "qk", "v"):
+            places[name] = (kept[name],)
+            continue
+        head, in_qk, in_v = kept_in_heads(scores, block, *attention_widths(shape, recipe, block))
+        places[name] = (head,) if kind == "head" else (head[:, None], in_qk if kind == "qk" else in_v)
+    return places
 
 
 @dataclass

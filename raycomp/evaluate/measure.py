@@ -60,7 +60,7 @@ def measure(
     dtype = getattr(torch, config.dtype)
     model = model.to(device=device, dtype=dtype)
     pixels = NORMALIZATIONS[model.shape.normalization]
-    window = sizes.window or model.shape.image
+    window = sizes.window_for(model.shape)
     stride = sizes.stride or window[0]
     chosen = data.chosen(config.search if stage == "search" else config.full)
     K, V = model.shape.classes, 1 + len(VARIANTS)

@@ -1,29 +1,39 @@
-"""Latency of a model: warm-up, then the median of repeated runs."""
+"""Time models: warm-up, then medians of repeated runs, in turns where several are compared."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from statistics import median
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 _WARM_UP = 3
 
+Name = TypeVar("Name")
+
 
 def latency_ms(model: Callable[[Tensor], Tensor], images: Tensor, runs: int = 15) -> float:
     """Median milliseconds of one forward pass on `images`."""
-    times = []
-    for run in range(_WARM_UP + runs):
-        synchronise(images.device)
-        started = time.perf_counter()
-        model(images)
-        synchronise(images.device)
-        if run >= _WARM_UP:
-            times.append(time.perf_counter() - started)
-    return 1e3 * median(times)
+    return 1e3 * median_seconds({"": lambda: model(images)}, images.device, runs, _WARM_UP)[""]
 
 
-def synchronise(device: torch.device) -> None:
-    """Wait for the device to finish, where it runs ahead."""
+def median_seconds(
+    runs: Mapping[Name, Callable[[], object]], device: torch.device, rounds: int, warm_up: int
+) -> dict[Name, float]:
+    """Median time of each run; they take turns, so that a change in the machine's speed meets them all."""
+    times: dict[Name, list[float]] = {name: [] for name in runs}
+    for turn in range(warm_up + rounds):
+        for name, run in runs.items():
+            _synchronise(device)
+            started = time.perf_counter()
+            run()
+            _synchronise(device)
+            if turn >= warm_up:
+                times[name].append(time.perf_counter() - started)
+    return {name: median(values) for name, values in times.items()}
+
+
+def _synchronise(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)

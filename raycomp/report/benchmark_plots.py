@@ -15,6 +15,7 @@ from matplotlib.patches import Patch
 from raycomp.benchmark.cells import TITLES, Level
 from raycomp.benchmark.pictures import Pictures, Scene
 from raycomp.data.samples import IGNORE
+from raycomp.files import written
 from raycomp.report.benchmark import Result
 
 _COLORS = {
@@ -180,7 +181,6 @@ def _finish(figure: Canvas, panels: np.ndarray, title: str, path: Path) -> None:
 
 
 def _save(figure: Canvas, path: Path) -> None:
-    temporary = path.with_name(f".{path.name}")
-    figure.savefig(temporary, dpi=130, format="png")
+    with written(path) as temporary:
+        figure.savefig(temporary, dpi=130, format="png")
     plt.close(figure)
-    temporary.replace(path)

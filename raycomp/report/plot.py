@@ -9,6 +9,7 @@ matplotlib.use("Agg")  # no display on a cluster
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
+from raycomp.files import written
 from raycomp.report.compare import baseline_curve, dense_row, final_front
 from raycomp.results.row import Row
 from raycomp.results.store import completed
@@ -34,10 +35,9 @@ def plot_front(rows: Sequence[Row], budget_share: float, title: str, path: Path)
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
     figure.suptitle(title, x=0.01, ha="left")
-    temporary = path.with_name(f".{path.name}")
-    figure.savefig(temporary, dpi=130, format="png")
+    with written(path) as temporary:
+        figure.savefig(temporary, dpi=130, format="png")
     plt.close(figure)
-    temporary.replace(path)
 
 
 def _panel(axes: Axes, rows: Sequence[Row], budget_share: float, name: str) -> None:

@@ -167,7 +167,7 @@ def _calibration(shape: ModelShape, config: SweepConfig, device: torch.device) -
     """Batches of centre crops of the training split, normalised."""
     settings = config.nvit
     samples = open_split(config.data, config.data.train_split, settings.images)
-    pixels, (height, width) = NORMALIZATIONS[shape.normalization], config.data.window or shape.image
+    pixels, (height, width) = NORMALIZATIONS[shape.normalization], config.data.window_for(shape)
     images, labels = [], []
     for index in range(min(settings.images, len(samples))):
         image, label = resized(samples[index], config.data.short_side)

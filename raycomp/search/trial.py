@@ -45,7 +45,7 @@ def run_trial(base: Base, proposal: Proposal, device: torch.device, commit: str)
 def described(base: Base, proposal: Proposal) -> Row:
     """The part of a row that is known before anything is measured."""
     recipe, shape, config = proposal.recipe, base.shape, base.config
-    window = config.data.window or shape.image
+    window = config.data.window_for(shape)
     return {
         "sweep": config.name,
         "number": proposal.number,
@@ -103,7 +103,7 @@ def git_commit() -> str:
 def measured(base: Base, recipe: Recipe, result: Measurement) -> Row:
     """A measurement as columns."""
     robust = summary(result.corrupted, result.clean_miou)
-    window = base.config.data.window or base.shape.image
+    window = base.config.data.window_for(base.shape)
     passes = [profile(base.shape, recipe, window, tokens) for tokens in result.tokens]
     return {
         **(costs(base.shape, window, passes) if passes else {}),
