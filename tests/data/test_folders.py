@@ -1,5 +1,7 @@
 """The three real data sets, and folders with something wrong in them."""
 
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -103,8 +105,14 @@ def test_a_folder_data_set_needs_its_root():
         open_split(DataConfig(dataset="camvid"), "val", 1)
 
 
-def test_fingerprint_notices_a_changed_file(tmp_path):
-    root = camvid_folder(tmp_path)
-    before = CamVid(root, "train").fingerprint
-    Image.fromarray(np.ones((40, 50, 3), np.uint8)).save(root / "train" / "a.png")
-    assert CamVid(root, "train").fingerprint != before
+def test_fingerprint_is_of_contents(tmp_path):
+    """A copy of a data set on another machine, with other times, is the same; one changed byte is not."""
+    root, copy = camvid_folder(tmp_path / "here"), tmp_path / "there"
+    shutil.copytree(root, copy, copy_function=shutil.copyfile)
+    image = copy / "train" / "a.png"
+    os.utime(image, (0, 0))
+    assert CamVid(copy, "train").fingerprint == CamVid(root, "train").fingerprint
+    changed = bytearray(image.read_bytes())
+    changed[-1] ^= 1
+    image.write_bytes(changed)
+    assert CamVid(copy, "train").fingerprint != CamVid(root, "train").fingerprint
