@@ -15,6 +15,7 @@ import typer
 from raycomp.compress.tome import ToMeMerger
 from raycomp.evaluate.speed import median_seconds
 from raycomp.flops import gflops
+from raycomp.memory import keep_freed_memory
 from raycomp.models.segmenter import Segmenter
 from raycomp.recipe import Recipe, ToMe, constant_r, dense
 from raycomp.search.known import uniform_tome
@@ -31,6 +32,7 @@ def main(
     dtype: Annotated[str, typer.Option()] = "float32",
 ) -> None:
     torch.set_num_threads(threads)
+    keep_freed_memory()
     micro = ModelShape(width=128, heads=4, depth=8, patch=8, image=(128, 128), classes=11, decoder_depth=1)
     published = deit_base_distilled((512, 512), 150)
     cases: list[tuple[str, ModelShape, Recipe]] = [

@@ -75,10 +75,8 @@ def main(
         console.print(line, highlight=False, soft_wrap=True)
 
     base = prepare_base(config, say, with_policy="cts" in config.benchmark.methods)
-    if front and front[0]["checkpoint"] != base.checkpoint:
-        raise UserError(
-            f"--sweep {sweep}: it searched checkpoint {front[0]['checkpoint']}, here it is {base.checkpoint}"
-        )
+    if front and (searched := front[0]["checkpoint"].split()[0]) != base.checkpoint:
+        raise UserError(f"--sweep {sweep}: it searched checkpoint {searched}, here it is {base.checkpoint}")
     check_same(store.rows(), base, folder)
     store.open(config)
     drawn = None
@@ -124,7 +122,7 @@ def _configured(
     methods: list[str] | None,
     speedups: list[str] | None,
 ) -> configs.SweepConfig:
-    config = configs.load(space)
+    config = configs.load(space).changed("recovery", mode="none")  # every method cuts the dense model
     given = {"seeds": seeds, "methods": methods, "speedups": speedups}
     steps = {"steps": recovery, "lr": lr}
     wanted: dict[str, Any] = config.benchmark.recovery.model_dump() | {k: v for k, v in steps.items() if v is not None}

@@ -64,7 +64,8 @@ def main(
     base = prepare_base(config, lambda line: console.print(line, highlight=False))
     store.open(config)
     rows = store.rows()
-    proposer = Proposer(_grid(config, base.shape), config.search, rows)
+    measurable = None if base.elastic is None else base.elastic.space
+    proposer = Proposer(_grid(config, base.shape), config.search, rows, measurable)
     if rows:
         check_same(rows, base, folder)
         console.print(

@@ -1,6 +1,7 @@
-"""Train the dense model of a search space, or the policy network of CTS, and write checkpoint and card.
+"""Train the dense model of a search space, an elastic one from it, or CTS's policy; write checkpoint and card.
 
     python jobs/train.py --space search_spaces/streetscenes_vit_micro.yaml --out model.safetensors
+    python jobs/train.py --space search_spaces/streetscenes_vit_micro.yaml --out elastic.safetensors --elastic
     python jobs/train.py --space search_spaces/streetscenes_vit_micro.yaml --out policy.safetensors --policy
 
 An interrupted training goes on with the same command.
@@ -24,6 +25,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from raycomp import config as configs
 from raycomp.cli import guarded
+from raycomp.compress.apply import compress
+from raycomp.compress.elastic import ordered, prefix_saliency
 from raycomp.data.evalset import resized
 from raycomp.data.open import open_split
 from raycomp.data.samples import NORMALIZATIONS, Samples
@@ -31,18 +34,23 @@ from raycomp.data.streetscenes import StreetScenes
 from raycomp.errors import UserError
 from raycomp.evaluate.miou import class_iou, confusion, normalised, sliding_logits
 from raycomp.evaluate.sharing import precision
+from raycomp.losses import Loss, nested, pixel_loss
 from raycomp.models import checkpoints
 from raycomp.models.policy import Policy, policy_loss
 from raycomp.models.segmenter import Segmenter, init_weights
-from raycomp.recipe import dense
+from raycomp.recipe import Recipe, dense
+from raycomp.search.base import score
+from raycomp.search.known import known
+from raycomp.search.space import Space
 from raycomp.shape import ModelShape
-from raycomp.train import Loss, Preloaded, Standing, Trained, pixel_loss, train
+from raycomp.train import Preloaded, Standing, Trained, train
 
 
 def main(
     space: Annotated[Path, typer.Option(help="Search space file.")],
     out: Annotated[Path, typer.Option(help="Checkpoint to write (.safetensors); the card lands beside it.")],
     policy: Annotated[bool, typer.Option("--policy", help="Train the policy network of CTS instead.")] = False,
+    elastic: Annotated[bool, typer.Option("--elastic", help="Train model.checkpoint for every recipe.")] = False,
     steps: Annotated[int | None, typer.Option(help="Steps, in place of the file's.")] = None,
     lr: Annotated[float | None, typer.Option(help="Highest learning rate, in place of the file's.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed, in place of the file's.")] = None,
@@ -52,14 +60,19 @@ def main(
     half: Annotated[bool, typer.Option(help="Store float16 weights.")] = False,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cuda" if torch.cuda.is_available() else "cpu",
 ) -> None:
-    """Train the dense Segmenter of a search space, or with --policy the policy network of CTS."""
+    """Train a dense Segmenter, with --elastic one for all recipes of the space, with --policy CTS's network."""
+    if policy and elastic:
+        raise UserError("--policy and --elastic: choose one")
     sweep = configs.load(space).changed("data", root=data).changed("model", backbone_file=backbone)
     given = {name: value for name, value in (("steps", steps), ("lr", lr), ("seed", seed)) if value is not None}
     if policy:
         sweep = sweep.changed("policy", train={**sweep.policy.train.model_dump(), **given})
+    elif elastic:
+        sweep = sweep.changed("elastic", train={**sweep.elastic.train.model_dump(), **given})
     else:
         sweep = sweep.changed("train", **given)
-    settings, shape = sweep.policy.train if policy else sweep.train, sweep.model.shape
+    settings = sweep.policy.train if policy else sweep.elastic.train if elastic else sweep.train
+    shape = sweep.model.shape
     if shape is None:
         raise UserError(f"{space}: field 'model.shape' is missing: training needs the dimensions")
     if not os.access(out.parent if out.parent.is_dir() else Path(), os.W_OK):
@@ -70,7 +83,11 @@ def main(
         samples = Preloaded(samples)
     job = _Job(sweep, settings, shape, samples, held_out, torch.device(device), out.with_suffix(".state"))
     started = time.monotonic()
-    made = _train_policy(job) if policy else _train_model(job, start, half)
+    if elastic:
+        start = checkpoints.locate(sweep.model.checkpoint) if start is None else start
+        made = _train_elastic(job, start, half)
+    else:
+        made = _train_policy(job) if policy else _train_model(job, start, half)
     minutes = (time.monotonic() - started) / 60
     card = {
         "command": shlex.join(["python", *sys.argv]),
@@ -146,6 +163,35 @@ def _train_model(job: _Job, start: Path | None, half: bool) -> _Made:
     )
 
 
+def _train_elastic(job: _Job, start: Path, half: bool) -> _Made:
+    """Order the units of a dense model, and train it over recipes of the space with the model as teacher."""
+    settings, sweep, shape = job.sweep.elastic, job.sweep, job.shape
+    teacher = checkpoints.load(start, shape).to(job.device)
+    print(f"scoring prunable units on {sweep.nvit.images} training images", flush=True)
+    model = ordered(teacher, score(teacher, sweep, job.device))
+    teacher.requires_grad_(False)
+    space = Space(shape, sweep.space, sweep.data.window_for(shape))
+    least = settings.least * space.gflops({})
+    always = [dense(shape), space.recipe(space.narrowest(least))]
+
+    def draw(seed: int) -> list[Recipe]:
+        rng = np.random.default_rng(seed)
+        return always + [space.recipe(space.draw(rng, least)) for _ in range(settings.recipes)]
+
+    identity = f" {checkpoints.fingerprint(start)} {sweep.space.model_dump_json()} {settings.model_dump_json()}"
+    model = _trained(job, model, nested(teacher, settings.distill, draw), identity)
+    if half:
+        model = model.half().float()
+    full = f"{np.nanmean(_evaluate(model, job)):.4f}"
+    lines = [f"| full width | 100% | {full} |"]
+    for one in known(shape, space.image, tuple(s for s in sweep.search.known if s >= settings.least)):
+        ious = _evaluate(compress(model, one.recipe, prefix_saliency(shape)), job)
+        lines.append(f"| {one.kind} | {one.share:.0%} | {np.nanmean(ious):.4f} |")
+    facts = {"miou": full, checkpoints.ELASTIC: sweep.space.model_dump_json()}
+    table = "\n".join(["| recipe | of the dense GFLOPs | mIoU |", "|---|---|---|", *lines])
+    return _Made(model, "Elastic Segmenter", facts, table, f"mIoU {full} at full width")
+
+
 def _train_policy(job: _Job) -> _Made:
     settings = job.sweep.policy
     torch.manual_seed(job.settings.seed)
@@ -159,7 +205,7 @@ def _train_policy(job: _Job) -> _Made:
     return _Made(policy, title, {"precision_at_half": f"{among[1]:.4f}"}, table, summary)
 
 
-def _trained(job: _Job, model: Trained, loss: Loss) -> Trained:
+def _trained(job: _Job, model: Trained, loss: Loss, identity: str = "") -> Trained:
     columns = (
         TextColumn("training"),
         BarColumn(),
@@ -177,7 +223,7 @@ def _trained(job: _Job, model: Trained, loss: Loss) -> Trained:
             if not bar.console.is_terminal and at.step % every == 0:
                 print(f"step {at.step}/{at.steps} loss {at.loss:.4f} lr {at.lr:.2e}", flush=True)
 
-        return train(model, job.shape, job.samples, job.settings, job.device, report, loss, job.state)
+        return train(model, job.shape, job.samples, job.settings, job.device, report, loss, job.state, identity)
 
 
 def _history(start: Path) -> str:

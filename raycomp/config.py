@@ -32,6 +32,8 @@ class ModelConfig(_Section):
     """A file of ours (.safetensors), an official Segmenter checkpoint.pth, or `package:NAME`."""
     shape: ModelShape | None = None
     """Dimensions; needed for training and for `profile` before a checkpoint exists."""
+    elastic: str | None = None
+    """The same model trained for all recipes of the space (`jobs/train.py --elastic`), named likewise."""
     backbone: str | None = None
     """For training: timm model whose ImageNet weights the encoder starts from."""
     backbone_file: Path | None = None
@@ -200,13 +202,36 @@ class PolicyConfig(_Section):
     )
 
 
-class RecoveryConfig(_Section):
+class ElasticConfig(_Section):
+    """How an elastic model is trained over random recipes of the space, by `jobs/train.py --elastic`."""
+
+    least: Share = 0.2
+    """The cheapest recipes trained, as a share of the dense GFLOPs; costs are drawn log-uniformly from there up."""
+    recipes: int = Field(default=2, gt=0)
+    """Random recipes a step, beside the full model and the narrowest."""
+    distill: float = Field(default=1.0, ge=0)
+    """Weight of the agreement with the dense model, beside the cross-entropy."""
+    train: TrainConfig = TrainConfig(
+        steps=40_000, optimizer="adamw", lr=2e-4, weight_decay=0.05, warmup=500, drop_path=0.0, clip=1.0, ema=0.999
+    )
+
+
+class FinetuneConfig(_Section):
     """Fine-tuning after compression, with the optimiser, batch, crop and augmentation of the `train` section."""
 
     steps: int = Field(default=0, ge=0)
     """0 measures the model as cut."""
     lr: float | None = Field(default=None, gt=0)
     """Highest learning rate; by default `train.lr`."""
+    distill: float = Field(default=0.0, ge=0)
+    """Weight of the agreement with the dense model, beside the cross-entropy."""
+
+
+class RecoveryConfig(_Section):
+    """How a trial recovers what cutting lost."""
+
+    mode: Literal["none", "elastic"] = "none"
+    """none: measured as cut; elastic: cut from `model.elastic`, which needs no more."""
 
 
 class BenchmarkConfig(_Section):
@@ -219,7 +244,7 @@ class BenchmarkConfig(_Section):
     """Dense GFLOPs over the recipe's: mild, moderate, aggressive."""
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=(0,), min_length=1)
     """Of the recovery, whose batches they draw."""
-    recovery: RecoveryConfig = RecoveryConfig()
+    recovery: FinetuneConfig = FinetuneConfig()
 
 
 class SweepConfig(_Section):
@@ -230,9 +255,11 @@ class SweepConfig(_Section):
     data: DataConfig
     evaluation: EvaluationConfig = EvaluationConfig()
     space: SpaceConfig = SpaceConfig()
+    recovery: RecoveryConfig = RecoveryConfig()
     search: SearchConfig = SearchConfig()
     train: TrainConfig = TrainConfig()
     policy: PolicyConfig = PolicyConfig()
+    elastic: ElasticConfig = ElasticConfig()
     nvit: NvitConfig = NvitConfig()
     benchmark: BenchmarkConfig = BenchmarkConfig()
 

@@ -1,4 +1,4 @@
-"""Train a Segmenter or a policy network: the paper's loop (REFERENCE 1), or AdamW for small models.
+"""Train a network: the paper's loop (REFERENCE 1), or AdamW for small models.
 
 Every random draw of step s comes from (seed, s) alone, so that neither the number of loader
 processes nor an interruption changes what is trained.
@@ -7,7 +7,7 @@ processes nor an interruption changes what is trained.
 import math
 import os
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -16,31 +16,24 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
 
 from raycomp.config import TrainConfig
 from raycomp.data.augment import augment
-from raycomp.data.samples import IGNORE, NORMALIZATIONS, Sample, Samples
+from raycomp.data.samples import NORMALIZATIONS, Sample, Samples
 from raycomp.data.streetscenes import StreetScenes
 from raycomp.errors import UserError
 from raycomp.evaluate.miou import normalised
 from raycomp.files import written
+from raycomp.losses import Loss, pixel_loss
 from raycomp.shape import ModelShape, Size
 
 _POLY_POWER = 0.9
 _SAVE_EVERY = 200  # steps between saved states
 
 Trained = TypeVar("Trained", bound=nn.Module)
-Loss = Callable[[nn.Module, Tensor, Tensor], Tensor]
-"""Maps a model, normalised images (B, 3, H, W) and labels (B, H, W) to a scalar."""
-
-
-def pixel_loss(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy over the labelled pixels."""
-    return F.cross_entropy(model(images).float(), labels.long(), ignore_index=IGNORE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +72,7 @@ def train(
     report: Callable[[Standing], None],
     loss: Loss = pixel_loss,
     state: Path | None = None,
+    identity: str = "",
 ) -> Trained:
     """Train `model` in place for `config.steps` steps.
 
@@ -86,6 +80,7 @@ def train(
         shape: gives the pixel normalisation, and the crop where `config` has none.
         state: file that the training is saved to every now and then and at its end, and goes on from if it
             is there; what comes out is the same as without an interruption. Remove it once the result is kept.
+        identity: whatever else than `config` and `samples` decides what is trained, such as what `loss` holds.
 
     Returns:
         The model to keep: the averaged weights if `config.ema` is set, else `model` itself.
@@ -97,7 +92,7 @@ def train(
     model.to(device).train()
     optimizer = _optimizer(model, config)
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema)) if config.ema else None
-    saved = _Saved(state, model, optimizer, average, f"{config.model_dump_json()} {samples.fingerprint}")
+    saved = _Saved(state, model, optimizer, average, f"{config.model_dump_json()} {samples.fingerprint}{identity}")
     first = saved.restore(device)
     batches = DataLoader(
         _Batches(samples, crop, config),
@@ -111,17 +106,16 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = rate
         x = normalised(images.to(device), pixels.mean, pixels.std, torch.float32)
-        with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
-            error = loss(model, x, labels.to(device))
-        value = error.item()
-        if not math.isfinite(value):
-            raise UserError(
-                f"training: loss is {value} at step {step + 1}; a smaller train.lr than {config.lr} may help"
-            )
         optimizer.zero_grad(set_to_none=True)
-        error.backward()
-        if config.clip is not None:
-            torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
+        value = 0.0
+        for part in _parts(loss(model, x, labels.to(device)), device, config.precision):
+            value += part.item()
+            if not math.isfinite(value):
+                raise saved.diverged("loss", value, step, config)
+            part.backward()
+        norm = float(nn.utils.clip_grad_norm_(model.parameters(), config.clip or math.inf))
+        if not math.isfinite(norm):
+            raise saved.diverged("norm of the gradient", norm, step, config)
         optimizer.step()
         if average is not None:
             average.update_parameters(model)
@@ -130,6 +124,16 @@ def train(
         report(Standing(step + 1, config.steps, value, rate))
     kept: Trained = model if average is None else average.module  # type: ignore[assignment]
     return kept.eval()
+
+
+def _parts(parts: Iterator[Tensor], device: torch.device, precision: str) -> Iterator[Tensor]:
+    """Compute each part of a loss under autocast, and leave it for the backward pass."""
+    while True:
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+            part = next(parts, None)
+        if part is None:
+            return
+        yield part
 
 
 class _Saved:
@@ -143,7 +147,7 @@ class _Saved:
         average: AveragedModel | None,
         settings: str,
     ) -> None:
-        self._path, self._settings = path, settings
+        self._path, self._settings, self._step = path, settings, 0
         self._parts: dict[str, Any] = {"model": model, "optimizer": optimizer}
         if average is not None:
             self._parts["average"] = average
@@ -164,11 +168,20 @@ class _Saved:
             )
         for name, part in self._parts.items():
             part.load_state_dict(held[name])
-        return int(held["step"])
+        self._step = int(held["step"])
+        return self._step
+
+    def diverged(self, what: str, value: float, step: int, config: TrainConfig) -> UserError:
+        """What to say of a figure that is not finite: which step, what may help, where the last good weights are."""
+        kept = f"; {self._path} keeps the weights of step {self._step}, for --start" if self._step else ""
+        return UserError(
+            f"training: {what} is {value} at step {step + 1}; a smaller train.lr than {config.lr} may help{kept}"
+        )
 
     def write(self, step: int) -> None:
         if self._path is None:
             return
+        self._step = step
         states = {name: part.state_dict() for name, part in self._parts.items()}
         with written(self._path) as temporary:
             torch.save({"step": step, "settings": self._settings, **states}, temporary)

@@ -118,5 +118,6 @@ def _described(base: Base, cell: Cell, setting: Setting) -> Row:
         "target_gflops": setting.target,
         "gflops": setting.gflops,
         "gflops_share": setting.gflops / gflops(base.shape, dense(base.shape), window),
+        "recovery": "finetune" if base.config.benchmark.recovery.steps else "none",
         "recovery_steps": base.config.benchmark.recovery.steps,
     }

@@ -25,7 +25,7 @@ from raycomp.models import checkpoints
 from raycomp.results.row import Row
 from raycomp.results.store import Store
 from raycomp.search.base import Base
-from raycomp.search.cluster import assigned_device, gpus_per_trial
+from raycomp.search.cluster import gpus_per_trial, prepare_worker
 from raycomp.search.trial import git_commit
 
 
@@ -178,21 +178,17 @@ def _finished(waiting: dict[Any, Any]) -> Iterator[Any]:
 
 
 def _find(base: Base, level: Level, latency: LatencyTable | None) -> Setting:
-    torch.set_num_threads(1)
-    return find(base, level, assigned_device(), latency)
+    return find(base, level, prepare_worker(), latency)
 
 
 def _measure(base: Base, samples: Samples | None, cell: Cell, setting: Setting, state: Path, commit: str) -> Measured:
-    torch.set_num_threads(1)
-    return measure_cell(base, samples, cell, setting, state, assigned_device(), commit)
+    return measure_cell(base, samples, cell, setting, state, prepare_worker(), commit)
 
 
 def _measure_latency(base: Base) -> LatencyTable:
-    torch.set_num_threads(1)
     dtype, window = getattr(torch, base.config.evaluation.dtype), base.config.data.window
-    return measure_latency(base.shape, base.config.evaluation.batch, assigned_device(), dtype, window)
+    return measure_latency(base.shape, base.config.evaluation.batch, prepare_worker(), dtype, window)
 
 
 def _time(base: Base, settings: dict[Level, Setting]) -> list[Timing]:
-    torch.set_num_threads(1)
-    return time_settings(base, settings, assigned_device())
+    return time_settings(base, settings, prepare_worker())

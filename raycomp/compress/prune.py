@@ -36,50 +36,63 @@ def prune(model: Segmenter, recipe: Recipe, saliency: Saliency) -> Segmenter:
         UserError: for a width beyond the dense model's.
     """
     check(model.shape, recipe)
-    kept = kept_units(model.shape, recipe, saliency)
     with torch.device("meta"):
         pruned = Segmenter(model.shape, recipe)
-    weights = {}
-    for name, parameter, names in axes(model):
-        weight = parameter.detach()
-        for axis, units in enumerate(names):
-            if units is not None and len(index := kept[units]) < weight.shape[axis]:
-                weight = weight.index_select(axis, index.to(weight.device))
-        weights[name] = weight
-    pruned.load_state_dict(weights, assign=True)
+    weights = sliced(model, kept_units(model.shape, recipe, saliency))
+    pruned.load_state_dict({name: weight.detach() for name, weight in weights.items()}, assign=True)
     return pruned.eval()
 
 
-def kept_units(shape: ModelShape, recipe: Recipe, saliency: Saliency) -> dict[str, Tensor]:
-    """For every axis of the layout, the indices that stay, ascending."""
-    kept = {"embed": _top(saliency["embed"], recipe.embed)}
+def sliced(model: Segmenter, kept: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The model's parameters with the units `kept`, in that order; gradients flow to the model's own."""
+    weights: dict[str, Tensor] = {}
+    for name, weight, names in axes(model):
+        part: Tensor = weight
+        for axis, units in enumerate(names):
+            if units is not None and not _everything(kept[units], part.shape[axis]):
+                part = part.index_select(axis, kept[units].to(part.device))
+        weights[name] = part
+    return weights
+
+
+def _everything(kept: Tensor, count: int) -> bool:
+    return len(kept) == count and torch.equal(kept, torch.arange(count))
+
+
+def kept_units(shape: ModelShape, recipe: Recipe, saliency: Saliency, ranked: bool = False) -> dict[str, Tensor]:
+    """For every axis of the layout, the indices that stay: ascending, or if `ranked` the most salient first."""
+    kept = {"embed": _top(saliency["embed"], recipe.embed, ranked)}
     for index, block in enumerate(recipe.blocks):
-        kept |= _kept_in_block(saliency, f"block.{index}", block.heads, block.qk, block.v, block.mlp)
+        kept |= _kept_in_block(saliency, f"block.{index}", block.heads, block.qk, block.v, block.mlp, ranked)
     if shape.decoder == "mask":
         widths = decoder_widths(shape, recipe.embed)
         for name in ("decoder.embed", "decoder.out"):
-            kept[name] = _top(saliency[name], recipe.embed)
+            kept[name] = _top(saliency[name], recipe.embed, ranked)
         for index in range(shape.decoder_depth):
             place = f"decoder.block.{index}"
-            kept |= _kept_in_block(saliency, place, widths.heads, widths.head_dim, widths.head_dim, widths.mlp)
+            kept |= _kept_in_block(saliency, place, widths.heads, widths.head_dim, widths.head_dim, widths.mlp, ranked)
     return kept
 
 
-def kept_in_heads(saliency: Saliency, place: str, heads: int, qk: int, v: int) -> tuple[Tensor, Tensor, Tensor]:
+def kept_in_heads(
+    saliency: Saliency, place: str, heads: int, qk: int, v: int, ranked: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
     """Indices of the heads that stay (heads,), and of the QK and V units in each of them (heads, width)."""
-    head = _top(saliency[f"{place}.head"], heads)
-    return head, _top(saliency[f"{place}.qk"][head], qk), _top(saliency[f"{place}.v"][head], v)
+    head = _top(saliency[f"{place}.head"], heads, ranked)
+    return head, _top(saliency[f"{place}.qk"][head], qk, ranked), _top(saliency[f"{place}.v"][head], v, ranked)
 
 
-def _kept_in_block(saliency: Saliency, place: str, heads: int, qk: int, v: int, mlp: int) -> dict[str, Tensor]:
+def _kept_in_block(
+    saliency: Saliency, place: str, heads: int, qk: int, v: int, mlp: int, ranked: bool
+) -> dict[str, Tensor]:
     all_heads, width = saliency[f"{place}.qk"].shape
-    head, inside_qk, inside_v = kept_in_heads(saliency, place, heads, qk, v)
+    head, inside_qk, inside_v = kept_in_heads(saliency, place, heads, qk, v, ranked)
     in_qk, in_v = _rows(head, inside_qk, width), _rows(head, inside_v, width)
     section = all_heads * width  # rows of q, then of k, then of v
     return {
         f"{place}.qkv": torch.cat([in_qk, in_qk + section, in_v + 2 * section]),
         f"{place}.v": in_v,
-        f"{place}.mlp": _top(saliency[f"{place}.mlp"], mlp),
+        f"{place}.mlp": _top(saliency[f"{place}.mlp"], mlp, ranked),
     }
 
 
@@ -88,7 +101,7 @@ def _rows(head: Tensor, inside: Tensor, width: int) -> Tensor:
     return (head[:, None] * width + inside).flatten()
 
 
-def _top(scores: Tensor, count: int) -> Tensor:
-    """Indices of the highest scores along the last axis, ascending; ties go to the lower index."""
-    order = scores.argsort(dim=-1, descending=True, stable=True)
-    return order[..., :count].sort(dim=-1).values
+def _top(scores: Tensor, count: int, ranked: bool) -> Tensor:
+    """Indices of the highest scores along the last axis, ascending or best first; ties go to the lower index."""
+    order = scores.argsort(dim=-1, descending=True, stable=True)[..., :count]
+    return order if ranked else order.sort(dim=-1).values

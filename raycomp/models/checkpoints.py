@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from raycomp.config import explain
+from raycomp.config import SpaceConfig, explain
 from raycomp.errors import UserError, nearest
 from raycomp.files import written
 from raycomp.models._timm import create_model, resample_abs_pos_embed
@@ -27,6 +27,8 @@ from raycomp.recipe import Recipe, dense
 from raycomp.shape import ModelShape
 
 PACKAGE_PREFIX = "package:"
+ELASTIC = "elastic"
+"""Header field of an elastic model: the space of recipes it was trained over."""
 _FORMAT, _POLICY_FORMAT = "raycomp-1", "raycomp-policy-1"
 
 
@@ -66,6 +68,18 @@ def save(model: Segmenter, path: Path, metadata: Mapping[str, str] | None = None
         "recipe": model.recipe.canonical_json(),
     }
     _write(tensors, path, header)
+
+
+def elastic_space(path: Path) -> SpaceConfig:
+    """The space of recipes that an elastic model was trained over.
+
+    Raises:
+        UserError: for a model that is not elastic.
+    """
+    text = metadata(path).get(ELASTIC)
+    if text is None:
+        raise UserError(f"{path}: not an elastic model; jobs/train.py --elastic makes one of a dense one")
+    return SpaceConfig.model_validate_json(text)
 
 
 def _write(tensors: Mapping[str, Tensor], path: Path, header: dict[str, str]) -> None:

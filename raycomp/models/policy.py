@@ -1,5 +1,7 @@
 """Build the policy networks of CTS; `raycomp.policies` has their layers as numbers and what they cost."""
 
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -43,11 +45,11 @@ def _convolution(inputs: int, outputs: int, stride: int) -> list[nn.Module]:
     return [nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)]
 
 
-def policy_loss(policy: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy of a policy's answers against `one_class`; see `raycomp.train.Loss`."""
+def policy_loss(policy: nn.Module, images: Tensor, labels: Tensor) -> Iterator[Tensor]:
+    """Cross-entropy of a policy's answers against `one_class`; see `raycomp.losses.Loss`."""
     logits = policy(images).float()
     truth = one_class(labels, images.shape[-1] // logits.shape[-1], IGNORE)
-    return F.cross_entropy(logits, truth, ignore_index=IGNORE)
+    yield F.cross_entropy(logits, truth, ignore_index=IGNORE)
 
 
 def one_class(labels: Tensor, superpatch: int, ignore: int) -> Tensor:

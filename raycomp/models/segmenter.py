@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from raycomp.flops import decoder_widths
 from raycomp.models._timm import DropPath, Mlp, PatchEmbed, resample_abs_pos_embed
 from raycomp.recipe import BlockWidths, Recipe
-from raycomp.shape import Grid, ModelShape
+from raycomp.shape import Grid, ModelShape, Size
 
 
 @dataclass(slots=True)
@@ -216,21 +216,24 @@ class Segmenter(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Map normalised images (B, 3, height, width) to logits (B, K, height, width)."""
+        return upsampled(self.patch_scores(images), self.shape.patch, (images.shape[-2], images.shape[-1]))
+
+    def patch_scores(self, images: Tensor) -> Tensor:
+        """Map normalised images (B, 3, height, width) to class scores (B, K, h, w) on the patch grid."""
         height, width = images.shape[-2:]
-        rows, columns = self.shape.grid((height, width))
+        grid = rows, columns = self.shape.grid((height, width))
         bottom, right = rows * self.shape.patch - height, columns * self.shape.patch - width
         if bottom or right:
             images = F.pad(images, (0, right, 0, bottom))
-        scores = self.patch_scores(images)  # (B, K, h, w)
-        logits = F.interpolate(scores, scale_factor=float(self.shape.patch), mode="bilinear")
-        return logits[..., :height, :width]
-
-    def patch_scores(self, images: Tensor) -> Tensor:
-        """Class scores (B, K, h, w) on the patch grid; images' sides are multiples of the patch."""
-        grid = self.shape.grid((images.shape[-2], images.shape[-1]))
         features, tokens = self.encoder(images)
         scores = restore(self.decoder(features[:, self.shape.prefix :]), tokens, self.shape.prefix)
         return scores.transpose(1, 2).unflatten(2, grid)
+
+
+def upsampled(scores: Tensor, patch: int, size: Size) -> Tensor:
+    """Class scores (B, K, h, w) of patches as logits (B, K, height, width) of the pixels of an image."""
+    height, width = size
+    return F.interpolate(scores, scale_factor=float(patch), mode="bilinear")[..., :height, :width]
 
 
 def restore(values: Tensor, tokens: Tokens | None, prefix: int) -> Tensor:

@@ -140,6 +140,7 @@ def _without_trials(config: dict[str, object]) -> dict[str, object]:
     for section, fields in free.items():
         kept[section] = {k: v for k, v in dict(kept.get(section) or {}).items() if k not in fields}  # type: ignore[call-overload]
     recovery = dict(kept["benchmark"]).get("recovery") or {"steps": 0}  # type: ignore[call-overload]
+    kept.pop("elastic", None)  # its result, the checkpoint, is compared by fingerprint
     training = kept.pop("train", None)
     return {**kept, "train": training} if recovery["steps"] else kept  # last: a changed recovery is told first
 

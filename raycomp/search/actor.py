@@ -3,12 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-import torch
 from ray import tune
 
 from raycomp.results.store import Store
 from raycomp.search.base import Base
-from raycomp.search.cluster import assigned_device
+from raycomp.search.cluster import prepare_worker
 from raycomp.search.proposal import Proposal
 from raycomp.search.trial import run_trial
 
@@ -17,9 +16,8 @@ class Trial(tune.Trainable):
     """Measures one recipe a step and writes its row; Tune reuses the actor for the next."""
 
     def setup(self, config: dict[str, Any], base: Base, folder: str, commit: str) -> None:  # type: ignore[override]
-        torch.set_num_threads(1)  # as many trials as cores run side by side
         self._base, self._store, self._commit = base, Store(Path(folder)), commit
-        self._device = assigned_device()
+        self._device = prepare_worker()
         self._proposal = Proposal.from_config(config)
 
     def step(self) -> dict[str, Any]:

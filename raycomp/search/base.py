@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 
 from raycomp.compress import saliency as saliencies
+from raycomp.compress.apply import compress
+from raycomp.compress.elastic import prefix_saliency
 from raycomp.config import SweepConfig
 from raycomp.data.evalset import EvalSet, Stack, cache_folder, prepare, resized
 from raycomp.data.open import open_split
@@ -23,9 +25,21 @@ from raycomp.evaluate.miou import normalised
 from raycomp.models import checkpoints
 from raycomp.models.policy import Policy
 from raycomp.models.segmenter import Segmenter
-from raycomp.recipe import dense
+from raycomp.recipe import Recipe, dense
 from raycomp.results.row import Row
+from raycomp.search.space import Space
 from raycomp.shape import ModelShape
+
+
+@dataclass(frozen=True)
+class Elastic:
+    """The dense model trained for many recipes."""
+
+    weights: dict[str, np.ndarray]
+    space: Space
+    """The recipes it was trained over."""
+    checkpoint: str
+    """Fingerprint of its file."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +58,8 @@ class Base:
     """Of the policy network of CTS, where one is wanted."""
     policy_checkpoint: str = ""
     """Fingerprint of its file."""
+    elastic: "Elastic | None" = None
+    """The elastic model that recipes are cut from, where the recovery says so."""
 
     @cached_property
     def policy(self) -> Policy | None:
@@ -57,10 +73,29 @@ class Base:
     @cached_property
     def model(self) -> Segmenter:
         """The dense model, over these same arrays."""
-        with torch.device("meta"):
-            model = Segmenter(self.shape, dense(self.shape))
-        model.load_state_dict({name: torch.from_numpy(w) for name, w in self.weights.items()}, assign=True)
-        return model.eval()
+        return _over(self.weights, self.shape)
+
+    def cut(self, recipe: Recipe) -> Segmenter:
+        """The model of a recipe: from the elastic model where there is one, but the dense recipe is the dense model.
+
+        Raises:
+            UserError: for a recipe that does not fit the model, or that the elastic model was not trained for.
+        """
+        if self.elastic is None or recipe == dense(self.shape):
+            return compress(self.model, recipe, self.saliency, self.policy)
+        if problem := self.elastic.space.outside(recipe):
+            raise UserError(f"recipe: outside of what the elastic model was trained over: {problem}")
+        return compress(self._elastic_model, recipe, prefix_saliency(self.shape))
+
+    @cached_property
+    def _elastic_model(self) -> Segmenter:
+        assert self.elastic is not None
+        return _over(self.elastic.weights, self.shape)
+
+    @property
+    def mark(self) -> str:
+        """What measurements of a recipe depend on: fingerprints of the model files."""
+        return self.checkpoint if self.elastic is None else f"{self.checkpoint} {self.elastic.checkpoint}"
 
     @cached_property
     def saliency(self) -> saliencies.Saliency:
@@ -108,7 +143,28 @@ def prepare_base(config: SweepConfig, report: Callable[[str], None], with_policy
         ),
         policy_weights=None if policy is None else {name: t.numpy() for name, t in policy.state_dict().items()},
         policy_checkpoint="" if policy_path is None else checkpoints.fingerprint(policy_path),
+        elastic=_elastic(config, model.shape) if config.recovery.mode == "elastic" else None,
     )
+
+
+def _over(weights: dict[str, np.ndarray], shape: ModelShape) -> Segmenter:
+    """A dense model over arrays, which may be read-only."""
+    with torch.device("meta"):
+        model = Segmenter(shape, dense(shape))
+    model.load_state_dict({name: torch.from_numpy(w) for name, w in weights.items()}, assign=True)
+    return model.eval()
+
+
+def _elastic(config: SweepConfig, shape: ModelShape) -> Elastic:
+    if config.model.elastic is None:
+        raise UserError("field 'model.elastic' is missing: recovery.mode elastic needs one (jobs/train.py --elastic)")
+    path = checkpoints.locate(config.model.elastic, "model.elastic")
+    model, window = checkpoints.load(path, shape), config.data.window_for(shape)
+    trained, space = Space(shape, checkpoints.elastic_space(path), window), Space(shape, config.space, window)
+    if problem := trained.outside(space.recipe(space.smallest)):
+        raise UserError(f"space: goes beyond what {path} was trained over: {problem}")
+    weights = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+    return Elastic(weights, trained, checkpoints.fingerprint(path))
 
 
 def check_same(rows: Sequence[Row], base: Base, folder: Path) -> None:
@@ -117,7 +173,7 @@ def check_same(rows: Sequence[Row], base: Base, folder: Path) -> None:
     Raises:
         UserError: naming what changed.
     """
-    now = {"checkpoint": base.checkpoint, "evalset": base.evalset.fingerprint}
+    now = {"checkpoint": base.mark, "evalset": base.evalset.fingerprint}
     for field, value in now.items():
         other = next((row[field] for row in rows if row[field] != value), None)
         if other is not None:

@@ -5,6 +5,7 @@ import os
 from typing import TYPE_CHECKING
 
 from raycomp.config import SweepConfig
+from raycomp.memory import keep_freed_memory
 
 if TYPE_CHECKING:
     import torch
@@ -32,11 +33,13 @@ def gpus_per_trial(config: SweepConfig) -> float:
     return 1.0 if ray.cluster_resources().get("GPU") else 0.0
 
 
-def assigned_device() -> "torch.device":
-    """In a task or actor: the GPU that Ray gave it, else the CPU."""
+def prepare_worker() -> "torch.device":
+    """Set up a task or actor: one thread, as many workers as cores run side by side. Returns its GPU, else the CPU."""
     import ray
     import torch
 
+    torch.set_num_threads(1)
+    keep_freed_memory()
     return torch.device("cuda" if ray.get_gpu_ids() else "cpu")
 
 

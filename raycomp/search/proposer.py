@@ -32,8 +32,11 @@ _OFF_GRID = 0.05  # a known recipe this far, in GFLOPs, from its grid point is n
 class Proposer:
     """Hands out proposals and learns from finished rows. No Ray in it."""
 
-    def __init__(self, space: Space, config: SearchConfig, rows: Sequence[Row]) -> None:
-        self.space, self.config = space, config
+    def __init__(
+        self, space: Space, config: SearchConfig, rows: Sequence[Row], measurable: Space | None = None
+    ) -> None:
+        """`measurable`: known recipes outside of it are left out, as an elastic model has not met them."""
+        self.space, self.config, self._measurable = space, config, measurable
         self.dense = dense(space.shape)
         self.dense_gflops = gflops(space.shape, self.dense, space.image)
         self.budget = config.budget * self.dense_gflops
@@ -107,7 +110,9 @@ class Proposer:
         """The dense reference, then known recipes within the budget."""
         queue = deque([("reference", "dense", self.dense)])
         shares = tuple(share for share in self.config.known if share <= self.config.budget)
-        queue += [("known", k.label, k.recipe) for k in known(self.space.shape, self.space.image, shares)]
+        for one in known(self.space.shape, self.space.image, shares):
+            if self._measurable is None or not self._measurable.outside(one.recipe):
+                queue.append(("known", one.label, one.recipe))
         proposals: dict[str, Proposal] = {}
         for origin, label, recipe in queue:
             proposals.setdefault(recipe.id, Proposal(len(proposals), "search", origin, label, recipe))

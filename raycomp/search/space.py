@@ -5,6 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
+
 from raycomp.config import SpaceConfig, WidthRange
 from raycomp.errors import UserError
 from raycomp.flops import gflops
@@ -100,6 +102,23 @@ class Space:
         """GFLOPs of the recipe at a point."""
         return gflops(self.shape, self.recipe(params), self.image)
 
+    def outside(self, recipe: Recipe) -> str:
+        """What of a recipe lies outside the ranges of the space, on the grid or between; empty for nothing."""
+        low = {kind: allowed.low for kind in ("embed", *_BLOCK_WIDTHS) if (allowed := getattr(self.config, kind))}
+        whole = dense(self.shape)
+        widths = {"embed": (recipe.embed, low.get("embed", whole.embed))}
+        for i, (block, full) in enumerate(zip(recipe.blocks, whole.blocks, strict=True)):
+            for kind in _BLOCK_WIDTHS:
+                widths[f"blocks.{i}.{kind}"] = getattr(block, kind), low.get(kind, getattr(full, kind))
+        for field, (width, least) in widths.items():
+            if width < least:
+                return f"{field} is {width}, the least is {least}"
+        if recipe.merge is not None and not isinstance(recipe.merge, ToMe):
+            return f"merge.method is {recipe.merge.method!r}, the only one is 'tome'"
+        if (most := max(recipe.ratios, default=0.0)) > self.config.merge_high:
+            return f"a merge ratio is {most}, the highest is {self.config.merge_high}"
+        return ""
+
     @cached_property
     def smallest(self) -> Params:
         """The point that compresses everything as far as it goes."""
@@ -137,6 +156,37 @@ class Space:
         if largest > 0 and self.gflops(scaled(stretch)) <= budget:
             return self._least(scaled, 1.0, stretch, budget)
         return self._least(blended, 0.0, 1.0, budget)
+
+    def draw(self, rng: np.random.Generator, least: float) -> Params:
+        """A random point whose cost is log-uniform between `least` and the dense GFLOPs, as near as it can be.
+
+        Every kind of dimension is compressed at a random strength, and each of its dimensions at a random share
+        of that; one draw in four prunes alone, and one in four merges alone.
+        """
+        target = math.exp(rng.uniform(math.log(least), math.log(self.gflops({}))))
+        only = rng.integers(4)
+        strength = {kind: rng.uniform() for kind in ("embed", *_BLOCK_WIDTHS, "merge")}
+        shares = {}
+        for name in self.dimensions:
+            kind = name.partition("_")[0]
+            left_out = (only == 0 and kind == "merge") or (only == 1 and kind != "merge")
+            shares[name] = 0.0 if left_out else strength[kind] * rng.uniform()
+        largest = max(shares.values(), default=0.0) or 1.0
+
+        def scaled(factor: float) -> Params:
+            return {name: d.at(min(1.0, shares[name] / largest * factor)) for name, d in self.dimensions.items()}
+
+        steepest = 1 / min((share / largest for share in shares.values() if share > 0), default=1.0)
+        return self._least(scaled, 0.0, steepest, target)
+
+    def narrowest(self, least: float) -> Params:
+        """All widths at their low ends, and equal merging in all blocks down to `least` GFLOPs."""
+
+        def merged(compression: float) -> Params:
+            merging = {name: d.at(compression) for name, d in self.dimensions.items() if name.startswith("merge_")}
+            return self.smallest | merging
+
+        return merged(0.0) if self.gflops(merged(0.0)) <= least else self._least(merged, 0.0, 1.0, least)
 
     def _least(self, at: Callable[[float], Params], low: float, high: float, budget: float) -> Params:
         """The point of least compression on a path whose end, `high`, is within the budget."""

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from raycomp.compress.apply import compress
+from raycomp.errors import UserError
 from raycomp.evaluate.measure import Measurement, measure
 from raycomp.evaluate.robustness import summary
 from raycomp.flops import Profile, gflops, profile
@@ -30,13 +30,13 @@ def run_trial(base: Base, proposal: Proposal, device: torch.device, commit: str)
     started, clock = datetime.now(UTC), time.perf_counter()
     row = described(base, proposal) | {"started": started, "git_commit": commit, "device": str(device)}
     try:
-        model = compress(base.model, proposal.recipe, base.saliency, base.policy)
+        model = base.cut(proposal.recipe)
         built = time.perf_counter() - clock
         row["params"] = sum(p.numel() for p in model.parameters())
         result = measure(model, base.evalset, proposal.stage, base.config.evaluation, base.config.data, device)
         row |= measured(base, proposal.recipe, result)
         row |= {"seconds_build": built, "seconds_measure": result.seconds, "status": "complete", "error": ""}
-    except (RuntimeError, MemoryError, ValueError) as error:
+    except (RuntimeError, MemoryError, ValueError, UserError) as error:
         row |= {"status": "failed", "error": f"{type(error).__name__}: {error}"[:2000]}
     row["seconds"] = time.perf_counter() - clock
     return row
@@ -61,7 +61,8 @@ def described(base: Base, proposal: Proposal) -> Row:
         "batch": config.evaluation.batch,
         "threads": torch.get_num_threads(),
         "seed": config.search.seed,
-        "checkpoint": base.checkpoint,
+        "checkpoint": base.mark,
+        "recovery": config.recovery.mode,
         "dataset": config.data.dataset,
         "evalset": base.evalset.fingerprint,
         "versions": _versions(),

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from raycomp.config import SpaceConfig, WidthRange
 from raycomp.errors import UserError
 from raycomp.flops import gflops
-from raycomp.recipe import dense
+from raycomp.recipe import Algm, BlockWidths, ToMe, dense
 from raycomp.search.space import Space
 from raycomp.shape import deit_base_distilled
 from tests.conftest import TINY
@@ -97,3 +97,52 @@ def test_bad_ranges(config, words):
 def test_the_papers_model_has_a_dimension_for_everything():
     config = SpaceConfig(embed=WidthRange(low=384), heads=WidthRange(low=4, step=1), mlp=WidthRange(low=768))
     assert len(Space(deit_base_distilled((512, 512), 150), config, (512, 512)).dimensions) == 1 + 12 + 12 + 12
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_drawn_recipes_lie_on_the_grid_and_above_the_least(seed):
+    point = SPACE.draw(np.random.default_rng(seed), 0.3 * DENSE)
+    assert point == SPACE.draw(np.random.default_rng(seed), 0.3 * DENSE)
+    assert 0.25 * DENSE < SPACE.gflops(point) <= DENSE
+    for name, d in SPACE.dimensions.items():
+        assert d.low <= point[name] <= d.high
+        assert (point[name] - d.low) % d.step == 0
+
+
+def test_draws_give_the_cheap_end_and_each_family_its_share():
+    points = [SPACE.draw(np.random.default_rng(seed), 0.2 * DENSE) for seed in range(300)]
+    costs = np.array([SPACE.gflops(point) for point in points]) / DENSE
+    assert np.mean(costs < 0.45) > 0.3  # log-uniform: half of those that can be so cheap
+    families = [SPACE.recipe(point).family(TINY) for point in points]
+    shares = {family: families.count(family) / 300 for family in ("prune", "tome", "prune+tome")}
+    assert min(shares.values()) > 0.15
+
+
+def test_the_narrowest_has_all_widths_at_the_low_end_and_merges_down_to_the_least():
+    widths = SPACE.smallest | {name: 0 for name in SPACE.dimensions if name.startswith("merge")}
+    assert SPACE.narrowest(SPACE.gflops(widths)) == widths
+    point = SPACE.narrowest(0.7 * SPACE.gflops(widths))
+    assert {n: v for n, v in point.items() if "merge" not in n} == {n: v for n, v in widths.items() if "merge" not in n}
+    assert len({v for n, v in point.items() if "merge" in n}) == 1
+    assert 0.6 * SPACE.gflops(widths) < SPACE.gflops(point) <= 0.7 * SPACE.gflops(widths)
+
+
+TRAINED = Space(
+    TINY, SpaceConfig(embed=WidthRange(low=24), mlp=WidthRange(low=64, step=16), merge_high=0.25), TINY.image
+)
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"embed": 16}, "embed is 16, the least is 24"),
+        ({"blocks": (BlockWidths(heads=4, qk=8, v=8, mlp=56),) * 3}, "blocks.0.mlp is 56, the least is 64"),
+        ({"blocks": (BlockWidths(heads=4, qk=4, v=8, mlp=64),) * 3}, "blocks.0.qk is 4, the least is 8"),
+        ({"merge": ToMe(ratios=(0.0, 0.3, 0.0))}, "a merge ratio is 0.3, the highest is 0.25"),
+        ({"merge": Algm(blocks=(1, 2), windows=0.5, pairs=0.1)}, "merge.method is 'algm', the only one is 'tome'"),
+        ({}, ""),
+        ({"embed": 25, "merge": ToMe(ratios=(0.25, 0.0, 0.0))}, ""),
+    ],
+)
+def test_what_of_a_recipe_is_outside_of_a_space(change, problem):
+    assert TRAINED.outside(dense(TINY).model_copy(update=change)) == problem

@@ -1,0 +1,78 @@
+"""Elastic models: units in order of saliency, so that every narrower model is a prefix of the full one.
+
+Nested widths as in Yu & Huang, "Universally Slimmable Networks and Improved Training Techniques",
+ICCV 2019, ranked by NViT's saliency (REFERENCE 7). Cutting an elastic model is slicing alone.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from raycomp.compress.apply import remerge
+from raycomp.compress.prune import check, kept_units, sliced
+from raycomp.compress.saliency import Saliency
+from raycomp.models.segmenter import Segmenter
+from raycomp.recipe import Recipe, dense
+from raycomp.shape import ModelShape
+
+
+def ordered(model: Segmenter, saliency: Saliency) -> Segmenter:
+    """The same function with the most salient units first along every axis; the weights are copies."""
+    kept = kept_units(model.shape, dense(model.shape), saliency, ranked=True)
+    same = Segmenter(model.shape, dense(model.shape))
+    same.load_state_dict(sliced(model, kept))
+    return same.eval()
+
+
+def prefix_saliency(shape: ModelShape) -> Saliency:
+    """Scores that fall with the index: what `prune` needs to cut an elastic model."""
+
+    def falling(*size: int) -> Tensor:
+        return -torch.arange(size[-1], dtype=torch.float64).expand(size).contiguous()
+
+    def block(place: str, heads: int, width: int, mlp: int) -> Saliency:
+        return {
+            f"{place}.head": falling(heads),
+            f"{place}.qk": falling(heads, width),
+            f"{place}.v": falling(heads, width),
+            f"{place}.mlp": falling(mlp),
+        }
+
+    scores = {"embed": falling(shape.width)}
+    for index in range(shape.depth):
+        scores |= block(f"block.{index}", shape.heads, shape.head_dim, shape.mlp)
+    if shape.decoder == "mask":
+        scores |= {"decoder.embed": falling(shape.width), "decoder.out": falling(shape.width)}
+        for index in range(shape.decoder_depth):
+            heads = shape.decoder_heads
+            scores |= block(f"decoder.block.{index}", heads, shape.width // heads, shape.mlp)
+    return scores
+
+
+class Nested(nn.Module):
+    """An elastic model seen as the model of one recipe: its weights are slices, trained through."""
+
+    def __init__(self, model: Segmenter, recipe: Recipe, prefixes: Saliency) -> None:
+        super().__init__()
+        check(model.shape, recipe)
+        self._model, self._kept = model, kept_units(model.shape, recipe, prefixes)
+        with torch.device("meta"):
+            frame = Segmenter(model.shape, recipe).train(model.training)
+        remerge(frame, recipe)
+        self._frame = _PatchScores(frame)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Class scores (B, K, h, w) on the patch grid; see `Segmenter.patch_scores`."""
+        weights = {f"model.{name}": weight for name, weight in sliced(self._model, self._kept).items()}
+        return functional_call(self._frame, weights, (images,))
+
+
+class _PatchScores(nn.Module):
+    """What `functional_call` calls: a model's forward pass short of the upsampling."""
+
+    def __init__(self, model: Segmenter) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.model.patch_scores(images)

@@ -1,0 +1,76 @@
+"""What a training minimises: cross-entropy, agreement with a teacher, and both over nested recipes.
+
+Distillation after Hinton et al., "Distilling the Knowledge in a Neural Network", 2015, at temperature 1;
+the full, the narrowest and random recipes a step after Yu & Huang, "Universally Slimmable Networks and
+Improved Training Techniques", ICCV 2019.
+
+Legend: B batch, K classes, h w grid of patches.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from raycomp.compress.elastic import Nested, prefix_saliency
+from raycomp.data.samples import IGNORE
+from raycomp.models.segmenter import Segmenter, upsampled
+from raycomp.recipe import Recipe
+
+Loss = Callable[[nn.Module, Tensor, Tensor], Iterator[Tensor]]
+"""Maps a model, normalised images (B, 3, H, W) and labels (B, H, W) to scalars whose gradients add up;
+each is differentiated before the next is computed, so that only one graph is held."""
+
+
+def pixel_loss(model: nn.Module, images: Tensor, labels: Tensor) -> Iterator[Tensor]:
+    """Cross-entropy over the labelled pixels."""
+    yield _cross_entropy(model(images), labels)
+
+
+def distilled(teacher: Segmenter, weight: float) -> Loss:
+    """Cross-entropy, and `weight` times the divergence of a Segmenter's class scores from the teacher's."""
+
+    def loss(model: nn.Module, images: Tensor, labels: Tensor) -> Iterator[Tensor]:
+        assert isinstance(model, Segmenter)
+        yield _taught(model, model.patch_scores, images, labels, _scores(teacher, images), weight)
+
+    return loss
+
+
+def nested(teacher: Segmenter, weight: float, draw: Callable[[int], Sequence[Recipe]]) -> Loss:
+    """The mean of `distilled` over recipes of an elastic model.
+
+    Args:
+        draw: maps a seed to the recipes of a step.
+    """
+    prefixes = prefix_saliency(teacher.shape)
+
+    def loss(model: nn.Module, images: Tensor, labels: Tensor) -> Iterator[Tensor]:
+        assert isinstance(model, Segmenter)
+        target = _scores(teacher, images)
+        recipes = draw(int(torch.randint(2**31, ())))
+        for recipe in recipes:
+            part = _taught(model, Nested(model, recipe, prefixes), images, labels, target, weight)
+            yield part / len(recipes)
+
+    return loss
+
+
+def _taught(
+    model: Segmenter, scores: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, target: Tensor, weight: float
+) -> Tensor:
+    """`target` are the teacher's log-probabilities (B, K, h, w)."""
+    own = scores(images).float()
+    logits = upsampled(own, model.shape.patch, (images.shape[-2], images.shape[-1]))
+    divergence = F.kl_div(own.log_softmax(1), target, reduction="none", log_target=True).sum(1).mean()
+    return _cross_entropy(logits, labels) + weight * divergence
+
+
+@torch.no_grad()
+def _scores(teacher: Segmenter, images: Tensor) -> Tensor:
+    return teacher.patch_scores(images).float().log_softmax(1)
+
+
+def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    return F.cross_entropy(logits.float(), labels.long(), ignore_index=IGNORE)

@@ -1,0 +1,69 @@
+"""From a dense checkpoint to a search over an elastic model, as a user runs it; and what is refused."""
+
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from raycomp.models import checkpoints
+from raycomp.results.store import Store, completed
+from tests.conftest import seeded_model
+from tests.jobs.test_pareto_search import ROOT, SHAPE, environment
+
+TRAIN = {"steps": 3, "batch": 2, "optimizer": "adamw", "images": 8, "eval_images": 4, "augment": {"flip": True}}
+SPACE = {
+    "name": "tiny",
+    "model": {
+        "checkpoint": "model.safetensors",
+        "elastic": "elastic.safetensors",
+        "shape": SHAPE.model_dump(mode="json"),
+    },
+    "data": {"dataset": "streetscenes"},
+    "evaluation": {"search": {"clean": 4, "corrupted": 1}, "full": {"clean": 6, "corrupted": 1}},
+    "space": {"mlp": {"low": 64, "step": 16}},
+    "recovery": {"mode": "elastic"},
+    "search": {"trials": 6, "budget": "80%", "known": ["70%", "40%"]},
+    "elastic": {"train": TRAIN},
+}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("elastic")
+    checkpoints.save(seeded_model(SHAPE), folder / "model.safetensors")
+    (folder / "space.yaml").write_text(yaml.safe_dump(SPACE))
+    return folder
+
+
+def run(place, job: str, *options: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "jobs" / job), "--space", "space.yaml", *options]
+    return subprocess.run(
+        command, env=environment(place), cwd=place, capture_output=True, text=True, timeout=300, check=False
+    )
+
+
+@pytest.mark.slow
+def test_an_elastic_model_is_trained_and_searched(place):
+    missing = run(place, "pareto_search.py", "--results", "none")
+    assert (missing.returncode, "model.elastic: no file elastic.safetensors" in missing.stderr) == (2, True)
+    trained = run(place, "train.py", "--elastic", "--out", "elastic.safetensors")
+    assert trained.returncode == 0, trained.stdout + trained.stderr
+    assert "| full width | 100% |" in (place / "elastic.md").read_text()
+    assert not (place / "elastic.state").exists()
+    assert checkpoints.elastic_space(place / "elastic.safetensors").mlp.low == 64
+    searched = run(place, "pareto_search.py")
+    assert searched.returncode == 0, searched.stdout + searched.stderr
+    rows = completed(Store(place / "results" / "tiny").rows(), "search")
+    assert len(rows) == 7
+    files = [checkpoints.fingerprint(place / name) for name in ("model.safetensors", "elastic.safetensors")]
+    assert {row["checkpoint"] for row in rows} == {" ".join(files)}
+    assert {row["recovery"] for row in rows} == {"elastic"}
+    assert min(min(row["mlp"]) for row in rows) >= 64  # uniform pruning at 40% is outside of what was trained
+    wider = SPACE | {"space": {"mlp": {"low": 32, "step": 16}}}
+    (place / "space.yaml").write_text(yaml.safe_dump(wider))
+    refused = run(place, "pareto_search.py", "--name", "wider")
+    assert refused.returncode == 2
+    assert "blocks.0.mlp is 32, the least is 64" in refused.stderr
+    dense = run(place, "train.py", "--elastic", "--policy", "--out", "x.safetensors")
+    assert (dense.returncode, "choose one" in dense.stderr) == (2, True)
