@@ -66,10 +66,9 @@ def main(
     import ray
 
     from raycomp.benchmark.run import Shared, find_settings, measure_cells, measure_speed
-    from raycomp.data.streetscenes import StreetScenes
     from raycomp.report.benchmark_page import write_page
     from raycomp.search.base import check_same, prepare_base
-    from raycomp.train import Preloaded, scenes_needed
+    from raycomp.train import preloaded
 
     def say(line: str) -> None:
         console.print(line, highlight=False, soft_wrap=True)
@@ -79,11 +78,8 @@ def main(
         raise UserError(f"--sweep {sweep}: it searched checkpoint {searched}, here it is {base.checkpoint}")
     check_same(store.rows(), base, folder)
     store.open(config)
-    drawn = None
-    if config.data.dataset == "streetscenes" and config.benchmark.recovery.steps:
-        count = scenes_needed(config.train, config.benchmark.recovery.steps)
-        say(f"drawing {count} training scenes")
-        drawn = ray.put(Preloaded(StreetScenes(config.data.train_split, count)))
+    samples = preloaded(config, config.benchmark.recovery.steps, say)
+    drawn = None if samples is None else ray.put(samples)
     shared = Shared(ray.put(base), drawn, folder.resolve(), config)
     uri = tracking or os.environ.get("MLFLOW_TRACKING_URI") or default_uri(results)
     tracker = Tracker(uri, folder, config, base.evalset.classes, lambda line: console.print(line, style="yellow"))

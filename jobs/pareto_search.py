@@ -60,6 +60,7 @@ def main(
     from raycomp.search.base import check_same, prepare_base
     from raycomp.search.proposer import Proposer
     from raycomp.search.sweep import run_sweep
+    from raycomp.train import preloaded
 
     base = prepare_base(config, lambda line: console.print(line, highlight=False))
     store.open(config)
@@ -71,6 +72,7 @@ def main(
         console.print(
             f"{folder}: found {proposer.trials_done} of {config.search.trials} trials, going on", highlight=False
         )
+    samples = preloaded(config, config.recovery.steps, lambda line: console.print(line, highlight=False))
     uri = tracking or os.environ.get("MLFLOW_TRACKING_URI") or default_uri(results)
     tracker = Tracker(uri, folder, config, base.evalset.classes, lambda line: console.print(line, style="yellow"))
     for row in rows:
@@ -82,7 +84,7 @@ def main(
             tracker.log(row)
             progress.row(row)
 
-        outcome = run_sweep(base, store, proposer, on_row)
+        outcome = run_sweep(base, samples, store, proposer, on_row)
 
     leaving = Thread(target=cluster.disconnect)
     leaving.start()

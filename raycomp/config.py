@@ -230,8 +230,21 @@ class FinetuneConfig(_Section):
 class RecoveryConfig(_Section):
     """How a trial recovers what cutting lost."""
 
-    mode: Literal["none", "elastic"] = "none"
-    """none: measured as cut; elastic: cut from `model.elastic`, which needs no more."""
+    mode: Literal["none", "elastic", "finetune", "reconstruct"] = "none"
+    """none: measured as cut; elastic: cut from `model.elastic`, which needs no more; finetune: trained on, as the
+    `train` section says; reconstruct: output projections refitted on the calibration images of `nvit`."""
+    steps: int = Field(default=0, ge=0)
+    """Of fine-tuning."""
+    lr: float | None = Field(default=None, gt=0)
+    """Highest learning rate of fine-tuning; by default `train.lr`."""
+    distill: float = Field(default=1.0, ge=0)
+    """Weight of the agreement with the dense model in fine-tuning, beside the cross-entropy."""
+
+    @model_validator(mode="after")
+    def _steps_of_finetuning(self) -> Self:
+        if (self.mode == "finetune") != (self.steps > 0):
+            raise ValueError(f"steps is {self.steps} and mode {self.mode}: finetune needs steps, and nothing else does")
+        return self
 
 
 class BenchmarkConfig(_Section):

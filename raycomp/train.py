@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
 
-from raycomp.config import TrainConfig
+from raycomp.config import SweepConfig, TrainConfig
 from raycomp.data.augment import augment
 from raycomp.data.samples import NORMALIZATIONS, Sample, Samples
 from raycomp.data.streetscenes import StreetScenes
@@ -205,9 +205,14 @@ def _rate(step: int, config: TrainConfig) -> float:
     return config.min_lr + (config.lr - config.min_lr) * (1 - min(1.0, done)) ** _POLY_POWER
 
 
-def scenes_needed(config: TrainConfig, steps: int) -> int:
-    """How many different samples a training can make use of."""
-    return min(config.images or steps * config.batch, steps * config.batch)
+def preloaded(config: SweepConfig, steps: int, report: Callable[[str], None]) -> "Preloaded | None":
+    """The scenes that trainings of `steps` steps can make use of; None for none, or for a data set that is files."""
+    if config.data.dataset != "streetscenes" or not steps:
+        return None
+    most = steps * config.train.batch
+    count = min(config.train.images or most, most)
+    report(f"drawing {count} training scenes")
+    return Preloaded(StreetScenes(config.data.train_split, count))
 
 
 class Preloaded:

@@ -10,6 +10,7 @@ from raycomp.compress import saliency as saliencies
 from raycomp.compress.saliency import Saliency
 from raycomp.models.segmenter import Segmenter, init_weights
 from raycomp.recipe import dense
+from raycomp.search.base import Base
 from raycomp.shape import ModelShape
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -55,6 +56,14 @@ def model() -> Segmenter:
 @pytest.fixture(scope="session")
 def saliency(model: Segmenter) -> Saliency:
     return seeded_saliency(model)
+
+
+@pytest.fixture(scope="session")
+def base() -> Base:
+    """See `tests.bases`."""
+    from tests.bases import tiny_base
+
+    return tiny_base()
 
 
 @pytest.fixture

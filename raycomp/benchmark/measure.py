@@ -13,17 +13,16 @@ from raycomp.benchmark.cells import STAGE, Cell
 from raycomp.benchmark.pictures import Pictures, pictures
 from raycomp.benchmark.settings import Setting, find_threshold
 from raycomp.compress.apply import compress, remerge
-from raycomp.data.open import open_split
 from raycomp.data.samples import Samples
 from raycomp.evaluate.measure import measure
 from raycomp.flops import gflops
 from raycomp.models.segmenter import Segmenter
 from raycomp.recipe import dense
+from raycomp.recover import finetuned
 from raycomp.results.row import Row
 from raycomp.search.base import Base
 from raycomp.search.proposal import Proposal
 from raycomp.search.trial import described, measured
-from raycomp.train import train
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ def measure_cell(
         model = built(base, setting)
         row |= {"params": sum(p.numel() for p in model.parameters()), "seconds_build": time.perf_counter() - clock}
         if config.benchmark.recovery.steps:
-            model = recover(base, model, samples, cell, device, state)
+            model = finetuned(base, model, config.benchmark.recovery, cell.seed, samples, device, state)
             if setting.recipe.adaptive:  # other features, other tokens: T is matched to the model that is measured
                 setting = find_threshold(base, deepcopy(model), setting.target, device)
                 remerge(model, setting.recipe)
@@ -75,28 +74,6 @@ def measure_cell(
 def built(base: Base, setting: Setting) -> Segmenter:
     """The compressed model of a setting, before recovery."""
     return compress(base.model, setting.recipe, setting.scores or base.saliency, base.policy)
-
-
-def recover(
-    base: Base, model: Segmenter, samples: Samples | None, cell: Cell, device: torch.device, state: Path
-) -> Segmenter:
-    """Fine-tune a compressed model; every method gets the same steps, schedule and batches of a seed."""
-    wanted, config = base.config.benchmark.recovery, base.config
-    settings = config.train.model_copy(
-        update={
-            "steps": wanted.steps,
-            "lr": wanted.lr or config.train.lr,
-            "min_lr": min(config.train.min_lr, wanted.lr or config.train.lr),
-            "warmup": min(config.train.warmup, wanted.steps // 10),
-            "ema": None,
-            "seed": cell.seed,
-        }
-    )
-    state.parent.mkdir(parents=True, exist_ok=True)
-    images = samples if samples is not None else open_split(config.data, config.data.train_split, settings.images or 0)
-    own = deepcopy(model).requires_grad_(True)  # the weights that nothing cut are the dense model's own
-    own.encoder.set_drop_path(settings.drop_path)
-    return train(own, base.shape, images, settings, device, lambda _: None, state=state)
 
 
 def unreachable(setting: Setting) -> str:

@@ -8,6 +8,7 @@ counted twice.
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -133,16 +134,17 @@ def _write_atomically(path: Path, data: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _without_trials(config: dict[str, object]) -> dict[str, object]:
+def _without_trials(config: dict[str, Any]) -> dict[str, Any]:
     """The part of a configuration that must not change: not how much is run, nor a training that measures nothing."""
-    kept: dict[str, object] = dict(config)
+    kept = dict(config)
     free = {"search": ("trials", "workers", "max_failures"), "benchmark": ("methods", "speedups", "seeds")}
     for section, fields in free.items():
-        kept[section] = {k: v for k, v in dict(kept.get(section) or {}).items() if k not in fields}  # type: ignore[call-overload]
-    recovery = dict(kept["benchmark"]).get("recovery") or {"steps": 0}  # type: ignore[call-overload]
+        kept[section] = {k: v for k, v in dict(kept.get(section) or {}).items() if k not in fields}
+    recoveries = kept["benchmark"].get("recovery"), kept.get("recovery")
+    trains = any(recovery and recovery["steps"] for recovery in recoveries)
     kept.pop("elastic", None)  # its result, the checkpoint, is compared by fingerprint
     training = kept.pop("train", None)
-    return {**kept, "train": training} if recovery["steps"] else kept  # last: a changed recovery is told first
+    return {**kept, "train": training} if trains else kept  # last: a changed recovery is told first
 
 
 def _difference(theirs: object, ours: object, field: str = "") -> tuple[str, object, object] | None:

@@ -5,6 +5,7 @@ from typing import Any
 
 from ray import tune
 
+from raycomp.data.samples import Samples
 from raycomp.results.store import Store
 from raycomp.search.base import Base
 from raycomp.search.cluster import prepare_worker
@@ -15,13 +16,17 @@ from raycomp.search.trial import run_trial
 class Trial(tune.Trainable):
     """Measures one recipe a step and writes its row; Tune reuses the actor for the next."""
 
-    def setup(self, config: dict[str, Any], base: Base, folder: str, commit: str) -> None:  # type: ignore[override]
-        self._base, self._store, self._commit = base, Store(Path(folder)), commit
+    def setup(  # type: ignore[override]
+        self, config: dict[str, Any], base: Base, samples: Samples | None, folder: str, commit: str
+    ) -> None:
+        self._base, self._samples, self._store, self._commit = base, samples, Store(Path(folder)), commit
         self._device = prepare_worker()
         self._proposal = Proposal.from_config(config)
 
     def step(self) -> dict[str, Any]:
-        self._store.write(run_trial(self._base, self._proposal, self._device, self._commit))
+        folder = self._store.folder
+        row = run_trial(self._base, self._samples, self._proposal, folder, self._device, self._commit)
+        self._store.write(row)
         return {"done": True}
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:

@@ -19,7 +19,7 @@ from raycomp.compress.elastic import prefix_saliency
 from raycomp.config import SweepConfig
 from raycomp.data.evalset import EvalSet, Stack, cache_folder, prepare, resized
 from raycomp.data.open import open_split
-from raycomp.data.samples import NORMALIZATIONS
+from raycomp.data.samples import NORMALIZATIONS, Sample
 from raycomp.errors import UserError
 from raycomp.evaluate.miou import normalised
 from raycomp.models import checkpoints
@@ -60,6 +60,8 @@ class Base:
     """Fingerprint of its file."""
     elastic: "Elastic | None" = None
     """The elastic model that recipes are cut from, where the recovery says so."""
+    calibration: np.ndarray | None = None
+    """Training images (n, H, W, 3) uint8 that the recovery refits cut models on, where it does."""
 
     @cached_property
     def policy(self) -> Policy | None:
@@ -144,6 +146,7 @@ def prepare_base(config: SweepConfig, report: Callable[[str], None], with_policy
         policy_weights=None if policy is None else {name: t.numpy() for name, t in policy.state_dict().items()},
         policy_checkpoint="" if policy_path is None else checkpoints.fingerprint(policy_path),
         elastic=_elastic(config, model.shape) if config.recovery.mode == "elastic" else None,
+        calibration=_crops(model.shape, config)[0] if config.recovery.mode == "reconstruct" else None,
     )
 
 
@@ -221,22 +224,24 @@ def score(
 
 def _calibration(shape: ModelShape, config: SweepConfig, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
     """Batches of centre crops of the training split, normalised."""
-    settings = config.nvit
-    samples = open_split(config.data, config.data.train_split, settings.images)
-    pixels, (height, width) = NORMALIZATIONS[shape.normalization], config.data.window_for(shape)
-    images, labels = [], []
-    for index in range(min(settings.images, len(samples))):
+    batch, pixels = config.nvit.batch, NORMALIZATIONS[shape.normalization]
+    images, labels = (torch.from_numpy(part) for part in _crops(shape, config))
+    for x, y in zip(images.split(batch), labels.split(batch), strict=True):
+        yield normalised(x.to(device), pixels.mean, pixels.std, torch.float32), y.to(device)
+
+
+def _crops(shape: ModelShape, config: SweepConfig) -> tuple[np.ndarray, np.ndarray]:
+    """Centres of the calibration images of the training split, and their labels."""
+    count, (height, width) = config.nvit.images, config.data.window_for(shape)
+    samples = open_split(config.data, config.data.train_split, count)
+    found: list[Sample] = []
+    for index in range(min(count, len(samples))):
         image, label = resized(samples[index], config.data.short_side)
         top, left = max(0, label.shape[0] - height) // 2, max(0, label.shape[1] - width) // 2
-        images.append(image[top : top + height, left : left + width])
-        labels.append(label[top : top + height, left : left + width])
-    whole = [i for i, label in enumerate(labels) if label.shape == (height, width)]
-    if not whole:
+        here = slice(top, top + height), slice(left, left + width)
+        if label[here].shape == (height, width):
+            found.append((image[here], label[here]))
+    if not found:
         raise UserError(f"data: no training image is as large as the window {height}x{width}")
-    for start in range(0, len(whole), settings.batch):
-        part = whole[start : start + settings.batch]
-        x = torch.from_numpy(np.stack([images[i] for i in part])).to(device)
-        yield (
-            normalised(x, pixels.mean, pixels.std, torch.float32),
-            torch.from_numpy(np.stack([labels[i] for i in part])).to(device),
-        )
+    images, labels = zip(*found, strict=True)
+    return np.stack(images), np.stack(labels)

@@ -13,6 +13,7 @@ from ray import tune
 from ray.tune.search import Searcher
 
 from raycomp.config import SweepConfig
+from raycomp.data.samples import Samples
 from raycomp.results.row import Row
 from raycomp.results.store import Store
 from raycomp.search.actor import Trial
@@ -32,14 +33,17 @@ class Outcome:
     """False after an interruption; the same command goes on."""
 
 
-def run_sweep(base: Base, store: Store, proposer: Proposer, on_row: Callable[[Row], None]) -> Outcome:
+def run_sweep(
+    base: Base, samples: Samples | None, store: Store, proposer: Proposer, on_row: Callable[[Row], None]
+) -> Outcome:
     """Run trials until the proposer has no more; `cluster.connect` comes first.
 
     Args:
+        samples: training images of the recovery; None lets each worker open the data set's own.
         on_row: called in the driver with each finished row, complete or failed.
     """
     config = base.config
-    parameters = {"base": base, "folder": str(store.folder.resolve()), "commit": git_commit()}
+    parameters = {"base": base, "samples": samples, "folder": str(store.folder.resolve()), "commit": git_commit()}
     with tempfile.TemporaryDirectory(prefix="raycomp-tune-") as scratch:
         tuner = tune.Tuner(
             tune.with_resources(tune.with_parameters(Trial, **parameters), _resources(config)),

@@ -12,11 +12,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from raycomp.data.samples import Samples
 from raycomp.errors import UserError
 from raycomp.evaluate.measure import Measurement, measure
 from raycomp.evaluate.robustness import summary
 from raycomp.flops import Profile, gflops, profile
 from raycomp.recipe import Recipe, dense
+from raycomp.recover import recovered
 from raycomp.results.row import Row
 from raycomp.search.base import Base
 from raycomp.search.proposal import Proposal
@@ -25,12 +27,19 @@ from raycomp.shape import ModelShape, Size
 _LIBRARIES = ("raycomp", "torch", "timm", "numpy", "ray", "optuna", "imagecorruptions", "scikit-image", "opencv-python")
 
 
-def run_trial(base: Base, proposal: Proposal, device: torch.device, commit: str) -> Row:
-    """Measure a proposal. A recipe that cannot be built or measured gives a failed row, not an exception."""
+def run_trial(
+    base: Base, samples: Samples | None, proposal: Proposal, folder: Path, device: torch.device, commit: str
+) -> Row:
+    """Measure a proposal. A recipe that cannot be built or measured gives a failed row, not an exception.
+
+    Args:
+        samples: training images of the recovery; None opens the data set's own.
+        folder: of the sweep, for models that the recovery trains.
+    """
     started, clock = datetime.now(UTC), time.perf_counter()
     row = described(base, proposal) | {"started": started, "git_commit": commit, "device": str(device)}
     try:
-        model = base.cut(proposal.recipe)
+        model = recovered(base, proposal.recipe, samples, device, folder)
         built = time.perf_counter() - clock
         row["params"] = sum(p.numel() for p in model.parameters())
         result = measure(model, base.evalset, proposal.stage, base.config.evaluation, base.config.data, device)
@@ -63,6 +72,7 @@ def described(base: Base, proposal: Proposal) -> Row:
         "seed": config.search.seed,
         "checkpoint": base.mark,
         "recovery": config.recovery.mode,
+        "recovery_steps": config.recovery.steps,
         "dataset": config.data.dataset,
         "evalset": base.evalset.fingerprint,
         "versions": _versions(),

@@ -16,7 +16,7 @@ from raycomp.flops import gflops
 from raycomp.recipe import Algm, dense
 from raycomp.results.row import SCHEMA, identity
 from raycomp.results.store import Store
-from tests.benchmark.conftest import SHAPE
+from tests.bases import SHAPE
 
 CPU = torch.device("cpu")
 

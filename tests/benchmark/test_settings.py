@@ -15,7 +15,7 @@ from raycomp.evaluate.latency_table import measure_latency
 from raycomp.evaluate.miou import normalised
 from raycomp.flops import gflops
 from raycomp.recipe import Algm, Cts, Recipe, ToMe, dense
-from tests.benchmark.conftest import CLEAN_IMAGES, SHAPE
+from tests.bases import CLEAN_IMAGES, SHAPE
 from tests.counting import counted
 
 CPU = torch.device("cpu")

@@ -1,7 +1,6 @@
 """A base over a handful of random images: every method can be matched and measured in a second."""
 
 import numpy as np
-import pytest
 import torch
 
 from raycomp.config import SweepConfig
@@ -15,8 +14,7 @@ SHAPE = TINY.model_copy(update={"width": 64, "depth": 4, "image": (64, 64), "cla
 CLEAN_IMAGES = 4
 
 
-@pytest.fixture(scope="package")
-def base() -> Base:
+def tiny_base() -> Base:
     config = SweepConfig.model_validate(
         {
             "name": "tiny",

@@ -1,0 +1,113 @@
+"""Recover the accuracy that cutting lost: fine-tuning with the dense model as teacher, or least squares.
+
+An elastic model needs neither: its recipes are recovered before they are cut.
+"""
+
+from copy import deepcopy
+from pathlib import Path
+
+import torch
+
+from raycomp.compress.apply import remerge
+from raycomp.compress.reconstruct import reconstruct
+from raycomp.config import FinetuneConfig, TrainConfig
+from raycomp.data.open import open_split
+from raycomp.data.samples import NORMALIZATIONS, Samples
+from raycomp.evaluate.miou import normalised
+from raycomp.losses import Loss, distilled, pixel_loss
+from raycomp.models import checkpoints
+from raycomp.models.segmenter import Segmenter
+from raycomp.recipe import Recipe, dense
+from raycomp.search.base import Base
+from raycomp.train import train
+
+
+def recovered(base: Base, recipe: Recipe, samples: Samples | None, device: torch.device, folder: Path) -> Segmenter:
+    """Cut a recipe and recover it as the configuration says; the dense recipe is the dense model as it is.
+
+    Args:
+        samples: training images for fine-tuning; None opens the data set's own.
+        folder: of the sweep; what fine-tuning made is kept there, so that no recipe is trained twice.
+
+    Raises:
+        UserError: for a recipe that does not fit the model, or that the elastic model was not trained for.
+    """
+    model = base.cut(recipe)
+    if recipe == dense(base.shape):
+        return model
+    match base.config.recovery.mode:
+        case "finetune":
+            return _finetuned_once(base, model, samples, device, folder)
+        case "reconstruct":
+            return reconstructed(base, model, device)
+        case _:
+            return model
+
+
+def reconstructed(base: Base, model: Segmenter, device: torch.device) -> Segmenter:
+    """Refit a cut model on the calibration images. `model` stays as it is."""
+    assert base.calibration is not None
+    pixels = NORMALIZATIONS[base.shape.normalization]
+    images = normalised(torch.from_numpy(base.calibration).to(device), pixels.mean, pixels.std, torch.float32)
+    own = deepcopy(model).to(device)
+    reconstruct(own, deepcopy(base.model).to(device), base.saliency, images)
+    return own
+
+
+def _finetuned_once(
+    base: Base, model: Segmenter, samples: Samples | None, device: torch.device, folder: Path
+) -> Segmenter:
+    """Fine-tune a model, or read what an earlier stage or an interrupted run of the sweep has made of it."""
+    recovery, seed = base.config.recovery, base.config.search.seed
+    path = folder / "models" / f"{model.recipe.id}.safetensors"
+    facts = {"recovery": f"{recovery.model_dump_json()} seed {seed}, from {base.mark}"}
+    if path.is_file() and checkpoints.metadata(path).get("recovery") == facts["recovery"]:
+        made = checkpoints.load(path)
+    else:
+        settings = FinetuneConfig(steps=recovery.steps, lr=recovery.lr, distill=recovery.distill)
+        state = folder / "states" / f"{model.recipe.id}.state"
+        made = finetuned(base, model, settings, seed, samples, device, state)
+        path.parent.mkdir(exist_ok=True)
+        checkpoints.save(made, path, facts)
+        state.unlink(missing_ok=True)
+    remerge(made, model.recipe)
+    return made
+
+
+def finetuned(
+    base: Base,
+    model: Segmenter,
+    settings: FinetuneConfig,
+    seed: int,
+    samples: Samples | None,
+    device: torch.device,
+    state: Path,
+) -> Segmenter:
+    """Fine-tune a copy of a cut model; every model gets the same steps, schedule and batches of a seed."""
+    config = schedule(base.config.train, settings, seed)
+    state.parent.mkdir(parents=True, exist_ok=True)
+    data = base.config.data
+    images = samples if samples is not None else open_split(data, data.train_split, config.images or 0)
+    own = deepcopy(model).requires_grad_(True)  # the weights that nothing cut are the dense model's own
+    own.encoder.set_drop_path(config.drop_path)
+    loss: Loss = pixel_loss
+    identity = ""
+    if settings.distill:
+        teacher = deepcopy(base.model).to(device).requires_grad_(False)
+        loss, identity = distilled(teacher, settings.distill), f" {base.checkpoint} {settings.distill}"
+    return train(own, base.shape, images, config, device, lambda _: None, loss, state, identity)
+
+
+def schedule(config: TrainConfig, settings: FinetuneConfig, seed: int) -> TrainConfig:
+    """The dense training's settings for a fine-tuning of a few steps."""
+    lr = settings.lr or config.lr
+    return config.model_copy(
+        update={
+            "steps": settings.steps,
+            "lr": lr,
+            "min_lr": min(config.min_lr, lr),
+            "warmup": min(config.warmup, settings.steps // 10),
+            "ema": None,
+            "seed": seed,
+        }
+    )

@@ -1,0 +1,110 @@
+"""What a trial does with a cut model before it measures it."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from raycomp.compress.apply import compress
+from raycomp.compress.elastic import ordered, prefix_saliency
+from raycomp.config import RecoveryConfig, SpaceConfig, WidthRange
+from raycomp.data.streetscenes import StreetScenes
+from raycomp.errors import UserError
+from raycomp.recipe import ToMe, dense
+from raycomp.recover import recovered
+from raycomp.results.row import SCHEMA
+from raycomp.search.base import Elastic
+from raycomp.search.proposal import Proposal
+from raycomp.search.space import Space
+from raycomp.search.trial import run_trial
+from tests.bases import SHAPE
+from tests.conftest import seeded_images
+
+CPU = torch.device("cpu")
+NARROW = dense(SHAPE).model_copy(update={"embed": 48, "merge": ToMe(ratios=(0.2, 0.0, 0.1, 0.0))})
+SAMPLES = StreetScenes("train", 8)
+
+
+def recovering(base, **recovery):
+    return replace(base, config=base.config.changed("recovery", **recovery))
+
+
+def weights(model) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+@pytest.fixture
+def elastic(base):
+    model = ordered(base.model, base.saliency)
+    with torch.no_grad():  # as a training would, away from the dense model
+        for parameter in model.parameters():
+            parameter.mul_(1.01)
+    space = Space(SHAPE, SpaceConfig(embed=WidthRange(low=40)), SHAPE.image)
+    arrays = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+    return replace(base, elastic=Elastic(arrays, space, "second")), model
+
+
+def test_an_elastic_recipe_is_a_slice_and_the_dense_recipe_the_dense_model(elastic):
+    base, model = elastic
+    images = seeded_images(SHAPE)
+    made = recovered(base, NARROW, None, CPU, Path("nowhere"))
+    assert torch.equal(made(images), compress(model, NARROW, prefix_saliency(SHAPE))(images))
+    assert torch.equal(recovered(base, dense(SHAPE), None, CPU, Path("nowhere"))(images), base.model(images))
+    with pytest.raises(UserError, match="embed is 32, the least is 40"):
+        recovered(base, NARROW.model_copy(update={"embed": 32}), None, CPU, Path("nowhere"))
+    assert base.mark == "weights second"
+
+
+def test_finetuning_is_done_once_and_leaves_the_dense_model_alone(base, tmp_path, monkeypatch):
+    tuned = recovering(base, mode="finetune", steps=3, lr=1e-2)
+    before = weights(base.model)
+    first = recovered(tuned, NARROW, SAMPLES, CPU, tmp_path)
+    assert not list((tmp_path / "states").iterdir())
+    monkeypatch.setattr("raycomp.recover.train", lambda *_: pytest.fail("trained twice"))
+    again = recovered(tuned, NARROW, SAMPLES, CPU, tmp_path)
+    images = seeded_images(SHAPE)
+    assert torch.equal(first.eval()(images), again(images))
+    assert again.encoder.merger is not None
+    assert any(not torch.equal(first.state_dict()[n], w) for n, w in weights(base.cut(NARROW)).items())
+    assert all(torch.equal(base.model.state_dict()[name], weight) for name, weight in before.items())
+    with pytest.raises(pytest.fail.Exception, match="trained twice"):  # other settings, another model
+        recovered(recovering(base, mode="finetune", steps=4), NARROW, SAMPLES, CPU, tmp_path)
+
+
+def test_distillation_moves_the_model_elsewhere(base, tmp_path):
+    made = [
+        weights(
+            recovered(recovering(base, mode="finetune", steps=2, distill=d), NARROW, SAMPLES, CPU, tmp_path / str(d))
+        )
+        for d in (0.0, 1.0)
+    ]
+    assert any(not torch.equal(made[0][name], made[1][name]) for name in made[0])
+
+
+def test_reconstruction_comes_nearer_to_the_dense_model(base):
+    images = np.stack(base.evalset.images.views()[:4])
+    refitted = replace(recovering(base, mode="reconstruct"), calibration=images)
+    x = (torch.from_numpy(images).permute(0, 3, 1, 2) / 255 - 0.5) / 0.5
+    errors = [
+        (recovered(b, NARROW, None, CPU, Path("nowhere")).patch_scores(x) - base.model.patch_scores(x)).square().mean()
+        for b in (base, refitted)
+    ]
+    assert errors[1] < errors[0]
+
+
+@pytest.mark.parametrize("mode", ["none", "finetune", "reconstruct"])
+def test_a_trial_says_how_it_recovered(base, mode, tmp_path):
+    base = recovering(base, mode=mode, **({"steps": 2} if mode == "finetune" else {}))
+    base = replace(base, calibration=np.stack(base.evalset.images.views()[:4]))
+    row = run_trial(base, SAMPLES, Proposal(1, "search", "proposed", "", NARROW), tmp_path, CPU, "")
+    assert row["status"] == "complete", row["error"]
+    assert (row["recovery"], row["recovery_steps"]) == (mode, 2 if mode == "finetune" else 0)
+    assert set(row) <= set(SCHEMA.names)
+
+
+@pytest.mark.parametrize("values", [{"mode": "finetune"}, {"mode": "none", "steps": 3}])
+def test_steps_belong_to_finetuning(values):
+    with pytest.raises(ValueError, match="finetune needs steps, and nothing else does"):
+        RecoveryConfig(**values)
