@@ -56,7 +56,7 @@ def plot_rank(found: Sequence[Result], width: int, title: str, path: Path) -> No
     panels[1].set_ylabel("tokens after the last block")
     panels[1].axhline(width, color="0.5", lw=0.8, ls=":")
     panels[1].annotate(
-        f"embedding width {width}", (0.99, width), xycoords=("axes fraction", "data"), ha="right", va="bottom",
+        f"embedding width {width}", (0.01, width), xycoords=("axes fraction", "data"), ha="left", va="bottom",
         fontsize=8, color="0.4",
     )  # fmt: skip
     for axes in panels:

@@ -7,12 +7,14 @@ counted twice.
 
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
+from pydantic import ValidationError
 
 from raycomp.config import SweepConfig
 from raycomp.errors import UserError, nearest
@@ -59,6 +61,8 @@ class Store:
 
     def _check_same(self, path: Path, ours: dict[str, object]) -> None:
         theirs = yaml.safe_load(path.read_text())
+        with suppress(ValidationError):  # fields that are newer than the sweep take their defaults
+            theirs = SweepConfig.model_validate(theirs).model_dump(mode="json")
         difference = _difference(_without_trials(theirs), _without_trials(ours))
         if difference is not None:
             field, before, now = difference

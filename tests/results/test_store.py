@@ -4,6 +4,7 @@ import os
 
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
 from raycomp.config import DataConfig, ModelConfig, SearchConfig, SweepConfig
 from raycomp.errors import UserError
@@ -66,6 +67,17 @@ def test_a_damaged_file_is_named(store):
 def test_the_same_sweep_opens_again_with_more_trials(store):
     store.open(CONFIG.changed("search", trials=500))
     assert store.config().search.trials == 500
+
+
+def test_a_sweep_from_before_a_field_existed_goes_on(store):
+    path = store.folder / "sweep.yaml"
+    older = yaml.safe_load(path.read_text())
+    del older["recovery"]
+    del older["model"]["elastic"]
+    path.write_text(yaml.safe_dump(older))
+    store.open(CONFIG)
+    with pytest.raises(UserError, match=r"recovery\.mode 'none', now 'reconstruct'"):
+        store.open(CONFIG.changed("recovery", mode="reconstruct"))
 
 
 def test_another_sweep_in_the_folder_is_refused(store):
