@@ -54,7 +54,7 @@ def share(
     Returns:
         Tokens (B, h*w - 3 * count, E) in raster order, and where each patch went, special tokens counted in.
     """
-    B, (rows, columns), side = len(images), grid, projection.stride[0]
+    B, (rows, columns), side = images.shape[0], grid, projection.stride[0]
     index = window_positions(shared, grid, prefix)
     first = index[:, prefix:]
     pixels = _patches(images, side)  # (B, h*w, 3*p*p)
@@ -63,7 +63,7 @@ def share(
     pooled = windows(position, grid).mean(2)  # (1, h/2 * w/2, E)
     window = _window_of_patch(grid, images.device)
     inside = shared.gather(1, window.expand(B, -1))[..., None]
-    kept = _first_of_each(first, rows * columns - 3 * count)  # (B, N): patches that stand for a token
+    kept = _first_of_each(first - prefix, rows * columns - 3 * count)  # (B, N): patches that stand for a token
     chosen = window[kept]  # (B, N): their windows
     inside = inside.gather(1, kept[..., None])
     pixels = torch.where(inside, _rows(halved, chosen), _rows(pixels, kept))
@@ -88,10 +88,10 @@ def _window_of_patch(grid: Grid, device: torch.device) -> Tensor:
 
 
 def _first_of_each(positions: Tensor, count: int) -> Tensor:
-    """The patch that comes first among those of a position, for each of `count` positions: (B, count)."""
-    new = torch.ones_like(positions, dtype=torch.bool)
-    new[:, 1:] = positions[:, 1:] > positions.cummax(1).values[:, :-1]  # positions rise in raster order
-    return new.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :count]
+    """The patch that comes first among those of a position, for each of `count` positions from 0: (B, count)."""
+    patches = torch.arange(positions.shape[1], device=positions.device).expand_as(positions)
+    none = positions.new_full((positions.shape[0], count), positions.shape[1])
+    return none.scatter_reduce(1, positions, patches, "amin")
 
 
 def _rows(x: Tensor, index: Tensor) -> Tensor:

@@ -51,7 +51,7 @@ def pair_positions(best: Tensor, partner: Tensor, r: int, tokens: int, prefix: i
     order = best.argsort(dim=-1, descending=True, stable=True)
     stays = torch.ones_like(best, dtype=torch.int64).scatter_(1, order[:, :r], 0)[:, sources:]
     kept = stays.shape[1] - r
-    index = torch.empty(len(best), tokens, dtype=torch.int64, device=best.device)
+    index = torch.empty(best.shape[0], tokens, dtype=torch.int64, device=best.device)
     index[:, :prefix] = torch.arange(prefix, device=best.device)
     first_source = prefix + prefix % 2
     first_destination = prefix + 1 - prefix % 2
@@ -86,7 +86,7 @@ def window_positions(together: Tensor, grid: Grid, prefix: int) -> Tensor:
     Returns:
         (B, P + h*w) int64, the position of each token; positions keep the raster order.
     """
-    B, (rows, columns) = len(together), grid
+    B, (rows, columns) = together.shape[0], grid
     device = together.device
     chosen = together.view(B, rows // 2, 1, columns // 2, 1).expand(B, rows // 2, 2, columns // 2, 2)
     chosen = chosen.reshape(B, rows * columns)

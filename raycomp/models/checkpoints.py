@@ -23,12 +23,13 @@ from raycomp.files import written
 from raycomp.models._timm import create_model, resample_abs_pos_embed
 from raycomp.models.policy import Policy
 from raycomp.models.segmenter import Segmenter
-from raycomp.recipe import Recipe, dense
+from raycomp.recipe import Cts, Recipe, dense
 from raycomp.shape import ModelShape
 
 PACKAGE_PREFIX = "package:"
 ELASTIC = "elastic"
 """Header field of an elastic model: the space of recipes it was trained over."""
+_SHARER = "encoder.sharer.policy."  # the policy network inside a model that shares tokens
 _FORMAT, _POLICY_FORMAT = "raycomp-1", "raycomp-policy-1"
 
 
@@ -124,7 +125,8 @@ def _load_own(path: Path) -> Segmenter:
     except ValidationError as error:
         raise UserError(f"{path}: {explain(error, ModelShape)}") from None
     with safe_open(path, "pt") as file:
-        tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118  not a mapping
+        names = [name for name in file.keys() if not name.startswith(_SHARER)]  # noqa: SIM118  not a mapping
+        tensors = {name: file.get_tensor(name).float() for name in names}
     return _filled(Segmenter(shape, recipe), tensors, path)
 
 
@@ -181,6 +183,19 @@ def load_policy(path: Path, shape: ModelShape) -> Policy:
         raise UserError(f"{path}: the policy is for patches of {header['patch']} pixels, the model has {shape.patch}")
     policy = Policy(header["kind"], shape.patch)
     _fill(policy, _read_tensors(path), path)
+    return policy.eval()
+
+
+def load_sharing_policy(path: Path, model: Segmenter) -> Policy:
+    """The policy network in a checkpoint of a model that shares tokens (CTS).
+
+    Raises:
+        UserError: for a checkpoint that was written without it.
+    """
+    assert isinstance(model.recipe.merge, Cts)
+    policy = Policy(model.recipe.merge.policy, model.shape.patch)
+    tensors = {n.removeprefix(_SHARER): t for n, t in _read_tensors(path).items() if n.startswith(_SHARER)}
+    _fill(policy, tensors, path)
     return policy.eval()
 
 

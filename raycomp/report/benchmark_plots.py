@@ -10,21 +10,18 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
-from matplotlib.patches import Patch
 
 from raycomp.benchmark.cells import TITLES, Level
 from raycomp.benchmark.pictures import Pictures, Scene
 from raycomp.data.samples import IGNORE
 from raycomp.files import written
 from raycomp.report.benchmark import Result
+from raycomp.report.segmentation import legend, painted
 
 _COLORS = {
     "dense": "black", "algm": "#8d6a9f", "cts": "#e09f3e", "tome": "#d1495b",
     "nvit": "#3a7d44", "nvit+tome": "#1b6ca8", "found": "#00a6a6",
 }  # fmt: skip
-_PALETTE = (np.array([plt.get_cmap("tab20")(i % 20)[:3] for i in range(256)]) * 255).astype(np.uint8)
-_PALETTE[IGNORE] = 0
-_MOST_CLASSES = 24  # in a legend
 _MARKERS = {"dense": "*", "algm": "s", "cts": "D", "tome": "v", "nvit": "^", "nvit+tome": "o", "found": "P"}
 
 
@@ -86,10 +83,10 @@ def plot_scenes(
         top = 3 * index
         _picture(panels[top, 0], scene.image, "image" if index == 0 else "")
         panels[top, 0].set_ylabel(scene.title)
-        _picture(panels[top + 1, 0], _painted(scene.label), "truth" if index == 0 else "")
+        _picture(panels[top + 1, 0], painted(scene.label), "truth" if index == 0 else "")
         panels[top + 2, 0].axis("off")
         for column, (level, own) in enumerate(kept, start=1):
-            _picture(panels[top, column], _painted(own.predictions[index]), level.label if index == 0 else "")
+            _picture(panels[top, column], painted(own.predictions[index]), level.label if index == 0 else "")
             _picture(panels[top + 1, column], merged(scene.image, own.sources[index]), "")
             _picture(
                 panels[top + 2, column],
@@ -99,10 +96,8 @@ def plot_scenes(
             if column == 1:
                 for offset, name in enumerate(("prediction", "tokens", "errors")):
                     panels[top + offset, column].set_ylabel(name, fontsize=8)
-    painted = np.concatenate([scene.label.ravel() for scene in shown] + [own.predictions.ravel() for _, own in kept])
-    present = [c for c in np.unique(painted) if c < len(classes)]
-    patches = [Patch(color=_PALETTE[c] / 255, label=classes[c]) for c in present[:_MOST_CLASSES]]
-    figure.legend(handles=patches, loc="outside lower center", ncols=columns, frameon=False, fontsize=8)
+    present = np.concatenate([scene.label.ravel() for scene in shown] + [own.predictions.ravel() for _, own in kept])
+    legend(figure, present, classes, columns)
     figure.suptitle(title, x=0.01, ha="left", fontsize=10)
     _save(figure, path)
 
@@ -136,10 +131,6 @@ def _errors(scene: Scene, prediction: np.ndarray, dense: np.ndarray | None) -> n
         grey[wrong & ~dense_wrong] = (214, 40, 57)
         grey[dense_wrong & ~wrong] = (29, 108, 200)
     return grey.astype(np.uint8)
-
-
-def _painted(classes: np.ndarray) -> np.ndarray:
-    return _PALETTE[classes]
 
 
 def _picture(axes: Axes, image: np.ndarray, title: str) -> None:

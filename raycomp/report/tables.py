@@ -1,6 +1,7 @@
 """Tables for the terminal: the front, the matched budgets, a profile, a recipe."""
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
@@ -10,6 +11,9 @@ from raycomp.recipe import Recipe
 from raycomp.report.compare import AtBudget, Comparison, Gain
 from raycomp.results.row import Row
 from raycomp.search.known import BASELINES
+
+if TYPE_CHECKING:  # needs torch, which the other commands do without
+    from raycomp.deploy.speed import Speed
 
 _PLAIN_WIDTH = 140  # columns where the output is not a terminal
 
@@ -98,6 +102,21 @@ def recipe_table(recipe: Recipe, cost: Profile, dense: Profile) -> Table:
     table.add_section()
     share = cost.gflops / dense.gflops
     table.add_row("all", "", "", "", "", "", "", f"{cost.gflops:.4f}", f"{share:.0%}", "with embedding and decoder")
+    return table
+
+
+def speed_table(speeds: "Sequence[Speed]") -> Table:
+    """Models by runtime and batch, against the dense model in the same run."""
+    table = Table(title="Speed as deployed: does what is saved become speed?", title_justify="left")
+    for name in ("model", "runtime"):
+        table.add_column(name, no_wrap=True)
+    for name in ("batch", "GFLOPs", "latency ms", "images/s", "FLOPs saved", "speed gained", "gained / saved", ""):
+        table.add_column(name, justify="right")
+    for s in speeds:
+        table.add_row(
+            s.model, s.runtime, str(s.batch), f"{s.gflops:.4g}", f"{s.latency_ms:.2f}", f"{s.images_per_second:.1f}",
+            f"{s.saved:.2f}x", f"{s.gained:.2f}x", f"{s.ratio:.2f}", "saves no time" if s.in_vain else "",
+        )  # fmt: skip
     return table
 
 

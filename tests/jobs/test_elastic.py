@@ -1,11 +1,14 @@
 """From a dense checkpoint to a search over an elastic model, as a user runs it; and what is refused."""
 
+import json
 import subprocess
 import sys
 
 import pytest
 import yaml
+from PIL import Image
 
+from raycomp.data.streetscenes import StreetScenes
 from raycomp.models import checkpoints
 from raycomp.results.store import Store, completed
 from tests.conftest import seeded_model
@@ -37,14 +40,21 @@ def place(tmp_path_factory):
 
 
 def run(place, job: str, *options: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "jobs" / job), "--space", "space.yaml", *options]
+    return _run(place, [sys.executable, str(ROOT / "jobs" / job), "--space", "space.yaml", *options])
+
+
+def raycomp(place, *options: str) -> subprocess.CompletedProcess[str]:
+    return _run(place, [sys.executable, "-c", "from raycomp.cli import run; run()", *options])
+
+
+def _run(place, command: list[str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         command, env=environment(place), cwd=place, capture_output=True, text=True, timeout=300, check=False
     )
 
 
 @pytest.mark.slow
-def test_an_elastic_model_is_trained_and_searched(place):
+def test_an_elastic_model_is_trained_searched_and_deployed(place):
     missing = run(place, "pareto_search.py", "--results", "none")
     assert (missing.returncode, "model.elastic: no file elastic.safetensors" in missing.stderr) == (2, True)
     trained = run(place, "train.py", "--elastic", "--out", "elastic.safetensors")
@@ -60,6 +70,22 @@ def test_an_elastic_model_is_trained_and_searched(place):
     assert {row["checkpoint"] for row in rows} == {" ".join(files)}
     assert {row["recovery"] for row in rows} == {"elastic"}
     assert min(min(row["mlp"]) for row in rows) >= 64  # uniform pruning at 40% is outside of what was trained
+    found = next(row["recipe_id"] for row in rows if row["family"] == "prune+tome")
+    exported = raycomp(place, "export", found[:8], "--out", "out", "--formats", "safetensors,onnx,pt2")
+    assert exported.returncode == 0, exported.stdout + exported.stderr
+    assert exported.stdout.count("of torch's on 8 images") == 2
+    image, _ = StreetScenes("val", 1)[0]
+    Image.fromarray(image).save(place / "street.png")
+    for suffix in ("safetensors", "onnx", "pt2"):
+        drawn = raycomp(place, "predict", f"out/{found}.{suffix}", "street.png", "--out", f"drawn/{suffix}", "--labels")
+        assert drawn.returncode == 0, drawn.stdout + drawn.stderr
+    labels = [(place / "drawn" / s / "street_labels.png").read_bytes() for s in ("safetensors", "onnx", "pt2")]
+    assert labels[0] == labels[1] == labels[2]
+    timed = raycomp(place, "speed", f"out/{found}.safetensors", "--batch", "1,2", "--rounds", "2", "--json")
+    assert timed.returncode == 0, timed.stdout + timed.stderr
+    assert len(json.loads(timed.stdout)) == 8
+    refused = raycomp(place, "export", found, "--formats", "tflite")
+    assert (refused.returncode, "--formats tflite: allowed: safetensors, onnx, pt2" in refused.stderr) == (2, True)
     wider = SPACE | {"space": {"mlp": {"low": 32, "step": 16}}}
     (place / "space.yaml").write_text(yaml.safe_dump(wider))
     refused = run(place, "pareto_search.py", "--name", "wider")

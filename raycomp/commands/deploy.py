@@ -1,0 +1,118 @@
+"""`raycomp export | predict | speed`: from a recipe to a model that runs elsewhere. Thin; torch is imported late."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from raycomp.commands.inputs import Json, Results, numbers, print_json, stored_recipe
+from raycomp.errors import UserError, nearest
+from raycomp.report import tables
+
+_FORMATS = ("safetensors", "onnx", "pt2")
+_CHECKED = 8  # real images that an export is compared on
+
+Device = Annotated[str, typer.Option(help="cpu or cuda.")]
+
+
+def export_command(
+    recipe: Annotated[str, typer.Argument(help="Recipe id (a prefix will do) of a sweep.")],
+    out: Annotated[Path, typer.Option(help="Folder to write into.")] = Path(),
+    formats: Annotated[str, typer.Option(help="Of safetensors, onnx, pt2.")] = "safetensors,onnx",
+    results: Results = Path("results"),
+) -> None:
+    """Write a recipe's model as safetensors with its recipe, as ONNX, or as a torch.export program."""
+    wanted = [part.strip() for part in formats.split(",") if part.strip()]
+    for name in wanted:
+        if name not in _FORMATS:
+            raise UserError(f"--formats {name}: {nearest(name, _FORMATS)}")
+    found, config, where = stored_recipe(recipe, results)
+    import torch
+
+    from raycomp.deploy import model as models
+    from raycomp.evaluate.miou import normalised
+    from raycomp.recover import recovered
+    from raycomp.search.base import prepare_base
+
+    console = tables.console()
+    base = prepare_base(config, lambda line: console.print(line, highlight=False))
+    network = recovered(base, found, None, torch.device("cpu"), where.parent).float().eval()
+    facts = models.facts_of(network, config.data, tuple(base.evalset.classes))
+    window = facts.window
+    seen = [v for v in base.evalset.images.views() if v.shape[0] >= window[0] and v.shape[1] >= window[1]][:_CHECKED]
+    if not seen:
+        raise UserError(f"export: no evaluation image is as large as the window {window[0]}x{window[1]}")
+    crops = torch.stack([torch.from_numpy(v[: window[0], : window[1]].copy()) for v in seen])
+    images = normalised(crops, facts.mean, facts.std, torch.float32)
+    for name in wanted:
+        path = out / f"{found.id}.{name}"
+        if name == "safetensors":
+            models.save(network, facts, path)
+            console.print(
+                f"{path}: raycomp.load({str(path)!r}); recipe in {path.with_suffix('.yaml')}", highlight=False
+            )
+            continue
+        from raycomp.deploy.onnx import export_onnx, export_program
+
+        difference = (export_onnx if name == "onnx" else export_program)(network, facts, path, images)
+        console.print(f"{path}: logits within {difference:.1e} of torch's on {len(seen)} images", highlight=False)
+
+
+def predict_command(
+    model: Annotated[Path, typer.Argument(help="Exported model: .safetensors, .onnx or .pt2.")],
+    images: Annotated[Path, typer.Argument(help="An image, or a folder of images.")],
+    out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("predictions"),
+    labels: Annotated[bool, typer.Option("--labels", help="Write class indices, too, as grey PNG.")] = False,
+    device: Device = "cpu",
+) -> None:
+    """Draw the segmentation of an image, or of a folder of images."""
+    import torch
+    from rich.progress import track
+
+    from raycomp.deploy.predict import image_files, open_model, predict, write_labels
+    from raycomp.report.segmentation import draw
+
+    files = image_files(images)
+    run, facts = open_model(model, torch.device(device))
+    found = predict(run, facts, files, torch.device(device))
+    for path, image, predicted in track(found, "segmenting", total=len(files), console=tables.console()):
+        draw(image, predicted, facts.classes, out / f"{path.stem}.png")
+        if labels:
+            write_labels(predicted, out / f"{path.stem}_labels.png")
+    tables.console().print(f"{len(files)} picture(s) in {out}", highlight=False)
+
+
+def speed_command(
+    models: Annotated[list[Path], typer.Argument(help="Exported models (.safetensors) of one dense model.")],
+    batch: Annotated[str, typer.Option(help="Batch sizes.")] = "1,16",
+    runtime: Annotated[str, typer.Option(help="Of torch, onnxruntime.")] = "torch,onnxruntime",
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
+    threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
+    rounds: Annotated[int, typer.Option(help="Runs that the medians are of.")] = 15,
+    device: Device = "cpu",
+    as_json: Json = False,
+) -> None:
+    """Latency and throughput beside GFLOPs, against the dense model: does what is saved become speed?"""
+    runtimes = [part.strip() for part in runtime.split(",") if part.strip()]
+    for name in runtimes:
+        if name not in ("torch", "onnxruntime"):
+            raise UserError(f"--runtime {name}: {nearest(name, ('torch', 'onnxruntime'))}")
+    if dtype not in (allowed := ("float32", "bfloat16", "float16")):
+        raise UserError(f"--dtype {dtype}: {nearest(dtype, allowed)}")
+    import torch
+
+    import raycomp
+    from raycomp.deploy.speed import speeds
+    from raycomp.memory import keep_freed_memory
+
+    batches = [int(size) for size in numbers("--batch", batch, 1, 4096)]
+    torch.set_num_threads(threads)
+    keep_freed_memory()
+    loaded = {path.stem: raycomp.load(str(path)) for path in models}
+    found = speeds(loaded, runtimes, batches, torch.device(device), getattr(torch, dtype), rounds)
+    if as_json:
+        print_json([{**vars(s), "ratio": s.ratio, "in_vain": s.in_vain} for s in found])
+        return
+    console = tables.console()
+    console.print(f"{device}, {dtype}, {threads} thread(s), medians of {rounds} runs in turns", highlight=False)
+    console.print(tables.speed_table(found))

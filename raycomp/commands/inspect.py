@@ -1,0 +1,130 @@
+"""`raycomp profile | front | explain`: what a space can reach, what a sweep found, what a recipe costs."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from raycomp import config as configs
+from raycomp.commands.inputs import Json, Results, numbers, print_json, read_recipe, shape_of, stored_recipe
+from raycomp.errors import UserError
+from raycomp.flops import Profile, profile
+from raycomp.recipe import Cts, Recipe, ToMe, constant_r, dense
+from raycomp.report import tables
+from raycomp.report.compare import at_budgets, compare, stage_agreement
+from raycomp.results.store import Store
+from raycomp.search.space import Space
+from raycomp.shape import ModelShape, Size
+
+
+def profile_command(
+    space: Annotated[Path, typer.Argument(help="Search space file.")],
+    budget: Annotated[str | None, typer.Option(help="GFLOPs limit, for example 50%; by default the file's.")] = None,
+    tome: Annotated[str, typer.Option(help="ToMe's r per block, for example 40,95,140: what they cost.")] = "",
+    cts: Annotated[str, typer.Option(help="CTS's R, for example 0.3,0.6,0.7: what they cost.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Can the budget be met? Tokens and GFLOPs per block of the dense and the smallest recipe."""
+    sweep = configs.load(space, budget=budget)
+    shape, image = shape_of(sweep, space)
+    grid = Space(shape, sweep.space, image)
+    limit = sweep.search.budget * profile(shape, dense(shape), image).gflops
+    grid.check_budget(limit)
+    fitted = grid.recipe(grid.project({name: d.full for name, d in grid.dimensions.items()}, limit))
+    recipes = {"dense": dense(shape), "at budget": fitted, "smallest": grid.recipe(grid.smallest)}
+    costs = {name: profile(shape, recipe, image) for name, recipe in recipes.items()}
+    asked = {
+        name: profile(shape, recipe, image)
+        for name, recipe in _asked(shape, image, sweep.policy.kind, tome, cts).items()
+    }
+    if as_json:
+        print_json(
+            {
+                "space": sweep.name,
+                "dimensions": len(grid.dimensions),
+                "budget_gflops": limit,
+                "satisfiable": True,
+                **{name.replace(" ", "_"): _cost(cost) for name, cost in (costs | asked).items()},
+            }
+        )
+        return
+    console = tables.console()
+    console.print(f"{sweep.name}: {len(grid.dimensions)} dimensions, input {image[0]}x{image[1]}", highlight=False)
+    console.print(
+        f"budget {sweep.search.budget:.1%} = {limit:.4g} GFLOPs can be met: the space reaches from "
+        f"{costs['smallest'].gflops:.4g} to {costs['dense'].gflops:.4g} GFLOPs",
+        highlight=False,
+    )
+    console.print(tables.profile_table(list(costs.items())))
+    if asked:
+        console.print(tables.settings_table({"dense": costs["dense"]} | asked))
+
+
+def _asked(shape: ModelShape, image: Size, policy: str, tome: str, cts: str) -> dict[str, Recipe]:
+    """Recipes of the settings asked for; ToMe by both metrics, as the paper's GFLOPs are those of all heads' keys."""
+    whole, found = dense(shape), {}
+    for r in numbers("--tome", tome, 0, shape.grid(image)[0] * shape.grid(image)[1] // 2):
+        ratios = constant_r(shape, int(r), image)
+        for metric, name in (("keys", "all heads' keys"), ("mean_keys", "mean keys")):
+            merge = ToMe.model_validate({"ratios": ratios, "metric": metric})
+            found[f"ToMe r = {r:g}, {name}"] = whole.model_copy(update={"merge": merge})
+    for share in numbers("--cts", cts, 0, 0.75):
+        merge_cts = Cts.model_validate({"share": share, "policy": policy})
+        found[f"CTS R = {share:g}"] = whole.model_copy(update={"merge": merge_cts})
+    return found
+
+
+def front_command(
+    sweep: Annotated[str, typer.Argument(help="Name of the sweep.")],
+    results: Results = Path("results"),
+    as_json: Json = False,
+) -> None:
+    """The Pareto front of a sweep, against dense and the uniform baselines."""
+    store = Store(results / sweep)
+    settings, rows = store.config().search, store.rows()
+    comparisons = compare(rows, settings.budget)
+    budgets = at_budgets(rows, settings.known, settings.budget)
+    if as_json:
+        print_json({"front": [{**c.row, "rcd": c.rcd} for c in comparisons], "agreement": stage_agreement(rows)})
+        return
+    console = tables.console()
+    console.print(tables.front_table(comparisons))
+    console.print(tables.budget_table(budgets))
+
+
+def explain_command(
+    recipe: Annotated[str, typer.Argument(help="Recipe id (a prefix will do) of a sweep, or a YAML or JSON file.")],
+    space: Annotated[Path | None, typer.Option(help="Search space of a recipe file.")] = None,
+    results: Results = Path("results"),
+    as_json: Json = False,
+) -> None:
+    """Where a recipe spends its GFLOPs along the depth."""
+    if Path(recipe).is_file():
+        if space is None:
+            raise UserError(f"--space is missing: the recipe file {recipe} does not say which model it is for")
+        found, config, where = read_recipe(Path(recipe)), configs.load(space), space
+    else:
+        found, config, where = stored_recipe(recipe, results)
+    shape, image = shape_of(config, where)
+    from raycomp.compress.prune import check  # needs torch, which the other commands do without
+
+    check(shape, found)
+    if found.adaptive:
+        raise UserError(f"recipe {found.id}: its tokens and GFLOPs depend on the image; its row has the means")
+    cost, whole = profile(shape, found, image), profile(shape, dense(shape), image)
+    if as_json:
+        print_json(
+            {"id": found.id, "family": found.family(shape), "recipe": found.model_dump(mode="json"), **_cost(cost)}
+        )
+        return
+    tables.console().print(tables.recipe_table(found, cost, whole))
+
+
+def _cost(cost: Profile) -> dict[str, Any]:
+    return {
+        "gflops": cost.gflops,
+        "gflops_embedding": cost.embedding,
+        "gflops_blocks": cost.blocks,
+        "gflops_decoder": cost.decoder,
+        "tokens": cost.tokens,
+    }

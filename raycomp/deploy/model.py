@@ -1,0 +1,77 @@
+"""A compressed model as one file: weights, recipe, input normalisation, classes, and how to slide over images."""
+
+from pathlib import Path
+
+import yaml
+from pydantic import BaseModel, ConfigDict
+
+from raycomp.compress.apply import remerge
+from raycomp.compress.cts import Sharing
+from raycomp.config import DataConfig
+from raycomp.data.samples import NORMALIZATIONS
+from raycomp.files import written
+from raycomp.models import checkpoints
+from raycomp.models.segmenter import Segmenter
+from raycomp.recipe import Cts
+from raycomp.shape import Size
+
+
+class Facts(BaseModel):
+    """What a user of a model must know beside its weights."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    classes: tuple[str, ...]
+    mean: tuple[float, ...]
+    """Of the pixels, RGB, on a scale of 0 to 1."""
+    std: tuple[float, ...]
+    window: Size
+    """Height and width of what one forward pass sees, pixels."""
+    stride: int
+    """Step of the sliding window, pixels."""
+    short_side: int | None
+    """What images are resized to first, their ratio kept; None for as they are."""
+
+
+def facts_of(model: Segmenter, data: DataConfig, classes: tuple[str, ...]) -> Facts:
+    """The facts of a model as a search space uses it."""
+    pixels, window = NORMALIZATIONS[model.shape.normalization], data.window_for(model.shape)
+    return Facts(
+        classes=classes,
+        mean=pixels.mean,
+        std=pixels.std,
+        window=window,
+        stride=data.stride or window[0],
+        short_side=data.short_side,
+    )
+
+
+FACTS = "facts"
+"""Name of the metadata field, in every format, that holds `Facts` as JSON."""
+
+
+def save(model: Segmenter, facts: Facts, path: Path) -> None:
+    """Write a compressed model (.safetensors), and its recipe as YAML beside it."""
+    checkpoints.save(model, path, {FACTS: facts.model_dump_json()})
+    with written(path.with_suffix(".yaml")) as temporary:
+        temporary.write_text(yaml.safe_dump(model.recipe.model_dump(mode="json"), sort_keys=False))
+
+
+def load(path: Path | str) -> Segmenter:
+    """Rebuild a compressed model from its file: pruned, merging, in evaluation mode.
+
+    Raises:
+        UserError: for a file that is not a model of ours.
+    """
+    model = checkpoints.load(Path(path))
+    if isinstance(model.recipe.merge, Cts):
+        policy = checkpoints.load_sharing_policy(Path(path), model)
+        model.encoder.sharer = Sharing(model.recipe.merge, policy, model.shape.prefix).eval()
+    remerge(model, model.recipe)
+    return model
+
+
+def read_facts(path: Path) -> Facts | None:
+    """The facts of a file that `save` wrote; None for another checkpoint of ours."""
+    text = checkpoints.metadata(path).get(FACTS)
+    return None if text is None else Facts.model_validate_json(text)

@@ -1,0 +1,139 @@
+"""Export a compressed model as an ONNX graph or a torch.export program, for batches of any size.
+
+ONNX has no stable sort, which merging needs so that equal scores merge alike everywhere; its TopK breaks ties by the
+lower index, which is the same.
+"""
+
+import warnings
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from raycomp.errors import UserError
+
+try:
+    import onnx
+    import onnxruntime
+    import onnxscript
+except ImportError as missing:
+    raise UserError(f"ONNX needs {missing.name}: pip install 'raycomp[onnx]'") from None
+
+from raycomp.deploy.model import FACTS, Facts
+from raycomp.files import written
+from raycomp.models.segmenter import Segmenter
+
+OPSET = 18
+op: Any = onnxscript.opset18
+TOLERANCE = 1e-4
+"""Largest difference of a logit between torch and onnxruntime, float32."""
+_PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")
+_TRACED_BATCH = 2  # not 1, which tracing would take for a constant
+
+
+def export_onnx(model: Segmenter, facts: Facts, path: Path, images: Tensor) -> float:
+    """Write an ONNX graph, `images` (batch, 3, H, W) in and `logits` (batch, K, H, W) out, once it is checked.
+
+    Args:
+        images: normalised real images (B, 3, H, W) that onnxruntime must answer like torch.
+
+    Returns:
+        The largest difference of a logit.
+
+    Raises:
+        UserError: for adaptive merging, or for logits that differ by more than 1e-4.
+    """
+    proto = graph(model, images)
+    onnx.helper.set_model_props(proto, metadata(model, facts))
+    session = open_session(proto.SerializeToString())
+    difference = compare(model, lambda x: session.run(None, {"images": x})[0], images)
+    with written(path) as temporary:
+        temporary.write_bytes(proto.SerializeToString())
+    return difference
+
+
+def graph(model: Segmenter, images: Tensor) -> "onnx.ModelProto":
+    """The ONNX graph of a model for batches of any size of images like `images` (B, 3, H, W); see `export_onnx`."""
+    _check_fixed(model)
+    example = images[:1].expand(_TRACED_BATCH, -1, -1, -1).contiguous()
+    with warnings.catch_warnings(), redirect_stdout(StringIO()), torch.inference_mode():
+        warnings.simplefilter("ignore")  # of the exporter about itself
+        program = torch.onnx.export(
+            model,
+            (example,),
+            dynamo=True,
+            verbose=False,
+            opset_version=OPSET,
+            input_names=["images"],
+            output_names=["logits"],
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            custom_translation_table={torch.ops.aten.sort.stable: _stable_sort},
+        )
+    assert program is not None
+    return program.model_proto
+
+
+def open_session(source: bytes | str, threads: int = 0) -> "onnxruntime.InferenceSession":
+    """An onnxruntime session on the GPU where it has one, else on the CPU; 0 threads are as many as there are cores."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    usable = [p for p in _PROVIDERS if p in onnxruntime.get_available_providers()]
+    return onnxruntime.InferenceSession(source, options, providers=usable)
+
+
+def export_program(model: Segmenter, facts: Facts, path: Path, images: Tensor) -> float:
+    """Write a torch.export program (.pt2), checked like `export_onnx`; its `facts` are an extra file of that name."""
+    _check_fixed(model)
+    example = images[:1].expand(_TRACED_BATCH, -1, -1, -1).contiguous()
+    with torch.no_grad():
+        program = torch.export.export(model, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+        run = program.module()
+        difference = compare(model, lambda x: run(torch.from_numpy(x)).numpy(), images)
+    with written(path) as temporary:
+        torch.export.save(program, temporary, extra_files=metadata(model, facts))
+    return difference
+
+
+def metadata(model: Segmenter, facts: Facts) -> dict[str, str]:
+    """What a file says of itself."""
+    return {
+        FACTS: facts.model_dump_json(),
+        "shape": model.shape.model_dump_json(),
+        "recipe": model.recipe.canonical_json(),
+    }
+
+
+def compare(model: Segmenter, run: Callable[[np.ndarray], np.ndarray], images: Tensor) -> float:
+    """The largest difference of a logit between a model and its export, at batch 1 and at all images.
+
+    Raises:
+        UserError: where it is more than `TOLERANCE`.
+    """
+    with torch.inference_mode():
+        wanted = model(images).numpy()
+    found = run(images.numpy()), run(images[:1].numpy())
+    differences = np.abs(found[0] - wanted).reshape(len(images), -1).max(axis=1)
+    largest = max(float(differences.max()), float(np.abs(found[1] - wanted[:1]).max()))
+    if not largest <= TOLERANCE:
+        many = int((differences > TOLERANCE).sum())
+        raise UserError(
+            f"export: logits differ by {largest:.2g} from torch's, on {many} of {len(images)} images; at most "
+            f"{TOLERANCE:g} is expected"
+        )
+    return largest
+
+
+def _check_fixed(model: Segmenter) -> None:
+    if model.recipe.adaptive:
+        raise UserError("export: merging that adapts to the image has no fixed graph; give ALGM windows and pairs")
+
+
+def _stable_sort(self: Any, stable: bool | None = None, dim: int = -1, descending: bool = False) -> Any:
+    del stable
+    count = op.Gather(op.Shape(self), op.Constant(value_ints=[dim]))
+    return op.TopK(self, count, axis=dim, largest=int(descending), sorted=1)

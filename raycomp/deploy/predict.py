@@ -1,0 +1,107 @@
+"""Segment images with an exported model, as a search space would: resized, normalised, window by window."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from raycomp.data.evalset import resized
+from raycomp.deploy import model as models
+from raycomp.deploy.model import FACTS, Facts
+from raycomp.errors import UserError, nearest
+from raycomp.evaluate.miou import normalised, sliding_logits
+from raycomp.files import written
+
+IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+
+Run = Callable[[Tensor], Tensor]
+"""Normalised images (B, 3, H, W) to logits (B, K, H, W)."""
+
+
+def open_model(path: Path, device: torch.device) -> tuple[Run, Facts]:
+    """An exported model by its suffix: `.safetensors` or `.pt2` run by torch, `.onnx` by onnxruntime.
+
+    Raises:
+        UserError: for a file that is missing, or is not an export of ours.
+    """
+    if not path.is_file():
+        there = sorted(p.name for p in path.parent.glob("*") if p.suffix in (".safetensors", ".onnx", ".pt2"))
+        hint = nearest(path.name, there) if there else f"there is none in {path.parent}"
+        raise UserError(f"no model {path}; {hint}")
+    if path.suffix == ".onnx":
+        return _open_onnx(path)
+    if path.suffix == ".pt2":
+        held = {FACTS: ""}
+        program = torch.export.load(path, extra_files=held)
+        return program.module().to(device), _facts(held[FACTS], path)
+    network = models.load(path).to(device)
+    facts = models.read_facts(path)
+    if facts is None:
+        raise UserError(f"{path}: field {FACTS!r} is missing: not written by `raycomp export`")
+    return network, facts
+
+
+def _open_onnx(path: Path) -> tuple[Run, Facts]:
+    from raycomp.deploy.onnx import open_session
+
+    try:
+        session = open_session(str(path))
+    except Exception as error:  # onnxruntime raises kinds of its own
+        raise UserError(f"{path}: not a readable ONNX graph ({str(error).splitlines()[0]})") from None
+    facts = _facts(session.get_modelmeta().custom_metadata_map.get(FACTS, ""), path)
+    return lambda x: torch.from_numpy(session.run(None, {"images": x.cpu().numpy()})[0]), facts
+
+
+def _facts(text: str | bytes, path: Path) -> Facts:
+    if not text:
+        raise UserError(f"{path}: field {FACTS!r} is missing: not written by `raycomp export`")
+    return Facts.model_validate_json(text)
+
+
+def image_files(path: Path) -> list[Path]:
+    """An image, or all images of a folder, by name.
+
+    Raises:
+        UserError: where there is none.
+    """
+    if path.is_dir():
+        found = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGES)
+        if not found:
+            raise UserError(f"{path}: no image in this folder; allowed: {', '.join(IMAGES)}")
+        return found
+    if not path.is_file():
+        raise UserError(f"{path}: no such image or folder")
+    return [path]
+
+
+def predict(
+    run: Run, facts: Facts, files: list[Path], device: torch.device
+) -> Iterator[tuple[Path, np.ndarray, np.ndarray]]:
+    """Segment images one by one.
+
+    Yields:
+        The file, its image (H, W, 3) uint8 as the model saw it, and the class of each pixel (H, W) uint8.
+    """
+    for path in files:
+        image = _read(path)
+        image, _ = resized((image, np.zeros(image.shape[:2], np.uint8)), facts.short_side)
+        x = normalised(torch.from_numpy(image)[None].to(device), facts.mean, facts.std, torch.float32)
+        with torch.inference_mode():
+            logits = sliding_logits(run, x, facts.window, facts.stride)
+        yield path, image, logits[0].argmax(0).cpu().numpy().astype(np.uint8)
+
+
+def write_labels(predicted: np.ndarray, path: Path) -> None:
+    """Class indices (H, W) as a grey PNG, whole or not at all."""
+    with written(path) as temporary:
+        Image.fromarray(predicted).save(temporary)
+
+
+def _read(path: Path) -> np.ndarray:
+    try:
+        return np.array(Image.open(path).convert("RGB"))
+    except (UnidentifiedImageError, OSError) as error:
+        raise UserError(f"{path}: not a readable image ({str(error).splitlines()[0]})") from None

@@ -1,0 +1,54 @@
+"""A compressed model written and read again is the same model, whatever it merges."""
+
+from copy import deepcopy
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+import raycomp
+from raycomp.compress.apply import compress
+from raycomp.config import DataConfig
+from raycomp.deploy import model as models
+from raycomp.errors import UserError
+from raycomp.models import checkpoints
+from raycomp.models.policy import Policy
+from raycomp.recipe import Recipe
+from tests.conftest import TINY, seeded_images
+from tests.recipes import METHODS, random_recipe
+
+CLASSES = tuple("abcde")
+DATA = DataConfig(dataset="streetscenes", short_side=64, stride=32)
+
+
+def compressed(model, saliency, method: str, seed: int = 0):
+    recipe = random_recipe(TINY, np.random.default_rng(seed), method)
+    if method == "cts":
+        recipe = recipe.model_copy(update={"merge": recipe.merge.model_copy(update={"policy": "small"})})
+    torch.manual_seed(0)
+    return deepcopy(compress(model, recipe, saliency, Policy("small", TINY.patch).eval()))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_model_comes_back_as_it_was(model, saliency, method, tmp_path):
+    made, images = compressed(model, saliency, method), seeded_images(TINY, 1)
+    path = tmp_path / "made.safetensors"
+    models.save(made, models.facts_of(made, DATA, CLASSES), path)
+    again = raycomp.load(str(path))
+    assert torch.equal(again(images), made(images))
+    assert not again.training
+    assert Recipe.model_validate(yaml.safe_load(path.with_suffix(".yaml").read_text())) == made.recipe
+    facts = models.read_facts(path)
+    assert facts == models.Facts(
+        classes=CLASSES, mean=(0.5,) * 3, std=(0.5,) * 3, window=(48, 64), stride=32, short_side=64
+    )
+
+
+def test_a_shared_model_without_its_policy_is_refused(model, saliency, tmp_path):
+    made = compressed(model, saliency, "cts")
+    made.encoder.sharer = None
+    checkpoints.save(made, tmp_path / "cut.safetensors")
+    with pytest.raises(UserError, match="is missing"):
+        raycomp.load(str(tmp_path / "cut.safetensors"))
+    assert models.read_facts(tmp_path / "cut.safetensors") is None

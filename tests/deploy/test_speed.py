@@ -1,0 +1,52 @@
+"""Speeds are ratios against the dense model; what saves nothing is flagged."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from raycomp.deploy.speed import Speed, speeds
+from raycomp.errors import UserError
+from raycomp.flops import gflops
+from raycomp.recipe import dense
+from raycomp.report.tables import speed_table
+from tests.conftest import TINY, seeded_model
+from tests.deploy.test_model import compressed
+
+CPU = torch.device("cpu")
+
+
+def test_every_model_is_timed_beside_the_dense_one(model, saliency):
+    made = compressed(model, saliency, "mean_keys")
+    found = speeds({"made": made}, ["torch"], [1, 2], CPU, torch.float32, 2)
+    assert [(s.model, s.batch) for s in found] == [("dense", 1), ("made", 1), ("dense", 2), ("made", 2)]
+    assert found[1].saved == pytest.approx(gflops(TINY, dense(TINY)) / gflops(TINY, made.recipe))
+    assert (found[0].saved, found[0].gained, found[0].ratio) == (1, 1, 1)
+    assert found[3].gained == pytest.approx(found[2].latency_ms / found[3].latency_ms)
+    assert found[3].images_per_second == pytest.approx(2000 / found[3].latency_ms)
+    assert speed_table(found).row_count == 4
+
+
+@pytest.mark.slow
+def test_onnxruntime_is_timed_in_float32(model, saliency):
+    made = compressed(model, saliency, "none")
+    found = speeds({"made": made}, ["onnxruntime"], [2], CPU, torch.float32, 2)
+    assert [s.runtime for s in found] == ["onnxruntime"] * 2
+    with pytest.raises(UserError, match="--dtype bfloat16: onnxruntime is timed in float32"):
+        speeds({"made": made}, ["onnxruntime"], [2], CPU, torch.bfloat16, 2)
+
+
+def test_saving_flops_but_no_time_is_flagged():
+    slow = Speed("a", "torch", 1, 1.0, 1.0, 1000.0, saved=2.0, gained=0.9)
+    assert slow.in_vain
+    assert not replace(slow, gained=1.1).in_vain
+    assert not replace(slow, saved=1.0, gained=0.99).in_vain
+    assert slow.ratio == pytest.approx(0.45)
+
+
+def test_models_that_cannot_be_compared_are_refused(model, saliency):
+    other = seeded_model(TINY.model_copy(update={"depth": 2}))
+    with pytest.raises(UserError, match="different shapes"):
+        speeds({"a": model, "b": other}, ["torch"], [1], CPU, torch.float32, 1)
+    with pytest.raises(UserError, match="a merges by the image"):
+        speeds({"a": compressed(model, saliency, "adaptive")}, ["torch"], [1], CPU, torch.float32, 1)
