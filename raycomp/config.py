@@ -247,6 +247,17 @@ class RecoveryConfig(_Section):
         return self
 
 
+class RefineConfig(_Section):
+    """How `jobs/refine.py` fine-tunes the front of a finished sweep; the defaults are the paper's optimiser."""
+
+    distill: float = Field(default=1.0, ge=0)
+    """Weight of the agreement with the dense model, beside the cross-entropy."""
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=(0,), min_length=1)
+    workers: int | None = Field(default=None, gt=0)
+    """Processes that train a recipe together; by default one a GPU, or one a CPU where there is none."""
+    train: TrainConfig = TrainConfig()
+
+
 class BenchmarkConfig(_Section):
     """What `jobs/benchmark.py` compares; the defaults are the paper's methods and compression levels."""
 
@@ -273,6 +284,7 @@ class SweepConfig(_Section):
     train: TrainConfig = TrainConfig()
     policy: PolicyConfig = PolicyConfig()
     elastic: ElasticConfig = ElasticConfig()
+    refine: RefineConfig = RefineConfig()
     nvit: NvitConfig = NvitConfig()
     benchmark: BenchmarkConfig = BenchmarkConfig()
 

@@ -3,6 +3,7 @@
 An elastic model needs neither: its recipes are recovered before they are cut.
 """
 
+from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from raycomp.models import checkpoints
 from raycomp.models.segmenter import Segmenter
 from raycomp.recipe import Recipe, dense
 from raycomp.search.base import Base
-from raycomp.train import train
+from raycomp.train import Standing, train
 
 
 def recovered(base: Base, recipe: Recipe, samples: Samples | None, device: torch.device, folder: Path) -> Segmenter:
@@ -85,6 +86,20 @@ def finetuned(
 ) -> Segmenter:
     """Fine-tune a copy of a cut model; every model gets the same steps, schedule and batches of a seed."""
     config = schedule(base.config.train, settings, seed)
+    return trained_on(base, model, config, settings.distill, samples, device, state, lambda _: None)
+
+
+def trained_on(
+    base: Base,
+    model: Segmenter,
+    config: TrainConfig,
+    distill: float,
+    samples: Samples | None,
+    device: torch.device,
+    state: Path,
+    report: Callable[[Standing], None],
+) -> Segmenter:
+    """Train a copy of a cut model, with the dense model as teacher where `distill` is not 0; see `train`."""
     state.parent.mkdir(parents=True, exist_ok=True)
     data = base.config.data
     images = samples if samples is not None else open_split(data, data.train_split, config.images or 0)
@@ -92,10 +107,10 @@ def finetuned(
     own.encoder.set_drop_path(config.drop_path)
     loss: Loss = pixel_loss
     identity = ""
-    if settings.distill:
+    if distill:
         teacher = deepcopy(base.model).to(device).requires_grad_(False)
-        loss, identity = distilled(teacher, settings.distill), f" {base.checkpoint} {settings.distill}"
-    return train(own, base.shape, images, config, device, lambda _: None, loss, state, identity)
+        loss, identity = distilled(teacher, distill), f" {base.checkpoint} {distill}"
+    return train(own, base.shape, images, config, device, report, loss, state, identity)
 
 
 def schedule(config: TrainConfig, settings: FinetuneConfig, seed: int) -> TrainConfig:

@@ -1,7 +1,8 @@
 """Train a network: the paper's loop (REFERENCE 1), or AdamW for small models.
 
-Every random draw of step s comes from (seed, s) alone, so that neither the number of loader
-processes nor an interruption changes what is trained.
+Every random draw of step s comes from (seed, s) alone, and of its image i from (seed, s, i), so that neither the
+number of loader processes nor an interruption changes what is trained. In a process group (`raycomp.parallel`) every
+process takes its share of each batch.
 """
 
 import math
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
 
+from raycomp import parallel
 from raycomp.config import SweepConfig, TrainConfig
 from raycomp.data.augment import augment
 from raycomp.data.samples import NORMALIZATIONS, Sample, Samples
@@ -47,10 +49,11 @@ class Standing:
 
 
 class _Batches(Dataset[tuple[Tensor, Tensor]]):
-    """Item s is the whole batch of step s: images (B, H, W, 3) uint8, labels (B, H, W) uint8."""
+    """Item s is this process's share of the batch of step s: images (B, H, W, 3) uint8, labels (B, H, W) uint8."""
 
     def __init__(self, samples: Samples, crop: Size, config: TrainConfig) -> None:
         self.samples, self.crop, self.config = samples, crop, config
+        self.places = range(parallel.rank(), config.batch, parallel.world())  # loader processes are in no group
 
     def __len__(self) -> int:
         return self.config.steps
@@ -58,7 +61,10 @@ class _Batches(Dataset[tuple[Tensor, Tensor]]):
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
         rng = np.random.default_rng([self.config.seed, step])
         chosen = rng.choice(len(self.samples), self.config.batch, replace=len(self.samples) < self.config.batch)
-        drawn = [augment(self.samples[int(i)], self.crop, self.config.augment, rng) for i in chosen]
+        drawn = []
+        for place in self.places:
+            own = np.random.default_rng([self.config.seed, step, place])
+            drawn.append(augment(self.samples[int(chosen[place])], self.crop, self.config.augment, own))
         images, labels = (np.stack(part) for part in zip(*drawn, strict=True))
         return torch.from_numpy(images), torch.from_numpy(labels)
 
@@ -86,8 +92,11 @@ def train(
         The model to keep: the averaged weights if `config.ema` is set, else `model` itself.
 
     Raises:
-        UserError: when the loss is no longer finite, or `state` is of another training.
+        UserError: when the loss is no longer finite, `state` is of another training, or the processes of a group
+            cannot share a batch evenly.
     """
+    if config.batch % parallel.world():
+        raise UserError(f"train.batch is {config.batch}: {parallel.world()} workers cannot share it evenly")
     crop, pixels = config.crop or shape.image, NORMALIZATIONS[shape.normalization]
     model.to(device).train()
     optimizer = _optimizer(model, config)
@@ -110,16 +119,17 @@ def train(
         value = 0.0
         for part in _parts(loss(model, x, labels.to(device)), device, config.precision):
             value += part.item()
-            if not math.isfinite(value):
+            if not math.isfinite(value) and parallel.world() == 1:  # several learn of it together, from the gradient
                 raise saved.diverged("loss", value, step, config)
             part.backward()
+        parallel.average_gradients(model.parameters())
         norm = float(nn.utils.clip_grad_norm_(model.parameters(), config.clip or math.inf))
         if not math.isfinite(norm):
             raise saved.diverged("norm of the gradient", norm, step, config)
         optimizer.step()
         if average is not None:
             average.update_parameters(model)
-        if (step + 1) % _SAVE_EVERY == 0 or step + 1 == config.steps:
+        if parallel.rank() == 0 and ((step + 1) % _SAVE_EVERY == 0 or step + 1 == config.steps):
             saved.write(step + 1)
         report(Standing(step + 1, config.steps, value, rate))
     kept: Trained = model if average is None else average.module  # type: ignore[assignment]

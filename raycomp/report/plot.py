@@ -17,7 +17,7 @@ from raycomp.search.known import BASELINES
 
 _COLORS = dict(zip(BASELINES, ("#d1495b", "#8d6a9f", "#e09f3e"), strict=True))
 _MARKERS = dict(zip(BASELINES, ("v", "s", "D"), strict=True))
-_FRONT = "#1b6ca8"
+_FRONT, _REFINED = "#1b6ca8", "#3a7d44"
 
 
 def plot_front(rows: Sequence[Row], budget_share: float, title: str, path: Path) -> None:
@@ -54,7 +54,17 @@ def _panel(axes: Axes, rows: Sequence[Row], budget_share: float, name: str) -> N
     if (whole := dense_row(rows, stage)) is not None:
         axes.scatter(*_xy([whole], name), marker="*", s=170, color="black", label="dense", zorder=4)
         axes.axhline(100 * whole[name], color="black", lw=0.7, ls=":", zorder=0)
+    if refined := completed(rows, "refined"):
+        ids = sorted({row["recipe_id"] for row in refined}, key=lambda i: _mean(refined, i, "gflops"))
+        x, y = ([_mean(refined, i, column) for i in ids] for column in ("gflops", name))
+        axes.plot(x, [100 * v for v in y], color=_REFINED, marker="o", ms=6, lw=1.5, label="refined", zorder=5)
     axes.set_ylim(bottom=0)
+
+
+def _mean(rows: Sequence[Row], recipe_id: str, column: str) -> float:
+    """Over the seeds of a recipe."""
+    values = [float(row[column]) for row in rows if row["recipe_id"] == recipe_id]
+    return sum(values) / len(values)
 
 
 def _staircase(members: Sequence[Row], name: str) -> list[Row]:

@@ -9,12 +9,14 @@ from rich.table import Table
 from raycomp.flops import Profile
 from raycomp.recipe import Recipe
 from raycomp.report.compare import AtBudget, Comparison, Gain
+from raycomp.report.figures import Figure
 from raycomp.results.row import Row
 from raycomp.search.known import BASELINES
 
 if TYPE_CHECKING:  # needs torch, which the other commands do without
     from raycomp.deploy.speed import Speed
 
+_MIOUS = "clean_miou", "corrupted_miou"
 _PLAIN_WIDTH = 140  # columns where the output is not a terminal
 
 
@@ -102,6 +104,26 @@ def recipe_table(recipe: Recipe, cost: Profile, dense: Profile) -> Table:
     table.add_section()
     share = cost.gflops / dense.gflops
     table.add_row("all", "", "", "", "", "", "", f"{cost.gflops:.4f}", f"{share:.0%}", "with embedding and decoder")
+    return table
+
+
+def refined_table(found: Sequence[Row], refined: Sequence[Row], whole: Row | None) -> Table:
+    """Front members as they were found and as they were refined, mean and 95 % interval over seeds."""
+    table = Table(title="Refined front: mIoU in %, clean / corrupted; points against dense", title_justify="left")
+    for name in ("recipe", "GFLOPs", "share", "as found", "refined clean", "refined corrupted", "vs dense"):
+        table.add_column(name, justify="left" if name == "recipe" else "right", no_wrap=True)
+    for row in found:
+        own = [r for r in refined if r["recipe_id"] == row["recipe_id"] and r["status"] == "complete"]
+        clean, corrupted = (Figure.of([r[name] for r in own]) if own else None for name in _MIOUS)
+        against = (
+            ""
+            if clean is None or corrupted is None or whole is None
+            else f"{100 * (clean.mean - whole[_MIOUS[0]]):+.1f} / {100 * (corrupted.mean - whole[_MIOUS[1]]):+.1f}"
+        )
+        table.add_row(
+            row["recipe_id"], f"{row['gflops']:.4f}", f"{row['gflops_share']:.1%}", _both(row),
+            "failed" if clean is None else clean.percent(), "" if corrupted is None else corrupted.percent(), against,
+        )  # fmt: skip
     return table
 
 

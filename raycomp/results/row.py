@@ -16,14 +16,14 @@ _FLOATS, _INTS = pa.list_(pa.float64()), pa.list_(pa.int32())
 COLUMNS: tuple[tuple[str, pa.DataType, str], ...] = (
     ("sweep", pa.string(), "name of the sweep"),
     ("number", pa.int32(), "order in which the trial was proposed, from 0"),
-    ("stage", pa.string(), "search: the small evaluation of every trial; full: the whole set; benchmark: likewise"),
+    ("stage", pa.string(), "search: the small evaluation of every trial; full, refined, benchmark: the whole set"),
     (
         "origin",
         pa.string(),
         "reference: the dense model; known: an enqueued recipe; proposed: by the sampler; or method",
     ),
     ("label", pa.string(), "which known recipe it is, for example 'uniform ToMe 50%'; empty for proposals"),
-    ("setting", pa.string(), "benchmark: the method's setting in the paper's terms"),
+    ("setting", pa.string(), "benchmark: the method's setting in the paper's terms; refined: how it was trained"),
     ("target_gflops", pa.float64(), "benchmark: the GFLOPs the setting was matched to"),
     ("recovery", pa.string(), "how the cut model recovers: none, elastic, or finetune"),
     ("recovery_steps", pa.int32(), "fine-tuning steps after compression"),
@@ -77,7 +77,12 @@ SCHEMA = pa.schema([pa.field(name, kind, metadata={"doc": doc}) for name, kind, 
 
 
 def identity(row: Row) -> str:
-    """What a row is the only one of: a recipe at a stage, or a cell of a benchmark. Names its file and MLflow run."""
+    """What a row is the only one of: a recipe at a stage, or refined with a seed, or a cell of a benchmark.
+
+    Names its file and its MLflow run.
+    """
+    if row["stage"] == "refined":
+        return f"refined-{row['recipe_id']}-seed{row['seed']}"
     if row["stage"] == "benchmark":
         return f"benchmark-{row['label'].lower().replace(' ', '-')}-seed{row['seed']}"
     return f"{row['stage']}-{row['recipe_id']}"

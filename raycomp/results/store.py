@@ -146,7 +146,8 @@ def _without_trials(config: dict[str, Any]) -> dict[str, Any]:
         kept[section] = {k: v for k, v in dict(kept.get(section) or {}).items() if k not in fields}
     recoveries = kept["benchmark"].get("recovery"), kept.get("recovery")
     trains = any(recovery and recovery["steps"] for recovery in recoveries)
-    kept.pop("elastic", None)  # its result, the checkpoint, is compared by fingerprint
+    for section in ("elastic", "refine"):  # what they make says how it was made
+        kept.pop(section, None)
     training = kept.pop("train", None)
     return {**kept, "train": training} if trains else kept  # last: a changed recovery is told first
 

@@ -173,7 +173,7 @@ def _params(row: Row) -> dict[str, str]:
     """Widths and ratios, one parameter a block, so that the UI can put each on an axis."""
     params = {"embed": str(row["embed"])}
     for name in ("setting", "seed", "recovery_steps"):
-        if row["stage"] == "benchmark":
+        if row["stage"] in ("benchmark", "refined"):
             params[name] = str(row[name])
     for kind in ("heads", "qk", "v", "mlp", "ratios"):
         name = "merge" if kind == "ratios" else kind

@@ -28,6 +28,7 @@ SPACE = {
     "recovery": {"mode": "elastic"},
     "search": {"trials": 6, "budget": "80%", "known": ["70%", "40%"]},
     "elastic": {"train": TRAIN},
+    "refine": {"train": TRAIN, "workers": 2},
 }
 
 
@@ -40,7 +41,8 @@ def place(tmp_path_factory):
 
 
 def run(place, job: str, *options: str) -> subprocess.CompletedProcess[str]:
-    return _run(place, [sys.executable, str(ROOT / "jobs" / job), "--space", "space.yaml", *options])
+    space = () if job == "refine.py" else ("--space", "space.yaml")
+    return _run(place, [sys.executable, str(ROOT / "jobs" / job), *space, *options])
 
 
 def raycomp(place, *options: str) -> subprocess.CompletedProcess[str]:
@@ -70,6 +72,21 @@ def test_an_elastic_model_is_trained_searched_and_deployed(place):
     assert {row["checkpoint"] for row in rows} == {" ".join(files)}
     assert {row["recovery"] for row in rows} == {"elastic"}
     assert min(min(row["mlp"]) for row in rows) >= 64  # uniform pruning at 40% is outside of what was trained
+    refined = run(place, "refine.py", "--sweep", "tiny", "--steps", "4", "--top", "1", "--seeds", "0,1")
+    assert refined.returncode == 0, refined.stdout + refined.stderr
+    assert "refining 2 model(s) by 4 steps on 2 worker(s)" in refined.stdout
+    assert "model 2/2 measured" in refined.stdout
+    tuned = completed(Store(place / "results" / "tiny").rows(), "refined")
+    assert {(row["seed"], row["recovery"], row["recovery_steps"]) for row in tuned} == {
+        (0, "elastic, refined", 4),
+        (1, "elastic, refined", 4),
+    }
+    assert len(list((place / "results" / "tiny" / "refined").glob("*.safetensors"))) == 2
+    assert not list((place / "results" / "tiny" / "states").iterdir())
+    assert (place / "results" / "tiny" / "refined.png").is_file()
+    again = run(place, "refine.py", "--sweep", "tiny", "--steps", "4", "--top", "1", "--seeds", "0,1")
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "model 1/2 loss" not in again.stdout, "trained twice"
     found = next(row["recipe_id"] for row in rows if row["family"] == "prune+tome")
     exported = raycomp(place, "export", found[:8], "--out", "out", "--formats", "safetensors,onnx,pt2")
     assert exported.returncode == 0, exported.stdout + exported.stderr

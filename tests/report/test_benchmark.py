@@ -1,12 +1,11 @@
 """Tables and figures of the comparison from rows made up by hand."""
 
 import numpy as np
-import pytest
 
 from raycomp.benchmark.cells import Level
 from raycomp.benchmark.pictures import Pictures, Scene
 from raycomp.benchmark.speed import Timing
-from raycomp.report.benchmark import Figure, corruption_table, failures, page, results, table_1, table_2
+from raycomp.report.benchmark import corruption_table, failures, page, results, table_1, table_2
 from raycomp.report.benchmark_plots import merged, plot_accuracy, plot_rank, plot_scenes
 
 
@@ -29,13 +28,6 @@ ROWS = [
     row("cts", "CTS 3.7x", 0, 0.0, status="failed"),
 ]
 TIMINGS = [Timing("dense", 1.0, 1.0, 100.0, "cpu, batch 32"), Timing("ToMe 2.5x", 2.5, 2.0, 200.0, "cpu, batch 32")]
-
-
-def test_intervals_are_student_s():
-    figure = Figure.of([0.50, 0.54, 0.52])
-    assert figure.mean == pytest.approx(0.52)
-    assert figure.half == pytest.approx(4.302653 * 0.02 / 3**0.5, rel=1e-6)
-    assert Figure.of([0.5]).half == 0
 
 
 def test_table_1_has_the_paper_s_rows_and_the_best_in_bold():

@@ -1,0 +1,135 @@
+"""Fine-tune the front of a finished sweep with the dense model as teacher, and measure it on the full set.
+
+    python jobs/refine.py --sweep streetscenes_vit_micro --steps 2000 --seeds 0,1,2
+    ray job submit -- python jobs/refine.py --sweep ade20k_deit_base
+
+Ctrl-C loses at most the steps since the last saved state; the same command goes on.
+"""
+
+import gc
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: workers share the cores
+
+import typer
+
+from raycomp.cli import guarded
+from raycomp.commands.inputs import numbers
+from raycomp.errors import UserError
+from raycomp.report import tables
+from raycomp.report.compare import dense_row, final_front
+from raycomp.results.row import Row
+from raycomp.results.store import Store
+from raycomp.results.tracking import Tracker, default_uri
+from raycomp.search import cluster
+
+INTERRUPTED = 130
+
+
+def main(
+    sweep: Annotated[str, typer.Option(help="Name of a finished sweep.")],
+    steps: Annotated[int | None, typer.Option(help="Steps of each recipe, in place of refine.train.steps.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Highest learning rate, in place of refine.train.lr.")] = None,
+    distill: Annotated[float | None, typer.Option(help="Weight of the dense model's answers; 0 for none.")] = None,
+    seeds: Annotated[str | None, typer.Option(help="Seeds, for example 0,1,2.")] = None,
+    top: Annotated[int | None, typer.Option(min=1, help="Refine only so many of the front.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes that train a recipe together.")] = None,
+    results: Annotated[Path, typer.Option(help="Folder that holds the sweeps.")] = Path("results"),
+    tracking: Annotated[str | None, typer.Option(help="MLflow tracking URI; by default SQLite in the results.")] = None,
+) -> None:
+    """Refine the front of a sweep: table, picture, models in the sweep's folder."""
+    console, folder = tables.console(), results / sweep
+    store = Store(folder)
+    config = store.config()
+    train = config.refine.train.model_dump() | {k: v for k, v in (("steps", steps), ("lr", lr)) if v is not None}
+    train["min_lr"] = min(train["min_lr"], train["lr"])
+    wanted_seeds = None if seeds is None else [int(seed) for seed in numbers("--seeds", seeds, 0, 2**31)]
+    config = config.changed("refine", train=train, distill=distill, seeds=wanted_seeds, workers=workers)
+    rows, budget = store.rows(), config.search.budget
+    if not final_front(rows, budget):
+        raise UserError(f"{folder}: the sweep has no measured recipe within its budget; finish it first")
+    cluster.connect()
+    # Bad input is told before these are imported: torch alone takes seconds.
+    import ray
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from raycomp.refine.run import refine, wanted_of
+    from raycomp.refine.training import Shared
+    from raycomp.report.plot import plot_front
+    from raycomp.search.base import check_same, prepare_base
+    from raycomp.train import Standing, preloaded
+
+    def say(line: str) -> None:
+        console.print(line, highlight=False, soft_wrap=True)
+
+    base = prepare_base(config, say)
+    check_same([row for row in rows if row["stage"] != "benchmark"], base, folder)
+    wanted = wanted_of(rows, budget, top, config.refine.seeds)
+    gpus = int(ray.cluster_resources().get("GPU", 0))
+    count = config.refine.workers or gpus or int(ray.cluster_resources().get("CPU", 1))
+    samples = preloaded(config.changed("train", **config.refine.train.model_dump()), config.refine.train.steps, say)
+    shared = Shared(
+        base=ray.put(base),
+        samples=None if samples is None else ray.put(samples),
+        config=config.refine,
+        folder=folder.resolve(),
+        mark=base.mark,
+        workers=count,
+        gpu=gpus > 0,
+        max_failures=config.search.max_failures,
+    )
+    uri = tracking or os.environ.get("MLFLOW_TRACKING_URI") or default_uri(results)
+    tracker = Tracker(
+        uri, folder, store.config(), base.evalset.classes, lambda line: console.print(line, style="yellow")
+    )
+    for row in rows:
+        tracker.log(row)
+    say(f"refining {len(wanted)} model(s) by {config.refine.train.steps} steps on {count} worker(s)")
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    total, measured = config.refine.train.steps, 0
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task("refining", total=total * len(wanted))
+
+        def on_step(index: int, at: Standing) -> None:
+            name = f"{index + 1}/{len(wanted)} loss {at.loss:.3f}"
+            bar.update(task, completed=index * total + at.step, description=name)
+            if not console.is_terminal and at.step % max(1, total // 10) == 0:
+                say(f"model {name}, step {at.step}/{total}")
+
+        def on_row(row: Row) -> None:
+            nonlocal measured
+            measured += 1
+            tracker.log(row)
+            say(f"model {measured}/{len(wanted)} measured: {_line(row)}")
+
+        try:
+            refined = refine(shared, base, store, wanted, on_step, on_row)
+        except KeyboardInterrupt:
+            say("interrupted: the same command goes on from here")
+            tracker.finish([], [], finished=False)
+            cluster.disconnect()
+            sys.exit(INTERRUPTED)
+    cluster.disconnect()
+    found = list({one.found["recipe_id"]: one.found for one in wanted}.values())
+    console.print(tables.refined_table(found, refined, dense_row(rows, found[0]["stage"])))
+    picture = folder / "refined.png"
+    plot_front([*rows, *refined], budget, f"{config.name}: front as found and refined", picture)
+    tracker.finish(final_front(rows, budget), [picture], finished=True)
+    say(f"models: {folder / 'refined'}/*.safetensors\nplot:   {picture}\nruns:   mlflow ui --backend-store-uri {uri}")
+    gc.freeze()  # or Python spends seconds, at exit, freeing torch's modules one by one
+
+
+def _line(row: Row) -> str:
+    if row["status"] != "complete":
+        return f"{row['recipe_id']} seed {row['seed']} failed: {row['error']}"
+    return (
+        f"{row['recipe_id']} seed {row['seed']}, {row['gflops_share']:.0%} of dense: "
+        f"{100 * row['clean_miou']:.2f} / {100 * row['corrupted_miou']:.2f}"
+    )
+
+
+if __name__ == "__main__":
+    guarded(main)
