@@ -1,0 +1,57 @@
+"""Files are written whole or not at all, and a full disk is one line."""
+
+import subprocess
+import sys
+
+import pytest
+
+from raycomp.errors import UserError
+from raycomp.files import written
+
+FULL = """
+import resource, sys
+from pathlib import Path
+import torch
+from raycomp.errors import UserError
+from raycomp.files import written
+from raycomp.models import checkpoints
+from raycomp.models.segmenter import Segmenter
+from raycomp.recipe import dense
+from tests.conftest import TINY
+
+model = Segmenter(TINY, dense(TINY))
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))  # as if the disk were full after 1000 bytes
+for name in ("model.safetensors", "model.pt", "model.txt"):
+    path = Path(sys.argv[1]) / name
+    try:
+        if name.endswith("safetensors"):
+            checkpoints.save(model, path)
+        else:
+            with written(path) as temporary:
+                torch.save(model.state_dict(), temporary) if name.endswith("pt") else temporary.write_text("x" * 2000)
+    except UserError as error:
+        print(error)
+"""
+
+
+def test_a_full_disk_is_one_line_and_leaves_what_was_there(tmp_path):
+    for name in ("model.safetensors", "model.pt", "model.txt"):
+        (tmp_path / name).write_text("before")
+    done = subprocess.run(
+        [sys.executable, "-c", FULL, str(tmp_path)], capture_output=True, text=True, timeout=120, check=False
+    )
+    lines = done.stdout.splitlines()
+    assert len(lines) == 3, done.stdout + done.stderr
+    for line, name in zip(lines, ("model.safetensors", "model.pt", "model.txt"), strict=True):
+        assert line.startswith(f"{tmp_path / name}: not written: ")
+    assert {p.name: p.read_text() for p in tmp_path.iterdir()} == dict.fromkeys(
+        ("model.safetensors", "model.pt", "model.txt"), "before"
+    )
+
+
+def test_what_a_block_raises_of_its_own_goes_through(tmp_path):
+    with pytest.raises(ZeroDivisionError), written(tmp_path / "a.txt") as temporary:
+        temporary.write_text(str(1 / 0))
+    with pytest.raises(UserError, match=r"a\.txt: not written"), written(tmp_path / "none" / "a.txt") as temporary:
+        pass
+    assert list(tmp_path.rglob("*.txt")) == []
