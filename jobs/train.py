@@ -54,7 +54,7 @@ def main(
     steps: Annotated[int | None, typer.Option(help="Steps, in place of the file's.")] = None,
     lr: Annotated[float | None, typer.Option(help="Highest learning rate, in place of the file's.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed, in place of the file's.")] = None,
-    start: Annotated[Path | None, typer.Option(help="Checkpoint of the same shape to go on from.")] = None,
+    start: Annotated[Path | None, typer.Option(help="Checkpoint (or .state) of the same shape to go on from.")] = None,
     data: Annotated[Path | None, typer.Option(help="Folder of the data set, in place of the file's.")] = None,
     backbone: Annotated[Path | None, typer.Option(help="File with ImageNet weights, in place of a download.")] = None,
     half: Annotated[bool, typer.Option(help="Store float16 weights.")] = False,
@@ -81,7 +81,7 @@ def main(
     held_out = open_split(sweep.data, sweep.data.eval_split, settings.eval_images)
     if isinstance(samples, StreetScenes):
         samples = Preloaded(samples)
-    job = _Job(sweep, settings, shape, samples, held_out, torch.device(device), out.with_suffix(".state"))
+    job = _Job(sweep, settings, shape, samples, held_out, torch.device(device), out.with_suffix(checkpoints.STATE))
     started = time.monotonic()
     if elastic:
         start = checkpoints.locate(sweep.model.checkpoint) if start is None else start

@@ -183,7 +183,7 @@ class _Saved:
 
     def diverged(self, what: str, value: float, step: int, config: TrainConfig) -> UserError:
         """What to say of a figure that is not finite: which step, what may help, where the last good weights are."""
-        kept = f"; {self._path} keeps the weights of step {self._step}, for --start" if self._step else ""
+        kept = f"; {self._path} keeps the weights of step {self._step}" if self._step else ""
         return UserError(
             f"training: {what} is {value} at step {step + 1}; a smaller train.lr than {config.lr} may help{kept}"
         )

@@ -9,6 +9,7 @@ from raycomp.data.streetscenes import StreetScenes
 from raycomp.errors import UserError
 from raycomp.evaluate.miou import normalised
 from raycomp.evaluate.sharing import precision
+from raycomp.models import checkpoints
 from raycomp.models.policy import Policy, policy_loss
 from raycomp.models.segmenter import Segmenter, init_weights
 from raycomp.recipe import dense
@@ -78,6 +79,39 @@ def test_an_interrupted_training_goes_on_to_the_same_model(tmp_path, monkeypatch
     assert all(torch.equal(whole.state_dict()[name], value) for name, value in resumed.state_dict().items())
     again = start(lambda standing: pytest.fail("nothing is left to do"))
     assert all(torch.equal(whole.state_dict()[name], value) for name, value in again.state_dict().items())
+
+
+@pytest.mark.parametrize("ema", [0.5, None])
+def test_another_training_can_start_from_a_state(tmp_path, ema):
+    model = Segmenter(SHAPE, dense(SHAPE))
+    init_weights(model, torch.Generator().manual_seed(0))
+    config, state = CONFIG.model_copy(update={"ema": ema}), tmp_path / "model.state"
+    kept = train(model, SHAPE, StreetScenes("train", 8), config, torch.device("cpu"), lambda at: None, state=state)
+    again = checkpoints.load(state, SHAPE).state_dict()
+    assert all(torch.equal(again[name], weight) for name, weight in kept.state_dict().items())
+    torch.save({"step": 3}, state)
+    with pytest.raises(UserError, match="not the state of a training"):
+        checkpoints.load(state, SHAPE)
+
+
+@pytest.mark.parametrize("where", ["loss", "gradient"])
+def test_what_diverges_stops_and_keeps_the_last_good_weights(tmp_path, monkeypatch, where):
+    monkeypatch.setattr("raycomp.train._SAVE_EVERY", 2)
+    state, calls = tmp_path / "model.state", []
+
+    def loss(model, images, labels):
+        calls.append(1)
+        good = model(images).square().mean()
+        bad = good * torch.nan if where == "loss" else good.detach() + (good - good.detach()).abs().sqrt()
+        yield bad if len(calls) == 6 else good
+
+    model = Segmenter(SHAPE, dense(SHAPE))
+    init_weights(model, torch.Generator().manual_seed(0))
+    figure = "loss is nan" if where == "loss" else "norm of the gradient is nan"
+    with pytest.raises(UserError, match=rf"{figure} at step 6; .*model\.state keeps the weights of step 4"):
+        train(model, SHAPE, StreetScenes("train", 8), CONFIG, torch.device("cpu"), lambda at: None, loss, state)
+    weights = checkpoints.load(state, SHAPE).state_dict()
+    assert all(torch.isfinite(weight).all() for weight in weights.values())
 
 
 def test_the_state_of_another_training_is_refused(tmp_path):

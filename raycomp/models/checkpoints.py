@@ -27,6 +27,8 @@ from raycomp.recipe import Cts, Recipe, dense
 from raycomp.shape import ModelShape
 
 PACKAGE_PREFIX = "package:"
+STATE = ".state"
+"""Suffix of the files that trainings go on from."""
 ELASTIC = "elastic"
 """Header field of an elastic model: the space of recipes it was trained over."""
 _SHARER = "encoder.sharer.policy."  # the policy network inside a model that shares tokens
@@ -91,9 +93,13 @@ def _write(tensors: Mapping[str, Tensor], path: Path, header: dict[str, str]) ->
 def load(path: Path, expected: ModelShape | None = None) -> Segmenter:
     """Read a Segmenter in float32: ours (`.safetensors`) or official (`checkpoint.pth` beside `variant.yml`).
 
+    The `.state` of a dense training under way will do, too, where its shape is given.
+
     Raises:
         UserError: for a truncated file, or weights that do not fit `expected`.
     """
+    if path.suffix == STATE and expected is not None:
+        return _load_state(path, expected).eval()
     model = _load_official(path) if path.suffix in (".pth", ".pt") else _load_own(path)
     if expected is not None and expected != model.shape:
         ours, theirs = expected.model_dump(), model.shape.model_dump()
@@ -162,6 +168,16 @@ def _load_official(path: Path) -> Segmenter:
     heads = ("encoder.head.", "encoder.head_dist.")  # ImageNet classifiers, unused in segmentation
     kept = {name: t.float() for name, t in tensors.items() if not name.startswith(heads)}
     return _filled(Segmenter(shape, dense(shape)), kept, path)
+
+
+def _load_state(path: Path, shape: ModelShape) -> Segmenter:
+    """The weights of a dense training under way: the averaged ones where it averages."""
+    held = _unpickled(path)
+    if not isinstance(held, dict) or "model" not in held:
+        raise UserError(f"{path}: not the state of a training")
+    averaged = {n: t for n, t in held.get("average", {}).items() if n.startswith("module.")}
+    tensors = {n.removeprefix("module."): t for n, t in averaged.items()} or held["model"]
+    return _filled(Segmenter(shape, dense(shape)), tensors, path)
 
 
 def save_policy(policy: Policy, path: Path, metadata: Mapping[str, str]) -> None:
@@ -246,13 +262,17 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
         raise UserError(f"{path}: not a readable safetensors file ({_first_line(error)})") from None
 
 
-def _read_pickled(path: Path, key: str) -> dict[str, Tensor]:
+def _unpickled(path: Path) -> Any:
     try:
-        data: Any = torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise UserError(f"{path}: refused: it holds Python objects besides tensors, or is not a checkpoint") from None
     except (OSError, RuntimeError, EOFError) as error:
         raise UserError(f"{path}: not a readable checkpoint ({_first_line(error)})") from None
+
+
+def _read_pickled(path: Path, key: str) -> dict[str, Tensor]:
+    data = _unpickled(path)
     tensors = data.get(key, data) if isinstance(data, dict) else None
     if not isinstance(tensors, dict) or not all(isinstance(t, Tensor) for t in tensors.values()):
         raise UserError(f"{path}: has no {key!r} dictionary of tensors")
