@@ -19,6 +19,7 @@ def export_command(
     recipe: Annotated[str, typer.Argument(help="Recipe id (a prefix will do) of a sweep.")],
     out: Annotated[Path, typer.Option(help="Folder to write into.")] = Path(),
     formats: Annotated[str, typer.Option(help="Of safetensors, onnx, pt2.")] = "safetensors,onnx",
+    refined: Annotated[bool, typer.Option("--refined", help="The model that jobs/refine.py made of it.")] = False,
     results: Results = Path("results"),
 ) -> None:
     """Write a recipe's model as safetensors with its recipe, as ONNX, or as a torch.export program."""
@@ -36,7 +37,13 @@ def export_command(
 
     console = tables.console()
     base = prepare_base(config, lambda line: console.print(line, highlight=False))
-    network = recovered(base, found, None, torch.device("cpu"), where.parent).float().eval()
+    if refined:
+        made = sorted((where.parent / "refined").glob(f"{found.id}-seed*.safetensors"))
+        if not made:
+            raise UserError(f"recipe {found.id}: no refined model in {where.parent}; jobs/refine.py makes one")
+        network = models.load(made[0])
+    else:
+        network = recovered(base, found, None, torch.device("cpu"), where.parent).float().eval()
     facts = models.facts_of(network, config.data, tuple(base.evalset.classes))
     window = facts.window
     seen = [v for v in base.evalset.images.views() if v.shape[0] >= window[0] and v.shape[1] >= window[1]][:_CHECKED]

@@ -101,6 +101,11 @@ def test_an_elastic_model_is_trained_searched_and_deployed(place):
     timed = raycomp(place, "speed", f"out/{found}.safetensors", "--batch", "1,2", "--rounds", "2", "--json")
     assert timed.returncode == 0, timed.stdout + timed.stderr
     assert len(json.loads(timed.stdout)) == 8
+    tuned_id = tuned[0]["recipe_id"]
+    for recipe, code in ((tuned_id, 0), (next(r["recipe_id"] for r in rows if r["recipe_id"] != tuned_id), 2)):
+        again = raycomp(place, "export", recipe, "--refined", "--out", "refined", "--formats", "safetensors")
+        assert again.returncode == code, again.stdout + again.stderr
+    assert len(list((place / "refined").glob("*.safetensors"))) == 1
     refused = raycomp(place, "export", found, "--formats", "tflite")
     assert (refused.returncode, "--formats tflite: allowed: safetensors, onnx, pt2" in refused.stderr) == (2, True)
     wider = SPACE | {"space": {"mlp": {"low": 32, "step": 16}}}
