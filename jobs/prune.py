@@ -46,6 +46,7 @@ def main(
     from raycomp.compress.nvit import nvit
     from raycomp.compress.prune import prune
     from raycomp.evaluate.latency_table import measure_latency
+    from raycomp.memory import keep_freed_memory
     from raycomp.models import checkpoints
     from raycomp.search.base import default_device, prepare_base, score
 
@@ -53,6 +54,7 @@ def main(
     base = prepare_base(config, lambda line: console.print(line, highlight=False))
     shape, image = base.shape, config.data.window_for(base.shape)
     table = None
+    keep_freed_memory()
     if to_latency is not None or config.nvit.latency_weight:
         console.print("timing a block at a grid of widths", highlight=False)
         table = measure_latency(shape, config.evaluation.batch, device, getattr(torch, config.evaluation.dtype), image)

@@ -35,6 +35,7 @@ from raycomp.errors import UserError
 from raycomp.evaluate.miou import class_iou, confusion, normalised, sliding_logits
 from raycomp.evaluate.sharing import precision
 from raycomp.losses import Loss, nested, pixel_loss
+from raycomp.memory import keep_freed_memory
 from raycomp.models import checkpoints
 from raycomp.models.policy import Policy, policy_loss
 from raycomp.models.segmenter import Segmenter, init_weights
@@ -81,6 +82,7 @@ def main(
     held_out = open_split(sweep.data, sweep.data.eval_split, settings.eval_images)
     if isinstance(samples, StreetScenes):
         samples = Preloaded(samples)
+    keep_freed_memory()
     job = _Job(sweep, settings, shape, samples, held_out, torch.device(device), out.with_suffix(checkpoints.STATE))
     started = time.monotonic()
     if elastic:
