@@ -4,6 +4,7 @@ ONNX has no stable sort, which merging needs so that equal scores merge alike ev
 lower index, which is the same.
 """
 
+import logging
 import warnings
 from collections.abc import Callable
 from contextlib import redirect_stdout
@@ -61,6 +62,7 @@ def graph(model: Segmenter, images: Tensor) -> "onnx.ModelProto":
     """The ONNX graph of a model for batches of any size of images like `images` (B, 3, H, W); see `export_onnx`."""
     _check_fixed(model)
     example = images[:1].expand(_TRACED_BATCH, -1, -1, -1).contiguous()
+    logging.getLogger("onnx_ir").setLevel(logging.ERROR)
     with warnings.catch_warnings(), redirect_stdout(StringIO()), torch.inference_mode():
         warnings.simplefilter("ignore")  # of the exporter about itself
         program = torch.onnx.export(
