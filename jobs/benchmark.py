@@ -8,7 +8,6 @@ An interrupted comparison goes on with the same command; more seeds, methods or 
 
 import gc
 import os
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,16 +16,15 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: workers share the
 import typer
 
 from raycomp import config as configs
-from raycomp.cli import guarded
+from raycomp.cli import guarded, interrupted
 from raycomp.errors import UserError
 from raycomp.report import tables
 from raycomp.report.compare import final_front
 from raycomp.results.row import Row
 from raycomp.results.store import Store
-from raycomp.results.tracking import Tracker, default_uri
+from raycomp.results.tracking import Tracker, tracking_uri
 from raycomp.search import cluster
 
-INTERRUPTED = 130
 _DEFAULT_SPACE = Path(__file__).resolve().parents[1] / "search_spaces" / "streetscenes_vit_micro.yaml"
 
 
@@ -81,7 +79,7 @@ def main(
     samples = preloaded(config, config.benchmark.recovery.steps, say)
     drawn = None if samples is None else ray.put(samples)
     shared = Shared(ray.put(base), drawn, folder.resolve(), config)
-    uri = tracking or os.environ.get("MLFLOW_TRACKING_URI") or default_uri(results)
+    uri = tracking_uri(tracking, results)
     tracker = Tracker(uri, folder, config, base.evalset.classes, lambda line: console.print(line, style="yellow"))
     measured: list[Row] = []
 
@@ -99,10 +97,7 @@ def main(
             say(f"no speeds: {str(error).splitlines()[-1]}")
             timings = []
     except KeyboardInterrupt:
-        say("interrupted: the same command goes on from here")
-        tracker.finish([], [], finished=False)
-        cluster.disconnect()
-        sys.exit(INTERRUPTED)
+        interrupted(tracker, say)
     cluster.disconnect()
     written = write_page(folder, base, settings, measured, timings)
     tracker.finish([], [folder / "sweep.yaml", *written], finished=True)
@@ -118,7 +113,7 @@ def _configured(
     methods: list[str] | None,
     speedups: list[str] | None,
 ) -> configs.SweepConfig:
-    config = configs.load(space).changed("recovery", mode="none")  # every method cuts the dense model
+    config = configs.load(space).changed("recovery", mode="none", steps=0)  # every method cuts the dense model
     given = {"seeds": seeds, "methods": methods, "speedups": speedups}
     steps = {"steps": recovery, "lr": lr}
     wanted: dict[str, Any] = config.benchmark.recovery.model_dump() | {k: v for k, v in steps.items() if v is not None}

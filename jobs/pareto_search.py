@@ -18,19 +18,18 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: workers share the
 import typer
 
 from raycomp import config as configs
-from raycomp.cli import guarded
+from raycomp.cli import INTERRUPTED, guarded
 from raycomp.flops import gflops
 from raycomp.recipe import dense
 from raycomp.report import tables
 from raycomp.report.compare import at_budgets, compare, final_front, stage_agreement
 from raycomp.results.row import Row
 from raycomp.results.store import Store
-from raycomp.results.tracking import Tracker, default_uri
+from raycomp.results.tracking import Tracker, tracking_uri
 from raycomp.search import cluster
 from raycomp.search.space import Space
 from raycomp.shape import ModelShape
 
-INTERRUPTED = 130
 _DEFAULT_SPACE = Path(__file__).resolve().parents[1] / "search_spaces" / "streetscenes_vit_micro.yaml"
 
 
@@ -73,7 +72,7 @@ def main(
             f"{folder}: found {proposer.trials_done} of {config.search.trials} trials, going on", highlight=False
         )
     samples = preloaded(config, config.recovery.steps, lambda line: console.print(line, highlight=False))
-    uri = tracking or os.environ.get("MLFLOW_TRACKING_URI") or default_uri(results)
+    uri = tracking_uri(tracking, results)
     tracker = Tracker(uri, folder, config, base.evalset.classes, lambda line: console.print(line, style="yellow"))
     for row in rows:
         tracker.log(row)

@@ -8,7 +8,6 @@ Ctrl-C loses at most the steps since the last saved state; the same command goes
 
 import gc
 import os
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -16,17 +15,15 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: workers share the
 
 import typer
 
-from raycomp.cli import guarded
+from raycomp.cli import guarded, interrupted
 from raycomp.commands.inputs import numbers
 from raycomp.errors import UserError
 from raycomp.report import tables
 from raycomp.report.compare import dense_row, final_front
 from raycomp.results.row import Row
 from raycomp.results.store import Store
-from raycomp.results.tracking import Tracker, default_uri
+from raycomp.results.tracking import Tracker, tracking_uri
 from raycomp.search import cluster
-
-INTERRUPTED = 130
 
 
 def main(
@@ -81,7 +78,7 @@ def main(
         gpu=gpus > 0,
         max_failures=config.search.max_failures,
     )
-    uri = tracking or os.environ.get("MLFLOW_TRACKING_URI") or default_uri(results)
+    uri = tracking_uri(tracking, results)
     tracker = Tracker(
         uri, folder, store.config(), base.evalset.classes, lambda line: console.print(line, style="yellow")
     )
@@ -108,10 +105,7 @@ def main(
         try:
             refined = refine(shared, base, store, wanted, on_step, on_row)
         except KeyboardInterrupt:
-            say("interrupted: the same command goes on from here")
-            tracker.finish([], [], finished=False)
-            cluster.disconnect()
-            sys.exit(INTERRUPTED)
+            interrupted(tracker, say)
     cluster.disconnect()
     found = list({one.found["recipe_id"]: one.found for one in wanted}.values())
     console.print(tables.refined_table(found, refined, dense_row(rows, found[0]["stage"])))

@@ -2,11 +2,16 @@
 
 import sys
 from collections.abc import Callable
+from typing import TYPE_CHECKING, NoReturn
 
 import typer
 
 from raycomp.commands import deploy, inspect
 from raycomp.errors import UserError
+from raycomp.search import cluster
+
+if TYPE_CHECKING:  # slow to import
+    from raycomp.results.tracking import Tracker
 
 app = typer.Typer(help="Find prune-then-merge recipes for ViT segmentation models.", no_args_is_help=True)
 app.command("profile")(inspect.profile_command)
@@ -15,6 +20,18 @@ app.command("explain")(inspect.explain_command)
 app.command("export")(deploy.export_command)
 app.command("predict")(deploy.predict_command)
 app.command("speed")(deploy.speed_command)
+
+
+INTERRUPTED = 130
+"""Exit code of a job that Ctrl-C ended with a usable result."""
+
+
+def interrupted(tracker: "Tracker", say: Callable[[str], None]) -> NoReturn:
+    """End a job that Ctrl-C met: what is measured stays, and the same command goes on."""
+    say("interrupted: the same command goes on from here")
+    tracker.finish([], [], finished=False)
+    cluster.disconnect()
+    sys.exit(INTERRUPTED)
 
 
 def run() -> None:

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import torch
 
-from raycomp.compress.apply import remerge
 from raycomp.compress.reconstruct import reconstruct
 from raycomp.config import FinetuneConfig, TrainConfig
 from raycomp.data.open import open_split
 from raycomp.data.samples import NORMALIZATIONS, Samples
+from raycomp.deploy.model import load
 from raycomp.evaluate.miou import normalised
 from raycomp.losses import Loss, distilled, pixel_loss
 from raycomp.models import checkpoints
@@ -63,15 +63,13 @@ def _finetuned_once(
     path = folder / "models" / f"{model.recipe.id}.safetensors"
     facts = {"recovery": f"{recovery.model_dump_json()} seed {seed}, from {base.mark}"}
     if path.is_file() and checkpoints.metadata(path).get("recovery") == facts["recovery"]:
-        made = checkpoints.load(path)
-    else:
-        settings = FinetuneConfig(steps=recovery.steps, lr=recovery.lr, distill=recovery.distill)
-        state = folder / "states" / f"{model.recipe.id}.state"
-        made = finetuned(base, model, settings, seed, samples, device, state)
-        path.parent.mkdir(exist_ok=True)
-        checkpoints.save(made, path, facts)
-        state.unlink(missing_ok=True)
-    remerge(made, model.recipe)
+        return load(path)
+    settings = FinetuneConfig(steps=recovery.steps, lr=recovery.lr, distill=recovery.distill)
+    state = folder / "states" / f"{model.recipe.id}.state"
+    made = finetuned(base, model, settings, seed, samples, device, state)
+    path.parent.mkdir(exist_ok=True)
+    checkpoints.save(made, path, facts)
+    state.unlink(missing_ok=True)
     return made
 
 

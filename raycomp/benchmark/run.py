@@ -4,7 +4,7 @@ Only the driver writes results, so that workers on other machines need no shared
 is kept where its worker runs.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from raycomp.models import checkpoints
 from raycomp.results.row import Row
 from raycomp.results.store import Store
 from raycomp.search.base import Base
-from raycomp.search.cluster import gpus_per_trial, prepare_worker
+from raycomp.search.cluster import finished, prepare_worker, remote
 from raycomp.search.trial import git_commit
 
 
@@ -65,9 +65,9 @@ def find_settings(
             known[level] = setting
     missing = [level for level in wanted if level not in known]
     table = _latency_table(shared) if missing and shared.config.nvit.latency_weight else None
-    task = _task(_find, shared.config, retries=2)
+    task = remote(_find, shared.config, retries=2)
     waiting = {task.remote(shared.base, level, table): level for level in missing}
-    for done in _finished(waiting):
+    for done in finished(waiting):
         level, setting = waiting[done], _result(done)
         setting.save(folder, level, mark_of(base, level))
         known[level] = setting
@@ -82,7 +82,7 @@ def measure_cells(
     """Measure what has no row yet; `on_row` gets every row, old and new, and how many there will be."""
     wanted = [cell for cell in cells(shared.config.benchmark, True) if cell.level in settings]
     waiting: dict[Any, Cell] = {}
-    task = _task(_measure, shared.config, retries=shared.config.search.max_failures)
+    task = remote(_measure, shared.config, retries=shared.config.search.max_failures)
     done_before = {(row["label"], row["seed"]): row for row in store.rows() if row["status"] == "complete"}
     for cell in wanted:
         setting, row = settings[cell.level], done_before.get((cell.level.label, cell.seed))
@@ -93,7 +93,7 @@ def measure_cells(
         else:
             arguments = (shared.base, shared.samples, cell, setting, _state(shared, cell), git_commit())
             waiting[task.remote(*arguments)] = cell
-    for done in _finished(waiting):
+    for done in finished(waiting):
         cell = waiting[done]
         try:
             found: Measured = ray.get(done)
@@ -109,7 +109,7 @@ def measure_cells(
 
 def measure_speed(shared: Shared, settings: dict[Level, Setting]) -> list[Timing]:
     """Time all settings in one worker, taking turns, with nothing else running."""
-    task = _task(_time, shared.config, retries=0)
+    task = remote(_time, shared.config, retries=0)
     timings: list[Timing] = _result(task.remote(shared.base, {k: v for k, v in settings.items() if v.reached}))
     return timings
 
@@ -151,15 +151,10 @@ def _latency_table(shared: Shared) -> LatencyTable:
     """The table of the latency term, measured once, by a worker with nothing beside it."""
     path = shared.folder / "settings" / "latency.json"
     if not path.is_file():
-        task = _task(_measure_latency, shared.config, retries=2)
+        task = remote(_measure_latency, shared.config, retries=2)
         table: LatencyTable = _result(task.remote(shared.base))
         table.save(path)
     return LatencyTable.load(path)
-
-
-def _task(function: Callable[..., Any], config: SweepConfig, retries: int) -> Any:
-    """A remote function with a core, and a GPU where there are any; resources come first, or Ray keeps GPU workers."""
-    return ray.remote(num_cpus=1, num_gpus=gpus_per_trial(config), max_retries=retries)(function)
 
 
 def _result(reference: Any) -> Any:
@@ -168,13 +163,6 @@ def _result(reference: Any) -> Any:
         return ray.get(reference)
     except RayTaskError as error:
         raise (error.cause if isinstance(error.cause, UserError) else error) from None
-
-
-def _finished(waiting: dict[Any, Any]) -> Iterator[Any]:
-    left = list(waiting)
-    while left:
-        done, left = ray.wait(left, num_returns=1)
-        yield from done
 
 
 def _find(base: Base, level: Level, latency: LatencyTable | None) -> Setting:

@@ -5,11 +5,13 @@ from typing import Annotated
 
 import typer
 
-from raycomp.commands.inputs import Json, Results, numbers, print_json, stored_recipe
+from raycomp.commands.inputs import Json, Results, names, numbers, print_json, stored_recipe
 from raycomp.errors import UserError, nearest
 from raycomp.report import tables
 
 _FORMATS = ("safetensors", "onnx", "pt2")
+_RUNTIMES = ("torch", "onnxruntime")
+_DTYPES = ("float32", "bfloat16", "float16")
 _CHECKED = 8  # real images that an export is compared on
 
 Device = Annotated[str, typer.Option(help="cpu or cuda.")]
@@ -23,10 +25,7 @@ def export_command(
     results: Results = Path("results"),
 ) -> None:
     """Write a recipe's model as safetensors with its recipe, as ONNX, or as a torch.export program."""
-    wanted = [part.strip() for part in formats.split(",") if part.strip()]
-    for name in wanted:
-        if name not in _FORMATS:
-            raise UserError(f"--formats {name}: {nearest(name, _FORMATS)}")
+    wanted = names("--formats", formats, _FORMATS)
     found, config, where = stored_recipe(recipe, results)
     import torch
 
@@ -100,12 +99,9 @@ def speed_command(
     as_json: Json = False,
 ) -> None:
     """Latency and throughput beside GFLOPs, against the dense model: does what is saved become speed?"""
-    runtimes = [part.strip() for part in runtime.split(",") if part.strip()]
-    for name in runtimes:
-        if name not in ("torch", "onnxruntime"):
-            raise UserError(f"--runtime {name}: {nearest(name, ('torch', 'onnxruntime'))}")
-    if dtype not in (allowed := ("float32", "bfloat16", "float16")):
-        raise UserError(f"--dtype {dtype}: {nearest(dtype, allowed)}")
+    runtimes = names("--runtime", runtime, _RUNTIMES)
+    if dtype not in _DTYPES:
+        raise UserError(f"--dtype {dtype}: {nearest(dtype, _DTYPES)}")
     import torch
 
     import raycomp

@@ -1,6 +1,7 @@
 """What the commands share: finding recipes and shapes, reading options, printing JSON."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,6 +17,15 @@ from raycomp.shape import ModelShape, Size
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 Results = Annotated[Path, typer.Option(help="Folder that holds the sweeps.")]
+
+
+def names(option: str, text: str, allowed: Sequence[str]) -> list[str]:
+    """The parts of a comma-separated option, each one of those allowed."""
+    found = [part.strip() for part in text.split(",") if part.strip()]
+    for name in found:
+        if name not in allowed:
+            raise UserError(f"{option} {name}: {nearest(name, allowed)}")
+    return found
 
 
 def numbers(option: str, text: str, low: float, high: float) -> list[float]:

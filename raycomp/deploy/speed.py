@@ -14,7 +14,6 @@ from raycomp.models.segmenter import Segmenter
 from raycomp.recipe import dense
 
 DENSE = "dense"
-RUNTIMES = ("torch", "onnxruntime")
 _WARM_UP = 3
 
 

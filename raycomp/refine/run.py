@@ -8,16 +8,15 @@ from typing import Any
 import ray
 import torch
 
-from raycomp.compress.apply import remerge
+from raycomp.deploy.model import load
 from raycomp.evaluate.measure import measure
-from raycomp.models import checkpoints
 from raycomp.recipe import Recipe
 from raycomp.refine.training import Shared, Target, model_path, refine_one, settings_text
 from raycomp.report.compare import final_front
 from raycomp.results.row import Row
 from raycomp.results.store import Store, completed
 from raycomp.search.base import Base
-from raycomp.search.cluster import gpus_per_trial, prepare_worker
+from raycomp.search.cluster import finished, prepare_worker, remote
 from raycomp.search.pareto import most_useful
 from raycomp.search.proposal import Proposal
 from raycomp.search.trial import described, git_commit, measured
@@ -61,8 +60,7 @@ def refine(
     text = settings_text(shared.config)
     done = {(row["recipe_id"], row["seed"]): row for row in completed(store.rows(), STAGE) if row["setting"] == text}
     rows, waiting = [], {}
-    gpus = gpus_per_trial(base.config)
-    task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=shared.max_failures)(_measure)
+    task = remote(_measure, base.config, shared.max_failures)
     for index, one in enumerate(wanted):
         target, found = one.target, one.found
         row = done.get((target.recipe.id, target.seed))
@@ -81,10 +79,8 @@ def refine(
             "started": started,
             "git_commit": git_commit(),
         }
-    left = list(waiting)
-    while left:
-        ready, left = ray.wait(left, num_returns=1)
-        row = waiting[ready[0]] | _result(ready[0])
+    for ready in finished(waiting):
+        row = waiting[ready] | _result(ready)
         store.write(row)
         rows.append(row)
         on_row(row)
@@ -102,8 +98,7 @@ def _result(reference: Any) -> Row:
 def _measure(shared: Shared, target: Target) -> Row:
     """In a task: the measured part of a row."""
     device, base = prepare_worker(), ray.get(shared.base)
-    model = checkpoints.load(model_path(shared, target))
-    remerge(model, target.recipe)
+    model = load(model_path(shared, target))
     result = measure(model, base.evalset, "full", base.config.evaluation, base.config.data, device)
     return {
         **measured(base, target.recipe, result),

@@ -80,6 +80,7 @@ def refine_one(shared: Shared, target: Target, on_step: Callable[[Standing], Non
     reports: Queue = Queue(actor_options={"num_cpus": 0})
     resources = {"CPU": 1.0, **({"GPU": 1.0} if shared.gpu else {})}
     problems: list[BaseException] = []
+    told = ""
     with tempfile.TemporaryDirectory(prefix="raycomp-train-") as scratch:
         trainer = TorchTrainer(
             _worker,
@@ -105,8 +106,8 @@ def refine_one(shared: Shared, target: Target, on_step: Callable[[Standing], Non
         thread.start()
         while thread.is_alive():
             thread.join(_POLL)
-            _drain(reports, on_step)
-    told = _drain(reports, on_step)
+            told = _drain(reports, on_step) or told
+    told = _drain(reports, on_step) or told
     reports.shutdown()
     if told:
         raise UserError(told)

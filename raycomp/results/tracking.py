@@ -27,6 +27,11 @@ _METRICS = (
 )  # fmt: skip
 
 
+def tracking_uri(given: str | None, results: Path) -> str:
+    """The tracking server of a job: the one given, else that of MLFLOW_TRACKING_URI, else `default_uri`."""
+    return given or os.environ.get("MLFLOW_TRACKING_URI") or default_uri(results)
+
+
 def default_uri(results: Path) -> str:
     """SQLite in the results folder."""
     return f"sqlite:///{(results / 'mlflow.db').resolve()}"

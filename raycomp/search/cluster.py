@@ -2,7 +2,8 @@
 
 import logging
 import os
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
 
 from raycomp.config import SweepConfig
 from raycomp.memory import keep_freed_memory
@@ -41,6 +42,23 @@ def prepare_worker() -> "torch.device":
     torch.set_num_threads(1)
     keep_freed_memory()
     return torch.device("cuda" if ray.get_gpu_ids() else "cpu")
+
+
+def remote(function: Callable[..., Any], config: SweepConfig, retries: int) -> Any:
+    """A remote function with a core, and a GPU where there are any; resources come first, or Ray keeps GPU workers."""
+    import ray
+
+    return ray.remote(num_cpus=1, num_gpus=gpus_per_trial(config), max_retries=retries)(function)
+
+
+def finished(waiting: Iterable[Any]) -> Iterator[Any]:
+    """References in the order in which they become ready."""
+    import ray
+
+    left = list(waiting)
+    while left:
+        done, left = ray.wait(left, num_returns=1)
+        yield from done
 
 
 def disconnect() -> None:

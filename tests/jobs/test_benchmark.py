@@ -1,6 +1,7 @@
 """The benchmark job as a user runs it: from nothing to the page, again, and with bad options."""
 
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import pytest
 import torch
 import yaml
 
+from raycomp.config import RecoveryConfig
 from raycomp.flops import gflops
 from raycomp.models import checkpoints
 from raycomp.models.policy import Policy
@@ -119,6 +121,13 @@ def test_a_policy_is_trained_and_used(place):
     card = (place / "made.md").read_text()
     assert "Policy network of CTS (small, 16-pixel superpatches)" in card
     assert checkpoints.load_policy(place / "made.safetensors", SHAPE).kind == "small"
+
+
+def test_a_space_whose_trials_are_fine_tuned_is_compared_from_the_dense_model(place):
+    space = yaml.safe_load((place / "space.yaml").read_text()) | {"recovery": {"mode": "finetune", "steps": 5}}
+    (place / "tuned.yaml").write_text(yaml.safe_dump(space))
+    configured = runpy.run_path(str(ROOT / "jobs" / "benchmark.py"))["_configured"]
+    assert configured(place / "tuned.yaml", None, None, None, None, None).recovery == RecoveryConfig()
 
 
 @pytest.mark.slow

@@ -87,6 +87,9 @@ def test_an_elastic_model_is_trained_searched_and_deployed(place):
     again = run(place, "refine.py", "--sweep", "tiny", "--steps", "4", "--top", "1", "--seeds", "0,1")
     assert again.returncode == 0, again.stdout + again.stderr
     assert "model 1/2 loss" not in again.stdout, "trained twice"
+    diverged = run(place, "refine.py", "--sweep", "tiny", "--steps", "4", "--top", "1", "--lr", "1e30")
+    assert (diverged.returncode, len(diverged.stderr.strip().splitlines())) == (2, 1), diverged.stderr
+    assert "a smaller train.lr than 1e+30 may help" in diverged.stderr
     found = next(row["recipe_id"] for row in rows if row["family"] == "prune+tome")
     exported = raycomp(place, "export", found[:8], "--out", "out", "--formats", "safetensors,onnx,pt2")
     assert exported.returncode == 0, exported.stdout + exported.stderr
