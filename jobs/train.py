@@ -11,7 +11,6 @@ import os
 import platform
 import shlex
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -84,13 +83,12 @@ def main(
         samples = Preloaded(samples)
     keep_freed_memory()
     job = _Job(sweep, settings, shape, samples, held_out, torch.device(device), out.with_suffix(checkpoints.STATE))
-    started = time.monotonic()
     if elastic:
         start = checkpoints.locate(sweep.model.checkpoint) if start is None else start
         made = _train_elastic(job, start, half)
     else:
         made = _train_policy(job) if policy else _train_model(job, start, half)
-    minutes = (time.monotonic() - started) / 60
+    minutes = made.seconds / 60
     card = {
         "command": shlex.join(["python", *sys.argv]),
         "seed": str(settings.seed),
@@ -145,6 +143,8 @@ class _Made:
     facts: dict[str, str]
     table: str
     summary: str
+    seconds: float
+    """Of training."""
 
 
 def _train_model(job: _Job, start: Path | None, half: bool) -> _Made:
@@ -154,15 +154,14 @@ def _train_model(job: _Job, start: Path | None, half: bool) -> _Made:
         model.load_state_dict(checkpoints.load(start, job.shape).state_dict())
     elif job.sweep.model.backbone or job.sweep.model.backbone_file:
         checkpoints.load_backbone(model, job.sweep.model.backbone, job.sweep.model.backbone_file)
-    model = _trained(job, model, pixel_loss)
+    model, seconds = _trained(job, model, pixel_loss)
     if half:  # what is stored is what is measured
         model = model.half().float()
     ious = _evaluate(model, job)
     lines = (f"| {name} | {iou:.3f} |" for name, iou in zip(job.held_out.classes, ious, strict=True))
     miou = f"{np.nanmean(ious):.4f}"
-    return _Made(
-        model, "Segmenter", {"miou": miou}, "\n".join(["| class | IoU |", "|---|---|", *lines]), f"mIoU {miou}"
-    )
+    table = "\n".join(["| class | IoU |", "|---|---|", *lines])
+    return _Made(model, "Segmenter", {"miou": miou}, table, f"mIoU {miou}", seconds)
 
 
 def _train_elastic(job: _Job, start: Path, half: bool) -> _Made:
@@ -181,33 +180,37 @@ def _train_elastic(job: _Job, start: Path, half: bool) -> _Made:
         return always + [space.recipe(space.draw(rng, least)) for _ in range(settings.recipes)]
 
     identity = f" {checkpoints.fingerprint(start)} {sweep.space.model_dump_json()} {settings.model_dump_json()}"
-    model = _trained(job, model, nested(teacher, settings.distill, draw), identity)
+    model, seconds = _trained(job, model, nested(teacher, settings.distill, draw), identity)
     if half:
         model = model.half().float()
     full = f"{np.nanmean(_evaluate(model, job)):.4f}"
     lines = [f"| full width | 100% | {full} |"]
-    for one in known(shape, space.image, tuple(s for s in sweep.search.known if s >= settings.least)):
+    shares = tuple(share for share in sweep.search.known if share >= settings.least)
+    for one in known(shape, space.image, shares, least=space.recipe(space.smallest)):
+        if space.outside(one.recipe):
+            continue
         ious = _evaluate(compress(model, one.recipe, prefix_saliency(shape)), job)
         lines.append(f"| {one.kind} | {one.share:.0%} | {np.nanmean(ious):.4f} |")
     facts = {"miou": full, checkpoints.ELASTIC: sweep.space.model_dump_json()}
     table = "\n".join(["| recipe | of the dense GFLOPs | mIoU |", "|---|---|---|", *lines])
-    return _Made(model, "Elastic Segmenter", facts, table, f"mIoU {full} at full width")
+    return _Made(model, "Elastic Segmenter", facts, table, f"mIoU {full} at full width", seconds)
 
 
 def _train_policy(job: _Job) -> _Made:
     settings = job.sweep.policy
     torch.manual_seed(job.settings.seed)
-    policy = _trained(job, Policy(settings.kind, job.shape.patch, settings.pretrained), policy_loss)
+    policy, seconds = _trained(job, Policy(settings.kind, job.shape.patch, settings.pretrained), policy_loss)
     shares = (0.25, 0.5, 0.75, 0.9)
     everywhere, among = precision(policy, _crops(job), shares)
     lines = [f"| best {share:.0%} | {value:.3f} |" for share, value in zip(shares, among, strict=True)]
     table = "\n".join(["| superpatches | of one class |", "|---|---|", *lines, f"| all | {everywhere:.3f} |"])
     title = f"Policy network of CTS ({settings.kind}, {2 * job.shape.patch}-pixel superpatches)"
     summary = f"{among[1]:.1%} of the best half of the superpatches are of one class ({everywhere:.1%} of all)"
-    return _Made(policy, title, {"precision_at_half": f"{among[1]:.4f}"}, table, summary)
+    return _Made(policy, title, {"precision_at_half": f"{among[1]:.4f}"}, table, summary, seconds)
 
 
-def _trained(job: _Job, model: Trained, loss: Loss, identity: str = "") -> Trained:
+def _trained(job: _Job, model: Trained, loss: Loss, identity: str = "") -> tuple[Trained, float]:
+    """Train, or go on, with a progress bar: the model and the seconds of all its steps."""
     columns = (
         TextColumn("training"),
         BarColumn(),
@@ -215,17 +218,20 @@ def _trained(job: _Job, model: Trained, loss: Loss, identity: str = "") -> Train
         TextColumn("{task.fields[loss]}"),
         TimeRemainingColumn(),
     )
-    steps = job.settings.steps
+    steps, seconds = job.settings.steps, 0.0
     with Progress(*columns) as bar:
         task = bar.add_task("training", total=steps, loss="")
         every = max(1, steps // 50)
 
         def report(at: Standing) -> None:
+            nonlocal seconds
+            seconds = at.seconds
             bar.update(task, completed=at.step, loss=f"loss {at.loss:.3f}")
             if not bar.console.is_terminal and at.step % every == 0:
                 print(f"step {at.step}/{at.steps} loss {at.loss:.4f} lr {at.lr:.2e}", flush=True)
 
-        return train(model, job.shape, job.samples, job.settings, job.device, report, loss, job.state, identity)
+        made = train(model, job.shape, job.samples, job.settings, job.device, report, loss, job.state, identity)
+    return made, seconds
 
 
 def _history(start: Path) -> str:

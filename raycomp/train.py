@@ -8,9 +8,10 @@ process takes its share of each batch.
 import math
 import os
 import pickle
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, TypeVar
@@ -46,6 +47,8 @@ class Standing:
     steps: int
     loss: float
     lr: float
+    seconds: float
+    """Of all its steps; interruptions, and what they lost, are left out."""
 
 
 class _Batches(Dataset[tuple[Tensor, Tensor]]):
@@ -103,6 +106,9 @@ def train(
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema)) if config.ema else None
     saved = _Saved(state, model, optimizer, average, f"{config.model_dump_json()} {samples.fingerprint}{identity}")
     first = saved.restore(device)
+    before, started = saved.standing, time.monotonic()
+    if before is not None:
+        report(before)
     batches = DataLoader(
         _Batches(samples, crop, config),
         batch_size=None,
@@ -129,9 +135,11 @@ def train(
         optimizer.step()
         if average is not None:
             average.update_parameters(model)
-        if parallel.rank() == 0 and ((step + 1) % _SAVE_EVERY == 0 or step + 1 == config.steps):
-            saved.write(step + 1)
-        report(Standing(step + 1, config.steps, value, rate))
+        seconds = time.monotonic() - started + (before.seconds if before is not None else 0.0)
+        standing = Standing(step + 1, config.steps, value, rate, seconds)
+        if parallel.rank() == 0 and (standing.step % _SAVE_EVERY == 0 or standing.step == config.steps):
+            saved.write(standing)
+        report(standing)
     kept: Trained = model if average is None else average.module  # type: ignore[assignment]
     return kept.eval()
 
@@ -157,7 +165,9 @@ class _Saved:
         average: AveragedModel | None,
         settings: str,
     ) -> None:
-        self._path, self._settings, self._step = path, settings, 0
+        self._path, self._settings = path, settings
+        self.standing: Standing | None = None
+        """Where the saved training stands; None before there is one."""
         self._parts: dict[str, Any] = {"model": model, "optimizer": optimizer}
         if average is not None:
             self._parts["average"] = average
@@ -178,23 +188,23 @@ class _Saved:
             )
         for name, part in self._parts.items():
             part.load_state_dict(held[name])
-        self._step = int(held["step"])
-        return self._step
+        self.standing = Standing(**held["standing"])
+        return self.standing.step
 
     def diverged(self, what: str, value: float, step: int, config: TrainConfig) -> UserError:
         """What to say of a figure that is not finite: which step, what may help, where the last good weights are."""
-        kept = f"; {self._path} keeps the weights of step {self._step}" if self._step else ""
+        kept = f"; {self._path} keeps the weights of step {self.standing.step}" if self.standing else ""
         return UserError(
             f"training: {what} is {value} at step {step + 1}; a smaller train.lr than {config.lr} may help{kept}"
         )
 
-    def write(self, step: int) -> None:
+    def write(self, standing: Standing) -> None:
         if self._path is None:
             return
-        self._step = step
+        self.standing = standing
         states = {name: part.state_dict() for name, part in self._parts.items()}
         with written(self._path) as temporary:
-            torch.save({"step": step, "settings": self._settings, **states}, temporary)
+            torch.save({"standing": asdict(standing), "settings": self._settings, **states}, temporary)
 
 
 def _optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:

@@ -74,10 +74,15 @@ def test_an_interrupted_training_goes_on_to_the_same_model(tmp_path, monkeypatch
     with pytest.raises(InterruptionError):
         start(stop_at_seven)
     assert state.is_file()
-    resumed = start(lambda standing: seen.append(standing.step))
-    assert seen == [*range(1, 8), *range(6, 13)]
+    times: list[float] = []
+    resumed = start(lambda standing: (seen.append(standing.step), times.append(standing.seconds)))
+    assert seen == [*range(1, 8), *range(5, 13)]  # it says where it goes on from
+    assert times == sorted(times)
+    assert times[0] > 0
     assert all(torch.equal(whole.state_dict()[name], value) for name, value in resumed.state_dict().items())
-    again = start(lambda standing: pytest.fail("nothing is left to do"))
+    left: list[tuple[int, float]] = []
+    again = start(lambda standing: left.append((standing.step, standing.seconds)))
+    assert left == [(12, times[-1])]  # nothing is left to do
     assert all(torch.equal(whole.state_dict()[name], value) for name, value in again.state_dict().items())
 
 

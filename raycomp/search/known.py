@@ -1,6 +1,6 @@
-"""Recipes people would try by hand, each matched to a GFLOPs target: the start of a sweep and its baselines."""
+"""Recipes people would try by hand, each matched to a target cost: the start of a sweep and its baselines."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -8,6 +8,8 @@ from raycomp.flops import gflops
 from raycomp.recipe import BlockWidths, Recipe, ToMe, dense, from_counts
 from raycomp.search.matched import bisect
 from raycomp.shape import ModelShape, Size
+
+Cost = Callable[[Recipe], float]
 
 UNIFORM_TOME, UNIFORM_PRUNING, UNIFORM_BOTH = "uniform ToMe", "uniform pruning", "uniform prune+ToMe"
 BASELINES = (UNIFORM_TOME, UNIFORM_PRUNING, UNIFORM_BOTH)
@@ -18,7 +20,7 @@ _MOST_PRUNED = 0.9
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """A known recipe; `share` is the target it was matched to, relative to the dense GFLOPs."""
+    """A known recipe; `share` is the target it was matched to, relative to the dense cost."""
 
     kind: str
     share: float
@@ -29,25 +31,36 @@ class Known:
         return f"{self.kind} {self.share:.0%}"
 
 
-def known(shape: ModelShape, image: Size, shares: tuple[float, ...]) -> Iterator[Known]:
-    """Known recipes at each share of the dense GFLOPs that they can reach, most expensive first."""
+def known(
+    shape: ModelShape,
+    image: Size,
+    shares: tuple[float, ...],
+    cost: Cost | None = None,
+    least: Recipe | None = None,
+) -> Iterator[Known]:
+    """Known recipes at each share of the dense cost that they can reach, most expensive first.
+
+    Args:
+        cost: of a recipe; by default GFLOPs.
+        least: the narrowest widths allowed.
+    """
+    cost = cost or (lambda recipe: gflops(shape, recipe, image))
     whole, narrower = dense(shape), _with_mlp(shape, 0.75)
-    cost = gflops(shape, whole, image)
     for share in sorted(shares, reverse=True):
-        target = share * cost
-        half_way = _matched(lambda s: pruned(shape, s), shape, image, cost * share**0.5)
+        target = share * cost(whole)
+        half_way = _matched(lambda s: pruned(shape, s, least), cost, cost(whole) * share**0.5)
         builders: dict[str, Callable[[float], Recipe]] = {
             UNIFORM_TOME: lambda s: uniform_tome(whole, shape, image, s),
             "early ToMe": lambda s: early_tome(whole, shape, image, s),
-            UNIFORM_PRUNING: lambda s: pruned(shape, s),
+            UNIFORM_PRUNING: lambda s: pruned(shape, s, least),
             "MLP 75% + early ToMe": lambda s: early_tome(narrower, shape, image, s),
         }
         if half_way is not None:
             builders[UNIFORM_BOTH] = partial(uniform_tome, half_way, shape, image)
         for kind, build in builders.items():
-            recipe = _matched(build, shape, image, target)
+            recipe = _matched(build, cost, target)
             if recipe is not None:
-                filled = _filled(recipe, shape, image, target) if kind == UNIFORM_PRUNING else recipe
+                filled = _filled(recipe, shape, cost, target) if kind == UNIFORM_PRUNING else recipe
                 yield Known(kind, share, filled)
 
 
@@ -67,16 +80,25 @@ def early_tome(base: Recipe, shape: ModelShape, image: Size, strength: float) ->
     return _merging(base, shape, image, [round(first * decay**i) for i in range(shape.depth)])
 
 
-def pruned(shape: ModelShape, strength: float) -> Recipe:
-    """Every width cut by the same share, heads excepted, which would be a coarser cut of the same."""
-    keep = 1 - _MOST_PRUNED * strength
-    block = BlockWidths(
-        heads=shape.heads,
-        qk=_multiple(keep * shape.head_dim, shape.head_dim),
-        v=_multiple(keep * shape.head_dim, shape.head_dim),
-        mlp=_multiple(keep * shape.mlp, shape.mlp),
-    )
-    return Recipe(embed=_multiple(keep * shape.width, shape.width), blocks=(block,) * shape.depth)
+def pruned(shape: ModelShape, strength: float, least: Recipe | None = None) -> Recipe:
+    """Every width cut by the same share, heads excepted, which would be a coarser cut of the same.
+
+    With `least`, every width and the heads go the same share of the way to its narrowest ones.
+    """
+    full = dense(shape)
+    low: Mapping[str, float] = {name: (1 - _MOST_PRUNED) * width for name, width in _widths(full).items()}
+    low = {**low, "heads": shape.heads} if least is None else _widths(least)
+    cut = {
+        name: _multiple(width - strength * (width - low[name]), width, 1 if name == "heads" else _MULTIPLE)
+        for name, width in _widths(full).items()
+    }
+    return Recipe(embed=cut.pop("embed"), blocks=(BlockWidths(**cut),) * shape.depth)
+
+
+def _widths(recipe: Recipe) -> dict[str, int]:
+    """Every width by name; of the blocks, the least."""
+    names = ("heads", "qk", "v", "mlp")
+    return {"embed": recipe.embed} | {name: min(getattr(block, name) for block in recipe.blocks) for name in names}
 
 
 def _with_mlp(shape: ModelShape, keep: float) -> Recipe:
@@ -89,21 +111,21 @@ def _merging(base: Recipe, shape: ModelShape, image: Size, counts: list[int]) ->
     return Recipe(embed=base.embed, blocks=base.blocks, merge=ToMe(ratios=from_counts(shape, counts, image)))
 
 
-def _multiple(value: float, most: int) -> int:
-    return min(most, max(_MULTIPLE, int(value / _MULTIPLE + 0.5) * _MULTIPLE))
+def _multiple(value: float, most: int, multiple: int = _MULTIPLE) -> int:
+    return min(most, max(multiple, int(value / multiple + 0.5) * multiple))
 
 
-def _matched(build: Callable[[float], Recipe], shape: ModelShape, image: Size, target: float) -> Recipe | None:
-    """The recipe of least strength that costs at most `target` GFLOPs; None when full strength costs more."""
-    return bisect(build, lambda recipe: gflops(shape, recipe, image), target).below
+def _matched(build: Callable[[float], Recipe], cost: Cost, target: float) -> Recipe | None:
+    """The recipe of least strength that costs at most `target`; None when full strength costs more."""
+    return bisect(build, cost, target).below
 
 
-def _filled(recipe: Recipe, shape: ModelShape, image: Size, target: float) -> Recipe:
+def _filled(recipe: Recipe, shape: ModelShape, cost: Cost, target: float) -> Recipe:
     """Spend what the rounding of widths left of the target on MLP channels, the same in every block."""
     block = recipe.blocks[0]
     for mlp in range(block.mlp + _MULTIPLE, shape.mlp + 1, _MULTIPLE):
         wider = recipe.model_copy(update={"blocks": (block.model_copy(update={"mlp": mlp}),) * shape.depth})
-        if gflops(shape, wider, image) > target:
+        if cost(wider) > target:
             break
         recipe = wider
     return recipe
