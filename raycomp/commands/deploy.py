@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from raycomp.commands.inputs import Json, Results, names, numbers, print_json, stored_recipe
+from raycomp.commands.inputs import Json, Results, Sweep, names, numbers, print_json, stored_recipe
 from raycomp.errors import UserError, nearest
 from raycomp.report import tables
 
@@ -22,11 +22,13 @@ def export_command(
     out: Annotated[Path, typer.Option(help="Folder to write into.")] = Path(),
     formats: Annotated[str, typer.Option(help="Of safetensors, onnx, pt2.")] = "safetensors,onnx",
     refined: Annotated[bool, typer.Option("--refined", help="The model that jobs/refine.py made of it.")] = False,
+    sweep: Sweep = None,
     results: Results = Path("results"),
 ) -> None:
     """Write a recipe's model as safetensors with its recipe, as ONNX, or as a torch.export program."""
     wanted = names("--formats", formats, _FORMATS)
-    found, config, where = stored_recipe(recipe, results)
+    stored = stored_recipe(recipe, results, sweep)
+    found, config, folder = stored.recipe, stored.config, stored.folder
     import torch
 
     from raycomp.deploy import model as models
@@ -37,12 +39,12 @@ def export_command(
     console = tables.console()
     base = prepare_base(config, lambda line: console.print(line, highlight=False))
     if refined:
-        made = sorted((where.parent / "refined").glob(f"{found.id}-seed*.safetensors"))
+        made = sorted((folder / "refined").glob(f"{found.id}-seed*.safetensors"))
         if not made:
-            raise UserError(f"recipe {found.id}: no refined model in {where.parent}; jobs/refine.py makes one")
+            raise UserError(f"recipe {found.id}: no refined model in {folder}; jobs/refine.py makes one")
         network = models.load(made[0])
     else:
-        network = recovered(base, found, None, torch.device("cpu"), where.parent).float().eval()
+        network = recovered(base, found, None, torch.device("cpu"), folder).float().eval()
     facts = models.facts_of(network, config.data, tuple(base.evalset.classes))
     window = facts.window
     seen = [v for v in base.evalset.images.views() if v.shape[0] >= window[0] and v.shape[1] >= window[1]][:_CHECKED]

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,6 +17,7 @@ from raycomp.results.store import Store
 from raycomp.shape import ModelShape, Size
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+Sweep = Annotated[str | None, typer.Option(help="The sweep that a recipe is of, where several have it.")]
 Results = Annotated[Path, typer.Option(help="Folder that holds the sweeps.")]
 
 
@@ -78,21 +80,41 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and value != value else value
 
 
-def stored_recipe(prefix: str, results: Path) -> tuple[Recipe, configs.SweepConfig, Path]:
-    """A recipe of any sweep in the folder by a prefix of its id, its sweep's configuration and that one's file.
+@dataclass(frozen=True)
+class Stored:
+    """A recipe of a sweep."""
+
+    recipe: Recipe
+    config: configs.SweepConfig
+    """Of the sweep."""
+    folder: Path
+    """Of the sweep."""
+
+
+def stored_recipe(prefix: str, results: Path, sweep: str | None = None) -> Stored:
+    """A recipe by a prefix of its id, of one sweep, or of any in the folder that makes the same model of it.
 
     Raises:
-        UserError: where there is none, or more than one.
+        UserError: where there is none, or more than one; where sweeps make different models of it.
     """
-    known: dict[str, tuple[Recipe, configs.SweepConfig, Path]] = {}
-    for path in sorted(results.glob("*/sweep.yaml")):
-        store = Store(path.parent)
+    known: dict[str, dict[str, Stored]] = {}  # by id, then by what the model depends on
+    for folder in sorted(path.parent for path in results.glob("*/sweep.yaml")):
+        if sweep not in (None, folder.name):
+            continue
+        store = Store(folder)
+        config = store.config()
         for row in store.rows():
-            known[row["recipe_id"]] = Recipe.model_validate_json(row["recipe_json"]), store.config(), path
+            recipe = Recipe.model_validate_json(row["recipe_json"])
+            made = f"{row['checkpoint']} {config.recovery}"
+            known.setdefault(row["recipe_id"], {}).setdefault(made, Stored(recipe, config, folder))
     matches = [recipe_id for recipe_id in known if recipe_id.startswith(prefix)]
     if not matches:
-        hint = nearest(prefix, known) if known else f"there are no sweeps in {results}"
-        raise UserError(f"no recipe {prefix!r}: {hint}")
+        hint = nearest(prefix, known) if known else f"there is no sweep {sweep or ''} in {results}"
+        raise UserError(f"no recipe {prefix!r}: {' '.join(hint.split())}")
     if len(matches) > 1:
         raise UserError(f"recipe {prefix!r} is not unique: {', '.join(matches)}")
-    return known[matches[0]]
+    found = list(known[matches[0]].values())
+    if len(found) > 1:
+        places = ", ".join(one.folder.name for one in found)
+        raise UserError(f"recipe {matches[0]}: the sweeps {places} make different models of it; say which by --sweep")
+    return found[0]

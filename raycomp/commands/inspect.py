@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from raycomp import config as configs
-from raycomp.commands.inputs import Json, Results, numbers, print_json, read_recipe, shape_of, stored_recipe
+from raycomp.commands.inputs import Json, Results, Sweep, numbers, print_json, read_recipe, shape_of, stored_recipe
 from raycomp.errors import UserError
 from raycomp.flops import Profile, profile
 from raycomp.recipe import Cts, Recipe, ToMe, constant_r, dense
@@ -95,6 +95,7 @@ def front_command(
 def explain_command(
     recipe: Annotated[str, typer.Argument(help="Recipe id (a prefix will do) of a sweep, or a YAML or JSON file.")],
     space: Annotated[Path | None, typer.Option(help="Search space of a recipe file.")] = None,
+    sweep: Sweep = None,
     results: Results = Path("results"),
     as_json: Json = False,
 ) -> None:
@@ -104,7 +105,8 @@ def explain_command(
             raise UserError(f"--space is missing: the recipe file {recipe} does not say which model it is for")
         found, config, where = read_recipe(Path(recipe)), configs.load(space), space
     else:
-        found, config, where = stored_recipe(recipe, results)
+        stored = stored_recipe(recipe, results, sweep)
+        found, config, where = stored.recipe, stored.config, stored.folder / "sweep.yaml"
     shape, image = shape_of(config, where)
     from raycomp.compress.prune import check  # needs torch, which the other commands do without
 

@@ -1,0 +1,70 @@
+"""Finding a recipe by a prefix of its id, and reading lists."""
+
+import pytest
+
+from raycomp.commands.inputs import names, numbers, stored_recipe
+from raycomp.config import SweepConfig
+from raycomp.errors import UserError
+from raycomp.recipe import ToMe, dense
+from raycomp.results.store import Store
+from raycomp.search.proposal import Proposal
+from tests.conftest import TINY
+from tests.search.fakes import fake_row
+
+RECIPES = [dense(TINY), dense(TINY).model_copy(update={"merge": ToMe(ratios=(0.5, 0.0, 0.0))})]
+
+
+def add_sweep(results, name: str, mode: str = "none", checkpoint: str = "a") -> None:
+    config = SweepConfig.model_validate(
+        {
+            "name": name,
+            "model": {"checkpoint": "none"},
+            "data": {"dataset": "streetscenes"},
+            "recovery": {"mode": mode},
+        }
+    )
+    store = Store(results / name)
+    store.open(config)
+    for number, recipe in enumerate(RECIPES):
+        store.write(
+            fake_row(TINY, Proposal(number, "search", "known", "", recipe)) | {"sweep": name, "checkpoint": checkpoint}
+        )
+
+
+def test_a_recipe_that_sweeps_make_alike_is_one(tmp_path):
+    add_sweep(tmp_path, "first")
+    add_sweep(tmp_path, "second")
+    found = stored_recipe(RECIPES[1].id[:6], tmp_path)
+    assert (found.recipe, found.folder) == (RECIPES[1], tmp_path / "first")
+    assert found.config.name == "first"
+
+
+@pytest.mark.parametrize("other", [{"mode": "reconstruct"}, {"checkpoint": "b"}])
+def test_different_models_of_a_recipe_need_the_sweep(tmp_path, other):
+    add_sweep(tmp_path, "first")
+    add_sweep(tmp_path, "second", **other)
+    with pytest.raises(UserError, match="the sweeps first, second make different models of it; say which by --sweep"):
+        stored_recipe(RECIPES[0].id, tmp_path)
+    assert stored_recipe(RECIPES[0].id, tmp_path, "second").folder == tmp_path / "second"
+
+
+def test_what_is_not_there_or_not_unique_is_said(tmp_path):
+    with pytest.raises(UserError, match=f"no recipe 'abc': there is no sweep in {tmp_path}"):
+        stored_recipe("abc", tmp_path)
+    add_sweep(tmp_path, "first")
+    with pytest.raises(UserError, match=f"no recipe 'abc': there is no sweep lost in {tmp_path}"):
+        stored_recipe("abc", tmp_path, "lost")
+    with pytest.raises(UserError, match=f"did you mean .{RECIPES[0].id}"):
+        stored_recipe(RECIPES[0].id[:8] + "zzzz", tmp_path)
+    with pytest.raises(UserError, match=f"is not unique: {RECIPES[0].id}, {RECIPES[1].id}"):
+        stored_recipe("", tmp_path)
+
+
+def test_lists_of_numbers_and_names():
+    assert numbers("--batch", "1, 16,", 1, 64) == [1, 16]
+    for wrong in ("0", "65", "x"):
+        with pytest.raises(UserError, match=f"--batch {wrong}: allowed are numbers from 1 to 64"):
+            numbers("--batch", wrong, 1, 64)
+    assert names("--formats", "onnx, pt2", ("onnx", "pt2")) == ["onnx", "pt2"]
+    with pytest.raises(UserError, match="--formats onx: "):
+        names("--formats", "onx", ("onnx", "pt2"))
