@@ -1,4 +1,4 @@
-"""Search the Pareto front of prune-then-merge recipes of a model under a GFLOPs budget.
+"""Search the Pareto front of prune-then-merge recipes of a model under a limit of GFLOPs, or of time.
 
     python jobs/pareto_search.py --space search_spaces/streetscenes_vit_micro.yaml --budget 60% --trials 60
     ray job submit -- python jobs/pareto_search.py
@@ -9,6 +9,7 @@ Ctrl-C leaves a usable result; the same command goes on from it.
 import gc
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from threading import Thread
 from typing import Annotated
@@ -35,7 +36,8 @@ _DEFAULT_SPACE = Path(__file__).resolve().parents[1] / "search_spaces" / "street
 
 def main(
     space: Annotated[Path, typer.Option(help="Search space file.")] = _DEFAULT_SPACE,
-    budget: Annotated[str | None, typer.Option(help="GFLOPs limit as a share of dense, for example 50%.")] = None,
+    budget: Annotated[str | None, typer.Option(help="Limit as a share of dense, for example 50%.")] = None,
+    limit: Annotated[str | None, typer.Option(help="What is limited: gflops, or latency on this device.")] = None,
     trials: Annotated[int | None, typer.Option(help="Recipes to measure.")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the sweep; by default the space's.")] = None,
     results: Annotated[Path, typer.Option(help="Folder for results.")] = Path("results"),
@@ -44,12 +46,13 @@ def main(
     tracking: Annotated[str | None, typer.Option(help="MLflow tracking URI; by default SQLite in the results.")] = None,
 ) -> None:
     """Search, print the front, draw it, and say how to open MLflow on it."""
-    config = configs.load(space, budget=budget, trials=trials, seed=seed, workers=workers)
+    config = configs.load(space, budget=budget, limit=limit, trials=trials, seed=seed, workers=workers)
     console = tables.console()
     folder = results / (name or config.name)
     store = Store(folder)
     store.check(config)
-    if (shape := config.model.shape) is not None:  # an unmeetable budget is told before anything is loaded
+    timed = config.search.limit == "latency"
+    if (shape := config.model.shape) is not None and not timed:  # what cannot be met is told before anything is loaded
         grid = _grid(config, shape)
         grid.check_budget(config.search.budget * gflops(shape, dense(shape), grid.image))
     cluster.connect()
@@ -57,21 +60,25 @@ def main(
     from raycomp.report.plot import plot_front
     from raycomp.report.progress import SweepProgress
     from raycomp.search.base import check_same, prepare_base
+    from raycomp.search.latency import with_latency
     from raycomp.search.proposer import Proposer
     from raycomp.search.sweep import run_sweep
     from raycomp.train import preloaded
 
-    base = prepare_base(config, lambda line: console.print(line, highlight=False))
+    def say(line: str) -> None:
+        console.print(line, highlight=False, soft_wrap=True)
+
+    base = prepare_base(config, say)
     store.open(config)
+    if timed:
+        base = with_latency(base, folder, say)
     rows = store.rows()
     measurable = None if base.elastic is None else base.elastic.space
-    proposer = Proposer(_grid(config, base.shape), config.search, rows, measurable)
+    proposer = Proposer(replace(_grid(config, base.shape), latency=base.latency), config.search, rows, measurable)
     if rows:
         check_same(rows, base, folder)
-        console.print(
-            f"{folder}: found {proposer.trials_done} of {config.search.trials} trials, going on", highlight=False
-        )
-    samples = preloaded(config, config.recovery.steps, lambda line: console.print(line, highlight=False))
+        say(f"{folder}: found {proposer.trials_done} of {config.search.trials} trials, going on")
+    samples = preloaded(config, config.recovery.steps, say)
     uri = tracking_uri(tracking, results)
     tracker = Tracker(uri, folder, config, base.evalset.classes, lambda line: console.print(line, style="yellow"))
     for row in rows:
@@ -87,17 +94,16 @@ def main(
 
     leaving = Thread(target=cluster.disconnect)
     leaving.start()
-    limit = config.search.budget
-    console.print(tables.front_table(compare(outcome.rows, limit)))
-    console.print(tables.budget_table(at_budgets(outcome.rows, config.search.known, limit)))
+    share = config.search.budget
+    console.print(tables.front_table(compare(outcome.rows, share)))
+    console.print(tables.budget_table(at_budgets(outcome.rows, config.search.known, share)))
     for objective, rho in stage_agreement(outcome.rows).items():
-        console.print(f"search stage ranked {objective} like the full set: Spearman {rho:.2f}", highlight=False)
-    picture = folder / "front.png"
-    title = f"{config.name}: {proposer.trials_done} trials, budget {limit:.0%} of the dense GFLOPs"
-    plot_front(outcome.rows, limit, title, picture)
-    tracker.finish(final_front(outcome.rows, limit), [folder / "sweep.yaml", picture], outcome.finished)
-    console.print(f"rows:  {folder / 'trials'}/*.parquet\nplot:  {picture}", highlight=False, soft_wrap=True)
-    console.print(f"runs:  mlflow ui --backend-store-uri {uri}", highlight=False, soft_wrap=True)
+        say(f"search stage ranked {objective} like the full set: Spearman {rho:.2f}")
+    picture, what = folder / "front.png", "latency" if timed else "GFLOPs"
+    title = f"{config.name}: {proposer.trials_done} trials, budget {share:.0%} of the dense {what}"
+    plot_front(outcome.rows, share, title, picture)
+    tracker.finish(final_front(outcome.rows, share), [folder / "sweep.yaml", picture], outcome.finished)
+    say(f"rows:  {folder / 'trials'}/*.parquet\nplot:  {picture}\nruns:  mlflow ui --backend-store-uri {uri}")
     leaving.join()
     gc.freeze()  # or Python spends seconds, at exit, freeing torch's modules one by one
     if not outcome.finished:

@@ -26,7 +26,7 @@ def main(
     out: Annotated[Path, typer.Option(help="Checkpoint to write (.safetensors); the recipe lands beside it.")],
     to_gflops: Annotated[str | None, typer.Option("--gflops", help="Target as a share of dense, e.g. 60%.")] = None,
     to_latency: Annotated[
-        str | None, typer.Option("--latency", help="Target as a share of dense blocks' time.")
+        str | None, typer.Option("--latency", help="Target as a share of the dense model's time.")
     ] = None,
     weight: Annotated[float | None, typer.Option(help="eta: score per millisecond saved, the latency term.")] = None,
     data: Annotated[Path | None, typer.Option(help="Folder of the data set, in place of the file's.")] = None,
@@ -56,7 +56,7 @@ def main(
     table = None
     keep_freed_memory()
     if to_latency is not None or config.nvit.latency_weight:
-        console.print("timing a block at a grid of widths", highlight=False)
+        console.print("timing the parts of the model at a grid of widths", highlight=False)
         table = measure_latency(shape, config.evaluation.batch, device, getattr(torch, config.evaluation.dtype), image)
 
     def cost(recipe: Recipe) -> float:
@@ -81,7 +81,7 @@ def main(
     )
     if table is not None:
         times = table.latency_ms(found.recipe), table.latency_ms(dense(shape))
-        console.print(f"blocks by the table: {times[0]:.3g} of {times[1]:.3g} ms ({table.setting})", highlight=False)
+        console.print(f"by the table: {times[0]:.3g} of {times[1]:.3g} ms ({table.setting})", highlight=False)
     console.print(f"model:  {out}\nrecipe: {out.with_suffix('.yaml')}", highlight=False, soft_wrap=True)
 
 

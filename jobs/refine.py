@@ -20,7 +20,7 @@ from raycomp.commands.inputs import numbers
 from raycomp.errors import UserError
 from raycomp.report import tables
 from raycomp.report.compare import dense_row, final_front
-from raycomp.results.row import Row
+from raycomp.results.row import Row, cost_share
 from raycomp.results.store import Store
 from raycomp.results.tracking import Tracker, tracking_uri
 from raycomp.search import cluster
@@ -57,12 +57,15 @@ def main(
     from raycomp.refine.training import Shared
     from raycomp.report.plot import plot_front
     from raycomp.search.base import check_same, prepare_base
+    from raycomp.search.latency import with_latency
     from raycomp.train import Standing, preloaded
 
     def say(line: str) -> None:
         console.print(line, highlight=False, soft_wrap=True)
 
     base = prepare_base(config, say)
+    if config.search.limit == "latency":
+        base = with_latency(base, folder, say)
     check_same([row for row in rows if row["stage"] != "benchmark"], base, folder)
     wanted = wanted_of(rows, budget, top, config.refine.seeds)
     gpus = int(ray.cluster_resources().get("GPU", 0))
@@ -120,7 +123,7 @@ def _line(row: Row) -> str:
     if row["status"] != "complete":
         return f"{row['recipe_id']} seed {row['seed']} failed: {row['error']}"
     return (
-        f"{row['recipe_id']} seed {row['seed']}, {row['gflops_share']:.0%} of dense: "
+        f"{row['recipe_id']} seed {row['seed']}, {cost_share(row):.0%} of dense: "
         f"{100 * row['clean_miou']:.2f} / {100 * row['corrupted_miou']:.2f}"
     )
 

@@ -118,8 +118,12 @@ class SpaceConfig(_Section):
 class SearchConfig(_Section):
     """How the space is searched."""
 
+    limit: Literal["gflops", "latency"] = "gflops"
+    """What is limited, and as low as it can be beside accuracy: GFLOPs, or the time of a batch on this device."""
     budget: Share = 0.6
-    """GFLOPs limit as a share of the dense model's."""
+    """The limit as a share of the dense model's."""
+    latency_batch: int = Field(default=1, gt=0)
+    """Images timed together."""
     trials: int = Field(default=60, gt=0)
     sampler: Literal["tpe", "nsga2", "random"] = "tpe"
     seed: int = 0
@@ -128,7 +132,7 @@ class SearchConfig(_Section):
     gpus_per_trial: float | None = Field(default=None, ge=0)
     """By default one where the cluster has GPUs; 0.25 packs four trials on one."""
     known: tuple[Share, ...] = (0.6, 0.5, 0.4, 0.3)
-    """Shares of the dense GFLOPs at which known recipes are measured first."""
+    """Shares of the dense cost at which known recipes are measured first."""
     max_failures: int = Field(default=2, ge=0)
     """How often a trial whose worker died is tried again."""
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import ray
 import torch
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import RayError
 
 from raycomp.benchmark.cells import Cell, Level, cells, levels
 from raycomp.benchmark.measure import Measured, built, failed_row, measure_cell, unreachable
@@ -19,13 +19,13 @@ from raycomp.benchmark.settings import Setting, find, from_front, mark_of
 from raycomp.benchmark.speed import Timing, time_settings
 from raycomp.config import SweepConfig
 from raycomp.data.samples import Samples
-from raycomp.errors import UserError
-from raycomp.evaluate.latency_table import LatencyTable, measure_latency
+from raycomp.evaluate.latency_table import LatencyTable
 from raycomp.models import checkpoints
 from raycomp.results.row import Row
 from raycomp.results.store import Store
 from raycomp.search.base import Base
-from raycomp.search.cluster import finished, prepare_worker, remote
+from raycomp.search.cluster import finished, prepare_worker, remote, result
+from raycomp.search.latency import latency_table
 from raycomp.search.trial import git_commit
 
 
@@ -68,7 +68,7 @@ def find_settings(
     task = remote(_find, shared.config, retries=2)
     waiting = {task.remote(shared.base, level, table): level for level in missing}
     for done in finished(waiting):
-        level, setting = waiting[done], _result(done)
+        level, setting = waiting[done], result(done)
         setting.save(folder, level, mark_of(base, level))
         known[level] = setting
         short = "" if setting.reached else f", which misses the target of {setting.target:.4g}"
@@ -110,7 +110,7 @@ def measure_cells(
 def measure_speed(shared: Shared, settings: dict[Level, Setting]) -> list[Timing]:
     """Time all settings in one worker, taking turns, with nothing else running."""
     task = remote(_time, shared.config, retries=0)
-    timings: list[Timing] = _result(task.remote(shared.base, {k: v for k, v in settings.items() if v.reached}))
+    timings: list[Timing] = result(task.remote(shared.base, {k: v for k, v in settings.items() if v.reached}))
     return timings
 
 
@@ -148,21 +148,9 @@ def _failed(store: Store, base: Base, cell: Cell, setting: Setting, problem: str
 
 
 def _latency_table(shared: Shared) -> LatencyTable:
-    """The table of the latency term, measured once, by a worker with nothing beside it."""
-    path = shared.folder / "settings" / "latency.json"
-    if not path.is_file():
-        task = remote(_measure_latency, shared.config, retries=2)
-        table: LatencyTable = _result(task.remote(shared.base))
-        table.save(path)
-    return LatencyTable.load(path)
-
-
-def _result(reference: Any) -> Any:
-    """What a task returned; what was wrong with the input is raised as it was."""
-    try:
-        return ray.get(reference)
-    except RayTaskError as error:
-        raise (error.cause if isinstance(error.cause, UserError) else error) from None
+    """The table of NViT's latency term."""
+    path, batch = shared.folder / "settings" / "latency.json", shared.config.evaluation.batch
+    return latency_table(path, shared.base, shared.config, batch, merging=False)
 
 
 def _find(base: Base, level: Level, latency: LatencyTable | None) -> Setting:
@@ -171,11 +159,6 @@ def _find(base: Base, level: Level, latency: LatencyTable | None) -> Setting:
 
 def _measure(base: Base, samples: Samples | None, cell: Cell, setting: Setting, state: Path, commit: str) -> Measured:
     return measure_cell(base, samples, cell, setting, state, prepare_worker(), commit)
-
-
-def _measure_latency(base: Base) -> LatencyTable:
-    dtype, window = getattr(torch, base.config.evaluation.dtype), base.config.data.window
-    return measure_latency(base.shape, base.config.evaluation.batch, prepare_worker(), dtype, window)
 
 
 def _time(base: Base, settings: dict[Level, Setting]) -> list[Timing]:

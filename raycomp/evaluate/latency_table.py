@@ -1,64 +1,112 @@
-"""What a block of any widths takes on the device at hand: NViT's lookup table (REFERENCE 7).
+"""What a model of any widths and merging takes on the device at hand: NViT's lookup table (REFERENCE 7), with tokens.
 
-Attention is measured over a coarse grid of (EMB, H, QK, V) and the MLP over one of (EMB, MLP); widths in
-between are interpolated linearly.
+The halves of a block, the merging between them, the embedding and the decoder are each measured over a coarse grid
+of widths and at three token counts. Widths in between are interpolated linearly, so that products of widths come out
+right; over tokens a parabola goes through the three counts, as attention costs a + b N + c N^2. Attention works on the
+wider of qk and v, so it is measured over that and over the tilt (v - qk) / wider, in which it has one kink, at 0.
 """
 
 import itertools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from scipy.interpolate import RegularGridInterpolator
+from torch import Tensor
 
+from raycomp.compress.tome import ToMeMerger
 from raycomp.errors import UserError
-from raycomp.evaluate.speed import latency_ms
+from raycomp.evaluate.speed import median_seconds
 from raycomp.files import written
-from raycomp.models.segmenter import Block
-from raycomp.recipe import BlockWidths, Recipe
+from raycomp.models.segmenter import Block, Segmenter, Tokens, restore, upsampled
+from raycomp.recipe import BlockWidths, Recipe, ToMe, dense, tokens_removed
 from raycomp.shape import ModelShape, Size
 
 _POINTS = 4  # of each width: a quarter, a half, three quarters, all of it
+_EIGHTHS = (1, 4, 8)  # of all tokens
+_SHARES = (0.125, 0.5)  # of tokens merged
+_TILTS = (-0.5, 0.0, 0.5)
+_ROUNDS, _WARM_UP = 5, 1
+_EVICTED = 2**20  # floats that pass through the caches between two runs
+_Run = tuple[Callable[[Tensor], object], Tensor]
+_AXES = {
+    "embedding": ("embed",),
+    "attention": ("embed", "heads", "wide", "tilt"),
+    "weighted": ("embed", "heads", "wide", "tilt"),
+    "merging": ("embed", "qk", "share"),
+    "mlp": ("embed", "mlp"),
+    "decoder": ("embed",),
+}
+"""Parts of a model and the widths they are measured over; `weighted` is attention by the sizes of merged tokens."""
 
 
 @dataclass(frozen=True)
 class LatencyTable:
-    """Milliseconds of a batch through the attention half and the MLP half of a block."""
+    """Milliseconds of a batch through the parts of a model."""
 
-    axes: dict[str, list[int]]
-    """Measured widths by name: embed, heads, qk, v, mlp; ascending."""
-    attention: np.ndarray
-    """(embed, heads, qk, v)."""
-    mlp: np.ndarray
-    """(embed, mlp)."""
+    shape: ModelShape
+    image: Size
+    axes: dict[str, list[float]]
+    """Measured widths and shares by name, ascending."""
+    tokens: list[int]
+    """Token counts measured, ascending; the last is all."""
+    parts: dict[str, np.ndarray]
+    """Of each part: its axes, then tokens; without merging, or where tokens do not count, all tokens alone."""
     setting: str
     """Device, precision, batch and tokens of the measurement."""
 
     def latency_ms(self, recipe: Recipe) -> float:
-        """All blocks of a recipe without merging, for the table's batch."""
-        points = np.array([(recipe.embed, b.heads, b.qk, b.v) for b in recipe.blocks], float)
-        feeds = np.array([(recipe.embed, b.mlp) for b in recipe.blocks], float)
-        attention, mlp = self._interpolators
-        return float(attention(points).sum() + mlp(feeds).sum())
+        """One pass of the table's batch through the model of a recipe.
+
+        Raises:
+            ValueError: for merging other than ToMe, or any in a table made without.
+        """
+        if recipe.merge is not None and ("merging" not in self.parts or not isinstance(recipe.merge, ToMe)):
+            raise ValueError(f"no latencies of merging by {recipe.merge.method}")
+        embed, blocks = recipe.embed, recipe.blocks
+        _, removed = tokens_removed(self.shape, recipe.merge, self.image)
+        before = self.tokens[-1] - np.cumsum([0, *removed])
+        n, after = before[:-1], before[1:]
+        merged = int(np.argmax(np.array([*removed, 1]) > 0)) + 1  # the first block that sees merged tokens
+        widths = [(embed, b.heads, max(b.qk, b.v), (b.v - b.qk) / max(b.qk, b.v)) for b in blocks]
+        total = self._sum("embedding", [(embed,)], n[:1]) + self._sum("decoder", [(embed,)], after[-1:])
+        total += self._sum("attention", widths[:merged], n[:merged])
+        total += self._sum("weighted", widths[merged:], n[merged:])
+        steps = [i for i, r in enumerate(removed) if r]
+        shares = [(embed, blocks[i].qk, removed[i] / (n[i] - self.shape.prefix)) for i in steps]
+        total += self._sum("merging", shares, n[steps])
+        return total + self._sum("mlp", [(embed, b.mlp) for b in blocks], after)
+
+    def _sum(self, part: str, points: Sequence[tuple[float, ...]], tokens: np.ndarray) -> float:
+        """Time of a part at several points, each with its token count."""
+        if not points:
+            return 0.0
+        coefficients = self._interpolators[part](np.array(points, float))  # (points, powers)
+        powers = (tokens[:, None] / self.tokens[-1]) ** np.arange(coefficients.shape[1])
+        return float((coefficients * powers).sum(1).clip(min=0).sum())
 
     @cached_property
-    def _interpolators(self) -> tuple[RegularGridInterpolator, RegularGridInterpolator]:
-        grid = [np.array(self.axes[name], float) for name in ("embed", "heads", "qk", "v", "mlp")]
-        outside = {"bounds_error": False, "fill_value": None}  # below the smallest width: extrapolated
-        return (
-            RegularGridInterpolator(grid[:4], self.attention, **outside),
-            RegularGridInterpolator((grid[0], grid[4]), self.mlp, **outside),
-        )
+    def _interpolators(self) -> dict[str, RegularGridInterpolator]:
+        """For each part the coefficients of its polynomial in the share of tokens, over its widths."""
+        found = {}
+        for part, values in self.parts.items():
+            counts = np.array(self.tokens[-values.shape[-1] :]) / self.tokens[-1]
+            powers = np.vander(counts, increasing=True)  # (counts, powers)
+            grid = [np.array(self.axes[name], float) for name in _AXES[part]]
+            outside = {"bounds_error": False, "fill_value": None}  # below the smallest width: extrapolated
+            found[part] = RegularGridInterpolator(grid, values @ np.linalg.inv(powers).T, **outside)
+        return found
 
     def save(self, path: Path) -> None:
         """Write the table as JSON, whole or not at all."""
-        values = {"attention": self.attention.tolist(), "mlp": self.mlp.tolist()}
+        held = {"shape": self.shape.model_dump(mode="json"), "image": self.image, "axes": self.axes}
+        parts = {name: values.tolist() for name, values in self.parts.items()}
         with written(path) as temporary:
-            temporary.write_text(json.dumps({"axes": self.axes, "setting": self.setting, **values}))
+            temporary.write_text(json.dumps(held | {"tokens": self.tokens, "parts": parts, "setting": self.setting}))
 
     @classmethod
     def load(cls, path: Path) -> "LatencyTable":
@@ -69,8 +117,10 @@ class LatencyTable:
         """
         try:
             held = json.loads(path.read_text())
-            return cls(held["axes"], np.array(held["attention"]), np.array(held["mlp"]), held["setting"])
-        except (OSError, ValueError, KeyError) as error:
+            parts = {name: np.array(held["parts"][name]) for name in held["parts"]}
+            shape, image = ModelShape.model_validate(held["shape"]), tuple(held["image"])
+            return cls(shape, image, held["axes"], held["tokens"], parts, held["setting"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path}: not a latency table ({type(error).__name__}); delete it") from None
 
 
@@ -80,27 +130,121 @@ def measure_latency(
     device: torch.device,
     dtype: torch.dtype,
     image: Size | None = None,
-    time: Callable[..., float] = latency_ms,
+    merging: bool = False,
+    time: Callable[..., float] | None = None,
 ) -> LatencyTable:
-    """Time a block of a dense shape at every point of the grid, with all tokens of an image of height x width."""
-    most = {"embed": shape.width, "heads": shape.heads, "qk": shape.head_dim, "v": shape.head_dim, "mlp": shape.mlp}
-    axes = {name: sorted({-(-full * i // _POINTS) for i in range(1, _POINTS + 1)}) for name, full in most.items()}
-    rows, columns = shape.grid(image)
-    tokens = shape.prefix + rows * columns
+    """Time the parts of a dense shape's models at every point of the grid.
 
-    def block(embed: int, heads: int, qk: int, v: int, mlp: int) -> tuple[Block, torch.Tensor]:
-        made = Block(embed, BlockWidths(heads=heads, qk=qk, v=v, mlp=mlp), shape.head_dim**-0.5, shape.norm_eps)
-        return made.to(device, dtype).eval(), torch.randn(batch, tokens, embed, device=device, dtype=dtype)
-
+    Args:
+        image: height and width; by default the shape's own.
+        merging: also with fewer tokens, and the merging itself, which takes four times as long.
+        time: milliseconds of a function of one tensor; by default its median where other layers run in between.
+    """
+    parts = _Parts(shape, batch, device, dtype, image or shape.image)
+    time = time or parts.clock()
+    most = {"embed": shape.width, "heads": shape.heads, "wide": shape.head_dim, "qk": shape.head_dim, "mlp": shape.mlp}
+    axes: dict[str, list[float]] = {
+        name: sorted({-(-full * i // _POINTS) for i in range(1, _POINTS + 1)}) for name, full in most.items()
+    }
+    axes |= {"share": list(_SHARES), "tilt": list(_TILTS)}
+    tokens = sorted({-(-parts.tokens * i // 8) for i in _EIGHTHS})
+    found: dict[str, np.ndarray] = {}
     with torch.inference_mode():
-        attention = np.empty([len(axes[name]) for name in ("embed", "heads", "qk", "v")])
-        for place in itertools.product(*map(range, attention.shape)):
-            e, h, q, v = (axes[name][i] for name, i in zip(("embed", "heads", "qk", "v"), place, strict=True))
-            made, x = block(e, h, q, v, 1)
-            attention[place] = time(made.attend, x)
-        mlp = np.empty((len(axes["embed"]), len(axes["mlp"])))
-        for place in itertools.product(*map(range, mlp.shape)):
-            made, x = block(axes["embed"][place[0]], 1, 1, 1, axes["mlp"][place[1]])
-            mlp[place] = time(made.feed, x)
-    setting = f"{device} {str(dtype).removeprefix('torch.')} batch {batch} tokens {tokens} torch {torch.__version__}"
-    return LatencyTable(axes, attention, mlp, setting)
+        for name, names in _AXES.items():
+            if not merging and name in ("weighted", "merging"):
+                continue
+            counts = tokens if merging and name not in ("embedding", "attention") else tokens[-1:]
+            grid: list[list[float]] = [*(axes[axis] for axis in names), [*counts]]
+            times = [time(*getattr(parts, name)(*point)) for point in itertools.product(*grid)]
+            found[name] = np.array(times).reshape([len(values) for values in grid])
+    precision, threads, version = str(dtype).removeprefix("torch."), torch.get_num_threads(), torch.__version__
+    setting = f"{device} {precision} batch {batch} tokens {tokens[-1]} threads {threads} torch {version}"
+    return LatencyTable(shape, parts.image, axes, tokens, found, setting)
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """For each part of a model, a function to time and its input, at given widths and n tokens."""
+
+    shape: ModelShape
+    batch: int
+    device: torch.device
+    dtype: torch.dtype
+    image: Size
+
+    @property
+    def tokens(self) -> int:
+        rows, columns = self.shape.grid(self.image)
+        return self.shape.prefix + rows * columns
+
+    def clock(self) -> Callable[..., float]:
+        """Milliseconds of a function, in turns with a dense block: a part alone, over and over, finds all its weights
+        in the caches, and was up to half faster than in a model."""
+        block = self._block(self.shape.width, dense(self.shape).blocks[0])
+        merge, x = self.merging(self.shape.width, self.shape.head_dim, _SHARES[0], self.tokens)
+        passed = torch.zeros(_EVICTED, device=self.device)
+
+        def between() -> None:
+            merge(block.feed(block.attend(x)[0]))
+            passed.add_(1)
+
+        def time(run: Callable[[Tensor], object], on: Tensor) -> float:
+            runs = {"between": between, "run": lambda: run(on)}
+            return 1e3 * median_seconds(runs, self.device, _ROUNDS, _WARM_UP)["run"]
+
+        return time
+
+    def embedding(self, embed: int, n: int) -> _Run:
+        del n  # always all
+        height, width = (side * self.shape.patch for side in self.shape.grid(self.image))
+        return partial(self._model(embed).encoder, depth=0), self._random(3, height, width)
+
+    def attention(self, embed: int, heads: int, wide: int, tilt: float, n: int) -> _Run:
+        return self._attention(embed, heads, wide, tilt).attend, self._random(n, embed)
+
+    def weighted(self, embed: int, heads: int, wide: int, tilt: float, n: int) -> _Run:
+        block = self._attention(embed, heads, wide, tilt)
+        size = self._record(n).size
+        return lambda x: block.attend(x, size.log()), self._random(n, embed)
+
+    def merging(self, embed: int, qk: int, share: float, n: int) -> _Run:
+        merge = ToMeMerger(ToMe(ratios=(share,)), self.shape.prefix)
+        heads, record = self.shape.heads, self._record(n)
+        projected = self._random(n, 3 * heads, qk)  # keys lie between queries and values, as attention leaves them
+        keys = projected[:, :, heads : 2 * heads].transpose(1, 2)
+        return lambda x: merge(0, x, keys, record, self.shape.grid(self.image)), self._random(n, embed)
+
+    def mlp(self, embed: int, mlp: int, n: int) -> _Run:
+        return self._block(embed, BlockWidths(heads=1, qk=1, v=1, mlp=mlp)).feed, self._random(n, embed)
+
+    def decoder(self, embed: int, n: int) -> _Run:
+        model, record = self._model(embed), self._record(n)
+        grid, prefix = self.shape.grid(self.image), self.shape.prefix
+
+        def run(x: Tensor) -> Tensor:
+            scores = restore(model.decoder(x[:, prefix:]), record, prefix).transpose(1, 2).unflatten(2, grid)
+            return upsampled(scores, self.shape.patch, self.image)
+
+        return run, self._random(n, embed)
+
+    def _attention(self, embed: int, heads: int, wide: int, tilt: float) -> Block:
+        qk, v = (max(1, round(wide * min(1.0, 1.0 + sign * tilt))) for sign in (-1, 1))
+        return self._block(embed, BlockWidths(heads=heads, qk=qk, v=v, mlp=1))
+
+    def _model(self, embed: int) -> Segmenter:
+        narrow = BlockWidths(heads=1, qk=1, v=1, mlp=1)
+        model = Segmenter(self.shape, Recipe(embed=embed, blocks=(narrow,) * self.shape.depth))
+        return model.to(self.device, self.dtype).eval()
+
+    def _block(self, embed: int, widths: BlockWidths) -> Block:
+        block = Block(embed, widths, self.shape.head_dim**-0.5, self.shape.norm_eps)
+        return block.to(self.device, self.dtype).eval()
+
+    def _random(self, *size: int) -> Tensor:
+        return torch.randn(self.batch, *size, device=self.device, dtype=self.dtype)
+
+    def _record(self, n: int) -> Tokens:
+        """A record of n tokens; which patch went where is of no matter."""
+        prefix, patches = self.shape.prefix, self.tokens - self.shape.prefix
+        source = prefix + torch.arange(patches, device=self.device).expand(self.batch, -1) % (n - prefix)
+        return Tokens(size=torch.full((self.batch, n), 2.0, device=self.device), source=source)

@@ -13,7 +13,7 @@ from raycomp.evaluate.measure import measure
 from raycomp.recipe import Recipe
 from raycomp.refine.training import Shared, Target, model_path, refine_one, settings_text
 from raycomp.report.compare import final_front
-from raycomp.results.row import Row
+from raycomp.results.row import Row, cost, cost_share
 from raycomp.results.store import Store, completed
 from raycomp.search.base import Base
 from raycomp.search.cluster import finished, prepare_worker, remote
@@ -38,7 +38,7 @@ def wanted_of(rows: Sequence[Row], budget_share: float, top: int | None, seeds: 
     front = final_front(rows, budget_share)
     if not front:
         return []
-    chosen = most_useful(front, top or len(front), front[0]["gflops"] / front[0]["gflops_share"])
+    chosen = most_useful(front, top or len(front), cost(front[0]) / cost_share(front[0]))
     recipes = [(Recipe.model_validate_json(row["recipe_json"]), row) for row in chosen]
     return [Wanted(Target(recipe, seed), row) for recipe, row in recipes for seed in seeds]
 

@@ -1,4 +1,4 @@
-"""Compare a front with the dense model and with the uniform baselines at the same GFLOPs."""
+"""Compare a front with the dense model and with the uniform baselines at the same cost, GFLOPs or time."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ import numpy as np
 
 from raycomp.data.corruptions import SEVERITIES
 from raycomp.evaluate.robustness import relative_corruption_degradation
-from raycomp.results.row import Row
+from raycomp.results.row import Row, cost, cost_share
 from raycomp.results.store import completed
 from raycomp.search.known import BASELINES
 from raycomp.search.pareto import front
@@ -34,7 +34,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class AtBudget:
-    """The best found at a share of the dense GFLOPs, beside the baselines measured there."""
+    """The best found at a share of the dense cost, beside the baselines measured there."""
 
     share: float
     best: Row | None
@@ -44,7 +44,7 @@ class AtBudget:
 def final_front(rows: Sequence[Row], budget_share: float) -> list[Row]:
     """The front of the full stage within the budget; before there is one, of the search stage."""
     for stage in ("full", "search"):
-        inside = [row for row in completed(rows, stage) if row["gflops_share"] <= budget_share]
+        inside = [row for row in completed(rows, stage) if cost_share(row) <= budget_share]
         if inside:
             return front(inside)
     return []
@@ -56,7 +56,7 @@ def dense_row(rows: Sequence[Row], stage: str) -> Row | None:
 
 
 def compare(rows: Sequence[Row], budget_share: float) -> list[Comparison]:
-    """Every front member against dense and against each baseline at its GFLOPs.
+    """Every front member against dense and against each baseline at its cost.
 
     Baselines are measured at a few budgets; between two of them their mIoU is interpolated linearly.
     """
@@ -78,7 +78,7 @@ def compare(rows: Sequence[Row], budget_share: float) -> list[Comparison]:
 
 
 def at_budgets(rows: Sequence[Row], shares: Sequence[float], budget_share: float) -> list[AtBudget]:
-    """At each share of the dense GFLOPs: the front member with the best mean of clean and corrupted
+    """At each share of the dense cost: the front member with the best mean of clean and corrupted
     mIoU that costs no more, and each baseline matched to that share."""
     members = final_front(rows, budget_share)
     if not members:
@@ -86,7 +86,7 @@ def at_budgets(rows: Sequence[Row], shares: Sequence[float], budget_share: float
     measured = {(row["label"]): row for row in completed(rows, members[0]["stage"]) if row["label"]}
     result = []
     for share in sorted(shares, reverse=True):
-        affordable = [row for row in members if row["gflops_share"] <= share]
+        affordable = [row for row in members if cost_share(row) <= share]
         best = max(affordable, key=lambda row: row["clean_miou"] + row["corrupted_miou"], default=None)
         result.append(AtBudget(share, best, {kind: measured.get(f"{kind} {share:.0%}") for kind in BASELINES}))
     return result
@@ -94,9 +94,7 @@ def at_budgets(rows: Sequence[Row], shares: Sequence[float], budget_share: float
 
 def baseline_curve(rows: Sequence[Row], stage: str, kind: str) -> list[Row]:
     """Measured rows of a known kind, cheapest first."""
-    return sorted(
-        (row for row in completed(rows, stage) if row["label"].rpartition(" ")[0] == kind), key=lambda r: r["gflops"]
-    )
+    return sorted((row for row in completed(rows, stage) if row["label"].rpartition(" ")[0] == kind), key=cost)
 
 
 def stage_agreement(rows: Sequence[Row]) -> dict[str, float]:
@@ -126,11 +124,11 @@ def _spearman(a: Sequence[float], b: Sequence[float]) -> float:
 
 
 def _against(row: Row, curve: Sequence[Row]) -> Gain | None:
-    costs = [r["gflops"] for r in curve]
-    if not curve or not costs[0] <= row["gflops"] <= costs[-1] * (1 + 1e-3):
+    costs, here = [cost(r) for r in curve], cost(row)
+    if not curve or not costs[0] <= here <= costs[-1] * (1 + 1e-3):
         return None
     clean, corrupted = (
-        float(np.interp(row["gflops"], costs, [r[name] for r in curve])) for name in ("clean_miou", "corrupted_miou")
+        float(np.interp(here, costs, [r[name] for r in curve])) for name in ("clean_miou", "corrupted_miou")
     )
     return _gain(row, clean, corrupted)
 

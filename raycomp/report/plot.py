@@ -1,6 +1,7 @@
-"""The picture of a sweep: accuracy against GFLOPs, clean and corrupted, front and baselines."""
+"""The picture of a sweep: accuracy against GFLOPs or time, clean and corrupted, front and baselines."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from operator import itemgetter
 from pathlib import Path
 
 import matplotlib
@@ -11,7 +12,7 @@ from matplotlib.axes import Axes
 
 from raycomp.files import written
 from raycomp.report.compare import baseline_curve, dense_row, final_front
-from raycomp.results.row import Row
+from raycomp.results.row import Row, cost
 from raycomp.results.store import completed
 from raycomp.search.known import BASELINES
 
@@ -21,15 +22,17 @@ _FRONT, _REFINED = "#1b6ca8", "#3a7d44"
 
 
 def plot_front(rows: Sequence[Row], budget_share: float, title: str, path: Path) -> None:
-    """Draw clean and corrupted mIoU against GFLOPs side by side into a PNG."""
+    """Draw clean and corrupted mIoU against what the sweep limits, side by side, into a PNG."""
     figure, panels = plt.subplots(1, 2, figsize=(11, 4.6), sharex=True, layout="constrained")
     names = (
         ("clean_miou", "clean mIoU (%)"),
         ("corrupted_miou", "corrupted mIoU (%)"),
     )
+    timed = any(row.get("predicted_ms") is not None for row in rows)
+    unit = "predicted milliseconds per batch" if timed else "GFLOPs per image"
     for axes, (name, label) in zip(panels, names, strict=True):
         _panel(axes, rows, budget_share, name)
-        axes.set(xlabel="GFLOPs per image", ylabel=label)
+        axes.set(xlabel=unit, ylabel=label)
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
     handles, labels = panels[0].get_legend_handles_labels()
@@ -55,15 +58,15 @@ def _panel(axes: Axes, rows: Sequence[Row], budget_share: float, name: str) -> N
         axes.scatter(*_xy([whole], name), marker="*", s=170, color="black", label="dense", zorder=4)
         axes.axhline(100 * whole[name], color="black", lw=0.7, ls=":", zorder=0)
     if refined := completed(rows, "refined"):
-        ids = sorted({row["recipe_id"] for row in refined}, key=lambda i: _mean(refined, i, "gflops"))
-        x, y = ([_mean(refined, i, column) for i in ids] for column in ("gflops", name))
+        ids = sorted({row["recipe_id"] for row in refined}, key=lambda i: _mean(refined, i, cost))
+        x, y = ([_mean(refined, i, value) for i in ids] for value in (cost, itemgetter(name)))
         axes.plot(x, [100 * v for v in y], color=_REFINED, marker="o", ms=6, lw=1.5, label="refined", zorder=5)
     axes.set_ylim(bottom=0)
 
 
-def _mean(rows: Sequence[Row], recipe_id: str, column: str) -> float:
+def _mean(rows: Sequence[Row], recipe_id: str, value: Callable[[Row], float]) -> float:
     """Over the seeds of a recipe."""
-    values = [float(row[column]) for row in rows if row["recipe_id"] == recipe_id]
+    values = [float(value(row)) for row in rows if row["recipe_id"] == recipe_id]
     return sum(values) / len(values)
 
 
@@ -78,4 +81,4 @@ def _staircase(members: Sequence[Row], name: str) -> list[Row]:
 
 
 def _xy(rows: Sequence[Row], name: str) -> tuple[list[float], list[float]]:
-    return [row["gflops"] for row in rows], [100 * row[name] for row in rows]
+    return [cost(row) for row in rows], [100 * row[name] for row in rows]

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from raycomp.results.row import Row
+from raycomp.results.row import Row, cost_share
 from raycomp.search.pareto import front, hypervolume
 from raycomp.search.proposer import Proposer
 
@@ -55,13 +55,13 @@ class SweepProgress:
     def _line(self, row: Row) -> str:
         left = self._proposer.remaining
         if row["stage"] == "full":
-            return f"full set: {row['family']} {row['gflops_share']:.0%} done, {left} left{self._time_left(left)}"
+            return f"full set: {row['family']} {cost_share(row):.0%} done, {left} left{self._time_left(left)}"
         rows = self._proposer.search_rows()
         return (
             f"trial {self._proposer.trials_done}/{self._proposer.config.trials}"
             f" | feasible {len(rows)}, failed {self._failed}, on front {len(front(rows))}"
-            f" | hypervolume {hypervolume(rows, self._proposer.dense_gflops):.4f}"
-            f" | last {row['gflops_share']:.0%}: {_miou(row)} | {left} left"
+            f" | hypervolume {hypervolume(rows, self._proposer.dense_cost):.4f}"
+            f" | last {cost_share(row):.0%}: {_miou(row)} | {left} left"
             f"{self._time_left(left)}"
         )
 

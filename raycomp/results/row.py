@@ -41,6 +41,8 @@ COLUMNS: tuple[tuple[str, pa.DataType, str], ...] = (
     ("tokens", _INTS, "tokens after each block, special tokens included"),
     ("gflops", pa.float64(), "GFLOPs of one image, fvcore's convention"),
     ("gflops_share", pa.float64(), "gflops relative to the dense model"),
+    ("predicted_ms", pa.float64(), "where the sweep limits time: of a batch, by the latency table; else null"),
+    ("predicted_share", pa.float64(), "predicted_ms relative to the dense model"),
     ("gflops_encoder", pa.float64(), "GFLOPs of patch embedding and encoder blocks"),
     ("gflops_blocks", _FLOATS, "GFLOPs of each encoder block"),
     ("params", pa.int64(), "parameters of the compressed model"),
@@ -74,6 +76,16 @@ COLUMNS: tuple[tuple[str, pa.DataType, str], ...] = (
 )
 
 SCHEMA = pa.schema([pa.field(name, kind, metadata={"doc": doc}) for name, kind, doc in COLUMNS])
+
+
+def cost(row: Row) -> float:
+    """What the row's sweep limits and minimises: predicted milliseconds where it limits time, else GFLOPs."""
+    return float(row["gflops"] if row.get("predicted_ms") is None else row["predicted_ms"])
+
+
+def cost_share(row: Row) -> float:
+    """The same relative to the dense model."""
+    return float(row["gflops_share"] if row.get("predicted_ms") is None else row["predicted_share"])
 
 
 def identity(row: Row) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raycomp.config import SweepConfig
-from raycomp.results.row import Row, identity
+from raycomp.results.row import Row, cost_share, identity
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -22,7 +22,7 @@ _EXPERIMENT = "raycomp"
 _KEY, _PARENT, _SWEEP, _PATH = "raycomp.row", "mlflow.parentRunId", "raycomp.sweep", "raycomp.folder"
 _BAND = 10  # width of a budget band, percent of the dense GFLOPs
 _METRICS = (
-    "gflops", "gflops_share", "clean_miou", "corrupted_miou", "rpc", "effective_rank",
+    "gflops", "gflops_share", "predicted_ms", "clean_miou", "corrupted_miou", "rpc", "effective_rank",
     "latency_ms", "throughput", "params", "seconds",
 )  # fmt: skip
 
@@ -118,7 +118,8 @@ class Tracker:
         complete = row["status"] == "complete"
         if key in self._logged and not (complete and key in self._failed):  # what failed may run again
             return
-        band = int(100 * (row.get("gflops_share") or 0) - 1e-9) // _BAND * _BAND
+        share = 0 if row.get("gflops") is None else cost_share(row)
+        band = int(100 * share - 1e-9) // _BAND * _BAND
         tags = {
             _PARENT: self._parent,
             _KEY: key,

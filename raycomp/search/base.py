@@ -21,6 +21,7 @@ from raycomp.data.evalset import EvalSet, Stack, cache_folder, prepare, resized
 from raycomp.data.open import open_split
 from raycomp.data.samples import NORMALIZATIONS, Sample
 from raycomp.errors import UserError
+from raycomp.evaluate.latency_table import LatencyTable
 from raycomp.evaluate.miou import normalised
 from raycomp.models import checkpoints
 from raycomp.models.policy import Policy
@@ -62,6 +63,8 @@ class Base:
     """The elastic model that recipes are cut from, where the recovery says so."""
     calibration: np.ndarray | None = None
     """Training images (n, H, W, 3) uint8 that the recovery refits cut models on, where it does."""
+    latency: LatencyTable | None = None
+    """Of this device, where the sweep limits time."""
 
     @cached_property
     def policy(self) -> Policy | None:

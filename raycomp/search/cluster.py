@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from raycomp.config import SweepConfig
+from raycomp.errors import UserError
 from raycomp.memory import keep_freed_memory
 
 if TYPE_CHECKING:
@@ -59,6 +60,17 @@ def finished(waiting: Iterable[Any]) -> Iterator[Any]:
     while left:
         done, left = ray.wait(left, num_returns=1)
         yield from done
+
+
+def result(reference: Any) -> Any:
+    """What a task returned; what was wrong with its input is raised as it was."""
+    import ray
+    from ray.exceptions import RayTaskError
+
+    try:
+        return ray.get(reference)
+    except RayTaskError as error:
+        raise (error.cause if isinstance(error.cause, UserError) else error) from None
 
 
 def disconnect() -> None:

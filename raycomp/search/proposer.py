@@ -15,9 +15,8 @@ from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESample
 from optuna.trial import TrialState, create_trial
 
 from raycomp.config import SearchConfig
-from raycomp.flops import gflops
 from raycomp.recipe import Recipe, dense
-from raycomp.results.row import Row
+from raycomp.results.row import Row, cost
 from raycomp.results.store import completed
 from raycomp.search.known import BASELINES, known
 from raycomp.search.pareto import DIRECTIONS, most_useful, values
@@ -26,7 +25,7 @@ from raycomp.search.space import Space
 
 _CONFIRMED = 12  # members of the front that are measured on the full set
 _TRIES = 200  # asks for a recipe that is not measured yet, before the space counts as exhausted
-_OFF_GRID = 0.05  # a known recipe this far, in GFLOPs, from its grid point is not told to Optuna
+_OFF_GRID = 0.05  # a known recipe whose cost is this far from its grid point is not told to Optuna
 
 
 class Proposer:
@@ -38,8 +37,8 @@ class Proposer:
         """`measurable`: known recipes outside of it are left out, as an elastic model has not met them."""
         self.space, self.config, self._measurable = space, config, measurable
         self.dense = dense(space.shape)
-        self.dense_gflops = gflops(space.shape, self.dense, space.image)
-        self.budget = config.budget * self.dense_gflops
+        self.dense_cost = space.cost(self.dense)
+        self.budget = config.budget * self.dense_cost
         space.check_budget(self.budget)
         self.rows: dict[tuple[str, str], Row] = {}
         self._open: dict[tuple[str, str], optuna.Trial | None] = {}
@@ -101,7 +100,7 @@ class Proposer:
         if not _is_trial(row) or row["status"] != "complete":
             return
         params = self.space.params(Recipe.model_validate_json(row["recipe_json"]))
-        if abs(self.space.gflops(params) / row["gflops"] - 1) <= _OFF_GRID:
+        if abs(self.space.cost(self.space.recipe(params)) / cost(row) - 1) <= _OFF_GRID:
             self._study.add_trial(
                 create_trial(params=dict(params), distributions=self._distributions, values=list(values(row)))
             )
@@ -110,8 +109,10 @@ class Proposer:
         """The dense reference, then known recipes within the budget."""
         queue = deque([("reference", "dense", self.dense)])
         shares = tuple(share for share in self.config.known if share <= self.config.budget)
-        for one in known(self.space.shape, self.space.image, shares):
-            if self._measurable is None or not self._measurable.outside(one.recipe):
+        inside = self._measurable
+        least = None if inside is None else inside.recipe(inside.smallest)
+        for one in known(self.space.shape, self.space.image, shares, self.space.cost, least):
+            if inside is None or not inside.outside(one.recipe):
                 queue.append(("known", one.label, one.recipe))
         proposals: dict[str, Proposal] = {}
         for origin, label, recipe in queue:
@@ -165,7 +166,7 @@ class Proposer:
 
     def _full_proposals(self) -> list[Proposal]:
         found = self.search_rows()
-        chosen = most_useful(found, _CONFIRMED, self.dense_gflops)
+        chosen = most_useful(found, _CONFIRMED, self.dense_cost)
         baselines = [row for row in found if row["label"].rpartition(" ")[0] in BASELINES]
         reference = self.rows.get(("search", self.dense.id))
         unique = {row["recipe_id"]: row for row in [*([reference] if reference else []), *baselines, *chosen]}

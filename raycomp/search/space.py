@@ -1,9 +1,10 @@
-"""Recipes as points of an integer grid, and their projection onto a GFLOPs budget."""
+"""Recipes as points of an integer grid, and their projection onto a budget of GFLOPs or of time."""
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,6 +13,9 @@ from raycomp.errors import UserError
 from raycomp.flops import gflops
 from raycomp.recipe import BlockWidths, Recipe, ToMe, dense
 from raycomp.shape import ModelShape, Size
+
+if TYPE_CHECKING:  # needs torch, which telling bad input does without
+    from raycomp.evaluate.latency_table import LatencyTable
 
 Params = dict[str, int]
 
@@ -52,6 +56,8 @@ class Space:
     shape: ModelShape
     config: SpaceConfig
     image: Size
+    latency: "LatencyTable | None" = None
+    """Where budgets limit milliseconds in place of GFLOPs."""
 
     @cached_property
     def dimensions(self) -> dict[str, Dimension]:
@@ -102,6 +108,13 @@ class Space:
         """GFLOPs of the recipe at a point."""
         return gflops(self.shape, self.recipe(params), self.image)
 
+    def cost(self, recipe: Recipe) -> float:
+        """What budgets limit: GFLOPs, or the milliseconds that the latency table predicts."""
+        return gflops(self.shape, recipe, self.image) if self.latency is None else self.latency.latency_ms(recipe)
+
+    def _cost(self, params: Params) -> float:
+        return self.cost(self.recipe(params))
+
     def outside(self, recipe: Recipe) -> str:
         """What of a recipe lies outside the ranges of the space, on the grid or between; empty for nothing."""
         low = {kind: allowed.low for kind in ("embed", *_BLOCK_WIDTHS) if (allowed := getattr(self.config, kind))}
@@ -124,25 +137,36 @@ class Space:
         """The point that compresses everything as far as it goes."""
         return {name: dimension.at(1.0) for name, dimension in self.dimensions.items()}
 
+    @cached_property
+    def cheapest(self) -> Params:
+        """The point that costs least: the smallest, but in time merging late may cost more than it saves."""
+        if self.latency is None:
+            return self.smallest
+        blocks = range(self.shape.depth + 1)
+        early = [self.smallest | {f"merge_{i}": 0 for i in range(first, self.shape.depth)} for first in blocks]
+        known = [{name: point[name] for name in self.dimensions} for point in early]
+        return min([{name: d.full for name, d in self.dimensions.items()}, *known], key=self._cost)
+
     def check_budget(self, budget: float) -> None:
-        """Raise UserError unless some recipe of the space costs at most `budget` GFLOPs."""
-        least = self.gflops(self.smallest)
+        """Raise UserError unless the cheapest recipe of the space costs at most `budget`."""
+        least = self._cost(self.cheapest)
         if least > budget:
-            whole = gflops(self.shape, dense(self.shape), self.image)
+            whole, unit = self.cost(dense(self.shape)), "GFLOPs" if self.latency is None else "ms"
             raise UserError(
-                f"search.budget {budget / whole:.1%} ({budget:.4g} GFLOPs) cannot be met: the smallest recipe of the "
-                f"space costs {least:.4g} GFLOPs; nearest: {math.ceil(1000 * least / whole) / 10}%"
+                f"search.budget {budget / whole:.1%} ({budget:.4g} {unit}) cannot be met: the cheapest recipe of the "
+                f"space costs {least:.4g} {unit}; nearest: {math.ceil(1000 * least / whole) / 10}%"
             )
 
     def project(self, params: Params, budget: float) -> Params:
-        """Compress a point, keeping its shape, until it costs at most `budget` GFLOPs.
+        """Compress a point, keeping its shape, until it costs at most `budget`.
 
         Every dimension's compression is scaled by one factor; where that is not enough, all move
-        on towards full compression together. A point within the budget comes back as it is.
+        on towards the cheapest point together. A point within the budget comes back as it is.
         """
-        if self.gflops(params) <= budget:
+        if self._cost(params) <= budget:
             return params
         start = {name: d.compression(params[name]) for name, d in self.dimensions.items()}
+        end = {name: d.compression(self.cheapest[name]) for name, d in self.dimensions.items()}
         largest = max(start.values(), default=0.0)
         stretch = 1 / min((c for c in start.values() if c > 0), default=1.0)
 
@@ -151,11 +175,11 @@ class Space:
 
         def blended(share: float) -> Params:
             full = {name: min(1.0, c * stretch) for name, c in start.items()}
-            return {name: d.at(full[name] + share * (1 - full[name])) for name, d in self.dimensions.items()}
+            return {name: d.at((1 - share) * full[name] + share * end[name]) for name, d in self.dimensions.items()}
 
-        if largest > 0 and self.gflops(scaled(stretch)) <= budget:
-            return self._least(scaled, 1.0, stretch, budget)
-        return self._least(blended, 0.0, 1.0, budget)
+        if largest > 0 and self._cost(scaled(stretch)) <= budget:
+            return self._least(scaled, 1.0, stretch, budget, self._cost)
+        return self._least(blended, 0.0, 1.0, budget, self._cost)
 
     def draw(self, rng: np.random.Generator, least: float) -> Params:
         """A random point whose cost is log-uniform between `least` and the dense GFLOPs, as near as it can be.
@@ -177,7 +201,7 @@ class Space:
             return {name: d.at(min(1.0, shares[name] / largest * factor)) for name, d in self.dimensions.items()}
 
         steepest = 1 / min((share / largest for share in shares.values() if share > 0), default=1.0)
-        return self._least(scaled, 0.0, steepest, target)
+        return self._least(scaled, 0.0, steepest, target, self.gflops)
 
     def narrowest(self, least: float) -> Params:
         """All widths at their low ends, and equal merging in all blocks down to `least` GFLOPs."""
@@ -186,13 +210,15 @@ class Space:
             merging = {name: d.at(compression) for name, d in self.dimensions.items() if name.startswith("merge_")}
             return self.smallest | merging
 
-        return merged(0.0) if self.gflops(merged(0.0)) <= least else self._least(merged, 0.0, 1.0, least)
+        return merged(0.0) if self.gflops(merged(0.0)) <= least else self._least(merged, 0.0, 1.0, least, self.gflops)
 
-    def _least(self, at: Callable[[float], Params], low: float, high: float, budget: float) -> Params:
+    def _least(
+        self, at: Callable[[float], Params], low: float, high: float, budget: float, cost: Callable[[Params], float]
+    ) -> Params:
         """The point of least compression on a path whose end, `high`, is within the budget."""
         for _ in range(_STEPS):
             middle = (low + high) / 2
-            if self.gflops(at(middle)) <= budget:
+            if cost(at(middle)) <= budget:
                 high = middle
             else:
                 low = middle

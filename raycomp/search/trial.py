@@ -14,6 +14,7 @@ import torch
 
 from raycomp.data.samples import Samples
 from raycomp.errors import UserError
+from raycomp.evaluate.latency_table import LatencyTable
 from raycomp.evaluate.measure import Measurement, measure
 from raycomp.evaluate.robustness import summary
 from raycomp.flops import Profile, gflops, profile
@@ -66,6 +67,7 @@ def described(base: Base, proposal: Proposal) -> Row:
         "family": recipe.family(shape),
         **widths(recipe),
         **({} if recipe.adaptive else costs(shape, window, [profile(shape, recipe, window)])),
+        **({} if base.latency is None else _predicted(base.latency, recipe)),
         "dtype": config.evaluation.dtype,
         "batch": config.evaluation.batch,
         "threads": torch.get_num_threads(),
@@ -93,6 +95,12 @@ def costs(shape: ModelShape, window: Size, passes: Sequence[Profile]) -> Row:
         "gflops_encoder": mean(cost.encoder for cost in passes),
         "gflops_blocks": [mean(block) for block in zip(*(cost.blocks for cost in passes), strict=True)],
     }
+
+
+def _predicted(latency: LatencyTable, recipe: Recipe) -> Row:
+    """Time by the table as columns."""
+    predicted = latency.latency_ms(recipe)
+    return {"predicted_ms": predicted, "predicted_share": predicted / latency.latency_ms(dense(latency.shape))}
 
 
 def widths(recipe: Recipe) -> Row:

@@ -1,39 +1,63 @@
-"""The latency table: exact at its points, linear between them."""
+"""The latency table, with FLOPs in place of a clock: the sum of its parts is what a whole model counts."""
 
+import numpy as np
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
+from raycomp.compress.apply import compress
+from raycomp.compress.elastic import prefix_saliency
 from raycomp.errors import UserError
 from raycomp.evaluate.latency_table import LatencyTable, measure_latency
-from raycomp.recipe import BlockWidths, Recipe, dense
+from raycomp.models.segmenter import Segmenter
+from raycomp.recipe import Algm, BlockWidths, Recipe, ToMe, dense
 from tests.conftest import TINY
 
-
-def multiplications(run, x: torch.Tensor) -> float:
-    """In place of a clock: the weights that the timed half of a block holds."""
-    block = run.__self__
-    if run.__name__ == "attend":
-        return float(block.attn.qkv.weight.numel() + block.attn.proj.weight.numel())
-    return float(block.mlp.fc1.weight.numel() + block.mlp.fc2.weight.numel()) + 0 * x.numel()
+CPU = torch.device("cpu")
 
 
-@pytest.fixture
+def counted(run, x: torch.Tensor) -> float:
+    """In place of a clock: the multiplications of matmuls and convolutions, by torch's own counter."""
+    with FlopCounterMode(display=False) as counter, torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        run(x)
+    return float(counter.get_total_flops())
+
+
+@pytest.fixture(scope="module")
 def table() -> LatencyTable:
-    return measure_latency(TINY, 2, torch.device("cpu"), torch.float32, time=multiplications)
+    return measure_latency(TINY, 2, CPU, torch.float32, merging=True, time=counted)
 
 
-def expected(recipe: Recipe) -> float:
-    return sum(recipe.embed * (b.heads * (2 * b.qk + 2 * b.v) + 2 * b.mlp) for b in recipe.blocks)
+def whole(recipe: Recipe) -> float:
+    """The same counter over the whole model of a recipe."""
+    model = compress(Segmenter(TINY, dense(TINY)).eval(), recipe, prefix_saliency(TINY))
+    with torch.inference_mode():
+        return counted(model, torch.randn(2, 3, *TINY.image))
 
 
-def test_it_is_exact_on_and_between_points_of_a_multilinear_cost(table):
+def test_parts_add_up_to_the_whole_model(table):
+    quarter = BlockWidths(heads=1, qk=4, v=4, mlp=32)
     recipes = [
         dense(TINY),
-        Recipe(embed=16, blocks=(BlockWidths(heads=2, qk=4, v=6, mlp=64),) * 3),
-        Recipe(embed=20, blocks=(BlockWidths(heads=3, qk=5, v=3, mlp=50), *dense(TINY).blocks[1:])),
+        Recipe(embed=16, blocks=(BlockWidths(heads=2, qk=4, v=7, mlp=64),) * 3),
+        Recipe(embed=24, blocks=(BlockWidths(heads=2, qk=3, v=3, mlp=50), *dense(TINY).blocks[1:])),
+        Recipe(embed=32, blocks=dense(TINY).blocks, merge=ToMe(ratios=(0.25, 0.0, 0.5))),
+        Recipe(embed=16, blocks=(quarter,) * 3, merge=ToMe(ratios=(0.0, 0.3, 0.2))),
     ]
     for recipe in recipes:
-        assert table.latency_ms(recipe) == pytest.approx(expected(recipe), rel=1e-9)
+        # of an odd number of tokens one finds no partner, which the parabola over tokens rounds away
+        assert table.latency_ms(recipe) == pytest.approx(whole(recipe), rel=1e-5)
+
+
+def test_without_merging_it_is_smaller_and_says_so(table):
+    plain = measure_latency(TINY, 2, CPU, torch.float32, time=counted)
+    assert sum(part.size for part in plain.parts.values()) < sum(part.size for part in table.parts.values()) / 3
+    assert plain.latency_ms(dense(TINY)) == pytest.approx(whole(dense(TINY)))
+    merging = dense(TINY).model_copy(update={"merge": ToMe(ratios=(0.1, 0.1, 0.1))})
+    with pytest.raises(ValueError, match="no latencies of merging by tome"):
+        plain.latency_ms(merging)
+    with pytest.raises(ValueError, match="no latencies of merging by algm"):
+        table.latency_ms(dense(TINY).model_copy(update={"merge": Algm(blocks=(1, 2), windows=0.1, pairs=0.1)}))
 
 
 def test_it_is_the_same_after_a_round_trip(table, tmp_path):
@@ -41,13 +65,14 @@ def test_it_is_the_same_after_a_round_trip(table, tmp_path):
     again = LatencyTable.load(tmp_path / "table.json")
     assert again.latency_ms(dense(TINY)) == table.latency_ms(dense(TINY))
     assert again.setting == table.setting
-    (tmp_path / "table.json").write_text("{")
-    with pytest.raises(UserError, match="not a latency table"):
-        LatencyTable.load(tmp_path / "table.json")
+    for text in ("{", "[]"):
+        (tmp_path / "table.json").write_text(text)
+        with pytest.raises(UserError, match="not a latency table"):
+            LatencyTable.load(tmp_path / "table.json")
 
 
 def test_real_times_are_positive():
     small = TINY.model_copy(update={"image": (16, 16)})
-    table = measure_latency(small, 1, torch.device("cpu"), torch.float32)
-    assert (table.attention > 0).all()
-    assert (table.mlp > 0).all()
+    table = measure_latency(small, 1, CPU, torch.float32)
+    assert all((part > 0).all() for part in table.parts.values())
+    assert np.isfinite(table.latency_ms(dense(small)))

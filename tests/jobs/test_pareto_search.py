@@ -12,7 +12,9 @@ import pytest
 import yaml
 from mlflow import MlflowClient
 
+from raycomp.evaluate.latency_table import LatencyTable
 from raycomp.models import checkpoints
+from raycomp.recipe import dense
 from raycomp.results.store import Store, completed
 from tests.conftest import TINY, seeded_model
 
@@ -51,6 +53,33 @@ def run(place: Path, *extra: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         command(place, *extra), env=environment(place), cwd=place, capture_output=True, text=True, timeout=300
     )
+
+
+@pytest.mark.slow
+def test_a_limit_of_time_in_place_of_gflops(place):
+    options = ("--name", "timed", "--limit", "latency", "--budget", "100%", "--trials", "3")
+    done = run(place, *options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    folder = place / "results" / "timed"
+    rows = Store(folder).rows()
+    search = [row for row in completed(rows, "search") if row["origin"] != "reference"]
+    assert len(search) == 3
+    assert all(row["predicted_share"] <= 1 for row in search)
+    reference = next(row for row in rows if row["origin"] == "reference")
+    assert reference["predicted_ms"] == LatencyTable.load(folder / "latency.json").latency_ms(dense(SHAPE))
+    assert "baselines at equal time" in done.stdout
+    assert "of dense" in done.stdout
+    table = (folder / "latency.json").read_bytes()
+    again = run(place, *options)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "found 3 of 3 trials" in again.stdout
+    assert (folder / "latency.json").read_bytes() == table
+    other = run(place, "--name", "timed", "--budget", "100%", "--trials", "3")
+    assert (other.returncode, other.stdout) == (2, "")
+    assert "its sweep has search.limit 'latency', now 'gflops'" in other.stderr
+    mistyped = run(place, "--name", "new", "--limit", "time")
+    assert mistyped.returncode == 2
+    assert "'search.limit'" in mistyped.stderr
 
 
 @pytest.mark.slow

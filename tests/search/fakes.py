@@ -1,19 +1,34 @@
 """Rows without a model: accuracy as a smooth function of the recipe."""
 
-from raycomp.flops import gflops
-from raycomp.recipe import dense
+from dataclasses import dataclass
+
+from raycomp.flops import gflops, profile
+from raycomp.recipe import Recipe, dense
 from raycomp.results.row import Row
 from raycomp.search.proposal import Proposal
 from raycomp.search.trial import widths
 from raycomp.shape import ModelShape
 
 
-def fake_row(shape: ModelShape, proposal: Proposal, status: str = "complete") -> Row:
+@dataclass(frozen=True)
+class TokenClock:
+    """In place of a latency table: tokens cost time, widths do not."""
+
+    shape: ModelShape
+
+    def latency_ms(self, recipe: Recipe) -> float:
+        return 5.0 + sum(profile(self.shape, recipe).tokens)
+
+
+def fake_row(shape: ModelShape, proposal: Proposal, status: str = "complete", clock: TokenClock | None = None) -> Row:
     """A row in which early merging hurts least and every pruned width costs a little."""
     recipe, whole = proposal.recipe, dense(shape)
     loss = sum(r**2 * (1 + depth) for depth, r in enumerate(recipe.ratios)) / 4
     loss += sum(1 - block.mlp / shape.mlp for block in recipe.blocks) / 20 + (1 - recipe.embed / shape.width) / 4
-    cost = gflops(shape, recipe)
+    cost, timed = gflops(shape, recipe), {}
+    if clock is not None:
+        predicted = clock.latency_ms(recipe)
+        timed = {"predicted_ms": predicted, "predicted_share": predicted / clock.latency_ms(whole)}
     accuracy = {"clean_miou": max(0.0, 0.8 - loss), "corrupted_miou": max(0.0, 0.6 - 1.2 * loss)}
     return {
         "sweep": "fake",
@@ -29,5 +44,6 @@ def fake_row(shape: ModelShape, proposal: Proposal, status: str = "complete") ->
         "gflops": cost,
         "gflops_share": cost / gflops(shape, whole),
         **widths(recipe),
+        **timed,
         **(accuracy if status == "complete" else {}),
     }

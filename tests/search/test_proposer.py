@@ -1,16 +1,19 @@
 """What is proposed: known recipes first, never over budget, never twice, the same after a restart."""
 
+from dataclasses import replace
+
 import pytest
 
 from raycomp.config import SearchConfig, SpaceConfig, WidthRange
 from raycomp.errors import UserError
 from raycomp.recipe import dense
 from raycomp.search.known import BASELINES, known
+from raycomp.search.pareto import front
 from raycomp.search.proposal import Proposal
 from raycomp.search.proposer import Proposer
 from raycomp.search.space import Space
 from tests.conftest import TINY
-from tests.search.fakes import fake_row
+from tests.search.fakes import TokenClock, fake_row
 
 SPACE = Space(TINY, SpaceConfig(embed=WidthRange(low=16), mlp=WidthRange(low=32, step=16)), TINY.image)
 SEARCH = SearchConfig(budget=0.7, trials=30, known=(0.7, 0.5))
@@ -47,6 +50,28 @@ def test_the_full_stage_holds_dense_baselines_and_front():
     assert {p.label.rpartition(" ")[0] for p in full} >= set(BASELINES)
     assert any(p.origin == "proposed" for p in full)
     assert len({p.recipe.id for p in full}) == len(full)
+
+
+def test_a_limit_of_time_counts_in_place_of_gflops():
+    clock = TokenClock(TINY)
+    timed = replace(SPACE, latency=clock)
+    proposer = Proposer(timed, SEARCH, [])
+    assert proposer.budget == 0.7 * clock.latency_ms(dense(TINY))
+    done: list[Proposal] = []
+    while (proposal := proposer.next()) is not None:
+        proposer.tell(fake_row(TINY, proposal, clock=clock))
+        done.append(proposal)
+    search = [p for p in done if p.stage == "search"][1:]
+    assert len(search) == 30
+    assert all(clock.latency_ms(p.recipe) <= proposer.budget for p in search)
+    assert max(fake_row(TINY, p)["gflops_share"] for p in search) > 0.7  # what is fast need not be cheap
+    labels = {p.label for p in search}
+    assert {"uniform ToMe 70%", "uniform ToMe 50%"} <= labels
+    assert not any("pruning" in label for label in labels)  # which saves no time by this clock
+    rows = [fake_row(TINY, p, clock=clock) for p in done]
+    assert [row["predicted_ms"] for row in front(rows)] == sorted(row["predicted_ms"] for row in front(rows))
+    with pytest.raises(UserError, match=r"cannot be met: the cheapest recipe of the space costs .* ms; nearest"):
+        timed.check_budget(6.0)
 
 
 @pytest.mark.parametrize("killed_after", [1, 7, 20, 33])

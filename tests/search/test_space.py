@@ -1,5 +1,7 @@
 """The grid of recipes and its projection onto a budget."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -12,6 +14,7 @@ from raycomp.recipe import Algm, BlockWidths, ToMe, dense
 from raycomp.search.space import Space
 from raycomp.shape import deit_base_distilled
 from tests.conftest import TINY
+from tests.search.fakes import TokenClock
 
 CONFIG = SpaceConfig(
     embed=WidthRange(low=16),
@@ -146,3 +149,24 @@ TRAINED = Space(
 )
 def test_what_of_a_recipe_is_outside_of_a_space(change, problem):
     assert TRAINED.outside(dense(TINY).model_copy(update=change)) == problem
+
+
+@pytest.mark.parametrize("step_costs", [0.0, 20.0, 1000.0])
+def test_projection_meets_a_limit_of_time_where_merging_costs_some(step_costs, rng):
+    """Where a merge step takes longer than it saves, the way to full compression leads past the budget."""
+
+    class Clock(TokenClock):
+        def latency_ms(self, recipe):
+            return super().latency_ms(recipe) + step_costs * sum(r > 0 for r in recipe.ratios) + recipe.embed
+
+    clock = Clock(TINY)
+    timed = replace(SPACE, latency=clock)
+    least = clock.latency_ms(timed.recipe(timed.cheapest))
+    assert least <= clock.latency_ms(dense(TINY))
+    for _ in range(20):
+        point = {name: int(rng.choice(range(d.low, d.high + 1, d.step))) for name, d in timed.dimensions.items()}
+        budget = least + rng.uniform() * (clock.latency_ms(dense(TINY)) - least)
+        timed.check_budget(budget)
+        assert clock.latency_ms(timed.recipe(timed.project(point, budget))) <= budget
+    with pytest.raises(UserError, match="ms; nearest"):
+        timed.check_budget(0.99 * least)

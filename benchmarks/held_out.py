@@ -1,0 +1,107 @@
+"""What sweeps found, measured on images that no search saw: the best recipe at shares of the dense cost.
+
+    python benchmarks/held_out.py NAME ... [--shares 50,27] [--images 500] [--refined]
+
+Sweeps of one search space that differ in their seeds are repeats of one experiment: the best recipe at a share is
+chosen by each sweep's own full stage (clean plus corrupted mIoU), then measured on the test split with all 16 x 5
+corruptions. Prints clean / corrupted mIoU of each, and mean and standard deviation over the sweeps of the difference
+to the dense model, in points. With --refined, a recipe's models of `jobs/refine.py` are measured, each seed a repeat.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import typer
+
+from raycomp.commands.inputs import numbers
+from raycomp.compress.apply import compress
+from raycomp.deploy.model import load
+from raycomp.evaluate.measure import measure
+from raycomp.memory import keep_freed_memory
+from raycomp.models.segmenter import Segmenter
+from raycomp.recipe import Recipe, dense
+from raycomp.recover import recovered
+from raycomp.report.compare import at_budgets
+from raycomp.results.row import Row, cost_share
+from raycomp.results.store import Store
+from raycomp.search.base import Base, default_device, prepare_base
+
+Accuracy = tuple[float, float]
+
+
+def main(
+    sweeps: Annotated[list[str], typer.Argument(help="Names of finished sweeps.")],
+    shares: Annotated[str, typer.Option()] = "50,27",
+    images: Annotated[int, typer.Option(help="Clean images; corrupted are 16 a variant.")] = 500,
+    refined: Annotated[bool, typer.Option("--refined")] = False,
+    results: Annotated[Path, typer.Option()] = Path("results"),
+    threads: Annotated[int, typer.Option()] = 2,
+) -> None:
+    torch.set_num_threads(threads)
+    keep_freed_memory()
+    stores = [Store(results / name) for name in sweeps]
+    config = stores[0].config()
+    held_out = {"clean": images, "corrupted": 16}
+    config = config.changed("data", eval_split="test").changed("evaluation", full=held_out)
+    base = prepare_base(config, print)
+    whole = accuracy(base, base.model)
+    print(f"dense: {shown(whole)} on {base.evalset.fingerprint}")
+    if base.elastic is not None:
+        print(f"elastic at full width: {difference(accuracy(base, full_width(base)), whole)}")
+    for share in (percent / 100 for percent in numbers("--shares", shares, 1, 100)):
+        found: list[Accuracy] = []
+        for store in stores:
+            best = at_budgets(store.rows(), (share,), store.config().search.budget)[0].best
+            if best is None:
+                print(f"{store.folder.name}: nothing at {share:.0%}")
+                continue
+            for name, model in models(base, best, store.folder, refined):
+                found.append(accuracy(base, model))
+                where = f"{store.folder.name} {name} {cost_share(best):.1%}"
+                print(f"  {where}: {shown(found[-1])}, {difference(found[-1], whole)}", flush=True)
+        if found:
+            gaps = 100 * (np.array(found) - whole)
+            spread = gaps.std(axis=0, ddof=1) if len(gaps) > 1 else np.zeros(2)
+            mean = gaps.mean(axis=0)
+            print(
+                f"at {share:.0%}: {mean[0]:+.2f} +- {spread[0]:.2f} clean, {mean[1]:+.2f} +- {spread[1]:.2f} corrupted,"
+                f" points against dense, {len(gaps)} models"
+            )
+
+
+def models(base: Base, best: Row, folder: Path, refined: bool) -> list[tuple[str, Segmenter]]:
+    """The models of a recipe by name: as the sweep measured it, or its refined ones."""
+    if refined:
+        made = sorted((folder / "refined").glob(f"{best['recipe_id']}-seed*.safetensors"))
+        return [(path.stem, load(path)) for path in made]
+    recipe = Recipe.model_validate_json(best["recipe_json"])
+    return [(best["recipe_id"], recovered(base, recipe, None, default_device(), folder))]
+
+
+def full_width(base: Base) -> Segmenter:
+    """The elastic model with nothing cut."""
+    assert base.elastic is not None
+    model = compress(base.model, dense(base.shape), base.saliency)
+    model.load_state_dict({name: torch.tensor(w) for name, w in base.elastic.weights.items()})
+    return model.eval()
+
+
+def accuracy(base: Base, model: Segmenter) -> Accuracy:
+    """Clean and corrupted mIoU on the held-out images."""
+    result = measure(model, base.evalset, "full", base.config.evaluation, base.config.data, default_device())
+    return result.clean_miou, float(np.mean(result.corrupted))
+
+
+def shown(value: Accuracy) -> str:
+    return f"{100 * value[0]:.2f} / {100 * value[1]:.2f}"
+
+
+def difference(value: Accuracy, whole: Accuracy) -> str:
+    clean, corrupted = (100 * (a - b) for a, b in zip(value, whole, strict=True))
+    return f"{clean:+.2f} / {corrupted:+.2f} against dense"
+
+
+if __name__ == "__main__":
+    typer.run(main)

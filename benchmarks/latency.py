@@ -1,0 +1,72 @@
+"""How well the latency table predicts whole models: predicted against measured time of random recipes.
+
+    python benchmarks/latency.py [--space search_spaces/streetscenes_vit_micro.yaml] [--recipes 24] [--batch 1]
+
+Measures the table as a sweep with `limit: latency` does, on one thread, then times whole models of recipes drawn as
+elastic training draws them; their weights are of no matter. The models take turns, and so does the dense one.
+"""
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import typer
+
+from raycomp.compress.apply import compress
+from raycomp.compress.elastic import prefix_saliency
+from raycomp.config import load
+from raycomp.evaluate.latency_table import measure_latency
+from raycomp.evaluate.speed import median_seconds
+from raycomp.memory import keep_freed_memory
+from raycomp.models.segmenter import Segmenter
+from raycomp.recipe import dense
+from raycomp.search.base import default_device
+from raycomp.search.space import Space
+
+ROOT = Path(__file__).resolve().parents[1]
+SEED, ROUNDS, WARM_UP = 2_000_000, 15, 3
+
+
+def main(
+    space: Annotated[Path, typer.Option()] = ROOT / "search_spaces" / "streetscenes_vit_micro.yaml",
+    recipes: Annotated[int, typer.Option()] = 24,
+    batch: Annotated[int, typer.Option()] = 1,
+) -> None:
+    torch.set_num_threads(1)
+    keep_freed_memory()
+    config, device = load(space), default_device()
+    shape, dtype = config.model.shape, getattr(torch, config.evaluation.dtype)
+    if shape is None:
+        raise typer.BadParameter("the space names no model.shape")
+    window = config.data.window_for(shape)
+    started = time.perf_counter()
+    table = measure_latency(shape, batch, device, dtype, window, merging=True)
+    print(f"table: {table.setting}, measured in {time.perf_counter() - started:.0f} s")
+
+    grid, whole = Space(shape, config.space, window), Segmenter(shape, dense(shape)).eval()
+    least = config.elastic.least * grid.gflops({})
+    drawn = [grid.recipe(grid.draw(np.random.default_rng(SEED + i), least)) for i in range(recipes)]
+    chosen = [dense(shape), *drawn]
+    models = [compress(whole, recipe, prefix_saliency(shape)).eval().to(device, dtype) for recipe in chosen]
+    images = torch.randn(batch, 3, *window, device=device, dtype=dtype)
+    with torch.inference_mode():
+        runs = {index: lambda model=model: model(images) for index, model in enumerate(models)}
+        times = median_seconds(runs, device, ROUNDS, WARM_UP)
+    predicted = np.array([table.latency_ms(recipe) for recipe in chosen])
+    measured = np.array([1e3 * times[index] for index in range(len(chosen))])
+    print(f"{'recipe':14}{'family':>12}{'of dense GFLOPs':>17}{'predicted ms':>14}{'measured':>10}{'ratio':>8}")
+    for recipe, guess, truth in zip(chosen, predicted, measured, strict=True):
+        share = grid.gflops(grid.params(recipe)) / grid.gflops({})
+        print(f"{recipe.id:14}{recipe.family(shape):>12}{share:17.1%}{guess:14.2f}{truth:10.2f}{guess / truth:8.3f}")
+    for name, ratios in (
+        ("times", predicted / measured),
+        ("shares of dense", predicted / measured * measured[0] / predicted[0]),
+    ):
+        off = np.abs(ratios - 1)[1:]
+        print(f"{name}: off by {np.median(off):.1%} in the median, {off.max():.1%} at most")
+
+
+if __name__ == "__main__":
+    typer.run(main)

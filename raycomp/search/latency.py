@@ -1,0 +1,46 @@
+"""The latency table of a sweep: measured once, by a worker with nothing beside it, and kept in its folder."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from raycomp.config import SweepConfig
+from raycomp.evaluate.latency_table import LatencyTable, measure_latency
+from raycomp.recipe import dense
+from raycomp.search.base import Base
+from raycomp.search.cluster import prepare_worker, remote, result
+
+
+def latency_table(path: Path, base: Any, config: SweepConfig, batch: int, merging: bool) -> LatencyTable:
+    """Read the table, or measure and write it.
+
+    Args:
+        base: a `Base`, or Ray's reference to one.
+        batch: images timed together.
+        merging: whether recipes merge; see `measure_latency`.
+
+    Raises:
+        UserError: for a file that is no table, or what the measurement met.
+    """
+    if not path.is_file():
+        table: LatencyTable = result(remote(_measure, config, retries=2).remote(base, batch, merging))
+        table.save(path)
+    return LatencyTable.load(path)
+
+
+def with_latency(base: Base, folder: Path, report: Callable[[str], None]) -> Base:
+    """A base with the table that a sweep's time is predicted by, kept in its folder."""
+    path, config = folder / "latency.json", base.config
+    if not path.is_file():
+        report(f"timing the parts of the model at a grid of widths and tokens (kept in {path})")
+    table = latency_table(path, base, config, config.search.latency_batch, merging=True)
+    report(f"dense {table.latency_ms(dense(base.shape)):.3g} ms by the latency table ({table.setting})")
+    return replace(base, latency=table)
+
+
+def _measure(base: Base, batch: int, merging: bool) -> LatencyTable:
+    device, dtype = prepare_worker(), getattr(torch, base.config.evaluation.dtype)
+    return measure_latency(base.shape, batch, device, dtype, base.config.data.window, merging)
