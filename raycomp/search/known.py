@@ -1,6 +1,6 @@
 """Recipes people would try by hand, each matched to a target cost: the start of a sweep and its baselines."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -85,13 +85,11 @@ def pruned(shape: ModelShape, strength: float, least: Recipe | None = None) -> R
 
     With `least`, every width and the heads go the same share of the way to its narrowest ones.
     """
-    full = dense(shape)
-    low: Mapping[str, float] = {name: (1 - _MOST_PRUNED) * width for name, width in _widths(full).items()}
-    low = {**low, "heads": shape.heads} if least is None else _widths(least)
-    cut = {
-        name: _multiple(width - strength * (width - low[name]), width, 1 if name == "heads" else _MULTIPLE)
-        for name, width in _widths(full).items()
-    }
+    low = {} if least is None else _widths(least)
+    cut = {}
+    for name, width in _widths(dense(shape)).items():
+        end = low.get(name, width if name == "heads" else (1 - _MOST_PRUNED) * width)
+        cut[name] = _multiple(width - strength * (width - end), width, 1 if name == "heads" else _MULTIPLE)
     return Recipe(embed=cut.pop("embed"), blocks=(BlockWidths(**cut),) * shape.depth)
 
 

@@ -1,4 +1,4 @@
-"""The checkpoint that ships: small, of the search space's shape, and as good as its card says."""
+"""The checkpoints that ship: small, of the search space's shape, and as good as their cards say."""
 
 from pathlib import Path
 
@@ -7,29 +7,23 @@ import pytest
 import torch
 
 from raycomp import config as configs
+from raycomp.compress.apply import compress
+from raycomp.compress.elastic import prefix_saliency
 from raycomp.data.samples import NORMALIZATIONS
 from raycomp.data.streetscenes import VERSION, StreetScenes
 from raycomp.evaluate.miou import class_iou, confusion, normalised
 from raycomp.models import checkpoints
+from raycomp.models.segmenter import Segmenter
+from raycomp.search.known import UNIFORM_BOTH, known
+from raycomp.search.space import Space
 
 SPACE = configs.load(Path(__file__).resolve().parents[2] / "search_spaces" / "streetscenes_vit_micro.yaml")
-WEIGHTS = checkpoints.locate(SPACE.model.checkpoint)
+DENSE = checkpoints.locate(SPACE.model.checkpoint)
+ELASTIC = checkpoints.locate(str(SPACE.model.elastic))
 
 
-def test_it_is_small_and_has_a_card():
-    assert WEIGHTS.stat().st_size < 4e6
-    card = WEIGHTS.with_suffix(".md").read_text()
-    for fact in ("command", "seed", "steps", "miou", "minutes"):
-        assert f"| {fact} | {checkpoints.metadata(WEIGHTS)[fact]}" in card
-
-
-def test_it_was_trained_on_this_version_of_the_scenes():
-    assert checkpoints.metadata(WEIGHTS)["train_data"].startswith(f"streetscenes-v{VERSION}-train-")
-
-
-@pytest.mark.slow
-def test_its_accuracy_is_what_the_card_says_on_scenes_nobody_looked_at():
-    model = checkpoints.load(WEIGHTS, SPACE.model.shape)
+def accuracy(model: Segmenter) -> float:
+    """mIoU on scenes nobody looked at."""
     pixels, scenes = NORMALIZATIONS["vit"], StreetScenes("test", 200)
     matrix = torch.zeros(11, 11, dtype=torch.int64)
     with torch.inference_mode():
@@ -37,5 +31,36 @@ def test_its_accuracy_is_what_the_card_says_on_scenes_nobody_looked_at():
             image, label = scenes[index]
             x = normalised(torch.from_numpy(image)[None], pixels.mean, pixels.std, torch.float32)
             matrix += confusion(torch.from_numpy(label)[None], model(x).argmax(1), 11)
-    measured = float(np.nanmean(class_iou(matrix.numpy())))
-    assert measured == pytest.approx(float(checkpoints.metadata(WEIGHTS)["miou"]), abs=0.02)
+    return float(np.nanmean(class_iou(matrix.numpy())))
+
+
+@pytest.mark.parametrize("weights", [DENSE, ELASTIC], ids=["dense", "elastic"])
+def test_it_is_small_and_has_a_card(weights):
+    assert weights.stat().st_size < 4e6
+    card = weights.with_suffix(".md").read_text()
+    for fact in ("command", "seed", "steps", "miou", "minutes"):
+        assert f"| {fact} | {checkpoints.metadata(weights)[fact]}" in card
+
+
+@pytest.mark.parametrize("weights", [DENSE, ELASTIC], ids=["dense", "elastic"])
+def test_it_was_trained_on_this_version_of_the_scenes(weights):
+    assert checkpoints.metadata(weights)["train_data"].startswith(f"streetscenes-v{VERSION}-train-")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("weights", [DENSE, ELASTIC], ids=["dense", "elastic"])
+def test_its_accuracy_is_what_the_card_says(weights):
+    model = checkpoints.load(weights, SPACE.model.shape)
+    assert accuracy(model) == pytest.approx(float(checkpoints.metadata(weights)["miou"]), abs=0.02)
+
+
+@pytest.mark.slow
+def test_a_narrow_recipe_of_the_elastic_one_is_as_good_as_its_card_says():
+    model, shape = checkpoints.load(ELASTIC, SPACE.model.shape), SPACE.model.shape
+    space = Space(shape, SPACE.space, shape.image)
+    assert space.config == checkpoints.elastic_space(ELASTIC)
+    found = list(known(shape, space.image, (0.27,), least=space.recipe(space.smallest)))
+    recipe = next(one.recipe for one in found if one.kind == UNIFORM_BOTH)
+    row = next(line for line in ELASTIC.with_suffix(".md").read_text().splitlines() if f"{UNIFORM_BOTH} | 27%" in line)
+    claimed = float(row.split("|")[3])
+    assert accuracy(compress(model, recipe, prefix_saliency(shape))) == pytest.approx(claimed, abs=0.02)

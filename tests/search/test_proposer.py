@@ -6,7 +6,7 @@ import pytest
 
 from raycomp.config import SearchConfig, SpaceConfig, WidthRange
 from raycomp.errors import UserError
-from raycomp.recipe import dense
+from raycomp.recipe import BlockWidths, Recipe, dense
 from raycomp.search.known import BASELINES, known
 from raycomp.search.pareto import front
 from raycomp.search.proposal import Proposal
@@ -148,3 +148,15 @@ def test_known_recipes_are_matched_to_their_budget():
     for item in known(shape, (512, 512), (0.7, 0.4)):
         share = gflops(shape, item.recipe) / whole
         assert item.share * 0.98 <= share <= item.share, item.label
+
+
+def test_known_recipes_stay_within_the_narrowest_widths_allowed():
+    least = Recipe(embed=24, blocks=(BlockWidths(heads=2, qk=8, v=8, mlp=80),) * 3)
+    found = list(known(TINY, TINY.image, (0.8, 0.7, 0.6, 0.1), least=least))
+    assert {one.kind for one in found} >= set(BASELINES)
+    for one in found:
+        assert one.recipe.embed >= 24, one.label
+        assert all(b.heads >= 2 and b.mlp >= 80 and b.qk == b.v == 8 for b in one.recipe.blocks), one.label
+    pruned_ones = [one.recipe for one in found if one.kind == BASELINES[1]]
+    assert any(recipe.blocks[0].heads < 4 for recipe in pruned_ones)
+    assert not any(one.share == 0.1 and one.kind == BASELINES[1] for one in found)  # the narrowest costs more
