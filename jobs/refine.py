@@ -33,6 +33,7 @@ def main(
     distill: Annotated[float | None, typer.Option(help="Weight of the dense model's answers; 0 for none.")] = None,
     seeds: Annotated[str | None, typer.Option(help="Seeds, for example 0,1,2.")] = None,
     top: Annotated[int | None, typer.Option(min=1, help="Refine only so many of the front.")] = None,
+    recipes: Annotated[str, typer.Option(help="Refine only these of the front: ids, or prefixes of them.")] = "",
     workers: Annotated[int | None, typer.Option(help="Processes that train a recipe together.")] = None,
     results: Annotated[Path, typer.Option(help="Folder that holds the sweeps.")] = Path("results"),
     tracking: Annotated[str | None, typer.Option(help="MLflow tracking URI; by default SQLite in the results.")] = None,
@@ -67,7 +68,8 @@ def main(
     if config.search.limit == "latency":
         base = with_latency(base, folder, say)
     check_same([row for row in rows if row["stage"] != "benchmark"], base, folder)
-    wanted = wanted_of(rows, budget, top, config.refine.seeds)
+    ids = [part.strip() for part in recipes.split(",") if part.strip()]
+    wanted = wanted_of(rows, budget, config.refine.seeds, top, ids)
     gpus = int(ray.cluster_resources().get("GPU", 0))
     count = config.refine.workers or gpus or int(ray.cluster_resources().get("CPU", 1))
     samples = preloaded(config.changed("train", **config.refine.train.model_dump()), config.refine.train.steps, say)

@@ -9,6 +9,7 @@ import ray
 import torch
 
 from raycomp.deploy.model import load
+from raycomp.errors import UserError, nearest
 from raycomp.evaluate.measure import measure
 from raycomp.recipe import Recipe
 from raycomp.refine.training import Shared, Target, model_path, refine_one, settings_text
@@ -33,11 +34,27 @@ class Wanted:
     found: Row
 
 
-def wanted_of(rows: Sequence[Row], budget_share: float, top: int | None, seeds: Sequence[int]) -> list[Wanted]:
-    """The front's recipes with every seed, cheapest first; of a larger front the `top` that add most hypervolume."""
+def wanted_of(
+    rows: Sequence[Row], budget_share: float, seeds: Sequence[int], top: int | None = None, ids: Sequence[str] = ()
+) -> list[Wanted]:
+    """The front's recipes with every seed, cheapest first.
+
+    Args:
+        top: of a larger front, as many as add most hypervolume.
+        ids: only these, by prefixes of their ids.
+
+    Raises:
+        UserError: for a prefix that no member of the front has.
+    """
     front = final_front(rows, budget_share)
     if not front:
         return []
+    there = [row["recipe_id"] for row in front]
+    for prefix in ids:
+        if not any(recipe_id.startswith(prefix) for recipe_id in there):
+            raise UserError(f"--recipes {prefix}: not on the front; {nearest(prefix, there)}")
+    if ids:
+        front = [row for row in front if row["recipe_id"].startswith(tuple(ids))]
     chosen = most_useful(front, top or len(front), cost(front[0]) / cost_share(front[0]))
     recipes = [(Recipe.model_validate_json(row["recipe_json"]), row) for row in chosen]
     return [Wanted(Target(recipe, seed), row) for recipe, row in recipes for seed in seeds]
