@@ -61,7 +61,13 @@ def _panel(axes: Axes, rows: Sequence[Row], budget_share: float, name: str) -> N
         ids = sorted({row["recipe_id"] for row in refined}, key=lambda i: _mean(refined, i, cost))
         x, y = ([_mean(refined, i, value) for i in ids] for value in (cost, itemgetter(name)))
         axes.plot(x, [100 * v for v in y], color=_REFINED, marker="o", ms=6, lw=1.5, label="refined", zorder=5)
-    axes.set_ylim(bottom=0)
+    best = [100 * row[name] for row in (*members, *([] if whole is None else [whole]))]
+    axes.set_ylim(bottom=_bottom(best))
+
+
+def _bottom(best: Sequence[float]) -> float:
+    """Where the axis begins: below the front by one and a half times its height; what falls off a cliff leaves it."""
+    return max(0.0, min(best) - 1.5 * (max(best) - min(best)) - 1) if best else 0.0
 
 
 def _mean(rows: Sequence[Row], recipe_id: str, value: Callable[[Row], float]) -> float:
