@@ -21,9 +21,10 @@ from raycomp.errors import UserError
 from raycomp.report import tables
 from raycomp.report.compare import dense_row, final_front
 from raycomp.results.row import Row, cost_share
-from raycomp.results.store import Store
+from raycomp.results.store import Store, completed
 from raycomp.results.tracking import Tracker, tracking_uri
 from raycomp.search import cluster
+from raycomp.search.pareto import front
 
 
 def main(
@@ -54,7 +55,7 @@ def main(
     import ray
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from raycomp.refine.run import refine, wanted_of
+    from raycomp.refine.run import STAGE, refine, wanted_of
     from raycomp.refine.training import Shared
     from raycomp.report.plot import plot_front
     from raycomp.search.base import check_same, prepare_base
@@ -116,7 +117,7 @@ def main(
     console.print(tables.refined_table(found, refined, dense_row(rows, found[0]["stage"])))
     picture = folder / "refined.png"
     plot_front([*rows, *refined], budget, f"{config.name}: front as found and refined", picture)
-    tracker.finish(final_front(rows, budget), [picture], finished=True)
+    tracker.finish([*final_front(rows, budget), *front(completed(refined, STAGE))], [picture], finished=True)
     say(f"models: {folder / 'refined'}/*.safetensors\nplot:   {picture}\nruns:   mlflow ui --backend-store-uri {uri}")
     gc.freeze()  # or Python spends seconds, at exit, freeing torch's modules one by one
 

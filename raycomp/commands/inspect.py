@@ -11,8 +11,8 @@ from raycomp.errors import UserError
 from raycomp.flops import Profile, profile
 from raycomp.recipe import Cts, Recipe, ToMe, constant_r, dense
 from raycomp.report import tables
-from raycomp.report.compare import at_budgets, compare, stage_agreement
-from raycomp.results.store import Store
+from raycomp.report.compare import at_budgets, compare, dense_row, stage_agreement
+from raycomp.results.store import Store, completed
 from raycomp.search.space import Space
 from raycomp.shape import ModelShape, Size
 
@@ -79,17 +79,23 @@ def front_command(
     results: Results = Path("results"),
     as_json: Json = False,
 ) -> None:
-    """The Pareto front of a sweep, against dense and the uniform baselines."""
+    """The Pareto front of a sweep, against dense and the uniform baselines, and what was refined of it."""
     store = Store(results / sweep)
     settings, rows = store.config().search, store.rows()
     comparisons = compare(rows, settings.budget)
     budgets = at_budgets(rows, settings.known, settings.budget)
+    refined = completed(rows, "refined")
     if as_json:
-        print_json({"front": [{**c.row, "rcd": c.rcd} for c in comparisons], "agreement": stage_agreement(rows)})
+        members = [{**c.row, "rcd": c.rcd} for c in comparisons]
+        print_json({"front": members, "refined": refined, "agreement": stage_agreement(rows)})
         return
     console = tables.console()
     console.print(tables.front_table(comparisons))
     console.print(tables.budget_table(budgets))
+    if refined:
+        ids = {row["recipe_id"] for row in refined}
+        found = [c.row for c in comparisons if c.row["recipe_id"] in ids]
+        console.print(tables.refined_table(found, refined, dense_row(rows, "full")))
 
 
 def explain_command(

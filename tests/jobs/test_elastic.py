@@ -87,6 +87,11 @@ def test_an_elastic_model_is_trained_searched_and_deployed(place):
     again = run(place, "refine.py", "--sweep", "tiny", "--steps", "4", "--top", "1", "--seeds", "0,1")
     assert again.returncode == 0, again.stdout + again.stderr
     assert "model 1/2 loss" not in again.stdout, "trained twice"
+    shown = raycomp(place, "front", "tiny")
+    assert "Refined front" in shown.stdout, shown.stderr
+    assert tuned[0]["recipe_id"] in shown.stdout.partition("Refined front")[2]
+    as_json = json.loads(raycomp(place, "front", "tiny", "--json").stdout)
+    assert [row["seed"] for row in as_json["refined"]] == [0, 1]
     diverged = run(place, "refine.py", "--sweep", "tiny", "--steps", "4", "--top", "1", "--lr", "1e30")
     assert (diverged.returncode, len(diverged.stderr.strip().splitlines())) == (2, 1), diverged.stderr
     assert "a smaller train.lr than 1e+30 may help" in diverged.stderr
