@@ -81,6 +81,7 @@ def main(
     shared = Shared(ray.put(base), drawn, folder.resolve(), config)
     uri = tracking_uri(tracking, results)
     tracker = Tracker(uri, folder, config, base.evalset.classes, lambda line: console.print(line, style="yellow"))
+    cluster.stop_like_ctrl_c(tracker.killed)
     measured: list[Row] = []
 
     def on_row(row: Row, total: int) -> None:
@@ -100,7 +101,8 @@ def main(
         interrupted(tracker, say)
     cluster.disconnect()
     written = write_page(folder, base, settings, measured, timings)
-    tracker.finish([], [folder / "sweep.yaml", *written], finished=True)
+    tracker.finish([], finished=True)
+    tracker.attach([folder / "sweep.yaml", *written])
     say(f"page:  {written[0]}\nrows:  {folder / 'trials'}/*.parquet\nruns:  mlflow ui --backend-store-uri {uri}")
     gc.freeze()  # or Python spends seconds, at exit, freeing torch's modules one by one
 

@@ -81,6 +81,7 @@ def main(
     samples = preloaded(config, config.recovery.steps, say)
     uri = tracking_uri(tracking, results)
     tracker = Tracker(uri, folder, config, base.evalset.classes, lambda line: console.print(line, style="yellow"))
+    cluster.stop_like_ctrl_c(tracker.killed)
     for row in rows:
         tracker.log(row)
 
@@ -95,6 +96,8 @@ def main(
     leaving = Thread(target=cluster.disconnect)
     leaving.start()
     share = config.search.budget
+    if not outcome.finished:  # first: a stopped Ray job has seconds to end
+        tracker.finish(final_front(outcome.rows, share), finished=False)
     console.print(tables.front_table(compare(outcome.rows, share)))
     console.print(tables.budget_table(at_budgets(outcome.rows, config.search.known, share)))
     for objective, rho in stage_agreement(outcome.rows).items():
@@ -102,7 +105,9 @@ def main(
     picture, what = folder / "front.png", "latency" if timed else "GFLOPs"
     title = f"{config.name}: {proposer.trials_done} trials, budget {share:.0%} of the dense {what}"
     plot_front(outcome.rows, share, title, picture)
-    tracker.finish(final_front(outcome.rows, share), [folder / "sweep.yaml", picture], outcome.finished)
+    if outcome.finished:
+        tracker.finish(final_front(outcome.rows, share), finished=True)
+    tracker.attach([folder / "sweep.yaml", picture])
     say(f"rows:  {folder / 'trials'}/*.parquet\nplot:  {picture}\nruns:  mlflow ui --backend-store-uri {uri}")
     leaving.join()
     gc.freeze()  # or Python spends seconds, at exit, freeing torch's modules one by one

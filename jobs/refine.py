@@ -88,6 +88,7 @@ def main(
     tracker = Tracker(
         uri, folder, store.config(), base.evalset.classes, lambda line: console.print(line, style="yellow")
     )
+    cluster.stop_like_ctrl_c(tracker.killed)
     for row in rows:
         tracker.log(row)
     say(f"refining {len(wanted)} model(s) by {config.refine.train.steps} steps on {count} worker(s)")
@@ -117,7 +118,8 @@ def main(
     console.print(tables.refined_table(found, refined, dense_row(rows, found[0]["stage"])))
     picture = folder / "refined.png"
     plot_front([*rows, *refined], budget, f"{config.name}: front as found and refined", picture)
-    tracker.finish([*final_front(rows, budget), *front(completed(refined, STAGE))], [picture], finished=True)
+    tracker.finish([*final_front(rows, budget), *front(completed(refined, STAGE))], finished=True)
+    tracker.attach([picture])
     say(f"models: {folder / 'refined'}/*.safetensors\nplot:   {picture}\nruns:   mlflow ui --backend-store-uri {uri}")
     gc.freeze()  # or Python spends seconds, at exit, freeing torch's modules one by one
 

@@ -23,13 +23,13 @@ app.command("speed")(deploy.speed_command)
 
 
 INTERRUPTED = 130
-"""Exit code of a job that Ctrl-C ended with a usable result."""
+"""Exit code of a job that Ctrl-C or `ray job stop` ended with a usable result."""
 
 
 def interrupted(tracker: "Tracker", say: Callable[[str], None]) -> NoReturn:
-    """End a job that Ctrl-C met: what is measured stays, and the same command goes on."""
+    """End a job that Ctrl-C or `ray job stop` met: what is measured stays, and the same command goes on."""
     say("interrupted: the same command goes on from here")
-    tracker.finish([], [], finished=False)
+    tracker.finish([], finished=False)
     cluster.disconnect()
     sys.exit(INTERRUPTED)
 

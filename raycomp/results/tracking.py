@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _EXPERIMENT = "raycomp"
 _KEY, _PARENT, _SWEEP, _PATH = "raycomp.row", "mlflow.parentRunId", "raycomp.sweep", "raycomp.folder"
+_KILLED = "KILLED"
 _BAND = 10  # width of a budget band, percent of the dense GFLOPs
 _METRICS = (
     "gflops", "gflops_share", "predicted_ms", "clean_miou", "corrupted_miou", "rpc", "effective_rank",
@@ -44,7 +45,7 @@ class Tracker:
         self, uri: str, folder: Path, config: SweepConfig, classes: Sequence[str], warn: Callable[[str], None]
     ) -> None:
         self._uri, self._folder, self._config, self._classes, self._warn = uri, folder, config, classes, warn
-        self._queue: queue.Queue[Row | None] = queue.Queue()
+        self._queue: queue.SimpleQueue[Row | str | None] = queue.SimpleQueue()  # which signal handlers may use
         self._client: MlflowClient | None = None
         self._parent = ""
         self._logged: dict[str, str] = {}
@@ -56,21 +57,32 @@ class Tracker:
         """Queue a row. The first one starts the thread: before, the cores are busy starting workers."""
         self._put(row)
 
-    def finish(self, front: Iterable[Row], artifacts: Iterable[Path], finished: bool) -> None:
-        """Wait for the queue, mark the front, attach artifacts and end the parent run."""
+    def killed(self) -> None:
+        """Mark the sweep as killed as soon as the rows before are logged; `finish` may never come."""
+        self._put(_KILLED)
+
+    def finish(self, front: Iterable[Row], finished: bool) -> None:
+        """Wait for the queue, mark the front and end the parent run; what was not finished counts as killed."""
         self._put(None)
         self._thread.join()
-        self._guarded(lambda: self._finish(list(front), list(artifacts), finished))
+        self._guarded(lambda: self._finish(list(front), finished))
 
-    def _put(self, item: Row | None) -> None:
+    def attach(self, artifacts: Iterable[Path]) -> None:
+        """Add files to the parent run, after `finish`."""
+        self._guarded(lambda: self._attach(list(artifacts)))
+
+    def _put(self, item: Row | str | None) -> None:
         self._queue.put(item)
         if not self._thread.ident:
             self._thread.start()
 
     def _work(self) -> None:
         self._guarded(self._open)
-        while (row := self._queue.get()) is not None:
-            self._guarded(lambda row=row: self._log(row))  # type: ignore[misc]
+        while (item := self._queue.get()) is not None:
+            if isinstance(item, str):
+                self._guarded(lambda status=item: self._end(status))  # type: ignore[misc]
+            else:
+                self._guarded(lambda row=item: self._log(row))  # type: ignore[misc]
 
     def _guarded(self, step: Callable[[], None]) -> None:
         if self._broken:
@@ -161,18 +173,25 @@ class Tracker:
             params=[Param(name, value) for name, value in params.items()],
         )
 
-    def _finish(self, front: list[Row], artifacts: list[Path], finished: bool) -> None:
+    def _attach(self, artifacts: list[Path]) -> None:
         assert self._client is not None
+        for path in artifacts:
+            self._client.log_artifact(self._parent, str(path))
+
+    def _end(self, status: str) -> None:
+        assert self._client is not None
+        self._client.set_terminated(self._parent, status)
+
+    def _finish(self, front: list[Row], finished: bool) -> None:
+        assert self._client is not None
+        self._end("FINISHED" if finished else _KILLED)
         members = {self._logged[key] for row in front if (key := identity(row)) in self._logged}
         before = {run.info.run_id for run in self._children(self._client) if run.data.tags.get("on_front") == "true"}
         for run in members ^ before:  # a longer sweep may push a member off
             self._client.set_tag(run, "on_front", str(run in members).lower())
-        for path in artifacts:
-            self._client.log_artifact(self._parent, str(path))
         if front:
             best = {f"front_{name}": max(float(r[name]) for r in front) for name in ("clean_miou", "corrupted_miou")}
             self._batch(self._parent, params={}, metrics=best | {"front_size": float(len(front))})
-        self._client.set_terminated(self._parent, "FINISHED" if finished else "KILLED")
 
 
 def _params(row: Row) -> dict[str, str]:

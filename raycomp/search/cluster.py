@@ -2,6 +2,8 @@
 
 import logging
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +26,22 @@ def connect() -> None:
 
     if not ray.is_initialized():
         ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    stop_like_ctrl_c()
+
+
+def stop_like_ctrl_c(before: Callable[[], None] = lambda: None) -> None:
+    """Take SIGTERM, by which `ray job stop` ends a job, as Ctrl-C; after `connect`, as Ray sets a handler of its own.
+
+    Args:
+        before: what cannot wait for the sweep to wind down, as three seconds later comes SIGKILL.
+    """
+
+    def stop(*_: object) -> None:
+        before()
+        signal.raise_signal(signal.SIGINT)
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, stop)
 
 
 def gpus_per_trial(config: SweepConfig) -> float:

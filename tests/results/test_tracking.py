@@ -1,5 +1,7 @@
 """MLflow: a row becomes one child, once; a server that is down stops nothing."""
 
+import time
+
 import pytest
 from mlflow import MlflowClient
 
@@ -27,7 +29,8 @@ def track(tmp_path, warnings: list[str], uri: str | None = None, finished: bool 
     tracker = Tracker(uri or default_uri(tmp_path), folder, CONFIG, CLASSES, warnings.append)
     for row in ROWS:
         tracker.log(row)
-    tracker.finish([ROWS[front]], [artifact], finished)
+    tracker.finish([ROWS[front]], finished)
+    tracker.attach([artifact])
 
 
 @pytest.mark.slow
@@ -62,10 +65,28 @@ def test_runs_are_logged_once_and_filled_in_again(tmp_path):
     for _ in range(2):  # what failed ran again: a run of its own, once
         tracker = Tracker(default_uri(tmp_path), tmp_path / "sweep", CONFIG, CLASSES, warnings.append)
         tracker.log(mended)
-        tracker.finish([], [], finished=True)
+        tracker.finish([], finished=True)
     runs = client.search_runs([experiment], "metrics.clean_miou = 0.25")
     assert [run.info.status for run in runs] == ["FINISHED"]
     assert len(client.search_runs([experiment])) == 2 + len(ROWS)
+
+
+@pytest.mark.slow
+def test_a_sweep_that_is_stopped_is_marked_at_once(tmp_path):
+    tracker = Tracker(default_uri(tmp_path), tmp_path / "sweep", CONFIG, CLASSES, pytest.fail)
+    tracker.log(ROWS[0])
+    tracker.killed()
+    client, deadline = MlflowClient(default_uri(tmp_path)), time.monotonic() + 60
+    while True:
+        experiment = client.get_experiment_by_name("raycomp")
+        runs = [] if experiment is None else client.search_runs([experiment.experiment_id], "tags.family = 'sweep'")
+        if [run.info.status for run in runs] == ["KILLED"]:
+            break
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert len(client.search_runs([experiment.experiment_id])) == 2, "the row before it is there"
+    tracker.finish([], finished=True)
+    assert client.get_run(runs[0].info.run_id).info.status == "FINISHED"
 
 
 def test_a_server_that_cannot_be_reached_gives_one_warning(tmp_path):
