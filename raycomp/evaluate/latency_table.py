@@ -27,7 +27,7 @@ from raycomp.recipe import BlockWidths, Recipe, ToMe, dense, tokens_removed
 from raycomp.shape import ModelShape, Size
 
 _POINTS = 4  # of each width: a quarter, a half, three quarters, all of it
-_EIGHTHS = (1, 4, 8)  # of all tokens
+_EIGHTHS = (1, 4, 8)  # of all patches
 _SHARES = (0.125, 0.5)  # of tokens merged
 _TILTS = (-0.5, 0.0, 0.5)
 _ROUNDS, _WARM_UP = 5, 1
@@ -144,10 +144,12 @@ def measure_latency(
     time = time or parts.clock()
     most = {"embed": shape.width, "heads": shape.heads, "wide": shape.head_dim, "qk": shape.head_dim, "mlp": shape.mlp}
     axes: dict[str, list[float]] = {
-        name: sorted({-(-full * i // _POINTS) for i in range(1, _POINTS + 1)}) for name, full in most.items()
+        name: sorted({-(-full * i // _POINTS) for i in range(1, _POINTS + 1)}) if full > 1 else [1, 2]
+        for name, full in most.items()
     }
     axes |= {"share": list(_SHARES), "tilt": list(_TILTS)}
-    tokens = sorted({-(-parts.tokens * i // 8) for i in _EIGHTHS})
+    patches = parts.tokens - shape.prefix
+    tokens = sorted({shape.prefix + max(2, -(-patches * i // 8)) for i in _EIGHTHS})
     found: dict[str, np.ndarray] = {}
     with torch.inference_mode():
         for name, names in _AXES.items():

@@ -76,3 +76,11 @@ def test_real_times_are_positive():
     table = measure_latency(small, 1, CPU, torch.float32)
     assert all((part > 0).all() for part in table.parts.values())
     assert np.isfinite(table.latency_ms(dense(small)))
+
+
+def test_a_model_with_one_head_has_a_table_too():
+    single = TINY.model_copy(update={"heads": 1, "image": (16, 16)})
+    table = measure_latency(single, 1, CPU, torch.float32, merging=True, time=counted)
+    model = Segmenter(single, dense(single)).eval()
+    with torch.inference_mode():
+        assert table.latency_ms(dense(single)) == pytest.approx(counted(model, torch.randn(1, 3, 16, 16)))
