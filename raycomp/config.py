@@ -135,6 +135,8 @@ class SearchConfig(_Section):
     """Shares of the dense cost at which known recipes are measured first."""
     max_failures: int = Field(default=2, ge=0)
     """How often a trial whose worker died is tried again."""
+    trial_seconds: float | None = Field(default=None, gt=0)
+    """A trial that takes longer counts as failed; by default they may take as long as they do."""
 
 
 class AugmentConfig(_Section):

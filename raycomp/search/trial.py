@@ -22,6 +22,7 @@ from raycomp.recipe import Recipe, dense
 from raycomp.recover import recovered
 from raycomp.results.row import Row
 from raycomp.search.base import Base
+from raycomp.search.limit import time_limit
 from raycomp.search.proposal import Proposal
 from raycomp.shape import ModelShape, Size
 
@@ -40,13 +41,14 @@ def run_trial(
     started, clock = datetime.now(UTC), time.perf_counter()
     row = described(base, proposal) | {"started": started, "git_commit": commit, "device": str(device)}
     try:
-        model = recovered(base, proposal.recipe, samples, device, folder)
-        built = time.perf_counter() - clock
-        row["params"] = sum(p.numel() for p in model.parameters())
-        result = measure(model, base.evalset, proposal.stage, base.config.evaluation, base.config.data, device)
+        with time_limit(base.config.search.trial_seconds):
+            model = recovered(base, proposal.recipe, samples, device, folder)
+            built = time.perf_counter() - clock
+            row["params"] = sum(p.numel() for p in model.parameters())
+            result = measure(model, base.evalset, proposal.stage, base.config.evaluation, base.config.data, device)
         row |= measured(base, proposal.recipe, result)
         row |= {"seconds_build": built, "seconds_measure": result.seconds, "status": "complete", "error": ""}
-    except (RuntimeError, MemoryError, ValueError, UserError) as error:
+    except (RuntimeError, MemoryError, ValueError, TimeoutError, UserError) as error:
         row |= {"status": "failed", "error": f"{type(error).__name__}: {error}"[:2000]}
     row["seconds"] = time.perf_counter() - clock
     return row

@@ -83,6 +83,20 @@ def test_a_limit_of_time_in_place_of_gflops(place):
 
 
 @pytest.mark.slow
+def test_trials_that_take_too_long_fail_and_the_sweep_goes_on(place):
+    space = yaml.safe_load((place / "space.yaml").read_text())
+    space["search"] |= {"trials": 3, "trial_seconds": 1e-3, "known": ["70%"]}
+    (place / "impatient.yaml").write_text(yaml.safe_dump(space))
+    done = run(place, "--space", str(place / "impatient.yaml"), "--name", "impatient")
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = Store(place / "results" / "impatient").rows()
+    assert len(rows) == 5  # the dense model is tried on the full set, too
+    assert {row["status"] for row in rows} == {"failed"}
+    assert all("not done within 0.001 seconds (search.trial_seconds)" in row["error"] for row in rows)
+    assert "trial 3/3 | feasible 0, failed 4" in done.stdout
+
+
+@pytest.mark.slow
 def test_a_sweep_from_start_to_report(place):
     done = run(place)
     assert done.returncode == 0, done.stdout + done.stderr
