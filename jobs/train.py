@@ -42,6 +42,7 @@ from raycomp.recipe import Recipe, dense
 from raycomp.search.base import score
 from raycomp.search.known import known
 from raycomp.search.space import Space
+from raycomp.sections import TrainConfig
 from raycomp.shape import ModelShape
 from raycomp.train import Preloaded, Standing, Trained, train
 
@@ -121,7 +122,7 @@ class _Job:
     """What both kinds of training need."""
 
     sweep: configs.SweepConfig
-    settings: configs.TrainConfig
+    settings: TrainConfig
     shape: ModelShape
     samples: Samples
     held_out: Samples

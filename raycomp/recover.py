@@ -10,7 +10,6 @@ from pathlib import Path
 import torch
 
 from raycomp.compress.reconstruct import reconstruct
-from raycomp.config import FinetuneConfig, TrainConfig
 from raycomp.data.open import open_split
 from raycomp.data.samples import NORMALIZATIONS, Samples
 from raycomp.deploy.model import load
@@ -20,6 +19,7 @@ from raycomp.models import checkpoints
 from raycomp.models.segmenter import Segmenter
 from raycomp.recipe import Recipe, dense
 from raycomp.search.base import Base
+from raycomp.sections import FinetuneConfig, TrainConfig
 from raycomp.train import Standing, train
 
 

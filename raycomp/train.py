@@ -23,7 +23,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
 
 from raycomp import parallel
-from raycomp.config import SweepConfig, TrainConfig
+from raycomp.config import SweepConfig
 from raycomp.data.augment import augment
 from raycomp.data.samples import NORMALIZATIONS, Sample, Samples
 from raycomp.data.streetscenes import StreetScenes
@@ -31,6 +31,7 @@ from raycomp.errors import UserError
 from raycomp.evaluate.miou import normalised
 from raycomp.files import written
 from raycomp.losses import Loss, pixel_loss
+from raycomp.sections import TrainConfig
 from raycomp.shape import ModelShape, Size
 
 _POLY_POWER = 0.9

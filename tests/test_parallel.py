@@ -7,11 +7,11 @@ import torch
 from torch import distributed, multiprocessing
 
 from raycomp import parallel
-from raycomp.config import AugmentConfig, TrainConfig
 from raycomp.data.streetscenes import StreetScenes
 from raycomp.errors import UserError
 from raycomp.models.segmenter import Segmenter, init_weights
 from raycomp.recipe import dense
+from raycomp.sections import AugmentConfig, TrainConfig
 from raycomp.train import train
 from tests.conftest import TINY
 

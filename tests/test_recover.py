@@ -9,7 +9,6 @@ import torch
 
 from raycomp.compress.apply import compress
 from raycomp.compress.elastic import ordered, prefix_saliency
-from raycomp.config import RecoveryConfig, SpaceConfig, WidthRange
 from raycomp.data.streetscenes import StreetScenes
 from raycomp.errors import UserError
 from raycomp.recipe import ToMe, dense
@@ -19,6 +18,7 @@ from raycomp.search.base import Elastic
 from raycomp.search.proposal import Proposal
 from raycomp.search.space import Space
 from raycomp.search.trial import run_trial
+from raycomp.sections import RecoveryConfig, SpaceConfig, WidthRange
 from tests.bases import SHAPE
 from tests.conftest import seeded_images
 

@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from raycomp.config import AugmentConfig, TrainConfig
 from raycomp.data.samples import IGNORE
 from raycomp.data.streetscenes import StreetScenes
 from raycomp.errors import UserError
@@ -13,6 +12,7 @@ from raycomp.models import checkpoints
 from raycomp.models.policy import Policy, policy_loss
 from raycomp.models.segmenter import Segmenter, init_weights
 from raycomp.recipe import dense
+from raycomp.sections import AugmentConfig, TrainConfig
 from raycomp.train import Standing, _rate, train
 from tests.conftest import TINY
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from raycomp.config import BenchmarkConfig
+from raycomp.sections import BenchmarkConfig
 
 STAGE = "benchmark"
 TITLES = {

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from raycomp.compress.prune import kept_in_heads, kept_units, prune
 from raycomp.compress.saliency import Saliency, attention_widths
-from raycomp.config import NvitConfig
 from raycomp.models.segmenter import Segmenter
 from raycomp.recipe import Recipe
+from raycomp.sections import NvitConfig
 from raycomp.shape import ModelShape
 
 GONE = -1.0

@@ -3,8 +3,8 @@
 import cv2
 import numpy as np
 
-from raycomp.config import AugmentConfig
 from raycomp.data.samples import IGNORE, Sample
+from raycomp.sections import AugmentConfig
 from raycomp.shape import Size
 
 _CROP_TRIES = 10

@@ -20,11 +20,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from raycomp.config import DataConfig, EvaluationConfig, StageConfig
 from raycomp.data import corruptions
 from raycomp.data.open import open_split
 from raycomp.data.samples import Sample, Samples
 from raycomp.errors import UserError
+from raycomp.sections import DataConfig, EvaluationConfig, StageConfig
 
 CLEAN = -1  # the variant of an image that is not corrupted
 

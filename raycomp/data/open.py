@@ -1,12 +1,12 @@
 """Open a split of the data set that a search space names."""
 
-from raycomp.config import DataConfig
 from raycomp.data.ade20k import Ade20k
 from raycomp.data.camvid import CamVid
 from raycomp.data.cityscapes import Cityscapes
 from raycomp.data.samples import Samples
 from raycomp.data.streetscenes import StreetScenes
 from raycomp.errors import UserError
+from raycomp.sections import DataConfig
 
 
 def open_split(config: DataConfig, split: str, count: int) -> Samples:

@@ -7,12 +7,12 @@ from pydantic import BaseModel, ConfigDict
 
 from raycomp.compress.apply import remerge
 from raycomp.compress.cts import Sharing
-from raycomp.config import DataConfig
 from raycomp.data.samples import NORMALIZATIONS
 from raycomp.files import written
 from raycomp.models import checkpoints
 from raycomp.models.segmenter import Segmenter
 from raycomp.recipe import Cts
+from raycomp.sections import DataConfig
 from raycomp.shape import Size
 
 

@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from raycomp.config import DataConfig, EvaluationConfig
 from raycomp.data.corruptions import SEVERITIES, TYPES, VARIANTS
 from raycomp.data.evalset import CLEAN, EvalSet
 from raycomp.data.samples import IGNORE, NORMALIZATIONS
@@ -22,6 +21,7 @@ from raycomp.evaluate.miou import class_iou, miou, normalised, sliding_logits
 from raycomp.evaluate.speed import latency_ms
 from raycomp.evaluate.tokens import recorded
 from raycomp.models.segmenter import Segmenter
+from raycomp.sections import DataConfig, EvaluationConfig
 from raycomp.shape import Size
 
 _RANK_IMAGES = {"search": 4, "full": 16}

@@ -17,13 +17,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from raycomp.config import SpaceConfig, explain
+from raycomp.config import explain
 from raycomp.errors import UserError, nearest
 from raycomp.files import written
 from raycomp.models._timm import create_model, resample_abs_pos_embed
 from raycomp.models.policy import Policy
 from raycomp.models.segmenter import Segmenter
 from raycomp.recipe import Cts, Recipe, dense
+from raycomp.sections import SpaceConfig
 from raycomp.shape import ModelShape
 
 PACKAGE_PREFIX = "package:"

@@ -16,13 +16,13 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig, get_context
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from ray.util.queue import Queue
 
-from raycomp.config import RefineConfig
 from raycomp.errors import UserError
 from raycomp.memory import keep_freed_memory
 from raycomp.models import checkpoints
 from raycomp.recipe import Recipe
 from raycomp.recover import recovered, trained_on
 from raycomp.search.base import Base
+from raycomp.sections import RefineConfig
 from raycomp.train import Standing
 
 _POLL = 0.5  # seconds between looks at what the workers report

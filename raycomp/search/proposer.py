@@ -14,7 +14,6 @@ from optuna.distributions import BaseDistribution, IntDistribution
 from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.trial import TrialState, create_trial
 
-from raycomp.config import SearchConfig
 from raycomp.recipe import Recipe, dense
 from raycomp.results.row import Row, cost
 from raycomp.results.store import completed
@@ -22,6 +21,7 @@ from raycomp.search.known import BASELINES, known
 from raycomp.search.pareto import DIRECTIONS, most_useful, values
 from raycomp.search.proposal import Proposal
 from raycomp.search.space import Space
+from raycomp.sections import SearchConfig
 
 _CONFIRMED = 12  # members of the front that are measured on the full set
 _TRIES = 200  # asks for a recipe that is not measured yet, before the space counts as exhausted

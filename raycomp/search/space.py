@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from raycomp.config import SpaceConfig, WidthRange
 from raycomp.errors import UserError
 from raycomp.flops import gflops
 from raycomp.recipe import BlockWidths, Recipe, ToMe, dense
+from raycomp.sections import SpaceConfig, WidthRange
 from raycomp.shape import ModelShape, Size
 
 if TYPE_CHECKING:  # needs torch, which telling bad input does without

@@ -8,13 +8,13 @@ import torch
 from raycomp.benchmark.cells import Level, cells, levels
 from raycomp.benchmark.settings import Setting, find, from_front, measured_gflops
 from raycomp.compress.apply import compress
-from raycomp.config import BenchmarkConfig
 from raycomp.data.samples import NORMALIZATIONS
 from raycomp.errors import UserError
 from raycomp.evaluate.latency_table import measure_latency
 from raycomp.evaluate.miou import normalised
 from raycomp.flops import gflops
 from raycomp.recipe import Algm, Cts, Recipe, ToMe, dense
+from raycomp.sections import BenchmarkConfig
 from tests.bases import CLEAN_IMAGES, SHAPE
 from tests.counting import counted
 

@@ -5,9 +5,9 @@ import torch
 
 from raycomp.compress.nvit import GONE, nvit, spread
 from raycomp.compress.prune import kept_units, prune
-from raycomp.config import NvitConfig
 from raycomp.flops import gflops
 from raycomp.recipe import BlockWidths, Recipe, dense
+from raycomp.sections import NvitConfig
 from tests.conftest import TINY, seeded_model, seeded_saliency
 
 CONFIG = NvitConfig(embed=8, heads=2, qk=2, v=2, mlp=8, rounds=3)

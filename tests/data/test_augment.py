@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from raycomp.config import AugmentConfig
 from raycomp.data.augment import augment
 from raycomp.data.samples import IGNORE
+from raycomp.sections import AugmentConfig
 
 NOTHING = AugmentConfig(scale=(1.0, 1.0), flip=False, photometric=False)
 

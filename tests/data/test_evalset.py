@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from raycomp.config import DataConfig, EvaluationConfig, StageConfig
 from raycomp.data.corruptions import VARIANTS, corrupt
 from raycomp.data.evalset import CLEAN, Stack, prepare
 from raycomp.data.streetscenes import StreetScenes
 from raycomp.errors import UserError
+from raycomp.sections import DataConfig, EvaluationConfig, StageConfig
 
 DATA = DataConfig(dataset="streetscenes")
 SMALL = EvaluationConfig(search=StageConfig(clean=2, corrupted=1), full=StageConfig(clean=3, corrupted=2))

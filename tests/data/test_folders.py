@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from raycomp.config import DataConfig
 from raycomp.data.ade20k import Ade20k
 from raycomp.data.camvid import CamVid
 from raycomp.data.cityscapes import Cityscapes
 from raycomp.data.open import open_split
 from raycomp.data.samples import IGNORE
 from raycomp.errors import UserError
+from raycomp.sections import DataConfig
 from tests.conftest import shared
 
 

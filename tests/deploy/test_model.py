@@ -9,12 +9,12 @@ import yaml
 
 import raycomp
 from raycomp.compress.apply import compress
-from raycomp.config import DataConfig
 from raycomp.deploy import model as models
 from raycomp.errors import UserError
 from raycomp.models import checkpoints
 from raycomp.models.policy import Policy
 from raycomp.recipe import Recipe
+from raycomp.sections import DataConfig
 from tests.conftest import TINY, seeded_images
 from tests.recipes import METHODS, random_recipe
 

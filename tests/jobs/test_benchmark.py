@@ -11,12 +11,12 @@ import pytest
 import torch
 import yaml
 
-from raycomp.config import RecoveryConfig
 from raycomp.flops import gflops
 from raycomp.models import checkpoints
 from raycomp.models.policy import Policy
 from raycomp.recipe import Recipe, dense
 from raycomp.results.store import Store, completed
+from raycomp.sections import RecoveryConfig
 from tests.conftest import TINY, seeded_model
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -4,9 +4,9 @@ import io
 
 from rich.console import Console
 
-from raycomp.config import SearchConfig
 from raycomp.report.progress import SweepProgress
 from raycomp.search.proposer import Proposer
+from raycomp.sections import SearchConfig
 from tests.conftest import TINY
 from tests.search.fakes import fake_row
 from tests.search.test_proposer import SPACE

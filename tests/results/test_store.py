@@ -6,12 +6,13 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from raycomp.config import DataConfig, ModelConfig, SearchConfig, SweepConfig
+from raycomp.config import SweepConfig
 from raycomp.errors import UserError
 from raycomp.recipe import dense
 from raycomp.results.row import SCHEMA
 from raycomp.results.store import Store, completed
 from raycomp.search.proposal import Proposal
+from raycomp.sections import DataConfig, ModelConfig, SearchConfig
 from tests.conftest import TINY
 from tests.search.fakes import fake_row
 

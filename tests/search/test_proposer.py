@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import pytest
 
-from raycomp.config import SearchConfig, SpaceConfig, WidthRange
 from raycomp.errors import UserError
 from raycomp.recipe import BlockWidths, Recipe, dense
 from raycomp.search.known import BASELINES, known
@@ -12,6 +11,7 @@ from raycomp.search.pareto import front
 from raycomp.search.proposal import Proposal
 from raycomp.search.proposer import Proposer
 from raycomp.search.space import Space
+from raycomp.sections import SearchConfig, SpaceConfig, WidthRange
 from tests.conftest import TINY
 from tests.search.fakes import TokenClock, fake_row
 

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raycomp.config import SpaceConfig, WidthRange
 from raycomp.errors import UserError
 from raycomp.flops import gflops
 from raycomp.recipe import Algm, BlockWidths, ToMe, dense
 from raycomp.search.space import Space
+from raycomp.sections import SpaceConfig, WidthRange
 from raycomp.shape import deit_base_distilled
 from tests.conftest import TINY
 from tests.search.fakes import TokenClock

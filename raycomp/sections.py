@@ -1,0 +1,276 @@
+"""The sections of a search space file: every setting, its type and its default."""
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from raycomp.errors import nearest
+from raycomp.shape import BACKBONES, ModelShape, Size, vit
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def _share(value: object) -> object:
+    """Read `60%` as 0.6."""
+    if isinstance(value, str) and (match := re.fullmatch(r"\s*([\d.]+)\s*%\s*", value)):
+        return float(match.group(1)) / 100
+    return value
+
+
+Share = Annotated[float, BeforeValidator(_share), Field(gt=0, le=1)]
+
+
+class ModelConfig(Section):
+    """Which dense model is compressed."""
+
+    checkpoint: str
+    """A file of ours (.safetensors), an official Segmenter checkpoint.pth, or `package:NAME`."""
+    shape: ModelShape | None = None
+    """Dimensions; needed for training and for `profile` before a checkpoint exists."""
+    elastic: str | None = None
+    """The same model trained for all recipes of the space (`jobs/train.py --elastic`), named likewise."""
+    backbone: str | None = None
+    """For training: timm model whose ImageNet weights the encoder starts from."""
+    backbone_file: Path | None = None
+    """For training: a local safetensors or .pth file with those weights."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named_shape(cls, values: Any) -> Any:
+        """`shape: {vit: base, image: ..., classes: ...}` names one of the four ViT sizes."""
+        shape = values.get("shape") if isinstance(values, dict) else None
+        if isinstance(shape, dict) and "vit" in shape:
+            rest = dict(shape)
+            name = rest.pop("vit")
+            if name not in BACKBONES:
+                raise ValueError(f"shape.vit is {name!r}: {nearest(name, BACKBONES)}")
+            return {**values, "shape": vit(name, rest.pop("image"), rest.pop("classes"), **rest)}
+        return values
+
+
+class DataConfig(Section):
+    """Which images, and how they are put through the model."""
+
+    dataset: Literal["streetscenes", "camvid", "ade20k", "cityscapes"]
+    root: Path | None = None
+    """Folder of the data set; streetscenes needs none."""
+    train_split: str = "train"
+    eval_split: str = "val"
+    short_side: int | None = Field(default=None, gt=0)
+    """Evaluation images are resized, keeping their ratio, to this short side; pixels."""
+    window: Size | None = None
+    """Sliding window; by default the size the model was made for."""
+    stride: int | None = Field(default=None, gt=0)
+    """Step of the sliding window, pixels; by default the window's height."""
+
+    def window_for(self, shape: ModelShape) -> Size:
+        """Height and width of what one forward pass sees, pixels."""
+        return self.window or shape.image
+
+
+class StageConfig(Section):
+    """How much is measured: so many clean images, so many of every corrupted variant."""
+
+    clean: int = Field(gt=0)
+    corrupted: int = Field(gt=0)
+    """Images of each (type, severity); different variants take different images."""
+    severities: tuple[Annotated[int, Field(ge=1, le=5)], ...] = (1, 2, 3, 4, 5)
+
+
+class EvaluationConfig(Section):
+    """How a recipe is measured."""
+
+    search: StageConfig = StageConfig(clean=64, corrupted=2)
+    """Every trial."""
+    full: StageConfig = StageConfig(clean=128, corrupted=16)
+    """The dense model, the baselines and the front, at the end."""
+    batch: int = Field(default=32, gt=0)
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    seed: int = 0
+    """Seed of the corruptions."""
+
+
+class WidthRange(Section):
+    """Range of one width; the dense width is its upper end."""
+
+    low: int = Field(gt=0)
+    step: int = Field(default=8, gt=0)
+
+
+class SpaceConfig(Section):
+    """What may vary. A width left out keeps its dense value."""
+
+    embed: WidthRange | None = None
+    heads: WidthRange | None = None
+    qk: WidthRange | None = None
+    v: WidthRange | None = None
+    mlp: WidthRange | None = None
+    merge_high: float = Field(default=0.5, ge=0, le=0.5)
+    """Highest merge ratio of a block; 0 turns merging off."""
+    merge_step: float = Field(default=1 / 64, gt=0, le=0.5)
+
+
+class SearchConfig(Section):
+    """How the space is searched."""
+
+    limit: Literal["gflops", "latency"] = "gflops"
+    """What is limited, and as low as it can be beside accuracy: GFLOPs, or the time of a batch on this device."""
+    budget: Share = 0.6
+    """The limit as a share of the dense model's."""
+    latency_batch: int = Field(default=1, gt=0)
+    """Images timed together."""
+    trials: int = Field(default=60, gt=0)
+    sampler: Literal["tpe", "nsga2", "random"] = "tpe"
+    seed: int = 0
+    workers: int | None = Field(default=None, gt=0)
+    """Trials at a time; by default one a CPU, or as many as the GPUs hold."""
+    gpus_per_trial: float | None = Field(default=None, ge=0)
+    """By default one where the cluster has GPUs; 0.25 packs four trials on one."""
+    known: tuple[Share, ...] = (0.6, 0.5, 0.4, 0.3)
+    """Shares of the dense cost at which known recipes are measured first."""
+    max_failures: int = Field(default=2, ge=0)
+    """How often a trial whose worker died is tried again."""
+    trial_seconds: float | None = Field(default=None, gt=0)
+    """A trial that takes longer counts as failed; by default they may take as long as they do."""
+
+
+class AugmentConfig(Section):
+    """Training augmentation; the defaults are the paper's."""
+
+    scale: tuple[float, float] = (0.5, 2.0)
+    flip: bool = True
+    photometric: bool = True
+
+
+class TrainConfig(Section):
+    """How the dense model is trained; the defaults are the paper's optimiser."""
+
+    steps: int = Field(default=160_000, gt=0)
+    batch: int = Field(default=8, gt=0)
+    crop: Size | None = None
+    """By default the size the model is made for."""
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    lr: float = Field(default=1e-3, gt=0)
+    min_lr: float = Field(default=1e-5, ge=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    warmup: int = Field(default=0, ge=0)
+    drop_path: float = Field(default=0.1, ge=0, lt=1)
+    clip: float | None = Field(default=None, gt=0)
+    """Largest norm of the gradient."""
+    ema: float | None = Field(default=None, gt=0, lt=1)
+    """Decay of the averaged weights that are kept in the end."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    images: int | None = Field(default=None, gt=0)
+    """Size of the training split, for a data set that makes its own."""
+    eval_images: int = Field(default=500, gt=0)
+    augment: AugmentConfig = AugmentConfig()
+    workers: int = Field(default=0, ge=0)
+    seed: int = 0
+
+
+class NvitConfig(Section):
+    """How NViT prunes: group sizes of the paper, rounds, and the latency term."""
+
+    embed: int = Field(default=16, gt=0)
+    heads: int = Field(default=2, gt=0)
+    qk: int = Field(default=8, gt=0)
+    v: int = Field(default=8, gt=0)
+    mlp: int = Field(default=16, gt=0)
+    least_heads: int = Field(default=1, gt=0)
+    """Heads that every block keeps."""
+    rounds: int = Field(default=8, gt=0)
+    """How often the smaller model is scored anew."""
+    tolerance: float = Field(default=0.99, gt=0, le=1)
+    """The least cost, relative to the target, that a removal may lead to."""
+    latency_weight: float = Field(default=0.0, ge=0)
+    """eta: score per millisecond that a removal saves."""
+    images: int = Field(default=64, gt=0)
+    """Training images that saliency is averaged over."""
+    batch: int = Field(default=8, gt=0)
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+
+class PolicyConfig(Section):
+    """The policy network of CTS, which says where tokens may be shared; trained by `jobs/train.py --policy`."""
+
+    kind: Literal["efficientnet_lite0", "small"] = "efficientnet_lite0"
+    checkpoint: str | None = None
+    """Its weights: a file of ours (.safetensors), or `package:NAME`."""
+    pretrained: bool = False
+    """For training: start from timm's ImageNet weights."""
+    train: TrainConfig = TrainConfig(
+        steps=20_000, optimizer="adamw", lr=1e-3, weight_decay=0.01, warmup=200, drop_path=0.0, clip=1.0
+    )
+
+
+class ElasticConfig(Section):
+    """How an elastic model is trained over random recipes of the space, by `jobs/train.py --elastic`."""
+
+    least: Share = 0.2
+    """The cheapest recipes trained, as a share of the dense GFLOPs; costs are drawn log-uniformly from there up."""
+    recipes: int = Field(default=2, gt=0)
+    """Random recipes a step, beside the full model and the narrowest."""
+    distill: float = Field(default=1.0, ge=0)
+    """Weight of the agreement with the dense model, beside the cross-entropy."""
+    train: TrainConfig = TrainConfig(
+        steps=40_000, optimizer="adamw", lr=2e-4, weight_decay=0.05, warmup=500, drop_path=0.0, clip=1.0, ema=0.999
+    )
+
+
+class FinetuneConfig(Section):
+    """Fine-tuning after compression, with the optimiser, batch, crop and augmentation of the `train` section."""
+
+    steps: int = Field(default=0, ge=0)
+    """0 measures the model as cut."""
+    lr: float | None = Field(default=None, gt=0)
+    """Highest learning rate; by default `train.lr`."""
+    distill: float = Field(default=0.0, ge=0)
+    """Weight of the agreement with the dense model, beside the cross-entropy."""
+
+
+class RecoveryConfig(Section):
+    """How a trial recovers what cutting lost."""
+
+    mode: Literal["none", "elastic", "finetune", "reconstruct"] = "none"
+    """none: measured as cut; elastic: cut from `model.elastic`, which needs no more; finetune: trained on, as the
+    `train` section says; reconstruct: output projections refitted on the calibration images of `nvit`."""
+    steps: int = Field(default=0, ge=0)
+    """Of fine-tuning."""
+    lr: float | None = Field(default=None, gt=0)
+    """Highest learning rate of fine-tuning; by default `train.lr`."""
+    distill: float = Field(default=1.0, ge=0)
+    """Weight of the agreement with the dense model in fine-tuning, beside the cross-entropy."""
+
+    @model_validator(mode="after")
+    def _steps_of_finetuning(self) -> Self:
+        if (self.mode == "finetune") != (self.steps > 0):
+            raise ValueError(f"steps is {self.steps} and mode {self.mode}: finetune needs steps, and nothing else does")
+        return self
+
+
+class RefineConfig(Section):
+    """How `jobs/refine.py` fine-tunes the front of a finished sweep; the defaults are the paper's optimiser."""
+
+    distill: float = Field(default=1.0, ge=0)
+    """Weight of the agreement with the dense model, beside the cross-entropy."""
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=(0,), min_length=1)
+    workers: int | None = Field(default=None, gt=0)
+    """Processes that train a recipe together; by default one a GPU, or one a CPU where there is none."""
+    train: TrainConfig = TrainConfig()
+
+
+class BenchmarkConfig(Section):
+    """What `jobs/benchmark.py` compares; the defaults are the paper's methods and compression levels."""
+
+    methods: tuple[Literal["algm", "cts", "tome", "nvit", "nvit+tome"], ...] = (
+        "algm", "cts", "tome", "nvit", "nvit+tome",
+    )  # fmt: skip
+    speedups: tuple[Annotated[float, Field(gt=1)], ...] = Field(default=(1.4, 2.5, 3.7), min_length=1)
+    """Dense GFLOPs over the recipe's: mild, moderate, aggressive."""
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=(0,), min_length=1)
+    """Of the recovery, whose batches they draw."""
+    recovery: FinetuneConfig = FinetuneConfig()
