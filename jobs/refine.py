@@ -50,6 +50,7 @@ def main(
     rows, budget = store.rows(), config.search.budget
     if not final_front(rows, budget):
         raise UserError(f"{folder}: the sweep has no measured recipe within its budget; finish it first")
+    store.hold()
     cluster.connect()
     # Bad input is told before these are imported: torch alone takes seconds.
     import ray

@@ -5,11 +5,13 @@ Its name is the trial's identity (stage and recipe), so writing one again replac
 counted twice.
 """
 
+import fcntl
 import os
+import socket
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -22,6 +24,7 @@ from raycomp.results.row import SCHEMA, Row, identity
 
 _CONFIG = "sweep.yaml"
 _TRIALS = "trials"
+_LOCK = ".lock"
 
 
 class Store:
@@ -29,6 +32,7 @@ class Store:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._held: TextIO | None = None
 
     def check(self, config: SweepConfig) -> None:
         """Check, without writing, that the folder can be written and holds no other sweep.
@@ -46,18 +50,41 @@ class Store:
             self._check_same(path, config.model_dump(mode="json"))
 
     def open(self, config: SweepConfig) -> None:
-        """Create the folder, or go on in it; see `check`.
+        """Create the folder, or go on in it; see `check` and `hold`.
 
         Raises:
-            UserError: for a folder that cannot be written, or that holds another sweep.
+            UserError: for a folder that cannot be written, that holds another sweep, or that another process writes to.
         """
         self.check(config)
         try:
             (self.folder / _TRIALS).mkdir(parents=True, exist_ok=True)
+            self.hold()
             text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
             _write_atomically(self.folder / _CONFIG, text.encode())
         except OSError as error:
             raise UserError(f"results folder {self.folder}: not writable ({error.strerror})") from None
+
+    def hold(self) -> None:
+        """Keep other jobs out of the folder for as long as this store lives, or its process.
+
+        Raises:
+            UserError: where another job holds it.
+        """
+        if self._held is not None:
+            return
+        held = (self.folder / _LOCK).open("a+")
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            held.seek(0)
+            raise UserError(
+                f"results folder {self.folder}: {held.read() or 'another job'} is writing to it; wait, or choose "
+                "another --name"
+            ) from None
+        held.truncate(0)
+        held.write(f"process {os.getpid()} on {socket.gethostname()}")
+        held.flush()
+        self._held = held
 
     def _check_same(self, path: Path, ours: dict[str, object]) -> None:
         theirs = yaml.safe_load(path.read_text())

@@ -1,6 +1,8 @@
 """Rows on disk: whole, typed, never mixed with another sweep's."""
 
 import os
+import subprocess
+import sys
 
 import pyarrow.parquet as pq
 import pytest
@@ -48,7 +50,8 @@ def test_a_write_that_fails_leaves_nothing(store, monkeypatch):
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space"):
         store.write(ROW)
-    assert [p for p in store.folder.rglob("*") if p.is_file()] == [store.folder / "sweep.yaml"]
+    there = {path.name for path in store.folder.rglob("*") if path.is_file()}
+    assert there == {"sweep.yaml", ".lock"}
 
 
 def test_rows_of_an_unknown_column_are_not_written(store):
@@ -85,6 +88,29 @@ def test_another_sweep_in_the_folder_is_refused(store):
     with pytest.raises(UserError, match=r"search\.budget 0\.6, now 0\.3; choose another --name"):
         store.open(CONFIG.changed("search", budget=0.3))
     assert store.config() == CONFIG
+
+
+def test_a_folder_that_another_process_writes_to_is_refused_until_it_ends(store):
+    code = f"""
+from pathlib import Path
+from raycomp.errors import UserError
+from raycomp.results.store import Store
+try:
+    Store(Path({str(store.folder)!r})).hold()
+    print("held")
+except UserError as error:
+    print(error)
+"""
+
+    def other() -> str:
+        return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+
+    assert f"process {os.getpid()} on " in other()
+    assert "is writing to it; wait, or choose another --name" in other()
+    store.open(CONFIG)  # its own lock is no hindrance
+    del store._held
+    assert other() == "held\n"
+    Store(store.folder).hold()  # what the other held ended with it
 
 
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
