@@ -1,5 +1,6 @@
 """Models small enough to build in milliseconds, and where the real data lies."""
 
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,9 @@ from raycomp.search.base import Base
 from raycomp.shape import ModelShape
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # started in the background; children would ignore Ctrl-C, too
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 TINY = ModelShape(width=32, heads=4, depth=3, patch=8, image=(48, 64), classes=5, prefix=2, decoder_depth=1)
 
 

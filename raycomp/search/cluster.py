@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from raycomp.config import SweepConfig
@@ -36,9 +37,12 @@ def stop_like_ctrl_c(before: Callable[[], None] = lambda: None) -> None:
         before: what cannot wait for the sweep to wind down, as three seconds later comes SIGKILL.
     """
 
-    def stop(*_: object) -> None:
+    def stop(_: int, frame: FrameType | None) -> None:
         before()
-        signal.raise_signal(signal.SIGINT)
+        ctrl_c = signal.getsignal(signal.SIGINT)
+        if not callable(ctrl_c):  # as in a job that a shell started in the background
+            raise KeyboardInterrupt
+        ctrl_c(signal.SIGINT, frame)  # Tune has its own while a sweep runs
 
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, stop)

@@ -1,6 +1,5 @@
 """The benchmark job as a user runs it: from nothing to the page, again, and with bad options."""
 
-import os
 import runpy
 import signal
 import subprocess
@@ -18,6 +17,7 @@ from raycomp.recipe import Recipe, dense
 from raycomp.results.store import Store, completed
 from raycomp.sections import RecoveryConfig
 from tests.conftest import TINY, seeded_model
+from tests.jobs.test_pareto_search import environment
 
 ROOT = Path(__file__).resolve().parents[2]
 SHAPE = TINY.model_copy(update={"width": 64, "depth": 4, "image": (64, 64), "classes": 11, "prefix": 1})
@@ -50,10 +50,6 @@ def place(tmp_path_factory) -> Path:
 
 def command(place: Path, job: str, *extra: str) -> list[str]:
     return [sys.executable, str(ROOT / "jobs" / f"{job}.py"), "--space", str(place / "space.yaml"), *extra]
-
-
-def environment(place: Path) -> dict[str, str]:
-    return {**os.environ, "RAYCOMP_CACHE": str(place / "cache"), "OMP_NUM_THREADS": "1"}
 
 
 def run(place: Path, *extra: str, job: str = "benchmark") -> subprocess.CompletedProcess[str]:

@@ -46,7 +46,8 @@ def command(place: Path, *extra: str) -> list[str]:
 
 
 def environment(place: Path) -> dict[str, str]:
-    return {**os.environ, "RAYCOMP_CACHE": str(place / "cache"), "OMP_NUM_THREADS": "1"}
+    own = {"RAYCOMP_CACHE": str(place / "cache"), "OMP_NUM_THREADS": "1"}
+    return {**os.environ, **own, "RAY_ADDRESS": "local"}  # never the head of another test
 
 
 def run(place: Path, *extra: str) -> subprocess.CompletedProcess[str]:
@@ -57,10 +58,10 @@ def run(place: Path, *extra: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.slow
 def test_a_limit_of_time_in_place_of_gflops(place):
-    options = ("--name", "timed", "--limit", "latency", "--budget", "100%", "--trials", "3")
+    options = ("--results", "other", "--name", "timed", "--limit", "latency", "--budget", "100%", "--trials", "3")
     done = run(place, *options)
     assert done.returncode == 0, done.stdout + done.stderr
-    folder = place / "results" / "timed"
+    folder = place / "other" / "timed"
     rows = Store(folder).rows()
     search = [row for row in completed(rows, "search") if row["origin"] != "reference"]
     assert len(search) == 3
@@ -74,7 +75,7 @@ def test_a_limit_of_time_in_place_of_gflops(place):
     assert again.returncode == 0, again.stdout + again.stderr
     assert "found 3 of 3 trials" in again.stdout
     assert (folder / "latency.json").read_bytes() == table
-    other = run(place, "--name", "timed", "--budget", "100%", "--trials", "3")
+    other = run(place, "--results", "other", "--name", "timed", "--budget", "100%", "--trials", "3")
     assert (other.returncode, other.stdout) == (2, "")
     assert "its sweep has search.limit 'latency', now 'gflops'" in other.stderr
     mistyped = run(place, "--name", "new", "--limit", "time")
@@ -87,9 +88,9 @@ def test_trials_that_take_too_long_fail_and_the_sweep_goes_on(place):
     space = yaml.safe_load((place / "space.yaml").read_text())
     space["search"] |= {"trials": 3, "trial_seconds": 1e-3, "known": ["70%"]}
     (place / "impatient.yaml").write_text(yaml.safe_dump(space))
-    done = run(place, "--space", str(place / "impatient.yaml"), "--name", "impatient")
+    done = run(place, "--space", "impatient.yaml", "--results", "other", "--name", "impatient")
     assert done.returncode == 0, done.stdout + done.stderr
-    rows = Store(place / "results" / "impatient").rows()
+    rows = Store(place / "other" / "impatient").rows()
     assert len(rows) == 5  # the dense model is tried on the full set, too
     assert {row["status"] for row in rows} == {"failed"}
     assert all("not done within 0.001 seconds (search.trial_seconds)" in row["error"] for row in rows)

@@ -32,7 +32,8 @@ def head(place):
     folder = tempfile.mkdtemp(prefix="rc-", dir="/tmp")  # sockets of Ray need a short path
     port, dashboard = free_port(), free_port()
     settings = {"RAY_AUTH_MODE": "disabled", "RAYCOMP_CACHE": str(place / "cache"), "OMP_NUM_THREADS": "1"}
-    options = ["--num-cpus=2", f"--port={port}", f"--dashboard-port={dashboard}", f"--temp-dir={folder}"]
+    ports = [f"--{name}={free_port()}" for name in ("dashboard-agent-listen-port", "ray-client-server-port")]
+    options = ["--num-cpus=2", f"--port={port}", f"--dashboard-port={dashboard}", f"--temp-dir={folder}", *ports]
     with (place / "head.log").open("w") as log:
         process = subprocess.Popen(
             [RAY, "start", "--head", "--block", "--disable-usage-stats", *options],
@@ -71,11 +72,21 @@ def parent(place: Path, name: str) -> str:
     return found[0].info.status
 
 
+def submit(address: str, *options: str) -> subprocess.CompletedProcess[str]:
+    """Submit a job; a head that has just started may have nobody yet to take it."""
+    deadline = time.monotonic() + 120
+    while True:
+        done = job("submit", address, *options)
+        if "No available agent" not in done.stderr or time.monotonic() > deadline:
+            return done
+        time.sleep(1)
+
+
 @pytest.mark.slow
 def test_a_job_is_followed_stopped_and_gone_on_with(place, head):
     options = ("--name", "job", "--trials", "40", "--budget", "80%")
     folder = place / "results" / "job"
-    submitted = job("submit", head, "--no-wait", "--submission-id", "first", "--", *command(place, *options))
+    submitted = submit(head, "--no-wait", "--submission-id", "first", "--", *command(place, *options))
     assert submitted.returncode == 0, submitted.stdout + submitted.stderr
     deadline = time.monotonic() + 240
     while len(list((folder / "trials").glob("*.parquet"))) < 4:
@@ -90,7 +101,7 @@ def test_a_job_is_followed_stopped_and_gone_on_with(place, head):
     assert 4 <= len(before) < 41
     assert all(row["status"] == "complete" for row in before)
     assert parent(place, "job") == "KILLED"
-    again = job("submit", head, "--submission-id", "second", "--", *command(place, *options))
+    again = submit(head, "--submission-id", "second", "--", *command(place, *options))
     assert again.returncode == 0, again.stdout + again.stderr
     assert f"found {len(completed(before, 'search')) - 1} of 40 trials, going on" in again.stdout
     assert "trial 40/40" in again.stdout
@@ -102,7 +113,7 @@ def test_a_job_is_followed_stopped_and_gone_on_with(place, head):
 
 @pytest.mark.slow
 def test_a_job_with_bad_input_fails_with_one_line(place, head):
-    done = job("submit", head, "--submission-id", "bad", "--", *command(place, "--budget", "1%"))
+    done = submit(head, "--submission-id", "bad", "--", *command(place, "--budget", "1%"))
     assert done.returncode == 1
     assert "error: search.budget 1.0%" in done.stdout
     assert "exit code 2" in job("status", head, "bad").stdout
