@@ -16,12 +16,11 @@ import torch
 import typer
 
 from raycomp.commands.inputs import numbers
-from raycomp.compress.apply import compress
 from raycomp.deploy.model import load
 from raycomp.evaluate.measure import measure
 from raycomp.memory import keep_freed_memory
 from raycomp.models.segmenter import Segmenter
-from raycomp.recipe import Recipe, dense
+from raycomp.recipe import Recipe
 from raycomp.recover import recovered
 from raycomp.report.compare import at_budgets
 from raycomp.results.row import Row, cost_share
@@ -49,7 +48,7 @@ def main(
     whole = accuracy(base, base.model)
     print(f"dense: {shown(whole)} on {base.evalset.fingerprint}")
     if base.elastic is not None:
-        print(f"elastic at full width: {difference(accuracy(base, full_width(base)), whole)}")
+        print(f"elastic at full width: {difference(accuracy(base, base.elastic_model), whole)}")
     for share in (percent / 100 for percent in numbers("--shares", shares, 1, 100)):
         found: list[Accuracy] = []
         for store in stores:
@@ -78,14 +77,6 @@ def models(base: Base, best: Row, folder: Path, refined: bool) -> list[tuple[str
         return [(path.stem, load(path)) for path in made]
     recipe = Recipe.model_validate_json(best["recipe_json"])
     return [(best["recipe_id"], recovered(base, recipe, None, default_device(), folder))]
-
-
-def full_width(base: Base) -> Segmenter:
-    """The elastic model with nothing cut."""
-    assert base.elastic is not None
-    model = compress(base.model, dense(base.shape), base.saliency)
-    model.load_state_dict({name: torch.tensor(w) for name, w in base.elastic.weights.items()})
-    return model.eval()
 
 
 def accuracy(base: Base, model: Segmenter) -> Accuracy:

@@ -17,6 +17,7 @@ import typer
 
 from raycomp import config as configs
 from raycomp.cli import guarded, interrupted
+from raycomp.commands.inputs import parts
 from raycomp.errors import UserError
 from raycomp.report import tables
 from raycomp.report.compare import final_front
@@ -123,7 +124,7 @@ def _configured(
 
 
 def _list(text: str | None) -> list[str] | None:
-    return None if text is None else [part.strip() for part in text.split(",") if part.strip()]
+    return None if text is None else parts(text)
 
 
 def _line(row: Row) -> str:

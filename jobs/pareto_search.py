@@ -20,7 +20,6 @@ import typer
 
 from raycomp import config as configs
 from raycomp.cli import INTERRUPTED, guarded
-from raycomp.flops import gflops
 from raycomp.recipe import dense
 from raycomp.report import tables
 from raycomp.report.compare import at_budgets, compare, final_front, stage_agreement
@@ -54,7 +53,7 @@ def main(
     timed = config.search.limit == "latency"
     if (shape := config.model.shape) is not None and not timed:  # what cannot be met is told before anything is loaded
         grid = _grid(config, shape)
-        grid.check_budget(config.search.budget * gflops(shape, dense(shape), grid.image))
+        grid.check_budget(config.search.budget * grid.cost(dense(shape)))
     cluster.connect()
     # Bad input is told before these are imported: torch alone takes seconds.
     from raycomp.report.plot import plot_front
@@ -96,8 +95,7 @@ def main(
     leaving = Thread(target=cluster.disconnect)
     leaving.start()
     share = config.search.budget
-    if not outcome.finished:  # first: a stopped Ray job has seconds to end
-        tracker.finish(final_front(outcome.rows, share), finished=False)
+    tracker.finish(final_front(outcome.rows, share), outcome.finished)  # first: a stopped Ray job has seconds to end
     console.print(tables.front_table(compare(outcome.rows, share)))
     console.print(tables.budget_table(at_budgets(outcome.rows, config.search.known, share)))
     for objective, rho in stage_agreement(outcome.rows).items():
@@ -105,8 +103,6 @@ def main(
     picture, what = folder / "front.png", "latency" if timed else "GFLOPs"
     title = f"{config.name}: {proposer.trials_done} trials, budget {share:.0%} of the dense {what}"
     plot_front(outcome.rows, share, title, picture)
-    if outcome.finished:
-        tracker.finish(final_front(outcome.rows, share), finished=True)
     tracker.attach([folder / "sweep.yaml", picture])
     say(f"rows:  {folder / 'trials'}/*.parquet\nplot:  {picture}\nruns:  mlflow ui --backend-store-uri {uri}")
     leaving.join()

@@ -16,7 +16,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: workers share the
 import typer
 
 from raycomp.cli import guarded, interrupted
-from raycomp.commands.inputs import numbers
+from raycomp.commands.inputs import numbers, parts
 from raycomp.errors import UserError
 from raycomp.report import tables
 from raycomp.report.compare import dense_row, final_front
@@ -70,8 +70,7 @@ def main(
     if config.search.limit == "latency":
         base = with_latency(base, folder, say)
     check_same([row for row in rows if row["stage"] != "benchmark"], base, folder)
-    ids = [part.strip() for part in recipes.split(",") if part.strip()]
-    wanted = wanted_of(rows, budget, config.refine.seeds, top, ids)
+    wanted = wanted_of(rows, budget, config.refine.seeds, top, parts(recipes))
     gpus = int(ray.cluster_resources().get("GPU", 0))
     count = config.refine.workers or gpus or int(ray.cluster_resources().get("CPU", 1))
     samples = preloaded(config.changed("train", **config.refine.train.model_dump()), config.refine.train.steps, say)

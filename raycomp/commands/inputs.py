@@ -21,9 +21,14 @@ Sweep = Annotated[str | None, typer.Option(help="The sweep that a recipe is of, 
 Results = Annotated[Path, typer.Option(help="Folder that holds the sweeps.")]
 
 
+def parts(text: str) -> list[str]:
+    """The parts of a comma-separated option."""
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
 def names(option: str, text: str, allowed: Sequence[str]) -> list[str]:
     """The parts of a comma-separated option, each one of those allowed."""
-    found = [part.strip() for part in text.split(",") if part.strip()]
+    found = parts(text)
     for name in found:
         if name not in allowed:
             raise UserError(f"{option} {name}: {nearest(name, allowed)}")
@@ -33,7 +38,7 @@ def names(option: str, text: str, allowed: Sequence[str]) -> list[str]:
 def numbers(option: str, text: str, low: float, high: float) -> list[float]:
     """The numbers of a comma-separated option, each within a range."""
     numbers = []
-    for part in filter(None, (part.strip() for part in text.split(","))):
+    for part in parts(text):
         try:
             value = float(part)
         except ValueError:

@@ -8,16 +8,16 @@ enough. On a machine with matching builds nothing is declared.
 
 import importlib
 
-import torch
+from torch import library
 
 _SIGNATURE = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
 
 try:
     importlib.import_module("torchvision")
 except (RuntimeError, OSError):
-    _library = torch.library.Library("torchvision", "DEF")  # kept: its end would undo the definitions
+    _operators = library.Library("torchvision", "DEF")  # kept: its end would undo the definitions
     for _name in ("nms", "qnms"):
-        _library.define(f"{_name}{_SIGNATURE}")
+        _operators.define(f"{_name}{_SIGNATURE}")
     importlib.import_module("torchvision")
 
 from timm import create_model  # noqa: E402

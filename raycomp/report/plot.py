@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 
 from raycomp.files import written
 from raycomp.report.compare import baseline_curve, dense_row, final_front
-from raycomp.results.row import Row, cost
+from raycomp.results.row import Row, cost, timed
 from raycomp.results.store import completed
 from raycomp.search.known import BASELINES
 
@@ -28,8 +28,7 @@ def plot_front(rows: Sequence[Row], budget_share: float, title: str, path: Path)
         ("clean_miou", "clean mIoU (%)"),
         ("corrupted_miou", "corrupted mIoU (%)"),
     )
-    timed = any(row.get("predicted_ms") is not None for row in rows)
-    unit = "predicted milliseconds per batch" if timed else "GFLOPs per image"
+    unit = "predicted milliseconds per batch" if any(map(timed, rows)) else "GFLOPs per image"
     for axes, (name, label) in zip(panels, names, strict=True):
         _panel(axes, rows, budget_share, name)
         axes.set(xlabel=unit, ylabel=label)

@@ -10,7 +10,7 @@ from raycomp.flops import Profile
 from raycomp.recipe import Recipe
 from raycomp.report.compare import AtBudget, Comparison, Gain
 from raycomp.report.figures import Figure
-from raycomp.results.row import Row
+from raycomp.results.row import Row, timed
 from raycomp.search.known import BASELINES
 
 if TYPE_CHECKING:  # needs torch, which the other commands do without
@@ -28,14 +28,14 @@ def console() -> Console:
 
 def front_table(comparisons: Sequence[Comparison]) -> Table:
     """One line per front member; gains are clean / corrupted mIoU points."""
-    timed = any(_timed(item.row) for item in comparisons)
-    equal = "equal time" if timed else "equal GFLOPs"
+    in_time = any(timed(item.row) for item in comparisons)
+    equal = "equal time" if in_time else "equal GFLOPs"
     title = f"Pareto front: mIoU in %; gains in points, clean / corrupted, over dense and uniform baselines at {equal}"
     table = Table(title=title, title_justify="left")
     table.add_column("recipe", no_wrap=True)
     table.add_column("family")
     versus = ("dense", *(kind.removeprefix("uniform ") for kind in BASELINES))
-    costs = ("GFLOPs", "share", *(("ms", "of dense") if timed else ()))
+    costs = ("GFLOPs", "share", *(("ms", "of dense") if in_time else ()))
     for name in (*costs, "clean", "corrupted", *(f"vs {kind}" for kind in versus)):
         table.add_column(name, justify="right", no_wrap=True)
     for item in comparisons:
@@ -45,7 +45,7 @@ def front_table(comparisons: Sequence[Comparison]) -> Table:
             row["label"] or row["family"],
             f"{row['gflops']:.4f}",
             f"{row['gflops_share']:.1%}",
-            *((f"{row['predicted_ms']:.3g}", f"{row['predicted_share']:.1%}") if timed else ()),
+            *((f"{row['predicted_ms']:.3g}", f"{row['predicted_share']:.1%}") if in_time else ()),
             f"{100 * row['clean_miou']:.2f}",
             f"{100 * row['corrupted_miou']:.2f}",
             _points(item.dense),
@@ -56,7 +56,7 @@ def front_table(comparisons: Sequence[Comparison]) -> Table:
 
 def budget_table(budgets: Sequence[AtBudget]) -> Table:
     """The best recipe found at each budget beside the baselines matched to it, clean / corrupted mIoU."""
-    equal = "time" if any(_timed(item.best) for item in budgets) else "GFLOPs"
+    equal = "time" if any(item.best is not None and timed(item.best) for item in budgets) else "GFLOPs"
     table = Table(title=f"At matched {equal}: clean / corrupted mIoU in %", title_justify="left")
     for name in ("budget", "best found", *BASELINES):
         table.add_column(name, justify="right")
@@ -147,11 +147,6 @@ def speed_table(speeds: "Sequence[Speed]") -> Table:
 
 def _points(gain: Gain | None) -> str:
     return "" if gain is None else f"{100 * gain.clean:+.1f} / {100 * gain.corrupted:+.1f}"
-
-
-def _timed(row: Row | None) -> bool:
-    """Whether the row's sweep limits time."""
-    return row is not None and row.get("predicted_ms") is not None
 
 
 def _both(row: Row | None) -> str:

@@ -78,14 +78,19 @@ COLUMNS: tuple[tuple[str, pa.DataType, str], ...] = (
 SCHEMA = pa.schema([pa.field(name, kind, metadata={"doc": doc}) for name, kind, doc in COLUMNS])
 
 
+def timed(row: Row) -> bool:
+    """Whether the row's sweep limits time in place of GFLOPs."""
+    return row.get("predicted_ms") is not None
+
+
 def cost(row: Row) -> float:
     """What the row's sweep limits and minimises: predicted milliseconds where it limits time, else GFLOPs."""
-    return float(row["gflops"] if row.get("predicted_ms") is None else row["predicted_ms"])
+    return float(row["predicted_ms"] if timed(row) else row["gflops"])
 
 
 def cost_share(row: Row) -> float:
     """The same relative to the dense model."""
-    return float(row["gflops_share"] if row.get("predicted_ms") is None else row["predicted_share"])
+    return float(row["predicted_share"] if timed(row) else row["gflops_share"])
 
 
 def identity(row: Row) -> str:

@@ -90,10 +90,11 @@ class Base:
             return compress(self.model, recipe, self.saliency, self.policy)
         if problem := self.elastic.space.outside(recipe):
             raise UserError(f"recipe: outside of what the elastic model was trained over: {problem}")
-        return compress(self._elastic_model, recipe, prefix_saliency(self.shape))
+        return compress(self.elastic_model, recipe, prefix_saliency(self.shape))
 
     @cached_property
-    def _elastic_model(self) -> Segmenter:
+    def elastic_model(self) -> Segmenter:
+        """The elastic model at full width, over these same arrays; where there is one."""
         assert self.elastic is not None
         return _over(self.elastic.weights, self.shape)
 
