@@ -1,6 +1,7 @@
 # make pareto   search the embedded default and print its Pareto front
 # make test     run the tests
-# Both set up .venv when it is missing. ARGS="--trials 200" is passed on to the job.
+# make test-faults   break sweeps on purpose, for longer than `make test` does
+# All set up .venv when it is missing. ARGS="--trials 200" is passed on to the job.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -8,7 +9,7 @@ BIN = $(VENV)/bin
 STAMP = $(VENV)/.installed
 ARGS ?=
 
-.PHONY: pareto test lint types setup clean
+.PHONY: pareto test test-faults lint types setup clean
 .DELETE_ON_ERROR:
 
 pareto: $(STAMP)
@@ -16,6 +17,9 @@ pareto: $(STAMP)
 
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+
+test-faults: $(STAMP)
+	OMP_NUM_THREADS=1 RAYCOMP_DRIVER_KILLS=20 $(BIN)/python -m pytest -m faults $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -22,9 +22,10 @@ from raycomp.errors import UserError
 from raycomp.report import tables
 from raycomp.report.compare import final_front
 from raycomp.results.row import Row
-from raycomp.results.store import Store
+from raycomp.results.store import Store, sweep_folder
 from raycomp.results.tracking import Tracker, tracking_uri
 from raycomp.search import cluster
+from raycomp.storage import located, without_password
 
 _DEFAULT_SPACE = Path(__file__).resolve().parents[1] / "search_spaces" / "streetscenes_vit_micro.yaml"
 
@@ -36,11 +37,11 @@ def main(
     seeds: Annotated[str | None, typer.Option(help="Seeds of the fine-tuning, for example 0,1,2.")] = None,
     methods: Annotated[str | None, typer.Option(help="Of algm, cts, tome, nvit, nvit+tome.")] = None,
     speedups: Annotated[str | None, typer.Option(help="Dense GFLOPs over the recipe's, for example 1.4,2.5.")] = None,
-    sweep: Annotated[Path | None, typer.Option(help="Folder of a finished sweep, to compare its front.")] = None,
+    sweep: Annotated[str | None, typer.Option(help="Folder of a finished sweep, to compare its front.")] = None,
     name: Annotated[
         str | None, typer.Option(help="Name of the results; by default the space's, and -benchmark.")
     ] = None,
-    results: Annotated[Path, typer.Option(help="Folder for results.")] = Path("results"),
+    results: Annotated[str, typer.Option(help="Folder for results, or a URI: s3://bucket/results.")] = "results",
     data: Annotated[Path | None, typer.Option(help="Folder of the data set, in place of the file's.")] = None,
     checkpoint: Annotated[str | None, typer.Option(help="Dense checkpoint, in place of the file's.")] = None,
     policy: Annotated[str | None, typer.Option(help="Policy network of CTS, in place of the file's.")] = None,
@@ -51,12 +52,12 @@ def main(
     config = config.changed("data", root=data).changed("model", checkpoint=checkpoint)
     config = config.changed("policy", checkpoint=policy)
     console = tables.console()
-    folder = results / (name or f"{config.name}-benchmark")
+    folder = sweep_folder(results, name or f"{config.name}-benchmark")
     store = Store(folder)
     store.check(config)
     front = None
     if sweep is not None:
-        finished = Store(sweep)
+        finished = Store(located(sweep))
         front = final_front(finished.rows(), finished.config().search.budget)
         if not front:
             raise UserError(f"--sweep {sweep}: it has no measured recipe within its budget")
@@ -104,7 +105,8 @@ def main(
     written = write_page(folder, base, settings, measured, timings)
     tracker.finish([], finished=True)
     tracker.attach([folder / "sweep.yaml", *written])
-    say(f"page:  {written[0]}\nrows:  {folder / 'trials'}/*.parquet\nruns:  mlflow ui --backend-store-uri {uri}")
+    say(f"page:  {written[0]}\nrows:  {folder / 'trials'}/*.parquet")
+    say(f"runs:  mlflow ui --backend-store-uri {without_password(uri)}")
     gc.freeze()  # or Python spends seconds, at exit, freeing torch's modules one by one
 
 

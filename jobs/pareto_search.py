@@ -20,15 +20,18 @@ import typer
 
 from raycomp import config as configs
 from raycomp.cli import INTERRUPTED, guarded
+from raycomp.errors import UserError
 from raycomp.recipe import dense
 from raycomp.report import tables
 from raycomp.report.compare import at_budgets, compare, final_front, stage_agreement
+from raycomp.results.mirror import Mirror
 from raycomp.results.row import Row
-from raycomp.results.store import Store
+from raycomp.results.store import Store, sweep_folder
 from raycomp.results.tracking import Tracker, tracking_uri
 from raycomp.search import cluster
 from raycomp.search.space import Space
 from raycomp.shape import ModelShape
+from raycomp.storage import without_password
 
 _DEFAULT_SPACE = Path(__file__).resolve().parents[1] / "search_spaces" / "streetscenes_vit_micro.yaml"
 
@@ -39,15 +42,18 @@ def main(
     limit: Annotated[str | None, typer.Option(help="What is limited: gflops, or latency on this device.")] = None,
     trials: Annotated[int | None, typer.Option(help="Recipes to measure.")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the sweep; by default the space's.")] = None,
-    results: Annotated[Path, typer.Option(help="Folder for results.")] = Path("results"),
+    results: Annotated[str, typer.Option(help="Folder for results, or a URI: s3://bucket/results.")] = "results",
     seed: Annotated[int | None, typer.Option(help="Seed of the proposals.")] = None,
     workers: Annotated[int | None, typer.Option(help="Trials at a time.")] = None,
+    gpus: Annotated[float | None, typer.Option(help="GPUs of a trial; 0.25 packs four on one.")] = None,
     tracking: Annotated[str | None, typer.Option(help="MLflow tracking URI; by default SQLite in the results.")] = None,
+    study: Annotated[str | None, typer.Option(help="Optuna's storage, for example postgresql://HOST/NAME.")] = None,
 ) -> None:
     """Search, print the front, draw it, and say how to open MLflow on it."""
     config = configs.load(space, budget=budget, limit=limit, trials=trials, seed=seed, workers=workers)
+    config = config.changed("search", gpus_per_trial=gpus)
     console = tables.console()
-    folder = results / (name or config.name)
+    folder = sweep_folder(results, name or config.name)
     store = Store(folder)
     store.check(config)
     timed = config.search.limit == "latency"
@@ -61,11 +67,15 @@ def main(
     from raycomp.search.base import check_same, prepare_base
     from raycomp.search.latency import with_latency
     from raycomp.search.proposer import Proposer
+    from raycomp.search.study import StudyCopy, study_uri
     from raycomp.search.sweep import run_sweep
     from raycomp.train import preloaded
 
     def say(line: str) -> None:
         console.print(line, highlight=False, soft_wrap=True)
+
+    def warn(line: str) -> None:
+        console.print(line, style="yellow", highlight=False, soft_wrap=True)
 
     base = prepare_base(config, say)
     store.open(config)
@@ -77,25 +87,38 @@ def main(
     if rows:
         check_same(rows, base, folder)
         say(f"{folder}: found {proposer.trials_done} of {config.search.trials} trials, going on")
+    if cluster.is_empty() and config.search.workers is None:
+        say("the cluster has no workers yet, nor says how many it may get: one trial at a time unless --workers tells")
     samples = preloaded(config, config.recovery.steps, say)
     uri = tracking_uri(tracking, results)
-    tracker = Tracker(uri, folder, config, base.evalset.classes, lambda line: console.print(line, style="yellow"))
+    tracker = Tracker(uri, folder, config, base.evalset.classes, warn)
     cluster.stop_like_ctrl_c(tracker.killed)
-    for row in rows:
-        tracker.log(row)
+    copies: list[Mirror] = [tracker]
+    if (storage := study_uri(study, folder)) is not None:
+        copies.append(StudyCopy(storage, config.name, proposer, warn))
+    for copy in copies:
+        for row in rows:
+            copy.log(row)
 
     with SweepProgress(proposer, console) as progress:
 
         def on_row(row: Row) -> None:
-            tracker.log(row)
+            for copy in copies:
+                copy.log(row)
             progress.row(row)
 
-        outcome = run_sweep(base, samples, store, proposer, on_row)
+        try:
+            outcome = run_sweep(base, samples, store, proposer, on_row)
+        except UserError:
+            tracker.finish([], finished=False)
+            raise
 
     leaving = Thread(target=cluster.disconnect)
     leaving.start()
     share = config.search.budget
     tracker.finish(final_front(outcome.rows, share), outcome.finished)  # first: a stopped Ray job has seconds to end
+    for copy in copies[1:]:
+        copy.close()
     console.print(tables.front_table(compare(outcome.rows, share)))
     console.print(tables.budget_table(at_budgets(outcome.rows, config.search.known, share)))
     for objective, rho in stage_agreement(outcome.rows).items():
@@ -104,7 +127,8 @@ def main(
     title = f"{config.name}: {proposer.trials_done} trials, budget {share:.0%} of the dense {what}"
     plot_front(outcome.rows, share, title, picture)
     tracker.attach([folder / "sweep.yaml", picture])
-    say(f"rows:  {folder / 'trials'}/*.parquet\nplot:  {picture}\nruns:  mlflow ui --backend-store-uri {uri}")
+    say(f"rows:  {folder / 'trials'}/*.parquet\nplot:  {picture}")
+    say(f"runs:  mlflow ui --backend-store-uri {without_password(uri)}")
     leaving.join()
     gc.freeze()  # or Python spends seconds, at exit, freeing torch's modules one by one
     if not outcome.finished:

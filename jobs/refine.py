@@ -8,7 +8,6 @@ Ctrl-C loses at most the steps since the last saved state; the same command goes
 
 import gc
 import os
-from pathlib import Path
 from typing import Annotated
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: workers share the cores
@@ -16,15 +15,16 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: workers share the
 import typer
 
 from raycomp.cli import guarded, interrupted
-from raycomp.commands.inputs import numbers, parts
+from raycomp.commands.inputs import Results, numbers, parts
 from raycomp.errors import UserError
 from raycomp.report import tables
 from raycomp.report.compare import dense_row, final_front
 from raycomp.results.row import Row, cost_share
-from raycomp.results.store import Store, completed
+from raycomp.results.store import Store, completed, sweep_folder
 from raycomp.results.tracking import Tracker, tracking_uri
 from raycomp.search import cluster
 from raycomp.search.pareto import front
+from raycomp.storage import without_password
 
 
 def main(
@@ -36,11 +36,11 @@ def main(
     top: Annotated[int | None, typer.Option(min=1, help="Refine only so many of the front.")] = None,
     recipes: Annotated[str, typer.Option(help="Refine only these of the front: ids, or prefixes of them.")] = "",
     workers: Annotated[int | None, typer.Option(help="Processes that train a recipe together.")] = None,
-    results: Annotated[Path, typer.Option(help="Folder that holds the sweeps.")] = Path("results"),
+    results: Results = "results",
     tracking: Annotated[str | None, typer.Option(help="MLflow tracking URI; by default SQLite in the results.")] = None,
 ) -> None:
     """Refine the front of a sweep: table, picture, models in the sweep's folder."""
-    console, folder = tables.console(), results / sweep
+    console, folder = tables.console(), sweep_folder(results, sweep)
     store = Store(folder)
     config = store.config()
     train = config.refine.train.model_dump() | {k: v for k, v in (("steps", steps), ("lr", lr)) if v is not None}
@@ -50,7 +50,7 @@ def main(
     rows, budget = store.rows(), config.search.budget
     if not final_front(rows, budget):
         raise UserError(f"{folder}: the sweep has no measured recipe within its budget; finish it first")
-    store.hold()
+    store.lock.take()
     cluster.connect()
     # Bad input is told before these are imported: torch alone takes seconds.
     import ray
@@ -120,7 +120,8 @@ def main(
     plot_front([*rows, *refined], budget, f"{config.name}: front as found and refined", picture)
     tracker.finish([*final_front(rows, budget), *front(completed(refined, STAGE))], finished=True)
     tracker.attach([picture])
-    say(f"models: {folder / 'refined'}/*.safetensors\nplot:   {picture}\nruns:   mlflow ui --backend-store-uri {uri}")
+    say(f"models: {folder / 'refined'}/*.safetensors\nplot:   {picture}")
+    say(f"runs:   mlflow ui --backend-store-uri {without_password(uri)}")
     gc.freeze()  # or Python spends seconds, at exit, freeing torch's modules one by one
 
 

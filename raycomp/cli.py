@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import typer
 
-from raycomp.commands import deploy, inspect
+from raycomp.commands import deploy, inspect, manage
 from raycomp.errors import UserError
 from raycomp.search import cluster
 
@@ -20,6 +20,8 @@ app.command("explain")(inspect.explain_command)
 app.command("export")(deploy.export_command)
 app.command("predict")(deploy.predict_command)
 app.command("speed")(deploy.speed_command)
+app.command("track")(manage.track_command)
+app.command("compact")(manage.compact_command)
 
 
 INTERRUPTED = 130

@@ -1,28 +1,56 @@
-"""Write files whole or not at all."""
+"""Write files whole or not at all, and read them, on disk or in object storage."""
 
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from pyarrow.fs import LocalFileSystem, copy_files
 from safetensors import SafetensorError
 
 from raycomp.errors import UserError
+from raycomp.storage import AnyPath
 
 
 @contextmanager
-def written(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`, of the same suffix, that takes its place if the block ends without an error.
+def written(path: AnyPath) -> Iterator[Path]:
+    """A temporary local path of the same suffix that becomes `path` if the block ends without an error.
 
     Raises:
         UserError: where it cannot be written, because the disk is full for example; `path` stays as it was.
     """
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        temporary.replace(path)
+        if isinstance(path, Path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with _beside(path) as temporary:
+                yield temporary
+                temporary.replace(path)
+        else:
+            with tempfile.TemporaryDirectory(prefix="raycomp-") as scratch:
+                temporary = Path(scratch) / path.name
+                yield temporary
+                copy_files(str(temporary), str(path.key), LocalFileSystem(), path.fs)
     except (OSError, RuntimeError, SafetensorError) as error:  # what Python, torch and safetensors raise on a full disk
         raise UserError(f"{path}: not written: {str(error).splitlines()[0]}") from error
+
+
+@contextmanager
+def _beside(path: Path) -> Iterator[Path]:
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    try:
+        yield temporary
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def fetched(path: AnyPath) -> Iterator[Path]:
+    """A local path to read a file from: its own, or that of a copy for the time of the block."""
+    if isinstance(path, Path):
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="raycomp-") as scratch:
+        copy = Path(scratch) / path.name
+        copy.write_bytes(path.read_bytes())
+        yield copy

@@ -5,7 +5,6 @@ An elastic model needs neither: its recipes are recovered before they are cut.
 
 from collections.abc import Callable
 from copy import deepcopy
-from pathlib import Path
 
 import torch
 
@@ -14,16 +13,18 @@ from raycomp.data.open import open_split
 from raycomp.data.samples import NORMALIZATIONS, Samples
 from raycomp.deploy.model import load
 from raycomp.evaluate.miou import normalised
+from raycomp.files import fetched
 from raycomp.losses import Loss, distilled, pixel_loss
 from raycomp.models import checkpoints
 from raycomp.models.segmenter import Segmenter
 from raycomp.recipe import Recipe, dense
 from raycomp.search.base import Base
 from raycomp.sections import FinetuneConfig, TrainConfig
+from raycomp.storage import AnyPath
 from raycomp.train import Standing, train
 
 
-def recovered(base: Base, recipe: Recipe, samples: Samples | None, device: torch.device, folder: Path) -> Segmenter:
+def recovered(base: Base, recipe: Recipe, samples: Samples | None, device: torch.device, folder: AnyPath) -> Segmenter:
     """Cut a recipe and recover it as the configuration says; the dense recipe is the dense model as it is.
 
     Args:
@@ -56,18 +57,19 @@ def reconstructed(base: Base, model: Segmenter, device: torch.device) -> Segment
 
 
 def _finetuned_once(
-    base: Base, model: Segmenter, samples: Samples | None, device: torch.device, folder: Path
+    base: Base, model: Segmenter, samples: Samples | None, device: torch.device, folder: AnyPath
 ) -> Segmenter:
     """Fine-tune a model, or read what an earlier stage or an interrupted run of the sweep has made of it."""
     recovery, seed = base.config.recovery, base.config.search.seed
     path = folder / "models" / f"{model.recipe.id}.safetensors"
     facts = {"recovery": f"{recovery.model_dump_json()} seed {seed}, from {base.mark}"}
-    if path.is_file() and checkpoints.metadata(path).get("recovery") == facts["recovery"]:
-        return load(path)
+    if path.is_file():
+        with fetched(path) as local:
+            if checkpoints.metadata(local).get("recovery") == facts["recovery"]:
+                return load(local)
     settings = FinetuneConfig(steps=recovery.steps, lr=recovery.lr, distill=recovery.distill)
     state = folder / "states" / f"{model.recipe.id}.state"
     made = finetuned(base, model, settings, seed, samples, device, state)
-    path.parent.mkdir(exist_ok=True)
     checkpoints.save(made, path, facts)
     state.unlink(missing_ok=True)
     return made
@@ -80,7 +82,7 @@ def finetuned(
     seed: int,
     samples: Samples | None,
     device: torch.device,
-    state: Path,
+    state: AnyPath,
 ) -> Segmenter:
     """Fine-tune a copy of a cut model; every model gets the same steps, schedule and batches of a seed."""
     config = schedule(base.config.train, settings, seed)
@@ -94,7 +96,7 @@ def trained_on(
     distill: float,
     samples: Samples | None,
     device: torch.device,
-    state: Path,
+    state: AnyPath,
     report: Callable[[Standing], None],
 ) -> Segmenter:
     """Train a copy of a cut model, with the dense model as teacher where `distill` is not 0; see `train`."""

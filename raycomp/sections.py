@@ -130,6 +130,8 @@ class SearchConfig(Section):
     """Trials at a time; by default one a CPU, or as many as the GPUs hold."""
     gpus_per_trial: float | None = Field(default=None, ge=0)
     """By default one where the cluster has GPUs; 0.25 packs four trials on one."""
+    memory_per_trial: float | None = Field(default=None, gt=0)
+    """GiB that a node must have free for each trial it runs; by default nobody counts."""
     known: tuple[Share, ...] = (0.6, 0.5, 0.4, 0.3)
     """Shares of the dense cost at which known recipes are measured first."""
     max_failures: int = Field(default=2, ge=0)

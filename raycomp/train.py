@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -29,10 +28,11 @@ from raycomp.data.samples import NORMALIZATIONS, Sample, Samples
 from raycomp.data.streetscenes import StreetScenes
 from raycomp.errors import UserError
 from raycomp.evaluate.miou import normalised
-from raycomp.files import written
+from raycomp.files import fetched, written
 from raycomp.losses import Loss, pixel_loss
 from raycomp.sections import TrainConfig
 from raycomp.shape import ModelShape, Size
+from raycomp.storage import AnyPath
 
 _POLY_POWER = 0.9
 _SAVE_EVERY = 200  # steps between saved states
@@ -81,7 +81,7 @@ def train(
     device: torch.device,
     report: Callable[[Standing], None],
     loss: Loss = pixel_loss,
-    state: Path | None = None,
+    state: AnyPath | None = None,
     identity: str = "",
 ) -> Trained:
     """Train `model` in place for `config.steps` steps.
@@ -160,7 +160,7 @@ class _Saved:
 
     def __init__(
         self,
-        path: Path | None,
+        path: AnyPath | None,
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
         average: AveragedModel | None,
@@ -178,7 +178,8 @@ class _Saved:
         if self._path is None or not self._path.is_file():
             return 0
         try:
-            held = torch.load(self._path, map_location=device, weights_only=True)
+            with fetched(self._path) as local:
+                held = torch.load(local, map_location=device, weights_only=True)
         except (RuntimeError, EOFError, OSError, KeyError, pickle.UnpicklingError) as error:
             raise UserError(
                 f"{self._path}: not a readable training state ({type(error).__name__}); delete it"

@@ -19,8 +19,10 @@ from raycomp.search.proposal import Proposal
 from raycomp.search.space import Space
 from raycomp.search.trial import run_trial
 from raycomp.sections import RecoveryConfig, SpaceConfig, WidthRange
+from raycomp.storage import located
 from tests.bases import SHAPE
 from tests.conftest import seeded_images
+from tests.services import s3
 
 CPU = torch.device("cpu")
 NARROW = dense(SHAPE).model_copy(update={"embed": 48, "merge": ToMe(ratios=(0.2, 0.0, 0.1, 0.0))})
@@ -55,6 +57,21 @@ def test_an_elastic_recipe_is_a_slice_and_the_dense_recipe_the_dense_model(elast
     with pytest.raises(UserError, match="embed is 32, the least is 40"):
         recovered(base, NARROW.model_copy(update={"embed": 32}), None, CPU, Path("nowhere"))
     assert base.mark == "weights second"
+
+
+def test_a_finetuned_model_is_kept_in_object_storage(base, monkeypatch):
+    with s3() as storage:
+        for name, value in storage.items():
+            monkeypatch.setenv(name, value)
+        folder = located("s3://sweeps/results/tuned")
+        tuned = recovering(base, mode="finetune", steps=3, lr=1e-2)
+        first = recovered(tuned, NARROW, SAMPLES, CPU, folder)
+        assert [path.stem for path in (folder / "models").glob("*")] == [NARROW.id]
+        assert not list((folder / "states").glob("*"))
+        monkeypatch.setattr("raycomp.recover.train", lambda *_: pytest.fail("trained twice"))
+        again = recovered(tuned, NARROW, SAMPLES, CPU, folder)
+    images = seeded_images(SHAPE)
+    assert torch.equal(first.eval()(images), again(images))
 
 
 def test_finetuning_is_done_once_and_leaves_the_dense_model_alone(base, tmp_path, monkeypatch):

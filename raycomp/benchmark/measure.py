@@ -4,7 +4,6 @@ import time
 from copy import deepcopy
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -23,6 +22,7 @@ from raycomp.results.row import Row
 from raycomp.search.base import Base
 from raycomp.search.proposal import Proposal
 from raycomp.search.trial import described, measured
+from raycomp.storage import AnyPath
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Measured:
 
 
 def measure_cell(
-    base: Base, samples: Samples | None, cell: Cell, setting: Setting, state: Path, device: torch.device, commit: str
+    base: Base, samples: Samples | None, cell: Cell, setting: Setting, state: AnyPath, device: torch.device, commit: str
 ) -> Measured:
     """Measure a cell on the full evaluation set. What fails gives a failed row, not an exception.
 

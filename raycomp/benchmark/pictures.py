@@ -1,7 +1,6 @@
 """What Fig. 3 shows of a model: its predictions on a few images, and which patches it merged."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -11,10 +10,11 @@ from raycomp.data.corruptions import VARIANTS
 from raycomp.data.evalset import CLEAN
 from raycomp.data.samples import IGNORE, NORMALIZATIONS
 from raycomp.evaluate.miou import normalised
-from raycomp.files import written
+from raycomp.files import fetched, written
 from raycomp.models.segmenter import Segmenter
 from raycomp.search.base import Base
 from raycomp.shape import Size
+from raycomp.storage import AnyPath
 
 _CORRUPTED = (("fog", 3), ("gaussian_noise", 3))
 
@@ -62,16 +62,16 @@ class Pictures:
     sources: np.ndarray
     """(scenes, h, w) int32, the token of each patch."""
 
-    def save(self, path: Path) -> None:
+    def save(self, path: AnyPath) -> None:
         """Write both arrays, whole or not at all."""
         with written(path) as temporary:
             np.savez_compressed(temporary, predictions=self.predictions, sources=self.sources)
 
     @classmethod
-    def load(cls, path: Path) -> "Pictures":
+    def load(cls, path: AnyPath) -> "Pictures":
         """Read what `save` wrote."""
-        held = np.load(path)
-        return cls(held["predictions"], held["sources"])
+        with fetched(path) as local, np.load(local) as held:
+            return cls(held["predictions"], held["sources"])
 
 
 def pictures(model: Segmenter, base: Base, device: torch.device) -> Pictures:

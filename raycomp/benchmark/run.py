@@ -6,7 +6,6 @@ is kept where its worker runs.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -27,6 +26,7 @@ from raycomp.search.base import Base
 from raycomp.search.cluster import finished, prepare_worker, remote, result
 from raycomp.search.latency import latency_table
 from raycomp.search.trial import git_commit
+from raycomp.storage import AnyPath
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Shared:
     """Reference to the `Base` in the object store."""
     samples: Any
     """Reference to training scenes drawn once; None where workers read the data set's own files."""
-    folder: Path
+    folder: AnyPath
     config: SweepConfig
 
 
@@ -121,7 +121,7 @@ def _same(row: Row, setting: Setting) -> bool:
     )
 
 
-def _state(shared: Shared, cell: Cell) -> Path:
+def _state(shared: Shared, cell: Cell) -> AnyPath:
     return shared.folder / "states" / f"{cell.level.slug}-seed{cell.seed}.pt"
 
 
@@ -157,7 +157,9 @@ def _find(base: Base, level: Level, latency: LatencyTable | None) -> Setting:
     return find(base, level, prepare_worker(), latency)
 
 
-def _measure(base: Base, samples: Samples | None, cell: Cell, setting: Setting, state: Path, commit: str) -> Measured:
+def _measure(
+    base: Base, samples: Samples | None, cell: Cell, setting: Setting, state: AnyPath, commit: str
+) -> Measured:
     return measure_cell(base, samples, cell, setting, state, prepare_worker(), commit)
 
 

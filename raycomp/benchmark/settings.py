@@ -3,7 +3,6 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,7 +18,7 @@ from raycomp.errors import UserError
 from raycomp.evaluate.latency_table import LatencyTable
 from raycomp.evaluate.miou import normalised, windows
 from raycomp.evaluate.tokens import recorded
-from raycomp.files import written
+from raycomp.files import fetched, written
 from raycomp.flops import gflops, profile
 from raycomp.models.segmenter import Segmenter
 from raycomp.recipe import Algm, Cts, Recipe, algm_blocks, dense, merge_counts, shared_superpatches
@@ -27,6 +26,7 @@ from raycomp.results.row import Row
 from raycomp.search.base import Base, score
 from raycomp.search.known import uniform_tome
 from raycomp.search.matched import bisect
+from raycomp.storage import AnyPath
 
 TOLERANCE = 0.01
 """How near to the target a setting must come, relative to it."""
@@ -51,7 +51,7 @@ class Setting:
         """Whether the method comes within 1 % of the target, or stays below it."""
         return self.gflops <= self.target * (1 + TOLERANCE)
 
-    def save(self, folder: Path, level: Level, mark: str) -> None:
+    def save(self, folder: AnyPath, level: Level, mark: str) -> None:
         """Write the setting, its scores first: a setting that can be read is whole.
 
         Args:
@@ -64,7 +64,7 @@ class Setting:
             temporary.write_text(json.dumps({**facts, "text": self.text, "mark": mark}, indent=1))
 
     @classmethod
-    def load(cls, folder: Path, level: Level, mark: str) -> "Setting | None":
+    def load(cls, folder: AnyPath, level: Level, mark: str) -> "Setting | None":
         """Read a setting; None where it is not found yet.
 
         Raises:
@@ -76,7 +76,10 @@ class Setting:
         held = json.loads(path.read_text())
         if held["mark"] != mark:
             raise UserError(f"{path}: found with other weights or images than now; choose another --name")
-        kept = saliencies.load(scores) if scores.is_file() else None
+        kept = None
+        if scores.is_file():
+            with fetched(scores) as local:
+                kept = saliencies.load(local)
         return cls(Recipe.model_validate(held["recipe"]), held["gflops"], held["target"], held["text"], kept)
 
 

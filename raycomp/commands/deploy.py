@@ -8,6 +8,7 @@ import typer
 from raycomp.commands.inputs import Json, Results, Sweep, names, numbers, print_json, stored_recipe
 from raycomp.errors import UserError, nearest
 from raycomp.report import tables
+from raycomp.storage import AnyPath
 
 _FORMATS = ("safetensors", "onnx", "pt2")
 _RUNTIMES = ("torch", "onnxruntime")
@@ -23,7 +24,7 @@ def export_command(
     formats: Annotated[str, typer.Option(help="Of safetensors, onnx, pt2.")] = "safetensors,onnx",
     refined: Annotated[bool, typer.Option("--refined", help="The model that jobs/refine.py made of it.")] = False,
     sweep: Sweep = None,
-    results: Results = Path("results"),
+    results: Results = "results",
 ) -> None:
     """Write a recipe's model as safetensors with its recipe, as ONNX, or as a torch.export program."""
     wanted = names("--formats", formats, _FORMATS)
@@ -33,16 +34,18 @@ def export_command(
 
     from raycomp.deploy import model as models
     from raycomp.evaluate.miou import normalised
+    from raycomp.files import fetched
     from raycomp.recover import recovered
     from raycomp.search.base import prepare_base
 
     console = tables.console()
     base = prepare_base(config, lambda line: console.print(line, highlight=False))
     if refined:
-        made = sorted((folder / "refined").glob(f"{found.id}-seed*.safetensors"))
+        made: list[AnyPath] = list((folder / "refined").glob(f"{found.id}-seed*.safetensors"))
         if not made:
             raise UserError(f"recipe {found.id}: no refined model in {folder}; jobs/refine.py makes one")
-        network = models.load(made[0])
+        with fetched(min(made, key=str)) as local:
+            network = models.load(local)
     else:
         network = recovered(base, found, None, torch.device("cpu"), folder).float().eval()
     facts = models.facts_of(network, config.data, tuple(base.evalset.classes))

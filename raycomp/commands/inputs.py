@@ -15,10 +15,11 @@ from raycomp.errors import UserError, nearest
 from raycomp.recipe import Recipe
 from raycomp.results.store import Store
 from raycomp.shape import ModelShape, Size
+from raycomp.storage import AnyPath, located
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 Sweep = Annotated[str | None, typer.Option(help="The sweep that a recipe is of, where several have it.")]
-Results = Annotated[Path, typer.Option(help="Folder that holds the sweeps.")]
+Results = Annotated[str, typer.Option(help="Folder that holds the sweeps, or a URI: s3://bucket/results.")]
 
 
 def parts(text: str) -> list[str]:
@@ -49,7 +50,7 @@ def numbers(option: str, text: str, low: float, high: float) -> list[float]:
     return numbers
 
 
-def shape_of(config: configs.SweepConfig, where: Path) -> tuple[ModelShape, Size]:
+def shape_of(config: configs.SweepConfig, where: AnyPath) -> tuple[ModelShape, Size]:
     """Model shape and input size of a search space: its own, else its checkpoint's."""
     shape = config.model.shape
     if shape is None:
@@ -92,18 +93,18 @@ class Stored:
     recipe: Recipe
     config: configs.SweepConfig
     """Of the sweep."""
-    folder: Path
+    folder: AnyPath
     """Of the sweep."""
 
 
-def stored_recipe(prefix: str, results: Path, sweep: str | None = None) -> Stored:
+def stored_recipe(prefix: str, results: str, sweep: str | None = None) -> Stored:
     """A recipe by a prefix of its id, of one sweep, or of any in the folder that makes the same model of it.
 
     Raises:
         UserError: where there is none, or more than one; where sweeps make different models of it.
     """
     known: dict[str, dict[str, Stored]] = {}  # by id, then by what the model depends on
-    for folder in sorted(path.parent for path in results.glob("*/sweep.yaml")):
+    for folder in sorted(path.parent for path in located(results).glob("*/sweep.yaml")):
         if sweep not in (None, folder.name):
             continue
         store = Store(folder)

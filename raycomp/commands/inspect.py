@@ -12,9 +12,10 @@ from raycomp.flops import Profile, profile
 from raycomp.recipe import Cts, Recipe, ToMe, constant_r, dense
 from raycomp.report import tables
 from raycomp.report.compare import at_budgets, compare, dense_row, stage_agreement
-from raycomp.results.store import Store, completed
+from raycomp.results.store import Store, completed, sweep_folder
 from raycomp.search.space import Space
 from raycomp.shape import ModelShape, Size
+from raycomp.storage import AnyPath
 
 
 def profile_command(
@@ -76,11 +77,11 @@ def _asked(shape: ModelShape, image: Size, policy: str, tome: str, cts: str) -> 
 
 def front_command(
     sweep: Annotated[str, typer.Argument(help="Name of the sweep.")],
-    results: Results = Path("results"),
+    results: Results = "results",
     as_json: Json = False,
 ) -> None:
     """The Pareto front of a sweep, against dense and the uniform baselines, and what was refined of it."""
-    store = Store(results / sweep)
+    store = Store(sweep_folder(results, sweep))
     settings, rows = store.config().search, store.rows()
     comparisons = compare(rows, settings.budget)
     budgets = at_budgets(rows, settings.known, settings.budget)
@@ -102,14 +103,15 @@ def explain_command(
     recipe: Annotated[str, typer.Argument(help="Recipe id (a prefix will do) of a sweep, or a YAML or JSON file.")],
     space: Annotated[Path | None, typer.Option(help="Search space of a recipe file.")] = None,
     sweep: Sweep = None,
-    results: Results = Path("results"),
+    results: Results = "results",
     as_json: Json = False,
 ) -> None:
     """Where a recipe spends its GFLOPs along the depth."""
     if Path(recipe).is_file():
         if space is None:
             raise UserError(f"--space is missing: the recipe file {recipe} does not say which model it is for")
-        found, config, where = read_recipe(Path(recipe)), configs.load(space), space
+        where: AnyPath = space
+        found, config = read_recipe(Path(recipe)), configs.load(space)
     else:
         stored = stored_recipe(recipe, results, sweep)
         found, config, where = stored.recipe, stored.config, stored.folder / "sweep.yaml"

@@ -21,6 +21,7 @@ from raycomp.flops import decoder_widths
 from raycomp.models.segmenter import Segmenter
 from raycomp.recipe import Recipe
 from raycomp.shape import ModelShape
+from raycomp.storage import AnyPath
 
 DIVISORS = {"embed": 12, "head": 6, "qk": 2, "v": 2, "mlp": 1, "out": 2}
 
@@ -106,7 +107,7 @@ def attention_widths(shape: ModelShape, recipe: Recipe, place: str) -> tuple[int
     return block.heads, block.qk, block.v
 
 
-def save(saliency: Saliency, path: Path, batches: int = 0) -> None:
+def save(saliency: Saliency, path: AnyPath, batches: int = 0) -> None:
     """Write scores, whole or not at all; `batches` says how many a partial sum holds."""
     tensors = {name: score.contiguous() for name, score in saliency.items()}
     with written(path) as temporary:

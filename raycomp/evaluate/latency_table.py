@@ -11,7 +11,6 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -25,6 +24,7 @@ from raycomp.files import written
 from raycomp.models.segmenter import Block, Segmenter, Tokens, restore, upsampled
 from raycomp.recipe import BlockWidths, Recipe, ToMe, dense, tokens_removed
 from raycomp.shape import ModelShape, Size
+from raycomp.storage import AnyPath
 
 _POINTS = 4  # of each width: a quarter, a half, three quarters, all of it
 _EIGHTHS = (1, 4, 8)  # of all patches
@@ -101,7 +101,7 @@ class LatencyTable:
             found[part] = RegularGridInterpolator(grid, values @ np.linalg.inv(powers).T, **outside)
         return found
 
-    def save(self, path: Path) -> None:
+    def save(self, path: AnyPath) -> None:
         """Write the table as JSON, whole or not at all."""
         held = {"shape": self.shape.model_dump(mode="json"), "image": self.image, "axes": self.axes}
         parts = {name: values.tolist() for name, values in self.parts.items()}
@@ -109,7 +109,7 @@ class LatencyTable:
             temporary.write_text(json.dumps(held | {"tokens": self.tokens, "parts": parts, "setting": self.setting}))
 
     @classmethod
-    def load(cls, path: Path) -> "LatencyTable":
+    def load(cls, path: AnyPath) -> "LatencyTable":
         """Read a table.
 
         Raises:

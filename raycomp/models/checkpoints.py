@@ -26,6 +26,7 @@ from raycomp.models.segmenter import Segmenter
 from raycomp.recipe import Cts, Recipe, dense
 from raycomp.sections import SpaceConfig
 from raycomp.shape import ModelShape
+from raycomp.storage import AnyPath
 
 PACKAGE_PREFIX = "package:"
 STATE = ".state"
@@ -61,7 +62,7 @@ def fingerprint(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()[:12]
 
 
-def save(model: Segmenter, path: Path, metadata: Mapping[str, str] | None = None, half: bool = False) -> None:
+def save(model: Segmenter, path: AnyPath, metadata: Mapping[str, str] | None = None, half: bool = False) -> None:
     """Write a model with its shape and recipe, whole or not at all; `half` stores float16."""
     dtype = torch.float16 if half else torch.float32
     tensors = {name: t.to(dtype) for name, t in model.state_dict().items()}
@@ -86,7 +87,7 @@ def elastic_space(path: Path) -> SpaceConfig:
     return SpaceConfig.model_validate_json(text)
 
 
-def _write(tensors: Mapping[str, Tensor], path: Path, header: dict[str, str]) -> None:
+def _write(tensors: Mapping[str, Tensor], path: AnyPath, header: dict[str, str]) -> None:
     with written(path) as temporary:
         save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, temporary, header)
 

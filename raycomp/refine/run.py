@@ -11,6 +11,7 @@ import torch
 from raycomp.deploy.model import load
 from raycomp.errors import UserError, nearest
 from raycomp.evaluate.measure import measure
+from raycomp.files import fetched
 from raycomp.recipe import Recipe
 from raycomp.refine.training import Shared, Target, model_path, refine_one, settings_text
 from raycomp.report.compare import final_front
@@ -115,7 +116,8 @@ def _result(reference: Any) -> Row:
 def _measure(shared: Shared, target: Target) -> Row:
     """In a task: the measured part of a row."""
     device, base = prepare_worker(), ray.get(shared.base)
-    model = load(model_path(shared, target))
+    with fetched(model_path(shared, target)) as local:
+        model = load(local)
     result = measure(model, base.evalset, "full", base.config.evaluation, base.config.data, device)
     return {
         **measured(base, target.recipe, result),

@@ -5,7 +5,6 @@ import os
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from queue import Empty
 from threading import Thread
 from typing import Any
@@ -17,12 +16,14 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from ray.util.queue import Queue
 
 from raycomp.errors import UserError
+from raycomp.files import fetched
 from raycomp.memory import keep_freed_memory
 from raycomp.models import checkpoints
 from raycomp.recipe import Recipe
 from raycomp.recover import recovered, trained_on
 from raycomp.search.base import Base
 from raycomp.sections import RefineConfig
+from raycomp.storage import AnyPath
 from raycomp.train import Standing
 
 _POLL = 0.5  # seconds between looks at what the workers report
@@ -43,7 +44,7 @@ class Shared:
     base: Any
     samples: Any
     config: RefineConfig
-    folder: Path
+    folder: AnyPath
     """Of the sweep; every worker must see it."""
     mark: str
     """What the models are made from; see `Base.mark`."""
@@ -52,7 +53,7 @@ class Shared:
     max_failures: int
 
 
-def model_path(shared: Shared, target: Target) -> Path:
+def model_path(shared: Shared, target: Target) -> AnyPath:
     """Where a refined model is kept."""
     return shared.folder / "refined" / f"{target.recipe.id}-seed{target.seed}.safetensors"
 
@@ -66,7 +67,10 @@ def settings_text(config: RefineConfig) -> str:
 def is_refined(shared: Shared, target: Target) -> bool:
     """Whether the model is there, made by these settings from these weights."""
     path = model_path(shared, target)
-    return path.is_file() and checkpoints.metadata(path).get("refined") == _made(shared)
+    if not path.is_file():
+        return False
+    with fetched(path) as local:
+        return checkpoints.metadata(local).get("refined") == _made(shared)
 
 
 def refine_one(shared: Shared, target: Target, on_step: Callable[[Standing], None]) -> None:
@@ -149,9 +153,7 @@ def _worker(given: dict[str, Any]) -> None:
         state = shared.folder / "states" / f"refined-{target.recipe.id}-seed{target.seed}.state"
         made = trained_on(base, model, train, shared.config.distill, samples, get_device(), state, report)
         if first:
-            path = model_path(shared, target)
-            path.parent.mkdir(exist_ok=True)
-            checkpoints.save(made, path, {"refined": _made(shared)})
+            checkpoints.save(made, model_path(shared, target), {"refined": _made(shared)})
             state.unlink(missing_ok=True)
     except UserError as error:  # told by every worker that meets it; trying again would meet it again
         reports.put(str(error))

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -11,15 +10,17 @@ from raycomp.benchmark.cells import TITLES, Level
 from raycomp.benchmark.pictures import Pictures, scenes
 from raycomp.benchmark.settings import Setting
 from raycomp.benchmark.speed import Timing
+from raycomp.files import written
 from raycomp.report.benchmark import page, results
 from raycomp.report.benchmark_plots import plot_accuracy, plot_rank, plot_scenes
 from raycomp.results.row import Row
 from raycomp.search.base import Base
+from raycomp.storage import AnyPath
 
 
 def write_page(
-    folder: Path, base: Base, settings: dict[Level, Setting], rows: Sequence[Row], timings: Sequence[Timing]
-) -> list[Path]:
+    folder: AnyPath, base: Base, settings: dict[Level, Setting], rows: Sequence[Row], timings: Sequence[Timing]
+) -> list[AnyPath]:
     """Write `benchmark.md`, three figures and `speed.parquet` into the folder.
 
     Returns:
@@ -42,9 +43,10 @@ def write_page(
         facts.append(
             "The recipes of raycomp were chosen on these same images, those of the other methods by GFLOPs alone."
         )
-    written = [folder / name for name in ("benchmark.md", "fig2.png", "fig3.png", "fig4.png", "speed.parquet")]
-    written[0].write_text(page(title, facts, rows, timings))
-    plot_accuracy(found, title, written[1])
+    files = [folder / name for name in ("benchmark.md", "fig2.png", "fig3.png", "fig4.png", "speed.parquet")]
+    with written(files[0]) as temporary:
+        temporary.write_text(page(title, facts, rows, timings))
+    plot_accuracy(found, title, files[1])
     hardest = max(config.benchmark.speedups)
     shown = sorted(
         (level for level in settings if level.method == "dense" or level.speedup == hardest),
@@ -57,9 +59,10 @@ def write_page(
             kept.append((level, Pictures.load(path)))
     caption = f"{config.name} at {hardest:g}x; errors in red (of dense: all; else: new ones), mended ones in blue"
     if kept and kept[0][0].method == "dense":
-        plot_scenes(scenes(base), kept, base.evalset.classes, caption, written[2])
+        plot_scenes(scenes(base), kept, base.evalset.classes, caption, files[2])
     else:
-        written.pop(2)
+        files.pop(2)
     plot_rank(found, base.shape.width, title, folder / "fig4.png")
-    pq.write_table(pa.Table.from_pylist([asdict(timing) for timing in timings]), folder / "speed.parquet")
-    return written
+    with written(files[-1]) as temporary:
+        pq.write_table(pa.Table.from_pylist([asdict(timing) for timing in timings]), temporary)
+    return files

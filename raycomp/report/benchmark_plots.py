@@ -1,7 +1,6 @@
 """The paper's Fig. 2, 3 and 4 from benchmark rows and kept pictures."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import matplotlib
 
@@ -17,6 +16,7 @@ from raycomp.data.samples import IGNORE
 from raycomp.files import written
 from raycomp.report.benchmark import Result
 from raycomp.report.segmentation import legend, painted
+from raycomp.storage import AnyPath
 
 _COLORS = {
     "dense": "black", "algm": "#8d6a9f", "cts": "#e09f3e", "tome": "#d1495b",
@@ -25,7 +25,7 @@ _COLORS = {
 _MARKERS = {"dense": "*", "algm": "s", "cts": "D", "tome": "v", "nvit": "^", "nvit+tome": "o", "found": "P"}
 
 
-def plot_accuracy(found: Sequence[Result], title: str, path: Path) -> None:
+def plot_accuracy(found: Sequence[Result], title: str, path: AnyPath) -> None:
     """Fig. 2: mIoU against GFLOPs of all methods, clean above, noise below; bars are 95 % intervals."""
     figure, panels = plt.subplots(2, 1, figsize=(7.2, 8.2), sharex=True, layout="constrained")
     for axes, name in zip(panels, ("clean", "noise"), strict=True):
@@ -42,7 +42,7 @@ def plot_accuracy(found: Sequence[Result], title: str, path: Path) -> None:
     _finish(figure, panels, title, path)
 
 
-def plot_rank(found: Sequence[Result], width: int, title: str, path: Path) -> None:
+def plot_rank(found: Sequence[Result], width: int, title: str, path: AnyPath) -> None:
     """Fig. 4: effective rank (mean and standard deviation over images) and surviving tokens against GFLOPs."""
     figure, panels = plt.subplots(1, 2, figsize=(11, 4.6), layout="constrained")
     for method, curve in _curves(found):
@@ -67,7 +67,7 @@ def plot_scenes(
     kept: Sequence[tuple[Level, Pictures]],
     classes: Sequence[str],
     title: str,
-    path: Path,
+    path: AnyPath,
 ) -> None:
     """Fig. 3: image and truth; then per method prediction, merged tokens, and errors that dense does not make.
 
@@ -161,7 +161,7 @@ def _style(method: str, line: bool = False) -> dict[str, object]:
     return style if line else style | {"capsize": 3}
 
 
-def _finish(figure: Canvas, panels: np.ndarray, title: str, path: Path) -> None:
+def _finish(figure: Canvas, panels: np.ndarray, title: str, path: AnyPath) -> None:
     for axes in panels:
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
@@ -171,7 +171,7 @@ def _finish(figure: Canvas, panels: np.ndarray, title: str, path: Path) -> None:
     _save(figure, path)
 
 
-def _save(figure: Canvas, path: Path) -> None:
+def _save(figure: Canvas, path: AnyPath) -> None:
     with written(path) as temporary:
         figure.savefig(temporary, dpi=130, format="png")
     plt.close(figure)

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from operator import itemgetter
-from pathlib import Path
 
 import matplotlib
 
@@ -15,13 +14,14 @@ from raycomp.report.compare import baseline_curve, dense_row, final_front
 from raycomp.results.row import Row, cost, timed
 from raycomp.results.store import completed
 from raycomp.search.known import BASELINES
+from raycomp.storage import AnyPath
 
 _COLORS = dict(zip(BASELINES, ("#d1495b", "#8d6a9f", "#e09f3e"), strict=True))
 _MARKERS = dict(zip(BASELINES, ("v", "s", "D"), strict=True))
 _FRONT, _REFINED = "#1b6ca8", "#3a7d44"
 
 
-def plot_front(rows: Sequence[Row], budget_share: float, title: str, path: Path) -> None:
+def plot_front(rows: Sequence[Row], budget_share: float, title: str, path: AnyPath) -> None:
     """Draw clean and corrupted mIoU against what the sweep limits, side by side, into a PNG."""
     figure, panels = plt.subplots(1, 2, figsize=(11, 4.6), sharex=True, layout="constrained")
     names = (

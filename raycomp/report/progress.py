@@ -19,7 +19,8 @@ class SweepProgress:
     def __init__(self, proposer: Proposer, console: Console) -> None:
         self._proposer, self._console = proposer, console
         self._live = Live(console=console, refresh_per_second=4, transient=False) if console.is_terminal else None
-        self._failed = 0
+        self._failed, self._feasible = 0, len(proposer.search_rows())
+        self._front = front(proposer.search_rows())
         self._stage = ""
         self._stage_rows = 0
         self._stage_first = 0.0  # when the stage's first row came: what is before it says nothing of its speed
@@ -42,6 +43,9 @@ class SweepProgress:
             self._stage, self._stage_rows, self._stage_first = row["stage"], 0, time.monotonic()
         self._stage_rows += 1
         self._failed += row["status"] != "complete"
+        if row["stage"] == "search" and row["status"] == "complete" and row["origin"] != "reference":
+            self._feasible += 1
+            self._front = front([*self._front, row])
         if row["status"] != "complete":
             self._console.print(f"trial {row['recipe_id']} failed: {row['error']}", markup=False, style="red")
         self.say(self._line(row))
@@ -56,11 +60,10 @@ class SweepProgress:
         left = self._proposer.remaining
         if row["stage"] == "full":
             return f"full set: {row['family']} {cost_share(row):.0%} done, {left} left{self._time_left(left)}"
-        rows = self._proposer.search_rows()
         return (
             f"trial {self._proposer.trials_done}/{self._proposer.config.trials}"
-            f" | feasible {len(rows)}, failed {self._failed}, on front {len(front(rows))}"
-            f" | hypervolume {hypervolume(rows, self._proposer.dense_cost):.4f}"
+            f" | feasible {self._feasible}, failed {self._failed}, on front {len(self._front)}"
+            f" | hypervolume {hypervolume(self._front, self._proposer.dense_cost):.4f}"
             f" | last {cost_share(row):.0%}: {_miou(row)} | {left} left"
             f"{self._time_left(left)}"
         )

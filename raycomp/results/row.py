@@ -8,6 +8,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from raycomp.recipe import Recipe
+
 Row = dict[str, Any]
 
 _FLOATS, _INTS = pa.list_(pa.float64()), pa.list_(pa.int32())
@@ -91,6 +93,12 @@ def cost(row: Row) -> float:
 def cost_share(row: Row) -> float:
     """The same relative to the dense model."""
     return float(row["predicted_share"] if timed(row) else row["gflops_share"])
+
+
+def widths(recipe: Recipe) -> Row:
+    """Widths and ratios of a recipe as columns."""
+    per_block = {kind: [getattr(block, kind) for block in recipe.blocks] for kind in ("heads", "qk", "v", "mlp")}
+    return {"embed": recipe.embed, **per_block, "ratios": list(recipe.ratios)}
 
 
 def identity(row: Row) -> str:

@@ -1,17 +1,17 @@
 """The record of a sweep: a folder with its configuration and one Parquet file per finished trial.
 
-Each file is written under a temporary name, synced and renamed, so a reader never sees half a row.
-Its name is the trial's identity (stage and recipe), so writing one again replaces it: nothing is
-counted twice.
+A file appears whole or not at all, so a reader never sees half a row. Its name is the row's identity
+(stage and recipe), so writing one again replaces it: nothing is counted twice. `compact` puts the rows
+of many files into one; a row's own file, written later, comes before what that holds.
 """
 
-import fcntl
 import os
-import socket
+import re
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,73 +20,73 @@ from pydantic import ValidationError
 
 from raycomp.config import SweepConfig
 from raycomp.errors import UserError, nearest
+from raycomp.results.lock import Lock
 from raycomp.results.row import SCHEMA, Row, identity
+from raycomp.storage import AnyPath, located
 
 _CONFIG = "sweep.yaml"
 _TRIALS = "trials"
-_LOCK = ".lock"
+_COMPACT = "compact.parquet"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+%-]*")
+_READERS = 16  # files read at once: object storage answers in tens of milliseconds
+
+
+def sweep_folder(results: str, name: str) -> AnyPath:
+    """The folder of a sweep among the results, which are a folder or a URI.
+
+    Raises:
+        UserError: for a name that would lead out of the results, or a URI of an unknown kind.
+    """
+    if not _NAME.fullmatch(name):
+        raise UserError(f"sweep name {name!r}: letters, digits, '.', '_' and '-' alone, and a letter or digit first")
+    return located(results) / name
 
 
 class Store:
     """A sweep's folder."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: AnyPath) -> None:
         self.folder = folder
-        self._held: TextIO | None = None
+        self.lock = Lock(folder)
 
     def check(self, config: SweepConfig) -> None:
-        """Check, without writing, that the folder can be written and holds no other sweep.
+        """Check that the folder can be written and holds no other sweep; one that is there is kept from other jobs.
 
         The number of trials may grow; anything else that differs would mix unequal measurements.
 
         Raises:
-            UserError: for a folder that cannot be written, or that holds another sweep.
+            UserError: for a folder that cannot be written, that holds another sweep, or that another job writes to.
         """
-        existing = next(folder for folder in (self.folder, *self.folder.parents) if folder.exists())
-        if not existing.is_dir() or not os.access(existing, os.W_OK):
-            raise UserError(f"results folder {self.folder}: not writable, because of {existing}")
+        if isinstance(self.folder, Path):
+            existing = next(folder for folder in (self.folder, *self.folder.parents) if folder.exists())
+            if not existing.is_dir() or not os.access(existing, os.W_OK):
+                raise UserError(f"results folder {self.folder}: not writable, because of {existing}")
         path = self.folder / _CONFIG
-        if path.is_file():
-            self._check_same(path, config.model_dump(mode="json"))
+        try:
+            if path.is_file():
+                self._check_same(path, config.model_dump(mode="json"))
+                self.lock.take()
+        except OSError as error:
+            raise self._unwritable(error) from None
 
     def open(self, config: SweepConfig) -> None:
-        """Create the folder, or go on in it; see `check` and `hold`.
-
-        Raises:
-            UserError: for a folder that cannot be written, that holds another sweep, or that another process writes to.
-        """
+        """Create the folder, or go on in it, and keep other jobs out; raises what `check` does."""
         self.check(config)
         try:
             (self.folder / _TRIALS).mkdir(parents=True, exist_ok=True)
-            self.hold()
+            self.lock.take()
+            for left in self.folder.glob(f"{_TRIALS}/.*.tmp"):  # by a process that was killed while it wrote
+                left.unlink(missing_ok=True)
             text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
-            _write_atomically(self.folder / _CONFIG, text.encode())
+            _write(self.folder / _CONFIG, text.encode())
         except OSError as error:
-            raise UserError(f"results folder {self.folder}: not writable ({error.strerror})") from None
+            raise self._unwritable(error) from None
 
-    def hold(self) -> None:
-        """Keep other jobs out of the folder for as long as this store lives, or its process.
+    def _unwritable(self, error: OSError) -> UserError:
+        reason = error.strerror or str(error).splitlines()[0]
+        return UserError(f"results folder {self.folder}: not writable ({reason})")
 
-        Raises:
-            UserError: where another job holds it.
-        """
-        if self._held is not None:
-            return
-        held = (self.folder / _LOCK).open("a+")
-        try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            held.seek(0)
-            raise UserError(
-                f"results folder {self.folder}: {held.read() or 'another job'} is writing to it; wait, or choose "
-                "another --name"
-            ) from None
-        held.truncate(0)
-        held.write(f"process {os.getpid()} on {socket.gethostname()}")
-        held.flush()
-        self._held = held
-
-    def _check_same(self, path: Path, ours: dict[str, object]) -> None:
+    def _check_same(self, path: AnyPath, ours: dict[str, object]) -> None:
         theirs = yaml.safe_load(path.read_text())
         with suppress(ValidationError):  # fields that are newer than the sweep take their defaults
             theirs = SweepConfig.model_validate(theirs).model_dump(mode="json")
@@ -97,17 +97,19 @@ class Store:
                 f"results folder {self.folder}: its sweep has {field} {before!r}, now {now!r}; choose another --name"
             )
 
-    def write(self, row: Row) -> Path:
-        """Write one row, whole or not at all."""
-        path = self._path(row)
-        table = pa.Table.from_pylist([row], schema=SCHEMA)
-        sink = pa.BufferOutputStream()
-        pq.write_table(table, sink, compression="zstd")
-        _write_atomically(path, sink.getvalue().to_pybytes())
-        return path
+    def write(self, row: Row) -> None:
+        """Write one row, whole or not at all.
+
+        Raises:
+            UserError: where it cannot be written, because the disk is full for example.
+        """
+        try:
+            _write(self._path(row), _parquet([row]))
+        except OSError as error:
+            raise self._unwritable(error) from None
 
     def read(self, stage: str, recipe_id: str) -> Row | None:
-        """One row, or None where it is not written."""
+        """The row that a trial has just written, or None where it did not."""
         path = self._path({"stage": stage, "recipe_id": recipe_id})
         return _read(path)[0] if path.is_file() else None
 
@@ -117,13 +119,40 @@ class Store:
         Raises:
             UserError: for a file that is not a raycomp row.
         """
-        rows: list[Row] = []
-        for path in sorted((self.folder / _TRIALS).glob("*.parquet")):
-            rows += _read(path)
-        return sorted(rows, key=lambda row: (row["stage"] != "search", row["number"]))
+        paths = self.files()
+        with ThreadPoolExecutor(1 if isinstance(self.folder, Path) else _READERS) as readers:
+            found = {identity(row): row for rows in readers.map(_read, paths) for row in rows}
+        return sorted(found.values(), key=lambda row: (row["stage"] != "search", row["number"]))
 
-    def _path(self, row: Row) -> Path:
-        return self.folder / _TRIALS / f"{identity(row)}.parquet"
+    def files(self) -> list[AnyPath]:
+        """The files that hold rows; where two hold the same one, the later counts."""
+        paths = (self.folder / _TRIALS).glob("*.parquet")
+        return sorted(paths, key=lambda path: (path.name != _COMPACT, path.name))
+
+    def compact(self) -> int:
+        """Put all rows into one file, and return how many files that replaces; killed midway, nothing is lost.
+
+        Raises:
+            UserError: where a job writes to the folder, or it cannot be written.
+        """
+        self.lock.take()
+        replaced = [path for path in self.files() if path.name != _COMPACT]
+        try:
+            if replaced:
+                _write(self.folder / _TRIALS / _COMPACT, _parquet(self.rows()))
+            for path in replaced:
+                path.unlink(missing_ok=True)
+        except OSError as error:
+            raise self._unwritable(error) from None
+        finally:
+            self.lock.drop()
+        return len(replaced)
+
+    def _path(self, row: Row) -> AnyPath:
+        name = identity(row)
+        if not _NAME.fullmatch(name):  # a row made elsewhere, say: no file outside of the folder
+            raise UserError(f"row {name!r}: not a name for a file")
+        return self.folder / _TRIALS / f"{name}.parquet"
 
     def config(self) -> SweepConfig:
         """The configuration the sweep was started with.
@@ -140,12 +169,21 @@ class Store:
         return SweepConfig.model_validate(yaml.safe_load(path.read_text()))
 
 
-def _read(path: Path) -> list[Row]:
+def _read(path: AnyPath) -> list[Row]:
     try:
-        rows: list[Row] = pq.ParquetFile(path).read().to_pylist()
+        rows: list[Row] = pq.ParquetFile(pa.BufferReader(path.read_bytes())).read().to_pylist()
     except (pa.ArrowInvalid, OSError) as error:
         raise UserError(f"{path}: not a readable Parquet file ({str(error).splitlines()[0]})") from None
     return rows
+
+
+def _parquet(rows: list[Row]) -> bytes:
+    """A file's bytes; compressing and describing a single row takes longer than writing it, and makes it no smaller."""
+    sink, many = pa.BufferOutputStream(), len(rows) > 1
+    table = pa.Table.from_pylist(rows, schema=SCHEMA)
+    packed = {"compression": "zstd" if many else "none", "use_dictionary": many, "write_statistics": many}
+    pq.write_table(table, sink, **packed)
+    return bytes(sink.getvalue().to_pybytes())
 
 
 def completed(rows: Iterable[Row], stage: str) -> list[Row]:
@@ -153,7 +191,11 @@ def completed(rows: Iterable[Row], stage: str) -> list[Row]:
     return [row for row in rows if row["stage"] == stage and row["status"] == "complete"]
 
 
-def _write_atomically(path: Path, data: bytes) -> None:
+def _write(path: AnyPath, data: bytes) -> None:
+    """Write a file that outlives even the machine's power, whole or not at all."""
+    if not isinstance(path, Path):
+        path.write_bytes(data)
+        return
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
@@ -168,7 +210,10 @@ def _write_atomically(path: Path, data: bytes) -> None:
 def _without_trials(config: dict[str, Any]) -> dict[str, Any]:
     """The part of a configuration that must not change: not how much is run, nor a training that measures nothing."""
     kept = dict(config)
-    free = {"search": ("trials", "workers", "max_failures"), "benchmark": ("methods", "speedups", "seeds")}
+    free = {
+        "search": ("trials", "workers", "max_failures", "trial_seconds", "gpus_per_trial", "memory_per_trial"),
+        "benchmark": ("methods", "speedups", "seeds"),
+    }
     for section, fields in free.items():
         kept[section] = {k: v for k, v in dict(kept.get(section) or {}).items() if k not in fields}
     recoveries = kept["benchmark"].get("recovery"), kept.get("recovery")

@@ -1,140 +1,185 @@
 """MLflow: one parent run a sweep, one child a row, logged by a thread of the driver.
 
-Parquet is the record; MLflow is filled from it and may be down or deleted at any time. A row is
-logged once: children carry their row's identity as a tag, and what is there already is left alone.
+A row is logged once: children carry their row's identity as a tag, and what is there already is left alone.
 """
 
 import os
-import queue
 import re
-import threading
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raycomp.config import SweepConfig
+from raycomp.files import fetched
+from raycomp.results.mirror import Mirror
 from raycomp.results.row import Row, cost_share, identity
+from raycomp.storage import AnyPath, located
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Run
 
 _EXPERIMENT = "raycomp"
 _KEY, _PARENT, _SWEEP, _PATH = "raycomp.row", "mlflow.parentRunId", "raycomp.sweep", "raycomp.folder"
 _KILLED = "KILLED"
 _BAND = 10  # width of a budget band, percent of the dense GFLOPs
+_SQLITE = "sqlite:///"
 _METRICS = (
     "gflops", "gflops_share", "predicted_ms", "clean_miou", "corrupted_miou", "rpc", "effective_rank",
     "latency_ms", "throughput", "params", "seconds",
 )  # fmt: skip
+_ENVIRONMENT = {
+    "MLFLOW_LOGGING_LEVEL": "CRITICAL",  # no migration notes between lines of progress; problems are told by a mirror
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # by default minutes, by which a server that is down would hold up a job
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+}
 
 
-def tracking_uri(given: str | None, results: Path) -> str:
+def tracking_uri(given: str | None, results: str) -> str:
     """The tracking server of a job: the one given, else that of MLFLOW_TRACKING_URI, else `default_uri`."""
     return given or os.environ.get("MLFLOW_TRACKING_URI") or default_uri(results)
 
 
-def default_uri(results: Path) -> str:
-    """SQLite in the results folder."""
-    return f"sqlite:///{(results / 'mlflow.db').resolve()}"
+def default_uri(results: str) -> str:
+    """SQLite in the results folder; in `results` here, where the results lie in object storage."""
+    folder = located(results)
+    return f"{_SQLITE}{((folder if isinstance(folder, Path) else Path('results')) / 'mlflow.db').resolve()}"
 
 
-class Tracker:
-    """Logs rows in the background; any trouble with the server is told once and never raised."""
+@dataclass(frozen=True)
+class _Child:
+    """A row's run."""
+
+    run: str
+    status: str
+    """FINISHED, FAILED, or RUNNING where logging it was cut off."""
+
+
+class Tracker(Mirror):
+    """Logs rows to MLflow in the background."""
+
+    advice = "`raycomp track --backfill` adds what is missing in the end"
 
     def __init__(
-        self, uri: str, folder: Path, config: SweepConfig, classes: Sequence[str], warn: Callable[[str], None]
+        self, uri: str, folder: AnyPath, config: SweepConfig, classes: Sequence[str], warn: Callable[[str], None]
     ) -> None:
-        self._uri, self._folder, self._config, self._classes, self._warn = uri, folder, config, classes, warn
-        self._queue: queue.SimpleQueue[Row | str | None] = queue.SimpleQueue()  # which signal handlers may use
+        super().__init__("MLflow", uri, warn)
+        self._uri, self._folder, self._config, self._classes = uri, folder, config, classes
         self._client: MlflowClient | None = None
-        self._parent = ""
-        self._logged: dict[str, str] = {}
-        self._failed: set[str] = set()
-        self._broken = False
-        self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
-
-    def log(self, row: Row) -> None:
-        """Queue a row. The first one starts the thread: before, the cores are busy starting workers."""
-        self._put(row)
+        self._experiment, self._parent, self._described = "", "", False
+        self._children: dict[str, _Child] = {}
+        """By identity of the row."""
 
     def killed(self) -> None:
         """Mark the sweep as killed as soon as the rows before are logged; `finish` may never come."""
         self._put(_KILLED)
 
-    def finish(self, front: Iterable[Row], finished: bool) -> None:
-        """Wait for the queue, mark the front and end the parent run; what was not finished counts as killed."""
-        self._put(None)
-        self._thread.join()
-        self._guarded(lambda: self._finish(list(front), finished))
+    def finish(self, front: Iterable[Row], finished: bool) -> bool:
+        """Wait for the queue, mark the front and end the parent run; what was not finished counts as killed.
 
-    def attach(self, artifacts: Iterable[Path]) -> None:
+        Returns:
+            Whether everything is there.
+        """
+        return self.close() and self.guarded(lambda: self._finish(list(front), finished))
+
+    def attach(self, artifacts: Iterable[AnyPath]) -> None:
         """Add files to the parent run, after `finish`."""
-        self._guarded(lambda: self._attach(list(artifacts)))
+        if self._connected:
+            self.guarded(lambda: self._attach(list(artifacts)))
 
-    def _put(self, item: Row | str | None) -> None:
-        self._queue.put(item)
-        if not self._thread.ident:
-            self._thread.start()
+    def missing(self, rows: Iterable[Row]) -> list[Row]:
+        """The rows that have no run which says the same. Changes nothing."""
+        self._find()
+        return [row for row in rows if not self._is_logged(row)]
 
-    def _work(self) -> None:
-        self._guarded(self._open)
-        while (item := self._queue.get()) is not None:
-            if isinstance(item, str):
-                self._guarded(lambda status=item: self._end(status))  # type: ignore[misc]
-            else:
-                self._guarded(lambda row=item: self._log(row))  # type: ignore[misc]
+    def connect(self) -> None:
+        """Find or make the experiment and the parent run, and what runs it has."""
+        self._find()
+        assert self._client is not None
+        if not self._experiment:
+            where = None
+            if self._uri.startswith(_SQLITE):
+                where = (Path(self._uri.removeprefix(_SQLITE)).parent / "mlartifacts").resolve().as_uri()
+            self._experiment = str(self._client.create_experiment(_EXPERIMENT, where))
+        if self._parent:
+            self._client.update_run(self._parent, status="RUNNING")
+        else:
+            tags = {_SWEEP: self._config.name, _PATH: str(self._folder.resolve()), "family": "sweep"}
+            tags["dataset"] = self._config.data.dataset
+            self._parent = self._client.create_run(self._experiment, tags=tags, run_name=self._folder.name).info.run_id
+        if not self._described:
+            self._batch(self._parent, params=_flat(self._config.model_dump(mode="json", exclude={"train"})))
+            self._described = True
 
-    def _guarded(self, step: Callable[[], None]) -> None:
-        if self._broken:
-            return
-        try:
-            step()
-        except Exception as error:  # whatever a server or database does, the sweep goes on
-            self._broken = True
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            self._warn(f"MLflow at {self._uri} failed ({reason}); rows are safe, the same command fills it in later")
-
-    def _open(self) -> None:
-        os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")  # no migration notes between lines of progress
+    def _find(self) -> None:
+        for name, value in _ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
         from mlflow import MlflowClient  # slow to import, and only here
 
-        client = MlflowClient(self._uri)
-        experiment = client.get_experiment_by_name(_EXPERIMENT)
-        where = (self._folder.parent / "mlartifacts").resolve().as_uri() if self._uri.startswith("sqlite") else None
-        experiment_id = experiment.experiment_id if experiment else client.create_experiment(_EXPERIMENT, where)
-        self._client, self._experiment = client, experiment_id
-        folder = str(self._folder.resolve())
-        found = client.search_runs([experiment_id], f"tags.`{_PATH}` = '{folder}'", max_results=1)
-        if found:
-            self._parent = found[0].info.run_id
-            client.update_run(self._parent, status="RUNNING")
-            finished_last = sorted(self._children(client), key=lambda run: run.info.status == "FINISHED")
-            self._logged = {run.data.tags[_KEY]: run.info.run_id for run in finished_last}
-            self._failed = {run.data.tags[_KEY] for run in finished_last if run.info.status == "FAILED"}
-            self._failed -= {run.data.tags[_KEY] for run in finished_last if run.info.status == "FINISHED"}
+        self._client = MlflowClient(self._uri)
+        experiment = self._client.get_experiment_by_name(_EXPERIMENT)
+        self._experiment = "" if experiment is None else str(experiment.experiment_id)
+        if experiment is None:
             return
-        tags = {_SWEEP: self._config.name, _PATH: folder, "family": "sweep", "dataset": self._config.data.dataset}
-        self._parent = client.create_run(experiment_id, tags=tags, run_name=self._folder.name).info.run_id
-        self._batch(self._parent, params=_flat(self._config.model_dump(mode="json", exclude={"train"})))
+        ours = f"tags.`{_PATH}` = '{self._folder.resolve()}'"
+        found = self._client.search_runs([self._experiment], ours, max_results=1)
+        self._parent = found[0].info.run_id if found else ""
+        self._described = bool(found and found[0].data.params)
+        self._children = self._runs() if found else {}
 
-    def _children(self, client: Any) -> Iterable[Any]:
-        token: str | None = ""
-        while token is not None:
-            page = client.search_runs([self._experiment], f"tags.`{_PARENT}` = '{self._parent}'", page_token=token)
-            yield from page
-            token = page.token or None
+    def write(self, item: Row | str) -> None:
+        """Log a row, unless it is logged; a text is the parent run's status."""
+        if isinstance(item, str):
+            self._end(item)
+        elif not self._is_logged(item):
+            self._log(item)
+
+    def _is_logged(self, row: Row) -> bool:
+        """Whether the row's run is complete; what failed may have been measured since, in a run of its own."""
+        child, complete = self._children.get(identity(row)), row["status"] == "complete"
+        return child is not None and (child.status == "FINISHED" or (child.status == "FAILED" and not complete))
 
     def _log(self, row: Row) -> None:
         assert self._client is not None
-        key = identity(row)
-        complete = row["status"] == "complete"
-        if key in self._logged and not (complete and key in self._failed):  # what failed may run again
-            return
+        key, complete = identity(row), row["status"] == "complete"
+        before = self._children.get(key)
+        cut_off = before is not None and before.status == "RUNNING"  # such a run is filled in
+        run = before.run if before is not None and cut_off else self._create(row)
+        self._children[key] = _Child(run, "RUNNING")
+        self._batch(run, params=_params(row), metrics=self._metrics(row))
+        if not complete:
+            self._client.set_tag(run, "error", row["error"] or "")
+        status = "FINISHED" if complete else "FAILED"
+        self._client.set_terminated(run, status)
+        self._children[key] = _Child(run, status)
+
+    def _runs(self) -> dict[str, _Child]:
+        """The parent's children; of a row that failed and was measured again, the later."""
+        found: dict[str, _Child] = {}
+        for run in self._pages():
+            child, key = _Child(run.info.run_id, run.info.status), run.data.tags[_KEY]
+            if key not in found or child.status == "FINISHED":
+                found[key] = child
+        return found
+
+    def _pages(self) -> Iterable["Run"]:
+        assert self._client is not None
+        token: str | None = ""
+        while token is not None:
+            only = f"tags.`{_PARENT}` = '{self._parent}'"
+            page = self._client.search_runs([self._experiment], only, page_token=token)
+            yield from page
+            token = page.token or None
+
+    def _create(self, row: Row) -> str:
+        """An empty run of a row, under its parent."""
+        assert self._client is not None
         share = 0 if row.get("gflops") is None else cost_share(row)
         band = int(100 * share - 1e-9) // _BAND * _BAND
         tags = {
             _PARENT: self._parent,
-            _KEY: key,
+            _KEY: identity(row),
             _SWEEP: row["sweep"],
             "stage": row["stage"],
             "origin": row["origin"],
@@ -146,16 +191,7 @@ class Tracker:
         if row["stage"] == "benchmark":
             tags["method"] = row["origin"]
         name = f"{row['label'] or row['family']} {row['recipe_id'][:6]} {row['stage']}"
-        run = self._client.create_run(self._experiment, tags=tags, run_name=name).info.run_id
-        self._batch(run, params=_params(row), metrics=self._metrics(row))
-        if complete:
-            self._failed.discard(key)
-            self._client.set_terminated(run, "FINISHED")
-        else:
-            self._client.set_tag(run, "error", row["error"] or "")
-            self._client.set_terminated(run, "FAILED")
-            self._failed.add(key)
-        self._logged[key] = run
+        return str(self._client.create_run(self._experiment, tags=tags, run_name=name).info.run_id)
 
     def _metrics(self, row: Row) -> dict[str, float]:
         metrics = {name: row.get(name) for name in _METRICS}
@@ -173,10 +209,11 @@ class Tracker:
             params=[Param(name, value) for name, value in params.items()],
         )
 
-    def _attach(self, artifacts: list[Path]) -> None:
+    def _attach(self, artifacts: list[AnyPath]) -> None:
         assert self._client is not None
         for path in artifacts:
-            self._client.log_artifact(self._parent, str(path))
+            with fetched(path) as local:
+                self._client.log_artifact(self._parent, str(local))
 
     def _end(self, status: str) -> None:
         assert self._client is not None
@@ -185,8 +222,8 @@ class Tracker:
     def _finish(self, front: list[Row], finished: bool) -> None:
         assert self._client is not None
         self._end("FINISHED" if finished else _KILLED)
-        members = {self._logged[key] for row in front if (key := identity(row)) in self._logged}
-        before = {run.info.run_id for run in self._children(self._client) if run.data.tags.get("on_front") == "true"}
+        members = {self._children[key].run for row in front if (key := identity(row)) in self._children}
+        before = {run.info.run_id for run in self._pages() if run.data.tags.get("on_front") == "true"}
         for run in members ^ before:  # a longer sweep may push a member off
             self._client.set_tag(run, "on_front", str(run in members).lower())
         if front:

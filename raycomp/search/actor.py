@@ -1,32 +1,36 @@
 """The Ray Tune actor that runs trials: it keeps the model and the data, and only swaps recipes."""
 
-from pathlib import Path
 from typing import Any
 
 from ray import tune
 
 from raycomp.data.samples import Samples
+from raycomp.errors import UserError
 from raycomp.results.store import Store
 from raycomp.search.base import Base
 from raycomp.search.cluster import prepare_worker
 from raycomp.search.proposal import Proposal
 from raycomp.search.trial import run_trial
+from raycomp.storage import AnyPath
 
 
 class Trial(tune.Trainable):
     """Measures one recipe a step and writes its row; Tune reuses the actor for the next."""
 
     def setup(  # type: ignore[override]
-        self, config: dict[str, Any], base: Base, samples: Samples | None, folder: str, commit: str
+        self, config: dict[str, Any], base: Base, samples: Samples | None, folder: AnyPath, commit: str
     ) -> None:
-        self._base, self._samples, self._store, self._commit = base, samples, Store(Path(folder)), commit
+        self._base, self._samples, self._store, self._commit = base, samples, Store(folder), commit
         self._device = prepare_worker()
         self._proposal = Proposal.from_config(config)
 
     def step(self) -> dict[str, Any]:
         folder = self._store.folder
         row = run_trial(self._base, self._samples, self._proposal, folder, self._device, self._commit)
-        self._store.write(row)
+        try:
+            self._store.write(row)
+        except UserError as error:  # measuring it again would not help
+            return {"done": True, "problem": str(error)}
         return {"done": True}
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:

@@ -30,6 +30,7 @@ from raycomp.recipe import Recipe, dense
 from raycomp.results.row import Row
 from raycomp.search.space import Space
 from raycomp.shape import ModelShape
+from raycomp.storage import AnyPath
 
 
 @dataclass(frozen=True)
@@ -174,7 +175,7 @@ def _elastic(config: SweepConfig, shape: ModelShape) -> Elastic:
     return Elastic(weights, trained, checkpoints.fingerprint(path))
 
 
-def check_same(rows: Sequence[Row], base: Base, folder: Path) -> None:
+def check_same(rows: Sequence[Row], base: Base, folder: AnyPath) -> None:
     """Refuse to go on where the checkpoint or the images behind the same names have changed.
 
     Raises:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 os.environ.setdefault("RAY_AUTH_MODE", "token")  # explicit: a token left behind would decide otherwise
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # no banner before our own line of progress
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "86400")  # snapshots of all trials, which nothing here reads
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # no warning on machines without a GPU
 
 
@@ -48,6 +49,13 @@ def stop_like_ctrl_c(before: Callable[[], None] = lambda: None) -> None:
         signal.signal(signal.SIGTERM, stop)
 
 
+def is_empty() -> bool:
+    """Whether the cluster has no CPU for a trial: one that is still to grow, to a size it does not tell."""
+    import ray
+
+    return not ray.cluster_resources().get("CPU")
+
+
 def gpus_per_trial(config: SweepConfig) -> float:
     """As configured; by default one where the cluster has any."""
     import ray
@@ -55,6 +63,16 @@ def gpus_per_trial(config: SweepConfig) -> float:
     if config.search.gpus_per_trial is not None:
         return config.search.gpus_per_trial
     return 1.0 if ray.cluster_resources().get("GPU") else 0.0
+
+
+def workers(config: SweepConfig) -> int:
+    """Trials at a time: as configured, or as many as the cluster's GPUs or CPUs hold."""
+    import ray
+
+    if config.search.workers is not None:
+        return config.search.workers
+    total, gpus = ray.cluster_resources(), gpus_per_trial(config)
+    return max(1, int(total.get("GPU", 0) / gpus if gpus else total.get("CPU", 1)))
 
 
 def prepare_worker() -> "torch.device":

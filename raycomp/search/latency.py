@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,9 +11,10 @@ from raycomp.evaluate.latency_table import LatencyTable, measure_latency
 from raycomp.recipe import dense
 from raycomp.search.base import Base
 from raycomp.search.cluster import prepare_worker, remote, result
+from raycomp.storage import AnyPath
 
 
-def latency_table(path: Path, base: Any, config: SweepConfig, batch: int, merging: bool) -> LatencyTable:
+def latency_table(path: AnyPath, base: Any, config: SweepConfig, batch: int, merging: bool) -> LatencyTable:
     """Read the table, or measure and write it.
 
     Args:
@@ -31,7 +31,7 @@ def latency_table(path: Path, base: Any, config: SweepConfig, batch: int, mergin
     return LatencyTable.load(path)
 
 
-def with_latency(base: Base, folder: Path, report: Callable[[str], None]) -> Base:
+def with_latency(base: Base, folder: AnyPath, report: Callable[[str], None]) -> Base:
     """A base with the table that a sweep's time is predicted by, kept in its folder."""
     path, config = folder / "latency.json", base.config
     if not path.is_file():

@@ -7,16 +7,18 @@ sampler is seeded anew for each proposal from (seed, number), so an interruption
 import warnings
 from collections import deque
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, IntDistribution
 from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
-from optuna.trial import TrialState, create_trial
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from raycomp.recipe import Recipe, dense
 from raycomp.results.row import Row, cost
 from raycomp.results.store import completed
+from raycomp.search.history import FULL, FixedSpaceTPE, condensed
 from raycomp.search.known import BASELINES, known
 from raycomp.search.pareto import DIRECTIONS, most_useful, values
 from raycomp.search.proposal import Proposal
@@ -41,11 +43,14 @@ class Proposer:
         self.budget = config.budget * self.dense_cost
         space.check_budget(self.budget)
         self.rows: dict[tuple[str, str], Row] = {}
+        self._trials_done = 0
         self._open: dict[tuple[str, str], optuna.Trial | None] = {}
         self._exhausted = False
         self._confirming = False
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._study = optuna.create_study(directions=list(DIRECTIONS))
+        self._memory: list[FrozenTrial] = []
+        """The complete trials of the study."""
         self._distributions: dict[str, BaseDistribution] = {
             name: IntDistribution(d.low, d.high, step=d.step) for name, d in space.dimensions.items()
         }
@@ -57,7 +62,7 @@ class Proposer:
     @property
     def trials_done(self) -> int:
         """Search trials finished; the dense reference and the full stage do not count."""
-        return sum(1 for row in self.rows.values() if _is_trial(row))
+        return self._trials_done
 
     @property
     def remaining(self) -> int:
@@ -84,9 +89,9 @@ class Proposer:
         if trial is None:
             self._remember(row)
             return
-        self.rows[(row["stage"], row["recipe_id"])] = row
+        self._record(row)
         if row["status"] == "complete":
-            self._study.tell(trial, values(row))
+            self._learned(self._study.tell(trial, values(row)))
         else:
             self._study.tell(trial, state=TrialState.FAIL)
 
@@ -96,14 +101,43 @@ class Proposer:
 
     def _remember(self, row: Row) -> None:
         """Record a row that Optuna did not ask for, at the nearest point of its grid."""
-        self.rows[(row["stage"], row["recipe_id"])] = row
-        if not _is_trial(row) or row["status"] != "complete":
+        self._record(row)
+        if _is_trial(row) and (trial := self.frozen(row)) is not None:
+            self._study.add_trial(trial)
+            self._learned(trial)
+
+    def _record(self, row: Row) -> None:
+        key = (row["stage"], row["recipe_id"])
+        self._trials_done += key not in self.rows and _is_trial(row)
+        self.rows[key] = row
+
+    def _learned(self, trial: FrozenTrial) -> None:
+        """Count a complete trial; a memory that is full goes on, condensed, in a new study."""
+        self._memory.append(trial)
+        if len(self._memory) < FULL or self.config.sampler != "tpe":  # NSGA-II needs its generations whole
             return
+        self._memory = condensed(self._memory)
+        self._study = optuna.create_study(directions=list(DIRECTIONS))
+        self._study.add_trials(self._memory)
+        for key, running in self._open.items():
+            if running is not None:
+                self._open[key] = self._asked(running.params)
+
+    def _asked(self, params: dict[str, Any]) -> optuna.Trial:
+        """A running trial of the study with these parameters."""
+        if isinstance(self._study.sampler, TPESampler):
+            self._study.sampler = RandomSampler(seed=0)  # nothing is drawn, and no trials are looked at for it
+        self._study.enqueue_trial(params)
+        return self._study.ask(self._distributions)
+
+    def frozen(self, row: Row) -> FrozenTrial | None:
+        """A complete row as Optuna's trial, at the nearest point of the grid; None where that is not near."""
+        if row["status"] != "complete":
+            return None
         params = self.space.params(Recipe.model_validate_json(row["recipe_json"]))
-        if abs(self.space.cost(self.space.recipe(params)) / cost(row) - 1) <= _OFF_GRID:
-            self._study.add_trial(
-                create_trial(params=dict(params), distributions=self._distributions, values=list(values(row)))
-            )
+        if abs(self.space.cost(self.space.recipe(params)) / cost(row) - 1) > _OFF_GRID:
+            return None
+        return create_trial(params=dict(params), distributions=self._distributions, values=list(values(row)))
 
     def _known_proposals(self) -> deque[Proposal]:
         """The dense reference, then known recipes within the budget."""
@@ -137,8 +171,7 @@ class Proposer:
             projected = self.space.project(dict(trial.params), self.budget)
             if projected != trial.params:  # Optuna is to know what is measured, not what it drew
                 self._study.tell(trial, state=TrialState.FAIL)
-                self._study.enqueue_trial(dict(projected))
-                trial = self._study.ask(self._distributions)
+                trial = self._asked(dict(projected))
             proposal = Proposal(number, "search", "proposed", "", self.space.recipe(projected))
             if proposal.key not in self.rows and proposal.key not in self._open:
                 self._open[proposal.key] = trial
@@ -153,7 +186,7 @@ class Proposer:
             return RandomSampler(seed=seed)
         if self.config.sampler == "nsga2":
             return NSGAIISampler(population_size=20, seed=seed)
-        return TPESampler(multivariate=True, constant_liar=True, n_startup_trials=8, seed=seed)
+        return FixedSpaceTPE(self._distributions, seed)
 
     def _next_full(self) -> Proposal | None:
         """Once the search is over: dense, baselines and front, on the full set."""

@@ -4,21 +4,22 @@ Tune's own snapshots are not used: a sweep goes on from its rows (see `raycomp.s
 """
 
 import tempfile
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import ray
 from ray import tune
 from ray.tune.search import Searcher
 
 from raycomp.config import SweepConfig
 from raycomp.data.samples import Samples
+from raycomp.errors import UserError
 from raycomp.results.row import Row
 from raycomp.results.store import Store
 from raycomp.search.actor import Trial
 from raycomp.search.base import Base
-from raycomp.search.cluster import gpus_per_trial
+from raycomp.search.cluster import gpus_per_trial, workers
 from raycomp.search.proposal import Proposal
 from raycomp.search.proposer import Proposer
 from raycomp.search.trial import described, git_commit
@@ -34,21 +35,31 @@ class Outcome:
 
 
 def run_sweep(
-    base: Base, samples: Samples | None, store: Store, proposer: Proposer, on_row: Callable[[Row], None]
+    base: Base,
+    samples: Samples | None,
+    store: Store,
+    proposer: Proposer,
+    on_row: Callable[[Row], None],
+    trial: type[tune.Trainable] = Trial,
 ) -> Outcome:
     """Run trials until the proposer has no more; `cluster.connect` comes first.
 
     Args:
         samples: training images of the recovery; None lets each worker open the data set's own.
         on_row: called in the driver with each finished row, complete or failed.
+        trial: what measures; it writes its row to the store.
+
+    Raises:
+        UserError: where a row could not be written, or another job has taken the folder over.
     """
     config = base.config
-    parameters = {"base": base, "samples": samples, "folder": str(store.folder.resolve()), "commit": git_commit()}
+    parameters = {"base": base, "samples": samples, "folder": store.folder.resolve(), "commit": git_commit()}
+    searcher = _Searcher(proposer, store, base, on_row)
     with tempfile.TemporaryDirectory(prefix="raycomp-tune-") as scratch:
         tuner = tune.Tuner(
-            tune.with_resources(tune.with_parameters(Trial, **parameters), _resources(config)),
+            tune.with_resources(tune.with_parameters(trial, **parameters), _resources(config)),
             tune_config=tune.TuneConfig(
-                search_alg=_Searcher(proposer, store, base, on_row),
+                search_alg=searcher,
                 num_samples=-1,
                 max_concurrent_trials=workers(config),
                 reuse_actors=True,
@@ -57,26 +68,18 @@ def run_sweep(
                 name=config.name,
                 storage_path=scratch,
                 verbose=0,
-                failure_config=tune.FailureConfig(max_failures=config.search.max_failures),
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             ),
         )
         tuner.fit()
+    if searcher.problem:
+        raise UserError(f"{searcher.problem}; what is measured stays, and the same command goes on")
     return Outcome(rows=list(proposer.rows.values()), finished=proposer.finished)
 
 
 def _resources(config: SweepConfig) -> dict[str, float]:
-    return {"cpu": 1, "gpu": gpus_per_trial(config)}
-
-
-def workers(config: SweepConfig) -> int:
-    """Trials at a time: as configured, or as many as the cluster's GPUs or CPUs hold."""
-    if config.search.workers is not None:
-        return config.search.workers
-    total = ray.cluster_resources()
-    if gpus := gpus_per_trial(config):
-        return max(1, int(total.get("GPU", 0) / gpus))
-    return max(1, int(total.get("CPU", 1)))
+    memory = config.search.memory_per_trial
+    return {"cpu": 1, "gpu": gpus_per_trial(config), **({} if memory is None else {"memory": memory * 2**30})}
 
 
 class _Searcher(Searcher):
@@ -86,29 +89,58 @@ class _Searcher(Searcher):
         super().__init__()
         self._proposer, self._store, self._base, self._on_row = proposer, store, base, on_row
         self._running: dict[str, Proposal] = {}
+        self._deaths: Counter[tuple[str, str]] = Counter()
+        self._again: deque[Proposal] = deque()
+        self.problem = ""
+        """Why no more trials are proposed, where that is not for the sweep's own reasons."""
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: Tune pickles its searcher into snapshots, but the rows are the state."""
         return {}
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
-        proposal = self._proposer.next()
+        if self._store.lock.lost():
+            self.problem = f"results folder {self._store.folder}: another job has taken it over"
+        if self.problem:
+            return Searcher.FINISHED
+        proposal = self._again.popleft() if self._again else self._proposer.next()
         if proposal is None:
             return Searcher.FINISHED if self._proposer.finished else None
         self._running[trial_id] = proposal
         return proposal.to_config()
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        del result  # the row in the store is the result
+        """Tell the proposer; the row in the store is the result."""
         proposal = self._running.pop(trial_id)
-        row = None if error else self._store.read(*proposal.key)
-        if row is None:
-            if not error:  # stopped before it could finish: the next run proposes it again
-                return
-            row = described(self._base, proposal) | {"status": "failed", "error": "the trial's worker died"}
-            self._store.write(row)
+        if result and result.get("problem"):
+            self.problem = result["problem"]
+            return
+        try:
+            row = self._store.read(*proposal.key)
+            if row is None and error:
+                row = self._died(proposal)
+        except UserError as unwritable:
+            self.problem = str(unwritable)
+            return
+        if row is None:  # to be run again; or stopped before it could finish, and the next command proposes it again
+            return
         self._proposer.tell(row)
         self._on_row(row)
+
+    def _died(self, proposal: Proposal) -> Row | None:
+        """Have a trial whose worker died run again, or write its row where that was once too often.
+
+        Tune's own retries leave out workers that die between two trials.
+        """
+        self._deaths[proposal.key] += 1
+        times = self._deaths[proposal.key]
+        if times <= self._base.config.search.max_failures:
+            self._again.append(proposal)
+            return None
+        text = f"the trial's worker died {times} times, of too little memory maybe (search.max_failures)"
+        row = described(self._base, proposal) | {"status": "failed", "error": text}
+        self._store.write(row)
+        return row
 
     def set_search_properties(self, *_: Any, **__: Any) -> bool:
         return True

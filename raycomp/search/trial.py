@@ -20,17 +20,18 @@ from raycomp.evaluate.robustness import summary
 from raycomp.flops import Profile, gflops, profile
 from raycomp.recipe import Recipe, dense
 from raycomp.recover import recovered
-from raycomp.results.row import Row
+from raycomp.results.row import Row, widths
 from raycomp.search.base import Base
 from raycomp.search.limit import time_limit
 from raycomp.search.proposal import Proposal
 from raycomp.shape import ModelShape, Size
+from raycomp.storage import AnyPath
 
 _LIBRARIES = ("raycomp", "torch", "timm", "numpy", "ray", "optuna", "imagecorruptions", "scikit-image", "opencv-python")
 
 
 def run_trial(
-    base: Base, samples: Samples | None, proposal: Proposal, folder: Path, device: torch.device, commit: str
+    base: Base, samples: Samples | None, proposal: Proposal, folder: AnyPath, device: torch.device, commit: str
 ) -> Row:
     """Measure a proposal. A recipe that cannot be built or measured gives a failed row, not an exception.
 
@@ -50,6 +51,8 @@ def run_trial(
         row |= {"seconds_build": built, "seconds_measure": result.seconds, "status": "complete", "error": ""}
     except (RuntimeError, MemoryError, ValueError, TimeoutError, UserError) as error:
         row |= {"status": "failed", "error": f"{type(error).__name__}: {error}"[:2000]}
+        if device.type == "cuda":
+            torch.cuda.empty_cache()  # what ran out of memory would leave the next trial less of it
     row["seconds"] = time.perf_counter() - clock
     return row
 
@@ -103,12 +106,6 @@ def _predicted(latency: LatencyTable, recipe: Recipe) -> Row:
     """Time by the table as columns."""
     predicted = latency.latency_ms(recipe)
     return {"predicted_ms": predicted, "predicted_share": predicted / latency.latency_ms(dense(latency.shape))}
-
-
-def widths(recipe: Recipe) -> Row:
-    """Widths and ratios of a recipe as columns."""
-    per_block = {kind: [getattr(block, kind) for block in recipe.blocks] for kind in ("heads", "qk", "v", "mlp")}
-    return {"embed": recipe.embed, **per_block, "ratios": list(recipe.ratios)}
 
 
 def git_commit() -> str:

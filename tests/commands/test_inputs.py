@@ -34,7 +34,7 @@ def add_sweep(results, name: str, mode: str = "none", checkpoint: str = "a") -> 
 def test_a_recipe_that_sweeps_make_alike_is_one(tmp_path):
     add_sweep(tmp_path, "first")
     add_sweep(tmp_path, "second")
-    found = stored_recipe(RECIPES[1].id[:6], tmp_path)
+    found = stored_recipe(RECIPES[1].id[:6], str(tmp_path))
     assert (found.recipe, found.folder) == (RECIPES[1], tmp_path / "first")
     assert found.config.name == "first"
 
@@ -44,20 +44,20 @@ def test_different_models_of_a_recipe_need_the_sweep(tmp_path, other):
     add_sweep(tmp_path, "first")
     add_sweep(tmp_path, "second", **other)
     with pytest.raises(UserError, match="the sweeps first, second make different models of it; say which by --sweep"):
-        stored_recipe(RECIPES[0].id, tmp_path)
-    assert stored_recipe(RECIPES[0].id, tmp_path, "second").folder == tmp_path / "second"
+        stored_recipe(RECIPES[0].id, str(tmp_path))
+    assert stored_recipe(RECIPES[0].id, str(tmp_path), "second").folder == tmp_path / "second"
 
 
 def test_what_is_not_there_or_not_unique_is_said(tmp_path):
     with pytest.raises(UserError, match=f"no recipe 'abc': there is no sweep in {tmp_path}"):
-        stored_recipe("abc", tmp_path)
+        stored_recipe("abc", str(tmp_path))
     add_sweep(tmp_path, "first")
     with pytest.raises(UserError, match=f"no recipe 'abc': there is no sweep lost in {tmp_path}"):
-        stored_recipe("abc", tmp_path, "lost")
+        stored_recipe("abc", str(tmp_path), "lost")
     with pytest.raises(UserError, match=f"did you mean .{RECIPES[0].id}"):
-        stored_recipe(RECIPES[0].id[:8] + "zzzz", tmp_path)
+        stored_recipe(RECIPES[0].id[:8] + "zzzz", str(tmp_path))
     with pytest.raises(UserError, match=f"is not unique: {RECIPES[0].id}, {RECIPES[1].id}"):
-        stored_recipe("", tmp_path)
+        stored_recipe("", str(tmp_path))
 
 
 def test_lists_of_numbers_and_names():

@@ -12,7 +12,7 @@ from raycomp.config import SweepConfig
 from raycomp.errors import UserError
 from raycomp.recipe import dense
 from raycomp.results.row import SCHEMA
-from raycomp.results.store import Store, completed
+from raycomp.results.store import Store, completed, sweep_folder
 from raycomp.search.proposal import Proposal
 from raycomp.sections import DataConfig, ModelConfig, SearchConfig
 from tests.conftest import TINY
@@ -30,9 +30,9 @@ def store(tmp_path):
 
 
 def test_a_row_comes_back_and_its_columns_are_documented(store):
-    path = store.write(ROW)
+    store.write(ROW)
     assert completed(store.rows(), "search")[0].items() >= ROW.items()
-    schema = pq.read_schema(path)
+    schema = pq.read_schema(store.files()[0])
     assert schema.names == SCHEMA.names
     assert all(field.metadata[b"doc"] for field in schema)
 
@@ -48,7 +48,7 @@ def test_a_write_that_fails_leaves_nothing(store, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(UserError, match=r"results folder .*: not writable \(No space left on device\)"):
         store.write(ROW)
     there = {path.name for path in store.folder.rglob("*") if path.is_file()}
     assert there == {"sweep.yaml", ".lock"}
@@ -62,7 +62,8 @@ def test_rows_of_an_unknown_column_are_not_written(store):
 
 
 def test_a_damaged_file_is_named(store):
-    path = store.write(ROW)
+    store.write(ROW)
+    path = store.files()[0]
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(UserError, match=f"{path.name}: not a readable Parquet file"):
         store.rows()
@@ -96,7 +97,7 @@ from pathlib import Path
 from raycomp.errors import UserError
 from raycomp.results.store import Store
 try:
-    Store(Path({str(store.folder)!r})).hold()
+    Store(Path({str(store.folder)!r})).lock.take()
     print("held")
 except UserError as error:
     print(error)
@@ -108,9 +109,9 @@ except UserError as error:
     assert f"process {os.getpid()} on " in other()
     assert "is writing to it; wait, or choose another --name" in other()
     store.open(CONFIG)  # its own lock is no hindrance
-    del store._held
+    store.lock.drop()
     assert other() == "held\n"
-    Store(store.folder).hold()  # what the other held ended with it
+    Store(store.folder).lock.take()  # what the other held ended with it
 
 
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
@@ -126,3 +127,56 @@ def test_an_unknown_sweep_names_the_nearest(store):
 
 def test_default_search_settings_are_shares():
     assert SearchConfig.model_validate({"budget": "45%"}).budget == pytest.approx(0.45)
+
+
+def test_compacting_keeps_every_row_and_later_rows_come_before_it(store):
+    rows = [{**ROW, "recipe_id": f"{number:012x}", "number": number} for number in range(5)]
+    for row in rows:
+        store.write(row)
+    before = store.rows()
+    assert store.compact() == 5
+    assert [path.name for path in store.files()] == ["compact.parquet"]
+    assert store.rows() == before
+    store.write({**rows[3], "status": "failed"})
+    assert [row["status"] for row in store.rows()] == ["complete"] * 3 + ["failed", "complete"]
+    assert store.compact() == 1
+    assert [row["status"] for row in store.rows()] == ["complete"] * 3 + ["failed", "complete"]
+    assert store.compact() == 0
+
+
+def test_compacting_that_is_killed_between_its_steps_loses_and_doubles_nothing(store, monkeypatch):
+    rows = [{**ROW, "recipe_id": f"{number:012x}", "number": number} for number in range(3)]
+    for row in rows:
+        store.write(row)
+    before = store.rows()
+
+    def killed(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(type(store.folder), "unlink", killed)
+    with pytest.raises(KeyboardInterrupt):
+        store.compact()
+    monkeypatch.undo()
+    assert len(store.files()) == 4
+    assert store.rows() == before
+    assert Store(store.folder).compact() == 3
+    assert store.rows() == before
+
+
+def test_a_sweep_that_is_written_to_is_not_compacted(store):
+    store.write(ROW)
+    with pytest.raises(UserError, match="is writing to it"):
+        Store(store.folder).compact()
+    assert store.files()[0].name.startswith("search-")
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "", ".hidden", "/etc", "a\nb"])
+def test_a_name_that_leads_out_of_the_results_is_refused(name):
+    with pytest.raises(UserError, match="sweep name"):
+        sweep_folder("results", name)
+
+
+def test_a_row_whose_names_lead_out_of_the_folder_is_not_written(store):
+    with pytest.raises(UserError, match="not a name for a file"):
+        store.write({**ROW, "recipe_id": "../../../escaped"})
+    assert not list(store.folder.parent.glob("**/*escaped*"))

@@ -6,8 +6,10 @@ import pytest
 from mlflow import MlflowClient
 
 from raycomp.recipe import dense
+from raycomp.results.mirror import Mirror
 from raycomp.results.tracking import Tracker, default_uri
 from raycomp.search.proposal import Proposal
+from raycomp.storage import without_password
 from tests.conftest import TINY
 from tests.results.test_store import CONFIG
 from tests.search.fakes import fake_row
@@ -26,7 +28,7 @@ def track(tmp_path, warnings: list[str], uri: str | None = None, finished: bool 
     folder.mkdir(exist_ok=True)
     artifact = folder / "front.png"
     artifact.write_bytes(b"x")
-    tracker = Tracker(uri or default_uri(tmp_path), folder, CONFIG, CLASSES, warnings.append)
+    tracker = Tracker(uri or default_uri(str(tmp_path)), folder, CONFIG, CLASSES, warnings.append)
     for row in ROWS:
         tracker.log(row)
     tracker.finish([ROWS[front]], finished)
@@ -37,7 +39,7 @@ def track(tmp_path, warnings: list[str], uri: str | None = None, finished: bool 
 def test_runs_are_logged_once_and_filled_in_again(tmp_path):
     warnings: list[str] = []
     track(tmp_path, warnings, finished=False, front=2)
-    client = MlflowClient(default_uri(tmp_path))
+    client = MlflowClient(default_uri(str(tmp_path)))
     experiment = client.get_experiment_by_name("raycomp").experiment_id
     assert warnings == []
     parent = client.search_runs([experiment], "tags.family = 'sweep'")[0]
@@ -63,7 +65,7 @@ def test_runs_are_logged_once_and_filled_in_again(tmp_path):
 
     mended = next(row for row in ROWS if row["status"] == "failed") | {"status": "complete", "clean_miou": 0.25}
     for _ in range(2):  # what failed ran again: a run of its own, once
-        tracker = Tracker(default_uri(tmp_path), tmp_path / "sweep", CONFIG, CLASSES, warnings.append)
+        tracker = Tracker(default_uri(str(tmp_path)), tmp_path / "sweep", CONFIG, CLASSES, warnings.append)
         tracker.log(mended)
         tracker.finish([], finished=True)
     runs = client.search_runs([experiment], "metrics.clean_miou = 0.25")
@@ -73,10 +75,10 @@ def test_runs_are_logged_once_and_filled_in_again(tmp_path):
 
 @pytest.mark.slow
 def test_a_sweep_that_is_stopped_is_marked_at_once(tmp_path):
-    tracker = Tracker(default_uri(tmp_path), tmp_path / "sweep", CONFIG, CLASSES, pytest.fail)
+    tracker = Tracker(default_uri(str(tmp_path)), tmp_path / "sweep", CONFIG, CLASSES, pytest.fail)
     tracker.log(ROWS[0])
     tracker.killed()
-    client, deadline = MlflowClient(default_uri(tmp_path)), time.monotonic() + 60
+    client, deadline = MlflowClient(default_uri(str(tmp_path))), time.monotonic() + 60
     while True:
         experiment = client.get_experiment_by_name("raycomp")
         runs = [] if experiment is None else client.search_runs([experiment.experiment_id], "tags.family = 'sweep'")
@@ -95,3 +97,75 @@ def test_a_server_that_cannot_be_reached_gives_one_warning(tmp_path):
     track(tmp_path, warnings, uri=f"sqlite:///{tmp_path}/file/nothing.db")
     assert len(warnings) == 1
     assert "rows are safe" in warnings[0]
+
+
+def children(tmp_path) -> list:
+    client = MlflowClient(default_uri(str(tmp_path)))
+    experiment = client.get_experiment_by_name("raycomp").experiment_id
+    return client.search_runs([experiment], "tags.`mlflow.parentRunId` LIKE '%'")
+
+
+@pytest.mark.slow
+def test_a_run_that_was_cut_off_while_it_was_logged_is_filled_in(tmp_path, monkeypatch):
+    warnings: list[str] = []
+    tracker = Tracker(default_uri(str(tmp_path)), tmp_path / "sweep", CONFIG, CLASSES, warnings.append)
+    whole = Tracker._batch
+
+    def cut_off(self, run, params, metrics=None):
+        if metrics:
+            raise ConnectionError("the server at postgresql://user:secret@host went away")
+        whole(self, run, params)
+
+    monkeypatch.setattr(Tracker, "_batch", cut_off)
+    for row in ROWS:
+        tracker.log(row)
+    assert not tracker.finish([], finished=True)
+    assert len(warnings) == 1, "told once"
+    assert "postgresql://user:***@host" in warnings[0]
+    assert "raycomp track --backfill" in warnings[0]
+    assert [run.info.status for run in children(tmp_path)] == ["RUNNING"]
+    monkeypatch.undo()
+    again = Tracker(default_uri(str(tmp_path)), tmp_path / "sweep", CONFIG, CLASSES, pytest.fail)
+    assert len(again.missing(ROWS)) == len(ROWS)
+    for row in ROWS:
+        again.log(row)
+    assert again.finish([], finished=True)
+    assert again.missing(ROWS) == []
+    found = children(tmp_path)
+    assert len(found) == len(ROWS)
+    assert all(run.data.metrics["gflops"] for run in found)
+
+
+def test_a_server_that_comes_back_gets_what_it_missed(tmp_path, monkeypatch):
+    """Without a server: the order of what is written, over a failure in the middle."""
+    written, down, warnings = [], [False], []
+
+    class Copy(Mirror):
+        def connect(self):
+            if down[0]:
+                raise ConnectionError("down")
+
+        def write(self, item):
+            if down[0]:
+                raise ConnectionError("down")
+            written.append(item["number"])
+
+    monkeypatch.setattr("raycomp.results.mirror._PATIENCE", 0.0)
+    copy = Copy("copy", "somewhere", warnings.append)
+    for number in range(9):
+        down[0] = 3 <= number < 6
+        copy.log({"number": number})
+        deadline = time.monotonic() + 10
+        while (copy._queue.qsize() or (not down[0] and len(written) <= number)) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(0.05)
+    assert copy.close()
+    assert written == list(range(9))
+    assert len(warnings) == 1
+
+
+def test_passwords_are_not_shown():
+    text = "postgresql+psycopg://me:s3cr3t@db/x and http://a:b@c, s3://KEY:SECRET@bucket, sqlite:////x/y.db"
+    assert without_password(text) == (
+        "postgresql+psycopg://me:***@db/x and http://a:***@c, s3://KEY:***@bucket, sqlite:////x/y.db"
+    )

@@ -4,9 +4,8 @@ from dataclasses import dataclass
 
 from raycomp.flops import gflops, profile
 from raycomp.recipe import Recipe, dense
-from raycomp.results.row import Row
+from raycomp.results.row import Row, widths
 from raycomp.search.proposal import Proposal
-from raycomp.search.trial import widths
 from raycomp.shape import ModelShape
 
 

@@ -1,0 +1,232 @@
+"""Can one driver keep 256 workers busy? What a trial costs it, and what grows with the number of trials.
+
+    python benchmarks/scale.py                      # the driver alone: asks, rows, MLflow; reading and compacting
+    python benchmarks/scale.py --actors 48 --of 256 --seconds 30    # Ray Tune with actors that sleep
+
+Trials are made up: accuracy is a smooth function of the recipe. With fewer actors than workers their trials are
+shorter in the same ratio, so that the driver sees as many end in a second.
+"""
+
+import argparse
+import logging
+import os
+import resource
+import sys
+import tempfile
+import time
+from itertools import pairwise
+from pathlib import Path
+from types import SimpleNamespace
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("RAY_AUTH_MODE", "token")  # before Ray is imported, as raycomp.search.cluster does
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import ray
+from ray import tune
+
+from raycomp import config as configs
+from raycomp.config import SweepConfig
+from raycomp.report import tables
+from raycomp.report.progress import SweepProgress
+from raycomp.results.row import Row
+from raycomp.results.store import Store
+from raycomp.results.tracking import Tracker, default_uri
+from raycomp.search.cluster import connect
+from raycomp.search.proposal import Proposal
+from raycomp.search.proposer import Proposer
+from raycomp.search.space import Space
+from raycomp.search.study import StudyCopy, study_uri
+from tests.search.fakes import fake_row
+
+_SPACE = Path(__file__).resolve().parents[1] / "search_spaces" / "streetscenes_vit_micro.yaml"
+_CLASSES = [f"class {index}" for index in range(11)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--trials", type=int, default=5000)
+    parser.add_argument("--actors", type=int, default=0, help="run Ray Tune with so many sleeping actors")
+    parser.add_argument("--of", type=int, default=256, help="workers that they stand for")
+    parser.add_argument("--seconds", type=float, default=30.0, help="a trial of one of those")
+    parser.add_argument("--rounds", type=int, default=12, help="trials of each actor")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="raycomp-scale-") as folder:
+        if given.actors:
+            with_tune(Path(folder), given.actors, given.of, given.seconds, given.rounds)
+        else:
+            driver_alone(Path(folder), given.trials)
+
+
+def loaded(trials: int, workers: int = 1) -> tuple[SweepConfig, Space]:
+    config = configs.load(_SPACE, trials=trials, workers=workers)
+    assert config.model.shape is not None
+    return config, Space(config.model.shape, config.space, config.data.window_for(config.model.shape))
+
+
+def made_up(space: Space, proposal: Proposal) -> Row:
+    """A row as large as a real one."""
+    row = fake_row(space.shape, proposal)
+    if row["status"] == "complete":
+        row |= {"class_iou": [0.5] * 11, "corrupted_by_variant": [0.4] * 80, "seconds": 30.0, "params": 10**6}
+    return row
+
+
+class Stopwatch:
+    """Milliseconds of each step, of the last so many."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, list[float]] = {}
+
+    def time(self, name: str, step: object, *arguments: object) -> object:
+        began = time.perf_counter()
+        value = step(*arguments)  # type: ignore[operator]
+        self.seconds.setdefault(name, []).append(time.perf_counter() - began)
+        return value
+
+    def ms(self, name: str, last: int) -> float:
+        found = self.seconds[name][-last:]
+        return 1000 * sum(found) / len(found)
+
+
+def driver_alone(folder: Path, trials: int) -> None:
+    """Ask, write, read back, tell, progress, one after the other, as the driver does for every trial."""
+    config, space = loaded(trials)
+    store, proposer, watch = Store(folder / "sweep"), Proposer(space, config.search, []), Stopwatch()
+    store.open(config)
+    marks = sorted({100, 1000, trials})
+    with SweepProgress(proposer, tables.console()) as progress:
+        progress.say = lambda _: None  # type: ignore[method-assign]
+        for count in range(1, trials + 1):
+            proposal = watch.time("ask", proposer.next)
+            if proposal is None:
+                break
+            row = made_up(space, proposal)
+            watch.time("write", store.write, row)
+            watch.time("read", store.read, *proposal.key)
+            watch.time("tell", proposer.tell, row)
+            watch.time("progress", progress.row, row)
+            if count in marks:
+                steps = ", ".join(f"{name} {watch.ms(name, 50):.1f}" for name in watch.seconds)
+                print(f"at {count} trials, ms each: {steps}", flush=True)
+    rows = reading(store)
+    restart(space, config, rows)
+    copies(folder, config, proposer, rows[: min(len(rows), 300)])
+    print(f"peak memory of the driver {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB")
+
+
+def reading(store: Store) -> list[Row]:
+    """Thousands of files, and one."""
+    began = time.perf_counter()
+    rows = store.rows()
+    many = time.perf_counter() - began
+    store.lock.drop()
+    began = time.perf_counter()
+    files = store.compact()
+    compacting, began = time.perf_counter() - began, time.perf_counter()
+    store.rows()
+    one = time.perf_counter() - began
+    print(f"reading {len(rows)} rows: {files} files {many:.2f} s, compacted {one:.2f} s: {many / one:.1f}x", end="")
+    print(f" (compacting takes {compacting:.2f} s)")
+    return rows
+
+
+def restart(space: Space, config: SweepConfig, rows: list[Row]) -> None:
+    """A proposer from the rows, as the same command makes it."""
+    began = time.perf_counter()
+    Proposer(space, config.search, rows)
+    print(f"going on from {len(rows)} rows: {time.perf_counter() - began:.2f} s until the next ask")
+
+
+def copies(folder: Path, config: SweepConfig, proposer: Proposer, rows: list[Row]) -> None:
+    """What a row costs the thread that logs it."""
+    uri = study_uri(None, folder)
+    assert uri is not None
+    for name, copy in (
+        ("MLflow child (SQLite)", Tracker(default_uri(str(folder)), folder / "sweep", config, _CLASSES, print)),
+        ("Optuna trial (journal)", StudyCopy(uri, "scale", proposer, print)),
+    ):
+        copy.connect()
+        began, cpu = time.perf_counter(), time.thread_time()
+        for row in rows:
+            copy.write(row)
+        wall, cpu = time.perf_counter() - began, time.thread_time() - cpu
+        print(f"{name}: {1000 * wall / len(rows):.1f} ms a row, {1000 * cpu / len(rows):.1f} ms of it computing")
+
+
+class Sleeper(tune.Trainable):
+    """A worker that takes its time, and writes the row that it was given."""
+
+    def setup(self, config: dict, base: object, samples: object, folder: Path, commit: str) -> None:
+        del samples, commit
+        self._store, self._space, self._seconds = Store(folder), base.space, base.seconds  # type: ignore[attr-defined]
+        self._log = base.log  # type: ignore[attr-defined]
+        self.reset_config(config)
+
+    def step(self) -> dict:
+        began = time.time()
+        time.sleep(self._seconds)
+        self._store.write(made_up(self._space, self._proposal))
+        with (self._log / f"{os.getpid()}").open("a") as file:
+            file.write(f"{began} {time.time()}\n")
+        return {"done": True}
+
+    def reset_config(self, new_config: dict) -> bool:
+        self._proposal = Proposal.from_config(new_config)
+        return True
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Nothing."""
+
+
+def with_tune(folder: Path, actors: int, workers: int, seconds: float, rounds: int) -> None:
+    """The sweep's own loop with actors that sleep; the share of their time in which they do."""
+    from raycomp.search.sweep import run_sweep
+
+    config, space = loaded(actors * rounds, actors)
+    store, proposer = Store(folder / "sweep"), Proposer(space, config.search, [])
+    store.open(config)
+    (folder / "log").mkdir()
+    shorter = seconds * actors / workers
+    ray.init(num_cpus=actors, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    connect()
+    base = SimpleNamespace(config=config, space=space, seconds=shorter, log=folder / "log")
+    tracker = Tracker(default_uri(str(folder)), folder / "sweep", config, _CLASSES, print)
+    with SweepProgress(proposer, tables.console()) as progress:
+        progress.say = lambda _: None  # type: ignore[method-assign]
+
+        def on_row(row: Row) -> None:
+            tracker.log(row)
+            progress.row(row)
+
+        cpu = time.process_time()
+        outcome = run_sweep(base, None, store, proposer, on_row, Sleeper)  # type: ignore[arg-type]
+        cpu = time.process_time() - cpu
+    ray.shutdown()
+    report(folder / "log", shorter, actors, workers, seconds, len(outcome.rows), cpu)
+    tracker.finish([], finished=True)
+
+
+def report(log: Path, shorter: float, actors: int, workers: int, seconds: float, rows: int, cpu: float) -> None:
+    """How long a worker waits for its next trial, once all work."""
+    actor = [[tuple(map(float, line.split())) for line in path.read_text().splitlines()] for path in log.iterdir()]
+    spans = sorted(span for found in actor for span in found)
+    # Actors start two at a time: by then all work; and before the search ends, when workers wait for each other.
+    middle, last = spans[len(spans) // 2][0], spans[9 * len(spans) // 10 - actors][0]
+    rate = sum(middle <= end < last for _, end in spans) / (last - middle)
+    pairs = [pair for found in actor for pair in pairwise(found)]
+    gaps = sorted(after[0] - before[1] for before, after in pairs if middle <= after[0] < last)
+    gap, most = sum(gaps) / len(gaps), gaps[-1 - len(gaps) // 20]
+    stood_for = f"{workers} of {seconds:g} s: {workers / (seconds + gap):.1f}"
+    print(f"{actors} actors, trials of {shorter:.2f} s: {rate:.1f} end in a second ({stood_for})")
+    print(
+        f"a worker waits {1000 * gap:.0f} ms for its next trial, 95 of 100 times less than {1000 * most:.0f} ms: ",
+        end="",
+    )
+    print(f"busy {seconds / (seconds + gap):.1%} with trials of {seconds:g} s")
+    print(f"{rows} rows; {1000 * cpu / rows:.0f} ms of the driver's CPU each, its logging included; ", end="")
+    print(f"peak memory of the driver {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB")
+
+
+if __name__ == "__main__":
+    main()

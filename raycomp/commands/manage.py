@@ -1,0 +1,55 @@
+"""`raycomp track | compact`: keep MLflow and the files of a sweep in order."""
+
+from typing import Annotated
+
+import typer
+
+from raycomp.commands.inputs import Results
+from raycomp.errors import UserError
+from raycomp.report import tables
+from raycomp.report.compare import final_front
+from raycomp.results.store import Store, completed, sweep_folder
+from raycomp.storage import without_password
+
+
+def track_command(
+    sweep: Annotated[str, typer.Argument(help="Name of the sweep.")],
+    backfill: Annotated[bool, typer.Option("--backfill", help="Log what is missing.")] = False,
+    tracking: Annotated[str | None, typer.Option(help="MLflow tracking URI; by default SQLite in the results.")] = None,
+    results: Results = "results",
+) -> None:
+    """Is every row of a sweep in MLflow? Where a server was down, --backfill completes it."""
+    store = Store(sweep_folder(results, sweep))
+    config, rows = store.config(), store.rows()
+    from raycomp.data.open import open_split
+    from raycomp.results.tracking import Tracker, tracking_uri
+
+    console, problems = tables.console(), list[str]()
+    uri = tracking_uri(tracking, results)
+    classes = open_split(config.data, config.data.eval_split, 1).classes
+    tracker = Tracker(uri, store.folder, config, classes, problems.append)
+    shown = without_password(uri)
+    try:
+        missing = tracker.missing(rows)
+    except Exception as error:  # whatever a server or database answers
+        raise UserError(without_password(f"MLflow at {uri}: {str(error).splitlines()[0]}")) from None
+    if backfill and missing:
+        for row in rows:
+            tracker.log(row)
+        if not tracker.finish(final_front(rows, config.search.budget), bool(completed(rows, "full"))):
+            raise UserError(problems[0])
+        console.print(f"MLflow at {shown}: {len(missing)} of {len(rows)} rows added", highlight=False)
+        return
+    hint = "; --backfill adds the rest" if missing else ""
+    console.print(f"MLflow at {shown}: has {len(rows) - len(missing)} of {len(rows)} rows{hint}", highlight=False)
+
+
+def compact_command(
+    sweep: Annotated[str, typer.Argument(help="Name of the sweep.")], results: Results = "results"
+) -> None:
+    """Put the rows of a sweep's many small files into one; reading thousands takes long, above all from far away."""
+    store = Store(sweep_folder(results, sweep))
+    store.config()
+    replaced = store.compact()
+    there = len(store.rows())
+    tables.console().print(f"{store.folder}: {replaced} files put into one, which holds {there} rows", highlight=False)

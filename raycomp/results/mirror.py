@@ -1,0 +1,87 @@
+"""A copy of the rows elsewhere, kept by a thread of the driver: whatever happens there, the sweep goes on.
+
+Parquet is the record; a copy is filled from it and may be down, or be deleted, at any time.
+"""
+
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+
+from raycomp.results.row import Row
+from raycomp.storage import without_password
+
+_PATIENCE = 30.0  # seconds until a copy that failed is tried again
+
+
+class Mirror:
+    """Writes rows in the background, in order. What fails is told once, and tried again every now and then."""
+
+    advice = "The same command fills it in later"
+    """What to do where it fails to the end."""
+
+    def __init__(self, name: str, where: str, warn: Callable[[str], None]) -> None:
+        """`where` is shown without its password."""
+        self._name, self._where, self._warn = name, where, warn
+        self._queue: queue.SimpleQueue[Row | str | None] = queue.SimpleQueue()  # which signal handlers may use
+        self._waiting: deque[Row | str] = deque()
+        self._connected, self._told = False, False
+        self._next_try = 0.0
+        self._thread = threading.Thread(target=self._work, name=name, daemon=True)
+
+    def log(self, row: Row) -> None:
+        """Queue a row. The first one starts the thread: before, the cores are busy starting workers."""
+        self._put(row)
+
+    def close(self) -> bool:
+        """Wait until all is written, or has failed once more; returns whether all is written."""
+        self._put(None)
+        self._thread.join()
+        return not self._waiting and self._connected
+
+    def connect(self) -> None:
+        """Open the copy and find what it holds already. Called again after a failure."""
+        raise NotImplementedError
+
+    def write(self, item: Row | str) -> None:
+        """Write one row, or what else was queued; what the copy holds already stays as it is."""
+        raise NotImplementedError
+
+    def guarded(self, step: Callable[[], None]) -> bool:
+        """Take a step; where it fails, tell once and return False."""
+        try:
+            if not self._connected:
+                self.connect()
+                self._connected = True
+            step()
+        except Exception as error:  # whatever a server or database does, the sweep goes on
+            self._connected, self._next_try = False, time.monotonic() + _PATIENCE
+            self._tell(error)
+            return False
+        return True
+
+    def _put(self, item: Row | str | None) -> None:
+        self._queue.put(item)
+        if not self._thread.ident:
+            self._thread.start()
+
+    def _work(self) -> None:
+        while (item := self._queue.get()) is not None:
+            self._waiting.append(item)
+            if time.monotonic() >= self._next_try:
+                self.guarded(self._drain)
+        self.guarded(self._drain)
+
+    def _drain(self) -> None:
+        while self._waiting:
+            self.write(self._waiting[0])
+            self._waiting.popleft()
+
+    def _tell(self, error: Exception) -> None:
+        if self._told:
+            return
+        self._told = True
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        told = f"{self._name} at {self._where} failed ({reason}); it is tried again, and rows are safe. {self.advice}"
+        self._warn(without_password(told))

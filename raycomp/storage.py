@@ -1,0 +1,129 @@
+"""Where results lie: a local folder, or object storage (`s3://bucket/results`) through pyarrow's file systems.
+
+An `ObjectPath` has the part of pathlib's interface that raycomp uses, so that code is written once for both.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path, PurePosixPath
+
+from pyarrow import ArrowInvalid
+from pyarrow.fs import FileSelector, FileSystem, FileType
+
+from raycomp.errors import UserError
+
+_SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://")
+_PASSWORD = re.compile(r"(?<=://)([^/@:\s]*):[^/@\s]+@")
+
+
+@dataclass(frozen=True)
+class ObjectPath:
+    """A file or folder of an object storage. A file appears whole when it is written, or not at all."""
+
+    fs: FileSystem
+    key: PurePosixPath
+    """Bucket, prefix and name."""
+    scheme: str
+
+    def __str__(self) -> str:
+        """Without whatever access keys or options its URI had."""
+        return f"{self.scheme}://{self.key}"
+
+    def __truediv__(self, name: str | PurePosixPath) -> ObjectPath:
+        return ObjectPath(self.fs, self.key / name, self.scheme)
+
+    def __lt__(self, other: ObjectPath) -> bool:
+        return self.key < other.key
+
+    @property
+    def name(self) -> str:
+        return self.key.name
+
+    @property
+    def stem(self) -> str:
+        return self.key.stem
+
+    @property
+    def suffix(self) -> str:
+        return self.key.suffix
+
+    @property
+    def parent(self) -> ObjectPath:
+        return ObjectPath(self.fs, self.key.parent, self.scheme)
+
+    def resolve(self) -> ObjectPath:
+        return self
+
+    def is_file(self) -> bool:
+        return bool(self._type() == FileType.File)
+
+    def is_dir(self) -> bool:
+        return bool(self._type() == FileType.Directory)
+
+    def mkdir(self, parents: bool = False, exist_ok: bool = False) -> None:
+        """Nothing: object storage has no folders of its own."""
+
+    def glob(self, pattern: str) -> Iterator[ObjectPath]:
+        """Files and folders below this one; every part of the pattern is one level."""
+        first, _, rest = pattern.partition("/")
+        for entry in self.fs.get_file_info(FileSelector(str(self.key), allow_not_found=True)):
+            path = ObjectPath(self.fs, PurePosixPath(entry.path), self.scheme)
+            if not fnmatch(path.name, first):
+                continue
+            if not rest:
+                yield path
+            elif entry.type == FileType.Directory:
+                yield from path.glob(rest)
+
+    def read_bytes(self) -> bytes:
+        with self.fs.open_input_stream(str(self.key)) as stream:
+            return bytes(stream.read())
+
+    def read_text(self) -> str:
+        return self.read_bytes().decode()
+
+    def write_bytes(self, data: bytes) -> None:
+        with self.fs.open_output_stream(str(self.key)) as stream:
+            stream.write(data)
+
+    def unlink(self, missing_ok: bool = False) -> None:
+        try:
+            self.fs.delete_file(str(self.key))
+        except FileNotFoundError:
+            if not missing_ok:
+                raise
+
+    def _type(self) -> FileType:
+        return self.fs.get_file_info(str(self.key)).type
+
+
+AnyPath = Path | ObjectPath
+
+
+def located(text: str) -> AnyPath:
+    """A local path, or the path that a URI names; access keys come from the environment, as for every AWS tool.
+
+    Raises:
+        UserError: for a URI of an unknown kind.
+    """
+    scheme = _SCHEME.match(text)
+    if scheme is None:
+        return Path(text)
+    try:
+        fs, key = FileSystem.from_uri(text)
+    except (ArrowInvalid, OSError) as error:
+        raise UserError(f"{without_password(text)}: no storage that is known ({str(error).splitlines()[0]})") from None
+    if scheme[1] == "file":
+        return Path(key)
+    if not key:
+        raise UserError(f"{without_password(text)}: names no bucket; for example {scheme[1]}://bucket/results")
+    return ObjectPath(fs, PurePosixPath(key), scheme[1])
+
+
+def without_password(text: str) -> str:
+    """The text with the passwords of its URIs left out, for all that people and files get to see."""
+    return _PASSWORD.sub(r"\1:***@", text)

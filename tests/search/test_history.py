@@ -1,0 +1,81 @@
+"""What a sampler remembers of a long sweep: the best, and enough of the others; the same after a restart."""
+
+import numpy as np
+import optuna
+import pytest
+from optuna.distributions import IntDistribution
+from optuna.trial import create_trial
+
+from raycomp.search import history, proposer
+from raycomp.search.history import FixedSpaceTPE, condensed
+from raycomp.search.pareto import DIRECTIONS
+from raycomp.search.proposer import Proposer
+from tests.search.fakes import fake_row
+from tests.search.test_proposer import SEARCH, SPACE, drive
+
+SPACE_OF_TWO = {"b": IntDistribution(0, 9), "a": IntDistribution(0, 9), "fixed": IntDistribution(3, 3)}
+
+
+def trials(count: int) -> list:
+    rng = np.random.default_rng(0)
+    found = []
+    for _ in range(count):
+        a, b = (int(v) for v in rng.integers(0, 10, 2))
+        values = [a / 10 + rng.normal() / 50, b / 10 + rng.normal() / 50, 20 - a - b + rng.normal()]
+        found.append(create_trial(params={"a": a, "b": b, "fixed": 3}, distributions=SPACE_OF_TWO, values=values))
+    return found
+
+
+def test_the_front_stays_and_the_order(monkeypatch):
+    monkeypatch.setattr(history, "KEPT", 60)
+    whole = trials(400)
+    kept = condensed(whole)
+    assert 50 <= len(kept) <= 60
+    study = optuna.create_study(directions=list(DIRECTIONS))
+    study.add_trials(whole)
+    front = {tuple(trial.values) for trial in study.best_trials}
+    held = {tuple(trial.values) for trial in kept}
+    assert len(front) < 30
+    assert front <= held
+    places = [next(i for i, t in enumerate(whole) if t is trial) for trial in kept]
+    assert places == sorted(set(places))
+
+
+def test_the_known_space_proposes_what_optunas_own_does():
+    def asked(sampler: optuna.samplers.BaseSampler) -> list[dict]:
+        study = optuna.create_study(directions=list(DIRECTIONS), sampler=sampler)
+        study.add_trials(trials(20))
+        return [study.ask(SPACE_OF_TWO).params for _ in range(5)]
+
+    plain = optuna.samplers.TPESampler(multivariate=True, constant_liar=True, n_startup_trials=8, seed=5)
+    assert asked(FixedSpaceTPE(SPACE_OF_TWO, 5)) == asked(plain)
+
+
+@pytest.mark.parametrize("stop", [11, 17, 24, 29])
+def test_a_restart_of_a_long_sweep_proposes_what_an_undisturbed_one_does(monkeypatch, stop):
+    monkeypatch.setattr(proposer, "FULL", 12)
+    monkeypatch.setattr(history, "KEPT", 6)
+    undisturbed = drive(Proposer(SPACE, SEARCH, []))
+    before = drive(Proposer(SPACE, SEARCH, []), stop_after=stop)
+    resumed = Proposer(SPACE, SEARCH, [fake_row(SPACE.shape, p) for p in before])
+    after = drive(resumed)
+    assert [p.recipe.id for p in before + after] == [p.recipe.id for p in undisturbed]
+    assert len(resumed._memory) < 12
+
+
+def test_trials_that_run_while_the_memory_is_condensed_are_told_all_the_same(monkeypatch):
+    monkeypatch.setattr(proposer, "FULL", 10)
+    monkeypatch.setattr(history, "KEPT", 6)
+    several = Proposer(SPACE, SEARCH, [])
+    running = [several.next() for _ in range(4)]
+    done = 0
+    while running:
+        proposal = running.pop(0)
+        several.tell(fake_row(SPACE.shape, proposal))
+        done += 1
+        if (following := several.next()) is not None:
+            running.append(following)
+    assert several.finished
+    assert several.trials_done == SEARCH.trials
+    states = [trial.state for trial in several._study.get_trials(deepcopy=False)]
+    assert optuna.trial.TrialState.RUNNING not in states

@@ -1,0 +1,83 @@
+"""The copy of a sweep in Optuna's storage: journal file, and PostgreSQL."""
+
+import optuna
+import pytest
+from optuna.storages import JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
+
+from raycomp.results.mirror import Mirror
+from raycomp.search.proposer import Proposer
+from raycomp.search.space import Space
+from raycomp.search.study import StudyCopy, study_uri
+from raycomp.sections import SearchConfig, SpaceConfig, WidthRange
+from raycomp.storage import located
+from tests.conftest import TINY
+from tests.search.fakes import fake_row
+from tests.services import SECRET, postgres
+
+SPACE = Space(TINY, SpaceConfig(mlp=WidthRange(low=64, step=16)), TINY.image)
+CONFIG = SearchConfig(trials=12, budget=0.8, known=(0.7,))
+
+
+def searched() -> tuple[Proposer, list]:
+    """A sweep in which one trial fails."""
+    proposer, rows = Proposer(SPACE, CONFIG, []), []
+    while (proposal := proposer.next()) is not None:
+        rows.append(fake_row(TINY, proposal, "failed" if len(rows) == 7 else "complete"))
+        proposer.tell(rows[-1])
+    return proposer, rows
+
+
+def copied(uri: str, proposer: Proposer, rows: list, warn=pytest.fail) -> Mirror:
+    copy = StudyCopy(uri, "tiny", proposer, warn)
+    for row in rows:
+        copy.log(row)
+    copy.close()
+    return copy
+
+
+def check(storage: optuna.storages.BaseStorage, rows: list) -> None:
+    study = optuna.load_study(study_name="tiny", storage=storage)
+    search = [row for row in rows if row["stage"] == "search"]
+    assert len(study.trials) == len(search)
+    assert [t.state for t in study.trials].count(TrialState.FAIL) == 1
+    by_recipe = {row["recipe_id"]: row for row in search}
+    complete = [t for t in study.trials if t.state == TrialState.COMPLETE]
+    assert len(complete) > len(search) // 2
+    for trial in complete:
+        row = by_recipe[trial.user_attrs["recipe_id"]]
+        assert trial.values == [row["clean_miou"], row["corrupted_miou"], row["gflops"]]
+        assert len(trial.params) == len(SPACE.dimensions)
+    assert study.best_trials
+
+
+def test_a_sweep_is_in_a_journal_file_once(tmp_path):
+    proposer, rows = searched()
+    uri = study_uri(None, tmp_path)
+    assert uri == f"journal:{tmp_path}/study.journal"
+    copied(uri, proposer, rows[:5])
+    copied(uri, proposer, rows)  # the same command, going on
+    copied(uri, proposer, rows)
+    check(JournalStorage(JournalFileBackend(str(tmp_path / "study.journal"))), rows)
+
+
+def test_object_storage_has_no_journal_of_its_own():
+    assert study_uri(None, located("s3://bucket/results?region=us-east-1")) is None
+    assert study_uri("sqlite:///x.db", located("s3://bucket/results?region=us-east-1")) == "sqlite:///x.db"
+
+
+@pytest.mark.slow
+def test_a_sweep_is_in_postgresql_once():
+    proposer, rows = searched()
+    with postgres() as server:
+        uri = f"{server}optuna"
+        copied(uri, proposer, rows[:5])
+        copied(uri, proposer, rows)
+        check(RDBStorage(uri), rows)
+    warnings: list[str] = []
+    copy = copied(uri, proposer, rows, warnings.append)
+    assert len(warnings) == 1, "the server is gone"
+    assert SECRET not in warnings[0]
+    assert "The same command fills it in later" in warnings[0]
+    assert copy.close is not None
