@@ -68,12 +68,12 @@ def rows_there(place: Path, name: str, results: str = "results") -> int:
     return len(list((place / results / name / "trials").glob("[a-z]*.parquet")))
 
 
-def wait_until(condition: Callable[[], object], process: subprocess.Popen, what: str, seconds: float = 120) -> Any:
-    """Wait for something that happens while a process runs."""
-    deadline = time.monotonic() + seconds
+def wait_until(condition: Callable[[], object], process: subprocess.Popen, what: str, log: Path) -> Any:
+    """Wait for something that happens while a process that logs to a file runs."""
+    deadline = time.monotonic() + 300
     while not (value := condition()):
-        assert process.poll() is None, f"the sweep ended before {what}"
-        assert time.monotonic() < deadline, f"no {what}"
+        assert process.poll() is None, f"the sweep ended before {what}: {log.read_text()}"
+        assert time.monotonic() < deadline, f"no {what}: {log.read_text()}"
         time.sleep(0.02)
     return value
 

@@ -15,7 +15,7 @@ def test_a_clock_that_jumps_changes_nothing(place, undisturbed, tmp_path):
     offset.write_text("0")
     process = start(place, "clock", faults={"": 0.4}, RAYCOMP_CLOCK=str(offset))
     for rows, jump in ((2, 2 * day), (5, -3 * day), (8, 3600)):
-        wait_until(lambda rows=rows: rows_there(place, "clock") >= rows, process, f"{rows} rows")
+        wait_until(lambda rows=rows: rows_there(place, "clock") >= rows, process, f"{rows} rows", place / "clock.log")
         shifted = offset.with_suffix(".new")
         shifted.write_text(str(jump))
         shifted.replace(offset)

@@ -31,7 +31,7 @@ def fill(ballast: Path) -> None:
 def test_a_full_disk_ends_the_sweep_with_one_line_and_it_goes_on_with_room(place, undisturbed, small_disk):
     options = ("--results", str(small_disk))
     process = start(place, "full", *options, faults={"": 0.5})
-    wait_until(lambda: rows_there(small_disk, "full", "") >= 3, process, "rows")
+    wait_until(lambda: rows_there(small_disk, "full", "") >= 3, process, "rows", place / "full.log")
     ballast = small_disk / "ballast"
     with pytest.raises(OSError, match="No space left"):
         fill(ballast)

@@ -37,7 +37,7 @@ def test_a_driver_that_is_killed_again_and_again_loses_and_doubles_nothing(place
             wait = moments.uniform(0.5, 25.0)
         else:
             before = rows_there(place, "killed")
-            wait_until(lambda before=before: rows_there(place, "killed") > before, process, "another row")
+            wait_until(lambda before=before: rows_there(place, "killed") > before, process, "another row", place / "killed.log")
             wait = moments.uniform(0.0, 1.5)
         time.sleep(wait)
         os.kill(process.pid, signal.SIGKILL)
@@ -57,8 +57,8 @@ def test_a_worker_that_is_killed_is_replaced(place, undisturbed):
     process = start(place, "worker", faults={"": 0.4})
     killed = []
     for rows in (2, 6):
-        wait_until(lambda rows=rows: rows_there(place, "worker") >= rows, process, "rows")
-        worker = wait_until(lambda: trial_workers(process), process, "a worker")[0]
+        wait_until(lambda rows=rows: rows_there(place, "worker") >= rows, process, "rows", place / "worker.log")
+        worker = wait_until(lambda: trial_workers(process), process, "a worker", place / "worker.log")[0]
         worker.kill()
         killed.append(worker.pid)
     finish(process, place, "worker")
@@ -69,7 +69,7 @@ def test_a_worker_that_is_killed_is_replaced(place, undisturbed):
 
 def test_of_two_sweeps_in_one_folder_one_is_refused(place, undisturbed):
     first = start(place, "both", faults={"": 1.0})
-    wait_until(lambda: rows_there(place, "both"), first, "a row")
+    wait_until(lambda: rows_there(place, "both"), first, "a row", place / "both.log")
     second = start(place, "both")
     assert second.wait(120) == 2
     output = finish(first, place, "both")

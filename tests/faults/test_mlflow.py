@@ -48,7 +48,7 @@ def test_a_sweep_does_without_its_server_and_is_completed_afterwards(place, tmp_
     assert track(place, "down", *tracking).startswith(f"2: error: MLflow at {uri}: ")
     with mlflow_server(store, tmp_path / "artifacts", port):
         process = start(place, "midway", *tracking, faults={"": 0.4})
-        wait_until(lambda: rows_there(place, "midway") >= 4, process, "rows")
+        wait_until(lambda: rows_there(place, "midway") >= 4, process, "rows", place / "midway.log")
     output = finish(process, place, "midway")
     assert output.count(f"MLflow at {uri} failed") == 1
     assert found(place, "midway") == found(place, "down")

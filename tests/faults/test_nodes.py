@@ -20,7 +20,7 @@ RAY = str(Path(sys.executable).with_name("ray"))
 
 def ray(log: Path, *options: str) -> subprocess.Popen:
     return subprocess.Popen(
-        [RAY, "start", "--block", "--disable-usage-stats", *options],
+        [RAY, "start", "--block", "--disable-usage-stats", "--min-worker-port=0", "--max-worker-port=0", *options],
         env={**os.environ, "RAY_AUTH_MODE": "disabled", "OMP_NUM_THREADS": "1"},
         stdout=log.open("w"),
         stderr=subprocess.STDOUT,
@@ -30,7 +30,7 @@ def ray(log: Path, *options: str) -> subprocess.Popen:
 
 @pytest.fixture
 def cluster(place):
-    """A head without CPUs and two nodes of one each: address and the nodes' processes."""
+    """A head without CPUs and two nodes of one each, all on ports that are free: address and the nodes' processes."""
     folder, port = tempfile.mkdtemp(prefix="rc-", dir="/tmp"), free_port()
     ports = [f"--{name}={free_port()}" for name in ("dashboard-agent-listen-port", "ray-client-server-port")]
     head = ray(
@@ -56,7 +56,7 @@ def test_a_node_that_goes_in_the_middle_of_a_trial_costs_nothing_but_time(place,
     address, nodes = cluster
     own = {"RAY_ADDRESS": address, "RAY_AUTH_MODE": "disabled"}
     process = start(place, "spot", *options, **own)
-    wait_until(lambda: rows_there(place, "spot") >= 3, process, "rows")
+    wait_until(lambda: rows_there(place, "spot") >= 3, process, "rows", place / "spot.log")
     end_session(nodes[0])  # raylet and workers, at once
     finish(process, place, "spot")
     assert found(place, "spot") == undisturbed_random
