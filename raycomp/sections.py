@@ -124,7 +124,7 @@ class SearchConfig(Section):
     latency_batch: int = Field(default=1, gt=0)
     """Images timed together."""
     trials: int = Field(default=60, gt=0)
-    sampler: Literal["tpe", "nsga2", "random"] = "tpe"
+    sampler: Literal["gp", "tpe", "nsga2", "random"] = "gp"
     seed: int = 0
     workers: int | None = Field(default=None, gt=0)
     """Trials at a time; by default one a CPU, or as many as the GPUs hold."""

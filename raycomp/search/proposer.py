@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, IntDistribution
-from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from raycomp.recipe import Recipe, dense
@@ -22,11 +22,14 @@ from raycomp.search.history import FULL, FixedSpaceTPE, condensed
 from raycomp.search.known import BASELINES, known
 from raycomp.search.pareto import DIRECTIONS, most_useful, values
 from raycomp.search.proposal import Proposal
+from raycomp.search.sampler import SurrogateSampler
 from raycomp.search.space import Space
+from raycomp.search.surrogate import Surrogate
 from raycomp.sections import SearchConfig
 
 _CONFIRMED = 12  # members of the front that are measured on the full set
 _TRIES = 200  # asks for a recipe that is not measured yet, before the space counts as exhausted
+_RANDOM = 20  # tries after which they are random
 _OFF_GRID = 0.05  # a known recipe whose cost is this far from its grid point is not told to Optuna
 
 
@@ -49,6 +52,7 @@ class Proposer:
         self._confirming = False
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._study = optuna.create_study(directions=list(DIRECTIONS))
+        self._surrogate = Surrogate()
         self._memory: list[FrozenTrial] = []
         """The complete trials of the study."""
         self._distributions: dict[str, BaseDistribution] = {
@@ -114,7 +118,7 @@ class Proposer:
     def _learned(self, trial: FrozenTrial) -> None:
         """Count a complete trial; a memory that is full goes on, condensed, in a new study."""
         self._memory.append(trial)
-        if len(self._memory) < FULL or self.config.sampler != "tpe":  # NSGA-II needs its generations whole
+        if len(self._memory) < FULL or self.config.sampler == "nsga2":  # which needs its generations whole
             return
         self._memory = condensed(self._memory)
         self._study = optuna.create_study(directions=list(DIRECTIONS))
@@ -125,7 +129,7 @@ class Proposer:
 
     def _asked(self, params: dict[str, Any]) -> optuna.Trial:
         """A running trial of the study with these parameters."""
-        if isinstance(self._study.sampler, TPESampler):
+        if not isinstance(self._study.sampler, NSGAIISampler):
             self._study.sampler = RandomSampler(seed=0)  # nothing is drawn, and no trials are looked at for it
         self._study.enqueue_trial(params)
         return self._study.ask(self._distributions)
@@ -182,8 +186,10 @@ class Proposer:
 
     def _sampler(self, number: int, attempt: int) -> BaseSampler:
         seed = int(np.random.SeedSequence([self.config.seed, number, attempt]).generate_state(1)[0])
-        if self.config.sampler == "random" or attempt >= _TRIES // 2:
+        if self.config.sampler == "random" or attempt >= _RANDOM:
             return RandomSampler(seed=seed)
+        if self.config.sampler == "gp":
+            return SurrogateSampler(self.space, self.budget, self._surrogate, seed)
         if self.config.sampler == "nsga2":
             return NSGAIISampler(population_size=20, seed=seed)
         return FixedSpaceTPE(self._distributions, seed)

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,6 +21,12 @@ Params = dict[str, int]
 
 _STEPS = 40  # halvings: far below the grid's resolution
 _BLOCK_WIDTHS = ("heads", "qk", "v", "mlp")
+
+
+@cache
+def _block_widths(heads: int, qk: int, v: int, mlp: int) -> BlockWidths:
+    """Made once for each combination: checking them takes most of the time that a recipe takes."""
+    return BlockWidths(heads=heads, qk=qk, v=v, mlp=mlp)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +96,7 @@ class Space:
         """The recipe at a point of the grid."""
         whole = dense(self.shape)
         blocks = tuple(
-            BlockWidths(**{kind: params.get(f"{kind}_{i}", getattr(block, kind)) for kind in _BLOCK_WIDTHS})
+            _block_widths(*(params.get(f"{kind}_{i}", getattr(block, kind)) for kind in _BLOCK_WIDTHS))
             for i, block in enumerate(whole.blocks)
         )
         ratios = tuple(params.get(f"merge_{i}", 0) * self.config.merge_step for i in range(self.shape.depth))

@@ -37,7 +37,9 @@ def test_a_driver_that_is_killed_again_and_again_loses_and_doubles_nothing(place
             wait = moments.uniform(0.5, 25.0)
         else:
             before = rows_there(place, "killed")
-            wait_until(lambda before=before: rows_there(place, "killed") > before, process, "another row", place / "killed.log")
+            wait_until(
+                lambda before=before: rows_there(place, "killed") > before, process, "another row", place / "killed.log"
+            )
             wait = moments.uniform(0.0, 1.5)
         time.sleep(wait)
         os.kill(process.pid, signal.SIGKILL)

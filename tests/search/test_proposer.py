@@ -28,7 +28,7 @@ def drive(proposer: Proposer, stop_after: int | None = None) -> list[Proposal]:
     return done
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "random"])
+@pytest.mark.parametrize("sampler", ["gp", "tpe", "nsga2", "random"])
 def test_a_whole_sweep(sampler):
     proposer = Proposer(SPACE, SEARCH.model_copy(update={"sampler": sampler}), [])
     done = drive(proposer)

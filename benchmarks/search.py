@@ -1,0 +1,199 @@
+"""How fast samplers find good recipes: hypervolume against trials and against seconds.
+
+    python benchmarks/search.py                                   # the elastic ViT-micro, replayed: 5 minutes
+    python benchmarks/search.py --function formula --trials 500 --seeds 10 --out docs/search_formula.png    # 2 hours
+
+Compares a random search, the default TPE of Optuna and its NSGA-II, all three with recipes over the budget rejected
+before they are measured and not counted, with the search of a sweep by each of its samplers. One trial runs at a time.
+The hypervolume is over clean and corrupted mIoU and GFLOPs relative to dense ones; its worst corner is half of the
+dense accuracies at the budget, 60 %. Intervals are 95 % of Student's t over seeds.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import moocore
+import numpy as np
+import optuna
+import typer
+from optuna.distributions import IntDistribution
+from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.trial import TrialState
+from scipy.stats import t as student
+from trial_functions import Elastic, Formula
+
+from raycomp.flops import gflops
+from raycomp.recipe import dense
+from raycomp.results.row import Row
+from raycomp.search.proposal import Proposal
+from raycomp.search.proposer import Proposer
+from raycomp.sections import SearchConfig
+
+BUDGET = 0.6
+MILESTONES = (20, 40, 50, 100, 200, 500)
+PLAIN = "TPE of Optuna"
+Function = Formula | Elastic
+
+
+@dataclass(frozen=True)
+class Run:
+    """A search: objectives (trials, 3), and seconds of each trial and of its proposal."""
+
+    objectives: np.ndarray
+    seconds: np.ndarray
+    asks: np.ndarray
+
+    def hypervolumes(self, whole: np.ndarray) -> np.ndarray:
+        """After each trial (trials,); `whole`: objectives of the dense model."""
+        points = self.objectives / whole * [-1, -1, 1 / BUDGET]
+        corner = [-0.5, -0.5, 1.0]
+        return np.array([moocore.hypervolume(points[: n + 1], ref=corner) for n in range(len(points))])
+
+
+def plain(make: Callable[[int], BaseSampler], function: Function, seed: int, trials: int) -> Run:
+    """What one would write around Optuna."""
+    study = optuna.create_study(directions=["maximize", "maximize", "minimize"], sampler=make(seed))
+    space = function.space
+    budget = BUDGET * space.gflops({})
+    grid = {name: IntDistribution(d.low, d.high, step=d.step) for name, d in space.dimensions.items()}
+    found, clock = [], time.perf_counter()
+    while len(found) < trials:
+        trial = study.ask(grid)
+        cost = space.gflops(trial.params)
+        if cost > budget:
+            study.tell(trial, state=TrialState.FAIL)
+            continue
+        ask = time.perf_counter() - clock
+        answer = function(space.recipe(trial.params))
+        study.tell(trial, (answer.clean, answer.corrupted, cost))
+        clock = time.perf_counter()
+        found.append((answer.clean, answer.corrupted, cost, answer.seconds, ask))
+    return _run(found)
+
+
+def sweep(sampler: str, function: Function, seed: int, trials: int) -> Run:
+    """A sweep's own search, known recipes first."""
+    config = SearchConfig(budget=BUDGET, trials=trials, seed=seed, known=function.known, sampler=sampler)
+    proposer = Proposer(function.space, config, [], function.space)
+    found, clock = [], time.perf_counter()
+    while proposer.trials_done < trials:
+        proposal = proposer.next()
+        assert proposal is not None
+        ask = time.perf_counter() - clock
+        answer = function(proposal.recipe)
+        cost = gflops(function.shape, proposal.recipe, function.space.image)
+        clock = time.perf_counter()
+        proposer.tell(_row(proposal, answer.clean, answer.corrupted, cost))
+        if proposal.origin != "reference":
+            found.append((answer.clean, answer.corrupted, cost, answer.seconds, ask))
+    return _run(found)
+
+
+def _row(proposal: Proposal, clean: float, corrupted: float, cost: float) -> Row:
+    recipe = proposal.recipe
+    names = {"stage": "search", "status": "complete", "origin": proposal.origin, "label": proposal.label}
+    measured = {"clean_miou": clean, "corrupted_miou": corrupted, "gflops": cost}
+    return {**names, "recipe_id": recipe.id, "recipe_json": recipe.canonical_json(), **measured}
+
+
+def _run(found: list[tuple[float, ...]]) -> Run:
+    table = np.array(found)
+    return Run(table[:, :3], table[:, 3], table[:, 4])
+
+
+ARMS: dict[str, Callable[[Function, int, int], Run]] = {
+    "random": partial(plain, lambda seed: RandomSampler(seed=seed)),
+    PLAIN: partial(plain, lambda seed: TPESampler(seed=seed)),
+    "NSGA-II of Optuna": partial(plain, lambda seed: NSGAIISampler(seed=seed)),
+    "raycomp tpe": partial(sweep, "tpe"),
+    "raycomp gp": partial(sweep, "gp"),
+}
+
+
+def main(
+    function: Annotated[str, typer.Option(help="elastic or formula.")] = "elastic",
+    trials: Annotated[int, typer.Option()] = 200,
+    seeds: Annotated[int, typer.Option()] = 5,
+    arms: Annotated[str, typer.Option(help="Names, separated by commas; by default all.")] = ",".join(ARMS),
+    out: Annotated[Path | None, typer.Option(help="Where to draw the curves.")] = None,
+) -> None:
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    make = {"elastic": Elastic, "formula": Formula}[function]
+    chosen = {name: ARMS[name] for name in arms.split(",")}
+    runs: dict[str, list[Run]] = {name: [] for name in chosen}
+    volumes: dict[str, list[np.ndarray]] = {name: [] for name in chosen}
+    for seed in range(seeds):
+        one = make(seed)
+        answer = one(dense(one.shape))
+        whole = np.array([answer.clean, answer.corrupted, one.space.gflops({})])
+        for name, search in chosen.items():
+            run = search(one, seed, trials)
+            one.save()
+            runs[name].append(run)
+            volumes[name].append(run.hypervolumes(whole))
+            print(f"seed {seed}, {name}: {volumes[name][-1][-1]:.4f}", flush=True)
+    curves = {name: np.array(volume) for name, volume in volumes.items()}
+    report(function, curves, runs)
+    if out is not None:
+        draw(curves, runs, out)
+
+
+def report(function: str, curves: dict[str, np.ndarray], runs: dict[str, list[Run]]) -> None:
+    """Hypervolume at the milestones, seconds an ask, and what the plain TPE's result takes."""
+    trials = next(iter(curves.values())).shape[1]
+    shown = [n for n in MILESTONES if n <= trials]
+    print(f"\n{function}: hypervolume, mean and 95 % interval over {len(next(iter(curves.values())))} seeds")
+    print(f"{'search':20}" + "".join(f"{n:>17}" for n in shown) + f"{'ms an ask':>12}")
+    for name, curve in curves.items():
+        cells = "".join(f"{curve[:, n - 1].mean():9.4f} ±{half_width(curve[:, n - 1]):6.4f}" for n in shown)
+        asks = 1e3 * np.mean([run.asks.mean() for run in runs[name]])
+        print(f"{name:20}{cells}{asks:12.0f}")
+    if PLAIN not in curves:
+        return
+    for at in [n for n in (200, 500) if n <= trials]:
+        target = curves[PLAIN][:, at - 1].mean()
+        for name, curve in curves.items():
+            ratio = curve[:, at - 1].mean() / target
+            reached = [int(np.argmax(one >= target)) + 1 if one[-1] >= target else None for one in curve]
+            print(f"{name}: {ratio:.2f}x the plain TPE's at {at}, which is reached after {reached} trials")
+
+
+def half_width(values: np.ndarray) -> float:
+    return (
+        float(student.ppf(0.975, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5) if len(values) > 1 else 0
+    )
+
+
+def draw(curves: dict[str, np.ndarray], runs: dict[str, list[Run]], out: Path) -> None:
+    """Hypervolume against trials and, where trials take time, against seconds of one worker."""
+    timed = any(run.seconds.any() for one in runs.values() for run in one)
+    figure, panels = plt.subplots(1, 1 + timed, figsize=(5.5 * (1 + timed), 4.2), sharey=True, layout="constrained")
+    for name, curve in curves.items():
+        middle = curve.mean(0)
+        half = np.array([half_width(column) for column in curve.T])
+        axes = [np.arange(1, curve.shape[1] + 1)]
+        if timed:
+            axes.append(np.mean([np.cumsum(run.seconds + run.asks) for run in runs[name]], axis=0))
+        for panel, x in zip(np.atleast_1d(panels), axes, strict=True):
+            (line,) = panel.plot(x, middle, label=name)
+            panel.fill_between(x, middle - half, middle + half, color=line.get_color(), alpha=0.15, lw=0)
+    for panel, label in zip(np.atleast_1d(panels), ("trials", "seconds of one worker"), strict=False):
+        panel.set(xlabel=label, ylim=(0, None))
+        panel.grid(alpha=0.25)
+        panel.spines[["top", "right"]].set_visible(False)
+    first = np.atleast_1d(panels)[0]
+    first.set_ylabel("hypervolume")
+    figure.legend(*first.get_legend_handles_labels(), loc="outside lower center", ncols=len(curves), frameon=False)
+    figure.savefig(out, dpi=110)
+
+
+if __name__ == "__main__":
+    typer.run(main)

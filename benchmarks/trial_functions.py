@@ -1,0 +1,142 @@
+"""What samplers are compared on: accuracy as a formula of the recipe, and the elastic ViT-micro, measured once.
+
+The formula has the traits of the paper's curves: merging is free while it is mild and ruins what is left of few tokens,
+pruning costs a little everywhere, and blocks differ in how much they take. Every seed draws other blocks.
+"""
+
+import fcntl
+import hashlib
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from raycomp import config as configs
+from raycomp.data.corruptions import VARIANTS
+from raycomp.evaluate.measure import measure
+from raycomp.files import written
+from raycomp.flops import profile
+from raycomp.memory import keep_freed_memory
+from raycomp.recipe import Recipe, dense
+from raycomp.search.base import Base, prepare_base
+from raycomp.search.space import Space
+from raycomp.sections import SpaceConfig, WidthRange
+from raycomp.shape import deit_base_distilled
+
+ROOT = Path(__file__).resolve().parents[1]
+MEASURED = Path(__file__).with_name("elastic_trials.parquet")
+_SAVE_EVERY = 20
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What a trial function answers; mIoU in [0, 1]."""
+
+    clean: float
+    corrupted: float
+    seconds: float
+
+
+class Formula:
+    """A smooth function of 37 integers, with a third of a point of noise: heads, MLPs and merging of DeiT-B."""
+
+    known = (0.6, 0.5, 0.4, 0.3)
+
+    def __init__(self, seed: int) -> None:
+        self._seed, self.shape = seed, deit_base_distilled((512, 512), 150)
+        ranges = {
+            "embed": WidthRange(low=384, step=32),
+            "heads": WidthRange(low=3, step=1),
+            "mlp": WidthRange(low=768, step=64),
+        }
+        self.space = Space(self.shape, SpaceConfig(**ranges), self.shape.image)
+        rng = np.random.default_rng(seed)
+        self._weights = rng.gamma(1.0, 1.0, (3, self.shape.depth))
+        self._weights /= self._weights.sum(1, keepdims=True)
+        self._tilt = rng.uniform(0.7, 1.5, 3)  # of the corrupted images against the clean ones
+
+    def __call__(self, recipe: Recipe) -> Trial:
+        shape = self.shape
+        heads = 1 - np.array([block.heads for block in recipe.blocks]) / shape.heads
+        mlp = 1 - np.array([block.mlp for block in recipe.blocks]) / shape.mlp
+        merged = np.array(recipe.ratios) / 0.5
+        left = profile(shape, recipe).tokens[-1] / profile(shape, dense(shape)).tokens[-1]
+        for_heads, for_mlp, for_merging = self._weights
+        losses = np.array(
+            [
+                0.5 * for_heads @ heads**1.5,
+                0.4 * for_mlp @ mlp**1.5 + 0.6 * (1 - recipe.embed / shape.width) ** 1.5,
+                0.5 * for_merging @ merged**2 + 0.02 / left**0.8,
+            ]
+        )
+        digest = hashlib.sha256(f"{self._seed} {recipe.id}".encode()).digest()
+        noise = np.random.default_rng(int.from_bytes(digest[:6], "big")).normal(0, 0.003, 2)
+        both = 0.8 * losses[0] * losses[1]
+        clean = 0.50 * np.exp(-losses.sum() - both) + noise[0]
+        corrupted = 0.38 * np.exp(-self._tilt @ losses - both) + noise[1]
+        return Trial(max(0.0, clean), max(0.0, corrupted), 0.0)
+
+    def save(self) -> None:
+        """Nothing to keep."""
+
+
+class Elastic:
+    """A search trial of `make pareto` on one thread; what was measured lies beside this file."""
+
+    known = (0.6, 0.5, 0.4, 0.27)
+
+    def __init__(self, seed: int) -> None:
+        del seed  # there is one such model
+        self._measured: dict[str, Trial] = {}
+        self._unsaved = 0
+        torch.set_num_threads(1)
+        keep_freed_memory()
+        self._config = configs.load(ROOT / "search_spaces" / "streetscenes_vit_micro.yaml")
+        self._base: Base = prepare_base(self._config, lambda _: None)
+        self.shape = self._base.shape
+        self.space = Space(self.shape, self._config.space, self._config.data.window_for(self.shape))
+        self._mark = f"{self._base.mark} {self._base.evalset.fingerprint}"
+        self._read()
+
+    def __call__(self, recipe: Recipe) -> Trial:
+        if recipe.id not in self._measured:
+            started, device = time.perf_counter(), torch.device("cpu")
+            config = self._config
+            model = self._base.cut(recipe)
+            found = measure(model, self._base.evalset, "search", config.evaluation, config.data, device)
+            corrupted = float(np.nanmean(found.corrupted))
+            assert np.isfinite(found.corrupted).sum() == len(VARIANTS)
+            self._measured[recipe.id] = Trial(found.clean_miou, corrupted, time.perf_counter() - started)
+            self._unsaved += 1
+            if self._unsaved >= _SAVE_EVERY:
+                self.save()
+        return self._measured[recipe.id]
+
+    def _read(self) -> None:
+        if not MEASURED.exists():
+            return
+        table = pq.read_table(MEASURED)
+        if table.schema.metadata[b"measured"].decode() != self._mark:
+            raise SystemExit(f"{MEASURED} is of other weights or images; delete it to measure anew (hours)")
+        for row in table.to_pylist():
+            self._measured[row["recipe_id"]] = Trial(row["clean_miou"], row["corrupted_miou"], row["seconds"])
+
+    def save(self) -> None:
+        """Add what was measured to the file; several processes may."""
+        if not self._unsaved:
+            return
+        with MEASURED.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            self._read()
+            rows = [
+                {"recipe_id": id_, "clean_miou": t.clean, "corrupted_miou": t.corrupted, "seconds": t.seconds}
+                for id_, t in sorted(self._measured.items())
+            ]
+            table = pa.Table.from_pylist(rows).replace_schema_metadata({"measured": self._mark})
+            with written(MEASURED) as temporary:
+                pq.write_table(table, temporary, compression="zstd")
+        self._unsaved = 0

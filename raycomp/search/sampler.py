@@ -1,0 +1,100 @@
+"""The sampler of a sweep: of many candidates the one that is expected to add most to the front's hypervolume.
+
+The worst corner of the hypervolume is half of the best accuracies measured, at the budget.
+"""
+
+from typing import Any
+
+import moocore
+import numpy as np
+import torch
+from optuna import Study
+from optuna.distributions import BaseDistribution, IntDistribution
+from optuna.samplers import BaseSampler
+from optuna.trial import FrozenTrial, TrialState
+
+from raycomp.search.candidates import candidates, most, point, steps
+from raycomp.search.space import Space
+from raycomp.search.surrogate import Surrogate, chosen, predicted
+
+_LEAST = 10  # complete trials before the models say anything
+_CANDIDATES = 250
+_TOGETHER = 8  # trials that run, for each further point that is chosen with the next one
+
+
+class SurrogateSampler(BaseSampler):
+    """Bayesian optimisation over the recipes of a space that are within the budget."""
+
+    def __init__(self, space: Space, budget: float, surrogate: Surrogate, seed: int) -> None:
+        """`surrogate`: the same for all proposals of a sweep, so that it is not fitted for each."""
+        self._space, self._budget, self._surrogate, self._seed = space, budget, surrogate, seed
+        self._dimensions = list(space.dimensions.values())
+
+    def infer_relative_search_space(
+        self,
+        study: Study,  # noqa: ARG002  Optuna's interface
+        trial: FrozenTrial,  # noqa: ARG002
+    ) -> dict[str, BaseDistribution]:
+        """All dimensions of the space."""
+        return {d.name: IntDistribution(d.low, d.high, step=d.step) for d in self._dimensions}
+
+    def sample_independent(
+        self,
+        study: Study,
+        trial: FrozenTrial,
+        param_name: str,
+        param_distribution: BaseDistribution,
+    ) -> Any:
+        """Never asked for: all dimensions are drawn together."""
+        raise NotImplementedError(param_name)
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """The most promising point; a random one while little is known, or where all candidates are."""
+        del search_space
+        if self._surrogate.ahead:
+            return dict(self._surrogate.ahead.popleft())
+        rng = np.random.default_rng(self._seed)
+        trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.RUNNING))
+        done = [one for one in trials if one.state == TrialState.COMPLETE]
+        running = [one for one in trials if one.state == TrialState.RUNNING and one.number != trial.number]
+        if len(done) < _LEAST:
+            return dict(point(self._dimensions, candidates(self._dimensions, np.empty((0, 0)), 1, rng)[0]))
+        measured = np.array([one.values for one in done])
+        tried = np.array([steps(self._dimensions, one.params) for one in (*done, *running)])
+        front = tried[: len(done)][moocore.is_nondominated(measured * [-1, -1, 1])]
+        drawn = candidates(self._dimensions, front, _CANDIDATES, rng)
+        seen = set(map(tuple, tried.tolist()))
+        points = [point(self._dimensions, one) for one in drawn]
+        costs = np.array([self._cost(one) for one in points])
+        fresh = [tuple(one) not in seen for one in drawn.tolist()]
+        choice = np.flatnonzero((costs <= self._budget) & fresh)
+        if not len(choice):
+            return dict(points[int(rng.integers(len(points)))])
+        spent = np.concatenate([measured[:, 2], [self._cost(one.params) for one in running]])
+        best = self._best(measured[:, :2], tried, spent, drawn[choice], costs[choice], 1 + len(running) // _TOGETHER)
+        self._surrogate.ahead.extend(points[choice[index]] for index in best[1:])
+        return dict(points[choice[best[0]]])
+
+    def _cost(self, params: dict[str, Any]) -> float:
+        return self._space.cost(self._space.recipe(params))
+
+    def _best(
+        self,
+        accuracy: np.ndarray,
+        tried: np.ndarray,
+        spent: np.ndarray,
+        drawn: np.ndarray,
+        costs: np.ndarray,
+        count: int,
+    ) -> list[int]:
+        """Indices of the best candidates; `tried` has the trials that are complete, then those that still run."""
+        limit = most(self._dimensions)
+        models = self._surrogate.models(tried / limit, accuracy)
+        expected, _ = predicted(models, tried / limit)
+        known = torch.cat([expected, torch.from_numpy(-spent / self._budget)[:, None]], dim=1)
+        corner = torch.tensor([*accuracy.max(0) / 2, -1.0], dtype=torch.float64)
+        mean, deviation = predicted(models, drawn / limit)
+        relative = torch.from_numpy(costs / self._budget)
+        return chosen(mean, deviation, relative, known, corner, min(count, len(costs)))
