@@ -119,11 +119,19 @@ def merge(x: Tensor, size: Tensor, index: Tensor, count: int) -> tuple[Tensor, T
         Tokens (B, count, E) of x's dtype and their sizes (B, count).
     """
     B, N, E = x.shape
-    flat = (index + count * torch.arange(B, device=x.device)[:, None]).view(B * N)
-    sizes = size.new_zeros(B * count).index_add_(0, flat, size.reshape(B * N))
-    weighted = (x * size[..., None]).view(B * N, E)  # float32, as sizes are
-    sums = weighted.new_zeros(B * count, E).index_add_(0, flat, weighted)
-    return (sums / sizes[:, None]).to(x.dtype).view(B, count, E), sizes.view(B, count)
+    here = torch.arange(N, device=x.device).expand(B, -1)
+    sizes = size.new_zeros(B, count).scatter_add_(1, index, size)
+    weight = (size / sizes.gather(1, index)).to(x.dtype)
+    # Most tokens stay as they are: copy one for each position, and add to it only those that are left.
+    first = index.new_zeros(B, count).scatter_reduce_(1, index, here, "amax")  # (B, count)
+    left = (first.gather(1, index) == here).byte().argsort(dim=1, stable=True)[:, : N - count]
+    x, rows = x.reshape(B * N, E), torch.arange(B, device=x.device)[:, None]
+
+    def weighted(chosen: Tensor) -> Tensor:  # (B, n) -> (B * n, E)
+        return x.index_select(0, (chosen + N * rows).flatten()).mul_(weight.gather(1, chosen).flatten()[:, None])
+
+    into = index.gather(1, left) + count * rows
+    return weighted(first).index_add_(0, into.flatten(), weighted(left)).view(B, count, E), sizes
 
 
 def merge_tokens(x: Tensor, tokens: Tokens | None, index: Tensor, count: int, prefix: int) -> tuple[Tensor, Tokens]:

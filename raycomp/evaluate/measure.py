@@ -15,7 +15,7 @@ from torch import Tensor
 
 from raycomp.data.corruptions import SEVERITIES, TYPES, VARIANTS
 from raycomp.data.evalset import CLEAN, EvalSet
-from raycomp.data.samples import IGNORE, NORMALIZATIONS
+from raycomp.data.samples import NORMALIZATIONS
 from raycomp.evaluate.effective_rank import EffectiveRank, effective_rank
 from raycomp.evaluate.miou import class_iou, miou, normalised, sliding_logits
 from raycomp.evaluate.speed import latency_ms
@@ -25,6 +25,7 @@ from raycomp.sections import DataConfig, EvaluationConfig
 from raycomp.shape import Size
 
 _RANK_IMAGES = {"search": 4, "full": 16}
+_LATENCY_RUNS = {"search": 5, "full": 15}
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def measure(
     adaptive = model.recipe.adaptive
     batch = 1 if adaptive else config.batch  # in a batch, all images would merge what the least mergeable does
     tokens: list[list[int]] = []
-    counts = torch.zeros(V * K * K, dtype=torch.int64, device=device)
+    counts = torch.zeros(V, K, K, dtype=torch.int64, device=device)
     with torch.inference_mode():
         for images, labels, variants in _batches(data, chosen, batch):
             x = normalised(images.to(device, non_blocking=True), pixels.mean, pixels.std, dtype)
@@ -76,7 +77,7 @@ def measure(
             if adaptive and int(variants[0]) == 0:
                 tokens += passes
             counts += _count(labels.to(device), predicted, variants.to(device), K, V)
-        confusions = counts.view(V, K, K).cpu().numpy()
+        confusions = counts.cpu().numpy()
         throughput = len(chosen) / (time.perf_counter() - started)
         views, first = data.images.views(), chosen[data.variants[chosen] == CLEAN][: _RANK_IMAGES[stage]]
         probe = torch.cat(
@@ -86,7 +87,7 @@ def measure(
             ]
         )
         rank = effective_rank(model, probe)
-        latency = latency_ms(model, probe[:1])
+        latency = latency_ms(model, probe[:1], _LATENCY_RUNS[stage])
     table = np.full(len(VARIANTS), np.nan)
     for variant in np.unique(data.variants[chosen]):
         if variant >= 0:
@@ -121,10 +122,11 @@ def _batches(data: EvalSet, chosen: np.ndarray, batch: int) -> Iterator[tuple[Te
 
 
 def _count(labels: Tensor, predicted: Tensor, variants: Tensor, classes: int, variant_count: int) -> Tensor:
-    """All confusion matrices of a batch by one bincount: (variants * K * K,) int64."""
-    valid = labels != IGNORE
-    cell = (variants[:, None, None] * classes + labels) * classes + predicted
-    return torch.bincount(cell[valid], minlength=variant_count * classes * classes)
+    """All confusion matrices of a batch by one bincount: (variants, K, K) int64; what is not labelled falls out."""
+    rows = classes + 1  # the last one for IGNORE, which sorting out beforehand would take longer than counting
+    cell = (variants[:, None, None] * rows + labels.clamp(max=classes)) * classes + predicted
+    counts = torch.bincount(cell.view(-1), minlength=variant_count * rows * classes)
+    return counts.view(variant_count, rows, classes)[:, :classes]
 
 
 def _fitted(images: Tensor, window: Size) -> Tensor:

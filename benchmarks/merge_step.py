@@ -1,0 +1,141 @@
+"""One transformer block that merges: as it is here against the published algorithm written out straight.
+
+    python benchmarks/merge_step.py [--device cuda] [--dtype bfloat16] [--threads 2]
+
+The straight way: attention scores written out with log(size) added to them, cosines of all pairs, and two scatter
+passes over gathered tokens, for values and for sizes. Prints how much faster the block and the merge step alone are
+than that, and tokens a second of the merging block against the dense one, all taking turns in one run.
+"""
+
+from collections.abc import Callable
+from copy import deepcopy
+from functools import partial
+from typing import Annotated, cast
+
+import torch
+import typer
+from torch import Tensor
+
+from raycomp.compress.merge import match, merge
+from raycomp.compress.tome import ToMeMerger
+from raycomp.evaluate.speed import median_seconds
+from raycomp.memory import keep_freed_memory
+from raycomp.models.segmenter import Attention, Block, Segmenter, Tokens
+from raycomp.recipe import ToMe, dense, rounded_share
+from raycomp.shape import ModelShape, deit_base_distilled, vit
+
+ROUNDS, WARM_UP = 9, 2
+
+
+def straight_attention(attention: Attention, x: Tensor, log_size: Tensor) -> tuple[Tensor, Tensor]:
+    """Scores, mask and softmax one after the other."""
+    B, N, _ = x.shape
+    query, key, value = attention.qkv(x).view(B, N, 3, attention.heads, -1).permute(2, 0, 3, 1, 4)
+    scores = attention.scale * query @ key.transpose(-2, -1) + log_size[:, None, None, :].to(x.dtype)
+    return attention.proj((scores.softmax(-1) @ value).transpose(1, 2).reshape(B, N, -1)), key
+
+
+def straight_merge(x: Tensor, keys: Tensor, size: Tensor, r: int, prefix: int) -> tuple[Tensor, Tensor]:
+    """Pairs by cosine, then gathers and scatters, of tokens (B, N, E) and of sizes (B, N)."""
+    metric = keys.mean(1)
+    metric = metric / metric.norm(dim=-1, keepdim=True)
+    scores = metric[:, ::2] @ metric[:, 1::2].transpose(1, 2)
+    scores[:, : (prefix + 1) // 2], scores[:, :, : prefix // 2] = -torch.inf, -torch.inf
+    best, partner = scores.max(-1)
+    order = best.argsort(dim=-1, descending=True, stable=True)
+    merged, stays = order[:, :r], order[:, r:].sort(dim=-1).values
+    into = partner.gather(1, merged)
+
+    def scattered(values: Tensor) -> Tensor:
+        sources, destinations = values[:, ::2], values[:, 1::2]
+        wide = values.shape[-1]
+        moved = sources.gather(1, merged[..., None].expand(-1, -1, wide))
+        summed = destinations.scatter_reduce(1, into[..., None].expand(-1, -1, wide), moved, "sum")
+        return torch.cat([sources.gather(1, stays[..., None].expand(-1, -1, wide)), summed], dim=1)
+
+    sizes = scattered(size[..., None])
+    return (scattered(x * size[..., None]) / sizes).to(x.dtype), sizes[..., 0]
+
+
+def main(
+    device: Annotated[str, typer.Option()] = "cpu",
+    threads: Annotated[int, typer.Option()] = 2,
+    dtype: Annotated[str, typer.Option()] = "float32",
+    batch: Annotated[int, typer.Option()] = 16,
+) -> None:
+    torch.set_num_threads(threads)
+    keep_freed_memory()
+    cases: list[tuple[str, ModelShape, float]] = [
+        ("ViT-micro 128 px, r = 26", ModelShape(
+            width=128, heads=4, depth=8, patch=8, image=(128, 128), classes=11, decoder_depth=1
+        ), 26 / 256),
+        ("ViT-S/16 512 px, r = 95", vit("small", (512, 512), 150), 95 / 1024),
+        ("DeiT-B/16 512 px, r = 95", deit_base_distilled((512, 512), 150), 95 / 1024),
+        ("DeiT-B/16 512 px, half", deit_base_distilled((512, 512), 150), 0.5),
+    ]  # fmt: skip
+    print(f"torch {torch.__version__}, {device}, {dtype}, {threads} thread(s), batch {batch}, medians of {ROUNDS}")
+    print(f"{'second block of':28}{'block':>8}{'merge step':>12}{'tokens/s, merging / dense':>28}")
+    for name, shape, ratio in cases:
+        times = measured(shape, ratio, batch, torch.device(device), getattr(torch, dtype))
+        block = times["straight"] / times["block"]
+        step = times["straight step"] / times["step"]
+        print(f"{name:28}{block:7.2f}x{step:11.2f}x{times['dense'] / times['block']:27.2f}x", flush=True)
+
+
+@torch.inference_mode()
+def measured(shape: ModelShape, ratio: float, batch: int, device: torch.device, dtype: torch.dtype) -> dict[str, float]:
+    """Seconds of each way; inputs are those of a second block, whose tokens have sizes."""
+    torch.manual_seed(0)
+    model = Segmenter(shape, dense(shape)).to(device, dtype).eval()
+    block = cast("Block", model.encoder.blocks[1])
+    merger = ToMeMerger(ToMe(ratios=(ratio,) * shape.depth), shape.prefix)
+    rows, columns = shape.grid(shape.image)
+    patches = rows * columns
+    N = shape.prefix + patches
+    x = torch.randn(batch, N, shape.width, device=device, dtype=dtype)
+    size = torch.randint(1, 4, (batch, N), device=device).float()
+    tokens = Tokens(size=size, source=torch.arange(shape.prefix, N, device=device).expand(batch, -1))
+    r = min(rounded_share(ratio, patches), patches // 2)
+    keys = torch.randn(batch, shape.heads, N, shape.head_dim, device=device, dtype=dtype)
+
+    def straight() -> Tensor:
+        out, keys = straight_attention(block.attn, block.norm1(x), size.log())
+        merged, _ = straight_merge(x + out, keys, size, r, shape.prefix)
+        return merged + block.mlp(block.norm2(merged))
+
+    def ours() -> Tensor:
+        out, keys = block.attend(x, tokens.size.log())
+        return block.feed(merger(1, out, keys, tokens, (rows, columns))[0])
+
+    def plain() -> Tensor:
+        return block.feed(block.attend(x)[0])
+
+    steps: dict[str, Callable[[], object]] = {
+        "straight": straight,
+        "block": ours,
+        "dense": plain,
+        "straight step": partial(straight_merge, x, keys, size, r, shape.prefix),
+        "step": partial(merger, 1, x, keys, tokens, (rows, columns)),
+    }
+    check(block, x, tokens, r, shape.prefix)
+    return median_seconds(steps, device, ROUNDS, WARM_UP)
+
+
+def check(block: Block, x: Tensor, tokens: Tokens, r: int, prefix: int) -> None:
+    """Both ways are the same but for rounding, which in double precision does not change who merges with whom."""
+    exact, x, size = deepcopy(block).double(), x[:2].double(), tokens.size[:2]
+    out, keys = straight_attention(exact.attn, exact.norm1(x), size.log())
+    ours, our_keys = exact.attn(exact.norm1(x), size.log())
+    torch.testing.assert_close(ours, out)
+    merged, sizes = straight_merge(x + out, keys, size, r, prefix)
+    ours, our_sizes = merge(x + out, size, match(our_keys.mean(1), r, prefix), x.shape[1] - r)
+    if prefix == 2:  # the straight way leaves the second special token before the other destinations
+        second = merged.shape[1] - x.shape[1] // 2
+        order = [0, second, *(i for i in range(1, merged.shape[1]) if i != second)]
+        merged, sizes = merged[:, order], sizes[:, order]
+    torch.testing.assert_close(ours, merged)
+    torch.testing.assert_close(our_sizes, sizes)
+
+
+if __name__ == "__main__":
+    typer.run(main)
