@@ -23,7 +23,7 @@ from raycomp.cli import INTERRUPTED, guarded
 from raycomp.errors import UserError
 from raycomp.recipe import dense
 from raycomp.report import tables
-from raycomp.report.compare import at_budgets, compare, final_front, stage_agreement
+from raycomp.report.compare import at_budgets, compare, final_front, first_agreement, stage_agreement
 from raycomp.results.mirror import Mirror
 from raycomp.results.row import Row
 from raycomp.results.store import Store, sweep_folder
@@ -121,6 +121,10 @@ def main(
         copy.close()
     console.print(tables.front_table(compare(outcome.rows, share)))
     console.print(tables.budget_table(at_budgets(outcome.rows, config.search.known, share)))
+    for objective, rho in first_agreement(outcome.rows).items():
+        say(f"first images ranked {objective} like the whole search stage: Spearman {rho:.2f}")
+    if stopped := sum(row["status"] == "stopped" for row in outcome.rows):
+        say(f"stopped after the first images, as they could not reach the front: {stopped} trials")
     for objective, rho in stage_agreement(outcome.rows).items():
         say(f"search stage ranked {objective} like the full set: Spearman {rho:.2f}")
     picture, what = folder / "front.png", "latency" if timed else "GFLOPs"

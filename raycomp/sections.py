@@ -84,6 +84,9 @@ class StageConfig(Section):
 class EvaluationConfig(Section):
     """How a recipe is measured."""
 
+    first: StageConfig | None = None
+    """The images of the search stage that come first: a recipe that cannot reach the front any more stops there. By
+    default all are measured."""
     search: StageConfig = StageConfig(clean=64, corrupted=2)
     """Every trial."""
     full: StageConfig = StageConfig(clean=128, corrupted=16)
@@ -92,6 +95,17 @@ class EvaluationConfig(Section):
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     seed: int = 0
     """Seed of the corruptions."""
+
+    @model_validator(mode="after")
+    def _first_is_part_of_search(self) -> Self:
+        if self.first is not None:
+            for name in ("clean", "corrupted"):
+                if getattr(self.first, name) > getattr(self.search, name):
+                    most = getattr(self.search, name)
+                    raise ValueError(f"first.{name} is {getattr(self.first, name)}; at most search.{name}, {most}")
+            if more := set(self.first.severities) - set(self.search.severities):
+                raise ValueError(f"first.severities has {min(more)}, which search.severities has not")
+        return self
 
 
 class WidthRange(Section):

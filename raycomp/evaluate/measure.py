@@ -5,7 +5,7 @@ Legend: B batch, K classes, V variants (the clean images first, then 80 corrupte
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,7 @@ from torch import Tensor
 from raycomp.data.corruptions import SEVERITIES, TYPES, VARIANTS
 from raycomp.data.evalset import CLEAN, EvalSet
 from raycomp.data.samples import NORMALIZATIONS
+from raycomp.evaluate.accuracy import Accuracy
 from raycomp.evaluate.effective_rank import EffectiveRank, effective_rank
 from raycomp.evaluate.miou import class_iou, miou, normalised, sliding_logits
 from raycomp.evaluate.speed import latency_ms
@@ -46,16 +47,36 @@ class Measurement:
     seconds: float
     tokens: list[list[int]]
     """For adaptive merging: tokens after each block of every pass on a clean image; else empty."""
+    first: Accuracy | None
+    """On the images that come first, where some do."""
+
+
+class Stopped(Exception):  # noqa: N818  no error
+    """A recipe was given up after the first images."""
+
+    def __init__(self, first: Accuracy, images: int, seconds: float) -> None:
+        super().__init__(first, images, seconds)
+        self.first, self.images, self.seconds = first, images, seconds
 
 
 def measure(
-    model: Segmenter, data: EvalSet, stage: str, config: EvaluationConfig, sizes: DataConfig, device: torch.device
+    model: Segmenter,
+    data: EvalSet,
+    stage: str,
+    config: EvaluationConfig,
+    sizes: DataConfig,
+    device: torch.device,
+    bars: Sequence[Accuracy] = (),
 ) -> Measurement:
     """Measure a compressed model on one stage of the evaluation set.
 
     Args:
         model: in evaluation mode, in float32 on any device; it is moved and cast.
         stage: `search` or `full`.
+        bars: figures that the first images of the search stage must reach, one of each two.
+
+    Raises:
+        Stopped: for a model that is below both.
     """
     started = time.perf_counter()
     dtype = getattr(torch, config.dtype)
@@ -69,29 +90,33 @@ def measure(
     batch = 1 if adaptive else config.batch  # in a batch, all images would merge what the least mergeable does
     tokens: list[list[int]] = []
     counts = torch.zeros(V, K, K, dtype=torch.int64, device=device)
+    early = data.chosen(config.first) if stage == "search" and config.first is not None else chosen[:0]
+    first: Accuracy | None = None
     with torch.inference_mode():
-        for images, labels, variants in _batches(data, chosen, batch):
-            x = normalised(images.to(device, non_blocking=True), pixels.mean, pixels.std, dtype)
-            with recorded(model) as passes:
-                predicted = sliding_logits(model, x, window, stride).argmax(1)  # (B, H, W)
-            if adaptive and int(variants[0]) == 0:
-                tokens += passes
-            counts += _count(labels.to(device), predicted, variants.to(device), K, V)
-        confusions = counts.cpu().numpy()
+        for part in (early, np.setdiff1d(chosen, early)):
+            for images, labels, variants in _batches(data, part, batch):
+                x = normalised(images.to(device, non_blocking=True), pixels.mean, pixels.std, dtype)
+                with recorded(model) as passes:
+                    predicted = sliding_logits(model, x, window, stride).argmax(1)  # (B, H, W)
+                if adaptive and int(variants[0]) == 0:
+                    tokens += passes
+                counts += _count(labels.to(device), predicted, variants.to(device), K, V)
+            confusions = counts.cpu().numpy()
+            if part is early and len(early):
+                first = Accuracy(miou(confusions[0]), float(np.nanmean(_by_variant(confusions, data.variants[early]))))
+                if any(first.clean < bar.clean and first.corrupted < bar.corrupted for bar in bars):
+                    raise Stopped(first, len(early), time.perf_counter() - started)
         throughput = len(chosen) / (time.perf_counter() - started)
-        views, first = data.images.views(), chosen[data.variants[chosen] == CLEAN][: _RANK_IMAGES[stage]]
+        views, shown = data.images.views(), chosen[data.variants[chosen] == CLEAN][: _RANK_IMAGES[stage]]
         probe = torch.cat(
             [
                 _fitted(normalised(torch.from_numpy(views[i][None]).to(device), pixels.mean, pixels.std, dtype), window)
-                for i in first
+                for i in shown
             ]
         )
         rank = effective_rank(model, probe)
         latency = latency_ms(model, probe[:1], _LATENCY_RUNS[stage])
-    table = np.full(len(VARIANTS), np.nan)
-    for variant in np.unique(data.variants[chosen]):
-        if variant >= 0:
-            table[variant] = miou(confusions[1 + variant])
+    table = _by_variant(confusions, data.variants[chosen])
     return Measurement(
         clean_miou=miou(confusions[0]),
         class_iou=class_iou(confusions[0]),
@@ -102,7 +127,17 @@ def measure(
         images=len(chosen),
         seconds=time.perf_counter() - started,
         tokens=tokens,
+        first=first,
     )
+
+
+def _by_variant(confusions: np.ndarray, measured: np.ndarray) -> np.ndarray:
+    """mIoU of every corrupted variant (80,) from confusions (V, K, K); NaN where none of `measured` is of it."""
+    table = np.full(len(VARIANTS), np.nan)
+    for variant in np.unique(measured):
+        if variant != CLEAN:
+            table[variant] = miou(confusions[1 + variant])
+    return table
 
 
 def _batches(data: EvalSet, chosen: np.ndarray, batch: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:

@@ -97,6 +97,17 @@ def baseline_curve(rows: Sequence[Row], stage: str, kind: str) -> list[Row]:
     return sorted((row for row in completed(rows, stage) if row["label"].rpartition(" ")[0] == kind), key=cost)
 
 
+def first_agreement(rows: Sequence[Row]) -> dict[str, float]:
+    """Spearman correlation between the first images' and the search stage's values, by objective."""
+    pairs = [row for row in completed(rows, "search") if row.get("first_clean_miou") is not None]
+    if len(pairs) < 3:
+        return {}
+    return {
+        name: _spearman([row[f"first_{name}"] for row in pairs], [row[name] for row in pairs])
+        for name in ("clean_miou", "corrupted_miou")
+    }
+
+
 def stage_agreement(rows: Sequence[Row]) -> dict[str, float]:
     """Spearman correlation between the search stage's and the full stage's values, by objective."""
     search = {row["recipe_id"]: row for row in completed(rows, "search")}

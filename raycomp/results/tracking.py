@@ -137,12 +137,12 @@ class Tracker(Mirror):
 
     def _is_logged(self, row: Row) -> bool:
         """Whether the row's run is complete; what failed may have been measured since, in a run of its own."""
-        child, complete = self._children.get(identity(row)), row["status"] == "complete"
+        child, complete = self._children.get(identity(row)), row["status"] != "failed"
         return child is not None and (child.status == "FINISHED" or (child.status == "FAILED" and not complete))
 
     def _log(self, row: Row) -> None:
         assert self._client is not None
-        key, complete = identity(row), row["status"] == "complete"
+        key, complete = identity(row), row["status"] != "failed"
         before = self._children.get(key)
         cut_off = before is not None and before.status == "RUNNING"  # such a run is filled in
         run = before.run if before is not None and cut_off else self._create(row)
@@ -182,6 +182,7 @@ class Tracker(Mirror):
             _KEY: identity(row),
             _SWEEP: row["sweep"],
             "stage": row["stage"],
+            "status": row["status"],
             "origin": row["origin"],
             "family": row["family"],
             "recipe_id": row["recipe_id"],

@@ -1,8 +1,9 @@
 """One trial to run: a recipe, its place in the sweep, and the stage it is measured at."""
 
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
+from raycomp.evaluate.accuracy import Accuracy
 from raycomp.recipe import Recipe
 
 
@@ -15,12 +16,14 @@ class Proposal:
     origin: str
     label: str
     recipe: Recipe
+    bars: tuple[Accuracy, ...] = ()
+    """What its first images must reach; see `raycomp.evaluate.measure`."""
 
     @property
     def key(self) -> tuple[str, str]:
         return self.stage, self.recipe.id
 
-    def to_config(self) -> dict[str, object]:
+    def to_config(self) -> dict[str, Any]:
         """As the plain dictionary that Ray Tune hands to a trial."""
         return {
             "number": self.number,
@@ -28,11 +31,11 @@ class Proposal:
             "origin": self.origin,
             "label": self.label,
             "recipe": self.recipe.canonical_json(),
+            "bars": [list(bar) for bar in self.bars],
         }
 
     @classmethod
-    def from_config(cls, config: dict[str, object]) -> Self:
+    def from_config(cls, config: dict[str, Any]) -> Self:
         """The proposal that `to_config` wrote."""
-        recipe = Recipe.model_validate_json(str(config["recipe"]))
-        number = int(str(config["number"]))
-        return cls(number, str(config["stage"]), str(config["origin"]), str(config["label"]), recipe)
+        recipe, bars = Recipe.model_validate_json(config["recipe"]), tuple(Accuracy(*bar) for bar in config["bars"])
+        return cls(config["number"], config["stage"], config["origin"], config["label"], recipe, bars)

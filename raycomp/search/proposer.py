@@ -18,6 +18,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from raycomp.recipe import Recipe, dense
 from raycomp.results.row import Row, cost
 from raycomp.results.store import completed
+from raycomp.search.first_images import FirstImages
 from raycomp.search.history import FULL, FixedSpaceTPE, condensed
 from raycomp.search.known import BASELINES, known
 from raycomp.search.pareto import DIRECTIONS, most_useful, values
@@ -53,6 +54,7 @@ class Proposer:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._study = optuna.create_study(directions=list(DIRECTIONS))
         self._surrogate = Surrogate()
+        self._first_images = FirstImages()
         self._memory: list[FrozenTrial] = []
         """The complete trials of the study."""
         self._distributions: dict[str, BaseDistribution] = {
@@ -94,8 +96,8 @@ class Proposer:
             self._remember(row)
             return
         self._record(row)
-        if row["status"] == "complete":
-            self._learned(self._study.tell(trial, values(row)))
+        if (found := self._objectives(row)) is not None:
+            self._learned(self._study.tell(trial, found))
         else:
             self._study.tell(trial, state=TrialState.FAIL)
 
@@ -106,7 +108,7 @@ class Proposer:
     def _remember(self, row: Row) -> None:
         """Record a row that Optuna did not ask for, at the nearest point of its grid."""
         self._record(row)
-        if _is_trial(row) and (trial := self.frozen(row)) is not None:
+        if _is_trial(row) and (trial := self.frozen(row, self._objectives(row))) is not None:
             self._study.add_trial(trial)
             self._learned(trial)
 
@@ -114,6 +116,14 @@ class Proposer:
         key = (row["stage"], row["recipe_id"])
         self._trials_done += key not in self.rows and _is_trial(row)
         self.rows[key] = row
+        if _is_trial(row):
+            self._first_images.learn(row)
+
+    def _objectives(self, row: Row) -> tuple[float, float, float] | None:
+        """What the sampler is told; None for a row that failed."""
+        if row["status"] == "stopped":
+            return *self._first_images.expected(row), cost(row)
+        return values(row) if row["status"] == "complete" else None
 
     def _learned(self, trial: FrozenTrial) -> None:
         """Count a complete trial; a memory that is full goes on, condensed, in a new study."""
@@ -134,14 +144,14 @@ class Proposer:
         self._study.enqueue_trial(params)
         return self._study.ask(self._distributions)
 
-    def frozen(self, row: Row) -> FrozenTrial | None:
-        """A complete row as Optuna's trial, at the nearest point of the grid; None where that is not near."""
-        if row["status"] != "complete":
+    def frozen(self, row: Row, objectives: tuple[float, float, float] | None) -> FrozenTrial | None:
+        """A row as Optuna's trial, at the nearest point of the grid; None without objectives, or not near."""
+        if objectives is None:
             return None
         params = self.space.params(Recipe.model_validate_json(row["recipe_json"]))
         if abs(self.space.cost(self.space.recipe(params)) / cost(row) - 1) > _OFF_GRID:
             return None
-        return create_trial(params=dict(params), distributions=self._distributions, values=list(values(row)))
+        return create_trial(params=dict(params), distributions=self._distributions, values=list(objectives))
 
     def _known_proposals(self) -> deque[Proposal]:
         """The dense reference, then known recipes within the budget."""
@@ -176,7 +186,9 @@ class Proposer:
             if projected != trial.params:  # Optuna is to know what is measured, not what it drew
                 self._study.tell(trial, state=TrialState.FAIL)
                 trial = self._asked(dict(projected))
-            proposal = Proposal(number, "search", "proposed", "", self.space.recipe(projected))
+            recipe = self.space.recipe(projected)
+            bars = self._first_images.bars(self.space.cost(recipe))
+            proposal = Proposal(number, "search", "proposed", "", recipe, bars)
             if proposal.key not in self.rows and proposal.key not in self._open:
                 self._open[proposal.key] = trial
                 return proposal

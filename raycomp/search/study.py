@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from raycomp.results.mirror import Mirror
 from raycomp.results.row import Row
-from raycomp.search.pareto import DIRECTIONS
+from raycomp.search.pareto import DIRECTIONS, values
 from raycomp.search.proposer import Proposer
 from raycomp.storage import AnyPath
 
@@ -65,12 +65,12 @@ class StudyCopy(Mirror):
 
     def _trial(self, row: Row, key: str) -> FrozenTrial:
         attrs: dict[str, Any] = {_ROW: key, **{name: row[name] for name in ("recipe_id", "origin", "label")}}
-        frozen = self._proposer.frozen(row)
+        frozen = self._proposer.frozen(row, values(row) if row["status"] == "complete" else None)
         if frozen is not None:
             frozen.user_attrs = attrs
             return frozen
-        off_grid = row["status"] == "complete"  # a known recipe that Optuna's distributions do not hold
-        return create_trial(state=TrialState.PRUNED if off_grid else TrialState.FAIL, user_attrs=attrs)
+        failed = row["status"] == "failed"  # else stopped, or a known recipe that Optuna's distributions do not hold
+        return create_trial(state=TrialState.FAIL if failed else TrialState.PRUNED, user_attrs=attrs)
 
 
 def _storage(uri: str) -> BaseStorage:

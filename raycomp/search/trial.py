@@ -14,8 +14,9 @@ import torch
 
 from raycomp.data.samples import Samples
 from raycomp.errors import UserError
+from raycomp.evaluate.accuracy import Accuracy
 from raycomp.evaluate.latency_table import LatencyTable
-from raycomp.evaluate.measure import Measurement, measure
+from raycomp.evaluate.measure import Measurement, Stopped, measure
 from raycomp.evaluate.robustness import summary
 from raycomp.flops import Profile, gflops, profile
 from raycomp.recipe import Recipe, dense
@@ -46,9 +47,13 @@ def run_trial(
             model = recovered(base, proposal.recipe, samples, device, folder)
             built = time.perf_counter() - clock
             row["params"] = sum(p.numel() for p in model.parameters())
-            result = measure(model, base.evalset, proposal.stage, base.config.evaluation, base.config.data, device)
+            settings = base.config.evaluation, base.config.data
+            result = measure(model, base.evalset, proposal.stage, *settings, device, proposal.bars)
         row |= measured(base, proposal.recipe, result)
         row |= {"seconds_build": built, "seconds_measure": result.seconds, "status": "complete", "error": ""}
+    except Stopped as stopped:
+        row |= _first(stopped.first) | {"images": stopped.images, "seconds_measure": stopped.seconds}
+        row |= {"seconds_build": built, "status": "stopped", "error": ""}
     except (RuntimeError, MemoryError, ValueError, TimeoutError, UserError) as error:
         row |= {"status": "failed", "error": f"{type(error).__name__}: {error}"[:2000]}
         if device.type == "cuda":
@@ -125,6 +130,7 @@ def measured(base: Base, recipe: Recipe, result: Measurement) -> Row:
     passes = [profile(base.shape, recipe, window, tokens) for tokens in result.tokens]
     return {
         **(costs(base.shape, window, passes) if passes else {}),
+        **({} if result.first is None else _first(result.first)),
         "clean_miou": result.clean_miou,
         "corrupted_miou": robust.mpc,
         "rpc": robust.rpc,
@@ -138,6 +144,10 @@ def measured(base: Base, recipe: Recipe, result: Measurement) -> Row:
         "throughput": result.throughput,
         "images": result.images,
     }
+
+
+def _first(accuracy: Accuracy) -> Row:
+    return {"first_clean_miou": accuracy.clean, "first_corrupted_miou": accuracy.corrupted}
 
 
 def _floats(values: np.ndarray) -> list[float]:

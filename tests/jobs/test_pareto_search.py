@@ -97,7 +97,7 @@ def test_a_sweep_from_start_to_report(place):
     assert all(row["gflops_share"] <= 0.8 for row in search)
     assert completed(rows, "full")
     assert "Pareto front" in done.stdout
-    assert "trial 14/14 | feasible 14" in done.stdout
+    assert "trial 14/14 | measured 14" in done.stdout
     assert (place / "results" / "tiny" / "front.png").read_bytes().startswith(b"\x89PNG")
     assert "mlflow ui --backend-store-uri sqlite:///" in done.stdout
     client = MlflowClient(f"sqlite:///{place}/results/mlflow.db")

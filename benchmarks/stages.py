@@ -1,0 +1,144 @@
+"""Which few images tell most about a recipe, and what stopping hopeless trials after them saves.
+
+    python benchmarks/stages.py subsets    # 24 random recipes on half of the full set: 10 minutes
+    python benchmarks/stages.py sweeps      # the search of `make pareto` with and without first images: 20 minutes
+
+`subsets` predicts the mean over all 80 variants, eight images each, from smaller sets by a straight line, and prints by
+how much that is off (standard deviation over recipes), and the rank correlation. One thread, one trial at a time.
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import torch
+import typer
+from scipy.stats import spearmanr
+
+from raycomp import config as configs
+from raycomp.config import SweepConfig
+from raycomp.data.corruptions import SEVERITIES, TYPES, VARIANTS
+from raycomp.data.evalset import CLEAN
+from raycomp.data.samples import IGNORE, NORMALIZATIONS
+from raycomp.evaluate.miou import confusion, miou, normalised
+from raycomp.memory import keep_freed_memory
+from raycomp.report.compare import first_agreement
+from raycomp.search.base import Base, prepare_base
+from raycomp.search.pareto import hypervolume
+from raycomp.search.proposer import Proposer
+from raycomp.search.space import Space
+from raycomp.search.trial import run_trial
+
+ROOT = Path(__file__).resolve().parents[1]
+RECIPES, IMAGES, CLEAN_IMAGES, LEAST = 24, 8, 64, 0.17
+app = typer.Typer(add_completion=False)
+
+
+def loaded() -> tuple[SweepConfig, Base, Space]:
+    torch.set_num_threads(1)
+    keep_freed_memory()
+    config = configs.load(ROOT / "search_spaces" / "streetscenes_vit_micro.yaml")
+    base = prepare_base(config, print)
+    return config, base, Space(base.shape, config.space, config.data.window_for(base.shape))
+
+
+@app.command()
+def subsets() -> None:
+    """How well clean images, severities and types predict the mean over all variants."""
+    config, base, grid = loaded()
+    wanted = config.evaluation.full.model_copy(update={"clean": CLEAN_IMAGES, "corrupted": IMAGES})
+    chosen = base.evalset.chosen(wanted)
+    variants, rank = base.evalset.variants[chosen], base.evalset.rank[chosen]
+    rng, whole = np.random.default_rng(0), grid.gflops({})
+    counted = []
+    for number in range(RECIPES):
+        recipe = grid.recipe(grid.project(grid.draw(rng, LEAST * whole), config.search.budget * whole))
+        counted.append(np.stack(list(_confusions(base, base.cut(recipe), chosen))))
+        print(f"measured {number + 1} of {RECIPES}", end="\r", flush=True)
+
+    def of(part: np.ndarray) -> np.ndarray:
+        """Mean over variants of the mIoU of the images in a mask, for every recipe."""
+        there = [v for v in range(CLEAN, len(VARIANTS)) if (part & (variants == v)).any()]
+        return np.array([[miou(one[part & (variants == v)].sum(0)) for v in there] for one in counted]).mean(1)
+
+    corrupted, severity, kind = variants != CLEAN, variants % len(SEVERITIES), variants // len(SEVERITIES)
+    truth = of(corrupted)
+    print(f"{'images':42}{'how many':>9}{'off by (points)':>17}{'Spearman':>10}")
+
+    def show(name: str, part: np.ndarray) -> None:
+        found = of(part)
+        off = truth - np.polyval(np.polyfit(found, truth, 1), found)
+        rho = spearmanr(found, truth).statistic
+        print(f"{name:42}{part.sum():9}{100 * off.std(ddof=2):17.2f}{rho:10.3f}")
+
+    for count in (8, 16, 64):
+        show(f"clean, {count}", ~corrupted & (rank < count))
+    for count in (1, 2, 4):
+        show(f"all variants, {count} each", corrupted & (rank < count))
+    for size in (1, 2, 3):
+        for some in combinations(range(len(SEVERITIES)), size):
+            show(
+                f"severities {', '.join(str(SEVERITIES[s]) for s in some)}, 1 each",
+                corrupted & (rank < 1) & np.isin(severity, some),
+            )
+    for index, name in enumerate(TYPES):
+        show(f"{name}, {IMAGES} each", corrupted & (kind == index))
+
+
+def _confusions(base: Base, model: torch.nn.Module, chosen: np.ndarray) -> Iterator[np.ndarray]:
+    """Of every image."""
+    data, pixels = base.evalset, NORMALIZATIONS[base.shape.normalization]
+    images, labels = data.images.views(), data.labels.views()
+    with torch.inference_mode():
+        for part in np.array_split(chosen, -(-len(chosen) // 32)):
+            x = torch.from_numpy(np.stack([images[i] for i in part]))
+            predicted = model(normalised(x, pixels.mean, pixels.std, torch.float32)).argmax(1)
+            for i, one in zip(part, predicted, strict=True):
+                label = torch.from_numpy(np.array(labels[data.label_of[i]][..., 0]))
+                assert int(label.max()) in {*range(base.shape.classes), IGNORE}
+                yield confusion(label, one, base.shape.classes).numpy()
+
+
+@app.command()
+def sweeps(seeds: int = 3) -> None:
+    """Time and front of a search with first images, relative to one without."""
+    config, base, grid = loaded()
+    print(f"{'seed':6}{'first images':>14}{'seconds':>9}{'stopped':>9}{'hypervolume':>13}{'Spearman first / all':>24}")
+    shares, volumes = [], []
+    for seed in range(seeds):
+        took: dict[bool, tuple[float, float]] = {}
+        for staged in (False, True):
+            own = config.changed("search", seed=seed)
+            if not staged:
+                own = own.model_copy(update={"evaluation": own.evaluation.model_copy(update={"first": None})})
+            took[staged] = _search(own, base, grid, seed, staged)
+        shares.append(took[True][0] / took[False][0])
+        volumes.append(took[True][1] / took[False][1])
+    print(f"time with first images, relative: {np.mean(shares):.2f} ({', '.join(f'{s:.2f}' for s in shares)})")
+    print(f"hypervolume, relative: {np.mean(volumes):.4f} ({', '.join(f'{v:.4f}' for v in volumes)})")
+
+
+def _search(config: SweepConfig, base: Base, grid: Space, seed: int, staged: bool) -> tuple[float, float]:
+    """Seconds in trials, and the hypervolume of the search stage."""
+    own, proposer = replace(base, config=config), Proposer(grid, config.search, [], grid)
+    seconds = 0.0
+    while proposer.trials_done < config.search.trials:
+        proposal = proposer.next()
+        assert proposal is not None
+        began = time.perf_counter()
+        row = run_trial(own, None, proposal, Path(), torch.device("cpu"), "")
+        seconds += time.perf_counter() - began
+        proposer.tell(row)
+    rows = list(proposer.rows.values())
+    stopped = sum(row["status"] == "stopped" for row in rows)
+    volume = hypervolume(proposer.search_rows(), proposer.dense_cost)
+    rho = " / ".join(f"{value:.3f}" for value in first_agreement(rows).values())
+    print(f"{seed:<6}{'yes' if staged else 'no':>14}{seconds:9.0f}{stopped:9}{volume:13.4f}{rho:>24}", flush=True)
+    return seconds, volume
+
+
+if __name__ == "__main__":
+    app()
