@@ -1,9 +1,9 @@
-"""How much of the FLOPs that merging saves becomes speed: ToMe at the paper's moderate setting.
+"""How much of the FLOPs saved becomes speed: ToMe at the paper's moderate compression, pruning and ToMe at its aggressive.
 
     python benchmarks/merging.py [--device cuda] [--threads 2]
 
-Prints FLOPs reduction, speed-up and their ratio against the dense model at batch 16, with weights at
-random (time does not depend on them). Dense and merged take turns, and the ratio is of medians.
+Prints FLOPs reduction, speed-up and their ratio against the dense model at batch 16 (DeiT-B: 4), with weights at random,
+as time does not depend on them. Dense and compressed take turns, and the ratio is of medians.
 """
 
 from functools import partial
@@ -12,17 +12,17 @@ from typing import Annotated
 import torch
 import typer
 
-from raycomp.compress.tome import ToMeMerger
+from raycomp.compress.apply import remerge
 from raycomp.evaluate.speed import median_seconds
 from raycomp.flops import gflops
 from raycomp.memory import keep_freed_memory
 from raycomp.models.segmenter import Segmenter
 from raycomp.recipe import Recipe, ToMe, constant_r, dense
-from raycomp.search.known import uniform_tome
+from raycomp.search.known import UNIFORM_BOTH, known, uniform_tome
 from raycomp.search.matched import bisect
 from raycomp.shape import ModelShape, deit_base_distilled, vit
 
-BATCH, MODERATE = 16, 2.5
+BATCH, MODERATE, AGGRESSIVE = 16, 2.5, 3.7
 ROUNDS, WARM_UP = 5, 1
 
 
@@ -35,17 +35,22 @@ def main(
     keep_freed_memory()
     micro = ModelShape(width=128, heads=4, depth=8, patch=8, image=(128, 128), classes=11, decoder_depth=1)
     published = deit_base_distilled((512, 512), 150)
-    cases: list[tuple[str, ModelShape, Recipe]] = [
-        ("ViT-micro 128 px", micro, matched(micro)),
-        ("ViT-Ti/16 256 px", vit("tiny", (256, 256), 11), matched(vit("tiny", (256, 256), 11))),
-        ("ViT-S/16 512 px", vit("small", (512, 512), 150), matched(vit("small", (512, 512), 150))),
-        ("DeiT-B/16 512 px, r = 95", published, merging(published, constant_r(published, 95))),
+    tiny, small = vit("tiny", (256, 256), 11), vit("small", (512, 512), 150)
+    cases: list[tuple[str, ModelShape, Recipe, int]] = [
+        ("ViT-micro 128 px, ToMe", micro, matched(micro), BATCH),
+        ("ViT-micro, prune+ToMe", micro, aggressive(micro), BATCH),
+        ("ViT-Ti/16 256 px, ToMe", tiny, matched(tiny), BATCH),
+        ("ViT-Ti/16, prune+ToMe", tiny, aggressive(tiny), BATCH),
+        ("ViT-S/16 512 px, ToMe", small, matched(small), BATCH),
+        ("ViT-S/16, prune+ToMe", small, aggressive(small), BATCH),
+        ("DeiT-B/16 512 px, r = 95", published, merging(published, constant_r(published, 95)), 4),
+        ("DeiT-B/16, prune+ToMe", published, aggressive(published), 4),
     ]
-    print(f"torch {torch.__version__}, {device}, {dtype}, {threads} thread(s), batch {BATCH}, medians of {ROUNDS}")
+    print(f"torch {torch.__version__}, {device}, {dtype}, {threads} thread(s), medians of {ROUNDS}")
     print(f"{'model':26}{'GFLOPs':>18}{'saved':>8}{'gained':>8}{'gained / saved':>16}")
-    for name, shape, recipe in cases:
+    for name, shape, recipe, batch in cases:
         full, less = gflops(shape, dense(shape)), gflops(shape, recipe)
-        gained = speed_up(shape, recipe, torch.device(device), getattr(torch, dtype))
+        gained = speed_up(shape, recipe, batch, torch.device(device), getattr(torch, dtype))
         saved = full / less
         print(f"{name:26}{full:9.2f} ->{less:6.2f}{saved:7.2f}x{gained:7.2f}x{gained / saved:16.2f}", flush=True)
 
@@ -57,23 +62,26 @@ def matched(shape: ModelShape) -> Recipe:
     return bisect(build, lambda recipe: gflops(shape, recipe), target).nearest(target, 0.01)[0]
 
 
+def aggressive(shape: ModelShape) -> Recipe:
+    """All widths, then tokens, cut alike, at the aggressive compression."""
+    found = {one.kind: one.recipe for one in known(shape, shape.image, (1 / AGGRESSIVE,))}
+    return found[UNIFORM_BOTH]
+
+
 def merging(shape: ModelShape, ratios: tuple[float, ...]) -> Recipe:
     return dense(shape).model_copy(update={"merge": ToMe(ratios=ratios)})
 
 
-def speed_up(shape: ModelShape, recipe: Recipe, device: torch.device, dtype: torch.dtype) -> float:
-    """Dense time over merged time."""
-    model = Segmenter(shape, dense(shape)).to(device, dtype).eval()
-    images = torch.randn(BATCH, 3, *shape.image, device=device, dtype=dtype)
-
-    def run(merger: ToMeMerger | None) -> None:
-        model.encoder.merger = merger
-        model(images)
-
-    runs = {"dense": partial(run, None), "merged": partial(run, ToMeMerger(recipe.merge, shape.prefix))}
+def speed_up(shape: ModelShape, recipe: Recipe, batch: int, device: torch.device, dtype: torch.dtype) -> float:
+    """Dense time over the recipe's."""
+    made = {"whole": dense(shape), "cut": recipe}
+    models = {name: Segmenter(shape, one).to(device, dtype).eval() for name, one in made.items()}
+    remerge(models["cut"], recipe)
+    images = torch.randn(batch, 3, *shape.image, device=device, dtype=dtype)
     with torch.inference_mode():
+        runs = {name: partial(model, images) for name, model in models.items()}
         times = median_seconds(runs, device, ROUNDS, WARM_UP)
-    return times["dense"] / times["merged"]
+    return times["whole"] / times["cut"]
 
 
 if __name__ == "__main__":

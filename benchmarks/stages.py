@@ -103,9 +103,10 @@ def _confusions(base: Base, model: torch.nn.Module, chosen: np.ndarray) -> Itera
 
 
 @app.command()
-def sweeps(seeds: int = 3) -> None:
+def sweeps(seeds: int = 3, sampler: str = "gp") -> None:
     """Time and front of a search with first images, relative to one without."""
     config, base, grid = loaded()
+    config = config.changed("search", sampler=sampler)
     print(f"{'seed':6}{'first images':>14}{'seconds':>9}{'stopped':>9}{'hypervolume':>13}{'Spearman first / all':>24}")
     shares, volumes = [], []
     for seed in range(seeds):

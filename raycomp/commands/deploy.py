@@ -1,14 +1,20 @@
 """`raycomp export | predict | speed`: from a recipe to a model that runs elsewhere. Thin; torch is imported late."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from raycomp.commands.inputs import Json, Results, Sweep, names, numbers, print_json, stored_recipe
+from raycomp.commands.inputs import Json, Results, Sweep, names, numbers, print_json, shape_of, stored_recipe
 from raycomp.errors import UserError, nearest
+from raycomp.recipe import Recipe
 from raycomp.report import tables
+from raycomp.report.compare import final_front
+from raycomp.results.store import Store, sweep_folder
 from raycomp.storage import AnyPath
+
+if TYPE_CHECKING:
+    from raycomp.models.segmenter import Segmenter
 
 _FORMATS = ("safetensors", "onnx", "pt2")
 _RUNTIMES = ("torch", "onnxruntime")
@@ -94,13 +100,15 @@ def predict_command(
 
 
 def speed_command(
-    models: Annotated[list[Path], typer.Argument(help="Exported models (.safetensors) of one dense model.")],
+    models: Annotated[list[str], typer.Argument(help="Exported models (.safetensors), or a sweep, for its front.")],
     batch: Annotated[str, typer.Option(help="Batch sizes.")] = "1,16",
     runtime: Annotated[str, typer.Option(help="Of torch, onnxruntime.")] = "torch,onnxruntime",
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
     rounds: Annotated[int, typer.Option(help="Runs that the medians are of.")] = 15,
     device: Device = "cpu",
+    plot: Annotated[Path | None, typer.Option(help="Where to draw speed against FLOPs saved, as PNG.")] = None,
+    results: Results = "results",
     as_json: Json = False,
 ) -> None:
     """Latency and throughput beside GFLOPs, against the dense model: does what is saved become speed?"""
@@ -109,18 +117,45 @@ def speed_command(
         raise UserError(f"--dtype {dtype}: {nearest(dtype, _DTYPES)}")
     import torch
 
-    import raycomp
     from raycomp.deploy.speed import speeds
     from raycomp.memory import keep_freed_memory
 
     batches = [int(size) for size in numbers("--batch", batch, 1, 4096)]
     torch.set_num_threads(threads)
     keep_freed_memory()
-    loaded = {path.stem: raycomp.load(str(path)) for path in models}
+    loaded = {name: model for given in models for name, model in _models(given, results).items()}
     found = speeds(loaded, runtimes, batches, torch.device(device), getattr(torch, dtype), rounds)
     if as_json:
         print_json([{**vars(s), "ratio": s.ratio, "in_vain": s.in_vain} for s in found])
         return
     console = tables.console()
+    if plot is not None:
+        from raycomp.report.plot import plot_speed
+
+        plot_speed(found, f"{device}, {dtype}, {threads} thread(s)", plot)
+        console.print(f"plot: {plot}", highlight=False, soft_wrap=True)
     console.print(f"{device}, {dtype}, {threads} thread(s), medians of {rounds} runs in turns", highlight=False)
     console.print(tables.speed_table(found))
+
+
+def _models(given: str, results: str) -> "dict[str, Segmenter]":
+    """An exported model, or those of a sweep's front, whose weights are of no matter for their speed."""
+    import raycomp
+
+    if given.endswith(".safetensors"):
+        return {Path(given).stem: raycomp.load(given)}
+    from raycomp.compress.apply import remerge
+    from raycomp.models.segmenter import Segmenter
+
+    store = Store(sweep_folder(results, given))
+    config = store.config()
+    shape, _ = shape_of(config, store.folder)
+    front = final_front(store.rows(), config.search.budget)
+    if not front:
+        raise UserError(f"speed: sweep {given} has no front yet")
+    made = {}
+    for row in front:
+        recipe = Recipe.model_validate_json(row["recipe_json"])
+        made[recipe.id] = Segmenter(shape, recipe).eval()
+        remerge(made[recipe.id], recipe)
+    return made

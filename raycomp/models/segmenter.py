@@ -233,9 +233,7 @@ class Segmenter(nn.Module):
 def upsampled(scores: Tensor, patch: int, size: Size) -> Tensor:
     """Class scores (B, K, h, w) of patches as logits (B, K, height, width) of the pixels of an image, channels last."""
     height, width = size
-    scores = scores.contiguous(
-        memory_format=torch.channels_last
-    )  # argmax takes a fraction of the time then
+    scores = scores.contiguous(memory_format=torch.channels_last)  # argmax takes a fraction of the time then
     return F.interpolate(scores, scale_factor=float(patch), mode="bilinear")[..., :height, :width]
 
 

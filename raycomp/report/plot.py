@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from operator import itemgetter
+from typing import TYPE_CHECKING
 
 import matplotlib
 
@@ -15,6 +16,9 @@ from raycomp.results.row import Row, cost, timed
 from raycomp.results.store import completed
 from raycomp.search.known import BASELINES
 from raycomp.storage import AnyPath
+
+if TYPE_CHECKING:  # needs torch
+    from raycomp.deploy.speed import Speed
 
 _COLORS = dict(zip(BASELINES, ("#d1495b", "#8d6a9f", "#e09f3e"), strict=True))
 _MARKERS = dict(zip(BASELINES, ("v", "s", "D"), strict=True))
@@ -62,6 +66,24 @@ def _panel(axes: Axes, rows: Sequence[Row], budget_share: float, name: str) -> N
         axes.plot(x, [100 * v for v in y], color=_REFINED, marker="o", ms=6, lw=1.5, label="refined", zorder=5)
     best = [100 * row[name] for row in (*members, *([] if whole is None else [whole]))]
     axes.set_ylim(bottom=_bottom(best))
+
+
+def plot_speed(speeds: "Sequence[Speed]", title: str, path: AnyPath) -> None:
+    """Draw speed gained against FLOPs saved, one line a runtime and batch, into a PNG; on the diagonal all is speed."""
+    figure, axes = plt.subplots(figsize=(5.6, 4.6), layout="constrained")
+    most = max(s.saved for s in speeds)
+    axes.plot([1, most], [1, most], color="black", lw=0.7, ls=":", label="all FLOPs saved are speed")
+    for runtime, batch in dict.fromkeys((s.runtime, s.batch) for s in speeds):
+        own = sorted((s for s in speeds if (s.runtime, s.batch) == (runtime, batch)), key=lambda s: s.saved)
+        axes.plot([s.saved for s in own], [s.gained for s in own], marker="o", ms=5, label=f"{runtime}, batch {batch}")
+    axes.set(xlabel="dense GFLOPs / the recipe's", ylabel="dense time / the recipe's")
+    axes.set_title(title, loc="left", fontsize=10)
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    with written(path) as temporary:
+        figure.savefig(temporary, dpi=130, format="png")
+    plt.close(figure)
 
 
 def _bottom(best: Sequence[float]) -> float:

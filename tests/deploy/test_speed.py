@@ -8,10 +8,14 @@ import torch
 from raycomp.deploy.speed import Speed, speeds
 from raycomp.errors import UserError
 from raycomp.flops import gflops
-from raycomp.recipe import dense
+from raycomp.recipe import ToMe, dense
 from raycomp.report.tables import speed_table
+from raycomp.results.store import Store
+from raycomp.search.proposal import Proposal
+from tests.bases import SHAPE
 from tests.conftest import TINY, seeded_model
 from tests.deploy.test_model import compressed
+from tests.search.fakes import fake_row
 
 CPU = torch.device("cpu")
 
@@ -50,3 +54,23 @@ def test_models_that_cannot_be_compared_are_refused(model, saliency):
         speeds({"a": model, "b": other}, ["torch"], [1], CPU, torch.float32, 1)
     with pytest.raises(UserError, match="a merges by the image"):
         speeds({"a": compressed(model, saliency, "adaptive")}, ["torch"], [1], CPU, torch.float32, 1)
+
+
+def test_a_sweep_stands_for_the_models_of_its_front(base, tmp_path):
+    from raycomp.commands.deploy import _models
+    from raycomp.report.plot import plot_speed
+
+    store = Store(tmp_path / "some")
+    store.open(base.config.model_copy(update={"name": "some"}))
+    with pytest.raises(UserError, match="sweep some has no front yet"):
+        _models("some", str(tmp_path))
+    narrow = dense(SHAPE).model_copy(update={"embed": 48, "merge": ToMe(ratios=(0.2, 0.0, 0.1, 0.0))})
+    store.write(fake_row(SHAPE, Proposal(1, "search", "proposed", "", narrow)))
+    made = _models("some", str(tmp_path))
+    assert list(made) == [narrow.id]
+    assert made[narrow.id].recipe == narrow
+    assert made[narrow.id].encoder.merger is not None
+    found = speeds(made, ["torch"], [1, 2], CPU, torch.float32, 1)
+    assert found[1].saved == pytest.approx(gflops(SHAPE, dense(SHAPE)) / gflops(SHAPE, narrow))
+    plot_speed(found, "cpu", tmp_path / "speed.png")
+    assert (tmp_path / "speed.png").read_bytes().startswith(b"\x89PNG")

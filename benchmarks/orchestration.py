@@ -1,0 +1,110 @@
+"""What Ray Tune costs a trial beside a bare loop, and how long the first trial waits for Ray.
+
+    python benchmarks/orchestration.py [--trials 200]
+
+Trials measure nothing: they write their row and end. Both loops propose by chance, read the row back and learn from it;
+the bare loop does so in one process, the other as a sweep does, with one worker. Prints milliseconds a trial of both
+and their difference, which is Tune's, and seconds from `ray.init` to the first trial's start in its worker.
+"""
+
+import os
+import tempfile
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Annotated
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("RAY_AUTH_MODE", "token")  # before Ray is imported
+
+import typer
+from ray import tune
+
+from raycomp import config as configs
+from raycomp.config import SweepConfig
+from raycomp.flops import gflops
+from raycomp.results.row import Row
+from raycomp.results.store import Store
+from raycomp.search import cluster
+from raycomp.search.proposal import Proposal
+from raycomp.search.proposer import Proposer
+from raycomp.search.space import Space
+from raycomp.search.sweep import run_sweep
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def made_up(space: Space, proposal: Proposal) -> Row:
+    """A row, as large as most."""
+    recipe = proposal.recipe
+    names = {"stage": proposal.stage, "origin": proposal.origin, "label": proposal.label, "number": proposal.number}
+    figures = {"clean_miou": 0.5, "corrupted_miou": 0.4, "gflops": gflops(space.shape, recipe), "class_iou": [0.5] * 11}
+    known = {"recipe_id": recipe.id, "recipe_json": recipe.canonical_json(), "status": "complete", "error": ""}
+    return {**names, **known, **figures, "corrupted_by_variant": [0.4] * 80}
+
+
+class Instant(tune.Trainable):
+    """Writes the row that it was given, and notes when."""
+
+    def setup(self, config: dict, base: SimpleNamespace, samples: object, folder: Path, commit: str) -> None:
+        del samples, commit
+        self._store, self._base = Store(folder), base
+        self.reset_config(config)
+
+    def step(self) -> dict:
+        with (self._base.log / "began").open("a") as file:
+            file.write(f"{time.time()}\n")
+        self._store.write(made_up(self._base.space, self._proposal))
+        return {"done": True}
+
+    def reset_config(self, new_config: dict) -> bool:
+        self._proposal = Proposal.from_config(new_config)
+        return True
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Nothing."""
+
+
+def main(trials: Annotated[int, typer.Option()] = 200) -> None:
+    config = configs.load(ROOT / "search_spaces" / "streetscenes_vit_micro.yaml", trials=trials, workers=1)
+    config = config.changed("search", sampler="random")
+    assert config.model.shape is not None
+    space = Space(config.model.shape, config.space, config.model.shape.image)
+    with tempfile.TemporaryDirectory() as folder:
+        bare = _bare(Path(folder), config, space)
+        with_tune, first, starting = _with_tune(Path(folder), config, space)
+    print(f"{trials} trials: {1000 * bare:.1f} ms each in a bare loop, {1000 * with_tune:.1f} ms by Ray Tune")
+    print(f"Tune's own: {1000 * (with_tune - bare):.1f} ms a trial")
+    print(f"first trial {first:.1f} s after ray.init began, of which ray.init took {starting:.1f} s")
+
+
+def _bare(folder: Path, config: SweepConfig, space: Space) -> float:
+    """Seconds a trial."""
+    store, proposer = Store(folder / "bare"), Proposer(space, config.search, [])
+    store.open(config)
+    began, done = time.perf_counter(), 0
+    while (proposal := proposer.next()) is not None:
+        store.write(made_up(space, proposal))
+        row = store.read(*proposal.key)
+        assert row is not None
+        proposer.tell(row)
+        done += 1
+    return (time.perf_counter() - began) / done
+
+
+def _with_tune(folder: Path, config: SweepConfig, space: Space) -> tuple[float, float, float]:
+    """Seconds a trial once they run, seconds until the first runs, and those of `ray.init`."""
+    store, proposer = Store(folder / "tune"), Proposer(space, config.search, [])
+    store.open(config)
+    base = SimpleNamespace(config=config, space=space, log=folder)
+    began = time.time()
+    cluster.connect()
+    starting = time.time() - began
+    run_sweep(base, None, store, proposer, lambda _: None, Instant)  # type: ignore[arg-type]
+    cluster.disconnect()
+    times = [float(line) for line in (folder / "began").read_text().split()]
+    return (times[-1] - times[0]) / (len(times) - 1), times[0] - began, starting
+
+
+if __name__ == "__main__":
+    typer.run(main)
