@@ -1,9 +1,9 @@
-"""How much of the FLOPs saved becomes speed: ToMe at the paper's moderate compression, pruning and ToMe at its aggressive.
+"""How much of the FLOPs saved becomes speed: ToMe at moderate compression, pruning and ToMe at aggressive compression.
 
     python benchmarks/merging.py [--device cuda] [--threads 2]
 
-Prints FLOPs reduction, speed-up and their ratio against the dense model at batch 16 (DeiT-B: 4), with weights at random,
-as time does not depend on them. Dense and compressed take turns, and the ratio is of medians.
+Prints FLOPs reduction, speed-up and their ratio against the dense model at batch 16 (DeiT-B: 4), with weights at
+random, as time does not depend on them. Dense and compressed take turns, and the ratio is of medians.
 """
 
 from functools import partial
