@@ -1,7 +1,8 @@
 """How fast samplers find good recipes: hypervolume against trials and against seconds.
 
     python benchmarks/search.py                                   # the elastic ViT-micro, replayed: 5 minutes
-    python benchmarks/search.py --function formula --trials 500 --out docs/search_formula.png    # 20 minutes
+    python benchmarks/search.py --function formula --trials 500 --arms \
+        "random,TPE of Optuna,NSGA-II of Optuna,raycomp tpe,raycomp gp"    # 15 minutes
 
 Compares a random search, the default TPE of Optuna and its NSGA-II, all three with recipes over the budget rejected
 before they are measured and not counted, with the search of a sweep by each of its samplers. One trial runs at a time.
@@ -194,7 +195,8 @@ def draw(curves: dict[str, np.ndarray], runs: dict[str, list[Run]], out: Path) -
         panel.spines[["top", "right"]].set_visible(False)
     first = np.atleast_1d(panels)[0]
     first.set_ylabel("hypervolume")
-    figure.legend(*first.get_legend_handles_labels(), loc="outside lower center", ncols=len(curves), frameon=False)
+    columns = len(curves) if timed else 2
+    figure.legend(*first.get_legend_handles_labels(), loc="outside lower center", ncols=columns, frameon=False)
     figure.savefig(out, dpi=110)
 
 

@@ -14,12 +14,12 @@ from raycomp.search.proposer import Proposer
 
 
 class SweepProgress:
-    """Trials done, feasible ones, hypervolume and time left."""
+    """Trials done, measured ones, hypervolume and time left."""
 
     def __init__(self, proposer: Proposer, console: Console) -> None:
         self._proposer, self._console = proposer, console
         self._live = Live(console=console, refresh_per_second=4, transient=False) if console.is_terminal else None
-        self._failed, self._stopped, self._feasible = 0, 0, len(proposer.search_rows())
+        self._failed, self._stopped, self._measured = 0, 0, len(proposer.search_rows())
         self._front = front(proposer.search_rows())
         self._stage = ""
         self._stage_rows = 0
@@ -45,7 +45,7 @@ class SweepProgress:
         self._failed += row["status"] == "failed"
         self._stopped += row["status"] == "stopped"
         if row["stage"] == "search" and row["status"] == "complete" and row["origin"] != "reference":
-            self._feasible += 1
+            self._measured += 1
             self._front = front([*self._front, row])
         if row["status"] == "failed":
             self._console.print(f"trial {row['recipe_id']} failed: {row['error']}", markup=False, style="red")
@@ -63,7 +63,7 @@ class SweepProgress:
             return f"full set: {row['family']} {cost_share(row):.0%} done, {left} left{self._time_left(left)}"
         return (
             f"trial {self._proposer.trials_done}/{self._proposer.config.trials}"
-            f" | measured {self._feasible}, stopped {self._stopped}, failed {self._failed}, on front {len(self._front)}"
+            f" | measured {self._measured}, stopped {self._stopped}, failed {self._failed}, on front {len(self._front)}"
             f" | hypervolume {hypervolume(self._front, self._proposer.dense_cost):.4f}"
             f" | last {cost_share(row):.0%}: {_miou(row)} | {left} left"
             f"{self._time_left(left)}"

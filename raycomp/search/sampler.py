@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from raycomp.search.candidates import candidates, most, point, steps
 from raycomp.search.space import Space
-from raycomp.search.surrogate import Surrogate, chosen, predicted
+from raycomp.search.surrogate import Surrogate, chosen, expected, predicted
 
 _LEAST = 10  # complete trials before the models say anything
 _CANDIDATES = 250
@@ -92,8 +92,7 @@ class SurrogateSampler(BaseSampler):
         """Indices of the best candidates; `tried` has the trials that are complete, then those that still run."""
         limit = most(self._dimensions)
         models = self._surrogate.models(tried / limit, accuracy)
-        expected, _ = predicted(models, tried / limit)
-        known = torch.cat([expected, torch.from_numpy(-spent / self._budget)[:, None]], dim=1)
+        known = torch.cat([expected(models, tried / limit), torch.from_numpy(-spent / self._budget)[:, None]], dim=1)
         corner = torch.tensor([*accuracy.max(0) / 2, -1.0], dtype=torch.float64)
         mean, deviation = predicted(models, drawn / limit)
         relative = torch.from_numpy(costs / self._budget)

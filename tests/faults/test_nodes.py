@@ -6,16 +6,29 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
 
 from raycomp.results.store import Store
 from tests.faults.sweeps import end_session, finish, found, rows_there, start, wait_until
-from tests.services import free_port, wait_for
+from tests.services import free_port
 
 pytestmark = pytest.mark.faults
 RAY = str(Path(sys.executable).with_name("ray"))
+
+
+def started(log: Path, *options: str) -> subprocess.Popen:
+    """A node that has joined; Ray gives up after 30 s, which are too few on a busy machine."""
+    for _ in range(4):
+        process = ray(log, *options)
+        while process.poll() is None:
+            if "Ray runtime started" in log.read_text():
+                return process
+            time.sleep(0.2)
+        end_session(process)
+    raise AssertionError(log.read_text())
 
 
 def ray(log: Path, *options: str) -> subprocess.Popen:
@@ -33,14 +46,14 @@ def cluster(place):
     """A head without CPUs and two nodes of one each, all on ports that are free: address and the nodes' processes."""
     folder, port = tempfile.mkdtemp(prefix="rc-", dir="/tmp"), free_port()
     ports = [f"--{name}={free_port()}" for name in ("dashboard-agent-listen-port", "ray-client-server-port")]
-    head = ray(
+    head = started(
         place / "head.log", "--head", "--num-cpus=0", f"--port={port}", f"--temp-dir={folder}",
         "--include-dashboard=false", *ports,
     )  # fmt: skip
-    wait_for(port, head)
     address, agent = f"127.0.0.1:{port}", "--dashboard-agent-listen-port"
     nodes = [
-        ray(place / f"node{n}.log", f"--address={address}", "--num-cpus=1", f"{agent}={free_port()}") for n in range(2)
+        started(place / f"node{n}.log", f"--address={address}", "--num-cpus=1", f"{agent}={free_port()}")
+        for n in range(2)
     ]
     yield address, nodes
     for process in (*nodes, head):
