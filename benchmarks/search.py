@@ -25,7 +25,6 @@ import moocore
 import numpy as np
 import optuna
 import typer
-from optuna.distributions import IntDistribution
 from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.trial import TrialState
 from scipy.stats import t as student
@@ -36,6 +35,7 @@ from raycomp.recipe import dense
 from raycomp.results.row import Row
 from raycomp.search.proposal import Proposal
 from raycomp.search.proposer import Proposer
+from raycomp.search.sampler import distributions
 from raycomp.sections import SearchConfig
 
 BUDGET = 0.6
@@ -64,7 +64,7 @@ def plain(make: Callable[[int], BaseSampler], function: Function, seed: int, tri
     study = optuna.create_study(directions=["maximize", "maximize", "minimize"], sampler=make(seed))
     space = function.space
     budget = BUDGET * space.gflops({})
-    grid = {name: IntDistribution(d.low, d.high, step=d.step) for name, d in space.dimensions.items()}
+    grid = distributions(space)
     found, clock = [], time.perf_counter()
     while len(found) < trials:
         trial = study.ask(grid)

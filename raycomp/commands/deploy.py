@@ -125,14 +125,15 @@ def speed_command(
     keep_freed_memory()
     loaded = {name: model for given in models for name, model in _models(given, results).items()}
     found = speeds(loaded, runtimes, batches, torch.device(device), getattr(torch, dtype), rounds)
+    if plot is not None:
+        from raycomp.report.plot import plot_speed
+
+        plot_speed(found, f"{device}, {dtype}, {threads} thread(s)", plot)
     if as_json:
         print_json([{**vars(s), "ratio": s.ratio, "in_vain": s.in_vain} for s in found])
         return
     console = tables.console()
     if plot is not None:
-        from raycomp.report.plot import plot_speed
-
-        plot_speed(found, f"{device}, {dtype}, {threads} thread(s)", plot)
         console.print(f"plot: {plot}", highlight=False, soft_wrap=True)
     console.print(f"{device}, {dtype}, {threads} thread(s), medians of {rounds} runs in turns", highlight=False)
     console.print(tables.speed_table(found))

@@ -99,23 +99,22 @@ def baseline_curve(rows: Sequence[Row], stage: str, kind: str) -> list[Row]:
 
 def first_agreement(rows: Sequence[Row]) -> dict[str, float]:
     """Spearman correlation between the first images' and the search stage's values, by objective."""
-    pairs = [row for row in completed(rows, "search") if row.get("first_clean_miou") is not None]
-    if len(pairs) < 3:
-        return {}
-    return {
-        name: _spearman([row[f"first_{name}"] for row in pairs], [row[name] for row in pairs])
-        for name in ("clean_miou", "corrupted_miou")
-    }
+    staged = [row for row in completed(rows, "search") if row.get("first_clean_miou") is not None]
+    return _agreement([(row, row) for row in staged], "first_")
 
 
 def stage_agreement(rows: Sequence[Row]) -> dict[str, float]:
     """Spearman correlation between the search stage's and the full stage's values, by objective."""
     search = {row["recipe_id"]: row for row in completed(rows, "search")}
-    pairs = [(search[r["recipe_id"]], r) for r in completed(rows, "full") if r["recipe_id"] in search]
+    return _agreement([(search[r["recipe_id"]], r) for r in completed(rows, "full") if r["recipe_id"] in search])
+
+
+def _agreement(pairs: Sequence[tuple[Row, Row]], prefix: str = "") -> dict[str, float]:
+    """Of earlier and later figures of the same recipes; of fewer than three there is none."""
     if len(pairs) < 3:
         return {}
     return {
-        name: _spearman([a[name] for a, _ in pairs], [b[name] for _, b in pairs])
+        name: _spearman([before[prefix + name] for before, _ in pairs], [after[name] for _, after in pairs])
         for name in ("clean_miou", "corrupted_miou")
     }
 

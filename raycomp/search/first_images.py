@@ -1,5 +1,6 @@
 """What the first images of a trial tell about all of them, learned from the trials that were measured whole."""
 
+import moocore
 import numpy as np
 
 from raycomp.evaluate.accuracy import Accuracy
@@ -35,18 +36,12 @@ class FirstImages:
             return ()
         slack = np.mean(self._gains, axis=0) + _DOUBT * np.std(self._gains, axis=0, ddof=1)
         cheaper = [row for row in self._front if cost(row) <= budget]
-        best = [row for row in cheaper if not any(_better(other, row) for other in cheaper)]
-        return tuple(
-            Accuracy(float(row["clean_miou"] - slack[0]), float(row["corrupted_miou"] - slack[1])) for row in best
-        )
+        if not cheaper:
+            return ()
+        reached = np.array([(row["clean_miou"], row["corrupted_miou"]) for row in cheaper])
+        return tuple(Accuracy(*bar) for bar in (reached[moocore.is_nondominated(-reached)] - slack).tolist())
 
     def expected(self, row: Row) -> Accuracy:
         """Figures of a stopped row on all images, as far as can be told."""
         gains = np.mean(self._gains or [(0.0, 0.0)], axis=0)
         return Accuracy(row["first_clean_miou"] + float(gains[0]), row["first_corrupted_miou"] + float(gains[1]))
-
-
-def _better(one: Row, other: Row) -> bool:
-    """At least as accurate in both ways, and not the same."""
-    ours, theirs = ((row["clean_miou"], row["corrupted_miou"]) for row in (one, other))
-    return ours != theirs and all(a >= b for a, b in zip(ours, theirs, strict=True))

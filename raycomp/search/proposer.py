@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import optuna
-from optuna.distributions import BaseDistribution, IntDistribution
 from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
@@ -23,7 +22,7 @@ from raycomp.search.history import FULL, FixedSpaceTPE, condensed
 from raycomp.search.known import BASELINES, known
 from raycomp.search.pareto import DIRECTIONS, most_useful, values
 from raycomp.search.proposal import Proposal
-from raycomp.search.sampler import SurrogateSampler
+from raycomp.search.sampler import SurrogateSampler, distributions
 from raycomp.search.space import Space
 from raycomp.search.surrogate import Surrogate
 from raycomp.sections import SearchConfig
@@ -57,9 +56,7 @@ class Proposer:
         self._first_images = FirstImages()
         self._memory: list[FrozenTrial] = []
         """The complete trials of the study."""
-        self._distributions: dict[str, BaseDistribution] = {
-            name: IntDistribution(d.low, d.high, step=d.step) for name, d in space.dimensions.items()
-        }
+        self._distributions = distributions(space)
         for row in rows:
             self._remember(row)
         self._first = self._known_proposals()

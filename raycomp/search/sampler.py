@@ -22,6 +22,11 @@ _CANDIDATES = 250
 _TOGETHER = 8  # trials that run, for each further point that is chosen with the next one
 
 
+def distributions(space: Space) -> dict[str, BaseDistribution]:
+    """The dimensions of a space, as Optuna has them."""
+    return {name: IntDistribution(d.low, d.high, step=d.step) for name, d in space.dimensions.items()}
+
+
 class SurrogateSampler(BaseSampler):
     """Bayesian optimisation over the recipes of a space that are within the budget."""
 
@@ -36,7 +41,7 @@ class SurrogateSampler(BaseSampler):
         trial: FrozenTrial,  # noqa: ARG002
     ) -> dict[str, BaseDistribution]:
         """All dimensions of the space."""
-        return {d.name: IntDistribution(d.low, d.high, step=d.step) for d in self._dimensions}
+        return distributions(self._space)
 
     def sample_independent(
         self,
