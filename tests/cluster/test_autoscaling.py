@@ -1,14 +1,12 @@
 """A sweep on a cluster that starts without nodes: they come, they go, and the rows are those of a fixed machine."""
 
-import os
-import subprocess
 import sys
 
 import pytest
 import yaml
 
 from raycomp.results.store import Store
-from tests.jobs.test_pareto_search import ROOT, environment, place, run
+from tests.jobs.test_pareto_search import ROOT, execute, place, run
 
 __all__ = ["place"]
 
@@ -21,15 +19,7 @@ def test_nodes_come_with_trials_and_go_and_the_result_is_that_of_a_fixed_cluster
     fixed = run(place, "--space", "random.yaml", "--name", "fixed", "--workers", "2")
     assert fixed.returncode == 0, fixed.stdout + fixed.stderr
     options = ["--space", "random.yaml", "--nodes", "2", "--trials", "10", "--idle", "4", "--name", "grown"]
-    grown = subprocess.run(
-        [sys.executable, str(ROOT / "jobs" / "autoscale_demo.py"), *options],
-        env={**os.environ, **environment(place)},
-        cwd=place,
-        capture_output=True,
-        text=True,
-        timeout=400,
-        check=False,
-    )
+    grown = execute(place, sys.executable, str(ROOT / "jobs" / "autoscale_demo.py"), *options, seconds=400)
     assert grown.returncode == 0, grown.stdout + grown.stderr
     assert "at most 2 node(s), none at the start and 0 in the end" in " ".join(grown.stdout.split())
     measured = [

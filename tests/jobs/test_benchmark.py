@@ -17,7 +17,7 @@ from raycomp.recipe import Recipe, dense
 from raycomp.results.store import Store, completed
 from raycomp.sections import RecoveryConfig
 from tests.conftest import TINY, seeded_model
-from tests.jobs.test_pareto_search import environment
+from tests.jobs.test_pareto_search import environment, execute
 
 ROOT = Path(__file__).resolve().parents[2]
 SHAPE = TINY.model_copy(update={"width": 64, "depth": 4, "image": (64, 64), "classes": 11, "prefix": 1})
@@ -53,9 +53,7 @@ def command(place: Path, job: str, *extra: str) -> list[str]:
 
 
 def run(place: Path, *extra: str, job: str = "benchmark") -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command(place, job, *extra), env=environment(place), cwd=place, capture_output=True, text=True, timeout=300
-    )
+    return execute(place, *command(place, job, *extra))
 
 
 def interrupted_after(place: Path, line: str, *extra: str) -> int:

@@ -12,7 +12,7 @@ from raycomp.data.streetscenes import StreetScenes
 from raycomp.models import checkpoints
 from raycomp.results.store import Store, completed
 from tests.conftest import seeded_model
-from tests.jobs.test_pareto_search import ROOT, SHAPE, environment
+from tests.jobs.test_pareto_search import ROOT, SHAPE, execute
 
 TRAIN = {"steps": 3, "batch": 2, "optimizer": "adamw", "images": 8, "eval_images": 4, "augment": {"flip": True}}
 SPACE = {
@@ -42,17 +42,11 @@ def place(tmp_path_factory):
 
 def run(place, job: str, *options: str) -> subprocess.CompletedProcess[str]:
     space = () if job == "refine.py" else ("--space", "space.yaml")
-    return _run(place, [sys.executable, str(ROOT / "jobs" / job), *space, *options])
+    return execute(place, sys.executable, str(ROOT / "jobs" / job), *space, *options)
 
 
 def raycomp(place, *options: str) -> subprocess.CompletedProcess[str]:
-    return _run(place, [sys.executable, "-c", "from raycomp.cli import run; run()", *options])
-
-
-def _run(place, command: list[str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command, env=environment(place), cwd=place, capture_output=True, text=True, timeout=300, check=False
-    )
+    return execute(place, sys.executable, "-c", "from raycomp.cli import run; run()", *options)
 
 
 @pytest.mark.slow

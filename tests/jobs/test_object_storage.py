@@ -1,7 +1,5 @@
 """A sweep away from this machine's disk: rows in S3, the study in PostgreSQL, runs on an MLflow server over that."""
 
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -10,7 +8,7 @@ import pytest
 from mlflow import MlflowClient
 
 from raycomp.results.store import Store, completed, sweep_folder
-from tests.jobs.test_pareto_search import command, environment, place
+from tests.jobs.test_pareto_search import command, execute, place
 from tests.services import SECRET, mlflow_server, postgres, s3
 
 __all__ = ["place"]
@@ -41,15 +39,7 @@ def test_a_sweep_in_object_storage_and_databases(place, tmp_path, monkeypatch):
         ]
 
         def run(*arguments: str) -> str:
-            done = subprocess.run(
-                arguments,
-                env={**os.environ, **environment(place)},
-                cwd=tmp_path,
-                capture_output=True,
-                text=True,
-                timeout=300,
-                check=False,
-            )
+            done = execute(place, *arguments, cwd=tmp_path)
             assert done.returncode == 0, done.stdout + done.stderr
             return done.stdout + done.stderr
 

@@ -54,10 +54,16 @@ def environment(place: Path) -> dict[str, str]:
     return {**os.environ, **own, "RAY_ADDRESS": "local"}  # never the head of another test
 
 
+def execute(
+    place: Path, *arguments: str, cwd: Path | None = None, seconds: float = 300
+) -> subprocess.CompletedProcess[str]:
+    """Run a command with a place's cache, there or elsewhere."""
+    own = {"env": environment(place), "cwd": cwd or place}
+    return subprocess.run(arguments, **own, capture_output=True, text=True, timeout=seconds, check=False)
+
+
 def run(place: Path, *extra: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command(place, *extra), env=environment(place), cwd=place, capture_output=True, text=True, timeout=300
-    )
+    return execute(place, *command(place, *extra))
 
 
 @pytest.mark.slow
