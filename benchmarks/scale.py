@@ -144,7 +144,7 @@ def copies(folder: Path, config: SweepConfig, proposer: Proposer, rows: list[Row
     assert uri is not None
     for name, copy in (
         ("MLflow child (SQLite)", Tracker(default_uri(str(folder)), folder / "sweep", config, _CLASSES, print)),
-        ("Optuna trial (journal)", StudyCopy(uri, "scale", proposer, print)),
+        ("Optuna trial (journal)", StudyCopy(uri, "scale", proposer.space, print)),
     ):
         copy.connect()
         began, cpu = time.perf_counter(), time.thread_time()

@@ -95,7 +95,7 @@ def main(
     cluster.stop_like_ctrl_c(tracker.killed)
     copies: list[Mirror] = [tracker]
     if (storage := study_uri(study, folder)) is not None:
-        copies.append(StudyCopy(storage, config.name, proposer, warn))
+        copies.append(StudyCopy(storage, config.name, proposer.space, warn))
     for copy in copies:
         for row in rows:
             copy.log(row)

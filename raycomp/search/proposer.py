@@ -1,36 +1,22 @@
 """What to measure next: known recipes, then Optuna's proposals, then the front on the full set.
 
-The rows of the store are the only memory: a proposer made from them goes on where they end. The
-sampler is seeded anew for each proposal from (seed, number), so an interruption changes nothing.
+The rows of the store are the only memory: a proposer made from them goes on where they end.
 """
 
-import warnings
 from collections import deque
 from collections.abc import Sequence
-from typing import Any
-
-import numpy as np
-import optuna
-from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler
-from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from raycomp.recipe import Recipe, dense
-from raycomp.results.row import Row, cost
+from raycomp.results.row import Row
 from raycomp.results.store import completed
-from raycomp.search.first_images import FirstImages
-from raycomp.search.history import FULL, FixedSpaceTPE, condensed
+from raycomp.search.asker import Asker
 from raycomp.search.known import BASELINES, known
-from raycomp.search.pareto import DIRECTIONS, most_useful, values
+from raycomp.search.pareto import most_useful
 from raycomp.search.proposal import Proposal
-from raycomp.search.sampler import SurrogateSampler, distributions
 from raycomp.search.space import Space
-from raycomp.search.surrogate import Surrogate
 from raycomp.sections import SearchConfig
 
 _CONFIRMED = 12  # members of the front that are measured on the full set
-_TRIES = 200  # asks for a recipe that is not measured yet, before the space counts as exhausted
-_RANDOM = 20  # tries after which they are random
-_OFF_GRID = 0.05  # a known recipe whose cost is this far from its grid point is not told to Optuna
 
 
 class Proposer:
@@ -47,18 +33,14 @@ class Proposer:
         space.check_budget(self.budget)
         self.rows: dict[tuple[str, str], Row] = {}
         self._trials_done = 0
-        self._open: dict[tuple[str, str], optuna.Trial | None] = {}
+        self._open: set[tuple[str, str]] = set()
         self._exhausted = False
         self._confirming = False
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self._study = optuna.create_study(directions=list(DIRECTIONS))
-        self._surrogate = Surrogate()
-        self._first_images = FirstImages()
-        self._memory: list[FrozenTrial] = []
-        """The complete trials of the study."""
-        self._distributions = distributions(space)
         for row in rows:
-            self._remember(row)
+            self._record(row)
+        trials = [row for row in rows if _is_trial(row)]
+        self._taken = {recipe_id for stage, recipe_id in self.rows if stage == "search"}
+        self._asker = Asker(space, config, self.budget, trials, self._taken)
         self._first = self._known_proposals()
         self._full: deque[Proposal] = deque()
 
@@ -83,72 +65,38 @@ class Proposer:
         """The next proposal, or None while the open ones must finish first."""
         proposal = self._next_search() or self._next_full()
         if proposal is not None:
-            self._open.setdefault(proposal.key, None)
+            self._open.add(proposal.key)
+            if proposal.stage == "search":
+                self._taken.add(proposal.recipe.id)
+                if not self._first and self._trials_left:
+                    self._asker.ahead(self._number)
         return proposal
 
     def tell(self, row: Row) -> None:
         """Learn from a finished row, complete or failed."""
-        trial = self._open.pop((row["stage"], row["recipe_id"]), None)
-        if trial is None:
-            self._remember(row)
-            return
+        self._open.discard((row["stage"], row["recipe_id"]))
         self._record(row)
-        if (found := self._objectives(row)) is not None:
-            self._learned(self._study.tell(trial, found))
-        else:
-            self._study.tell(trial, state=TrialState.FAIL)
+        if _is_trial(row):
+            self._asker.tell(row)
 
     def search_rows(self) -> list[Row]:
         """Complete search-stage rows within the budget."""
         return [row for row in completed(self.rows.values(), "search") if _is_trial(row)]
 
-    def _remember(self, row: Row) -> None:
-        """Record a row that Optuna did not ask for, at the nearest point of its grid."""
-        self._record(row)
-        if _is_trial(row) and (trial := self.frozen(row, self._objectives(row))) is not None:
-            self._study.add_trial(trial)
-            self._learned(trial)
-
     def _record(self, row: Row) -> None:
         key = (row["stage"], row["recipe_id"])
         self._trials_done += key not in self.rows and _is_trial(row)
         self.rows[key] = row
-        if _is_trial(row):
-            self._first_images.learn(row)
 
-    def _objectives(self, row: Row) -> tuple[float, float, float] | None:
-        """What the sampler is told; None for a row that failed."""
-        if row["status"] == "stopped":
-            return *self._first_images.expected(row), cost(row)
-        return values(row) if row["status"] == "complete" else None
+    @property
+    def _number(self) -> int:
+        """Of the next proposal of the search."""
+        running = sum(1 for stage, recipe_id in self._open if stage == "search" and recipe_id != self.dense.id)
+        return 1 + self.trials_done + running
 
-    def _learned(self, trial: FrozenTrial) -> None:
-        """Count a complete trial; a memory that is full goes on, condensed, in a new study."""
-        self._memory.append(trial)
-        if len(self._memory) < FULL or self.config.sampler == "nsga2":  # which needs its generations whole
-            return
-        self._memory = condensed(self._memory)
-        self._study = optuna.create_study(directions=list(DIRECTIONS))
-        self._study.add_trials(self._memory)
-        for key, running in self._open.items():
-            if running is not None:
-                self._open[key] = self._asked(running.params)
-
-    def _asked(self, params: dict[str, Any]) -> optuna.Trial:
-        """A running trial of the study with these parameters."""
-        if not isinstance(self._study.sampler, NSGAIISampler):
-            self._study.sampler = RandomSampler(seed=0)  # nothing is drawn, and no trials are looked at for it
-        self._study.enqueue_trial(params)
-        return self._study.ask(self._distributions)
-
-    def frozen(self, row: Row, objectives: tuple[float, float, float] | None) -> FrozenTrial | None:
-        """A row as Optuna's trial, at the nearest point of the grid; None without objectives, or not near."""
-        if objectives is None:
-            return None
-        params = self.space.params(Recipe.model_validate_json(row["recipe_json"]))
-        if abs(self.space.cost(self.space.recipe(params)) / cost(row) - 1) > _OFF_GRID:
-            return None
-        return create_trial(params=dict(params), distributions=self._distributions, values=list(objectives))
+    @property
+    def _trials_left(self) -> bool:
+        return not self._exhausted and self._number <= self.config.trials
 
     def _known_proposals(self) -> deque[Proposal]:
         """The dense reference, then known recipes within the budget."""
@@ -167,41 +115,11 @@ class Proposer:
     def _next_search(self) -> Proposal | None:
         if self._first:
             return self._first.popleft()
-        open_trials = sum(1 for stage, recipe_id in self._open if stage == "search" and recipe_id != self.dense.id)
-        if self._exhausted or self.trials_done + open_trials >= self.config.trials:
+        if not self._trials_left:
             return None
-        number = 1 + self.trials_done + open_trials
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            return self._ask(number)
-
-    def _ask(self, number: int) -> Proposal | None:
-        for attempt in range(_TRIES):
-            self._study.sampler = self._sampler(number, attempt)
-            trial = self._study.ask(self._distributions)
-            projected = self.space.project(dict(trial.params), self.budget)
-            if projected != trial.params:  # Optuna is to know what is measured, not what it drew
-                self._study.tell(trial, state=TrialState.FAIL)
-                trial = self._asked(dict(projected))
-            recipe = self.space.recipe(projected)
-            bars = self._first_images.bars(self.space.cost(recipe))
-            proposal = Proposal(number, "search", "proposed", "", recipe, bars)
-            if proposal.key not in self.rows and proposal.key not in self._open:
-                self._open[proposal.key] = trial
-                return proposal
-            self._study.tell(trial, state=TrialState.FAIL)  # its first measurement is known already
-        self._exhausted = True
-        return None
-
-    def _sampler(self, number: int, attempt: int) -> BaseSampler:
-        seed = int(np.random.SeedSequence([self.config.seed, number, attempt]).generate_state(1)[0])
-        if self.config.sampler == "random" or attempt >= _RANDOM:
-            return RandomSampler(seed=seed)
-        if self.config.sampler == "gp":
-            return SurrogateSampler(self.space, self.budget, self._surrogate, seed)
-        if self.config.sampler == "nsga2":
-            return NSGAIISampler(population_size=20, seed=seed)
-        return FixedSpaceTPE(self._distributions, seed)
+        proposal = self._asker.next(self._number)
+        self._exhausted = proposal is None
+        return proposal
 
     def _next_full(self) -> Proposal | None:
         """Once the search is over: dense, baselines and front, on the full set."""

@@ -16,8 +16,9 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from raycomp.results.mirror import Mirror
 from raycomp.results.row import Row
+from raycomp.search.asker import as_trial
 from raycomp.search.pareto import DIRECTIONS, values
-from raycomp.search.proposer import Proposer
+from raycomp.search.space import Space
 from raycomp.storage import AnyPath
 
 _ROW = "raycomp.row"
@@ -34,10 +35,10 @@ def study_uri(given: str | None, folder: AnyPath) -> str | None:
 class StudyCopy(Mirror):
     """Copies search trials, complete and failed, each once."""
 
-    def __init__(self, uri: str, name: str, proposer: Proposer, warn: Callable[[str], None]) -> None:
+    def __init__(self, uri: str, name: str, space: Space, warn: Callable[[str], None]) -> None:
         """`uri`: journal:FILE, or a database as SQLAlchemy names it."""
         super().__init__("Optuna's study", uri, warn)
-        self._uri, self._study_name, self._proposer = uri, name, proposer
+        self._uri, self._study_name, self._space = uri, name, space
         self._study: optuna.Study | None = None
         self._there: set[str] = set()
 
@@ -65,7 +66,7 @@ class StudyCopy(Mirror):
 
     def _trial(self, row: Row, key: str) -> FrozenTrial:
         attrs: dict[str, Any] = {_ROW: key, **{name: row[name] for name in ("recipe_id", "origin", "label")}}
-        frozen = self._proposer.frozen(row, values(row) if row["status"] == "complete" else None)
+        frozen = as_trial(self._space, row, values(row) if row["status"] == "complete" else None)
         if frozen is not None:
             frozen.user_attrs = attrs
             return frozen

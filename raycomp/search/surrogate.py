@@ -100,7 +100,9 @@ def predicted(models: list[SingleTaskGP], compression: np.ndarray) -> tuple[Tens
     """Mean and standard deviation (C, 2) of both accuracies."""
     posteriors = [model.posterior(torch.from_numpy(compression)) for model in models]
     mean = torch.cat([posterior.mean for posterior in posteriors], dim=1)
-    return mean, torch.cat([posterior.variance for posterior in posteriors], dim=1).sqrt()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NumericalWarning)  # of a recipe that was measured already
+        return mean, torch.cat([posterior.variance for posterior in posteriors], dim=1).sqrt()
 
 
 @torch.no_grad()

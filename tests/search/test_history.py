@@ -6,7 +6,7 @@ import pytest
 from optuna.distributions import IntDistribution
 from optuna.trial import create_trial
 
-from raycomp.search import history, proposer
+from raycomp.search import asker, history
 from raycomp.search.history import FixedSpaceTPE, condensed
 from raycomp.search.pareto import DIRECTIONS
 from raycomp.search.proposer import Proposer
@@ -53,18 +53,18 @@ def test_the_known_space_proposes_what_optunas_own_does():
 
 @pytest.mark.parametrize("stop", [11, 17, 24, 29])
 def test_a_restart_of_a_long_sweep_proposes_what_an_undisturbed_one_does(monkeypatch, stop):
-    monkeypatch.setattr(proposer, "FULL", 12)
+    monkeypatch.setattr(asker, "FULL", 12)
     monkeypatch.setattr(history, "KEPT", 6)
     undisturbed = drive(Proposer(SPACE, SEARCH, []))
     before = drive(Proposer(SPACE, SEARCH, []), stop_after=stop)
     resumed = Proposer(SPACE, SEARCH, [fake_row(SPACE.shape, p) for p in before])
     after = drive(resumed)
     assert [p.recipe.id for p in before + after] == [p.recipe.id for p in undisturbed]
-    assert len(resumed._memory) < 12
+    assert len(resumed._asker._memory) < 12
 
 
 def test_trials_that_run_while_the_memory_is_condensed_are_told_all_the_same(monkeypatch):
-    monkeypatch.setattr(proposer, "FULL", 10)
+    monkeypatch.setattr(asker, "FULL", 10)
     monkeypatch.setattr(history, "KEPT", 6)
     several = Proposer(SPACE, SEARCH, [])
     running = [several.next() for _ in range(4)]
@@ -77,5 +77,5 @@ def test_trials_that_run_while_the_memory_is_condensed_are_told_all_the_same(mon
             running.append(following)
     assert several.finished
     assert several.trials_done == SEARCH.trials
-    states = [trial.state for trial in several._study.get_trials(deepcopy=False)]
-    assert optuna.trial.TrialState.RUNNING not in states
+    states = [trial.state for trial in several._asker._study.get_trials(deepcopy=False)]
+    assert states.count(optuna.trial.TrialState.RUNNING) == len(several._asker._told)  # since the last ask

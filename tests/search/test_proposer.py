@@ -160,3 +160,26 @@ def test_known_recipes_stay_within_the_narrowest_widths_allowed():
     pruned_ones = [one.recipe for one in found if one.kind == BASELINES[1]]
     assert any(recipe.blocks[0].heads < 4 for recipe in pruned_ones)
     assert not any(one.share == 0.1 and one.kind == BASELINES[1] for one in found)  # the narrowest costs more
+
+
+def test_the_next_recipe_is_chosen_while_the_one_before_is_measured():
+    proposer = Proposer(SPACE, SEARCH, [])
+    while (running := proposer.next()).origin != "proposed":
+        proposer.tell(fake_row(TINY, running))
+    later = Proposer(SPACE, SEARCH, list(proposer.rows.values()))
+    assert later.next() == running
+    failed = fake_row(TINY, running, "failed")
+    proposer.tell(fake_row(TINY, running))
+    later.tell(failed)
+    second = proposer.next()
+    assert later.next() == second  # chosen before it was known how the first ends
+    proposer.tell(fake_row(TINY, second))
+    later.tell(fake_row(TINY, second))
+    assert later.next() != proposer.next()
+
+
+def test_a_problem_of_the_sampler_is_told_where_the_proposal_is_asked_for(monkeypatch):
+    proposer = Proposer(SPACE, SEARCH, [])
+    monkeypatch.setattr(Space, "project", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        drive(proposer)

@@ -30,7 +30,7 @@ def searched() -> tuple[Proposer, list]:
 
 
 def copied(uri: str, proposer: Proposer, rows: list, warn=pytest.fail) -> Mirror:
-    copy = StudyCopy(uri, "tiny", proposer, warn)
+    copy = StudyCopy(uri, "tiny", proposer.space, warn)
     for row in rows:
         copy.log(row)
     copy.close()
