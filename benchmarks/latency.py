@@ -17,6 +17,7 @@ import typer
 from raycomp.compress.apply import compress
 from raycomp.compress.elastic import prefix_saliency
 from raycomp.config import load
+from raycomp.evaluate.latency_fit import fitted
 from raycomp.evaluate.latency_table import measure_latency
 from raycomp.evaluate.speed import median_seconds
 from raycomp.memory import keep_freed_memory
@@ -42,7 +43,7 @@ def main(
         raise typer.BadParameter("the space names no model.shape")
     window = config.data.window_for(shape)
     started = time.perf_counter()
-    table = measure_latency(shape, batch, device, dtype, window, merging=True)
+    table = fitted(measure_latency(shape, batch, device, dtype, window, merging=True), batch, device, dtype)
     print(f"table: {table.setting}, measured in {time.perf_counter() - started:.0f} s")
 
     grid, whole = Space(shape, config.space, window), Segmenter(shape, dense(shape)).eval()

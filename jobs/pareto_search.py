@@ -20,6 +20,7 @@ import typer
 
 from raycomp import config as configs
 from raycomp.cli import INTERRUPTED, guarded
+from raycomp.commands.inputs import shape_of
 from raycomp.errors import UserError
 from raycomp.recipe import dense
 from raycomp.report import tables
@@ -48,6 +49,7 @@ def main(
     gpus: Annotated[float | None, typer.Option(help="GPUs of a trial; 0.25 packs four on one.")] = None,
     tracking: Annotated[str | None, typer.Option(help="MLflow tracking URI; by default SQLite in the results.")] = None,
     study: Annotated[str | None, typer.Option(help="Optuna's storage, for example postgresql://HOST/NAME.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run and what it takes.")] = False,
 ) -> None:
     """Search, print the front, draw it, and say how to open MLflow on it."""
     config = configs.load(space, budget=budget, limit=limit, trials=trials, seed=seed, workers=workers)
@@ -55,6 +57,9 @@ def main(
     console = tables.console()
     folder = sweep_folder(results, name or config.name)
     store = Store(folder)
+    if dry_run:
+        _say_plan(config, store, space)
+        return
     store.check(config)
     timed = config.search.limit == "latency"
     if (shape := config.model.shape) is not None and not timed:  # what cannot be met is told before anything is loaded
@@ -62,6 +67,8 @@ def main(
         grid.check_budget(config.search.budget * grid.cost(dense(shape)))
     cluster.connect()
     # Bad input is told before these are imported: torch alone takes seconds.
+    from raycomp.report.found import Found
+    from raycomp.report.html.page import write_page
     from raycomp.report.plot import plot_front
     from raycomp.report.progress import SweepProgress
     from raycomp.search.base import check_same, prepare_base
@@ -127,17 +134,32 @@ def main(
         say(f"stopped after the first images, as they could not reach the front: {stopped} trials")
     for objective, rho in stage_agreement(outcome.rows).items():
         say(f"search stage ranked {objective} like the full set: Spearman {rho:.2f}")
+    page = folder / "report.html"
+    write_page([Found(folder.name, config, outcome.rows)], page)
     picture, what = folder / "front.png", "latency" if timed else "GFLOPs"
     title = f"{config.name}: {proposer.trials_done} trials, budget {share:.0%} of the dense {what}"
     plot_front(outcome.rows, share, title, picture)
-    tracker.attach([folder / "sweep.yaml", picture])
-    say(f"rows:  {folder / 'trials'}/*.parquet\nplot:  {picture}")
-    say(f"runs:  mlflow ui --backend-store-uri {without_password(uri)}")
+    tracker.attach([folder / "sweep.yaml", picture, page])
+    say(f"rows:   {folder / 'trials'}/*.parquet\nplot:   {picture}\nreport: {page}")
+    say(f"runs:   mlflow ui --backend-store-uri {without_password(uri)}")
     leaving.join()
     gc.freeze()  # or Python spends seconds, at exit, freeing torch's modules one by one
     if not outcome.finished:
         console.print("interrupted: the same command goes on from here", style="yellow")
         sys.exit(INTERRUPTED)
+
+
+def _say_plan(config: configs.SweepConfig, store: Store, space: Path) -> None:
+    """What a sweep would run; nothing is written, and no cluster is asked."""
+    shape, _ = shape_of(config, space)
+    grid = _grid(config, shape)
+    limit = config.search.budget * grid.cost(dense(shape))
+    grid.check_budget(limit)
+    from raycomp.search.plan import plan
+    from raycomp.search.proposer import Proposer
+
+    rows = store.rows() if (store.folder / "sweep.yaml").is_file() else []
+    tables.console().print(tables.plan_table(config, plan(config, Proposer(grid, config.search, rows)), limit, store))
 
 
 def _grid(config: configs.SweepConfig, shape: ModelShape) -> Space:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import typer
 
-from raycomp.commands import deploy, inspect, manage
+from raycomp.commands import choose, deploy, inspect, manage
 from raycomp.errors import UserError
 from raycomp.search import cluster
 
@@ -16,10 +16,14 @@ if TYPE_CHECKING:  # slow to import
 app = typer.Typer(help="Find prune-then-merge recipes for ViT segmentation models.", no_args_is_help=True)
 app.command("profile")(inspect.profile_command)
 app.command("front")(inspect.front_command)
+app.command("pick")(choose.pick_command)
 app.command("explain")(inspect.explain_command)
+app.command("compare")(choose.compare_command)
+app.command("report")(choose.report_command)
 app.command("export")(deploy.export_command)
 app.command("predict")(deploy.predict_command)
 app.command("speed")(deploy.speed_command)
+app.command("status")(manage.status_command)
 app.command("track")(manage.track_command)
 app.command("compact")(manage.compact_command)
 

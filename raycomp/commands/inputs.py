@@ -18,7 +18,21 @@ from raycomp.shape import ModelShape, Size
 from raycomp.storage import AnyPath, located
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
-Sweep = Annotated[str | None, typer.Option(help="The sweep that a recipe is of, where several have it.")]
+
+
+def complete_sweep(context: typer.Context, incomplete: str) -> list[str]:
+    """Names of sweeps, for the shell to complete."""
+    try:
+        folders = located(str(context.params.get("results") or "results")).glob("*/sweep.yaml")
+        return sorted(path.parent.name for path in folders if path.parent.name.startswith(incomplete))
+    except (OSError, UserError):
+        return []
+
+
+Sweep = Annotated[
+    str | None,
+    typer.Option(help="The sweep that a recipe is of, where several have it.", autocompletion=complete_sweep),
+]
 Results = Annotated[str, typer.Option(help="Folder that holds the sweeps, or a URI: s3://bucket/results.")]
 
 

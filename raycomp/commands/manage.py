@@ -1,15 +1,35 @@
-"""`raycomp track | compact`: keep MLflow and the files of a sweep in order."""
+"""`raycomp status | track | compact`: see what runs, keep MLflow and the files of a sweep in order."""
 
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
-from raycomp.commands.inputs import Results
+from raycomp.commands.inputs import Json, Results, complete_sweep, print_json
 from raycomp.errors import UserError
 from raycomp.report import tables
 from raycomp.report.compare import final_front
+from raycomp.report.status import status_of
 from raycomp.results.store import Store, completed, sweep_folder
-from raycomp.storage import without_password
+from raycomp.storage import located, without_password
+
+
+def status_command(
+    sweep: Annotated[str | None, typer.Argument(help="One sweep; else all.", autocompletion=complete_sweep)] = None,
+    results: Results = "results",
+    as_json: Json = False,
+) -> None:
+    """Which sweeps there are, which of them run, and how far they are."""
+    names = [sweep] if sweep else sorted(path.parent.name for path in located(results).glob("*/sweep.yaml"))
+    if not names:
+        raise UserError(f"there is no sweep in {results}; jobs/pareto_search.py makes one")
+    found = sorted(
+        (status_of(Store(sweep_folder(results, name))) for name in names), key=lambda s: s.recency, reverse=True
+    )
+    if as_json:
+        print_json([asdict(one) for one in found])
+        return
+    tables.console().print(tables.status_table(found))
 
 
 def track_command(

@@ -33,6 +33,9 @@ _TILTS = (-0.5, 0.0, 0.5)
 _ROUNDS, _WARM_UP = 5, 1
 _EVICTED = 2**20  # floats that pass through the caches between two runs
 _Run = tuple[Callable[[Tensor], object], Tensor]
+Fit = tuple[float, float, float]
+"""Power, factor and merging: parts of t ms and m blocks that merge take factor * t^power * exp(merging * m / t) ms."""
+NO_FIT: Fit = (1.0, 1.0, 0.0)
 _AXES = {
     "embedding": ("embed",),
     "attention": ("embed", "heads", "wide", "tilt"),
@@ -58,6 +61,8 @@ class LatencyTable:
     """Of each part: its axes, then tokens; without merging, or where tokens do not count, all tokens alone."""
     setting: str
     """Device, precision, batch and tokens of the measurement."""
+    fit: Fit = NO_FIT
+    """How whole models differ from the sum of their parts."""
 
     def latency_ms(self, recipe: Recipe) -> float:
         """One pass of the table's batch through the model of a recipe.
@@ -79,7 +84,9 @@ class LatencyTable:
         steps = [i for i, r in enumerate(removed) if r]
         shares = [(embed, blocks[i].qk, removed[i] / (n[i] - self.shape.prefix)) for i in steps]
         total += self._sum("merging", shares, n[steps])
-        return total + self._sum("mlp", [(embed, b.mlp) for b in blocks], after)
+        total += self._sum("mlp", [(embed, b.mlp) for b in blocks], after)
+        power, factor, merging = self.fit
+        return float(factor * total**power * np.exp(merging * len(steps) / total))
 
     def _sum(self, part: str, points: Sequence[tuple[float, ...]], tokens: np.ndarray) -> float:
         """Time of a part at several points, each with its token count."""
@@ -106,7 +113,9 @@ class LatencyTable:
         held = {"shape": self.shape.model_dump(mode="json"), "image": self.image, "axes": self.axes}
         parts = {name: values.tolist() for name, values in self.parts.items()}
         with written(path) as temporary:
-            temporary.write_text(json.dumps(held | {"tokens": self.tokens, "parts": parts, "setting": self.setting}))
+            temporary.write_text(
+                json.dumps(held | {"tokens": self.tokens, "parts": parts, "setting": self.setting, "fit": self.fit})
+            )
 
     @classmethod
     def load(cls, path: AnyPath) -> "LatencyTable":
@@ -119,7 +128,8 @@ class LatencyTable:
             held = json.loads(path.read_text())
             parts = {name: np.array(held["parts"][name]) for name in held["parts"]}
             shape, image = ModelShape.model_validate(held["shape"]), tuple(held["image"])
-            return cls(shape, image, held["axes"], held["tokens"], parts, held["setting"])
+            fit = tuple(held.get("fit", NO_FIT))  # tables of before had none
+            return cls(shape, image, held["axes"], held["tokens"], parts, held["setting"], fit)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path}: not a latency table ({type(error).__name__}); delete it") from None
 

@@ -65,7 +65,7 @@ def _panel(axes: Axes, rows: Sequence[Row], budget_share: float, name: str) -> N
         x, y = ([_mean(refined, i, value) for i in ids] for value in (cost, itemgetter(name)))
         axes.plot(x, [100 * v for v in y], color=_REFINED, marker="o", ms=6, lw=1.5, label="refined", zorder=5)
     best = [100 * row[name] for row in (*members, *([] if whole is None else [whole]))]
-    axes.set_ylim(bottom=_bottom(best))
+    axes.set_ylim(bottom=axis_bottom(best))
 
 
 def plot_speed(speeds: "Sequence[Speed]", title: str, path: AnyPath) -> None:
@@ -86,7 +86,7 @@ def plot_speed(speeds: "Sequence[Speed]", title: str, path: AnyPath) -> None:
     plt.close(figure)
 
 
-def _bottom(best: Sequence[float]) -> float:
+def axis_bottom(best: Sequence[float]) -> float:
     """Where the axis begins: below the front by one and a half times its height; what falls off a cliff leaves it."""
     return max(0.0, min(best) - 1.5 * (max(best) - min(best)) - 1) if best else 0.0
 

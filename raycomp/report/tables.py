@@ -6,15 +6,20 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
+from raycomp.config import SweepConfig
 from raycomp.flops import Profile
 from raycomp.recipe import Recipe
-from raycomp.report.compare import AtBudget, Comparison, Gain
+from raycomp.report.compare import AtBudget, Comparison, Gain, at_budgets
 from raycomp.report.figures import Figure
-from raycomp.results.row import Row, timed
+from raycomp.results.row import Row, class_names, timed
+from raycomp.results.store import Store
 from raycomp.search.known import BASELINES
 
 if TYPE_CHECKING:  # needs torch, which the other commands do without
     from raycomp.deploy.speed import Speed
+    from raycomp.report.found import Found
+    from raycomp.report.status import Status
+    from raycomp.search.plan import Plan
 
 _MIOUS = "clean_miou", "corrupted_miou"
 _PLAIN_WIDTH = 140  # columns where the output is not a terminal
@@ -127,6 +132,67 @@ def refined_table(found: Sequence[Row], refined: Sequence[Row], whole: Row | Non
             row["recipe_id"], f"{row['gflops']:.4f}", f"{row['gflops_share']:.1%}", _both(row),
             "failed" if clean is None else clean.percent(), "" if corrupted is None else corrupted.percent(), against,
         )  # fmt: skip
+    return table
+
+
+def picked_table(rows: Sequence[Row], whole: Row | None, classes: Sequence[str]) -> Table:
+    """The recipe that was picked and those next to it, with the classes that were asked about."""
+    table = Table(title="Best first: mIoU in %, points against dense", title_justify="left")
+    for name in ("recipe", "family", "GFLOPs", "share", "clean", "corrupted", "vs dense", *classes):
+        table.add_column(name, justify="left" if name in ("recipe", "family") else "right", no_wrap=True)
+    for row in rows:
+        lost = [] if whole is None else [100 * (row[name] - whole[name]) for name in _MIOUS]
+        asked = [f"{row['class_iou'][class_names(row).index(name)]:.3f}" for name in classes]
+        table.add_row(
+            row["recipe_id"], row["label"] or row["family"], f"{row['gflops']:.4f}", f"{row['gflops_share']:.1%}",
+            f"{100 * row['clean_miou']:.2f}", f"{100 * row['corrupted_miou']:.2f}",
+            " / ".join(f"{points:+.1f}" for points in lost), *asked, style="bold" if row is rows[0] else "",
+        )  # fmt: skip
+    return table
+
+
+def sweeps_table(sweeps: "Sequence[Found]") -> Table:
+    """Sweeps beside each other, and the best recipe of each at the budgets of the first."""
+    shares = sorted(sweeps[0].config.search.known, reverse=True)
+    table = Table(title="Sweeps: best clean / corrupted mIoU in % at shares of the dense cost", title_justify="left")
+    table.add_column("sweep", no_wrap=True)
+    for name in ("trials", "on the front", "hypervolume", *(f"{share:.0%}" for share in shares)):
+        table.add_column(name, justify="right", no_wrap=True)
+    for found in sweeps:
+        best = at_budgets(found.rows, shares, found.share)
+        counts = str(len(found.trials)), str(len(found.front)), f"{found.hypervolume():.4f}"
+        table.add_row(found.name, *counts, *(_both(at.best) for at in best))
+    return table
+
+
+def status_table(statuses: "Sequence[Status]") -> Table:
+    """Sweeps of a results folder and how far they are."""
+    table = Table(title="Sweeps, the one last written to first", title_justify="left")
+    for name in ("sweep", "state", "trials", "failed", "full set", "on the front", "last row", "by"):
+        table.add_column(name, justify="left" if name in ("sweep", "state", "by") else "right", no_wrap=True)
+    for s in statuses:
+        last = "" if s.last is None else f"{s.last.astimezone():%Y-%m-%d %H:%M:%S}"
+        counts = f"{s.trials}/{s.wanted}", str(s.failed or ""), str(s.full or ""), str(s.front or "")
+        table.add_row(s.sweep, s.state, *counts, last, s.writer)
+    return table
+
+
+def plan_table(config: SweepConfig, plan: "Plan", gflops: float, store: Store) -> Table:
+    """What a sweep would run."""
+    search = config.search
+    table = Table(title=f"{config.name}, not started", title_justify="left", show_header=False)
+    limit = f"{search.budget:.0%} of dense" + (f" = {gflops:.4g} GFLOPs" if search.limit == "gflops" else ", in time")
+    there = f", {plan.done} measured already" if plan.done else ""
+    trials = f"{search.trials}: {plan.known} known recipes, {plan.proposed} proposed by {search.sampler}{there}"
+    hours = (
+        f"{plan.hours:.2f} hours of one {plan.device} like this one, at most: {plan.image_ms:.2f} ms an image, dense"
+    )
+    table.add_row("limit", limit)
+    table.add_row("trials", trials)
+    table.add_row("at the end, on the full set", f"at most {plan.full} recipes: dense, baselines, front")
+    table.add_row("images through a model", f"{plan.passes:,} at most, one window of each")
+    table.add_row("that is", hours)
+    table.add_row("results", str(store.folder))
     return table
 
 

@@ -21,6 +21,7 @@ _NAME = ".lock"
 RENEWED = 5.0
 """Seconds between renewals of a lease."""
 _WATCHED = 3 * RENEWED
+_LOOKED_AT = 0.3  # seconds that somebody who asks for the holder may be in the way
 
 
 class Lock:
@@ -42,6 +43,21 @@ class Lock:
         elif self._lease is None and isinstance(self._folder, ObjectPath):
             self._lease = self._leased(self._folder / _NAME)
 
+    def holder(self) -> str:
+        """Which process holds the lock, empty where none does; of a lease, which held it last without ending it."""
+        if isinstance(self._folder, ObjectPath):
+            held = _holder(self._folder / _NAME)
+            return "" if not held or _dead(held) else str(held["who"])
+        path = self._folder / _NAME
+        if not path.exists():
+            return ""
+        with path.open() as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return file.read() or "another job"
+        return ""
+
     def lost(self) -> bool:
         """Whether another job has taken over, from one that could not renew its lease for long."""
         return self._lease is not None and self._lease.lost
@@ -56,12 +72,16 @@ class Lock:
             self._lease = None
 
     def _flocked(self, path: Path) -> TextIO:
-        held = path.open("a+")
-        try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            held.seek(0)
-            raise self._refusal(held.read()) from None
+        held, until = path.open("a+"), time.monotonic() + _LOOKED_AT
+        while True:
+            try:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > until:
+                    held.seek(0)
+                    raise self._refusal(held.read()) from None
+                time.sleep(0.05)
         held.truncate(0)
         held.write(_who())
         held.flush()

@@ -57,6 +57,7 @@ COLUMNS: tuple[tuple[str, pa.DataType, str], ...] = (
     ("corrupted_by_severity", _FLOATS, "mIoU of each of the 5 severities, mean over types"),
     ("corrupted_by_variant", _FLOATS, "mIoU of the 80 variants, type by type, severity 1 to 5"),
     ("class_iou", _FLOATS, "clean IoU of each class; NaN for a class that does not occur"),
+    ("classes", pa.list_(pa.string()), "their names"),
     ("effective_rank", pa.float64(), "erank / min(tokens, width) of the encoder's output, mean over images"),
     ("effective_rank_std", pa.float64(), "its standard deviation over images"),
     ("latency_ms", pa.float64(), "median latency at batch 1, measured while other trials ran"),
@@ -101,6 +102,11 @@ def widths(recipe: Recipe) -> Row:
     """Widths and ratios of a recipe as columns."""
     per_block = {kind: [getattr(block, kind) for block in recipe.blocks] for kind in ("heads", "qk", "v", "mlp")}
     return {"embed": recipe.embed, **per_block, "ratios": list(recipe.ratios)}
+
+
+def class_names(row: Row) -> list[str]:
+    """Names of the classes; their indices in rows of before there were names."""
+    return row.get("classes") or [f"class {index}" for index in range(len(row["class_iou"]))]
 
 
 def identity(row: Row) -> str:

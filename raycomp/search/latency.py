@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from raycomp.config import SweepConfig
+from raycomp.evaluate.latency_fit import fitted
 from raycomp.evaluate.latency_table import LatencyTable, measure_latency
 from raycomp.recipe import dense
 from raycomp.search.base import Base
@@ -43,4 +44,5 @@ def with_latency(base: Base, folder: AnyPath, report: Callable[[str], None]) -> 
 
 def _measure(base: Base, batch: int, merging: bool) -> LatencyTable:
     device, dtype = prepare_worker(), getattr(torch, base.config.evaluation.dtype)
-    return measure_latency(base.shape, batch, device, dtype, base.config.data.window, merging)
+    table = measure_latency(base.shape, batch, device, dtype, base.config.data.window, merging)
+    return fitted(table, batch, device, dtype)

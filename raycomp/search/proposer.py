@@ -16,7 +16,8 @@ from raycomp.search.proposal import Proposal
 from raycomp.search.space import Space
 from raycomp.sections import SearchConfig
 
-_CONFIRMED = 12  # members of the front that are measured on the full set
+CONFIRMED = 12
+"""Members of the front that are measured on the full set."""
 
 
 class Proposer:
@@ -48,6 +49,11 @@ class Proposer:
     def trials_done(self) -> int:
         """Search trials finished; the dense reference and the full stage do not count."""
         return self._trials_done
+
+    @property
+    def known_left(self) -> int:
+        """Known recipes that are not handed out yet."""
+        return sum(proposal.origin == "known" for proposal in self._first)
 
     @property
     def remaining(self) -> int:
@@ -132,7 +138,7 @@ class Proposer:
 
     def _full_proposals(self) -> list[Proposal]:
         found = self.search_rows()
-        chosen = most_useful(found, _CONFIRMED, self.dense_cost)
+        chosen = most_useful(found, CONFIRMED, self.dense_cost)
         baselines = [row for row in found if row["label"].rpartition(" ")[0] in BASELINES]
         reference = self.rows.get(("search", self.dense.id))
         unique = {row["recipe_id"]: row for row in [*([reference] if reference else []), *baselines, *chosen]}

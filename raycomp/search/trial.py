@@ -138,6 +138,7 @@ def measured(base: Base, recipe: Recipe, result: Measurement) -> Row:
         "corrupted_by_severity": _floats(robust.per_severity),
         "corrupted_by_variant": _floats(result.corrupted.reshape(-1)),
         "class_iou": _floats(result.class_iou),
+        "classes": list(base.evalset.classes),
         "effective_rank": result.rank.mean,
         "effective_rank_std": result.rank.std,
         "latency_ms": result.latency_ms,

@@ -1,5 +1,7 @@
 """The latency table, with FLOPs in place of a clock: the sum of its parts is what a whole model counts."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from raycomp.compress.apply import compress
 from raycomp.compress.elastic import prefix_saliency
 from raycomp.errors import UserError
-from raycomp.evaluate.latency_table import LatencyTable, measure_latency
+from raycomp.evaluate.latency_fit import fitted
+from raycomp.evaluate.latency_table import NO_FIT, LatencyTable, measure_latency
 from raycomp.models.segmenter import Segmenter
 from raycomp.recipe import Algm, BlockWidths, Recipe, ToMe, dense
 from tests.conftest import TINY
@@ -84,3 +87,35 @@ def test_a_model_with_one_head_has_a_table_too():
     model = Segmenter(single, dense(single)).eval()
     with torch.inference_mode():
         assert table.latency_ms(dense(single)) == pytest.approx(counted(model, torch.randn(1, 3, 16, 16)))
+
+
+def test_what_whole_models_take_longer_is_learned(table):
+    """With a clock by which whole models take a power of their parts, and merging something on top."""
+    power, factor, merging = 0.9, 1.5, 2.0
+
+    def clock(runs, device, rounds, warm_up):
+        found = {}
+        for i, run in runs.items():
+            run()
+            recipe = run.func.recipe
+            parts, merges = table.latency_ms(recipe), sum(ratio > 0 for ratio in recipe.ratios)
+            found[i] = 1e-3 * factor * parts**power * np.exp(merging * merges / parts)
+        return found
+
+    better = fitted(table, 2, CPU, torch.float32, clock)
+    assert better.fit == pytest.approx((power, factor, merging), rel=1e-6)
+    recipe = Recipe(embed=24, blocks=dense(TINY).blocks, merge=ToMe(ratios=(0.25, 0.0, 0.5)))
+    parts = table.latency_ms(recipe)
+    assert better.latency_ms(recipe) == pytest.approx(factor * parts**power * np.exp(2 * merging / parts))
+
+
+def test_a_fit_to_real_times_is_near_them_and_is_kept(tmp_path):
+    small = TINY.model_copy(update={"image": (32, 32)})
+    better = fitted(measure_latency(small, 2, CPU, torch.float32, merging=True), 2, CPU, torch.float32)
+    assert 0.3 < better.fit[0] < 3
+    better.save(tmp_path / "table.json")
+    assert LatencyTable.load(tmp_path / "table.json").fit == better.fit
+    old = json.loads((tmp_path / "table.json").read_text())
+    del old["fit"]
+    (tmp_path / "table.json").write_text(json.dumps(old))
+    assert LatencyTable.load(tmp_path / "table.json").fit == NO_FIT

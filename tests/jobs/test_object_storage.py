@@ -62,7 +62,7 @@ def test_a_sweep_in_object_storage_and_databases(place, tmp_path, monkeypatch):
         assert len(runs) == len(rows) + 1
         parent = next(run for run in runs if run.data.tags.get("family") == "sweep")
         assert (parent.info.status, parent.data.tags["raycomp.folder"]) == ("FINISHED", f"{RESULTS}/far")
-        assert {a.path for a in client.list_artifacts(parent.info.run_id)} == {"sweep.yaml", "front.png"}
+        assert {a.path for a in client.list_artifacts(parent.info.run_id)} == {"sweep.yaml", "front.png", "report.html"}
         tool = str(Path(sys.executable).with_name("raycomp"))
         assert "Pareto front" in run(tool, "front", "far", "--results", RESULTS)
         recipe = rows[3]["recipe_id"]

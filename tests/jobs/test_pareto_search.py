@@ -105,6 +105,7 @@ def test_a_sweep_from_start_to_report(place):
     assert "Pareto front" in done.stdout
     assert "trial 14/14 | measured 14" in done.stdout
     assert (place / "results" / "tiny" / "front.png").read_bytes().startswith(b"\x89PNG")
+    assert "<title>raycomp: tiny</title>" in (place / "results" / "tiny" / "report.html").read_text()
     assert "mlflow ui --backend-store-uri sqlite:///" in done.stdout
     client = MlflowClient(f"sqlite:///{place}/results/mlflow.db")
     experiment = client.get_experiment_by_name("raycomp").experiment_id

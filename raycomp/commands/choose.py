@@ -1,0 +1,116 @@
+"""`raycomp pick | compare | report`: which recipe to take, and what a person looks at after a sweep."""
+
+import webbrowser
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from pydantic import TypeAdapter, ValidationError
+
+from raycomp.commands.inputs import Json, Results, complete_sweep, print_json
+from raycomp.errors import UserError
+from raycomp.report import tables
+from raycomp.report.choose import Limits, choose
+from raycomp.report.compare import dense_row
+from raycomp.results.store import Store, sweep_folder
+from raycomp.sections import Share
+
+_SHOWN = 5  # recipes that come next to the picked one
+
+Sweeps = Annotated[list[str], typer.Argument(help="Names of sweeps.", autocompletion=complete_sweep)]
+
+
+def pick_command(
+    sweep: Annotated[str, typer.Argument(help="Name of the sweep.", autocompletion=complete_sweep)],
+    max_gflops: Annotated[float | None, typer.Option(help="GFLOPs of an image, at most.")] = None,
+    max_share: Annotated[str | None, typer.Option(help="The same relative to dense, for example 40%.")] = None,
+    max_drop: Annotated[float | None, typer.Option(help="Points of clean mIoU lost against dense, at most.")] = None,
+    max_corrupted_drop: Annotated[float | None, typer.Option(help="The same of corrupted mIoU.")] = None,
+    min_class_iou: Annotated[
+        list[str] | None, typer.Option(help="Least clean IoU of a class, for example pole=0.3; may be repeated.")
+    ] = None,
+    results: Results = "results",
+    as_json: Json = False,
+) -> None:
+    """The recipe to take: the most accurate within a limit of GFLOPs, else the cheapest that is accurate enough."""
+    classes = dict(_class_limit(text) for text in min_class_iou or [])
+    limits = Limits(max_gflops, _share(max_share), max_drop, max_corrupted_drop, classes)
+    store = Store(sweep_folder(results, sweep))
+    store.config()  # which says where there is no such sweep
+    rows = store.rows()
+    found = choose(rows, limits)
+    best, whole = found[0], dense_row(rows, found[0]["stage"])
+    if as_json:
+        print_json({"recipe": best, "others": [row["recipe_id"] for row in found[1:]]})
+        return
+    console = tables.console()
+    console.print(tables.picked_table(found[: 1 + _SHOWN], whole, list(classes)))
+    if len(found) > 1 + _SHOWN:
+        console.print(f"and {len(found) - 1 - _SHOWN} more")
+    console.print(
+        f"where its GFLOPs go:  raycomp explain {best['recipe_id'][:6]} --sweep {sweep}\n"
+        f"to use it:            raycomp export {best['recipe_id'][:6]} --sweep {sweep} --out models",
+        highlight=False,
+    )
+
+
+def compare_command(sweeps: Sweeps, results: Results = "results", as_json: Json = False) -> None:
+    """Hypervolume, fronts, and the best at each budget of two or more sweeps."""
+    if len(sweeps) < 2:
+        raise UserError(f"only the sweep {sweeps[0]} is named; compare takes two or more")
+    from raycomp.report.found import Found, difference
+
+    found = [Found.read(Store(sweep_folder(results, name))) for name in sweeps]
+    if as_json:
+        print_json([{"sweep": one.name, "trials": len(one.trials), "hypervolume": one.hypervolume(),
+                     "front": one.front, "difference": difference(found[0], one)} for one in found])  # fmt: skip
+        return
+    console = tables.console()
+    console.print(tables.sweeps_table(found))
+    for one in found[1:]:
+        if why := difference(found[0], one):
+            console.print(
+                f"{one.name} is of {why} than {found[0].name}: accuracies are not of the same thing", style="yellow"
+            )
+
+
+def report_command(
+    sweeps: Sweeps,
+    out: Annotated[
+        Path | None, typer.Option(help="File to write; by default report.html in the sweep's folder.")
+    ] = None,
+    show: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
+    results: Results = "results",
+) -> None:
+    """Write one HTML file about a sweep that opens offline; with several names, the first one beside the others."""
+    from raycomp.report.found import Found
+    from raycomp.report.html.page import write_page
+
+    found = [Found.read(Store(sweep_folder(results, name))) for name in sweeps]
+    path = out or sweep_folder(results, sweeps[0]) / "report.html"
+    write_page(found, path)
+    tables.console().print(f"report: {path}", highlight=False, soft_wrap=True)
+    if show and isinstance(path, Path):
+        webbrowser.open(path.resolve().as_uri())
+
+
+def _class_limit(text: str) -> tuple[str, float]:
+    """`pole=0.3` as a class and a number."""
+    name, sign, value = text.rpartition("=")
+    try:
+        least = float(value)
+    except ValueError:
+        least = float("nan")
+    if not sign or not 0 <= least <= 1:
+        raise UserError(f"--min-class-iou {text}: wanted is a class and its least IoU from 0 to 1, as in pole=0.3")
+    return name.strip(), least
+
+
+def _share(text: str | None) -> float | None:
+    """`40%` or `0.4` as a share."""
+    if text is None:
+        return None
+    try:
+        return TypeAdapter(Share).validate_python(text)
+    except ValidationError:
+        raise UserError(f"--max-share {text}: wanted is a share of the dense GFLOPs, as in 40%") from None

@@ -1,0 +1,172 @@
+"""`raycomp pick | compare | report | status`: the answer a user wants, or what comes nearest to it."""
+
+import json
+
+import pytest
+
+from raycomp.commands.choose import compare_command, pick_command, report_command
+from raycomp.commands.inputs import complete_sweep
+from raycomp.commands.manage import status_command
+from raycomp.errors import UserError
+from raycomp.report.choose import Limits, choose
+from raycomp.report.status import status_of
+from raycomp.results.store import Store
+from tests.report.test_page import found
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("results")
+    for sweep in (found(), found("other", seed=1, checkpoint="c")):
+        store = Store(folder / sweep.name)
+        store.open(sweep.config)
+        for row in sweep.rows:
+            store.write(row | {"sweep": sweep.name})
+        store.lock.drop()
+    return str(folder)
+
+
+ROWS = found().rows
+FULL = [row for row in ROWS if row["stage"] == "full"]
+DENSE = next(row for row in FULL if row["origin"] == "reference")
+
+
+def points(row: dict, name: str) -> float:
+    return 100 * (DENSE[name] - row[name])
+
+
+def accuracy(row: dict) -> float:
+    return row["clean_miou"] + row["corrupted_miou"]
+
+
+def test_within_a_cost_the_most_accurate():
+    limit = 0.5 * DENSE["gflops"]
+    best, *others = choose(ROWS, Limits(gflops=limit))
+    inside = [row for row in FULL if row["gflops"] <= limit]
+    assert accuracy(best) == max(map(accuracy, inside))
+    assert all(row["gflops"] <= limit for row in others)
+    assert choose(ROWS, Limits(share=0.5))[0] == best
+
+
+def test_accurate_enough_and_then_the_cheapest():
+    best = choose(ROWS, Limits(drop=8.0, corrupted_drop=10.0))[0]
+    enough = [r for r in FULL if points(r, "clean_miou") <= 8.0 and points(r, "corrupted_miou") <= 10.0]
+    assert best["gflops"] == min(row["gflops"] for row in enough)
+    assert len(enough) < len(FULL)
+
+
+def test_a_class_may_ask_for_what_others_dominate():
+    """The last class's IoU is random, so its best recipe need not be on the front."""
+    least = max(row["class_iou"][3] for row in FULL)
+    [best] = choose(ROWS, Limits(share=1.0, class_iou={"</script><b>sign": least}))
+    assert best["class_iou"][3] == least
+
+
+def test_what_cannot_be_had_is_told_with_what_comes_nearest():
+    cheapest = min(FULL, key=lambda row: row["gflops"])
+    with pytest.raises(UserError, match=rf"no recipe has at most 0.0001 GFLOPs; nearest: {cheapest['recipe_id']} with"):
+        choose(ROWS, Limits(gflops=0.0001))
+    with pytest.raises(UserError, match="no recipe within the other limits has a clean mIoU of"):
+        choose(ROWS, Limits(share=0.5, drop=-50.0))
+    with pytest.raises(UserError, match="class 'pol': did you mean 'pole'"):
+        choose(ROWS, Limits(class_iou={"pol": 0.1}))
+    with pytest.raises(UserError, match=r"road.*road nan"):  # which does not occur in the images
+        choose(ROWS, Limits(class_iou={"road": 0.1}))
+    with pytest.raises(UserError, match="no complete trial yet"):
+        choose([], Limits())
+    with pytest.raises(UserError, match="needs the dense model"):
+        choose([row for row in ROWS if row["origin"] != "reference"], Limits(drop=1.0))
+
+
+def test_a_search_that_has_no_full_stage_yet_can_be_picked_from():
+    rows = [row for row in ROWS if row["stage"] == "search"]
+    assert choose(rows, Limits(share=0.5))[0]["stage"] == "search"
+
+
+def test_the_command_says_how_to_go_on(results, capsys):
+    pick_command("tiny", max_share="50%", min_class_iou=["pole=0.1"], results=results)
+    text = capsys.readouterr().out
+    best = choose(ROWS, Limits(share=0.5, class_iou={"pole": 0.1}))[0]
+    assert f"raycomp export {best['recipe_id'][:6]} --sweep tiny --out models" in text
+    pick_command("tiny", max_gflops=best["gflops"], results=results, as_json=True)
+    told = json.loads(capsys.readouterr().out)
+    assert told["recipe"]["gflops"] <= best["gflops"]
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ({"max_share": "300%"}, "--max-share 300%: wanted is a share of the dense GFLOPs, as in 40%"),
+        ({"max_share": "much"}, "--max-share much"),
+        ({"min_class_iou": ["pole"]}, "--min-class-iou pole: wanted is a class and its least IoU from 0 to 1"),
+        ({"min_class_iou": ["pole=3"]}, "--min-class-iou pole=3"),
+    ],
+)
+def test_wrong_limits_are_one_line(results, options, line):
+    with pytest.raises(UserError) as told:
+        pick_command("tiny", **options, results=results)
+    assert str(told.value).startswith(line)
+    assert "\n" not in str(told.value)
+
+
+def test_a_sweep_that_is_not_there_has_a_nearest_one(results):
+    with pytest.raises(UserError, match="did you mean 'tiny'"):
+        pick_command("tinny", results=results)
+
+
+def test_sweeps_are_compared(results, capsys):
+    compare_command(["tiny", "other"], results=results)
+    text = capsys.readouterr().out
+    assert f"{found('other', seed=1).hypervolume():.4f}" in text
+    assert "other is of other weights than tiny" in text
+    compare_command(["tiny", "other"], results=results, as_json=True)
+    told = json.loads(capsys.readouterr().out)
+    assert [one["sweep"] for one in told] == ["tiny", "other"]
+    assert told[0]["hypervolume"] == pytest.approx(found().hypervolume())
+    with pytest.raises(UserError, match="two or more"):
+        compare_command(["tiny"], results=results)
+
+
+def test_a_report_lies_with_the_sweep_unless_told_otherwise(results, tmp_path, capsys):
+    report_command(["tiny"], results=results)
+    assert (tmp_path.__class__(results) / "tiny" / "report.html").stat().st_size > 1e6
+    report_command(["tiny", "other"], out=tmp_path / "both.html", results=results)
+    assert 'data-figure="fronts"' in (tmp_path / "both.html").read_text()
+    assert "both.html" in capsys.readouterr().out
+
+
+def test_status_tells_what_runs_and_what_is_left(results, tmp_path, capsys):
+    status_command(results=results)
+    text = capsys.readouterr().out
+    assert text.count("finished") == 2
+    assert "30/30" in text
+    store = Store(tmp_path / "begun")
+    store.open(found().config)
+    for row in ROWS[:5]:
+        store.write(row)
+    assert status_of(Store(tmp_path / "begun")).state == "running"
+    store.lock.drop()
+    begun = status_of(Store(tmp_path / "begun"))
+    assert (begun.state, begun.trials, begun.wanted, begun.full, begun.writer) == ("interrupted", 4, 30, 0, "")
+    status_command(results=str(tmp_path), as_json=True)
+    assert json.loads(capsys.readouterr().out)[0]["sweep"] == "begun"
+    with pytest.raises(UserError, match="there is no sweep in"):
+        status_command(results=str(tmp_path / "nowhere"))
+
+
+def test_looking_does_not_keep_a_job_out(results):
+    """Whoever asks who holds the lock holds it for an instant."""
+    sweep = found()
+    store = Store(tmp := __import__("pathlib").Path(results) / "tiny")
+    assert Store(tmp).lock.holder() == ""
+    store.open(sweep.config)
+    assert Store(tmp).lock.holder().startswith("process ")
+    store.lock.drop()
+
+
+def test_the_shell_completes_names(results):
+    class Context:
+        params = {"results": results}  # noqa: RUF012
+
+    assert complete_sweep(Context(), "ti") == ["tiny"]
+    assert complete_sweep(Context(), "") == ["other", "tiny"]
