@@ -88,13 +88,13 @@ def read_recipe(path: Path) -> Recipe:
 
 
 def print_json(value: Any) -> None:
-    """Print JSON; NaN, which JSON lacks, becomes null."""
+    """Print JSON; NaN, which JSON lacks, becomes null, and bytes are left out."""
     print(json.dumps(_plain(value), indent=2, default=str))
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: _plain(item) for key, item in value.items() if not isinstance(item, bytes)}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return None if isinstance(value, float) and value != value else value

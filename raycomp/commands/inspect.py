@@ -1,5 +1,6 @@
 """`raycomp profile | front | explain`: what a space can reach, what a sweep found, what a recipe costs."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -87,7 +88,7 @@ def front_command(
     budgets = at_budgets(rows, settings.known, settings.budget)
     refined = completed(rows, "refined")
     if as_json:
-        members = [{**c.row, "rcd": c.rcd} for c in comparisons]
+        members = [{**c.row, "rcd": c.rcd, "trust": None if c.trust is None else asdict(c.trust)} for c in comparisons]
         print_json({"front": members, "refined": refined, "agreement": stage_agreement(rows)})
         return
     console = tables.console()

@@ -19,6 +19,7 @@ from raycomp.data.samples import NORMALIZATIONS
 from raycomp.evaluate.accuracy import Accuracy
 from raycomp.evaluate.effective_rank import EffectiveRank, effective_rank
 from raycomp.evaluate.miou import class_iou, miou, normalised, sliding_logits
+from raycomp.evaluate.per_image import PerImage
 from raycomp.evaluate.speed import latency_ms
 from raycomp.evaluate.tokens import recorded
 from raycomp.models.segmenter import Segmenter
@@ -49,6 +50,7 @@ class Measurement:
     """For adaptive merging: tokens after each block of every pass on a clean image; else empty."""
     first: Accuracy | None
     """On the images that come first, where some do."""
+    per_image: PerImage
 
 
 class Stopped(Exception):  # noqa: N818  no error
@@ -89,21 +91,26 @@ def measure(
     adaptive = model.recipe.adaptive
     batch = 1 if adaptive else config.batch  # in a batch, all images would merge what the least mergeable does
     tokens: list[list[int]] = []
-    counts = torch.zeros(V, K, K, dtype=torch.int64, device=device)
+    confusions = torch.zeros(V, K, K, dtype=torch.int64, device=device)
+    by_class: list[Tensor] = []
+    order: list[int] = []
     early = data.chosen(config.first) if stage == "search" and config.first is not None else chosen[:0]
     first: Accuracy | None = None
     with torch.inference_mode():
         for part in (early, np.setdiff1d(chosen, early)):
-            for images, labels, variants in _batches(data, part, batch):
+            for indices, images, labels in _batches(data, part, batch):
                 x = normalised(images.to(device, non_blocking=True), pixels.mean, pixels.std, dtype)
                 with recorded(model) as passes:
                     predicted = sliding_logits(model, x, window, stride).argmax(1)  # (B, H, W)
-                if adaptive and int(variants[0]) == 0:
+                if adaptive and data.variants[indices[0]] == CLEAN:
                     tokens += passes
-                counts += _count(labels.to(device), predicted, variants.to(device), K, V)
-            confusions = counts.cpu().numpy()
+                counts = _count(labels.to(device), predicted, K)
+                confusions.index_add_(0, torch.from_numpy(data.variants[indices] + 1).to(device), counts)
+                by_class.append(_by_class(counts))
+                order += indices
+            table = confusions.cpu().numpy()
             if part is early and len(early):
-                first = Accuracy(miou(confusions[0]), float(np.nanmean(_by_variant(confusions, data.variants[early]))))
+                first = Accuracy(miou(table[0]), float(np.nanmean(_by_variant(table, data.variants[early]))))
                 if any(first.clean < bar.clean and first.corrupted < bar.corrupted for bar in bars):
                     raise Stopped(first, len(early), time.perf_counter() - started)
         throughput = len(chosen) / (time.perf_counter() - started)
@@ -116,11 +123,11 @@ def measure(
         )
         rank = effective_rank(model, probe)
         latency = latency_ms(model, probe[:1], _LATENCY_RUNS[stage])
-    table = _by_variant(confusions, data.variants[chosen])
+    hits, union = torch.cat(by_class).cpu().numpy().transpose(1, 0, 2)
     return Measurement(
-        clean_miou=miou(confusions[0]),
-        class_iou=class_iou(confusions[0]),
-        corrupted=table.reshape(len(TYPES), len(SEVERITIES)),
+        clean_miou=miou(table[0]),
+        class_iou=class_iou(table[0]),
+        corrupted=_by_variant(table, data.variants[chosen]).reshape(len(TYPES), len(SEVERITIES)),
         rank=rank,
         latency_ms=latency,
         throughput=throughput,
@@ -128,6 +135,7 @@ def measure(
         seconds=time.perf_counter() - started,
         tokens=tokens,
         first=first,
+        per_image=PerImage(hits, union, data.variants[order], data.label_of[order]),
     )
 
 
@@ -140,8 +148,8 @@ def _by_variant(confusions: np.ndarray, measured: np.ndarray) -> np.ndarray:
     return table
 
 
-def _batches(data: EvalSet, chosen: np.ndarray, batch: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Batches of equally large images, clean and corrupted together."""
+def _batches(data: EvalSet, chosen: np.ndarray, batch: int) -> Iterator[tuple[list[int], Tensor, Tensor]]:
+    """Batches of equally large images and their labels, clean and corrupted together, and which they are."""
     images, labels = data.images.views(), data.labels.views()
     by_size: dict[tuple[int, ...], list[int]] = defaultdict(list)
     for index in chosen:
@@ -150,18 +158,25 @@ def _batches(data: EvalSet, chosen: np.ndarray, batch: int) -> Iterator[tuple[Te
         for start in range(0, len(indices), batch):
             part = indices[start : start + batch]
             yield (
+                part,
                 torch.from_numpy(np.stack([images[i] for i in part])),
                 torch.from_numpy(np.stack([labels[data.label_of[i]][..., 0] for i in part])),
-                torch.from_numpy(data.variants[part]) + 1,
             )
 
 
-def _count(labels: Tensor, predicted: Tensor, variants: Tensor, classes: int, variant_count: int) -> Tensor:
-    """All confusion matrices of a batch by one bincount: (variants, K, K) int64; what is not labelled falls out."""
+def _count(labels: Tensor, predicted: Tensor, classes: int) -> Tensor:
+    """Confusion matrices (B, K, K) int64 of a batch by one bincount; what is not labelled falls out."""
     rows = classes + 1  # the last one for IGNORE, which sorting out beforehand would take longer than counting
-    cell = (variants[:, None, None] * rows + labels.clamp(max=classes)) * classes + predicted
-    counts = torch.bincount(cell.view(-1), minlength=variant_count * rows * classes)
-    return counts.view(variant_count, rows, classes)[:, :classes]
+    image = torch.arange(len(labels), device=labels.device)[:, None, None]
+    cell = (image * rows + labels.clamp(max=classes)) * classes + predicted
+    counts = torch.bincount(cell.view(-1), minlength=len(labels) * rows * classes)
+    return counts.view(-1, rows, classes)[:, :classes]
+
+
+def _by_class(counts: Tensor) -> Tensor:
+    """Hits and unions (B, 2, K) of confusion matrices (B, K, K)."""
+    hits = counts.diagonal(dim1=1, dim2=2)
+    return torch.stack([hits, counts.sum(1) + counts.sum(2) - hits], dim=1)
 
 
 def _fitted(images: Tensor, window: Size) -> Tensor:

@@ -7,6 +7,7 @@ import numpy as np
 
 from raycomp.data.corruptions import SEVERITIES
 from raycomp.evaluate.robustness import relative_corruption_degradation
+from raycomp.report.trust import Trust, trust
 from raycomp.results.row import Row, cost, cost_share
 from raycomp.results.store import completed
 from raycomp.search.known import BASELINES
@@ -30,6 +31,8 @@ class Comparison:
     baselines: dict[str, Gain | None]
     rcd: float | None
     """Relative corruption degradation against dense, mean over types; below 1 degrades less."""
+    trust: Trust | None
+    """How sure its figures are, where rows say what each image adds."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,7 @@ def compare(rows: Sequence[Row], budget_share: float) -> list[Comparison]:
         return []
     stage = members[0]["stage"]
     whole = dense_row(rows, stage)
+    sure = trust(members)
     curves = {kind: baseline_curve(rows, stage, kind) for kind in BASELINES}
     return [
         Comparison(
@@ -72,6 +76,7 @@ def compare(rows: Sequence[Row], budget_share: float) -> list[Comparison]:
             dense=None if whole is None else _gain(row, whole["clean_miou"], whole["corrupted_miou"]),
             baselines={kind: _against(row, curve) for kind, curve in curves.items()},
             rcd=None if whole is None else _rcd(row, whole),
+            trust=sure.get(row["recipe_id"]),
         )
         for row in members
     ]

@@ -39,10 +39,17 @@ def front_table(comparisons: Sequence[Comparison]) -> Table:
     table = Table(title=title, title_justify="left")
     table.add_column("recipe", no_wrap=True)
     table.add_column("family")
+    sure = any(item.trust is not None for item in comparisons)
     versus = ("dense", *(kind.removeprefix("uniform ") for kind in BASELINES))
     costs = ("GFLOPs", "share", *(("ms", "of dense") if in_time else ()))
     for name in (*costs, "clean", "corrupted", *(f"vs {kind}" for kind in versus)):
         table.add_column(name, justify="right", no_wrap=True)
+    if sure:
+        table.add_column("as good", no_wrap=True)
+        table.caption = (
+            "±: 95 % over draws of the images; as good: a cheaper recipe that these cannot tell from it"
+        )
+        table.caption_justify = "left"
     for item in comparisons:
         row = item.row
         table.add_row(
@@ -51,10 +58,10 @@ def front_table(comparisons: Sequence[Comparison]) -> Table:
             f"{row['gflops']:.4f}",
             f"{row['gflops_share']:.1%}",
             *((f"{row['predicted_ms']:.3g}", f"{row['predicted_share']:.1%}") if in_time else ()),
-            f"{100 * row['clean_miou']:.2f}",
-            f"{100 * row['corrupted_miou']:.2f}",
+            *_with_intervals(item),
             _points(item.dense),
             *(_points(item.baselines[kind]) for kind in BASELINES),
+            *([(item.trust.tie or "")[:6] if item.trust else ""] if sure else []),
         )
     return table
 
@@ -209,6 +216,15 @@ def speed_table(speeds: "Sequence[Speed]") -> Table:
             f"{s.saved:.2f}x", f"{s.gained:.2f}x", f"{s.ratio:.2f}", "saves no time" if s.in_vain else "",
         )  # fmt: skip
     return table
+
+
+def _with_intervals(item: Comparison) -> list[str]:
+    """Clean and corrupted mIoU, with half of their intervals where there are such."""
+    halves = item.trust.half_widths if item.trust else (0.0, 0.0)
+    return [
+        f"{100 * item.row[name]:.2f}" + (f" ±{100 * half:.1f}" if item.trust else "")
+        for name, half in zip(_MIOUS, halves, strict=True)
+    ]
 
 
 def _points(gain: Gain | None) -> str:

@@ -58,6 +58,7 @@ COLUMNS: tuple[tuple[str, pa.DataType, str], ...] = (
     ("corrupted_by_variant", _FLOATS, "mIoU of the 80 variants, type by type, severity 1 to 5"),
     ("class_iou", _FLOATS, "clean IoU of each class; NaN for a class that does not occur"),
     ("classes", pa.list_(pa.string()), "their names"),
+    ("per_image", pa.binary(), "full set: pixels of each image by class, a NumPy archive (evaluate/per_image.py)"),
     ("effective_rank", pa.float64(), "erank / min(tokens, width) of the encoder's output, mean over images"),
     ("effective_rank_std", pa.float64(), "its standard deviation over images"),
     ("latency_ms", pa.float64(), "median latency at batch 1, measured while other trials ran"),

@@ -49,7 +49,7 @@ def run_trial(
             row["params"] = sum(p.numel() for p in model.parameters())
             settings = base.config.evaluation, base.config.data
             result = measure(model, base.evalset, proposal.stage, *settings, device, proposal.bars)
-        row |= measured(base, proposal.recipe, result)
+        row |= measured(base, proposal.recipe, result, per_image=proposal.stage != "search")
         row |= {"seconds_build": built, "seconds_measure": result.seconds, "status": "complete", "error": ""}
     except Stopped as stopped:
         row |= _first(stopped.first) | {"images": stopped.images, "seconds_measure": stopped.seconds}
@@ -123,8 +123,8 @@ def git_commit() -> str:
         return ""
 
 
-def measured(base: Base, recipe: Recipe, result: Measurement) -> Row:
-    """A measurement as columns."""
+def measured(base: Base, recipe: Recipe, result: Measurement, per_image: bool = True) -> Row:
+    """A measurement as columns; what each image adds is much for every trial of a search."""
     robust = summary(result.corrupted, result.clean_miou)
     window = base.config.data.window_for(base.shape)
     passes = [profile(base.shape, recipe, window, tokens) for tokens in result.tokens]
@@ -139,6 +139,7 @@ def measured(base: Base, recipe: Recipe, result: Measurement) -> Row:
         "corrupted_by_variant": _floats(result.corrupted.reshape(-1)),
         "class_iou": _floats(result.class_iou),
         "classes": list(base.evalset.classes),
+        "per_image": result.per_image.packed() if per_image else None,
         "effective_rank": result.rank.mean,
         "effective_rank_std": result.rank.std,
         "latency_ms": result.latency_ms,
