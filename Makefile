@@ -1,5 +1,6 @@
 # make pareto   search the embedded default and print its Pareto front
 # make test     run the tests
+# make coverage the same, and the share of lines of each file that they ran
 # make test-faults   break sweeps on purpose, for longer than `make test` does
 # All set up .venv when it is missing. ARGS="--trials 200" is passed on to the job.
 
@@ -9,7 +10,7 @@ BIN = $(VENV)/bin
 STAMP = $(VENV)/.installed
 ARGS ?=
 
-.PHONY: pareto test test-faults lint types setup clean
+.PHONY: pareto test test-faults coverage lint types setup clean
 .DELETE_ON_ERROR:
 
 pareto: $(STAMP)
@@ -21,9 +22,13 @@ test: $(STAMP)
 test-faults: $(STAMP)
 	OMP_NUM_THREADS=1 RAYCOMP_DRIVER_KILLS=20 $(BIN)/python -m pytest -m faults $(ARGS)
 
+coverage: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=term $(ARGS)
+
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-cache --no-logo
 
 types: $(STAMP)
 	$(BIN)/mypy

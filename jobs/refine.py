@@ -3,22 +3,29 @@
     python jobs/refine.py --sweep streetscenes_vit_micro --steps 2000 --seeds 0,1,2
     ray job submit -- python jobs/refine.py --sweep ade20k_deit_base
 
+Or measure it elsewhere, without training, as a sweep of its own that all commands read:
+
+    python jobs/refine.py --sweep streetscenes_vit_micro --split test       # images that the search did not see
+    python jobs/refine.py --sweep ade20k_deit_base --space OTHER.yaml       # another data set, size or checkpoint
+
 Ctrl-C loses at most the steps since the last saved state; the same command goes on.
 """
 
 import gc
 import os
+from pathlib import Path
 from typing import Annotated
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: workers share the cores
 
 import typer
 
+from raycomp import config as configs
 from raycomp.cli import guarded, interrupted
-from raycomp.commands.inputs import Results, numbers, parts
+from raycomp.commands.inputs import Results, numbers, parts, shape_of
 from raycomp.errors import UserError
 from raycomp.report import tables
-from raycomp.report.compare import dense_row, final_front
+from raycomp.report.compare import agreement, compare, dense_row, final_front
 from raycomp.results.row import Row, cost_share
 from raycomp.results.store import Store, completed, sweep_folder
 from raycomp.results.tracking import Tracker, tracking_uri
@@ -36,6 +43,8 @@ def main(
     top: Annotated[int | None, typer.Option(min=1, help="Refine only so many of the front.")] = None,
     recipes: Annotated[str, typer.Option(help="Refine only these of the front: ids, or prefixes of them.")] = "",
     workers: Annotated[int | None, typer.Option(help="Processes that train a recipe together.")] = None,
+    space: Annotated[Path | None, typer.Option(help="Re-rank the front with another space's model and data.")] = None,
+    split: Annotated[str | None, typer.Option(help="Re-rank the front on another split of the data, as cut.")] = None,
     results: Results = "results",
     tracking: Annotated[str | None, typer.Option(help="MLflow tracking URI; by default SQLite in the results.")] = None,
 ) -> None:
@@ -43,6 +52,13 @@ def main(
     console, folder = tables.console(), sweep_folder(results, sweep)
     store = Store(folder)
     config = store.config()
+    if space or split:
+        training = {"--steps": steps, "--lr": lr, "--distill": distill, "--seeds": seeds, "--workers": workers}
+        for option, value in (training | {"--top": top, "--recipes": recipes or None}).items():
+            if value is not None:
+                raise UserError(f"{option} {value}: --space and --split measure the front as it is, without training")
+        rerank(store, space, split, results, tracking)
+        return
     train = config.refine.train.model_dump() | {k: v for k, v in (("steps", steps), ("lr", lr)) if v is not None}
     train["min_lr"] = min(train["min_lr"], train["lr"])
     wanted_seeds = None if seeds is None else [int(seed) for seed in numbers("--seeds", seeds, 0, 2**31)]
@@ -123,6 +139,66 @@ def main(
     say(f"models: {folder / 'refined'}/*.safetensors\nplot:   {picture}")
     say(f"runs:   mlflow ui --backend-store-uri {without_password(uri)}")
     gc.freeze()  # or Python spends seconds, at exit, freeing torch's modules one by one
+
+
+def rerank(store: Store, space: Path | None, split: str | None, results: str, tracking: str | None) -> None:
+    """Measure dense, baselines and front of a sweep elsewhere, and say how well their order holds."""
+    console, rows, before = tables.console(), store.rows(), store.config()
+    if not final_front(rows, before.search.budget):
+        raise UserError(f"{store.folder}: the sweep has no measured recipe within its budget; finish it first")
+    from raycomp.refine.transfer import Given, limited, proposals, settings
+
+    config = settings(before, None if space is None else configs.load(space), split)
+    shape, window = shape_of(config, space or store.folder / "sweep.yaml")
+    wanted = proposals(rows, before.search.budget, shape, window)
+    config = limited(config, shape, wanted)
+    there = Store(sweep_folder(results, config.name))
+    there.check(config)
+    cluster.connect()
+    from raycomp.report.found import Found
+    from raycomp.report.html.page import write_page
+    from raycomp.search.base import check_same, prepare_base
+    from raycomp.search.latency import with_latency
+    from raycomp.search.sweep import run_sweep
+    from raycomp.train import preloaded
+
+    def say(line: str) -> None:
+        console.print(line, highlight=False, soft_wrap=True)
+
+    base = prepare_base(config, say)
+    there.open(config)
+    if config.search.limit == "latency":
+        base = with_latency(base, there.folder, say)
+    if done := there.rows():
+        check_same(done, base, there.folder)
+    samples = preloaded(config, config.recovery.steps, say)
+    uri = tracking_uri(tracking, results)
+    tracker = Tracker(uri, there.folder, config, base.evalset.classes, lambda line: console.print(line, style="yellow"))
+    cluster.stop_like_ctrl_c(tracker.killed)
+    for row in done:
+        tracker.log(row)
+    given, count = Given(wanted, done), len(wanted)
+    where = f"{config.data.dataset} {config.data.eval_split}"
+    say(f"measuring {count - len(done)} of {count} recipes of {before.name} on {where}")
+
+    def on_row(row: Row) -> None:
+        tracker.log(row)
+        say(f"recipe {len(given.rows)}/{count} measured: {_line(row)}")
+
+    outcome = run_sweep(base, samples, there, given, on_row)
+    if not outcome.finished:
+        interrupted(tracker, say)
+    cluster.disconnect()
+    found = Found(there.folder.name, config, outcome.rows)
+    console.print(tables.front_table(compare(outcome.rows, found.share)))
+    for objective, rho in agreement(rows, outcome.rows).items():
+        say(f"{before.name} ranked {objective} as it is here: Spearman {rho:.2f}")
+    page = there.folder / "report.html"
+    write_page([found, Found(store.folder.name, before, rows)], page)
+    tracker.finish(found.front, finished=True)
+    tracker.attach([page])
+    say(f"rows:   {there.folder / 'trials'}/*.parquet\nreport: {page}")
+    gc.freeze()
 
 
 def _line(row: Row) -> str:

@@ -114,6 +114,12 @@ def stage_agreement(rows: Sequence[Row]) -> dict[str, float]:
     return _agreement([(search[r["recipe_id"]], r) for r in completed(rows, "full") if r["recipe_id"] in search])
 
 
+def agreement(before: Sequence[Row], after: Sequence[Row]) -> dict[str, float]:
+    """Spearman correlation between what the full stages of two sweeps say of the recipes that both have."""
+    first = {row["recipe_id"]: row for row in completed(before, "full")}
+    return _agreement([(first[r["recipe_id"]], r) for r in completed(after, "full") if r["recipe_id"] in first])
+
+
 def _agreement(pairs: Sequence[tuple[Row, Row]], prefix: str = "") -> dict[str, float]:
     """Of earlier and later figures of the same recipes; of fewer than three there is none."""
     if len(pairs) < 3:

@@ -46,9 +46,7 @@ def front_table(comparisons: Sequence[Comparison]) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     if sure:
         table.add_column("as good", no_wrap=True)
-        table.caption = (
-            "±: 95 % over draws of the images; as good: a cheaper recipe that these cannot tell from it"
-        )
+        table.caption = "±: 95 % over draws of the images; as good: a cheaper recipe that these cannot tell from it"
         table.caption_justify = "left"
     for item in comparisons:
         row = item.row

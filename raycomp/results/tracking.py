@@ -14,6 +14,7 @@ from raycomp.config import SweepConfig
 from raycomp.files import fetched
 from raycomp.results.mirror import Mirror
 from raycomp.results.row import Row, cost_share, identity
+from raycomp.results.tracked_inputs import Inputs
 from raycomp.storage import AnyPath, located
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ class Tracker(Mirror):
         super().__init__("MLflow", uri, warn)
         self._uri, self._folder, self._config, self._classes = uri, folder, config, classes
         self._client: MlflowClient | None = None
+        self._inputs: Inputs | None = None
         self._experiment, self._parent, self._described = "", "", False
         self._children: dict[str, _Child] = {}
         """By identity of the row."""
@@ -111,6 +113,7 @@ class Tracker(Mirror):
         if not self._described:
             self._batch(self._parent, params=_flat(self._config.model_dump(mode="json", exclude={"train"})))
             self._described = True
+        self._inputs = Inputs(self._client, self._experiment, self._config)
 
     def _find(self) -> None:
         for name, value in _ENVIRONMENT.items():
@@ -148,6 +151,10 @@ class Tracker(Mirror):
         run = before.run if before is not None and cut_off else self._create(row)
         self._children[key] = _Child(run, "RUNNING")
         self._batch(run, params=_params(row), metrics=self._metrics(row))
+        if self._inputs is not None and row.get("evalset") and row.get("checkpoint"):
+            self._inputs.log(run, row)
+            if row["origin"] == "reference":  # of the whole sweep, too
+                self._inputs.log(self._parent, row)
         if not complete:
             self._client.set_tag(run, "error", row["error"] or "")
         status = "FINISHED" if complete else "FAILED"
@@ -230,6 +237,23 @@ class Tracker(Mirror):
         if front:
             best = {f"front_{name}": max(float(r[name]) for r in front) for name in ("clean_miou", "corrupted_miou")}
             self._batch(self._parent, params={}, metrics=best | {"front_size": float(len(front))})
+            self._client.set_tag(self._parent, "mlflow.note.content", _note(front))
+
+
+def _note(front: Sequence[Row]) -> str:
+    """The front in Markdown, which MLflow shows on top of the parent's page."""
+    lines = [
+        "The Pareto front: runs with `tags.on_front = 'true'`. Picture and report are among the artifacts.",
+        "",
+        "| recipe | what | GFLOPs | of dense | clean mIoU | corrupted mIoU |",
+        "|---|---|---:|---:|---:|---:|",
+    ]
+    for row in front:
+        figures = (
+            f"{row['gflops']:.4f} | {row['gflops_share']:.1%} | {row['clean_miou']:.2%} | {row['corrupted_miou']:.2%}"
+        )
+        lines.append(f"| `{row['recipe_id']}` | {row['label'] or row['family']} | {figures} |")
+    return "\n".join(lines)
 
 
 def _params(row: Row) -> dict[str, str]:

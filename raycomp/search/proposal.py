@@ -1,10 +1,11 @@
 """One trial to run: a recipe, its place in the sweep, and the stage it is measured at."""
 
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from raycomp.evaluate.accuracy import Accuracy
 from raycomp.recipe import Recipe
+from raycomp.results.row import Row
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,3 +40,23 @@ class Proposal:
         """The proposal that `to_config` wrote."""
         recipe, bars = Recipe.model_validate_json(config["recipe"]), tuple(Accuracy(*bar) for bar in config["bars"])
         return cls(config["number"], config["stage"], config["origin"], config["label"], recipe, bars)
+
+
+class Source(Protocol):
+    """Where a sweep's proposals come from: a search, or a list."""
+
+    rows: dict[tuple[str, str], Row]
+    """What is measured, by stage and recipe."""
+
+    @property
+    def finished(self) -> bool:
+        """True when everything is handed out and told."""
+        ...
+
+    def next(self) -> Proposal | None:
+        """The next proposal, or None while the open ones must finish first."""
+        ...
+
+    def tell(self, row: Row) -> None:
+        """Take a finished row, complete or failed."""
+        ...

@@ -20,8 +20,7 @@ from raycomp.results.store import Store
 from raycomp.search.actor import Trial
 from raycomp.search.base import Base
 from raycomp.search.cluster import gpus_per_trial, workers
-from raycomp.search.proposal import Proposal
-from raycomp.search.proposer import Proposer
+from raycomp.search.proposal import Proposal, Source
 from raycomp.search.trial import described, git_commit
 
 
@@ -38,7 +37,7 @@ def run_sweep(
     base: Base,
     samples: Samples | None,
     store: Store,
-    proposer: Proposer,
+    proposer: Source,
     on_row: Callable[[Row], None],
     trial: type[tune.Trainable] = Trial,
 ) -> Outcome:
@@ -85,7 +84,7 @@ def _resources(config: SweepConfig) -> dict[str, float]:
 class _Searcher(Searcher):
     """Tune's view of the proposer."""
 
-    def __init__(self, proposer: Proposer, store: Store, base: Base, on_row: Callable[[Row], None]) -> None:
+    def __init__(self, proposer: Source, store: Store, base: Base, on_row: Callable[[Row], None]) -> None:
         super().__init__()
         self._proposer, self._store, self._base, self._on_row = proposer, store, base, on_row
         self._running: dict[str, Proposal] = {}

@@ -89,6 +89,16 @@ def test_an_elastic_model_is_trained_searched_and_deployed(place):
     diverged = run(place, "refine.py", "--sweep", "tiny", "--steps", "4", "--top", "1", "--lr", "1e30")
     assert (diverged.returncode, len(diverged.stderr.strip().splitlines())) == (2, 1), diverged.stderr
     assert "a smaller train.lr than 1e+30 may help" in diverged.stderr
+    elsewhere = run(place, "refine.py", "--sweep", "tiny", "--split", "test")
+    assert elsewhere.returncode == 0, elsewhere.stdout + elsewhere.stderr
+    assert "tiny ranked clean_miou as it is here: Spearman" in elsewhere.stdout
+    held_out = Store(place / "results" / "tiny-on-test").rows()
+    assert {row["stage"] for row in held_out} == {"full"}
+    assert tuned[0]["recipe_id"] in {row["recipe_id"] for row in held_out}
+    assert {row["evalset"] for row in held_out}.isdisjoint({row["evalset"] for row in rows})
+    assert raycomp(place, "pick", "tiny-on-test", "--max-share", "70%").returncode == 0
+    refused = run(place, "refine.py", "--sweep", "tiny", "--split", "test", "--steps", "3")
+    assert (refused.returncode, "--steps 3: --space and --split measure the front" in refused.stderr) == (2, True)
     found = next(row["recipe_id"] for row in rows if row["family"] == "prune+tome")
     exported = raycomp(place, "export", found[:8], "--out", "out", "--formats", "safetensors,onnx,pt2")
     assert exported.returncode == 0, exported.stdout + exported.stderr

@@ -20,6 +20,7 @@ ROWS = [
     fake_row(TINY, Proposal(1, "search", "proposed", "", dense(TINY).model_copy(update={"embed": 24})), "failed"),
     fake_row(TINY, Proposal(2, "search", "proposed", "", dense(TINY).model_copy(update={"embed": 16}))),
 ]
+ROWS = [row | {"evalset": "images", "checkpoint": "weights"} for row in ROWS]
 CLASSES = ("sky", "traffic light", "car", "road", "tree")
 
 
@@ -53,6 +54,13 @@ def test_runs_are_logged_once_and_filled_in_again(tmp_path):
     children = {
         r.data.tags["recipe_id"]: r for r in runs if r.data.tags.get("mlflow.parentRunId") == parent.info.run_id
     }
+    for run in (client.get_run(one.info.run_id) for one in (parent, *children.values())):
+        [dataset] = run.inputs.dataset_inputs
+        assert (dataset.dataset.name, dataset.dataset.digest) == ("streetscenes val", "images")
+        [model] = run.inputs.model_inputs
+        assert client.get_logged_model(model.model_id).name == "x"
+    assert len(client.search_logged_models([experiment])) == 1
+    assert f"| `{dense(TINY).id}` |" in client.get_run(parent.info.run_id).data.tags["mlflow.note.content"]
     whole = children[dense(TINY).id]
     assert whole.data.tags["on_front"] == "true"
     assert whole.data.metrics["iou_car"] == pytest.approx(0.7)

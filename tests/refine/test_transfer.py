@@ -1,0 +1,83 @@
+"""A front measured elsewhere: the same recipes, none over the limit, each once, and what cannot be is told."""
+
+import pytest
+
+from raycomp.config import SweepConfig
+from raycomp.errors import UserError
+from raycomp.flops import gflops
+from raycomp.recipe import dense
+from raycomp.refine.transfer import Given, limited, proposals, settings
+from raycomp.report.compare import agreement, final_front
+from raycomp.search.known import BASELINES
+from tests.conftest import TINY
+from tests.report.test_page import found
+from tests.search.fakes import fake_row
+
+SWEEP = found()
+LARGE = TINY.model_copy(update={"image": (64, 64)})
+
+
+def wanted(shape=TINY):
+    return proposals(SWEEP.rows, SWEEP.share, shape, shape.image)
+
+
+def test_dense_baselines_and_front_each_once_and_costliest_first():
+    chosen = wanted()
+    ids = [one.recipe.id for one in chosen]
+    assert (chosen[0].origin, chosen[0].recipe) == ("reference", dense(TINY))
+    assert len(set(ids)) == len(ids)
+    assert {row["recipe_id"] for row in SWEEP.front} < set(ids)
+    assert {one.label.rpartition(" ")[0] for one in chosen} >= set(BASELINES)
+    costs = [gflops(TINY, one.recipe) for one in chosen]
+    assert costs == sorted(costs, reverse=True)
+    assert {one.stage for one in chosen} == {"full"}
+
+
+def test_the_limit_there_is_what_the_costliest_recipe_costs_there():
+    """Attention is a larger share of larger images, so a recipe's share of the GFLOPs is another."""
+    config = limited(settings(SWEEP.config, None, "test"), LARGE, wanted(LARGE))
+    assert config.name == "tiny-on-test"
+    assert config.data.eval_split == "test"
+    assert config.search.trials == len(wanted())
+    shares = [gflops(LARGE, one.recipe) / gflops(LARGE, dense(LARGE)) for one in wanted(LARGE)[1:]]
+    assert config.search.budget == max(shares)
+    rows = [fake_row(LARGE, one) for one in wanted(LARGE)]
+    assert dense(LARGE).id not in {row["recipe_id"] for row in final_front(rows, config.search.budget)}
+
+
+def test_another_space_gives_its_name_model_and_data():
+    other = SweepConfig.model_validate(
+        {"name": "other", "model": {"checkpoint": "b"}, "data": {"dataset": "camvid", "root": "data"}}
+    )
+    config = settings(SWEEP.config, other, None)
+    assert (config.name, config.model.checkpoint, config.data.dataset) == ("tiny-on-other", "b", "camvid")
+    assert settings(SWEEP.config, other, "test").name == "tiny-on-other-test"
+
+
+def test_a_recipe_that_does_not_fit_is_refused_before_anything_runs():
+    shallow = TINY.model_copy(update={"depth": 2})
+    with pytest.raises(
+        UserError, match="does not fit the other model: recipe: field 'blocks' has 3 entries, the model 2"
+    ):
+        wanted(shallow)
+
+
+def test_what_is_measured_is_not_handed_out_again():
+    done = [fake_row(TINY, one) for one in wanted()[:3]]
+    given, handed = Given(wanted(), done), []
+    while (proposal := given.next()) is not None:
+        handed.append(proposal)
+        assert not given.finished
+        given.tell(fake_row(TINY, proposal))
+    assert given.finished
+    assert [one.key for one in handed] == [one.key for one in wanted()[3:]]
+    assert len(given.rows) == len(wanted())
+
+
+def test_agreement_is_of_the_recipes_that_both_have():
+    here = [row for row in SWEEP.rows if row["stage"] == "full"]
+    worse = [{**row, "clean_miou": 1 - row["clean_miou"]} for row in here[2:]]
+    told = agreement(here, worse)
+    assert told["clean_miou"] == pytest.approx(-1)
+    assert told["corrupted_miou"] == pytest.approx(1)
+    assert agreement(here, here[:2]) == {}
