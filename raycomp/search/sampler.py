@@ -19,6 +19,7 @@ from raycomp.search.surrogate import Surrogate, chosen, expected, predicted
 
 _LEAST = 10  # complete trials before the models say anything
 _CANDIDATES = 250
+_FRONT = 80  # members that stand for a larger front, whose partition would take longer than all else
 _TOGETHER = 8  # trials that run, for each further point that is chosen with the next one
 
 
@@ -98,7 +99,17 @@ class SurrogateSampler(BaseSampler):
         limit = most(self._dimensions)
         models = self._surrogate.models(tried / limit, accuracy)
         known = torch.cat([expected(models, tried / limit), torch.from_numpy(-spent / self._budget)[:, None]], dim=1)
+        known = _thinned(known)
         corner = torch.tensor([*accuracy.max(0) / 2, -1.0], dtype=torch.float64)
         mean, deviation = predicted(models, drawn / limit)
         relative = torch.from_numpy(costs / self._budget)
         return chosen(mean, deviation, relative, known, corner, min(count, len(costs)))
+
+
+def _thinned(known: torch.Tensor) -> torch.Tensor:
+    """The front of objectives (T, 3), all maximised; of a larger one, members evenly spaced by cost."""
+    front = known[moocore.is_nondominated(-known.numpy())]
+    if len(front) <= _FRONT:
+        return front
+    spaced = np.linspace(0, len(front) - 1, _FRONT).astype(int)
+    return front[front[:, 2].argsort()[spaced]]
