@@ -55,9 +55,12 @@ class ModelConfig(Section):
 class DataConfig(Section):
     """Which images, and how they are put through the model."""
 
-    dataset: Literal["streetscenes", "camvid", "ade20k", "cityscapes"]
+    dataset: Literal["streetscenes", "camvid", "ade20k", "cityscapes", "folders"]
+    """`folders`: your own, pairs of `images/SPLIT/NAME.jpg` or .png and `labels/SPLIT/NAME.png`."""
     root: Path | None = None
     """Folder of the data set; streetscenes needs none."""
+    classes: tuple[str, ...] | None = Field(default=None, min_length=2)
+    """Of `folders`: names of the label values 0, 1, ...; 255 is not labelled. The other data sets know theirs."""
     train_split: str = "train"
     eval_split: str = "val"
     short_side: int | None = Field(default=None, gt=0)
@@ -66,6 +69,12 @@ class DataConfig(Section):
     """Sliding window; by default the size the model was made for."""
     stride: int | None = Field(default=None, gt=0)
     """Step of the sliding window, pixels; by default the window's height."""
+
+    @model_validator(mode="after")
+    def _classes_of_folders(self) -> Self:
+        if (self.dataset == "folders") != (self.classes is not None):
+            raise ValueError(f"classes are for dataset folders, which needs them; the dataset is {self.dataset}")
+        return self
 
     def window_for(self, shape: ModelShape) -> Size:
         """Height and width of what one forward pass sees, pixels."""

@@ -3,6 +3,7 @@
 from raycomp.data.ade20k import Ade20k
 from raycomp.data.camvid import CamVid
 from raycomp.data.cityscapes import Cityscapes
+from raycomp.data.own import Own
 from raycomp.data.samples import Samples
 from raycomp.data.streetscenes import StreetScenes
 from raycomp.errors import UserError
@@ -21,5 +22,7 @@ def open_split(config: DataConfig, split: str, count: int) -> Samples:
         return StreetScenes(split, count)
     if config.root is None:
         raise UserError(f"data.root is missing: {config.dataset} needs the folder of the data set")
+    if config.classes is not None:
+        return Own(config.root, split, config.classes)
     kinds = {"camvid": CamVid, "ade20k": Ade20k, "cityscapes": Cityscapes}
     return kinds[config.dataset](config.root, split)

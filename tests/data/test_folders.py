@@ -116,3 +116,40 @@ def test_fingerprint_is_of_contents(tmp_path):
     changed[-1] ^= 1
     image.write_bytes(changed)
     assert CamVid(copy, "train").fingerprint != CamVid(root, "train").fingerprint
+
+
+def own_folder(root: Path, value: int = 1) -> Path:
+    rng = np.random.default_rng(0)
+    for kind in ("images", "labels"):
+        (root / kind / "val").mkdir(parents=True)
+    for name in ("b.jpg", "a.png"):
+        Image.fromarray(rng.integers(0, 255, (8, 12, 3), np.uint8)).save(root / "images/val" / name)
+        label = np.full((8, 12), value, np.uint8)
+        label[0] = 255
+        Image.fromarray(label).save(root / "labels/val" / Path(name).with_suffix(".png").name)
+    return root
+
+
+def test_a_data_set_of_ones_own(tmp_path):
+    config = DataConfig(dataset="folders", root=own_folder(tmp_path), classes=("field", "barn"))
+    data = open_split(config, "val", 0)
+    assert [image.name for image, _ in data.pairs] == ["a.png", "b.jpg"]
+    assert data.classes == ("field", "barn")
+    image, label = data[0]
+    assert image.shape == (8, 12, 3)
+    assert (label[0] == IGNORE).all()
+    assert (label[1:] == 1).all()
+
+
+def test_what_is_wrong_with_it_is_told(tmp_path):
+    config = DataConfig(dataset="folders", root=own_folder(tmp_path, value=2), classes=("field", "barn"))
+    with pytest.raises(UserError, match=r"a.png: label value 2 is outside the 2 classes; nearest allowed: 1"):
+        open_split(config, "val", 0)[0]
+    with pytest.raises(UserError, match=r"no images in .*images/vall; did you mean 'val'"):
+        open_split(config, "vall", 0)
+    (tmp_path / "labels/val/a.png").unlink()
+    with pytest.raises(UserError, match=r"a.png: has no label file"):
+        open_split(config, "val", 0)
+    for dataset, classes in (("folders", None), ("camvid", ("field", "barn"))):
+        with pytest.raises(ValueError, match="classes are for dataset folders, which needs them"):
+            DataConfig(dataset=dataset, root=tmp_path, classes=classes)
