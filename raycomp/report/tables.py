@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # needs torch, which the other commands do without
     from raycomp.search.plan import Plan
 
 _MIOUS = "clean_miou", "corrupted_miou"
-_PLAIN_WIDTH = 140  # columns where the output is not a terminal
+_PLAIN_WIDTH = 170  # columns where the output is not a terminal
 
 
 def console() -> Console:
