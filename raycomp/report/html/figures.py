@@ -29,7 +29,7 @@ def front_figure(found: Found) -> go.Figure:
     rest = [row for row in completed(found.trials, "search") if row["recipe_id"] not in members]
     for family, symbol in _FAMILIES.items():
         own = [row for row in rest if row["family"] == family]
-        _points(figure, own, f"trials: {family}", {"color": GREY, "size": 6, "symbol": symbol})
+        _points(figure, own, f"search stage: {family}", {"color": GREY, "size": 6, "symbol": symbol})
     for (kind, color), symbol in zip(zip(BASELINES, COLORS, strict=False), _SYMBOLS, strict=False):
         curve = baseline_curve(found.rows, found.stage, kind)
         _points(figure, curve, kind, {"color": color, "size": 8, "symbol": symbol}, mode="lines+markers")
