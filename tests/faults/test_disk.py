@@ -12,10 +12,10 @@ pytestmark = pytest.mark.faults
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of 4 MB."""
+    """A file system of 24 MB: a sweep with its page, and the copy of that in MLflow, take half of it."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=4m", "none", str(folder)]
+    command = ["mount", "-t", "tmpfs", "-o", "size=24m", "none", str(folder)]
     if subprocess.run(command, capture_output=True, check=False).returncode:
         pytest.skip("needs to mount a file system of its own, which is not allowed here")
     yield folder

@@ -44,7 +44,7 @@ def test_a_sweep_in_object_storage_and_databases(place, tmp_path, monkeypatch):
             return done.stdout + done.stderr
 
         first = run(*command(place, *options))
-        assert "rows:  s3://sweeps/results/far/trials/*.parquet" in first
+        assert "rows:   s3://sweeps/results/far/trials/*.parquet" in first
         store = Store(sweep_folder(RESULTS, "far"))
         rows = store.rows()
         assert len([row for row in completed(rows, "search") if row["origin"] != "reference"]) == 5
