@@ -120,6 +120,8 @@ def main(
             tracker.finish([], finished=False)
             raise
 
+    if outcome.finished:
+        store.finish()
     leaving = Thread(target=cluster.disconnect)
     leaving.start()
     share = config.search.budget
@@ -154,12 +156,15 @@ def _say_plan(config: configs.SweepConfig, store: Store, space: Path) -> None:
     shape, _ = shape_of(config, space)
     grid = _grid(config, shape)
     limit = config.search.budget * grid.cost(dense(shape))
-    grid.check_budget(limit)
+    in_time = config.search.limit == "latency"  # what that takes is measured by the sweep itself
+    if not in_time:
+        grid.check_budget(limit)
+    search = config.search.model_copy(update={"budget": 1.0}) if in_time else config.search
     from raycomp.search.plan import plan
     from raycomp.search.proposer import Proposer
 
     rows = store.rows() if (store.folder / "sweep.yaml").is_file() else []
-    tables.console().print(tables.plan_table(config, plan(config, Proposer(grid, config.search, rows)), limit, store))
+    tables.console().print(tables.plan_table(config, plan(config, Proposer(grid, search, rows)), limit, store))
 
 
 def _grid(config: configs.SweepConfig, shape: ModelShape) -> Space:

@@ -148,7 +148,7 @@ def rerank(store: Store, space: Path | None, split: str | None, results: str, tr
         raise UserError(f"{store.folder}: the sweep has no measured recipe within its budget; finish it first")
     from raycomp.refine.transfer import Given, limited, proposals, settings
 
-    config = settings(before, None if space is None else configs.load(space), split)
+    config = settings(store.folder.name, before, None if space is None else configs.load(space), split)
     shape, window = shape_of(config, space or store.folder / "sweep.yaml")
     wanted = proposals(rows, before.search.budget, shape, window)
     config = limited(config, shape, wanted)
@@ -166,6 +166,9 @@ def rerank(store: Store, space: Path | None, split: str | None, results: str, tr
         console.print(line, highlight=False, soft_wrap=True)
 
     base = prepare_base(config, say)
+    for one in wanted[1:]:
+        if base.elastic is not None and (problem := base.elastic.space.outside(one.recipe)):
+            raise UserError(f"recipe {one.recipe.id}: outside of what the elastic model was trained over: {problem}")
     there.open(config)
     if config.search.limit == "latency":
         base = with_latency(base, there.folder, say)
@@ -185,7 +188,11 @@ def rerank(store: Store, space: Path | None, split: str | None, results: str, tr
         tracker.log(row)
         say(f"recipe {len(given.rows)}/{count} measured: {_line(row)}")
 
-    outcome = run_sweep(base, samples, there, given, on_row)
+    try:
+        outcome = run_sweep(base, samples, there, given, on_row)
+    except UserError:
+        tracker.finish([], finished=False)
+        raise
     if not outcome.finished:
         interrupted(tracker, say)
     cluster.disconnect()
@@ -195,6 +202,7 @@ def rerank(store: Store, space: Path | None, split: str | None, results: str, tr
         say(f"{before.name} ranked {objective} as it is here: Spearman {rho:.2f}")
     page = there.folder / "report.html"
     write_page([found, Found(store.folder.name, before, rows)], page)
+    there.finish()
     tracker.finish(found.front, finished=True)
     tracker.attach([page])
     say(f"rows:   {there.folder / 'trials'}/*.parquet\nreport: {page}")

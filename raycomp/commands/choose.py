@@ -12,6 +12,7 @@ from raycomp.errors import UserError
 from raycomp.report import tables
 from raycomp.report.choose import Limits, choose
 from raycomp.report.compare import dense_row
+from raycomp.results.row import class_names
 from raycomp.results.store import Store, sweep_folder
 from raycomp.sections import Share
 
@@ -35,6 +36,10 @@ def pick_command(
     """The recipe to take: the most accurate within a limit of GFLOPs, else the cheapest that is accurate enough."""
     classes = dict(_class_limit(text) for text in min_class_iou or [])
     limits = Limits(max_gflops, _share(max_share), max_drop, max_corrupted_drop, classes)
+    if limits == Limits():
+        raise UserError(
+            "pick needs a limit: --max-gflops, --max-share, --max-drop, --max-corrupted-drop, --min-class-iou"
+        )
     store = Store(sweep_folder(results, sweep))
     store.config()  # which says where there is no such sweep
     rows = store.rows()
@@ -44,7 +49,8 @@ def pick_command(
         print_json({"recipe": best, "others": [row["recipe_id"] for row in found[1:]]})
         return
     console = tables.console()
-    console.print(tables.picked_table(found[: 1 + _SHOWN], whole, list(classes)))
+    names = class_names(rows)
+    console.print(tables.picked_table(found[: 1 + _SHOWN], whole, {name: names.index(name) for name in classes}))
     if len(found) > 1 + _SHOWN:
         console.print(f"and {len(found) - 1 - _SHOWN} more")
     console.print(

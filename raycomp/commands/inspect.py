@@ -7,7 +7,17 @@ from typing import Annotated, Any
 import typer
 
 from raycomp import config as configs
-from raycomp.commands.inputs import Json, Results, Sweep, numbers, print_json, read_recipe, shape_of, stored_recipe
+from raycomp.commands.inputs import (
+    Json,
+    Results,
+    Sweep,
+    complete_sweep,
+    numbers,
+    print_json,
+    read_recipe,
+    shape_of,
+    stored_recipe,
+)
 from raycomp.errors import UserError
 from raycomp.flops import Profile, profile
 from raycomp.recipe import Cts, Recipe, ToMe, constant_r, dense
@@ -77,7 +87,7 @@ def _asked(shape: ModelShape, image: Size, policy: str, tome: str, cts: str) -> 
 
 
 def front_command(
-    sweep: Annotated[str, typer.Argument(help="Name of the sweep.")],
+    sweep: Annotated[str, typer.Argument(help="Name of the sweep.", autocompletion=complete_sweep)],
     results: Results = "results",
     as_json: Json = False,
 ) -> None:

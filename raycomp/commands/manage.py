@@ -33,7 +33,7 @@ def status_command(
 
 
 def track_command(
-    sweep: Annotated[str, typer.Argument(help="Name of the sweep.")],
+    sweep: Annotated[str, typer.Argument(help="Name of the sweep.", autocompletion=complete_sweep)],
     backfill: Annotated[bool, typer.Option("--backfill", help="Log what is missing.")] = False,
     tracking: Annotated[str | None, typer.Option(help="MLflow tracking URI; by default SQLite in the results.")] = None,
     results: Results = "results",
@@ -65,7 +65,8 @@ def track_command(
 
 
 def compact_command(
-    sweep: Annotated[str, typer.Argument(help="Name of the sweep.")], results: Results = "results"
+    sweep: Annotated[str, typer.Argument(help="Name of the sweep.", autocompletion=complete_sweep)],
+    results: Results = "results",
 ) -> None:
     """Put the rows of a sweep's many small files into one; reading thousands takes long, above all from far away."""
     store = Store(sweep_folder(results, sweep))

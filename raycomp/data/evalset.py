@@ -111,7 +111,7 @@ def cache_folder() -> Path:
 
 def _key(samples: Samples, data: DataConfig, evaluation: EvaluationConfig) -> str:
     facts = [
-        samples.fingerprint,
+        samples.fingerprint if data.classes is None else f"{samples.fingerprint} {data.classes}",
         data.short_side,
         evaluation.full.clean,
         evaluation.full.corrupted,

@@ -15,7 +15,7 @@ from raycomp.compress.apply import remerge
 from raycomp.evaluate.latency_table import NO_FIT, Fit, LatencyTable
 from raycomp.evaluate.speed import median_seconds
 from raycomp.models.segmenter import Segmenter
-from raycomp.recipe import BlockWidths, Recipe, ToMe, dense
+from raycomp.recipe import BlockWidths, Recipe, ToMe, dense, tokens_removed
 from raycomp.shape import ModelShape
 
 _MODELS = 12  # beside the dense one
@@ -44,7 +44,8 @@ def fitted(
         seconds = clock(runs, device, _ROUNDS, _WARM_UP)
     parts = replace(table, fit=NO_FIT)
     predicted = np.array([parts.latency_ms(recipe) for recipe in recipes])
-    merges = np.array([sum(ratio > 0 for ratio in recipe.ratios) for recipe in recipes])
+    removed = [tokens_removed(table.shape, recipe.merge, table.image)[1] for recipe in recipes]
+    merges = np.array([np.count_nonzero(counts) for counts in removed])
     return replace(table, fit=_fit(predicted, merges, 1e3 * np.array([seconds[i] for i in runs])))
 
 

@@ -37,15 +37,22 @@ class PerImage:
         with np.load(io.BytesIO(data)) as held:
             return cls(*(held[name].astype(np.int64) for name in ("hits", "union", "variants", "sources")))
 
+    def accuracy(self) -> np.ndarray:
+        """Clean and corrupted mIoU (2,) of the images as they are."""
+        return self._accuracy(np.ones((1, len(np.unique(self.sources)))))[0]
+
     def drawn(self, draws: int, seed: int = 0) -> np.ndarray:
         """Clean and corrupted mIoU (R, 2) on bootstrap draws of the source images, each with all its variants.
 
         Models that were measured on the same images get the same draws, so that their differences are of the models.
         """
+        S, rng = len(np.unique(self.sources)), np.random.default_rng(seed)
+        return self._accuracy(rng.multinomial(S, np.full(S, 1 / S), size=draws).astype(np.float64))
+
+    def _accuracy(self, times: np.ndarray) -> np.ndarray:
+        """The same where every source counts so many times (R, S); a variant of which nothing was drawn is left out."""
         _, source = np.unique(self.sources, return_inverse=True)
-        S, rng = int(source.max()) + 1, np.random.default_rng(seed)
-        times = rng.multinomial(S, np.full(S, 1 / S), size=draws).astype(np.float64)  # (R, S)
-        clean, corrupted = np.full(draws, np.nan), []
+        clean, corrupted = np.full(len(times), np.nan), []
         for variant in np.unique(self.variants):
             own = self.variants == variant
             weights = times[:, source[own]]  # (R, I of the variant)
@@ -54,10 +61,15 @@ class PerImage:
                 clean = value
             else:
                 corrupted.append(value)
-        return np.stack([clean, np.mean(corrupted, axis=0) if corrupted else np.full(draws, np.nan)], axis=1)
+        values = np.array(corrupted).reshape(len(corrupted), len(times))
+        there = np.isfinite(values)
+        total = np.where(there, values, 0).sum(0)
+        mean = np.divide(total, there.sum(0), out=np.full(len(times), np.nan), where=there.any(0))
+        return np.stack([clean, mean], axis=1)
 
 
 def _miou(hits: np.ndarray, union: np.ndarray) -> np.ndarray:
-    """Mean over the classes that occur, (R, K) -> (R,); 0 in a draw without any image."""
-    iou = np.divide(hits, union, out=np.zeros_like(hits), where=union > 0)
-    return iou.sum(1) / np.maximum(1, (union > 0).sum(1))
+    """Mean over the classes that occur, (R, K) -> (R,); NaN in a draw without any image."""
+    iou = np.divide(hits, union, out=np.zeros_like(hits, dtype=np.float64), where=union > 0)
+    present = (union > 0).sum(1)
+    return np.divide(iou.sum(1), present, out=np.full(len(iou), np.nan), where=present > 0)

@@ -125,6 +125,7 @@ def _measure(shared: Shared, target: Target) -> Row:
         "threads": torch.get_num_threads(),
         "device": str(device),
         "seconds_measure": result.seconds,
+        "seconds": result.seconds,
         "status": "complete",
         "error": "",
     }

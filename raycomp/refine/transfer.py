@@ -16,9 +16,9 @@ from raycomp.search.proposal import Proposal
 from raycomp.shape import ModelShape, Size
 
 
-def settings(found: SweepConfig, space: SweepConfig | None, split: str | None) -> SweepConfig:
-    """A sweep's settings elsewhere: those of another space, or its own with another split of the data."""
-    parts = [found.name, "-".join(part for part in (space.name if space else "", split) if part)]
+def settings(name: str, found: SweepConfig, space: SweepConfig | None, split: str | None) -> SweepConfig:
+    """The settings of the sweep of this name elsewhere: another space's, or its own with another split of the data."""
+    parts = [name, "-".join(part for part in (space.name if space else "", split) if part)]
     config = (space or found).model_copy(update={"name": "-on-".join(parts)})
     if split is not None:
         config = config.changed("data", eval_split=split)

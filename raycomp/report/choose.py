@@ -37,7 +37,7 @@ def choose(rows: Sequence[Row], limits: Limits) -> list[Row]:
     Raises:
         UserError: where no recipe keeps to them, naming the limit and what comes nearest.
     """
-    stage = "full" if completed(rows, "full") else "search"
+    stage = "full" if any(row["origin"] != "reference" for row in completed(rows, "full")) else "search"
     left = completed(rows, stage)
     if not left:
         raise UserError("the sweep has no complete trial yet")
@@ -48,9 +48,8 @@ def choose(rows: Sequence[Row], limits: Limits) -> list[Row]:
         if not passed:
             near = min(left, key=least)
             others = "" if text == tests[0][0] else " within the other limits"
-            raise UserError(
-                f"no recipe{others} has {text}; nearest: {near['recipe_id']} with {_told(near, whole, limits)}"
-            )
+            told = _told(near, whole, limits, class_names(rows))
+            raise UserError(f"no recipe{others} has {text}; nearest: {near['recipe_id']} with {told}")
         left = passed
     found = left if limits.class_iou else front(left)
     by_cost = sorted(found, key=lambda row: (cost(row), -_accuracy(row)))
@@ -73,7 +72,7 @@ def _tests(limits: Limits, rows: Sequence[Row], whole: Row | None) -> list[tuple
             raise UserError(f"a limit of the {name} drop needs the dense model, which is not measured yet")
         least = whole[f"{name}_miou"] - drop / 100
         found.append((f"a {name} mIoU of {100 * least:.2f} % or more", partial(_miou_lacks, f"{name}_miou", least)))
-    names = class_names(rows[0])
+    names = class_names(rows)
     for name, iou in limits.class_iou.items():
         if name not in names:
             raise UserError(f"class {name!r}: {nearest(name, names)}")
@@ -94,11 +93,10 @@ def _accuracy(row: Row) -> float:
     return float(row["clean_miou"] + row["corrupted_miou"]) / 2
 
 
-def _told(row: Row, whole: Row | None, limits: Limits) -> str:
+def _told(row: Row, whole: Row | None, limits: Limits, names: Sequence[str]) -> str:
     text = f"{row['gflops']:.4g} GFLOPs ({row['gflops_share']:.1%}), {100 * row['clean_miou']:.2f} clean"
     text += f" and {100 * row['corrupted_miou']:.2f} corrupted"
     if whole is not None:
         lost = (100 * (row[name] - whole[name]) for name in ("clean_miou", "corrupted_miou"))
         text += " ({:+.2f} / {:+.2f})".format(*lost)
-    names = class_names(row)
     return text + "".join(f", {name} {row['class_iou'][names.index(name)]:.3f}" for name in limits.class_iou)

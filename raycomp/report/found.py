@@ -51,7 +51,8 @@ class Found:
     @cached_property
     def trials(self) -> list[Row]:
         """Rows of the search but for the dense model's, in the order of their proposal."""
-        return [row for row in self.rows if row["stage"] == "search" and row["origin"] != "reference"]
+        found = [row for row in self.rows if row["stage"] == "search" and row["origin"] != "reference"]
+        return sorted(found, key=lambda row: int(row["number"]))
 
     def hypervolume(self, trials: int | None = None) -> float:
         """Of the first so many trials, by the search stage; 1 would be a free model without errors."""
@@ -69,7 +70,7 @@ def named(row: Row) -> str:
 def difference(first: Found, other: Found) -> str:
     """Why accuracies of two sweeps are not of the same thing; empty where they are."""
     for column, what in (("checkpoint", "other weights"), ("evalset", "other evaluation images")):
-        marks = [{row.get(column) for row in completed(found.rows, "search")} for found in (first, other)]
+        marks = [{row.get(column) for row in completed(found.rows, found.stage)} for found in (first, other)]
         if all(marks) and marks[0] != marks[1]:
             return what
-    return ""
+    return "" if first.config.search.limit == other.config.search.limit else "another limit (GFLOPs, time)"

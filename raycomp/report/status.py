@@ -1,9 +1,10 @@
 """How far a sweep is, told from its folder alone."""
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from raycomp.report.found import Found
+from raycomp.results.row import ended
 from raycomp.results.store import Store, completed
 
 
@@ -38,13 +39,14 @@ def status_of(store: Store) -> Status:
     """
     found, writer = Found.read(store), store.lock.holder()
     full = completed(found.rows, "full")
-    ends = [row["started"] + timedelta(seconds=row["seconds"]) for row in found.rows if row["started"] is not None]
-    over = len(found.trials) >= found.config.search.trials and bool(full)
+    ends = [end for row in found.rows if (end := ended(row)) is not None]
+    wanted = found.config.search.trials
+    measured = len(found.trials) >= wanted and len(full) > 1  # sweeps of before there was a mark
     return Status(
         sweep=found.name,
-        state="running" if writer else "finished" if over else "interrupted",
+        state="running" if writer else "finished" if store.is_finished or measured else "interrupted",
         trials=len(found.trials),
-        wanted=found.config.search.trials,
+        wanted=wanted,
         failed=sum(row["status"] == "failed" for row in found.rows),
         full=len(full),
         front=len(found.front),

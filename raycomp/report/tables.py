@@ -11,7 +11,7 @@ from raycomp.flops import Profile
 from raycomp.recipe import Recipe
 from raycomp.report.compare import AtBudget, Comparison, Gain, at_budgets
 from raycomp.report.figures import Figure
-from raycomp.results.row import Row, class_names, timed
+from raycomp.results.row import Row, timed
 from raycomp.results.store import Store
 from raycomp.search.known import BASELINES
 
@@ -140,14 +140,14 @@ def refined_table(found: Sequence[Row], refined: Sequence[Row], whole: Row | Non
     return table
 
 
-def picked_table(rows: Sequence[Row], whole: Row | None, classes: Sequence[str]) -> Table:
-    """The recipe that was picked and those next to it, with the classes that were asked about."""
+def picked_table(rows: Sequence[Row], whole: Row | None, classes: Mapping[str, int]) -> Table:
+    """The recipe that was picked and those next to it, with the classes that were asked about, by index."""
     table = Table(title="Best first: mIoU in %, points against dense", title_justify="left")
     for name in ("recipe", "family", "GFLOPs", "share", "clean", "corrupted", "vs dense", *classes):
         table.add_column(name, justify="left" if name in ("recipe", "family") else "right", no_wrap=True)
     for row in rows:
         lost = [] if whole is None else [100 * (row[name] - whole[name]) for name in _MIOUS]
-        asked = [f"{row['class_iou'][class_names(row).index(name)]:.3f}" for name in classes]
+        asked = [f"{row['class_iou'][index]:.3f}" for index in classes.values()]
         table.add_row(
             row["recipe_id"], row["label"] or row["family"], f"{row['gflops']:.4f}", f"{row['gflops_share']:.1%}",
             f"{100 * row['clean_miou']:.2f}", f"{100 * row['corrupted_miou']:.2f}",
@@ -165,7 +165,7 @@ def sweeps_table(sweeps: "Sequence[Found]") -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     for found in sweeps:
         best = at_budgets(found.rows, shares, found.share)
-        counts = str(len(found.trials)), str(len(found.front)), f"{found.hypervolume():.4f}"
+        counts = str(len(found.trials)), str(len(found.front)), f"{found.hypervolume():.4f}" if found.trials else ""
         table.add_row(found.name, *counts, *(_both(at.best) for at in best))
     return table
 
@@ -190,12 +190,12 @@ def plan_table(config: SweepConfig, plan: "Plan", gflops: float, store: Store) -
     there = f", {plan.done} measured already" if plan.done else ""
     trials = f"{search.trials}: {plan.known} known recipes, {plan.proposed} proposed by {search.sampler}{there}"
     hours = (
-        f"{plan.hours:.2f} hours of one {plan.device} like this one, at most: {plan.image_ms:.2f} ms an image, dense"
+        f"{plan.hours:.2f} hours of models on such a {plan.device}, were all dense ({plan.image_ms:.2f} ms an image)"
     )
     table.add_row("limit", limit)
     table.add_row("trials", trials)
     table.add_row("at the end, on the full set", f"at most {plan.full} recipes: dense, baselines, front")
-    table.add_row("images through a model", f"{plan.passes:,} at most, one window of each")
+    table.add_row("images through a model", f"{plan.passes:,}, one window of each (larger images take several)")
     table.add_row("that is", hours)
     table.add_row("results", str(store.folder))
     return table

@@ -1,7 +1,8 @@
 """How sure the figures of a front are: bootstrap intervals over images, and which members images cannot tell apart.
 
-Efron & Tibshirani, "An Introduction to the Bootstrap", 1993: percentile intervals; source images are drawn with
-replacement, each with all its corrupted variants, and all members get the same draws.
+Efron & Tibshirani, "An Introduction to the Bootstrap", 1993: normal intervals with the bootstrap's standard error, as
+mIoU on draws, in which fewer different images stand for a class, is not centred on the figure itself. Source images are
+drawn with replacement, each with all its corrupted variants, and all members get the same draws.
 """
 
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from raycomp.evaluate.per_image import PerImage
 from raycomp.results.row import Row, cost
 
 _DRAWS = 1000
-_PERCENTILES = (2.5, 97.5)
+_Z = 1.96  # standard errors that a 95 % interval is wide, to either side
 
 Interval = tuple[float, float]
 
@@ -41,17 +42,20 @@ def trust(members: Sequence[Row]) -> dict[str, Trust]:
         members: of one stage of one sweep.
     """
     rows = sorted((row for row in members if row.get("per_image")), key=cost)
-    draws = {row["recipe_id"]: PerImage.unpacked(row["per_image"]).drawn(_DRAWS) for row in rows}
+    images = {row["recipe_id"]: PerImage.unpacked(row["per_image"]) for row in rows}
+    figures = {name: one.accuracy() for name, one in images.items()}
+    draws = {name: one.drawn(_DRAWS) for name, one in images.items()}
     found = {}
     for index, row in enumerate(rows):
-        own = draws[row["recipe_id"]]
+        own = row["recipe_id"]
         cheaper = (other["recipe_id"] for other in rows[:index] if cost(other) < cost(row))
-        tie = next((name for name in cheaper if _as_good(draws[name] - own)), None)
-        (low, low_corrupted), (high, high_corrupted) = np.nanpercentile(own, _PERCENTILES, axis=0).tolist()
-        found[row["recipe_id"]] = Trust((low, high), (low_corrupted, high_corrupted), tie)
+        tie = next((c for c in cheaper if _as_good(figures[c] - figures[own], draws[c] - draws[own])), None)
+        half = _Z * np.nanstd(draws[own], axis=0, ddof=1)
+        (low, low_corrupted), (high, high_corrupted) = (figures[own] - half).tolist(), (figures[own] + half).tolist()
+        found[own] = Trust((low, high), (low_corrupted, high_corrupted), tie)
     return found
 
 
-def _as_good(difference: np.ndarray) -> bool:
-    """Whether neither clean nor corrupted mIoU (R, 2) is less for sure."""
-    return bool((np.nanpercentile(difference, _PERCENTILES[1], axis=0) >= 0).all())
+def _as_good(difference: np.ndarray, drawn: np.ndarray) -> bool:
+    """Whether neither clean nor corrupted mIoU (2,) is less for sure, by its differences on the draws (R, 2)."""
+    return bool((difference + _Z * np.nanstd(drawn, axis=0, ddof=1) >= 0).all())

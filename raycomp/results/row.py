@@ -4,6 +4,8 @@ A row is one recipe measured at one stage of one sweep. Reading them needs no ra
 `duckdb.sql("select recipe_id, gflops, clean_miou from 'results/SWEEP/trials/*.parquet'")`.
 """
 
+from collections.abc import Sequence
+from datetime import datetime, timedelta
 from typing import Any
 
 import pyarrow as pa
@@ -105,9 +107,15 @@ def widths(recipe: Recipe) -> Row:
     return {"embed": recipe.embed, **per_block, "ratios": list(recipe.ratios)}
 
 
-def class_names(row: Row) -> list[str]:
-    """Names of the classes; their indices in rows of before there were names."""
-    return row.get("classes") or [f"class {index}" for index in range(len(row["class_iou"]))]
+def class_names(rows: Sequence[Row]) -> list[str]:
+    """Names of the classes of a sweep; their indices where all rows are of before there were names."""
+    named = next((row["classes"] for row in rows if row.get("classes")), None)
+    return list(named) if named else [f"class {index}" for index in range(len(rows[0].get("class_iou") or []))]
+
+
+def ended(row: Row) -> datetime | None:
+    """When a trial ended; None in a row that does not say when it began."""
+    return None if row.get("started") is None else row["started"] + timedelta(seconds=row.get("seconds") or 0.0)
 
 
 def identity(row: Row) -> str:

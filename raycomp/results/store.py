@@ -27,6 +27,7 @@ from raycomp.storage import AnyPath, located
 _CONFIG = "sweep.yaml"
 _TRIALS = "trials"
 _COMPACT = "compact.parquet"
+_FINISHED = "finished"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+%-]*")
 _READERS = 16  # files read at once: object storage answers in tens of milliseconds
 
@@ -79,8 +80,25 @@ class Store:
                 left.unlink(missing_ok=True)
             text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
             _write(self.folder / _CONFIG, text.encode())
+            (self.folder / _FINISHED).unlink(missing_ok=True)
         except OSError as error:
             raise self._unwritable(error) from None
+
+    def finish(self) -> None:
+        """Mark the sweep as one that has nothing left to measure, until it is opened again.
+
+        Raises:
+            UserError: where the mark cannot be written.
+        """
+        try:
+            _write(self.folder / _FINISHED, b"")
+        except OSError as error:
+            raise self._unwritable(error) from None
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the sweep is marked so."""
+        return (self.folder / _FINISHED).is_file()
 
     def _unwritable(self, error: OSError) -> UserError:
         reason = error.strerror or str(error).splitlines()[0]

@@ -1,6 +1,7 @@
 """What runs in MLflow are of: the evaluation images as its dataset, the checkpoint as its logged model."""
 
 import json
+import re
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -49,7 +50,7 @@ class Inputs:
     def _made(self, mark: str) -> "LoggedModel":
         model = self._config.model
         files = [file for file in (model.checkpoint, model.elastic) if file]
-        name = PurePosixPath(files[-1].rpartition(":")[2]).stem
+        name = re.sub(r"[^\w-]+", "_", PurePosixPath(files[-1].rpartition(":")[2]).stem)
         made = self._client.create_logged_model(
             self._experiment, name, tags={_MARK: mark}, params={"files": ", ".join(files)}, model_type="checkpoint"
         )

@@ -152,9 +152,12 @@ class Tracker(Mirror):
         self._children[key] = _Child(run, "RUNNING")
         self._batch(run, params=_params(row), metrics=self._metrics(row))
         if self._inputs is not None and row.get("evalset") and row.get("checkpoint"):
-            self._inputs.log(run, row)
-            if row["origin"] == "reference":  # of the whole sweep, too
-                self._inputs.log(self._parent, row)
+            try:
+                self._inputs.log(run, row)
+                if row["origin"] == "reference":  # of the whole sweep, too
+                    self._inputs.log(self._parent, row)
+            except Exception:  # an older server, say: what runs are of is in their tags, too
+                self._inputs = None
         if not complete:
             self._client.set_tag(run, "error", row["error"] or "")
         status = "FINISHED" if complete else "FAILED"

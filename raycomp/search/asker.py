@@ -8,6 +8,7 @@ import warnings
 from collections import deque
 from collections.abc import Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -46,13 +47,14 @@ class Asker:
         self._running: dict[str, optuna.Trial] = {}
         self._thread = ThreadPoolExecutor(1, "raycomp-ask")
         self._ask: Future[Proposal | None] | None = None
-        for row in rows[:-1]:
+        for row, following in pairwise(rows):
+            if following["origin"] == "proposed" != row["origin"]:
+                self._again(following)  # which was chosen before this known one ended
             self._learn(row)
         self._told = deque(rows[-1:])
         """Rows that the next ask, or the one that is being made, does not know of."""
         if rows and rows[-1]["origin"] == "proposed":
-            recipe = Recipe.model_validate_json(rows[-1]["recipe_json"])
-            self._running[recipe.id] = self._asked(dict(space.params(recipe)))
+            self._again(rows[-1])
 
     def tell(self, row: Row) -> None:
         """Have a finished row of the search known to the next ask that begins."""
@@ -68,6 +70,12 @@ class Asker:
         """The proposal that was begun, or one of this number; None where the space is exhausted."""
         ask, self._ask = self._ask or self._thread.submit(self._chosen, number), None
         return ask.result()
+
+    def _again(self, row: Row) -> None:
+        """Have the recipe of a row run in the study as it did when it was proposed."""
+        if row["recipe_id"] not in self._running:
+            recipe = Recipe.model_validate_json(row["recipe_json"])
+            self._running[recipe.id] = self._asked(dict(self._space.params(recipe)))
 
     def _learn(self, row: Row) -> None:
         found = self._objectives(row)

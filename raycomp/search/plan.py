@@ -20,7 +20,7 @@ _TRAINED = 3  # passes that training on an image takes as long as
 
 @dataclass(frozen=True)
 class Plan:
-    """Counts are of the whole sweep; hours are at most, as if no recipe were faster than the dense model."""
+    """Hours are of models alone, one window an image, and as if no recipe were faster than the dense model."""
 
     known: int
     """Recipes that come first."""

@@ -1,6 +1,7 @@
 """`raycomp pick | compare | report | status`: the answer a user wants, or what comes nearest to it."""
 
 import json
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -9,6 +10,7 @@ from raycomp.commands.inputs import complete_sweep
 from raycomp.commands.manage import status_command
 from raycomp.errors import UserError
 from raycomp.report.choose import Limits, choose
+from raycomp.report.found import Found, difference
 from raycomp.report.status import status_of
 from raycomp.results.store import Store
 from tests.report.test_page import found
@@ -111,7 +113,7 @@ def test_wrong_limits_are_one_line(results, options, line):
 
 def test_a_sweep_that_is_not_there_has_a_nearest_one(results):
     with pytest.raises(UserError, match="did you mean 'tiny'"):
-        pick_command("tinny", results=results)
+        pick_command("tinny", max_gflops=1.0, results=results)
 
 
 def test_sweeps_are_compared(results, capsys):
@@ -152,6 +154,54 @@ def test_status_tells_what_runs_and_what_is_left(results, tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)[0]["sweep"] == "begun"
     with pytest.raises(UserError, match="there is no sweep in"):
         status_command(results=str(tmp_path / "nowhere"))
+
+
+def test_rows_of_older_sweeps_and_of_refining_are_read_too(tmp_path, capsys):
+    """Some have no names of classes, no figures of images, no seconds, or the dense model's full row alone."""
+    begun = datetime(2026, 11, 1, tzinfo=UTC)
+    sweep = found()
+    old = [{**row, "classes": None, "started": begun} for row in sweep.rows]
+    refined = {**sweep.front[0], "stage": "refined", "seed": 0, "started": begun, "seconds": None}
+    mixed = [*old[:-1], {**sweep.rows[-1], "started": begun}, refined]
+    store = Store(tmp_path / "old")
+    store.open(sweep.config)
+    for row in mixed:
+        store.write(row | {"sweep": "other name"})
+    store.lock.drop()
+    assert status_of(store).last == begun + timedelta(seconds=1)
+    report_command(["old"], results=str(tmp_path))
+    page = (tmp_path / "old" / "report.html").read_text()
+    assert "--sweep old --out models" in page
+    pick_command("old", min_class_iou=["pole=0.1"], results=str(tmp_path))
+    assert "--sweep old" in capsys.readouterr().out
+    first = [row for row in ROWS if row["stage"] == "search" or row["origin"] == "reference"]
+    assert choose(first, Limits(share=0.5))[0]["stage"] == "search"
+
+
+def test_a_sweep_measured_elsewhere_is_told_from_one_that_was_searched(tmp_path, capsys):
+    full = [{**row, "evalset": "others"} for row in FULL]
+    elsewhere = Found("there", found().config, full)
+    assert difference(found(), elsewhere) == "other evaluation images"
+    timed = elsewhere.config.changed("search", limit="latency")
+    assert difference(elsewhere, Found("timed", timed, full)) == "another limit (GFLOPs, time)"
+    store = Store(tmp_path / "there")
+    store.open(elsewhere.config)
+    for row in full:
+        store.write(row)
+    assert not store.is_finished
+    store.finish()
+    store.lock.drop()
+    assert status_of(store).state == "finished"
+    report_command(["there"], results=str(tmp_path))
+    assert "Hypervolume" not in (tmp_path / "there" / "report.html").read_text().partition("<script>")[0]
+    store.open(elsewhere.config)
+    assert not store.is_finished
+    store.lock.drop()
+
+
+def test_pick_needs_a_limit(results):
+    with pytest.raises(UserError, match="pick needs a limit: --max-gflops"):
+        pick_command("tiny", results=results)
 
 
 def test_looking_does_not_keep_a_job_out(results):

@@ -80,6 +80,24 @@ def test_intervals_hold_the_figure_and_ties_are_told():
     assert trust([{"recipe_id": "old", "gflops": 1.0}]) == {}
 
 
+@pytest.mark.parametrize("images", [1, 2, 4])
+def test_of_few_images_a_variant_the_interval_holds_the_figure_too(images):
+    """In many draws there is none of a variant's images."""
+    rng = np.random.default_rng(0)
+    sources, variants = [np.arange(60)], [np.full(60, -1)]
+    for variant in range(20):
+        sources.append(rng.choice(60, images, replace=False))
+        variants.append(np.full(images, variant))
+    count = 60 + 20 * images
+    hits = rng.binomial(100, rng.uniform(0.3, 0.8, (count, 4)))
+    one = PerImage(hits, np.full((count, 4), 100), np.concatenate(variants), np.concatenate(sources))
+    low, high = trust([row("a", 1.0, one)])["a"].corrupted
+    figure = np.mean([one.hits[one.variants == v].sum(0) / (100 * images) for v in range(20)])
+    assert low < figure < high
+    assert (low + high) / 2 == pytest.approx(figure)
+    assert one.accuracy()[1] == pytest.approx(figure)
+
+
 def test_wider_intervals_of_fewer_images():
     def width(images: int) -> float:
         rng = np.random.default_rng(0)

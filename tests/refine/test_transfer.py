@@ -35,7 +35,7 @@ def test_dense_baselines_and_front_each_once_and_costliest_first():
 
 def test_the_limit_there_is_what_the_costliest_recipe_costs_there():
     """Attention is a larger share of larger images, so a recipe's share of the GFLOPs is another."""
-    config = limited(settings(SWEEP.config, None, "test"), LARGE, wanted(LARGE))
+    config = limited(settings("tiny", SWEEP.config, None, "test"), LARGE, wanted(LARGE))
     assert config.name == "tiny-on-test"
     assert config.data.eval_split == "test"
     assert config.search.trials == len(wanted())
@@ -49,9 +49,9 @@ def test_another_space_gives_its_name_model_and_data():
     other = SweepConfig.model_validate(
         {"name": "other", "model": {"checkpoint": "b"}, "data": {"dataset": "camvid", "root": "data"}}
     )
-    config = settings(SWEEP.config, other, None)
+    config = settings("tiny", SWEEP.config, other, None)
     assert (config.name, config.model.checkpoint, config.data.dataset) == ("tiny-on-other", "b", "camvid")
-    assert settings(SWEEP.config, other, "test").name == "tiny-on-other-test"
+    assert settings("half", SWEEP.config, other, "test").name == "half-on-other-test"
 
 
 def test_a_recipe_that_does_not_fit_is_refused_before_anything_runs():

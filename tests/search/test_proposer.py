@@ -83,6 +83,17 @@ def test_a_restart_proposes_what_an_undisturbed_sweep_does(killed_after):
     assert [p.key for p in before + after] == [p.key for p in undisturbed]
 
 
+@pytest.mark.parametrize("sampler", ["gp", "tpe"])
+def test_so_does_one_that_ends_where_known_recipes_do(sampler):
+    short = SEARCH.model_copy(update={"trials": 18, "sampler": sampler})
+    undisturbed = drive(Proposer(SPACE, short, []))
+    known = sum(p.origin != "proposed" and p.stage == "search" for p in undisturbed)
+    for killed_after in range(known - 1, known + 5):
+        before = drive(Proposer(SPACE, short, []), stop_after=killed_after)
+        after = drive(Proposer(SPACE, short, [fake_row(TINY, p) for p in before]))
+        assert [p.key for p in before + after] == [p.key for p in undisturbed], killed_after
+
+
 def test_a_finished_sweep_has_nothing_left():
     rows = [fake_row(TINY, p) for p in drive(Proposer(SPACE, SEARCH, []))]
     assert Proposer(SPACE, SEARCH, rows).next() is None

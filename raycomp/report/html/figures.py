@@ -1,7 +1,7 @@
 """Interactive figures of a whole sweep. Points carry their recipe's id, so that the page can link them."""
 
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import cycle, pairwise
 
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
@@ -82,7 +82,7 @@ def beside_paper_figure(found: Found) -> go.Figure:
 def history_figure(sweeps: Sequence[Found]) -> go.Figure:
     """Hypervolume of the search stage after each trial."""
     figure = go.Figure()
-    for found, color in zip(sweeps, (FRONT, *COLORS), strict=False):
+    for found, color in zip(sweeps, cycle((FRONT, *COLORS)), strict=False):
         volumes = [found.hypervolume(n) for n in range(1, len(found.trials) + 1)]
         known = sum(row["origin"] == "known" for row in found.trials)
         hover = [f"trial {row['number']}: {named(row)} {row['recipe_id']}, {row['status']}" for row in found.trials]
@@ -109,7 +109,7 @@ def history_figure(sweeps: Sequence[Found]) -> go.Figure:
 def fronts_figure(sweeps: Sequence[Found]) -> go.Figure:
     """Fronts of several sweeps over each other."""
     figure = _panels(list(OBJECTIVES.values()))
-    for found, color, symbol in zip(sweeps, (FRONT, *COLORS), ("circle", *_SYMBOLS), strict=False):
+    for found, color, symbol in zip(sweeps, cycle((FRONT, *COLORS)), cycle(("circle", *_SYMBOLS)), strict=False):
         _points(figure, found.front, found.name, {"color": color, "size": 9, "symbol": symbol}, mode="lines+markers")
     in_time = any(timed(row) for found in sweeps for row in found.front)
     figure.update_xaxes(title_text="predicted ms per batch" if in_time else "GFLOPs per image")
@@ -171,7 +171,7 @@ def _add(figure: go.Figure, column: int, **trace: object) -> None:
 def _anchors(figure: go.Figure, found: Found) -> None:
     """The paper's own figures, where the sweep is of its data set and model."""
     methods, whole = PUBLISHED.get(found.config.data.dataset, {}), found.dense
-    if whole is None or not methods or abs(whole["gflops"] / methods[DENSE][0].gflops - 1) > 0.01:
+    if whole is None or timed(whole) or not methods or abs(whole["gflops"] / methods[DENSE][0].gflops - 1) > 0.01:
         return
     for method, color in zip(methods, (INK, *COLORS), strict=False):
         points = methods[method]

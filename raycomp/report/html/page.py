@@ -14,7 +14,7 @@ from plotly.offline import get_plotlyjs
 from raycomp.files import written
 from raycomp.report.compare import Comparison, at_budgets, compare, first_agreement, stage_agreement
 from raycomp.report.found import Found, difference, named
-from raycomp.report.html.figures import beside_paper_figure, describe, front_figure, fronts_figure, history_figure
+from raycomp.report.html.figures import beside_paper_figure, front_figure, fronts_figure, history_figure
 from raycomp.report.html.importance import importance
 from raycomp.report.html.recipe_figures import (
     class_changes,
@@ -23,7 +23,7 @@ from raycomp.report.html.recipe_figures import (
     depth_figure,
     importance_figure,
 )
-from raycomp.results.row import Row, timed
+from raycomp.results.row import ended, timed
 from raycomp.search.known import BASELINES
 from raycomp.storage import AnyPath
 
@@ -34,7 +34,9 @@ _HARM = 1.0  # points of IoU that a class lost at least to be named
 def write_page(sweeps: Sequence[Found], path: AnyPath) -> None:
     """Write the page: all about the first sweep; of the others, what compares them with it."""
     found = sweeps[0]
-    figures = {"front": front_figure(found), "history": history_figure(sweeps)}
+    figures = {"front": front_figure(found)}
+    if searched := [one for one in sweeps if one.trials]:
+        figures["history"] = history_figure(searched)
     if found.dense is not None:
         figures["paper"] = beside_paper_figure(found)
     if shares := importance(found):
@@ -44,7 +46,7 @@ def write_page(sweeps: Sequence[Found], path: AnyPath) -> None:
     comparisons = compare(found.rows, found.share)
     data = {
         "figures": {name: _plain(figure) for name, figure in figures.items()},
-        "recipes": {item.row["recipe_id"]: _recipe(item, found.dense) for item in comparisons},
+        "recipes": {item.row["recipe_id"]: _recipe(item, found) for item in comparisons},
     }
     environment = Environment(loader=PackageLoader("raycomp.report.html"), autoescape=True, undefined=StrictUndefined)
     environment.filters |= {
@@ -74,15 +76,15 @@ def write_page(sweeps: Sequence[Found], path: AnyPath) -> None:
 
 
 def _plain(figure: go.Figure) -> Any:
-    """A figure as plotly.js reads it, without the template that all share, and figures rounded to what is seen."""
+    """A figure as plotly.js reads it."""
     return json.loads(figure.to_json())
 
 
-def _recipe(item: Comparison, dense: Row | None) -> dict[str, Any]:
+def _recipe(item: Comparison, found: Found) -> dict[str, Any]:
     """What the page shows of a recipe that is chosen."""
-    row = item.row
+    row, dense = item.row, found.dense
     if dense is None:
-        return {"title": describe(row), "facts": [], "figures": {}}
+        return {"facts": [], "figures": {}}
     changes = class_changes(row, dense)
     broke = [f"{name} {change:+.1f}" for name, change in changes[:_BROKEN] if change <= -_HARM]
     times = [f"{row['latency_ms']:.2f} ms at batch 1 (dense {dense['latency_ms']:.2f})"]
@@ -96,7 +98,7 @@ def _recipe(item: Comparison, dense: Row | None) -> dict[str, Any]:
         "Effective rank, of its most": f"{row['effective_rank']:.3f} ± {row['effective_rank_std']:.3f} "
         f"(dense {dense['effective_rank']:.3f})",
         "Speed while other trials ran": "; ".join(times),
-        "Command": f"raycomp export {row['recipe_id'][:6]} --sweep {row['sweep']} --out models",
+        "Command": f"raycomp export {row['recipe_id'][:6]} --sweep {found.name} --out models",
     }
     if item.rcd is not None:
         facts["Relative corruption degradation"] = f"{item.rcd:.3f} (below 1: degrades less than dense)"
@@ -104,7 +106,6 @@ def _recipe(item: Comparison, dense: Row | None) -> dict[str, Any]:
     if row.get("corrupted_by_variant"):
         figures["corruptions"] = corruption_figure(row, dense)
     return {
-        "title": f"{named(row)} {row['recipe_id']}",
         "facts": list(facts.items()),
         "figures": {name: _plain(figure) for name, figure in figures.items()},
     }
@@ -130,21 +131,17 @@ def _facts(found: Found) -> list[tuple[str, str]]:
             ", ".join(f"{count} {status}" for status, count in statuses.items()) + f" of {config.search.trials}",
         ),
         ("Sampler, seed", f"{config.search.sampler}, {config.search.seed}"),
-        ("Hypervolume of the search", f"{found.hypervolume():.4f}"),
+        *([("Hypervolume of the search", f"{found.hypervolume():.4f}")] if found.trials else []),
         (
             "Time of all workers",
             f"{_time(whole)}: " + ", ".join(f"{_time(s)} {name}" for name, s in spent.items() if s),
         ),
     ]
-    began = [row["started"] for row in found.rows if row.get("started") is not None]
-    if began:
-        ends = [row["started"].timestamp() + row["seconds"] for row in found.rows if row.get("started") is not None]
-        facts.append(
-            (
-                "Begun, and first to last",
-                f"{min(began):%Y-%m-%d %H:%M} UTC, {_time(max(ends) - min(began).timestamp())}",
-            )
-        )
+    ends = [end for row in found.rows if (end := ended(row)) is not None]
+    if ends:
+        began = min(row["started"] for row in found.rows if row.get("started") is not None)
+        span = _time((max(ends) - began).total_seconds())
+        facts.append(("Begun, and first to last", f"{began:%Y-%m-%d %H:%M} UTC, {span}"))
     return facts
 
 

@@ -33,7 +33,7 @@ def class_figure(row: Row, dense: Row) -> go.Figure:
     """Change of the clean IoU of each class against dense, in points, the worst on top."""
     changes = class_changes(row, dense)
     names, values = [name for name, _ in changes], [change for _, change in changes]
-    after, before = (dict(zip(class_names(r), r["class_iou"], strict=True)) for r in (row, dense))
+    after, before = (dict(zip(class_names([row, dense]), r["class_iou"], strict=True)) for r in (row, dense))
     hover = [f"{name}: {100 * before[name]:.1f} → {100 * after[name]:.1f} %" for name in names]
     figure = styled(go.Figure())
     figure.add_bar(
@@ -69,7 +69,7 @@ def corruption_figure(row: Row, dense: Row) -> go.Figure:
 
 def class_changes(row: Row, dense: Row) -> list[tuple[str, float]]:
     """Points of clean IoU that each class gained, the one that lost most first; classes that do not occur left out."""
-    changes = zip(class_names(row), row["class_iou"], dense["class_iou"], strict=True)
+    changes = zip(class_names([row, dense]), row["class_iou"], dense["class_iou"], strict=True)
     found = [(name, 100 * (after - before)) for name, after, before in changes if after == after and before == before]
     return sorted(found, key=lambda change: change[1])
 
