@@ -24,7 +24,7 @@ from raycomp.commands.inputs import shape_of
 from raycomp.errors import UserError
 from raycomp.recipe import dense
 from raycomp.report import tables
-from raycomp.report.compare import at_budgets, compare, final_front, first_agreement, stage_agreement
+from raycomp.report.compare import at_budgets, final_front, first_agreement, stage_agreement
 from raycomp.results.mirror import Mirror
 from raycomp.results.row import Row
 from raycomp.results.store import Store, sweep_folder
@@ -128,7 +128,8 @@ def main(
     tracker.finish(final_front(outcome.rows, share), outcome.finished)  # first: a stopped Ray job has seconds to end
     for copy in copies[1:]:
         copy.close()
-    console.print(tables.front_table(compare(outcome.rows, share)))
+    found = Found(folder.name, config, outcome.rows)
+    console.print(tables.front_table(found.comparisons))
     console.print(tables.budget_table(at_budgets(outcome.rows, config.search.known, share)))
     for objective, rho in first_agreement(outcome.rows).items():
         say(f"first images ranked {objective} like the whole search stage: Spearman {rho:.2f}")
@@ -137,7 +138,7 @@ def main(
     for objective, rho in stage_agreement(outcome.rows).items():
         say(f"search stage ranked {objective} like the full set: Spearman {rho:.2f}")
     page = folder / "report.html"
-    write_page([Found(folder.name, config, outcome.rows)], page)
+    write_page([found], page)
     picture, what = folder / "front.png", "latency" if timed else "GFLOPs"
     title = f"{config.name}: {proposer.trials_done} trials, budget {share:.0%} of the dense {what}"
     plot_front(outcome.rows, share, title, picture)

@@ -110,14 +110,17 @@ def first_agreement(rows: Sequence[Row]) -> dict[str, float]:
 
 def stage_agreement(rows: Sequence[Row]) -> dict[str, float]:
     """Spearman correlation between the search stage's and the full stage's values, by objective."""
-    search = {row["recipe_id"]: row for row in completed(rows, "search")}
-    return _agreement([(search[r["recipe_id"]], r) for r in completed(rows, "full") if r["recipe_id"] in search])
+    return _of_both(completed(rows, "search"), completed(rows, "full"))
 
 
 def agreement(before: Sequence[Row], after: Sequence[Row]) -> dict[str, float]:
     """Spearman correlation between what the full stages of two sweeps say of the recipes that both have."""
-    first = {row["recipe_id"]: row for row in completed(before, "full")}
-    return _agreement([(first[r["recipe_id"]], r) for r in completed(after, "full") if r["recipe_id"] in first])
+    return _of_both(completed(before, "full"), completed(after, "full"))
+
+
+def _of_both(before: Sequence[Row], after: Sequence[Row]) -> dict[str, float]:
+    first = {row["recipe_id"]: row for row in before}
+    return _agreement([(first[row["recipe_id"]], row) for row in after if row["recipe_id"] in first])
 
 
 def _agreement(pairs: Sequence[tuple[Row, Row]], prefix: str = "") -> dict[str, float]:

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from raycomp.config import SweepConfig
-from raycomp.report.compare import dense_row, final_front
+from raycomp.report.compare import Comparison, compare, dense_row, final_front
 from raycomp.results.row import Row, cost
 from raycomp.results.store import Store, completed
-from raycomp.search.pareto import hypervolume
+from raycomp.search.pareto import front, hypervolume
 
 
 @dataclass(frozen=True)
@@ -54,12 +54,24 @@ class Found:
         found = [row for row in self.rows if row["stage"] == "search" and row["origin"] != "reference"]
         return sorted(found, key=lambda row: int(row["number"]))
 
-    def hypervolume(self, trials: int | None = None) -> float:
-        """Of the first so many trials, by the search stage; 1 would be a free model without errors."""
-        whole = dense_row(self.rows, "search")
-        if whole is None:
-            return 0.0
-        return hypervolume(completed(self.trials[:trials], "search"), cost(whole))
+    @cached_property
+    def comparisons(self) -> list[Comparison]:
+        """The front beside dense and baselines, with its intervals."""
+        return compare(self.rows, self.share)
+
+    @cached_property
+    def hypervolumes(self) -> list[float]:
+        """After each trial, by the search stage; 1 would be a free model without errors. Only a front is carried on."""
+        whole, members, volumes = dense_row(self.rows, "search"), list[Row](), list[float]()
+        for row in self.trials:
+            if row["status"] == "complete":
+                members = front([*members, row])
+            volumes.append(0.0 if whole is None else hypervolume(members, cost(whole)))
+        return volumes
+
+    def hypervolume(self) -> float:
+        """After all trials."""
+        return self.hypervolumes[-1] if self.hypervolumes else 0.0
 
 
 def named(row: Row) -> str:

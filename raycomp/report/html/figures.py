@@ -83,7 +83,7 @@ def history_figure(sweeps: Sequence[Found]) -> go.Figure:
     """Hypervolume of the search stage after each trial."""
     figure = go.Figure()
     for found, color in zip(sweeps, cycle((FRONT, *COLORS)), strict=False):
-        volumes = [found.hypervolume(n) for n in range(1, len(found.trials) + 1)]
+        volumes = found.hypervolumes
         known = sum(row["origin"] == "known" for row in found.trials)
         hover = [f"trial {row['number']}: {named(row)} {row['recipe_id']}, {row['status']}" for row in found.trials]
         x = [row["number"] for row in found.trials]

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from raycomp.files import written
-from raycomp.report.compare import Comparison, at_budgets, compare, first_agreement, stage_agreement
+from raycomp.report.compare import Comparison, at_budgets, first_agreement, stage_agreement
 from raycomp.report.found import Found, difference, named
 from raycomp.report.html.figures import beside_paper_figure, front_figure, fronts_figure, history_figure
 from raycomp.report.html.importance import importance
@@ -43,7 +43,7 @@ def write_page(sweeps: Sequence[Found], path: AnyPath) -> None:
         figures["importance"] = importance_figure(shares)
     if len(sweeps) > 1:
         figures["fronts"] = fronts_figure(sweeps)
-    comparisons = compare(found.rows, found.share)
+    comparisons = found.comparisons
     data = {
         "figures": {name: _plain(figure) for name, figure in figures.items()},
         "recipes": {item.row["recipe_id"]: _recipe(item, found) for item in comparisons},
