@@ -10,7 +10,7 @@ from raycomp.evaluate.robustness import relative_corruption_degradation
 from raycomp.report.trust import Trust, trust
 from raycomp.results.row import Row, cost, cost_share
 from raycomp.results.store import completed
-from raycomp.search.known import BASELINES
+from raycomp.search.known import BASELINES, kind_of
 from raycomp.search.pareto import front
 
 
@@ -99,7 +99,7 @@ def at_budgets(rows: Sequence[Row], shares: Sequence[float], budget_share: float
 
 def baseline_curve(rows: Sequence[Row], stage: str, kind: str) -> list[Row]:
     """Measured rows of a known kind, cheapest first."""
-    return sorted((row for row in completed(rows, stage) if row["label"].rpartition(" ")[0] == kind), key=cost)
+    return sorted((row for row in completed(rows, stage) if kind_of(row["label"]) == kind), key=cost)
 
 
 def first_agreement(rows: Sequence[Row]) -> dict[str, float]:

@@ -31,6 +31,11 @@ class Known:
         return f"{self.kind} {self.share:.0%}"
 
 
+def kind_of(label: str) -> str:
+    """The kind that a row's label names, as of "uniform ToMe 50%"; empty of recipes that were searched for."""
+    return label.rpartition(" ")[0]
+
+
 def known(
     shape: ModelShape,
     image: Size,

@@ -10,7 +10,7 @@ from raycomp.recipe import Recipe, dense
 from raycomp.results.row import Row
 from raycomp.results.store import completed
 from raycomp.search.asker import Asker
-from raycomp.search.known import BASELINES, known
+from raycomp.search.known import BASELINES, kind_of, known
 from raycomp.search.pareto import most_useful
 from raycomp.search.proposal import Proposal
 from raycomp.search.space import Space
@@ -139,7 +139,7 @@ class Proposer:
     def _full_proposals(self) -> list[Proposal]:
         found = self.search_rows()
         chosen = most_useful(found, CONFIRMED, self.dense_cost)
-        baselines = [row for row in found if row["label"].rpartition(" ")[0] in BASELINES]
+        baselines = [row for row in found if kind_of(row["label"]) in BASELINES]
         reference = self.rows.get(("search", self.dense.id))
         unique = {row["recipe_id"]: row for row in [*([reference] if reference else []), *baselines, *chosen]}
         slowest_first = sorted(unique.values(), key=lambda row: -row["gflops"])  # no worker waits long at the end
