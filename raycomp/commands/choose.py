@@ -87,6 +87,7 @@ def report_command(
     ] = None,
     show: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
     results: Results = "results",
+    as_json: Json = False,
 ) -> None:
     """Write one HTML file about a sweep that opens offline; with several names, the first one beside the others."""
     from raycomp.report.found import Found
@@ -95,7 +96,10 @@ def report_command(
     found = [Found.read(Store(sweep_folder(results, name))) for name in sweeps]
     path = out or sweep_folder(results, sweeps[0]) / "report.html"
     write_page(found, path)
-    tables.console().print(f"report: {path}", highlight=False, soft_wrap=True)
+    if as_json:
+        print_json({"report": path, "sweeps": [one.name for one in found]})
+    else:
+        tables.console().print(f"report: {path}", highlight=False, soft_wrap=True)
     if show and isinstance(path, Path):
         webbrowser.open(path.resolve().as_uri())
 

@@ -1,7 +1,7 @@
 """`raycomp export | predict | speed`: from a recipe to a model that runs elsewhere. Thin; torch is imported late."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -31,6 +31,7 @@ def export_command(
     refined: Annotated[bool, typer.Option("--refined", help="The model that jobs/refine.py made of it.")] = False,
     sweep: Sweep = None,
     results: Results = "results",
+    as_json: Json = False,
 ) -> None:
     """Write a recipe's model as safetensors with its recipe, as ONNX, or as a torch.export program."""
     wanted = names("--formats", formats, _FORMATS)
@@ -44,13 +45,13 @@ def export_command(
     from raycomp.recover import recovered
     from raycomp.search.base import prepare_base
 
-    console = tables.console()
+    console = tables.console(aside=as_json)
     base = prepare_base(config, lambda line: console.print(line, highlight=False))
     if refined:
-        made: list[AnyPath] = list((folder / "refined").glob(f"{found.id}-seed*.safetensors"))
-        if not made:
+        trained: list[AnyPath] = list((folder / "refined").glob(f"{found.id}-seed*.safetensors"))
+        if not trained:
             raise UserError(f"recipe {found.id}: no refined model in {folder}; jobs/refine.py makes one")
-        with fetched(min(made, key=str)) as local:
+        with fetched(min(trained, key=str)) as local:
             network = models.load(local)
     else:
         network = recovered(base, found, None, torch.device("cpu"), folder).float().eval()
@@ -61,18 +62,21 @@ def export_command(
         raise UserError(f"export: no evaluation image is as large as the window {window[0]}x{window[1]}")
     crops = torch.stack([torch.from_numpy(v[: window[0], : window[1]].copy()) for v in seen])
     images = normalised(crops, facts.mean, facts.std, torch.float32)
+    made: list[dict[str, Any]] = []
     for name in wanted:
-        path = out / f"{found.id}.{name}"
+        path, difference = out / f"{found.id}.{name}", 0.0
         if name == "safetensors":
             models.save(network, facts, path)
-            console.print(
-                f"{path}: raycomp.load({str(path)!r}); recipe in {path.with_suffix('.yaml')}", highlight=False
-            )
-            continue
-        from raycomp.deploy.onnx import export_onnx, export_program
+            said = f"raycomp.load({str(path)!r}); recipe in {path.with_suffix('.yaml')}"
+        else:
+            from raycomp.deploy.onnx import export_onnx, export_program
 
-        difference = (export_onnx if name == "onnx" else export_program)(network, facts, path, images)
-        console.print(f"{path}: logits within {difference:.1e} of torch's on {len(seen)} images", highlight=False)
+            difference = (export_onnx if name == "onnx" else export_program)(network, facts, path, images)
+            said = f"logits within {difference:.1e} of torch's on {len(seen)} images"
+        console.print(f"{path}: {said}", highlight=False)
+        made.append({"recipe": found.id, "format": name, "path": path, "logit_difference": difference})
+    if as_json:
+        print_json(made)
 
 
 def predict_command(
@@ -81,6 +85,7 @@ def predict_command(
     out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("predictions"),
     labels: Annotated[bool, typer.Option("--labels", help="Write class indices, too, as grey PNG.")] = False,
     device: Device = "cpu",
+    as_json: Json = False,
 ) -> None:
     """Draw the segmentation of an image, or of a folder of images."""
     import torch
@@ -92,11 +97,18 @@ def predict_command(
     files = image_files(images)
     run, facts = open_model(model, torch.device(device))
     found = predict(run, facts, files, torch.device(device))
-    for path, image, predicted in track(found, "segmenting", total=len(files), console=tables.console()):
-        draw(image, predicted, facts.classes, out / f"{path.stem}.png")
+    console, made = tables.console(aside=as_json), list[dict[str, Any]]()
+    for path, image, predicted in track(found, "segmenting", total=len(files), console=console):
+        picture, indices = out / f"{path.stem}.png", out / f"{path.stem}_labels.png"
+        draw(image, predicted, facts.classes, picture)
         if labels:
-            write_labels(predicted, out / f"{path.stem}_labels.png")
-    tables.console().print(f"{len(files)} picture(s) in {out}", highlight=False)
+            write_labels(predicted, indices)
+        shares = {name: float((predicted == index).mean()) for index, name in enumerate(facts.classes)}
+        made.append({"image": path, "picture": picture, "labels": indices if labels else None, "shares": shares})
+    if as_json:
+        print_json(made)
+        return
+    console.print(f"{len(files)} picture(s) in {out}", highlight=False)
 
 
 def speed_command(

@@ -37,6 +37,7 @@ def track_command(
     backfill: Annotated[bool, typer.Option("--backfill", help="Log what is missing.")] = False,
     tracking: Annotated[str | None, typer.Option(help="MLflow tracking URI; by default SQLite in the results.")] = None,
     results: Results = "results",
+    as_json: Json = False,
 ) -> None:
     """Is every row of a sweep in MLflow? Where a server was down, --backfill completes it."""
     store = Store(sweep_folder(results, sweep))
@@ -44,7 +45,7 @@ def track_command(
     from raycomp.data.open import open_split
     from raycomp.results.tracking import Tracker, tracking_uri
 
-    console, problems = tables.console(), list[str]()
+    problems = list[str]()
     uri = tracking_uri(tracking, results)
     classes = open_split(config.data, config.data.eval_split, 1).classes
     tracker = Tracker(uri, store.folder, config, classes, problems.append)
@@ -58,19 +59,26 @@ def track_command(
             tracker.log(row)
         if not tracker.finish(final_front(rows, config.search.budget), bool(completed(rows, "full"))):
             raise UserError(problems[0])
-        console.print(f"MLflow at {shown}: {len(missing)} of {len(rows)} rows added", highlight=False)
+    if as_json:
+        print_json({"tracking": shown, "rows": len(rows), "missing": len(missing), "added": backfill})
         return
-    hint = "; --backfill adds the rest" if missing else ""
-    console.print(f"MLflow at {shown}: has {len(rows) - len(missing)} of {len(rows)} rows{hint}", highlight=False)
+    said = f"has {len(rows) - len(missing)} of {len(rows)} rows"
+    if missing:
+        said = f"{len(missing)} of {len(rows)} rows added" if backfill else f"{said}; --backfill adds the rest"
+    tables.console().print(f"MLflow at {shown}: {said}", highlight=False)
 
 
 def compact_command(
     sweep: Annotated[str, typer.Argument(help="Name of the sweep.", autocompletion=complete_sweep)],
     results: Results = "results",
+    as_json: Json = False,
 ) -> None:
     """Put the rows of a sweep's many small files into one; reading thousands takes long, above all from far away."""
     store = Store(sweep_folder(results, sweep))
     store.config()
     replaced = store.compact()
     there = len(store.rows())
+    if as_json:
+        print_json({"sweep": sweep, "files": replaced, "rows": there})
+        return
     tables.console().print(f"{store.folder}: {replaced} files put into one, which holds {there} rows", highlight=False)

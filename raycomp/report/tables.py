@@ -25,10 +25,14 @@ _MIOUS = "clean_miou", "corrupted_miou"
 _PLAIN_WIDTH = 170  # columns where the output is not a terminal
 
 
-def console() -> Console:
-    """A console that does not squeeze tables into 80 columns when its output is kept in a file."""
-    terminal = Console()
-    return terminal if terminal.is_terminal else Console(width=_PLAIN_WIDTH)
+def console(aside: bool = False) -> Console:
+    """A console that does not squeeze tables into 80 columns when its output is kept in a file.
+
+    Args:
+        aside: stderr, for what is said beside JSON.
+    """
+    terminal = Console(stderr=aside)
+    return terminal if terminal.is_terminal else Console(stderr=aside, width=_PLAIN_WIDTH)
 
 
 def front_table(comparisons: Sequence[Comparison]) -> Table:

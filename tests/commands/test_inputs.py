@@ -1,7 +1,9 @@
 """Finding a recipe by a prefix of its id, and reading lists."""
 
 import pytest
+import typer
 
+from raycomp.cli import app
 from raycomp.commands.inputs import names, numbers, stored_recipe
 from raycomp.config import SweepConfig
 from raycomp.errors import UserError
@@ -58,6 +60,13 @@ def test_what_is_not_there_or_not_unique_is_said(tmp_path):
         stored_recipe(RECIPES[0].id[:8] + "zzzz", str(tmp_path))
     with pytest.raises(UserError, match=f"is not unique: {RECIPES[0].id}, {RECIPES[1].id}"):
         stored_recipe("", str(tmp_path))
+
+
+def test_every_command_speaks_json():
+    commands = typer.main.get_group(app).commands
+    without = [name for name, command in commands.items() if not any("--json" in p.opts for p in command.params)]
+    assert without == []
+    assert len(commands) == 12
 
 
 def test_lists_of_numbers_and_names():

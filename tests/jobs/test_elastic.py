@@ -100,14 +100,18 @@ def test_an_elastic_model_is_trained_searched_and_deployed(place):
     refused = run(place, "refine.py", "--sweep", "tiny", "--split", "test", "--steps", "3")
     assert (refused.returncode, "--steps 3: --space and --split measure the front" in refused.stderr) == (2, True)
     found = next(row["recipe_id"] for row in rows if row["family"] == "prune+tome")
-    exported = raycomp(place, "export", found[:8], "--out", "out", "--formats", "safetensors,onnx,pt2")
+    exported = raycomp(place, "export", found[:8], "--out", "out", "--formats", "safetensors,onnx,pt2", "--json")
     assert exported.returncode == 0, exported.stdout + exported.stderr
-    assert exported.stdout.count("of torch's on 8 images") == 2
+    assert exported.stderr.count("of torch's on 8 images") == 2
+    files = [(one["path"], one["logit_difference"] < 1e-4) for one in json.loads(exported.stdout)]
+    assert files == [(f"out/{found}.{suffix}", True) for suffix in ("safetensors", "onnx", "pt2")]
     image, _ = StreetScenes("val", 1)[0]
     Image.fromarray(image).save(place / "street.png")
     for suffix in ("safetensors", "onnx", "pt2"):
-        drawn = raycomp(place, "predict", f"out/{found}.{suffix}", "street.png", "--out", f"drawn/{suffix}", "--labels")
+        to = ("--out", f"drawn/{suffix}", "--labels", "--json")
+        drawn = raycomp(place, "predict", f"out/{found}.{suffix}", "street.png", *to)
         assert drawn.returncode == 0, drawn.stdout + drawn.stderr
+        assert sum(json.loads(drawn.stdout)[0]["shares"].values()) == pytest.approx(1.0)
     labels = [(place / "drawn" / s / "street_labels.png").read_bytes() for s in ("safetensors", "onnx", "pt2")]
     assert labels[0] == labels[1] == labels[2]
     timed = raycomp(place, "speed", f"out/{found}.safetensors", "--batch", "1,2", "--rounds", "2", "--json")

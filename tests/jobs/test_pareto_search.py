@@ -241,3 +241,12 @@ def test_front_and_explain_read_the_sweep(place):
     profile = json.loads(raycomp("profile", "space.yaml", "--budget", "50%", "--json"))
     assert profile["satisfiable"]
     assert profile["at_budget"]["gflops"] <= profile["budget_gflops"]
+    rows = len(Store(place / "results" / "tiny").rows())
+    tracked = json.loads(raycomp("track", "tiny", "--json"))
+    assert (tracked["rows"], tracked["missing"]) == (rows, 0)
+    compacted = json.loads(raycomp("compact", "tiny", "--json"))
+    assert (compacted["files"], compacted["rows"]) == (rows, rows)
+    assert json.loads(raycomp("report", "tiny", "--out", "page.html", "--json")) == {
+        "report": "page.html",
+        "sweeps": ["tiny"],
+    }
