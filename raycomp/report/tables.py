@@ -181,7 +181,8 @@ def status_table(statuses: "Sequence[Status]") -> Table:
         table.add_column(name, justify="left" if name in ("sweep", "state", "by") else "right", no_wrap=True)
     for s in statuses:
         last = "" if s.last is None else f"{s.last.astimezone():%Y-%m-%d %H:%M:%S}"
-        counts = f"{s.trials}/{s.wanted}", str(s.failed or ""), str(s.full or ""), str(s.front or "")
+        searched = f"{s.trials}/{s.wanted}" if s.trials or not s.full else ""  # else measured elsewhere only
+        counts = searched, str(s.failed or ""), str(s.full or ""), str(s.front or "")
         table.add_row(s.sweep, s.state, *counts, last, s.writer)
     return table
 
