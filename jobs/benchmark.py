@@ -53,6 +53,7 @@ def main(
     config = config.changed("policy", checkpoint=policy)
     console = tables.console()
     folder = sweep_folder(results, name or f"{config.name}-benchmark")
+    config = config.model_copy(update={"name": folder.name})
     store = Store(folder)
     store.check(config)
     front = None

@@ -56,6 +56,7 @@ def main(
     config = config.changed("search", gpus_per_trial=gpus)
     console = tables.console()
     folder = sweep_folder(results, name or config.name)
+    config = config.model_copy(update={"name": folder.name})  # by which rows, runs and studies are told apart
     store = Store(folder)
     if dry_run:
         _say_plan(config, store, space)

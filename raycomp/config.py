@@ -1,10 +1,10 @@
 """A search space file: its sections together, and how it is read; the settings are in `raycomp.sections`."""
 
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from raycomp.errors import UserError, nearest
 from raycomp.sections import (
@@ -40,6 +40,19 @@ class SweepConfig(Section):
     refine: RefineConfig = RefineConfig()
     nvit: NvitConfig = NvitConfig()
     benchmark: BenchmarkConfig = BenchmarkConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _trained_alike(cls, data: Any) -> Any:
+        """What a file does not say of a training of elastic or compressed models is as for the dense one."""
+        if not isinstance(data, dict) or not isinstance(dense := data.get("train"), dict):
+            return data
+        filled = dict(data)
+        for section, other in (("elastic", {"drop_path": 0.0}), ("refine", {})):
+            given = data.get(section, {})
+            if isinstance(given, dict) and isinstance(own := given.get("train", {}), dict):
+                filled[section] = {**given, "train": {**dense, **other, **own}}
+        return filled
 
     def changed(self, section: str, **values: object) -> Self:
         """The same configuration with some fields of a section set, None excepted; checked like a file's.

@@ -160,6 +160,19 @@ def dense(shape: ModelShape) -> Recipe:
     return Recipe(embed=shape.width, blocks=(block,) * shape.depth)
 
 
+def check_fits(shape: ModelShape, recipe: Recipe) -> None:
+    """Raise UserError unless every width of the recipe fits inside the dense model."""
+    if len(recipe.blocks) != shape.depth:
+        raise UserError(f"recipe: field 'blocks' has {len(recipe.blocks)} entries, the model {shape.depth} blocks")
+    limits = {"heads": shape.heads, "qk": shape.head_dim, "v": shape.head_dim, "mlp": shape.mlp}
+    if recipe.embed > shape.width:
+        raise UserError(f"recipe: field 'embed' is {recipe.embed}; the model has {shape.width} at most")
+    for index, block in enumerate(recipe.blocks):
+        for field, most in limits.items():
+            if (value := getattr(block, field)) > most:
+                raise UserError(f"recipe: field 'blocks.{index}.{field}' is {value}; the model has {most} at most")
+
+
 def algm_blocks(depth: int) -> tuple[int, int]:
     """Where ALGM merges: blocks 1 and 5 of 12, 1 and 7 of 24; other depths in the proportion of 12."""
     return 1, {12: 5, 24: 7}.get(depth, max(2, round(depth * 5 / 12)))

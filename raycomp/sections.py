@@ -241,9 +241,8 @@ class ElasticConfig(Section):
     """Random recipes a step, beside the full model and the narrowest."""
     distill: float = Field(default=1.0, ge=0)
     """Weight of the agreement with the dense model, beside the cross-entropy."""
-    train: TrainConfig = TrainConfig(
-        steps=40_000, optimizer="adamw", lr=2e-4, weight_decay=0.05, warmup=500, drop_path=0.0, clip=1.0, ema=0.999
-    )
+    train: TrainConfig = TrainConfig()
+    """What a file does not say is as in its `train` section, but without drop path."""
 
 
 class FinetuneConfig(Section):
@@ -278,7 +277,7 @@ class RecoveryConfig(Section):
 
 
 class RefineConfig(Section):
-    """How `jobs/refine.py` fine-tunes the front of a finished sweep; the defaults are the paper's optimiser."""
+    """How `jobs/refine.py` fine-tunes the front of a finished sweep."""
 
     distill: float = Field(default=1.0, ge=0)
     """Weight of the agreement with the dense model, beside the cross-entropy."""
@@ -286,6 +285,7 @@ class RefineConfig(Section):
     workers: int | None = Field(default=None, gt=0)
     """Processes that train a recipe together; by default one a GPU, or one a CPU where there is none."""
     train: TrainConfig = TrainConfig()
+    """What a file does not say is as in its `train` section."""
 
 
 class BenchmarkConfig(Section):

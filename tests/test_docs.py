@@ -3,18 +3,14 @@
 import importlib.util
 import re
 import shlex
-from pathlib import Path
 
 import click
 import pytest
 import typer
 
 from raycomp.cli import app
-from raycomp.config import load
+from tests.docs import PAGES, ROOT, commands, prose
 
-ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-_FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _INLINE = re.compile(r"`((?:raycomp|python) [^`]+)`")
 _PATH = re.compile(r"\]\((?!http|#)([^)#]+)\)")
 
@@ -26,17 +22,11 @@ def words_of(line: str) -> list[str]:
 
 
 def fenced() -> list[tuple[str, str]]:
-    found = []
-    for page in PAGES:
-        for _, block in _FENCE.findall(page.read_text()):
-            lines = re.sub(r"\\\n\s*", "", block).split("\n")
-            found += [(page.name, line) for line in lines if re.match(r"(raycomp|python|ray job submit) ", line)]
-    return found
+    return [(page.name, line) for page in PAGES for line in commands(page)]
 
 
 def inline() -> list[tuple[str, str]]:
-    texts = [(page.name, _FENCE.sub("", page.read_text())) for page in PAGES]
-    return [(name, line) for name, text in texts for line in _INLINE.findall(text)]
+    return [(page.name, line) for page in PAGES for line in _INLINE.findall(prose(page))]
 
 
 @pytest.fixture
@@ -94,9 +84,3 @@ def test_options_of_commands_in_the_text_exist(command_of, page, line):
 def test_links_lead_somewhere(page):
     missing = [path for path in _PATH.findall(page.read_text()) if not (page.parent / path).exists()]
     assert missing == []
-
-
-def test_the_search_space_of_the_documents_is_read(tmp_path):
-    yaml = next(block for kind, block in _FENCE.findall((ROOT / "docs" / "own.md").read_text()) if kind == "yaml")
-    (tmp_path / "my_space.yaml").write_text(yaml)
-    assert load(tmp_path / "my_space.yaml").name == "my_space"

@@ -71,7 +71,8 @@ def export_command(
         else:
             from raycomp.deploy.onnx import export_onnx, export_program
 
-            difference = (export_onnx if name == "onnx" else export_program)(network, facts, path, images)
+            with tables.console(aside=True).status(f"tracing for {name}, checking it on {len(seen)} images"):
+                difference = (export_onnx if name == "onnx" else export_program)(network, facts, path, images)
             said = f"logits within {difference:.1e} of torch's on {len(seen)} images"
         console.print(f"{path}: {said}", highlight=False)
         made.append({"recipe": found.id, "format": name, "path": path, "logit_difference": difference})
@@ -136,7 +137,8 @@ def speed_command(
     torch.set_num_threads(threads)
     keep_freed_memory()
     loaded = {name: model for given in models for name, model in _models(given, results).items()}
-    found = speeds(loaded, runtimes, batches, torch.device(device), getattr(torch, dtype), rounds)
+    with tables.console(aside=True).status("loading") as shown:  # on a terminal; elsewhere nothing
+        found = speeds(loaded, runtimes, batches, torch.device(device), getattr(torch, dtype), rounds, shown.update)
     if plot is not None:
         from raycomp.report.plot import plot_speed
 

@@ -20,7 +20,7 @@ from raycomp.commands.inputs import (
 )
 from raycomp.errors import UserError
 from raycomp.flops import Profile, profile
-from raycomp.recipe import Cts, Recipe, ToMe, constant_r, dense
+from raycomp.recipe import Cts, Recipe, ToMe, check_fits, constant_r, dense
 from raycomp.report import tables
 from raycomp.report.compare import at_budgets, compare, dense_row, stage_agreement
 from raycomp.results.store import Store, completed, sweep_folder
@@ -127,9 +127,7 @@ def explain_command(
         stored = stored_recipe(recipe, results, sweep)
         found, config, where = stored.recipe, stored.config, stored.folder / "sweep.yaml"
     shape, image = shape_of(config, where)
-    from raycomp.compress.prune import check  # needs torch, which the other commands do without
-
-    check(shape, found)
+    check_fits(shape, found)
     if found.adaptive:
         raise UserError(f"recipe {found.id}: its tokens and GFLOPs depend on the image; its row has the means")
     cost, whole = profile(shape, found, image), profile(shape, dense(shape), image)

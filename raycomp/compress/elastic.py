@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from raycomp.compress.apply import remerge
-from raycomp.compress.prune import check, kept_units, sliced
+from raycomp.compress.prune import kept_units, sliced
 from raycomp.compress.saliency import Saliency
 from raycomp.models.segmenter import Segmenter
-from raycomp.recipe import Recipe, dense
+from raycomp.recipe import Recipe, check_fits, dense
 from raycomp.shape import ModelShape
 
 
@@ -54,7 +54,7 @@ class Nested(nn.Module):
 
     def __init__(self, model: Segmenter, recipe: Recipe, prefixes: Saliency) -> None:
         super().__init__()
-        check(model.shape, recipe)
+        check_fits(model.shape, recipe)
         self._model, self._kept = model, kept_units(model.shape, recipe, prefixes)
         with torch.device("meta"):
             frame = Segmenter(model.shape, recipe).train(model.training)

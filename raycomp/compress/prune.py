@@ -9,24 +9,10 @@ from torch import Tensor
 
 from raycomp.compress.layout import axes
 from raycomp.compress.saliency import Saliency
-from raycomp.errors import UserError
 from raycomp.flops import decoder_widths
 from raycomp.models.segmenter import Segmenter
-from raycomp.recipe import Recipe
+from raycomp.recipe import Recipe, check_fits
 from raycomp.shape import ModelShape
-
-
-def check(shape: ModelShape, recipe: Recipe) -> None:
-    """Raise UserError unless every width of the recipe fits inside the dense model."""
-    if len(recipe.blocks) != shape.depth:
-        raise UserError(f"recipe: field 'blocks' has {len(recipe.blocks)} entries, the model {shape.depth} blocks")
-    limits = {"heads": shape.heads, "qk": shape.head_dim, "v": shape.head_dim, "mlp": shape.mlp}
-    if recipe.embed > shape.width:
-        raise UserError(f"recipe: field 'embed' is {recipe.embed}; the model has {shape.width} at most")
-    for index, block in enumerate(recipe.blocks):
-        for field, most in limits.items():
-            if (value := getattr(block, field)) > most:
-                raise UserError(f"recipe: field 'blocks.{index}.{field}' is {value}; the model has {most} at most")
 
 
 def prune(model: Segmenter, recipe: Recipe, saliency: Saliency) -> Segmenter:
@@ -35,7 +21,7 @@ def prune(model: Segmenter, recipe: Recipe, saliency: Saliency) -> Segmenter:
     Raises:
         UserError: for a width beyond the dense model's.
     """
-    check(model.shape, recipe)
+    check_fits(model.shape, recipe)
     with torch.device("meta"):
         pruned = Segmenter(model.shape, recipe)
     weights = sliced(model, kept_units(model.shape, recipe, saliency))

@@ -16,6 +16,9 @@ from raycomp.recipe import dense
 DENSE = "dense"
 _WARM_UP = 3
 
+Bind = Callable[[Tensor], Callable[[], object]]
+"""Images (B, 3, H, W) to a run of the model on them."""
+
 
 @dataclass(frozen=True)
 class Speed:
@@ -51,8 +54,12 @@ def speeds(
     device: torch.device,
     dtype: torch.dtype,
     rounds: int,
+    say: Callable[[str], None] = lambda _: None,
 ) -> list[Speed]:
     """Time models of one dense shape beside that shape's dense model, whose weights are of no matter.
+
+    Args:
+        say: is told what is being done; graphs of onnxruntime take seconds each to make.
 
     Raises:
         UserError: for models of different shapes, merging that adapts to the image, or a precision that
@@ -69,10 +76,14 @@ def speeds(
     costs = {name: gflops(shape, model.recipe) for name, model in whole.items()}
     found = []
     for runtime in runtimes:
+        ready, prepare = dict[str, Bind](), _torch if runtime == "torch" else _onnxruntime
+        for name, model in whole.items():
+            say(f"{runtime}: preparing model {len(ready) + 1} of {len(whole)}")
+            ready[name] = prepare(model, device, dtype)
         for batch in batches:
+            say(f"{runtime}: timing {len(whole)} models with batches of {batch}")
             images = torch.randn(batch, 3, *shape.image)
-            run = _torch if runtime == "torch" else _onnxruntime
-            runs = {name: run(model, images, device, dtype) for name, model in whole.items()}
+            runs = {name: bind(images) for name, bind in ready.items()}
             with torch.inference_mode():
                 times = median_seconds(runs, device, rounds, _WARM_UP)
             for name in whole:
@@ -91,16 +102,17 @@ def speeds(
     return found
 
 
-def _torch(model: Segmenter, images: Tensor, device: torch.device, dtype: torch.dtype) -> Callable[[], object]:
-    return partial(model.to(device, dtype), images.to(device, dtype))
+def _torch(model: Segmenter, device: torch.device, dtype: torch.dtype) -> Bind:
+    there = model.to(device, dtype)
+    return lambda images: partial(there, images.to(device, dtype))
 
 
-def _onnxruntime(model: Segmenter, images: Tensor, device: torch.device, dtype: torch.dtype) -> Callable[[], object]:
+def _onnxruntime(model: Segmenter, device: torch.device, dtype: torch.dtype) -> Bind:
     if dtype != torch.float32:
         raise UserError(f"--dtype {str(dtype).removeprefix('torch.')}: onnxruntime is timed in float32")
     from raycomp.deploy.onnx import graph, open_session
 
-    session = open_session(graph(model.to("cpu"), images).SerializeToString(), torch.get_num_threads())
-    feed = {"images": images.numpy()}
+    traced = graph(model.to("cpu"), torch.zeros(1, 3, *model.shape.image))
+    session = open_session(traced.SerializeToString(), torch.get_num_threads())
     del device  # onnxruntime takes the GPU where it has one
-    return lambda: session.run(None, feed)
+    return lambda images: partial(session.run, None, {"images": images.numpy()})

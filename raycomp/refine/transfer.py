@@ -3,11 +3,10 @@
 from collections import deque
 from collections.abc import Sequence
 
-from raycomp.compress.prune import check
 from raycomp.config import SweepConfig
 from raycomp.errors import UserError
 from raycomp.flops import gflops
-from raycomp.recipe import Recipe, dense
+from raycomp.recipe import Recipe, check_fits, dense
 from raycomp.report.compare import final_front
 from raycomp.results.row import Row
 from raycomp.results.store import completed
@@ -48,7 +47,7 @@ def proposals(rows: Sequence[Row], budget_share: float, shape: ModelShape, windo
     found = [Proposal(0, "full", "reference", "dense", dense(shape))]
     for recipe, _ in recipes:
         try:
-            check(shape, recipe)
+            check_fits(shape, recipe)
         except UserError as error:
             raise UserError(f"recipe {recipe.id} does not fit the other model: {error}") from None
     for recipe, row in sorted(recipes, key=lambda one: -gflops(shape, one[0], window)):

@@ -236,7 +236,7 @@ def _without_trials(config: dict[str, Any]) -> dict[str, Any]:
         kept[section] = {k: v for k, v in dict(kept.get(section) or {}).items() if k not in fields}
     recoveries = kept["benchmark"].get("recovery"), kept.get("recovery")
     trains = any(recovery and recovery["steps"] for recovery in recoveries)
-    for section in ("elastic", "refine"):  # what they make says how it was made
+    for section in ("name", "elastic", "refine"):  # a folder has one name; what the others make says how it was made
         kept.pop(section, None)
     training = kept.pop("train", None)
     return {**kept, "train": training} if trains else kept  # last: a changed recovery is told first

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 _EXPERIMENT = "raycomp"
+_KIND = {"mlflow.experimentKind": "custom_model_development"}
+"""Has the UI open with its pages for models, not with those for language models."""
 _KEY, _PARENT, _SWEEP, _PATH = "raycomp.row", "mlflow.parentRunId", "raycomp.sweep", "raycomp.folder"
 _KILLED = "KILLED"
 _BAND = 10  # width of a budget band, percent of the dense GFLOPs
@@ -103,7 +105,7 @@ class Tracker(Mirror):
             where = None
             if self._uri.startswith(_SQLITE):
                 where = (Path(self._uri.removeprefix(_SQLITE)).parent / "mlartifacts").resolve().as_uri()
-            self._experiment = str(self._client.create_experiment(_EXPERIMENT, where))
+            self._experiment = str(self._client.create_experiment(_EXPERIMENT, where, _KIND))
         if self._parent:
             self._client.update_run(self._parent, status="RUNNING")
         else:

@@ -76,6 +76,7 @@ def test_a_limit_of_time_in_place_of_gflops(place):
     search = [row for row in completed(rows, "search") if row["origin"] != "reference"]
     assert len(search) <= 3  # on a busy machine little may be faster than dense, and the space ends sooner
     assert all(row["predicted_share"] <= 1 for row in search)
+    assert {row["sweep"] for row in rows} == {"timed"}
     reference = next(row for row in rows if row["origin"] == "reference")
     assert reference["predicted_ms"] == LatencyTable.load(folder / "latency.json").latency_ms(dense(SHAPE))
     assert "baselines at equal time" in done.stdout
