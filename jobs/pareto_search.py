@@ -24,7 +24,7 @@ from raycomp.commands.inputs import shape_of
 from raycomp.errors import UserError
 from raycomp.recipe import dense
 from raycomp.report import tables
-from raycomp.report.compare import at_budgets, final_front, first_agreement, stage_agreement
+from raycomp.report.compare import at_budgets, final_front, first_agreement, front_volume, stage_agreement
 from raycomp.results.mirror import Mirror
 from raycomp.results.row import Row
 from raycomp.results.store import Store, sweep_folder
@@ -126,7 +126,8 @@ def main(
     leaving = Thread(target=cluster.disconnect)
     leaving.start()
     share = config.search.budget
-    tracker.finish(final_front(outcome.rows, share), outcome.finished)  # first: a stopped Ray job has seconds to end
+    members, volume = final_front(outcome.rows, share), front_volume(outcome.rows, share)
+    tracker.finish(members, outcome.finished, volume)  # first: a stopped Ray job has seconds to end
     for copy in copies[1:]:
         copy.close()
     found = Found(folder.name, config, outcome.rows)

@@ -25,7 +25,7 @@ from raycomp.cli import guarded, interrupted
 from raycomp.commands.inputs import Results, numbers, parts, shape_of
 from raycomp.errors import UserError
 from raycomp.report import tables
-from raycomp.report.compare import agreement, dense_row, final_front
+from raycomp.report.compare import agreement, dense_row, final_front, front_volume
 from raycomp.results.row import Row, cost_share
 from raycomp.results.store import Store, completed, sweep_folder
 from raycomp.results.tracking import Tracker, tracking_uri
@@ -203,7 +203,7 @@ def rerank(store: Store, space: Path | None, split: str | None, results: str, tr
     page = there.folder / "report.html"
     write_page([found, Found(store.folder.name, before, rows)], page)
     there.finish()
-    tracker.finish(found.front, finished=True)
+    tracker.finish(found.front, True, front_volume(outcome.rows, found.share))
     tracker.attach([page])
     say(f"rows:   {there.folder / 'trials'}/*.parquet\nreport: {page}")
     gc.freeze()

@@ -8,7 +8,7 @@ import typer
 from raycomp.commands.inputs import Json, Results, complete_sweep, print_json
 from raycomp.errors import UserError
 from raycomp.report import tables
-from raycomp.report.compare import final_front
+from raycomp.report.compare import final_front, front_volume
 from raycomp.report.status import status_of
 from raycomp.results.store import Store, completed, sweep_folder
 from raycomp.storage import located, without_password
@@ -57,7 +57,8 @@ def track_command(
     if backfill and missing:
         for row in rows:
             tracker.log(row)
-        if not tracker.finish(final_front(rows, config.search.budget), bool(completed(rows, "full"))):
+        share = config.search.budget
+        if not tracker.finish(final_front(rows, share), bool(completed(rows, "full")), front_volume(rows, share)):
             raise UserError(problems[0])
     if as_json:
         print_json({"tracking": shown, "rows": len(rows), "missing": len(missing), "added": backfill})

@@ -11,7 +11,7 @@ from raycomp.report.trust import Trust, trust
 from raycomp.results.row import Row, cost, cost_share
 from raycomp.results.store import completed
 from raycomp.search.known import BASELINES, kind_of
-from raycomp.search.pareto import front
+from raycomp.search.pareto import front, hypervolume
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,13 @@ def final_front(rows: Sequence[Row], budget_share: float) -> list[Row]:
         if inside:
             return front(inside)
     return []
+
+
+def front_volume(rows: Sequence[Row], budget_share: float) -> float | None:
+    """Hypervolume of the final front; None before there are a front and a dense model beside it."""
+    members = final_front(rows, budget_share)
+    whole = dense_row(rows, members[0]["stage"]) if members else None
+    return None if whole is None else hypervolume(members, cost(whole))
 
 
 def dense_row(rows: Sequence[Row], stage: str) -> Row | None:

@@ -194,13 +194,13 @@ def plan_table(config: SweepConfig, plan: "Plan", gflops: float, store: Store) -
     limit = f"{search.budget:.0%} of dense" + (f" = {gflops:.4g} GFLOPs" if search.limit == "gflops" else ", in time")
     there = f", {plan.done} measured already" if plan.done else ""
     trials = f"{search.trials}: {plan.known} known recipes, {plan.proposed} proposed by {search.sampler}{there}"
-    hours = (
-        f"{plan.hours:.2f} hours of models on such a {plan.device}, were all dense ({plan.image_ms:.2f} ms an image)"
-    )
+    hours = f"{plan.hours:.2f} hours of one such {plan.device}, were all models dense ({plan.pass_ms:.2f} ms a window)"
     table.add_row("limit", limit)
     table.add_row("trials", trials)
     table.add_row("at the end, on the full set", f"at most {plan.full} recipes: dense, baselines, front")
-    table.add_row("images through a model", f"{plan.passes:,}, one window of each (larger images take several)")
+    windows = f", {plan.windows} windows of each" if plan.windows > 1 else ""
+    training = f"; training as long as {plan.trained:,} windows" if plan.trained else ""
+    table.add_row("images through a model", f"{plan.images:,}{windows}{training}")
     table.add_row("that is", hours)
     table.add_row("results", str(store.folder))
     return table

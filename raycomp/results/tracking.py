@@ -22,8 +22,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 _EXPERIMENT = "raycomp"
-_KIND = {"mlflow.experimentKind": "custom_model_development"}
-"""Has the UI open with its pages for models, not with those for language models."""
+_UNUSED = {"train", "elastic", "refine"}  # sections that measure nothing
 _KEY, _PARENT, _SWEEP, _PATH = "raycomp.row", "mlflow.parentRunId", "raycomp.sweep", "raycomp.folder"
 _KILLED = "KILLED"
 _BAND = 10  # width of a budget band, percent of the dense GFLOPs
@@ -79,13 +78,16 @@ class Tracker(Mirror):
         """Mark the sweep as killed as soon as the rows before are logged; `finish` may never come."""
         self._put(_KILLED)
 
-    def finish(self, front: Iterable[Row], finished: bool) -> bool:
+    def finish(self, front: Iterable[Row], finished: bool, hypervolume: float | None = None) -> bool:
         """Wait for the queue, mark the front and end the parent run; what was not finished counts as killed.
+
+        Args:
+            hypervolume: of the front; what sweeps are compared by.
 
         Returns:
             Whether everything is there.
         """
-        return self.close() and self.guarded(lambda: self._finish(list(front), finished))
+        return self.close() and self.guarded(lambda: self._finish(list(front), finished, hypervolume))
 
     def attach(self, artifacts: Iterable[AnyPath]) -> None:
         """Add files to the parent run, after `finish`."""
@@ -105,7 +107,7 @@ class Tracker(Mirror):
             where = None
             if self._uri.startswith(_SQLITE):
                 where = (Path(self._uri.removeprefix(_SQLITE)).parent / "mlartifacts").resolve().as_uri()
-            self._experiment = str(self._client.create_experiment(_EXPERIMENT, where, _KIND))
+            self._experiment = str(self._client.create_experiment(_EXPERIMENT, where))
         if self._parent:
             self._client.update_run(self._parent, status="RUNNING")
         else:
@@ -113,7 +115,7 @@ class Tracker(Mirror):
             tags["dataset"] = self._config.data.dataset
             self._parent = self._client.create_run(self._experiment, tags=tags, run_name=self._folder.name).info.run_id
         if not self._described:
-            self._batch(self._parent, params=_flat(self._config.model_dump(mode="json", exclude={"train"})))
+            self._batch(self._parent, params=_flat(self._config.model_dump(mode="json", exclude=_UNUSED)))
             self._described = True
         self._inputs = Inputs(self._client, self._experiment, self._config)
 
@@ -232,7 +234,7 @@ class Tracker(Mirror):
         assert self._client is not None
         self._client.set_terminated(self._parent, status)
 
-    def _finish(self, front: list[Row], finished: bool) -> None:
+    def _finish(self, front: list[Row], finished: bool, hypervolume: float | None) -> None:
         assert self._client is not None
         self._end("FINISHED" if finished else _KILLED)
         members = {self._children[key].run for row in front if (key := identity(row)) in self._children}
@@ -241,7 +243,8 @@ class Tracker(Mirror):
             self._client.set_tag(run, "on_front", str(run in members).lower())
         if front:
             best = {f"front_{name}": max(float(r[name]) for r in front) for name in ("clean_miou", "corrupted_miou")}
-            self._batch(self._parent, params={}, metrics=best | {"front_size": float(len(front))})
+            best |= {"front_size": float(len(front))} | ({} if hypervolume is None else {"hypervolume": hypervolume})
+            self._batch(self._parent, params={}, metrics=best)
             self._client.set_tag(self._parent, "mlflow.note.content", _note(front))
 
 

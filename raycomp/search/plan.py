@@ -1,18 +1,23 @@
 """What a sweep would run and what it takes, before it is started: `jobs/pareto_search.py --dry-run`."""
 
+import math
 from dataclasses import dataclass
 
 import torch
 
 from raycomp.config import SweepConfig
 from raycomp.data.corruptions import TYPES
+from raycomp.data.evalset import resized
+from raycomp.data.open import open_split
+from raycomp.evaluate.miou import anchors
 from raycomp.evaluate.speed import median_seconds
 from raycomp.models.segmenter import Segmenter
 from raycomp.recipe import dense
 from raycomp.search.base import default_device
 from raycomp.search.known import BASELINES
 from raycomp.search.proposer import CONFIRMED, Proposer
-from raycomp.sections import StageConfig
+from raycomp.sections import DataConfig, StageConfig
+from raycomp.shape import Size
 
 _ROUNDS, _WARM_UP = 3, 1
 _TRAINED = 3  # passes that training on an image takes as long as
@@ -20,7 +25,7 @@ _TRAINED = 3  # passes that training on an image takes as long as
 
 @dataclass(frozen=True)
 class Plan:
-    """Hours are of models alone, one window an image, and as if no recipe were faster than the dense model."""
+    """Hours are of models alone, on one device, and as if no recipe were faster than the dense model."""
 
     known: int
     """Recipes that come first."""
@@ -29,23 +34,30 @@ class Plan:
     """Trials that are measured already."""
     full: int
     """Evaluations on the full set, at most."""
-    passes: int
-    """Images through a model that are left to do, one window of each."""
-    image_ms: float
-    """One pass of the dense model over one image, in batches of the evaluation's size."""
+    images: int
+    """Images to be measured on, each variant by itself."""
+    windows: int
+    """Passes that an image takes: windows of the split's first one."""
+    trained: int
+    """Passes of training, a step forward and backward counted as three."""
+    pass_ms: float
+    """One pass of the dense model over one window, in batches of the evaluation's size."""
     device: str
     hours: float
 
 
 def plan(config: SweepConfig, proposer: Proposer) -> Plan:
-    """Time the dense model on this device, and count."""
+    """Time the dense model on this device, and count.
+
+    Raises:
+        UserError: for data that are not there.
+    """
     known = proposer.known_left
     left = max(0, config.search.trials - proposer.trials_done)
     full = 1 + CONFIRMED + len(BASELINES) * len(config.search.known)
-    per_trial = stage_images(config.evaluation.search)
-    if config.recovery.mode == "finetune":
-        per_trial += config.recovery.steps * config.train.batch * _TRAINED
-    images = (left + 1) * per_trial + full * stage_images(config.evaluation.full)
+    images = (left + 1) * stage_images(config.evaluation.search) + full * stage_images(config.evaluation.full)
+    trains = config.recovery.mode == "finetune"
+    trained = (left + 1) * config.recovery.steps * config.train.batch * _TRAINED if trains else 0
     device, batch = default_device(), config.evaluation.batch
     shape, window = proposer.space.shape, proposer.space.image
     dtype = getattr(torch, config.evaluation.dtype)
@@ -58,11 +70,19 @@ def plan(config: SweepConfig, proposer: Proposer) -> Plan:
         proposed=max(0, left - known),
         done=proposer.trials_done,
         full=full,
-        passes=images,
-        image_ms=1e3 * seconds,
+        images=images,
+        windows=(count := _windows(config.data, window)),
+        trained=trained,
+        pass_ms=1e3 * seconds,
         device=str(device),
-        hours=images * seconds / 3600,
+        hours=(images * count + trained) * seconds / 3600,
     )
+
+
+def _windows(config: DataConfig, window: Size) -> int:
+    sample = resized(open_split(config, config.eval_split, 1)[0], config.short_side)
+    sides = zip(sample[1].shape, window, (config.stride or window[0],) * 2, strict=True)
+    return math.prod(len(anchors(side, length, stride)) for side, length, stride in sides)
 
 
 def stage_images(stage: StageConfig) -> int:

@@ -116,7 +116,15 @@ def test_a_sweep_from_start_to_report(place):
     row = search[0]
     logged = by_key[f"search-{row['recipe_id']}"].data.metrics
     assert logged["clean_miou"] == pytest.approx(row["clean_miou"])
-    assert any(run.data.tags["on_front"] == "true" for run in children)
+    on_front = [run.data for run in children if run.data.tags["on_front"] == "true"]
+    [parent] = client.search_runs([experiment], "tags.family = 'sweep'")
+    assert parent.data.metrics["front_size"] == len(on_front)
+    whole = next(row["gflops"] for row in rows if row["origin"] == "reference")
+    best = max(
+        run.metrics["clean_miou"] * run.metrics["corrupted_miou"] * (1 - run.metrics["gflops"] / whole)
+        for run in on_front
+    )
+    assert best <= parent.data.metrics["hypervolume"] <= 1  # a front holds no less than one of its members
 
 
 @pytest.mark.slow

@@ -33,8 +33,8 @@ def test_a_sweep_keeps_to_its_plan():
     assert promised.proposed == sum(p.origin == "proposed" for p in search)
     assert promised.full >= len(full)
     images = {stage: stage_images(getattr(told.evaluation, stage)) for stage in ("search", "full")}
-    assert promised.passes == (1 + 30) * images["search"] + promised.full * images["full"]
-    assert promised.hours == pytest.approx(promised.passes * promised.image_ms / 3.6e6)
+    assert promised.images == (1 + 30) * images["search"] + promised.full * images["full"]
+    assert promised.hours == pytest.approx(9 * promised.images * promised.pass_ms / 3.6e6)
 
 
 def test_what_is_measured_is_not_planned_again():
@@ -44,7 +44,18 @@ def test_what_is_measured_is_not_planned_again():
     assert (promised.done, promised.known + promised.proposed) == (20, 10)
 
 
+@pytest.mark.parametrize(("stride", "windows"), [(None, 9), (64, 6)])
+def test_large_images_take_several_windows(stride, windows):
+    sliding = config(data={"dataset": "streetscenes", "stride": stride})  # windows of 48x64, images of 128x128
+    promised = plan(sliding, Proposer(SPACE, sliding.search, []))
+    assert promised.windows == windows
+    assert promised.hours == pytest.approx(windows * promised.images * promised.pass_ms / 3.6e6)
+
+
 def test_training_counts():
     trains = config(recovery={"mode": "finetune", "steps": 10}, train={"batch": 2})
     proposer = Proposer(SPACE, trains.search, [])
-    assert plan(trains, proposer).passes - plan(config(), proposer).passes == 31 * 10 * 2 * 3
+    promised = plan(trains, proposer)
+    assert promised.trained == 31 * 10 * 2 * 3
+    assert promised.images == plan(config(), proposer).images
+    assert promised.hours == pytest.approx((9 * promised.images + promised.trained) * promised.pass_ms / 3.6e6)
