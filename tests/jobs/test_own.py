@@ -42,7 +42,7 @@ def place(tmp_path) -> Path:
 
 def test_the_page_can_be_followed(place):
     said = {}
-    for line in commands(PAGE):
+    for line in (line for line in commands(PAGE) if not line.startswith("ray ")):  # which needs a cluster
         words = shlex.split(line, comments=True)
         if words[0] == "python":
             words = [sys.executable, str(ROOT / words[1]), *words[2:]]
