@@ -2,7 +2,8 @@
 
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NoReturn
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -13,19 +14,43 @@ from raycomp.search import cluster
 if TYPE_CHECKING:  # slow to import
     from raycomp.results.tracking import Tracker
 
-app = typer.Typer(help="Find prune-then-merge recipes for ViT segmentation models.", no_args_is_help=True)
-app.command("profile")(inspect.profile_command)
-app.command("front")(inspect.front_command)
-app.command("pick")(choose.pick_command)
-app.command("explain")(inspect.explain_command)
-app.command("compare")(choose.compare_command)
-app.command("report")(choose.report_command)
-app.command("export")(deploy.export_command)
-app.command("predict")(deploy.predict_command)
-app.command("speed")(deploy.speed_command)
-app.command("status")(manage.status_command)
-app.command("track")(manage.track_command)
-app.command("compact")(manage.compact_command)
+app = typer.Typer(
+    help="Find prune-then-merge recipes for ViT segmentation models.",
+    epilog="A sweep is a job: python jobs/pareto_search.py --help",
+    no_args_is_help=True,
+)
+_COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
+    "Before and during a sweep": {"profile": inspect.profile_command, "status": manage.status_command},
+    "What it found": {
+        "front": inspect.front_command,
+        "pick": choose.pick_command,
+        "explain": inspect.explain_command,
+        "report": choose.report_command,
+        "compare": choose.compare_command,
+    },
+    "From a recipe to a model": {
+        "export": deploy.export_command,
+        "predict": deploy.predict_command,
+        "speed": deploy.speed_command,
+    },
+    "Keeping results in order": {"track": manage.track_command, "compact": manage.compact_command},
+}
+for _panel, _commands in _COMMANDS.items():
+    for _name, _command in _commands.items():
+        app.command(_name, rich_help_panel=_panel)(_command)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"raycomp {version('raycomp')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    """Options of the program itself; each command has its own."""
 
 
 INTERRUPTED = 130
