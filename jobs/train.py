@@ -184,14 +184,16 @@ def _train_elastic(job: _Job, start: Path, half: bool) -> _Made:
     model, seconds = _trained(job, model, nested(teacher, settings.distill, draw), identity)
     if half:
         model = model.half().float()
+    shares = tuple(share for share in sweep.search.known if share >= settings.least)
+    plain = known(shape, space.image, shares, least=space.recipe(space.smallest))
+    inside = [one for one in plain if not space.outside(one.recipe)]
+    print(f"measuring full width and {len(inside)} known recipes on {job.count} images", flush=True)
     full = f"{np.nanmean(_evaluate(model, job)):.4f}"
     lines = [f"| full width | 100% | {full} |"]
-    shares = tuple(share for share in sweep.search.known if share >= settings.least)
-    for one in known(shape, space.image, shares, least=space.recipe(space.smallest)):
-        if space.outside(one.recipe):
-            continue
-        ious = _evaluate(compress(model, one.recipe, prefix_saliency(shape)), job)
-        lines.append(f"| {one.kind} | {one.share:.0%} | {np.nanmean(ious):.4f} |")
+    for one in inside:
+        found = np.nanmean(_evaluate(compress(model, one.recipe, prefix_saliency(shape)), job))
+        print(f"{one.label}: mIoU {found:.4f}", flush=True)
+        lines.append(f"| {one.kind} | {one.share:.0%} | {found:.4f} |")
     facts = {"miou": full, checkpoints.ELASTIC: sweep.space.model_dump_json()}
     table = "\n".join(["| recipe | of the dense GFLOPs | mIoU |", "|---|---|---|", *lines])
     return _Made(model, "Elastic Segmenter", facts, table, f"mIoU {full} at full width", seconds)
