@@ -205,7 +205,7 @@ class Tracker(Mirror):
         }
         if row["stage"] == "benchmark":
             tags["method"] = row["origin"]
-        name = f"{row['label'] or row['family']} {row['recipe_id'][:6]} {row['stage']}"
+        name = f"{row['recipe_id'][:6]} {row['label'] or row['family']}, {row['stage']}"  # columns cut the end off
         return str(self._client.create_run(self._experiment, tags=tags, run_name=name).info.run_id)
 
     def _metrics(self, row: Row) -> dict[str, float]:
