@@ -137,8 +137,8 @@ def speed_command(
     torch.set_num_threads(threads)
     keep_freed_memory()
     loaded = {name: model for given in models for name, model in _models(given, results).items()}
-    with tables.console(aside=True).status("loading") as shown:  # on a terminal; elsewhere nothing
-        found = speeds(loaded, runtimes, batches, torch.device(device), getattr(torch, dtype), rounds, shown.update)
+    say = tables.console(aside=True).print  # no moving bar, which would take time from what is timed
+    found = speeds(loaded, runtimes, batches, torch.device(device), getattr(torch, dtype), rounds, say)
     if plot is not None:
         from raycomp.report.plot import plot_speed
 

@@ -78,7 +78,8 @@ def speeds(
     for runtime in runtimes:
         ready, prepare = dict[str, Bind](), _torch if runtime == "torch" else _onnxruntime
         for name, model in whole.items():
-            say(f"{runtime}: preparing model {len(ready) + 1} of {len(whole)}")
+            if runtime == "onnxruntime":
+                say(f"exporting model {len(ready) + 1} of {len(whole)} for onnxruntime")
             ready[name] = prepare(model, device, dtype)
         for batch in batches:
             say(f"{runtime}: timing {len(whole)} models with batches of {batch}")
