@@ -206,6 +206,7 @@ def rerank(store: Store, space: Path | None, split: str | None, results: str, tr
     tracker.finish(found.front, True, front_volume(outcome.rows, found.share))
     tracker.attach([page])
     say(f"rows:   {there.folder / 'trials'}/*.parquet\nreport: {page}")
+    say(f"runs:   mlflow ui --backend-store-uri {without_password(uri)}")
     gc.freeze()
 
 

@@ -254,7 +254,7 @@ def _evaluate(model: Segmenter, job: _Job) -> np.ndarray:
         for index in range(job.count):
             image, label = resized(job.held_out[index], job.sweep.data.short_side)
             x = normalised(torch.from_numpy(image)[None].to(job.device), pixels.mean, pixels.std, torch.float32)
-            logits = sliding_logits(model, x, window, job.sweep.data.stride or window[0])
+            logits = sliding_logits(model, x, window, job.sweep.data.stride_for(job.shape))
             matrix += confusion(torch.from_numpy(label), logits[0].argmax(0).cpu(), classes)
     return class_iou(matrix.numpy())
 

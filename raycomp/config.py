@@ -23,11 +23,14 @@ from raycomp.sections import (
     TrainConfig,
 )
 
+NAME = "[A-Za-z0-9][A-Za-z0-9_.-]*"
+"""Names of search spaces and sweeps, as a regular expression."""
+
 
 class SweepConfig(Section):
     """A search space file."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    name: str = Field(pattern=f"^{NAME}$")
     model: ModelConfig
     data: DataConfig
     evaluation: EvaluationConfig = EvaluationConfig()
@@ -45,7 +48,7 @@ class SweepConfig(Section):
     @classmethod
     def _trained_alike(cls, data: Any) -> Any:
         """What a file does not say of a training of elastic or compressed models is as for the dense one."""
-        if not isinstance(data, dict) or not isinstance(dense := data.get("train"), dict):
+        if not isinstance(data, dict) or not isinstance(dense := data.get("train", {}), dict):
             return data
         filled = dict(data)
         for section, other in (("elastic", {"drop_path": 0.0}), ("refine", {})):
@@ -53,6 +56,14 @@ class SweepConfig(Section):
             if isinstance(given, dict) and isinstance(own := given.get("train", {}), dict):
                 filled[section] = {**given, "train": {**dense, **other, **own}}
         return filled
+
+    @model_validator(mode="after")
+    def _whole_images(self) -> Self:
+        window = self.data.window or (self.model.shape.image if self.model.shape else None)
+        if window and self.data.stride and self.data.stride > min(window):
+            size = f"{window[0]}x{window[1]}"
+            raise ValueError(f"data.stride is {self.data.stride}, the window {size}: parts of an image would go unseen")
+        return self
 
     def changed(self, section: str, **values: object) -> Self:
         """The same configuration with some fields of a section set, None excepted; checked like a file's.

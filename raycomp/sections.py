@@ -68,7 +68,7 @@ class DataConfig(Section):
     window: Size | None = None
     """Sliding window; by default the size the model was made for."""
     stride: int | None = Field(default=None, gt=0)
-    """Step of the sliding window, pixels; by default the window's height."""
+    """Step of the sliding window, pixels; by default the window's shorter side."""
 
     @model_validator(mode="after")
     def _classes_of_folders(self) -> Self:
@@ -79,6 +79,10 @@ class DataConfig(Section):
     def window_for(self, shape: ModelShape) -> Size:
         """Height and width of what one forward pass sees, pixels."""
         return self.window or shape.image
+
+    def stride_for(self, shape: ModelShape) -> int:
+        """Step of that window, down and across, pixels."""
+        return self.stride or min(self.window_for(shape))
 
 
 class StageConfig(Section):

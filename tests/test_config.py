@@ -3,8 +3,9 @@
 import pytest
 import yaml
 
-from raycomp.config import load
+from raycomp.config import SweepConfig, load
 from raycomp.errors import UserError
+from raycomp.sections import TrainConfig
 
 SPACE = {
     "name": "x",
@@ -29,6 +30,8 @@ def test_elastic_models_and_fronts_are_trained_like_the_dense_model(read):
     assert config.refine.seeds == (0, 1)
     assert config.elastic.train == config.train.model_copy(update={"drop_path": 0.0})
     assert read(elastic={"train": {"drop_path": 0.3}}).elastic.train.drop_path == 0.3
+    bare = {name: value for name, value in SPACE.items() if name != "train"}
+    assert SweepConfig.model_validate(bare).elastic.train == TrainConfig(drop_path=0.0)
     assert config.changed("train", steps=7).elastic.train.steps == 400  # an option of one is not of the others
 
 
@@ -39,6 +42,7 @@ def test_elastic_models_and_fronts_are_trained_like_the_dense_model(read):
         ({"train": 3}, "'train'"),
         ({"elastic": 3}, "'elastic'"),
         ({"refine": {"train": {"step": 3}}}, "'refine.train.step'"),
+        ({"data": {"dataset": "streetscenes", "window": [64, 48], "stride": 64}}, "data.stride is 64, the window 64x"),
     ],
 )
 def test_what_is_wrong_is_named_where_it_stands(read, sections, field):

@@ -167,7 +167,7 @@ def measured_gflops(base: Base, model: Segmenter, recipe: Recipe, device: torch.
     with recorded(model) as passes, torch.inference_mode():
         for index in np.flatnonzero(base.evalset.variants == CLEAN):
             x = normalised(torch.from_numpy(images[index][None]).to(device), pixels.mean, pixels.std, dtype)
-            for _, crop in windows(x, window, data.stride or window[0]):
+            for _, crop in windows(x, window, data.stride_for(base.shape)):
                 model.encoder(crop, depth=last)
     whole = [[*tokens, *[tokens[-1]] * (base.shape.depth - last)] for tokens in passes]
     return float(np.mean([profile(base.shape, recipe, window, tokens).gflops for tokens in whole]))

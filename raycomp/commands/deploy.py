@@ -64,7 +64,7 @@ def export_command(
     images = normalised(crops, facts.mean, facts.std, torch.float32)
     made: list[dict[str, Any]] = []
     for name in wanted:
-        path, difference = out / f"{found.id}.{name}", 0.0
+        path, difference = out / f"{found.id}.{name}", None
         if name == "safetensors":
             models.save(network, facts, path)
             said = f"raycomp.load({str(path)!r}); recipe in {path.with_suffix('.yaml')}"

@@ -61,7 +61,8 @@ def track_command(
         if not tracker.finish(final_front(rows, share), bool(completed(rows, "full")), front_volume(rows, share)):
             raise UserError(problems[0])
     if as_json:
-        print_json({"tracking": shown, "rows": len(rows), "missing": len(missing), "added": backfill})
+        added = len(missing) if backfill else 0
+        print_json({"tracking": shown, "rows": len(rows), "missing": len(missing) - added, "added": added})
         return
     said = f"has {len(rows) - len(missing)} of {len(rows)} rows"
     if missing:

@@ -41,7 +41,7 @@ def facts_of(model: Segmenter, data: DataConfig, classes: tuple[str, ...]) -> Fa
         mean=pixels.mean,
         std=pixels.std,
         window=window,
-        stride=data.stride or window[0],
+        stride=data.stride_for(model.shape),
         short_side=data.short_side,
     )
 

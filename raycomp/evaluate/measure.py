@@ -85,7 +85,7 @@ def measure(
     model = model.to(device=device, dtype=dtype)
     pixels = NORMALIZATIONS[model.shape.normalization]
     window = sizes.window_for(model.shape)
-    stride = sizes.stride or window[0]
+    stride = sizes.stride_for(model.shape)
     chosen = data.chosen(config.search if stage == "search" else config.full)
     K, V = model.shape.classes, 1 + len(VARIANTS)
     adaptive = model.recipe.adaptive

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import yaml
 from pydantic import ValidationError
 
-from raycomp.config import SweepConfig
+from raycomp.config import NAME, SweepConfig
 from raycomp.errors import UserError, nearest
 from raycomp.results.lock import Lock
 from raycomp.results.row import SCHEMA, Row, identity
@@ -28,7 +28,7 @@ _CONFIG = "sweep.yaml"
 _TRIALS = "trials"
 _COMPACT = "compact.parquet"
 _FINISHED = "finished"
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+%-]*")
+_ROW = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+%-]*")  # names of files
 _READERS = 16  # files read at once: object storage answers in tens of milliseconds
 
 
@@ -38,7 +38,7 @@ def sweep_folder(results: str, name: str) -> AnyPath:
     Raises:
         UserError: for a name that would lead out of the results, or a URI of an unknown kind.
     """
-    if not _NAME.fullmatch(name):
+    if not re.fullmatch(NAME, name):
         raise UserError(f"sweep name {name!r}: letters, digits, '.', '_' and '-' alone, and a letter or digit first")
     return located(results) / name
 
@@ -168,7 +168,7 @@ class Store:
 
     def _path(self, row: Row) -> AnyPath:
         name = identity(row)
-        if not _NAME.fullmatch(name):  # a row made elsewhere, say: no file outside of the folder
+        if not _ROW.fullmatch(name):  # a row made elsewhere, say: no file outside of the folder
             raise UserError(f"row {name!r}: not a name for a file")
         return self.folder / _TRIALS / f"{name}.parquet"
 
@@ -184,7 +184,8 @@ class Store:
             there = sorted(p.parent.name for p in around.glob(f"*/{_CONFIG}")) if around.is_dir() else []
             hint = nearest(self.folder.name, there) if there else f"there is none in {around}"
             raise UserError(f"no sweep in {self.folder}; {hint}")
-        return SweepConfig.model_validate(yaml.safe_load(path.read_text()))
+        settings = yaml.safe_load(path.read_text())
+        return SweepConfig.model_validate({**settings, "name": self.folder.name})  # older ones have their space's name
 
 
 def _read(path: AnyPath) -> list[Row]:

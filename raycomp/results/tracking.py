@@ -5,6 +5,7 @@ A row is logged once: children carry their row's identity as a tag, and what is 
 
 import os
 import re
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,7 +83,7 @@ class Tracker(Mirror):
         """Wait for the queue, mark the front and end the parent run; what was not finished counts as killed.
 
         Args:
-            hypervolume: of the front; what sweeps are compared by.
+            hypervolume: of the front as found, without refined rows; what sweeps are compared by.
 
         Returns:
             Whether everything is there.
@@ -110,6 +111,7 @@ class Tracker(Mirror):
             self._experiment = str(self._client.create_experiment(_EXPERIMENT, where))
         if self._parent:
             self._client.update_run(self._parent, status="RUNNING")
+            self._client.set_tag(self._parent, _SWEEP, self._config.name)  # older ones have their space's name
         else:
             tags = {_SWEEP: self._config.name, _PATH: str(self._folder.resolve()), "family": "sweep"}
             tags["dataset"] = self._config.data.dataset
@@ -218,9 +220,10 @@ class Tracker(Mirror):
         from mlflow.entities import Metric, Param
 
         assert self._client is not None
+        now = int(1e3 * time.time())  # MLflow shows the latest value, and of equally late ones the largest
         self._client.log_batch(
             run,
-            metrics=[Metric(name, value, 0, 0) for name, value in (metrics or {}).items()],
+            metrics=[Metric(name, value, now, 0) for name, value in (metrics or {}).items()],
             params=[Param(name, value) for name, value in params.items()],
         )
 
@@ -241,10 +244,13 @@ class Tracker(Mirror):
         before = {run.info.run_id for run in self._pages() if run.data.tags.get("on_front") == "true"}
         for run in members ^ before:  # a longer sweep may push a member off
             self._client.set_tag(run, "on_front", str(run in members).lower())
-        if front:
-            best = {f"front_{name}": max(float(r[name]) for r in front) for name in ("clean_miou", "corrupted_miou")}
-            best |= {"front_size": float(len(front))} | ({} if hypervolume is None else {"hypervolume": hypervolume})
+        if found := [row for row in front if row["stage"] != "refined"]:
+            best = {f"front_{name}": max(float(r[name]) for r in found) for name in ("clean_miou", "corrupted_miou")}
+            best["front_size"] = float(len(found))
+            if hypervolume is not None:
+                best["front_hypervolume"] = hypervolume
             self._batch(self._parent, params={}, metrics=best)
+        if front:
             self._client.set_tag(self._parent, "mlflow.note.content", _note(front))
 
 

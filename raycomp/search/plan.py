@@ -17,7 +17,7 @@ from raycomp.search.base import default_device
 from raycomp.search.known import BASELINES
 from raycomp.search.proposer import CONFIRMED, Proposer
 from raycomp.sections import DataConfig, StageConfig
-from raycomp.shape import Size
+from raycomp.shape import ModelShape
 
 _ROUNDS, _WARM_UP = 3, 1
 _TRAINED = 3  # passes that training on an image takes as long as
@@ -71,7 +71,7 @@ def plan(config: SweepConfig, proposer: Proposer) -> Plan:
         done=proposer.trials_done,
         full=full,
         images=images,
-        windows=(count := _windows(config.data, window)),
+        windows=(count := _windows(config.data, shape)),
         trained=trained,
         pass_ms=1e3 * seconds,
         device=str(device),
@@ -79,10 +79,10 @@ def plan(config: SweepConfig, proposer: Proposer) -> Plan:
     )
 
 
-def _windows(config: DataConfig, window: Size) -> int:
+def _windows(config: DataConfig, shape: ModelShape) -> int:
     sample = resized(open_split(config, config.eval_split, 1)[0], config.short_side)
-    sides = zip(sample[1].shape, window, (config.stride or window[0],) * 2, strict=True)
-    return math.prod(len(anchors(side, length, stride)) for side, length, stride in sides)
+    sides, stride = zip(sample[1].shape, config.window_for(shape), strict=True), config.stride_for(shape)
+    return math.prod(len(anchors(side, length, stride)) for side, length in sides)
 
 
 def stage_images(stage: StageConfig) -> int:

@@ -54,7 +54,7 @@ def test_a_sweep_in_object_storage_and_databases(place, tmp_path, monkeypatch):
         again = run(*command(place, *options))
         assert f"{RESULTS}/far: found 5 of 7 trials, going on" in again
         rows = store.rows()
-        study = optuna.load_study(study_name="tiny", storage=f"{server}optuna")
+        study = optuna.load_study(study_name="far", storage=f"{server}optuna")
         assert len(study.trials) == len(completed(rows, "search")) == 8
         client = MlflowClient(tracking)
         experiment = client.get_experiment_by_name("raycomp").experiment_id

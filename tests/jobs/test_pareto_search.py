@@ -124,7 +124,7 @@ def test_a_sweep_from_start_to_report(place):
         run.metrics["clean_miou"] * run.metrics["corrupted_miou"] * (1 - run.metrics["gflops"] / whole)
         for run in on_front
     )
-    assert best <= parent.data.metrics["hypervolume"] <= 1  # a front holds no less than one of its members
+    assert best <= parent.data.metrics["front_hypervolume"] <= 1  # a front holds no less than one of its members
 
 
 @pytest.mark.slow

@@ -85,6 +85,12 @@ def test_a_sweep_from_before_a_field_existed_goes_on(store):
         store.open(CONFIG.changed("recovery", mode="reconstruct"))
 
 
+def test_a_sweep_has_the_name_of_its_folder_also_where_it_was_begun_with_its_spaces(store):
+    store.open(CONFIG.model_copy(update={"name": "space"}))
+    assert store.config().name == store.folder.name
+    store.open(CONFIG)
+
+
 def test_another_sweep_in_the_folder_is_refused(store):
     with pytest.raises(UserError, match=r"search\.budget 0\.6, now 0\.3; choose another --name"):
         store.open(CONFIG.changed("search", budget=0.3))
@@ -170,7 +176,7 @@ def test_a_sweep_that_is_written_to_is_not_compacted(store):
     assert store.files()[0].name.startswith("search-")
 
 
-@pytest.mark.parametrize("name", ["../x", "a/b", "", ".hidden", "/etc", "a\nb"])
+@pytest.mark.parametrize("name", ["../x", "a/b", "", ".hidden", "/etc", "a\nb", "half-50%"])
 def test_a_name_that_leads_out_of_the_results_is_refused(name):
     with pytest.raises(UserError, match="sweep name"):
         sweep_folder("results", name)

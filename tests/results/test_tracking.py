@@ -32,7 +32,7 @@ def track(tmp_path, warnings: list[str], uri: str | None = None, finished: bool 
     tracker = Tracker(uri or default_uri(str(tmp_path)), folder, CONFIG, CLASSES, warnings.append)
     for row in ROWS:
         tracker.log(row)
-    tracker.finish([ROWS[front]], finished)
+    tracker.finish([ROWS[front]], finished, 0.25 if finished else 0.3)
     tracker.attach([artifact])
 
 
@@ -50,6 +50,7 @@ def test_runs_are_logged_once_and_filled_in_again(tmp_path):
     assert warnings == []
     assert len(runs) == 1 + len(ROWS)
     assert client.get_run(parent.info.run_id).info.status == "FINISHED"
+    assert client.get_run(parent.info.run_id).data.metrics["front_hypervolume"] == 0.25  # the later one, not the larger
     assert [a.path for a in client.list_artifacts(parent.info.run_id)] == ["front.png"]
     children = {
         r.data.tags["recipe_id"]: r for r in runs if r.data.tags.get("mlflow.parentRunId") == parent.info.run_id
