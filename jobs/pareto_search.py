@@ -163,11 +163,19 @@ def _say_plan(config: configs.SweepConfig, store: Store, space: Path) -> None:
     if not in_time:
         grid.check_budget(limit)
     search = config.search.model_copy(update={"budget": 1.0}) if in_time else config.search
+    from raycomp.models import checkpoints
     from raycomp.search.plan import plan
     from raycomp.search.proposer import Proposer
 
+    named, console = config.model.checkpoint, tables.console()
+    if named.startswith("package:") or Path(named).is_file():
+        checkpoints.load(checkpoints.locate(named), shape)
+    else:
+        console.print(
+            f"{named} is not there yet; jobs/train.py --out {named} makes it", style="yellow", highlight=False
+        )
     rows = store.rows() if (store.folder / "sweep.yaml").is_file() else []
-    tables.console().print(tables.plan_table(config, plan(config, Proposer(grid, search, rows)), limit, store))
+    console.print(tables.plan_table(config, plan(config, Proposer(grid, search, rows)), limit, store))
 
 
 def _grid(config: configs.SweepConfig, shape: ModelShape) -> Space:

@@ -24,6 +24,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from raycomp import config as configs
 from raycomp.cli import guarded
+from raycomp.commands.inputs import device_of
 from raycomp.compress.apply import compress
 from raycomp.compress.elastic import ordered, prefix_saliency
 from raycomp.data.evalset import resized
@@ -83,7 +84,7 @@ def main(
     if isinstance(samples, StreetScenes):
         samples = Preloaded(samples)
     keep_freed_memory()
-    job = _Job(sweep, settings, shape, samples, held_out, torch.device(device), out.with_suffix(checkpoints.STATE))
+    job = _Job(sweep, settings, shape, samples, held_out, device_of(device), out.with_suffix(checkpoints.STATE))
     if elastic:
         start = checkpoints.locate(sweep.model.checkpoint) if start is None else start
         made = _train_elastic(job, start, half)

@@ -58,6 +58,13 @@ class SweepConfig(Section):
         return filled
 
     @model_validator(mode="after")
+    def _classes_of_the_model(self) -> Self:
+        names, shape = self.data.classes, self.model.shape
+        if names is not None and shape is not None and len(names) != shape.classes:
+            raise ValueError(f"data.classes names {len(names)}, model.shape.classes is {shape.classes}")
+        return self
+
+    @model_validator(mode="after")
     def _whole_images(self) -> Self:
         window = self.data.window or (self.model.shape.image if self.model.shape else None)
         if window and self.data.stride and self.data.stride > min(window):
@@ -112,13 +119,14 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
     """The first problem of a validation, on one line: field, what is wrong, value, nearest field."""
     first = error.errors()[0]
     place = [str(part) for part in first["loc"]]
-    field = ".".join(place) or model.__name__
+    field = ".".join(place)
     if first["type"] == "extra_forbidden":
         return f"unknown field {field!r}: {nearest(place[-1], _fields(model, place[:-1]))}"
     if first["type"] == "missing":
         return f"field {field!r} is missing"
     message = first["msg"].removeprefix("Value error, ")
-    return f"field {field!r}: {message[0].lower()}{message[1:]}, not {first['input']!r}"
+    value = "" if isinstance(first["input"], dict) else f", not {first['input']!r}"  # of a section: said already
+    return (f"field {field!r}: " if field else "") + f"{message[0].lower()}{message[1:]}{value}"
 
 
 def _fields(model: type[BaseModel], place: list[str]) -> list[str]:

@@ -12,6 +12,9 @@ from safetensors import SafetensorError
 from raycomp.errors import UserError
 from raycomp.storage import AnyPath
 
+_UMASK = os.umask(0)
+os.umask(_UMASK)
+
 
 @contextmanager
 def written(path: AnyPath) -> Iterator[Path]:
@@ -25,6 +28,7 @@ def written(path: AnyPath) -> Iterator[Path]:
             path.parent.mkdir(parents=True, exist_ok=True)
             with _beside(path) as temporary:
                 yield temporary
+                temporary.chmod(0o666 & ~_UMASK)  # safetensors makes files that their owner alone can read
                 temporary.replace(path)
         else:
             with tempfile.TemporaryDirectory(prefix="raycomp-") as scratch:

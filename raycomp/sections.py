@@ -16,12 +16,14 @@ class Section(BaseModel):
 
 def _share(value: object) -> object:
     """Read `60%` as 0.6."""
-    if isinstance(value, str) and (match := re.fullmatch(r"\s*([\d.]+)\s*%\s*", value)):
-        return float(match.group(1)) / 100
-    return value
+    match = re.fullmatch(r"\s*([\d.]+)\s*(%?)\s*", value) if isinstance(value, str) else None
+    share = float(match[1]) / (100 if match[2] else 1) if match else value
+    if not isinstance(share, int | float) or not 0 < share <= 1:
+        raise ValueError("wanted is a share of dense, as in 40% or 0.4")
+    return share
 
 
-Share = Annotated[float, BeforeValidator(_share), Field(gt=0, le=1)]
+Share = Annotated[float, BeforeValidator(_share)]
 
 
 class ModelConfig(Section):

@@ -24,7 +24,9 @@ Sweeps = Annotated[list[str], typer.Argument(help="Names of sweeps.", autocomple
 def pick_command(
     sweep: Annotated[str, typer.Argument(help="Name of the sweep.", autocompletion=complete_sweep)],
     max_gflops: Annotated[float | None, typer.Option(help="GFLOPs of an image, at most.")] = None,
-    max_share: Annotated[str | None, typer.Option(help="The same relative to dense, for example 40%.")] = None,
+    max_share: Annotated[
+        str | None, typer.Option(help="Share of dense GFLOPs, or of time where it was limited: 40%.")
+    ] = None,
     max_drop: Annotated[float | None, typer.Option(help="Points of clean mIoU lost against dense, at most.")] = None,
     max_corrupted_drop: Annotated[float | None, typer.Option(help="The same of corrupted mIoU.")] = None,
     min_class_iou: Annotated[
@@ -33,7 +35,7 @@ def pick_command(
     results: Results = "results",
     as_json: Json = False,
 ) -> None:
-    """The recipe to take: the most accurate within a limit of GFLOPs, else the cheapest that is accurate enough."""
+    """The recipe to take: best mean of clean and corrupted mIoU within a cost, or the cheapest accurate enough."""
     classes = dict(_class_limit(text) for text in min_class_iou or [])
     limits = Limits(max_gflops, _share(max_share), max_drop, max_corrupted_drop, classes)
     if limits == Limits():
@@ -49,8 +51,8 @@ def pick_command(
         print_json({"recipe": best, "others": [row["recipe_id"] for row in found[1:]]})
         return
     console = tables.console()
-    names = class_names(rows)
-    console.print(tables.picked_table(found[: 1 + _SHOWN], whole, {name: names.index(name) for name in classes}))
+    names, order = class_names(rows), "Best mean of clean and corrupted" if limits.of_cost else "Cheapest"
+    console.print(tables.picked_table(found[: 1 + _SHOWN], whole, {name: names.index(name) for name in classes}, order))
     if len(found) > 1 + _SHOWN:
         console.print(f"and {len(found) - 1 - _SHOWN} more")
     console.print(

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from raycomp.commands.inputs import Json, Results, Sweep, names, numbers, print_json, shape_of, stored_recipe
+from raycomp.commands.inputs import Json, Results, Sweep, device_of, names, numbers, print_json, shape_of, stored_recipe
 from raycomp.errors import UserError, nearest
 from raycomp.recipe import Recipe
 from raycomp.report import tables
@@ -89,15 +89,15 @@ def predict_command(
     as_json: Json = False,
 ) -> None:
     """Draw the segmentation of an image, or of a folder of images."""
-    import torch
     from rich.progress import track
 
     from raycomp.deploy.predict import image_files, open_model, predict, write_labels
     from raycomp.report.segmentation import draw
 
     files = image_files(images)
-    run, facts = open_model(model, torch.device(device))
-    found = predict(run, facts, files, torch.device(device))
+    where = device_of(device)
+    run, facts = open_model(model, where)
+    found = predict(run, facts, files, where)
     console, made = tables.console(aside=as_json), list[dict[str, Any]]()
     for path, image, predicted in track(found, "segmenting", total=len(files), console=console):
         picture, indices = out / f"{path.stem}.png", out / f"{path.stem}_labels.png"
@@ -138,7 +138,7 @@ def speed_command(
     keep_freed_memory()
     loaded = {name: model for given in models for name, model in _models(given, results).items()}
     say = tables.console(aside=True).print  # no moving bar, which would take time from what is timed
-    found = speeds(loaded, runtimes, batches, torch.device(device), getattr(torch, dtype), rounds, say)
+    found = speeds(loaded, runtimes, batches, device_of(device), getattr(torch, dtype), rounds, say)
     if plot is not None:
         from raycomp.report.plot import plot_speed
 

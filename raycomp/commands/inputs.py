@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import yaml
@@ -16,6 +16,9 @@ from raycomp.recipe import Recipe
 from raycomp.results.store import Store
 from raycomp.shape import ModelShape, Size
 from raycomp.storage import AnyPath, located
+
+if TYPE_CHECKING:
+    import torch
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 
@@ -62,6 +65,20 @@ def numbers(option: str, text: str, low: float, high: float) -> list[float]:
             raise UserError(f"{option} {part}: allowed are numbers from {low:g} to {high:g}")
         numbers.append(value)
     return numbers
+
+
+def device_of(name: str) -> "torch.device":
+    """The device of that name.
+
+    Raises:
+        UserError: for one that this torch does not have.
+    """
+    import torch
+
+    there = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+    if name.partition(":")[0] not in there:
+        raise UserError(f"--device {name}: {nearest(name, there)}" + ("" if len(there) > 1 else "; torch sees no GPU"))
+    return torch.device(name)
 
 
 def shape_of(config: configs.SweepConfig, where: AnyPath) -> tuple[ModelShape, Size]:
@@ -130,6 +147,8 @@ def stored_recipe(prefix: str, results: str, sweep: str | None = None) -> Stored
     matches = [recipe_id for recipe_id in known if recipe_id.startswith(prefix)]
     if not matches:
         hint = nearest(prefix, known) if known else f"there is no sweep {sweep or ''} in {results}"
+        if hint.startswith("allowed"):
+            hint = "raycomp front NAME lists those of a sweep"
         raise UserError(f"no recipe {prefix!r}: {' '.join(hint.split())}")
     if len(matches) > 1:
         raise UserError(f"recipe {prefix!r} is not unique: {', '.join(matches)}")

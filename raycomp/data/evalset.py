@@ -86,16 +86,7 @@ def prepare(data: DataConfig, evaluation: EvaluationConfig, report: Callable[[in
     Raises:
         UserError: for missing or broken data, or more images wanted than the split has.
     """
-    full = evaluation.full
-    samples = open_split(data, data.eval_split, full.clean)
-    for field in ("clean", "corrupted"):
-        most, wanted = getattr(full, field), getattr(evaluation.search, field)
-        if most > len(samples):
-            raise UserError(
-                f"evaluation.full.{field} is {most}; {data.dataset} {data.eval_split} has {len(samples)} images"
-            )
-        if wanted > most:
-            raise UserError(f"evaluation.search.{field} is {wanted}; at most evaluation.full.{field}, {most}")
+    samples = open_checked(data, evaluation)
     key = _key(samples, data, evaluation)
     folder = cache_folder() / f"evalset-{key}"
     if not (folder / "facts.json").is_file():
@@ -119,6 +110,25 @@ def _key(samples: Samples, data: DataConfig, evaluation: EvaluationConfig) -> st
         corruptions.VERSION,
     ]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
+
+
+def open_checked(data: DataConfig, evaluation: EvaluationConfig) -> Samples:
+    """The split to be measured on.
+
+    Raises:
+        UserError: for missing data, or more images wanted than the split has.
+    """
+    full = evaluation.full
+    samples = open_split(data, data.eval_split, full.clean)
+    for field in ("clean", "corrupted"):
+        most, wanted = getattr(full, field), getattr(evaluation.search, field)
+        if most > len(samples):
+            raise UserError(
+                f"evaluation.full.{field} is {most}; {data.dataset} {data.eval_split} has {len(samples)} images"
+            )
+        if wanted > most:
+            raise UserError(f"evaluation.search.{field} is {wanted}; at most evaluation.full.{field}, {most}")
+    return samples
 
 
 def resized(sample: Sample, short_side: int | None) -> Sample:

@@ -59,8 +59,10 @@ def split_folder(root: Path, candidates: Sequence[str], split: str, what: str) -
         UserError: naming the folder that is missing and the nearest one that is there.
     """
     if not root.is_dir():
-        near = nearest(root.name, sorted(p.name for p in root.parent.iterdir())) if root.parent.is_dir() else ""
-        raise UserError(f"data.root: no folder {root}; {near}".rstrip("; "))
+        around = root.resolve().parent
+        there = sorted(p.name for p in around.iterdir() if p.is_dir() and p.name[0] != ".") if around.is_dir() else []
+        near = nearest(root.name, there) if there else "there is no folder"
+        raise UserError(f"data.root: no folder {root.name} in {around}; {near}")
     for candidate in candidates:
         if (folder := root / candidate.format(split=split)).is_dir():
             return folder

@@ -6,7 +6,7 @@ from functools import partial
 
 from raycomp.errors import UserError, nearest
 from raycomp.report.compare import dense_row
-from raycomp.results.row import Row, class_names, cost
+from raycomp.results.row import Row, class_names, cost, cost_share, timed
 from raycomp.results.store import completed
 from raycomp.search.pareto import front
 
@@ -17,7 +17,7 @@ class Limits:
 
     gflops: float | None = None
     share: float | None = None
-    """Of the dense GFLOPs."""
+    """Of what the sweep limits: dense GFLOPs, or the dense model's time."""
     drop: float | None = None
     corrupted_drop: float | None = None
     class_iou: dict[str, float] = field(default_factory=dict)
@@ -64,7 +64,8 @@ def _tests(limits: Limits, rows: Sequence[Row], whole: Row | None) -> list[tuple
         found.append((f"at most {most:g} GFLOPs", lambda row: row["gflops"] - most))
     if limits.share is not None:
         part = limits.share
-        found.append((f"at most {part:.3g} of the dense GFLOPs", lambda row: row["gflops_share"] - part))
+        what = "time" if any(timed(row) for row in rows) else "GFLOPs"
+        found.append((f"at most {part:.3g} of the dense {what}", lambda row: cost_share(row) - part))
     for name, drop in (("clean", limits.drop), ("corrupted", limits.corrupted_drop)):
         if drop is None:
             continue

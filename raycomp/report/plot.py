@@ -50,7 +50,7 @@ def _panel(axes: Axes, rows: Sequence[Row], budget_share: float, name: str) -> N
     members = final_front(rows, budget_share)
     stage = members[0]["stage"] if members else "search"
     trials = completed(rows, "search")
-    axes.scatter(*_xy(trials, name), s=12, color="0.75", label="trials (search stage)", zorder=1)
+    axes.scatter(*_xy(trials, name), s=12, color="0.75", label="trials (search stage: fewer images)", zorder=1)
     for kind in BASELINES:
         curve = baseline_curve(rows, stage, kind)
         axes.plot(*_xy(curve, name), color=_COLORS[kind], marker=_MARKERS[kind], ms=5, lw=1.3, label=kind, zorder=2)

@@ -11,7 +11,8 @@ from raycomp.flops import Profile
 from raycomp.recipe import Recipe
 from raycomp.report.compare import AtBudget, Comparison, Gain, at_budgets
 from raycomp.report.figures import Figure
-from raycomp.results.row import Row, timed
+from raycomp.results.row import Row, cost_share, timed
+from raycomp.results.row import cost as cost_of
 from raycomp.results.store import Store
 from raycomp.search.known import BASELINES
 
@@ -71,7 +72,9 @@ def front_table(comparisons: Sequence[Comparison]) -> Table:
 def budget_table(budgets: Sequence[AtBudget]) -> Table:
     """The best recipe found at each budget beside the baselines matched to it, clean / corrupted mIoU."""
     equal = "time" if any(item.best is not None and timed(item.best) for item in budgets) else "GFLOPs"
-    table = Table(title=f"At matched {equal}: clean / corrupted mIoU in %", title_justify="left")
+    title = f"At matched {equal}: clean / corrupted mIoU in %"
+    table = Table(title=title, title_justify="left", caption_justify="left")
+    table.caption = "best found: of the front within the budget, the highest mean of clean and corrupted"
     for name in ("budget", "best found", *BASELINES):
         table.add_column(name, justify="right")
     for item in budgets:
@@ -144,16 +147,18 @@ def refined_table(found: Sequence[Row], refined: Sequence[Row], whole: Row | Non
     return table
 
 
-def picked_table(rows: Sequence[Row], whole: Row | None, classes: Mapping[str, int]) -> Table:
+def picked_table(rows: Sequence[Row], whole: Row | None, classes: Mapping[str, int], order: str) -> Table:
     """The recipe that was picked and those next to it, with the classes that were asked about, by index."""
-    table = Table(title="Best first: mIoU in %, points against dense", title_justify="left")
-    for name in ("recipe", "family", "GFLOPs", "share", "clean", "corrupted", "vs dense", *classes):
+    table = Table(title=f"{order} first: mIoU in %, points against dense", title_justify="left")
+    in_time = any(timed(row) for row in rows)
+    cost_names = ("ms", "of dense") if in_time else ("GFLOPs", "of dense")
+    for name in ("recipe", "family", *cost_names, "clean", "corrupted", "vs dense", *classes):
         table.add_column(name, justify="left" if name in ("recipe", "family") else "right", no_wrap=True)
     for row in rows:
         lost = [] if whole is None else [100 * (row[name] - whole[name]) for name in _MIOUS]
         asked = [f"{row['class_iou'][index]:.3f}" for index in classes.values()]
         table.add_row(
-            row["recipe_id"], row["label"] or row["family"], f"{row['gflops']:.4f}", f"{row['gflops_share']:.1%}",
+            row["recipe_id"], row["label"] or row["family"], f"{cost_of(row):.4f}", f"{cost_share(row):.1%}",
             f"{100 * row['clean_miou']:.2f}", f"{100 * row['corrupted_miou']:.2f}",
             " / ".join(f"{points:+.1f}" for points in lost), *asked, style="bold" if row is rows[0] else "",
         )  # fmt: skip

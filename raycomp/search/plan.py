@@ -7,8 +7,7 @@ import torch
 
 from raycomp.config import SweepConfig
 from raycomp.data.corruptions import TYPES
-from raycomp.data.evalset import resized
-from raycomp.data.open import open_split
+from raycomp.data.evalset import open_checked, resized
 from raycomp.evaluate.miou import anchors
 from raycomp.evaluate.speed import median_seconds
 from raycomp.models.segmenter import Segmenter
@@ -16,7 +15,7 @@ from raycomp.recipe import dense
 from raycomp.search.base import default_device
 from raycomp.search.known import BASELINES
 from raycomp.search.proposer import CONFIRMED, Proposer
-from raycomp.sections import DataConfig, StageConfig
+from raycomp.sections import StageConfig
 from raycomp.shape import ModelShape
 
 _ROUNDS, _WARM_UP = 3, 1
@@ -50,7 +49,7 @@ def plan(config: SweepConfig, proposer: Proposer) -> Plan:
     """Time the dense model on this device, and count.
 
     Raises:
-        UserError: for data that are not there.
+        UserError: for data that are not there, or too few.
     """
     known = proposer.known_left
     left = max(0, config.search.trials - proposer.trials_done)
@@ -71,7 +70,7 @@ def plan(config: SweepConfig, proposer: Proposer) -> Plan:
         done=proposer.trials_done,
         full=full,
         images=images,
-        windows=(count := _windows(config.data, shape)),
+        windows=(count := _windows(config, shape)),
         trained=trained,
         pass_ms=1e3 * seconds,
         device=str(device),
@@ -79,9 +78,10 @@ def plan(config: SweepConfig, proposer: Proposer) -> Plan:
     )
 
 
-def _windows(config: DataConfig, shape: ModelShape) -> int:
-    sample = resized(open_split(config, config.eval_split, 1)[0], config.short_side)
-    sides, stride = zip(sample[1].shape, config.window_for(shape), strict=True), config.stride_for(shape)
+def _windows(config: SweepConfig, shape: ModelShape) -> int:
+    data = config.data
+    sample = resized(open_checked(data, config.evaluation)[0], data.short_side)
+    sides, stride = zip(sample[1].shape, data.window_for(shape), strict=True), data.stride_for(shape)
     return math.prod(len(anchors(side, length, stride)) for side, length in sides)
 
 
