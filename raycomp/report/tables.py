@@ -158,7 +158,7 @@ def picked_table(rows: Sequence[Row], whole: Row | None, classes: Mapping[str, i
         lost = [] if whole is None else [100 * (row[name] - whole[name]) for name in _MIOUS]
         asked = [f"{row['class_iou'][index]:.3f}" for index in classes.values()]
         table.add_row(
-            row["recipe_id"], row["label"] or row["family"], f"{cost_of(row):.4f}", f"{cost_share(row):.1%}",
+            row["recipe_id"], row["label"] or row["family"], f"{cost_of(row):.4g}", f"{cost_share(row):.1%}",
             f"{100 * row['clean_miou']:.2f}", f"{100 * row['corrupted_miou']:.2f}",
             " / ".join(f"{points:+.1f}" for points in lost), *asked, style="bold" if row is rows[0] else "",
         )  # fmt: skip
