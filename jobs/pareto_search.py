@@ -126,7 +126,8 @@ def main(
     leaving = Thread(target=cluster.disconnect)
     leaving.start()
     share = config.search.budget
-    members, volume = final_front(outcome.rows, share), front_volume(outcome.rows, share)
+    members = final_front(outcome.rows, share)
+    volume = front_volume(members, outcome.rows)
     tracker.finish(members, outcome.finished, volume)  # first: a stopped Ray job has seconds to end
     for copy in copies[1:]:
         copy.close()

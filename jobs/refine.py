@@ -203,7 +203,7 @@ def rerank(store: Store, space: Path | None, split: str | None, results: str, tr
     page = there.folder / "report.html"
     write_page([found, Found(store.folder.name, before, rows)], page)
     there.finish()
-    tracker.finish(found.front, True, front_volume(outcome.rows, found.share))
+    tracker.finish(found.front, True, front_volume(found.front, outcome.rows))
     tracker.attach([page])
     say(f"rows:   {there.folder / 'trials'}/*.parquet\nreport: {page}")
     say(f"runs:   mlflow ui --backend-store-uri {without_password(uri)}")

@@ -57,8 +57,8 @@ def track_command(
     if backfill and missing:
         for row in rows:
             tracker.log(row)
-        share = config.search.budget
-        if not tracker.finish(final_front(rows, share), bool(completed(rows, "full")), front_volume(rows, share)):
+        members = final_front(rows, config.search.budget)
+        if not tracker.finish(members, bool(completed(rows, "full")), front_volume(members, rows)):
             raise UserError(problems[0])
     if as_json:
         added = len(missing) if backfill else 0

@@ -53,9 +53,8 @@ def final_front(rows: Sequence[Row], budget_share: float) -> list[Row]:
     return []
 
 
-def front_volume(rows: Sequence[Row], budget_share: float) -> float | None:
-    """Hypervolume of the final front; None before there are a front and a dense model beside it."""
-    members = final_front(rows, budget_share)
+def front_volume(members: Sequence[Row], rows: Sequence[Row]) -> float | None:
+    """Hypervolume of a sweep's final front; None before there are a front and a dense model beside it."""
     whole = dense_row(rows, members[0]["stage"]) if members else None
     return None if whole is None else hypervolume(members, cost(whole))
 

@@ -59,6 +59,7 @@ def plan(config: SweepConfig, proposer: Proposer) -> Plan:
     trained = (left + 1) * config.recovery.steps * config.train.batch * _TRAINED if trains else 0
     device, batch = default_device(), config.evaluation.batch
     shape, window = proposer.space.shape, proposer.space.image
+    windows = _windows(config, shape)
     dtype = getattr(torch, config.evaluation.dtype)
     model = Segmenter(shape, dense(shape)).eval().to(device, dtype)
     inputs = torch.randn(batch, 3, *window, device=device, dtype=dtype)
@@ -70,11 +71,11 @@ def plan(config: SweepConfig, proposer: Proposer) -> Plan:
         done=proposer.trials_done,
         full=full,
         images=images,
-        windows=(count := _windows(config, shape)),
+        windows=windows,
         trained=trained,
         pass_ms=1e3 * seconds,
         device=str(device),
-        hours=(images * count + trained) * seconds / 3600,
+        hours=(images * windows + trained) * seconds / 3600,
     )
 
 
