@@ -189,10 +189,13 @@ class Store:
 
 
 def _read(path: AnyPath) -> list[Row]:
-    try:
-        rows: list[Row] = pq.ParquetFile(pa.BufferReader(path.read_bytes())).read().to_pylist()
+    try:  # without threads: one that lets go of the file's bytes while Python ends aborts the process
+        table = pq.ParquetFile(pa.BufferReader(path.read_bytes())).read(use_threads=False)
     except (pa.ArrowInvalid, OSError) as error:
         raise UserError(f"{path}: not a readable Parquet file ({str(error).splitlines()[0]})") from None
+    if missing := {"stage", "recipe_id", "status"} - set(table.column_names):
+        raise UserError(f"{path}: no row of raycomp's, as it has no column {min(missing)!r}")
+    rows: list[Row] = table.to_pylist()
     return rows
 
 
