@@ -104,7 +104,7 @@ def main(
         interrupted(tracker, say)
     cluster.disconnect()
     written = write_page(folder, base, settings, measured, timings)
-    tracker.finish([], finished=True)
+    tracker.finish(None, finished=True)
     tracker.attach([folder / "sweep.yaml", *written])
     say(f"page:  {written[0]}\nrows:  {folder / 'trials'}/*.parquet")
     say(f"runs:  mlflow ui --backend-store-uri {without_password(uri)}")

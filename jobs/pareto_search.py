@@ -24,7 +24,14 @@ from raycomp.commands.inputs import shape_of
 from raycomp.errors import UserError
 from raycomp.recipe import dense
 from raycomp.report import tables
-from raycomp.report.compare import at_budgets, final_front, first_agreement, front_volume, stage_agreement
+from raycomp.report.compare import (
+    at_budgets,
+    final_front,
+    first_agreement,
+    front_volume,
+    refined_front,
+    stage_agreement,
+)
 from raycomp.results.mirror import Mirror
 from raycomp.results.row import Row
 from raycomp.results.store import Store, sweep_folder
@@ -118,7 +125,7 @@ def main(
         try:
             outcome = run_sweep(base, samples, store, proposer, on_row)
         except UserError:
-            tracker.finish([], finished=False)
+            tracker.finish(None, finished=False)
             raise
 
     if outcome.finished:
@@ -126,25 +133,26 @@ def main(
     leaving = Thread(target=cluster.disconnect)
     leaving.start()
     share = config.search.budget
-    members = final_front(outcome.rows, share)
-    volume = front_volume(members, outcome.rows)
-    tracker.finish(members, outcome.finished, volume)  # first: a stopped Ray job has seconds to end
+    rows = [*outcome.rows, *(row for row in rows if row["stage"] not in ("search", "full"))]  # refined ones stay
+    members = final_front(rows, share)
+    # First MLflow: a stopped Ray job has seconds to end.
+    tracker.finish([*members, *refined_front(rows)], outcome.finished, front_volume(members, rows))
     for copy in copies[1:]:
         copy.close()
-    found = Found(folder.name, config, outcome.rows)
+    found = Found(folder.name, config, rows)
     console.print(tables.front_table(found.comparisons))
-    console.print(tables.budget_table(at_budgets(outcome.rows, config.search.known, share)))
-    for objective, rho in first_agreement(outcome.rows).items():
+    console.print(tables.budget_table(at_budgets(rows, config.search.known, share)))
+    for objective, rho in first_agreement(rows).items():
         say(f"first images ranked {objective} like the whole search stage: Spearman {rho:.2f}")
-    if stopped := sum(row["status"] == "stopped" for row in outcome.rows):
+    if stopped := sum(row["status"] == "stopped" for row in rows):
         say(f"stopped after the first images, as they could not reach the front: {stopped} trials")
-    for objective, rho in stage_agreement(outcome.rows).items():
+    for objective, rho in stage_agreement(rows).items():
         say(f"search stage ranked {objective} like the full set: Spearman {rho:.2f}")
     page = folder / "report.html"
     write_page([found], page)
     picture, what = folder / "front.png", "latency" if timed else "GFLOPs"
     title = f"{config.name}: {proposer.trials_done} trials, budget {share:.0%} of the dense {what}"
-    plot_front(outcome.rows, share, title, picture)
+    plot_front(rows, share, title, picture)
     tracker.attach([folder / "sweep.yaml", picture, page])
     say(f"rows:   {folder / 'trials'}/*.parquet\nplot:   {picture}\nreport: {page}")
     say(f"runs:   mlflow ui --backend-store-uri {without_password(uri)}")

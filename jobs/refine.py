@@ -25,12 +25,11 @@ from raycomp.cli import guarded, interrupted
 from raycomp.commands.inputs import Results, numbers, parts, shape_of
 from raycomp.errors import UserError
 from raycomp.report import tables
-from raycomp.report.compare import agreement, dense_row, final_front, front_volume
+from raycomp.report.compare import agreement, dense_row, final_front, front_volume, refined_front
 from raycomp.results.row import Row, cost_share
-from raycomp.results.store import Store, completed, sweep_folder
+from raycomp.results.store import Store, sweep_folder
 from raycomp.results.tracking import Tracker, tracking_uri
 from raycomp.search import cluster
-from raycomp.search.pareto import front
 from raycomp.storage import without_password
 
 
@@ -72,7 +71,7 @@ def main(
     import ray
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from raycomp.refine.run import STAGE, refine, wanted_of
+    from raycomp.refine.run import refine, wanted_of
     from raycomp.refine.training import Shared
     from raycomp.report.plot import plot_front
     from raycomp.search.base import check_same, prepare_base
@@ -129,12 +128,16 @@ def main(
             refined = refine(shared, base, store, wanted, on_step, on_row)
         except KeyboardInterrupt:
             interrupted(tracker, say)
+        except UserError:
+            tracker.finish(None, finished=False)
+            raise
     cluster.disconnect()
     found = list({one.found["recipe_id"]: one.found for one in wanted}.values())
     console.print(tables.refined_table(found, refined, dense_row(rows, found[0]["stage"])))
     picture = folder / "refined.png"
-    plot_front([*rows, *refined], budget, f"{config.name}: front as found and refined", picture)
-    tracker.finish([*final_front(rows, budget), *front(completed(refined, STAGE))], finished=True)
+    rows = store.rows()
+    plot_front(rows, budget, f"{config.name}: front as found and refined", picture)
+    tracker.finish([*final_front(rows, budget), *refined_front(rows)], finished=True)
     tracker.attach([picture])
     say(f"models: {folder / 'refined'}/*.safetensors\nplot:   {picture}")
     say(f"runs:   mlflow ui --backend-store-uri {without_password(uri)}")
@@ -146,12 +149,12 @@ def rerank(store: Store, space: Path | None, split: str | None, results: str, tr
     console, rows, before = tables.console(), store.rows(), store.config()
     if not final_front(rows, before.search.budget):
         raise UserError(f"{store.folder}: the sweep has no measured recipe within its budget; finish it first")
-    from raycomp.refine.transfer import Given, limited, proposals, settings
+    from raycomp.refine.transfer import Given, proposals, settings
 
     config = settings(store.folder.name, before, None if space is None else configs.load(space), split)
     shape, window = shape_of(config, space or store.folder / "sweep.yaml")
     wanted = proposals(rows, before.search.budget, shape, window)
-    config = limited(config, shape, wanted)
+    config = config.changed("search", trials=len(wanted))
     there = Store(sweep_folder(results, config.name))
     there.check(config)
     cluster.connect()
@@ -182,16 +185,16 @@ def rerank(store: Store, space: Path | None, split: str | None, results: str, tr
         tracker.log(row)
     given, count = Given(wanted, done), len(wanted)
     where = f"{config.data.dataset} {config.data.eval_split}"
-    say(f"measuring {count - len(done)} of {count} recipes of {before.name} on {where}")
+    say(f"measuring {given.remaining} of {count} recipes of {before.name} on {where}")
 
     def on_row(row: Row) -> None:
         tracker.log(row)
-        say(f"recipe {len(given.rows)}/{count} measured: {_line(row)}")
+        say(f"recipe {count - given.remaining}/{count} measured: {_line(row)}")
 
     try:
         outcome = run_sweep(base, samples, there, given, on_row)
     except UserError:
-        tracker.finish([], finished=False)
+        tracker.finish(None, finished=False)
         raise
     if not outcome.finished:
         interrupted(tracker, say)

@@ -6,6 +6,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
+from pydantic import ValidationError
 
 from raycomp.commands import choose, deploy, inspect, manage
 from raycomp.errors import UserError
@@ -60,7 +61,7 @@ INTERRUPTED = 130
 def interrupted(tracker: "Tracker", say: Callable[[str], None]) -> NoReturn:
     """End a job that Ctrl-C or `ray job stop` met: what is measured stays, and the same command goes on."""
     say("interrupted: the same command goes on from here")
-    tracker.finish([], finished=False)
+    tracker.finish(None, finished=False)
     cluster.disconnect()
     sys.exit(INTERRUPTED)
 
@@ -70,13 +71,31 @@ def run() -> None:
     guarded(app)
 
 
+def _one_line(error: typer.TyperException) -> str:
+    """What typer found wrong with a command line: option, reason, value, and where to read on."""
+    said, context = error.format_message(), getattr(error, "ctx", None)
+    if isinstance(error.__cause__, ValidationError):
+        said += f", not {error.__cause__.errors()[0]['input']!r}"
+    return f"{said} (see {context.command_path} --help)" if said and context else said
+
+
 def guarded(command: Callable[..., None]) -> None:
-    """Run a typer app or a plain function; a UserError becomes one line and exit code 2."""
+    """Run a typer app or a plain function; bad input becomes one line and exit code 2."""
+    program = command if isinstance(command, typer.Typer) else typer.Typer(add_completion=False)
+    if program is not command:
+        program.command()(command)
     try:
-        command() if isinstance(command, typer.Typer) else typer.run(command)
+        code = program(standalone_mode=False)  # or typer would frame its own errors, without the value
+        sys.exit(code if isinstance(code, int) else 0)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except typer.TyperException as error:
+        if said := _one_line(error):  # of a command without arguments the help was shown
+            print(f"error: {said}", file=sys.stderr)
+        sys.exit(2)
+    except typer.Abort:  # Ctrl-C outside of what a job guards
+        sys.exit(INTERRUPTED)
     except BrokenPipeError:  # the reader of a pipe, `head` for example, has seen enough
         sys.stderr.close()
         sys.exit(1)

@@ -99,6 +99,8 @@ def load(path: Path, **search: object) -> SweepConfig:
         folder = path.parent if path.parent.is_dir() else Path()
         near = nearest(path.name, sorted(p.name for p in folder.glob("*.yaml")) or ["a search space file"])
         raise UserError(f"{path}: cannot read the search space ({error.strerror}); {near}") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: a search space is a YAML file, this is no text") from None
     try:
         raw = yaml.safe_load(text)
     except yaml.YAMLError as error:

@@ -64,7 +64,9 @@ class DataConfig(Section):
     classes: tuple[str, ...] | None = Field(default=None, min_length=2)
     """Of `folders`: names of the label values 0, 1, ...; 255 is not labelled. The other data sets know theirs."""
     train_split: str = "train"
+    """The split that models are trained and units are scored on."""
     eval_split: str = "val"
+    """The split that recipes are measured on."""
     short_side: int | None = Field(default=None, gt=0)
     """Evaluation images are resized, keeping their ratio, to this short side; pixels."""
     window: Size | None = None
@@ -91,9 +93,11 @@ class StageConfig(Section):
     """How much is measured: so many clean images, so many of every corrupted variant."""
 
     clean: int = Field(gt=0)
+    """Clean images."""
     corrupted: int = Field(gt=0)
     """Images of each (type, severity); different variants take different images."""
     severities: tuple[Annotated[int, Field(ge=1, le=5)], ...] = (1, 2, 3, 4, 5)
+    """Which severities are measured, 1 the mildest."""
 
 
 class EvaluationConfig(Section):
@@ -107,7 +111,9 @@ class EvaluationConfig(Section):
     full: StageConfig = StageConfig(clean=128, corrupted=16)
     """The dense model, the baselines and the front, at the end."""
     batch: int = Field(default=32, gt=0)
+    """Images of a forward pass; merging that adapts to the image is measured one by one."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Precision of the model while it is measured."""
     seed: int = 0
     """Seed of the corruptions."""
 
@@ -127,20 +133,28 @@ class WidthRange(Section):
     """Range of one width; the dense width is its upper end."""
 
     low: int = Field(gt=0)
+    """The narrowest width: the dense one minus a whole number of steps."""
     step: int = Field(default=8, gt=0)
+    """Distance between two widths."""
 
 
 class SpaceConfig(Section):
     """What may vary. A width left out keeps its dense value."""
 
     embed: WidthRange | None = None
+    """Embedding, the same in the whole model."""
     heads: WidthRange | None = None
+    """Attention heads of each block."""
     qk: WidthRange | None = None
+    """Queries and keys of each block, per head."""
     v: WidthRange | None = None
+    """Values of each block, per head."""
     mlp: WidthRange | None = None
+    """Hidden channels of each block's MLP."""
     merge_high: float = Field(default=0.5, ge=0, le=0.5)
     """Highest merge ratio of a block; 0 turns merging off."""
     merge_step: float = Field(default=1 / 64, gt=0, le=0.5)
+    """Distance between two merge ratios."""
 
 
 class SearchConfig(Section):
@@ -153,8 +167,11 @@ class SearchConfig(Section):
     latency_batch: int = Field(default=1, gt=0)
     """Images timed together."""
     trials: int = Field(default=60, gt=0)
+    """Recipes that the search measures, the known ones included; dense, and what the full set adds, do not count."""
     sampler: Literal["gp", "tpe", "nsga2", "random"] = "gp"
+    """What proposes recipes after the known ones: gp: Gaussian processes (BoTorch); tpe, nsga2: Optuna's."""
     seed: int = 0
+    """Seed of the proposals, and of a trial's fine-tuning."""
     workers: int | None = Field(default=None, gt=0)
     """Trials at a time; by default one a CPU, or as many as the GPUs hold."""
     gpus_per_trial: float | None = Field(default=None, ge=0)
@@ -173,44 +190,65 @@ class AugmentConfig(Section):
     """Training augmentation; the defaults are the paper's."""
 
     scale: tuple[float, float] = (0.5, 2.0)
+    """Images are resized by a random factor between these two."""
     flip: bool = True
+    """Half of the images are mirrored."""
     photometric: bool = True
+    """Brightness, contrast, saturation and hue are changed, each half of the time."""
 
 
 class TrainConfig(Section):
     """How the dense model is trained; the defaults are the paper's optimiser."""
 
     steps: int = Field(default=160_000, gt=0)
+    """Steps of the optimiser, one batch each."""
     batch: int = Field(default=8, gt=0)
+    """Images of a step; workers that train together share them evenly."""
     crop: Size | None = None
-    """By default the size the model is made for."""
+    """Height and width of what is cut from an image, pixels; by default the size the model is made for."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
+    """sgd: with momentum 0.9."""
     lr: float = Field(default=1e-3, gt=0)
+    """Highest learning rate, after the warm-up; from there it falls to `min_lr`."""
     min_lr: float = Field(default=1e-5, ge=0)
+    """Learning rate at the end."""
     weight_decay: float = Field(default=0.0, ge=0)
+    """Of matrices alone, not of biases, norms and embeddings."""
     warmup: int = Field(default=0, ge=0)
+    """Steps in which the learning rate rises to `lr`."""
     drop_path: float = Field(default=0.1, ge=0, lt=1)
+    """How often a residual branch of the last block is left out; none of the first, evenly more in between."""
     clip: float | None = Field(default=None, gt=0)
     """Largest norm of the gradient."""
     ema: float | None = Field(default=None, gt=0, lt=1)
     """Decay of the averaged weights that are kept in the end."""
     precision: Literal["float32", "bfloat16"] = "float32"
+    """bfloat16: forward passes under autocast; the weights stay float32."""
     images: int | None = Field(default=None, gt=0)
     """Size of the training split, for a data set that makes its own."""
     eval_images: int = Field(default=500, gt=0)
+    """Images of `data.eval_split` that the trained model is measured on, at most."""
     augment: AugmentConfig = AugmentConfig()
+    """How training images are varied."""
     workers: int = Field(default=0, ge=0)
+    """Processes that load images; 0: the training does it itself."""
     seed: int = 0
+    """Of new weights, batches and augmentation."""
 
 
 class NvitConfig(Section):
     """How NViT prunes: group sizes of the paper, rounds, and the latency term."""
 
     embed: int = Field(default=16, gt=0)
+    """Embedding channels that go together, as a group."""
     heads: int = Field(default=2, gt=0)
+    """The same of heads."""
     qk: int = Field(default=8, gt=0)
+    """The same of query and key channels."""
     v: int = Field(default=8, gt=0)
+    """The same of value channels."""
     mlp: int = Field(default=16, gt=0)
+    """The same of MLP channels."""
     least_heads: int = Field(default=1, gt=0)
     """Heads that every block keeps."""
     rounds: int = Field(default=8, gt=0)
@@ -222,13 +260,16 @@ class NvitConfig(Section):
     images: int = Field(default=64, gt=0)
     """Training images that saliency is averaged over."""
     batch: int = Field(default=8, gt=0)
+    """Images of a batch; saliency is the mean over batches."""
     dtype: Literal["float32", "bfloat16"] = "float32"
+    """Precision of the scoring."""
 
 
 class PolicyConfig(Section):
     """The policy network of CTS, which says where tokens may be shared; trained by `jobs/train.py --policy`."""
 
     kind: Literal["efficientnet_lite0", "small"] = "efficientnet_lite0"
+    """efficientnet_lite0: the paper's; small: a few convolutions."""
     checkpoint: str | None = None
     """Its weights: a file of ours (.safetensors), or `package:NAME`."""
     pretrained: bool = False
@@ -236,6 +277,7 @@ class PolicyConfig(Section):
     train: TrainConfig = TrainConfig(
         steps=20_000, optimizer="adamw", lr=1e-3, weight_decay=0.01, warmup=200, drop_path=0.0, clip=1.0
     )
+    """How it is trained. A file that gives this section starts from the defaults of `TrainConfig`, not from these."""
 
 
 class ElasticConfig(Section):
@@ -288,6 +330,7 @@ class RefineConfig(Section):
     distill: float = Field(default=1.0, ge=0)
     """Weight of the agreement with the dense model, beside the cross-entropy."""
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=(0,), min_length=1)
+    """A recipe is fine-tuned once with each."""
     workers: int | None = Field(default=None, gt=0)
     """Processes that train a recipe together; by default one a GPU, or one a CPU where there is none."""
     train: TrainConfig = TrainConfig()
@@ -300,8 +343,10 @@ class BenchmarkConfig(Section):
     methods: tuple[Literal["algm", "cts", "tome", "nvit", "nvit+tome"], ...] = (
         "algm", "cts", "tome", "nvit", "nvit+tome",
     )  # fmt: skip
+    """Which methods are compared."""
     speedups: tuple[Annotated[float, Field(gt=1)], ...] = Field(default=(1.4, 2.5, 3.7), min_length=1)
     """Dense GFLOPs over the recipe's: mild, moderate, aggressive."""
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=(0,), min_length=1)
     """Of the recovery, whose batches they draw."""
     recovery: FinetuneConfig = FinetuneConfig()
+    """Fine-tuning of every model, dense included."""

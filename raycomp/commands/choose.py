@@ -1,6 +1,9 @@
 """`raycomp pick | compare | report`: which recipe to take, and what a person looks at after a sweep."""
 
+import math
+import shlex
 import webbrowser
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +14,7 @@ from raycomp.commands.inputs import Json, Results, complete_sweep, print_json
 from raycomp.errors import UserError
 from raycomp.report import tables
 from raycomp.report.choose import Limits, choose
-from raycomp.report.compare import dense_row
+from raycomp.report.compare import at_budgets, dense_row
 from raycomp.results.row import class_names
 from raycomp.results.store import Store, sweep_folder
 from raycomp.sections import Share
@@ -36,6 +39,9 @@ def pick_command(
     as_json: Json = False,
 ) -> None:
     """The recipe to take: best mean of clean and corrupted mIoU within a cost, or the cheapest accurate enough."""
+    for option, value in (("gflops", max_gflops), ("drop", max_drop), ("corrupted-drop", max_corrupted_drop)):
+        if value is not None and not math.isfinite(value):
+            raise UserError(f"--max-{option} {value}: wanted is a number")
     classes = dict(_class_limit(text) for text in min_class_iou or [])
     limits = Limits(max_gflops, _share(max_share), max_drop, max_corrupted_drop, classes)
     if limits == Limits():
@@ -55,11 +61,11 @@ def pick_command(
     console.print(tables.picked_table(found[: 1 + _SHOWN], whole, {name: names.index(name) for name in classes}, order))
     if len(found) > 1 + _SHOWN:
         console.print(f"and {len(found) - 1 - _SHOWN} more")
-    console.print(
-        f"where its GFLOPs go:  raycomp explain {best['recipe_id'][:6]} --sweep {sweep}\n"
-        f"to use it:            raycomp export {best['recipe_id'][:6]} --sweep {sweep} --out models",
-        highlight=False,
-    )
+    named = f"{best['recipe_id'][:6]} --sweep {sweep}"
+    if results != "results":
+        named += f" --results {shlex.quote(results)}"
+    console.print(f"where its GFLOPs go:  raycomp explain {named}", highlight=False, soft_wrap=True)
+    console.print(f"to use it:            raycomp export {named} --out models", highlight=False, soft_wrap=True)
 
 
 def compare_command(sweeps: Sweeps, results: Results = "results", as_json: Json = False) -> None:
@@ -70,8 +76,11 @@ def compare_command(sweeps: Sweeps, results: Results = "results", as_json: Json 
 
     found = [Found.read(Store(sweep_folder(results, name))) for name in sweeps]
     if as_json:
+        shares = found[0].config.search.known
         print_json([{"sweep": one.name, "trials": len(one.trials), "hypervolume": one.hypervolume(),
-                     "front": one.front, "difference": difference(found[0], one)} for one in found])  # fmt: skip
+                     "stage": one.stage, "front": one.front, "difference": difference(found[0], one),
+                     "budgets": [asdict(at) for at in at_budgets(one.rows, shares, one.share)]}
+                    for one in found])  # fmt: skip
         return
     console = tables.console()
     console.print(tables.sweeps_table(found))

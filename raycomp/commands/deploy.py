@@ -117,8 +117,8 @@ def speed_command(
     batch: Annotated[str, typer.Option(help="Batch sizes.")] = "1,16",
     runtime: Annotated[str, typer.Option(help="Of torch, onnxruntime.")] = "torch,onnxruntime",
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
-    threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
-    rounds: Annotated[int, typer.Option(help="Runs that the medians are of.")] = 15,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
+    rounds: Annotated[int, typer.Option(min=1, help="Runs that the medians are of.")] = 15,
     device: Device = "cpu",
     plot: Annotated[Path | None, typer.Option(help="Where to draw speed against FLOPs saved, as PNG.")] = None,
     results: Results = "results",
@@ -134,6 +134,8 @@ def speed_command(
     from raycomp.memory import keep_freed_memory
 
     batches = [int(size) for size in numbers("--batch", batch, 1, 4096)]
+    if not batches:
+        raise UserError("--batch names no size; for example 1,16")
     torch.set_num_threads(threads)
     keep_freed_memory()
     loaded = {name: model for given in models for name, model in _models(given, results).items()}

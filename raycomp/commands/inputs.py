@@ -47,6 +47,8 @@ def parts(text: str) -> list[str]:
 def names(option: str, text: str, allowed: Sequence[str]) -> list[str]:
     """The parts of a comma-separated option, each one of those allowed."""
     found = parts(text)
+    if not found:
+        raise UserError(f"{option} names nothing; allowed: {', '.join(allowed)}")
     for name in found:
         if name not in allowed:
             raise UserError(f"{option} {name}: {nearest(name, allowed)}")
@@ -65,6 +67,14 @@ def numbers(option: str, text: str, low: float, high: float) -> list[float]:
             raise UserError(f"{option} {part}: allowed are numbers from {low:g} to {high:g}")
         numbers.append(value)
     return numbers
+
+
+def is_file(text: str) -> bool:
+    """Whether the text names a file; one that is too long to be a name does not."""
+    try:
+        return Path(text).is_file()
+    except OSError:
+        return False
 
 
 def device_of(name: str) -> "torch.device":
@@ -98,7 +108,7 @@ def read_recipe(path: Path) -> Recipe:
     """A recipe from a YAML or JSON file."""
     try:
         return Recipe.model_validate(yaml.safe_load(path.read_text()))
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"{path}: not readable as YAML ({str(error).splitlines()[0]})") from None
     except ValidationError as error:
         raise UserError(f"{path}: {configs.explain(error, Recipe)}") from None

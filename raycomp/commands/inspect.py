@@ -12,6 +12,7 @@ from raycomp.commands.inputs import (
     Results,
     Sweep,
     complete_sweep,
+    is_file,
     numbers,
     print_json,
     read_recipe,
@@ -22,8 +23,17 @@ from raycomp.errors import UserError
 from raycomp.flops import Profile, profile
 from raycomp.recipe import Cts, Recipe, ToMe, check_fits, constant_r, dense
 from raycomp.report import tables
-from raycomp.report.compare import at_budgets, compare, dense_row, stage_agreement
-from raycomp.results.store import Store, completed, sweep_folder
+from raycomp.report.compare import (
+    Comparison,
+    at_budgets,
+    compare,
+    dense_row,
+    final_stage,
+    first_agreement,
+    refined_rows,
+    stage_agreement,
+)
+from raycomp.results.store import Store, sweep_folder
 from raycomp.search.space import Space
 from raycomp.shape import ModelShape, Size
 from raycomp.storage import AnyPath
@@ -96,10 +106,19 @@ def front_command(
     settings, rows = store.config().search, store.rows()
     comparisons = compare(rows, settings.budget)
     budgets = at_budgets(rows, settings.known, settings.budget)
-    refined = completed(rows, "refined")
+    refined = refined_rows(rows)
     if as_json:
-        members = [{**c.row, "rcd": c.rcd, "trust": None if c.trust is None else asdict(c.trust)} for c in comparisons]
-        print_json({"front": members, "refined": refined, "agreement": stage_agreement(rows)})
+        print_json(
+            {
+                "stage": final_stage(rows),
+                "dense": dense_row(rows, final_stage(rows)),
+                "front": [{**c.row, **_beside(c)} for c in comparisons],
+                "budgets": [asdict(one) for one in budgets],
+                "refined": refined,
+                "agreement": stage_agreement(rows),
+                "first_agreement": first_agreement(rows),
+            }
+        )
         return
     console = tables.console()
     console.print(tables.front_table(comparisons))
@@ -110,6 +129,16 @@ def front_command(
         console.print(tables.refined_table(found, refined, dense_row(rows, "full")))
 
 
+def _beside(item: Comparison) -> dict[str, Any]:
+    """What a front member's row does not say; gains are mIoU, not points."""
+    return {
+        "rcd": item.rcd,
+        "trust": item.trust and asdict(item.trust),
+        "vs_dense": item.dense and asdict(item.dense),
+        "vs_baselines": {kind: gain and asdict(gain) for kind, gain in item.baselines.items()},
+    }
+
+
 def explain_command(
     recipe: Annotated[str, typer.Argument(help="Recipe id (a prefix will do) of a sweep, or a YAML or JSON file.")],
     space: Annotated[Path | None, typer.Option(help="Search space of a recipe file.")] = None,
@@ -118,7 +147,7 @@ def explain_command(
     as_json: Json = False,
 ) -> None:
     """Where a recipe spends its GFLOPs along the depth."""
-    if Path(recipe).is_file():
+    if is_file(recipe):
         if space is None:
             raise UserError(f"--space is missing: the recipe file {recipe} does not say which model it is for")
         where: AnyPath = space

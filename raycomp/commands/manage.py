@@ -8,9 +8,10 @@ import typer
 from raycomp.commands.inputs import Json, Results, complete_sweep, print_json
 from raycomp.errors import UserError
 from raycomp.report import tables
-from raycomp.report.compare import final_front, front_volume
-from raycomp.report.status import status_of
-from raycomp.results.store import Store, completed, sweep_folder
+from raycomp.report.compare import final_front, front_volume, refined_front
+from raycomp.report.status import Status, status_of
+from raycomp.results.row import class_names
+from raycomp.results.store import Store, sweep_folder
 from raycomp.storage import located, without_password
 
 
@@ -23,9 +24,15 @@ def status_command(
     names = [sweep] if sweep else sorted(path.parent.name for path in located(results).glob("*/sweep.yaml"))
     if not names:
         raise UserError(f"there is no sweep in {results}; jobs/pareto_search.py makes one")
-    found = sorted(
-        (status_of(Store(sweep_folder(results, name))) for name in names), key=lambda s: s.recency, reverse=True
-    )
+    found = list[Status]()
+    for name in names:
+        try:
+            found.append(status_of(Store(sweep_folder(results, name))))
+        except UserError as error:  # one that cannot be read does not hide the others
+            if sweep:
+                raise
+            tables.console(aside=True).print(f"left out: {error}", style="yellow", highlight=False, soft_wrap=True)
+    found.sort(key=lambda s: s.recency, reverse=True)
     if as_json:
         print_json([asdict(one) for one in found])
         return
@@ -42,23 +49,23 @@ def track_command(
     """Is every row of a sweep in MLflow? Where a server was down, --backfill completes it."""
     store = Store(sweep_folder(results, sweep))
     config, rows = store.config(), store.rows()
-    from raycomp.data.open import open_split
     from raycomp.results.tracking import Tracker, tracking_uri
 
     problems = list[str]()
     uri = tracking_uri(tracking, results)
-    classes = open_split(config.data, config.data.eval_split, 1).classes
-    tracker = Tracker(uri, store.folder, config, classes, problems.append)
+    tracker = Tracker(uri, store.folder, config, class_names(rows) if rows else [], problems.append)
     shown = without_password(uri)
     try:
         missing = tracker.missing(rows)
     except Exception as error:  # whatever a server or database answers
-        raise UserError(without_password(f"MLflow at {uri}: {str(error).splitlines()[0]}")) from None
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(without_password(f"MLflow at {uri}: {reason}")) from None
     if backfill and missing:
         for row in rows:
             tracker.log(row)
         members = final_front(rows, config.search.budget)
-        if not tracker.finish(members, bool(completed(rows, "full")), front_volume(members, rows)):
+        marked = [*members, *refined_front(rows)]
+        if not tracker.finish(marked, status_of(store).state == "finished", front_volume(members, rows)):
             raise UserError(problems[0])
     if as_json:
         added = len(missing) if backfill else 0

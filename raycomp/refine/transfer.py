@@ -16,21 +16,16 @@ from raycomp.shape import ModelShape, Size
 
 
 def settings(name: str, found: SweepConfig, space: SweepConfig | None, split: str | None) -> SweepConfig:
-    """The settings of the sweep of this name elsewhere: another space's, or its own with another split of the data."""
+    """The settings of the sweep of this name elsewhere: another space's, or its own with another split of the data.
+
+    The dense model is the only limit: what is within the sweep's own may cost another share there.
+    """
     parts = [name, "-".join(part for part in (space.name if space else "", split) if part)]
     config = (space or found).model_copy(update={"name": "-on-".join(parts)})
+    config = config.changed("search", budget=1.0, known=found.search.known)
     if split is not None:
         config = config.changed("data", eval_split=split)
     return config
-
-
-def limited(config: SweepConfig, shape: ModelShape, wanted: Sequence[Proposal]) -> SweepConfig:
-    """The settings with as many trials as recipes, and the costliest of them as the limit."""
-    window = config.data.window_for(shape)
-    costs = [gflops(shape, one.recipe, window) for one in wanted if one.origin != "reference"]
-    share = max(costs, default=0.0) / gflops(shape, dense(shape), window)
-    in_time = config.search.limit == "latency"  # whose shares nobody knows before they are measured
-    return config.changed("search", trials=len(wanted), budget=1.0 if in_time or not share else min(1.0, share))
 
 
 def proposals(rows: Sequence[Row], budget_share: float, shape: ModelShape, window: Size) -> list[Proposal]:
@@ -59,15 +54,21 @@ class Given:
     """Hands out recipes that were chosen before; in place of a search's proposer."""
 
     def __init__(self, wanted: Sequence[Proposal], rows: Sequence[Row]) -> None:
-        """`rows`: what is measured of them already."""
+        """`rows`: what is measured of them already; what failed is tried again."""
         self.rows = {(row["stage"], row["recipe_id"]): row for row in rows}
-        self._waiting = deque(proposal for proposal in wanted if proposal.key not in self.rows)
+        done = {key for key, row in self.rows.items() if row["status"] == "complete"}
+        self._waiting = deque(proposal for proposal in wanted if proposal.key not in done)
         self._open = set[tuple[str, str]]()
 
     @property
     def finished(self) -> bool:
         """True when everything is handed out and told."""
         return not self._waiting and not self._open
+
+    @property
+    def remaining(self) -> int:
+        """Recipes that are not measured yet."""
+        return len(self._waiting) + len(self._open)
 
     def next(self) -> Proposal | None:
         """The next proposal, or None where there is no more."""

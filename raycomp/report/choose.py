@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from raycomp.errors import UserError, nearest
-from raycomp.report.compare import dense_row
+from raycomp.report.compare import dense_row, final_stage
 from raycomp.results.row import Row, class_names, cost, cost_share, timed
 from raycomp.results.store import completed
 from raycomp.search.pareto import front
@@ -37,7 +37,7 @@ def choose(rows: Sequence[Row], limits: Limits) -> list[Row]:
     Raises:
         UserError: where no recipe keeps to them, naming the limit and what comes nearest.
     """
-    stage = "full" if any(row["origin"] != "reference" for row in completed(rows, "full")) else "search"
+    stage = final_stage(rows)
     left = completed(rows, stage)
     if not left:
         raise UserError("the sweep has no complete trial yet")

@@ -1,6 +1,6 @@
 """Compare a front with the dense model and with the uniform baselines at the same cost, GFLOPs or time."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,8 +10,11 @@ from raycomp.evaluate.robustness import relative_corruption_degradation
 from raycomp.report.trust import Trust, trust
 from raycomp.results.row import Row, cost, cost_share
 from raycomp.results.store import completed
+from raycomp.search.confirmed import confirmed
 from raycomp.search.known import BASELINES, kind_of
 from raycomp.search.pareto import front, hypervolume
+
+_MATCHED = 0.8  # of a limit that a baseline spends at least, or it says little of it
 
 
 @dataclass(frozen=True)
@@ -45,12 +48,32 @@ class AtBudget:
 
 
 def final_front(rows: Sequence[Row], budget_share: float) -> list[Row]:
-    """The front of the full stage within the budget; before there is one, of the search stage."""
-    for stage in ("full", "search"):
-        inside = [row for row in completed(rows, stage) if cost_share(row) <= budget_share]
-        if inside:
-            return front(inside)
-    return []
+    """The front of the full stage within the budget; until that is measured whole, of the search stage."""
+    measured = completed(rows, final_stage(rows))
+    return front([row for row in measured if row["origin"] != "reference" and cost_share(row) <= budget_share])
+
+
+def final_stage(rows: Sequence[Row]) -> str:
+    """The stage that a sweep is told by: full, once all that belongs there is measured; before that, search."""
+    there = {row["stage"] for row in rows if row["status"] == "complete" and row["origin"] != "reference"}
+    whole = sum(row["stage"] == "full" for row in rows) >= len(confirmed(rows))
+    return "full" if "full" in there and (whole or "search" not in there) else "search"
+
+
+def refined_rows(rows: Iterable[Row]) -> list[Row]:
+    """The complete rows of refined recipes: of each, those of its latest training, which may differ in their seeds."""
+    refined = [row for row in rows if row["stage"] == "refined"]
+    latest = {row["recipe_id"]: row["setting"] for row in sorted(refined, key=_began)}
+    return [row for row in completed(refined, "refined") if row["setting"] == latest[row["recipe_id"]]]
+
+
+def refined_front(rows: Iterable[Row]) -> list[Row]:
+    """Those of them that none other dominates."""
+    return front(refined_rows(rows))
+
+
+def _began(row: Row) -> float:
+    return row["started"].timestamp() if row.get("started") else 0.0
 
 
 def front_volume(members: Sequence[Row], rows: Sequence[Row]) -> float | None:
@@ -94,12 +117,17 @@ def at_budgets(rows: Sequence[Row], shares: Sequence[float], budget_share: float
     members = final_front(rows, budget_share)
     if not members:
         return []
-    measured = {(row["label"]): row for row in completed(rows, members[0]["stage"]) if row["label"]}
+    measured = {
+        (row["label"], share): row
+        for row in completed(rows, members[0]["stage"])
+        for share in shares
+        if row["label"] and _MATCHED * share <= cost_share(row) <= share * (1 + 1e-3)  # elsewhere it may cost another
+    }
     result = []
     for share in sorted(shares, reverse=True):
         affordable = [row for row in members if cost_share(row) <= share]
         best = max(affordable, key=lambda row: row["clean_miou"] + row["corrupted_miou"], default=None)
-        result.append(AtBudget(share, best, {kind: measured.get(f"{kind} {share:.0%}") for kind in BASELINES}))
+        result.append(AtBudget(share, best, {kind: measured.get((f"{kind} {share:.0%}", share)) for kind in BASELINES}))
     return result
 
 

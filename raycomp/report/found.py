@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from raycomp.config import SweepConfig
-from raycomp.report.compare import Comparison, compare, dense_row, final_front
+from raycomp.report.compare import Comparison, compare, dense_row, final_front, final_stage
 from raycomp.results.row import Row, cost
 from raycomp.results.store import Store, completed
 from raycomp.search.pareto import front, hypervolume
@@ -41,7 +41,7 @@ class Found:
     @cached_property
     def stage(self) -> str:
         """Of the front."""
-        return str(self.front[0]["stage"]) if self.front else "search"
+        return final_stage(self.rows)
 
     @cached_property
     def dense(self) -> Row | None:
@@ -61,17 +61,22 @@ class Found:
 
     @cached_property
     def hypervolumes(self) -> list[float]:
-        """After each trial, by the search stage; 1 would be a free model without errors. Only a front is carried on."""
+        """After each trial, by the search stage; 1 would be a free model without errors. Empty without a dense row.
+
+        Only a front is carried on.
+        """
         whole, members, volumes = dense_row(self.rows, "search"), list[Row](), list[float]()
+        if whole is None:
+            return []
         for row in self.trials:
             if row["status"] == "complete":
                 members = front([*members, row])
-            volumes.append(0.0 if whole is None else hypervolume(members, cost(whole)))
+            volumes.append(hypervolume(members, cost(whole)))
         return volumes
 
-    def hypervolume(self) -> float:
-        """After all trials."""
-        return self.hypervolumes[-1] if self.hypervolumes else 0.0
+    def hypervolume(self) -> float | None:
+        """After all trials; None without any, or without a dense model to relate costs to."""
+        return self.hypervolumes[-1] if self.hypervolumes else None
 
 
 def named(row: Row) -> str:
@@ -81,6 +86,8 @@ def named(row: Row) -> str:
 
 def difference(first: Found, other: Found) -> str:
     """Why accuracies of two sweeps are not of the same thing; empty where they are."""
+    if first.stage != other.stage:
+        return f"the {other.stage} stage in place of the {first.stage} one"
     for column, what in (("checkpoint", "other weights"), ("evalset", "other evaluation images")):
         marks = [{row.get(column) for row in completed(found.rows, found.stage)} for found in (first, other)]
         if all(marks) and marks[0] != marks[1]:

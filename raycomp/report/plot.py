@@ -11,7 +11,7 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
 from raycomp.files import written
-from raycomp.report.compare import baseline_curve, dense_row, final_front
+from raycomp.report.compare import baseline_curve, dense_row, final_front, refined_rows
 from raycomp.results.row import Row, cost, timed
 from raycomp.results.store import completed
 from raycomp.search.known import BASELINES
@@ -60,7 +60,7 @@ def _panel(axes: Axes, rows: Sequence[Row], budget_share: float, name: str) -> N
     if (whole := dense_row(rows, stage)) is not None:
         axes.scatter(*_xy([whole], name), marker="*", s=170, color="black", label="dense", zorder=4)
         axes.axhline(100 * whole[name], color="black", lw=0.7, ls=":", zorder=0)
-    if refined := completed(rows, "refined"):
+    if refined := refined_rows(rows):
         ids = sorted({row["recipe_id"] for row in refined}, key=lambda i: _mean(refined, i, cost))
         x, y = ([_mean(refined, i, value) for i in ids] for value in (cost, itemgetter(name)))
         axes.plot(x, [100 * v for v in y], color=_REFINED, marker="o", ms=6, lw=1.5, label="refined", zorder=5)

@@ -174,7 +174,11 @@ def sweeps_table(sweeps: "Sequence[Found]") -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     for found in sweeps:
         best = at_budgets(found.rows, shares, found.share)
-        counts = str(len(found.trials)), str(len(found.front)), f"{found.hypervolume():.4f}" if found.trials else ""
+        counts = (
+            str(len(found.trials)),
+            str(len(found.front)),
+            "" if (volume := found.hypervolume()) is None else f"{volume:.4f}",
+        )
         table.add_row(found.name, *counts, *(_both(at.best) for at in best))
     return table
 

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import yaml
 from pydantic import ValidationError
 
-from raycomp.config import NAME, SweepConfig
+from raycomp.config import NAME, SweepConfig, explain
 from raycomp.errors import UserError, nearest
 from raycomp.results.lock import Lock
 from raycomp.results.row import SCHEMA, Row, identity
@@ -176,7 +176,7 @@ class Store:
         """The configuration the sweep was started with.
 
         Raises:
-            UserError: when the folder holds no sweep.
+            UserError: when the folder holds no sweep, or its settings cannot be read.
         """
         path = self.folder / _CONFIG
         if not path.is_file():
@@ -184,8 +184,13 @@ class Store:
             there = sorted(p.parent.name for p in around.glob(f"*/{_CONFIG}")) if around.is_dir() else []
             hint = nearest(self.folder.name, there) if there else f"there is none in {around}"
             raise UserError(f"no sweep in {self.folder}; {hint}")
-        settings = yaml.safe_load(path.read_text())
-        return SweepConfig.model_validate({**settings, "name": self.folder.name})  # older ones have their space's name
+        try:
+            settings = yaml.safe_load(path.read_text())
+            return SweepConfig.model_validate({**settings, "name": self.folder.name})  # older ones: their space's name
+        except ValidationError as error:
+            raise UserError(f"{path}: {explain(error, SweepConfig)}") from None
+        except (TypeError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise UserError(f"{path}: not the settings of a sweep ({str(error).splitlines()[0]})") from None
 
 
 def _read(path: AnyPath) -> list[Row]:

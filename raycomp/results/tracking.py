@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _EXPERIMENT = "raycomp"
 _UNUSED = {"train", "elastic", "refine"}  # sections that measure nothing
 _KEY, _PARENT, _SWEEP, _PATH = "raycomp.row", "mlflow.parentRunId", "raycomp.sweep", "raycomp.folder"
+_STARTED = "raycomp.started"  # tells a row from one of before that it replaced, as of a recipe refined anew
 _KILLED = "KILLED"
 _BAND = 10  # width of a budget band, percent of the dense GFLOPs
 _SQLITE = "sqlite:///"
@@ -57,6 +58,8 @@ class _Child:
     run: str
     status: str
     """FINISHED, FAILED, or RUNNING where logging it was cut off."""
+    started: str
+    """When the row's trial began; empty where that is not known."""
 
 
 class Tracker(Mirror):
@@ -79,16 +82,18 @@ class Tracker(Mirror):
         """Mark the sweep as killed as soon as the rows before are logged; `finish` may never come."""
         self._put(_KILLED)
 
-    def finish(self, front: Iterable[Row], finished: bool, hypervolume: float | None = None) -> bool:
+    def finish(self, front: Iterable[Row] | None, finished: bool, hypervolume: float | None = None) -> bool:
         """Wait for the queue, mark the front and end the parent run; what was not finished counts as killed.
 
         Args:
+            front: None leaves the marks as they are.
             hypervolume: of the front as found, without refined rows; what sweeps are compared by.
 
         Returns:
             Whether everything is there.
         """
-        return self.close() and self.guarded(lambda: self._finish(list(front), finished, hypervolume))
+        done = self.close() and self.guarded(lambda: self._end("FINISHED" if finished else _KILLED))
+        return done and (front is None or self.guarded(lambda: self._mark(list(front), hypervolume)))
 
     def attach(self, artifacts: Iterable[AnyPath]) -> None:
         """Add files to the parent run, after `finish`."""
@@ -147,7 +152,9 @@ class Tracker(Mirror):
     def _is_logged(self, row: Row) -> bool:
         """Whether the row's run is complete; what failed may have been measured since, in a run of its own."""
         child, complete = self._children.get(identity(row)), row["status"] != "failed"
-        return child is not None and (child.status == "FINISHED" or (child.status == "FAILED" and not complete))
+        if child is None or child.started not in ("", _started(row)):
+            return False
+        return child.status == "FINISHED" or (child.status == "FAILED" and not complete)
 
     def _log(self, row: Row) -> None:
         assert self._client is not None
@@ -155,7 +162,7 @@ class Tracker(Mirror):
         before = self._children.get(key)
         cut_off = before is not None and before.status == "RUNNING"  # such a run is filled in
         run = before.run if before is not None and cut_off else self._create(row)
-        self._children[key] = _Child(run, "RUNNING")
+        self._children[key] = _Child(run, "RUNNING", _started(row))
         self._batch(run, params=_params(row), metrics=self._metrics(row))
         if self._inputs is not None and row.get("evalset") and row.get("checkpoint"):
             try:
@@ -168,14 +175,18 @@ class Tracker(Mirror):
             self._client.set_tag(run, "error", row["error"] or "")
         status = "FINISHED" if complete else "FAILED"
         self._client.set_terminated(run, status)
-        self._children[key] = _Child(run, status)
+        self._children[key] = _Child(run, status, _started(row))
+        if before is not None and before.status == "FINISHED":
+            self._client.delete_run(before.run)  # of the row that this one replaced
 
     def _runs(self) -> dict[str, _Child]:
         """The parent's children; of a row that failed and was measured again, the later."""
         found: dict[str, _Child] = {}
         for run in self._pages():
-            child, key = _Child(run.info.run_id, run.info.status), run.data.tags[_KEY]
-            if key not in found or child.status == "FINISHED":
+            child = _Child(run.info.run_id, run.info.status, run.data.tags.get(_STARTED, ""))
+            key, before = run.data.tags[_KEY], found.get(run.data.tags[_KEY])
+            rank = (child.status == "FINISHED", child.started)
+            if before is None or rank >= (before.status == "FINISHED", before.started):
                 found[key] = child
         return found
 
@@ -196,6 +207,7 @@ class Tracker(Mirror):
         tags = {
             _PARENT: self._parent,
             _KEY: identity(row),
+            _STARTED: _started(row),
             _SWEEP: row["sweep"],
             "stage": row["stage"],
             "status": row["status"],
@@ -237,9 +249,8 @@ class Tracker(Mirror):
         assert self._client is not None
         self._client.set_terminated(self._parent, status)
 
-    def _finish(self, front: list[Row], finished: bool, hypervolume: float | None) -> None:
+    def _mark(self, front: list[Row], hypervolume: float | None) -> None:
         assert self._client is not None
-        self._end("FINISHED" if finished else _KILLED)
         members = {self._children[key].run for row in front if (key := identity(row)) in self._children}
         before = {run.info.run_id for run in self._pages() if run.data.tags.get("on_front") == "true"}
         for run in members ^ before:  # a longer sweep may push a member off
@@ -252,6 +263,10 @@ class Tracker(Mirror):
             self._batch(self._parent, params={}, metrics=best)
         if front:
             self._client.set_tag(self._parent, "mlflow.note.content", _note(front))
+
+
+def _started(row: Row) -> str:
+    return row["started"].isoformat() if row.get("started") else ""
 
 
 def _note(front: Sequence[Row]) -> str:

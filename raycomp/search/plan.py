@@ -13,8 +13,9 @@ from raycomp.evaluate.speed import median_seconds
 from raycomp.models.segmenter import Segmenter
 from raycomp.recipe import dense
 from raycomp.search.base import default_device
+from raycomp.search.confirmed import CONFIRMED
 from raycomp.search.known import BASELINES
-from raycomp.search.proposer import CONFIRMED, Proposer
+from raycomp.search.proposer import Proposer
 from raycomp.sections import StageConfig
 from raycomp.shape import ModelShape
 

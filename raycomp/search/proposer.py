@@ -10,14 +10,11 @@ from raycomp.recipe import Recipe, dense
 from raycomp.results.row import Row
 from raycomp.results.store import completed
 from raycomp.search.asker import Asker
-from raycomp.search.known import BASELINES, kind_of, known
-from raycomp.search.pareto import most_useful
+from raycomp.search.confirmed import confirmed
+from raycomp.search.known import known
 from raycomp.search.proposal import Proposal
 from raycomp.search.space import Space
 from raycomp.sections import SearchConfig
-
-CONFIRMED = 12
-"""Members of the front that are measured on the full set."""
 
 
 class Proposer:
@@ -38,7 +35,8 @@ class Proposer:
         self._exhausted = False
         self._confirming = False
         for row in rows:
-            self._record(row)
+            if row["stage"] in ("search", "full"):  # others, as refined ones, were not proposed here
+                self._record(row)
         trials = [row for row in rows if _is_trial(row)]
         self._taken = {recipe_id for stage, recipe_id in self.rows if stage == "search"}
         self._asker = Asker(space, config, self.budget, trials, self._taken)
@@ -137,12 +135,7 @@ class Proposer:
         return self._full.popleft() if self._full else None
 
     def _full_proposals(self) -> list[Proposal]:
-        found = self.search_rows()
-        chosen = most_useful(found, CONFIRMED, self.dense_cost)
-        baselines = [row for row in found if kind_of(row["label"]) in BASELINES]
-        reference = self.rows.get(("search", self.dense.id))
-        unique = {row["recipe_id"]: row for row in [*([reference] if reference else []), *baselines, *chosen]}
-        slowest_first = sorted(unique.values(), key=lambda row: -row["gflops"])  # no worker waits long at the end
+        slowest_first = sorted(confirmed(self.rows.values()), key=lambda row: -row["gflops"])  # none waits at the end
         proposals = [
             Proposal(number, "full", row["origin"], row["label"], Recipe.model_validate_json(row["recipe_json"]))
             for number, row in enumerate(slowest_first)

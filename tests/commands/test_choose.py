@@ -89,7 +89,7 @@ def test_the_command_says_how_to_go_on(results, capsys):
     pick_command("tiny", max_share="50%", min_class_iou=["pole=0.1"], results=results)
     text = capsys.readouterr().out
     best = choose(ROWS, Limits(share=0.5, class_iou={"pole": 0.1}))[0]
-    assert f"raycomp export {best['recipe_id'][:6]} --sweep tiny --out models" in text
+    assert f"raycomp export {best['recipe_id'][:6]} --sweep tiny --results {results} --out models" in text
     pick_command("tiny", max_gflops=best["gflops"], results=results, as_json=True)
     told = json.loads(capsys.readouterr().out)
     assert told["recipe"]["gflops"] <= best["gflops"]
@@ -182,6 +182,8 @@ def test_a_sweep_measured_elsewhere_is_told_from_one_that_was_searched(tmp_path,
     full = [{**row, "evalset": "others"} for row in FULL]
     elsewhere = Found("there", found().config, full)
     assert difference(found(), elsewhere) == "other evaluation images"
+    unfinished = Found("searched", found().config, [row for row in ROWS if row["stage"] == "search"])
+    assert difference(found(), unfinished) == "the search stage in place of the full one"
     timed = elsewhere.config.changed("search", limit="latency")
     assert difference(elsewhere, Found("timed", timed, full)) == "another limit (GFLOPs, time)"
     store = Store(tmp_path / "there")

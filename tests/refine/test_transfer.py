@@ -6,9 +6,10 @@ from raycomp.config import SweepConfig
 from raycomp.errors import UserError
 from raycomp.flops import gflops
 from raycomp.recipe import dense
-from raycomp.refine.transfer import Given, limited, proposals, settings
-from raycomp.report.compare import agreement, final_front
+from raycomp.refine.transfer import Given, proposals, settings
+from raycomp.report.compare import agreement, at_budgets, final_front
 from raycomp.search.known import BASELINES
+from raycomp.search.pareto import front
 from tests.conftest import TINY
 from tests.report.test_page import found
 from tests.search.fakes import fake_row
@@ -33,16 +34,26 @@ def test_dense_baselines_and_front_each_once_and_costliest_first():
     assert {one.stage for one in chosen} == {"full"}
 
 
-def test_the_limit_there_is_what_the_costliest_recipe_costs_there():
+def test_all_are_within_the_limit_there_and_dense_is_no_member_of_the_front():
     """Attention is a larger share of larger images, so a recipe's share of the GFLOPs is another."""
-    config = limited(settings("tiny", SWEEP.config, None, "test"), LARGE, wanted(LARGE))
+    config = settings("tiny", SWEEP.config, None, "test")
     assert config.name == "tiny-on-test"
     assert config.data.eval_split == "test"
-    assert config.search.trials == len(wanted())
-    shares = [gflops(LARGE, one.recipe) / gflops(LARGE, dense(LARGE)) for one in wanted(LARGE)[1:]]
-    assert config.search.budget == max(shares)
     rows = [fake_row(LARGE, one) for one in wanted(LARGE)]
-    assert dense(LARGE).id not in {row["recipe_id"] for row in final_front(rows, config.search.budget)}
+    shares = {row["recipe_id"]: row["gflops_share"] for row in rows}
+    assert any(shares[row["recipe_id"]] > row["gflops_share"] for row in SWEEP.front), "such that it matters"
+    members = final_front(rows, config.search.budget)
+    assert {row["recipe_id"] for row in members} <= set(shares) - {dense(LARGE).id}
+    assert {row["recipe_id"] for row in members} == {row["recipe_id"] for row in front(rows[1:])}
+
+
+def test_a_baseline_that_costs_another_share_there_is_not_set_beside_that_share():
+    rows = [fake_row(TINY, one) for one in wanted()]
+    [at] = at_budgets(rows, [0.5], 1.0)
+    assert all(row["gflops_share"] <= 0.5005 for row in at.baselines.values() if row is not None)
+    assert any(row is not None for row in at.baselines.values())
+    dearer = [{**row, "gflops_share": 1.1 * row["gflops_share"]} for row in rows]
+    assert not any(at_budgets(dearer, [0.5], 1.1)[0].baselines.values())
 
 
 def test_another_space_gives_its_name_model_and_data():
@@ -62,9 +73,10 @@ def test_a_recipe_that_does_not_fit_is_refused_before_anything_runs():
         wanted(shallow)
 
 
-def test_what_is_measured_is_not_handed_out_again():
-    done = [fake_row(TINY, one) for one in wanted()[:3]]
+def test_what_is_measured_is_not_handed_out_again_and_what_failed_is():
+    done = [fake_row(TINY, one) for one in wanted()[:3]] + [fake_row(TINY, wanted()[3], "failed")]
     given, handed = Given(wanted(), done), []
+    assert given.remaining == len(wanted()) - 3
     while (proposal := given.next()) is not None:
         handed.append(proposal)
         assert not given.finished

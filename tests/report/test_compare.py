@@ -1,8 +1,18 @@
 """What the tables say, from rows made by hand."""
 
+from datetime import UTC, datetime
+
 import pytest
 
-from raycomp.report.compare import at_budgets, compare, final_front, stage_agreement
+from raycomp.report.compare import (
+    at_budgets,
+    compare,
+    final_front,
+    final_stage,
+    refined_front,
+    refined_rows,
+    stage_agreement,
+)
 from raycomp.report.plot import plot_front
 from raycomp.report.tables import budget_table, console, front_table
 from raycomp.results.row import Row
@@ -32,6 +42,35 @@ def test_front_is_of_the_full_stage_and_within_the_budget():
     assert [r["recipe_id"] for r in final_front(FULL + search, 0.6)] == ["t3", "a", "b"]
     assert [r["recipe_id"] for r in final_front(search, 0.6)] == ["s"]
     assert final_front([], 0.6) == []
+
+
+def test_a_full_stage_that_is_half_measured_does_not_stand_for_the_front():
+    """Which would be its costliest members alone, as they come first."""
+    search = [{**one, "stage": "search"} for one in FULL[:-1]]
+    costliest = [one for one in FULL if one["recipe_id"] in ("d", "b", "p5")]
+    assert final_stage(search + costliest) == "search"
+    assert [r["recipe_id"] for r in final_front(search + costliest, 0.6)] == ["t3", "a", "b"]
+    assert {r["stage"] for r in final_front(search + costliest, 0.6)} == {"search"}
+    assert {r["stage"] for r in final_front(search + FULL, 0.6)} == {"full"}
+    failed = [{**one, "status": "failed"} if one["recipe_id"] == "a" else one for one in FULL]
+    assert [r["recipe_id"] for r in final_front(search + failed, 0.6)] == ["t3", "b"]
+
+
+def test_a_recipe_that_was_refined_twice_is_told_by_its_latest_training():
+    def refined(recipe: str, setting: str, seed: int, day: int, clean: float) -> Row:
+        began = datetime(2026, 11, day, tzinfo=UTC)
+        return row(recipe, 0.5, clean, 0.5, stage="refined") | {"setting": setting, "seed": seed, "started": began}
+
+    rows = [
+        refined("a", "200 steps", 1, 1, 0.6),
+        refined("a", "2000 steps", 0, 2, 0.7),
+        refined("b", "200 steps", 0, 1, 0.5),
+    ]
+    assert [(r["recipe_id"], r["setting"]) for r in refined_rows([*FULL, *rows])] == [
+        ("a", "2000 steps"),
+        ("b", "200 steps"),
+    ]
+    assert [r["clean_miou"] for r in refined_front(rows)] == [0.7]
 
 
 def test_gains_against_dense_and_interpolated_baselines():

@@ -9,12 +9,8 @@ import pytest
 
 from raycomp.config import SweepConfig
 from raycomp.data.corruptions import VARIANTS
-from raycomp.recipe import BlockWidths, Recipe, ToMe, dense
-from raycomp.report.found import Found, difference
-from raycomp.report.html.figures import describe, front_figure
-from raycomp.report.html.importance import importance
+from raycomp.report.found import Found
 from raycomp.report.html.page import write_page
-from raycomp.report.html.recipe_figures import class_changes
 from raycomp.search.proposal import Proposal
 from raycomp.search.proposer import Proposer
 from tests.conftest import TINY
@@ -77,9 +73,9 @@ def browser():
         started.close()
 
 
-def opened(browser, path):
+def opened(browser, path, width=1280):
     """The page, and what it complains of or asks the network for."""
-    page, problems = browser.new_page(viewport={"width": 1280, "height": 900}), []
+    page, problems = browser.new_page(viewport={"width": width, "height": 900}), []
     page.on("console", lambda said: problems.append(said.text) if said.type in ("error", "warning") else None)
     page.on("pageerror", lambda error: problems.append(str(error)))
     page.on(
@@ -118,15 +114,98 @@ def test_a_browser_draws_sorts_and_links(browser, tmp_path):
     page.locator(f"tr[data-recipe='{chosen['recipe_id']}']").click()
     assert page.locator("#recipe select").input_value() == chosen["recipe_id"]
     assert f"export {chosen['recipe_id'][:6]} --sweep" in page.locator("#recipe-facts").inner_text()
-
-    place = page.locator("[data-figure=front]")
-    place.evaluate("(p, id) => p.emit('plotly_selected', {points: [{customdata: id}]})", chosen["recipe_id"])
-    assert page.locator("tr.unmarked").count() == len(sweep.front) - 1
-    marked = place.evaluate("p => p.data.map(t => (t.selectedpoints || []).length).reduce((a, b) => a + b)")
-    assert marked == 2  # the same recipe in both panels
-    place.evaluate("p => p.emit('plotly_deselect')")
-    assert page.locator("tr.unmarked").count() == 0
+    assert "Tokens left at the end\n9 (dense 9)" in page.locator("#recipe-facts").inner_text()
+    assert set(page.locator("#front-table tbody td:nth-child(11)").all_inner_texts()) == {"9"}
+    for key, row in zip(("Enter", " "), sweep.front[1:], strict=False):
+        page.locator(f"tr[data-recipe='{row['recipe_id']}']").press(key)
+        assert page.locator("tr[aria-selected=true]").get_attribute("data-recipe") == row["recipe_id"]
+    assert page.locator(".plot:not([role=img][aria-label])").count() == 0
     assert problems == []
+
+
+def test_each_drag_marks_recipes_in_both_panels_and_a_double_click_takes_the_marks_away(browser, tmp_path):
+    sweep = found()
+    write_page([sweep], tmp_path / "report.html")
+    page, problems = opened(browser, tmp_path / "report.html")
+    place = page.locator("[data-figure=front]")
+    place.scroll_into_view_if_needed()
+    for panel, left, right in (("xy", 0.02, 0.5), ("x2y2", 0.5, 0.98), ("xy", 0.3, 0.7)):
+        box = place.locator(f".draglayer .{panel} .nsewdrag").bounding_box()
+        x, y, width, height = (box[name] for name in ("x", "y", "width", "height"))
+        page.mouse.move(x + left * width, y + 1)
+        page.mouse.down()
+        page.mouse.move(x + right * width, y + height - 1, steps=5)
+        page.mouse.up()
+        page.wait_for_timeout(200)
+        marked = place.evaluate("p => p.data.map(t => (t.selectedpoints || []).map(i => t.customdata[i]).sort())")
+        assert any(marked), panel
+        assert [ids for ids in marked[::2] if ids] == [ids for ids in marked[1::2] if ids]  # a trace of each panel
+        shown = page.locator("#front-table tbody tr:not(.unmarked)").evaluate_all(
+            "all => all.map(r => r.dataset.recipe)"
+        )
+        assert set(shown) == {row["recipe_id"] for row in sweep.front} & {one for ids in marked for one in ids}
+        assert problems == []
+    page.mouse.dblclick(x + width / 2, y + height / 2)
+    page.wait_for_timeout(500)
+    assert page.locator("tr.unmarked").count() == 0
+    assert not any(place.evaluate("p => p.data.map(t => t.selectedpoints || null)"))
+    assert problems == []
+
+
+def test_unknown_cells_sort_last_in_both_directions(browser, tmp_path):
+    whole = found()
+    ids = [row["recipe_id"] for row in whole.front]
+    rows = [{**row, "throughput": None if row["recipe_id"] == ids[0] else row["gflops"]} for row in whole.rows]
+    write_page([Found("older", whole.config, rows)], tmp_path / "report.html")
+    page, problems = opened(browser, tmp_path / "report.html")
+    for _ in range(2):
+        page.locator("#front-table th button").get_by_text("images/s").click()
+        assert page.locator("#front-table tbody tr").last.get_attribute("data-recipe") == ids[0]
+    assert problems == []
+
+
+def test_a_limit_of_time_is_told_in_time(browser, tmp_path):
+    sweep, clock = found(), {"predicted_ms": 7.0, "predicted_share": 0.5}
+    rows = [{**row, **clock} for row in sweep.rows]
+    write_page([Found("timed", sweep.config, rows)], tmp_path / "report.html")
+    page, problems = opened(browser, tmp_path / "report.html")
+    assert page.locator("#front-table th").all_inner_texts()[2:5] == ["ms", "of dense", "GFLOPs"]
+    assert page.locator("#front-table tbody tr").first.locator("td").all_inner_texts()[2:4] == ["7", "50.0 %"]
+    assert "50.0 % of the predicted time" in page.locator(".cheapest").inner_text()
+    assert page.locator("#front-table button").get_by_text("of dense").get_attribute("title").endswith("predicted time")
+    assert problems == []
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_a_page_is_no_wider_than_its_window(browser, tmp_path, width):
+    sweep = found()
+    failed = {**sweep.rows[-1], "status": "failed", "error": "RuntimeError: " + "out_of_memory," * 65}
+    write_page([Found("tiny", sweep.config, [*sweep.rows, failed]), sweep], tmp_path / "report.html")
+    page, problems = opened(browser, tmp_path / "report.html", width)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert "out_of_memory" in page.locator("#search table").inner_text()
+    assert problems == []
+
+
+def test_what_rows_do_not_say_is_left_out(browser, tmp_path):
+    whole = found()
+    old = ("latency_ms", "throughput", "effective_rank", "params", "corrupted_by_variant", "class_iou")
+    first = whole.front[0]["recipe_id"]
+    rows = [{**row, **(dict.fromkeys(old) if row["recipe_id"] == first else {})} for row in whole.rows]
+    undone = [{**row, **dict.fromkeys(old)} if row["origin"] == "reference" else row for row in whole.rows]
+    alone = [row for row in whole.rows if row["origin"] != "reference"]
+    for name, kept in (("old recipe", rows), ("old dense", undone), ("no dense", alone)):
+        sweep = Found(name, whole.config, kept)
+        write_page([sweep, whole], tmp_path / "report.html")
+        page, problems = opened(browser, tmp_path / "report.html")
+        page.locator(f"tr[data-recipe='{first}']").click()
+        assert f"export {first[:6]}" in page.locator("#recipe-facts").inner_text(), name
+        assert page.locator("#recipe-depth .main-svg").first.is_visible()
+        assert not page.locator("#recipe-corruptions").is_visible()
+        assert not page.get_by_text("By class").is_visible()
+        assert "0.0000" not in page.locator("body").inner_text()
+        assert ("Hypervolume of the search" in page.locator("#search").inner_text()) == (name != "no dense")
+        assert problems == [], name
 
 
 def test_several_sweeps_are_compared_on_one_page(browser, tmp_path):
@@ -137,6 +216,8 @@ def test_several_sweeps_are_compared_on_one_page(browser, tmp_path):
     table = page.locator("#compare table").inner_text()
     assert f"{sweeps[1].hypervolume():.4f}" in table
     assert "other weights" in table
+    assert page.locator("#compare th:nth-child(2)").inner_text() == "stage"
+    assert page.locator("#compare td:nth-child(2)").all_inner_texts() == ["full", "full"]
     assert problems == []
 
 
@@ -149,59 +230,14 @@ def test_a_sweep_that_has_barely_begun_has_a_page_too(browser, tmp_path):
         assert problems == []
 
 
-def test_names_cannot_leave_the_data_they_are_in(tmp_path):
-    write_page([found()], tmp_path / "report.html")
+def test_names_cannot_leave_the_data_they_are_in(browser, tmp_path):
+    sweep = found(classes=["<!--<script>", *CLASSES[1:]])
+    write_page([sweep], tmp_path / "report.html")
+    page, problems = opened(browser, tmp_path / "report.html")
+    assert page.locator("#front-table tbody tr").count() == len(sweep.front)
+    assert page.locator("#recipe-classes .main-svg").count() > 0
+    assert problems == []
     text = (tmp_path / "report.html").read_text()
     assert "</script><b>" not in text
-    assert "<\\/script><b>sign" in text
+    assert "\\u003c/script>\\u003cb>sign" in text
     assert not re.search(r"<(script|link|img)[^>]+(src|href)=[\"']?(https?:)?//", text)
-
-
-def test_points_carry_recipes_and_pointers_tell_them():
-    sweep = found()
-    figure = front_figure(sweep)
-    front = next(trace for trace in figure.data if trace.name == "Pareto front")
-    assert list(front.customdata) == [row["recipe_id"] for row in sweep.front]
-    assert list(front.y) == pytest.approx([100 * row["clean_miou"] for row in sweep.front])
-    recipe = Recipe(
-        embed=24, blocks=(BlockWidths(heads=2, qk=8, v=8, mlp=80),) * 3, merge=ToMe(ratios=(0.5, 0.25, 0.0))
-    )
-    text = describe(measured(Proposal(1, "search", "proposed", "", recipe)))
-    assert "embedding 24; heads 2; MLP 80" in text
-    assert "merged 50 25 0 %" in text
-
-
-def test_the_papers_figures_stand_where_the_sweep_is_of_its_data_and_model():
-    sweep = found()
-    names = {trace.name for trace in front_figure(sweep).data}
-    assert not any(name.startswith("paper") for name in names)
-    config = sweep.config.changed("data", dataset="ade20k", root="data")
-    rows = [{**row, "gflops": row["gflops"] * 129.7 / sweep.dense["gflops"]} for row in sweep.rows]
-    names = {trace.name for trace in front_figure(Found("ade", config, rows)).data}
-    assert {"paper: dense", "paper: NViT+ToMe"} <= names
-
-
-def test_what_broke_is_told_worst_first_without_classes_that_do_not_occur():
-    whole = measured(Proposal(0, "search", "reference", "dense", dense(TINY)))
-    row = {**whole, "class_iou": [0.7, 0.1, float("nan"), 0.5]}
-    changes = class_changes(row, {**whole, "class_iou": [0.8, 0.4, 0.3, 0.5]})
-    assert [name for name, _ in changes] == ["pole", "sky", CLASSES[3]]
-    assert [change for _, change in changes] == pytest.approx([-30, -10, 0])
-
-
-def test_importance_finds_what_accuracy_depends_on():
-    sweep = found()
-    rows = []
-    for row in sweep.rows:
-        value = 0.8 - 0.5 * row["ratios"][0]
-        rows.append({**row, "clean_miou": value, "corrupted_miou": 0.5 - (32 - row["embed"]) / 100})
-    shares = importance(Found("known", sweep.config, rows))
-    assert max(shares["clean mIoU"], key=shares["clean mIoU"].get) == "merge_0"
-    assert max(shares["corrupted mIoU"], key=shares["corrupted mIoU"].get) == "embed"
-    assert sum(shares["clean mIoU"].values()) == pytest.approx(1)
-    assert importance(Found("few", sweep.config, rows[:12])) == {}
-
-
-def test_sweeps_of_other_images_are_told_apart():
-    assert difference(found(), found(seed=1)) == ""
-    assert difference(found(), found(evalset="c")) == "other evaluation images"

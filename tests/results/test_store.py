@@ -189,7 +189,7 @@ def test_a_row_whose_names_lead_out_of_the_folder_is_not_written(store):
 
 
 def test_reading_leaves_no_thread_that_python_could_not_end(store):
-    """An Arrow thread that lets go of a file's bytes while Python ends aborts the process: seen one time in hundreds."""
+    """An Arrow thread that lets go of a file's bytes while Python ends aborts the process."""
     store.write(ROW)
     script = (
         "import os, sys; from pathlib import Path; from raycomp.results.store import Store\n"

@@ -1,6 +1,7 @@
 """MLflow: a row becomes one child, once; a server that is down stops nothing."""
 
 import time
+from datetime import UTC, datetime
 
 import pytest
 from mlflow import MlflowClient
@@ -80,6 +81,28 @@ def test_runs_are_logged_once_and_filled_in_again(tmp_path):
     runs = client.search_runs([experiment], "metrics.clean_miou = 0.25")
     assert [run.info.status for run in runs] == ["FINISHED"]
     assert len(client.search_runs([experiment])) == 2 + len(ROWS)
+
+
+@pytest.mark.slow
+def test_a_recipe_that_is_refined_anew_replaces_its_run_and_marks_stay_where_none_are_given(tmp_path):
+    def track_one(row) -> list:
+        tracker = Tracker(default_uri(str(tmp_path)), tmp_path / "sweep", CONFIG, CLASSES, pytest.fail)
+        tracker.log(row)
+        assert tracker.finish([row], finished=True)
+        again = Tracker(default_uri(str(tmp_path)), tmp_path / "sweep", CONFIG, CLASSES, pytest.fail)
+        assert again.missing([row]) == []
+        again.log(row)
+        assert again.finish(None, finished=False)
+        return children(tmp_path)
+
+    row = ROWS[2] | {"stage": "refined", "seed": 0, "setting": "200 steps", "recovery_steps": 200}
+    first = row | {"started": datetime(2026, 11, 1, tzinfo=UTC)}
+    second = row | {"started": datetime(2026, 11, 2, tzinfo=UTC), "setting": "2000 steps", "recovery_steps": 2000}
+    assert [run.data.params["recovery_steps"] for run in track_one(first)] == ["200"]
+    [run] = track_one(second)
+    assert run.data.params["setting"] == "2000 steps"
+    assert run.data.tags["on_front"] == "true"
+    assert run.info.status == "FINISHED"
 
 
 @pytest.mark.slow

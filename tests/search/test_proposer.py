@@ -25,6 +25,7 @@ def drive(proposer: Proposer, stop_after: int | None = None) -> list[Proposal]:
     while (proposal := proposer.next()) is not None and (stop_after is None or len(done) < stop_after):
         proposer.tell(fake_row(TINY, proposal))
         done.append(proposal)
+    proposer._asker._thread.shutdown()  # an ask still made would share gpytorch's settings, global ones, with the next
     return done
 
 

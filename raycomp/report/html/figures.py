@@ -1,12 +1,12 @@
 """Interactive figures of a whole sweep. Points carry their recipe's id, so that the page can link them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import cycle, pairwise
 
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from raycomp.report.compare import baseline_curve
+from raycomp.report.compare import baseline_curve, refined_rows
 from raycomp.report.found import Found, named
 from raycomp.report.plot import axis_bottom
 from raycomp.report.published import DENSE, PUBLISHED
@@ -34,7 +34,7 @@ def front_figure(found: Found) -> go.Figure:
         curve = baseline_curve(found.rows, found.stage, kind)
         _points(figure, curve, kind, {"color": color, "size": 8, "symbol": symbol}, mode="lines+markers")
     _points(figure, found.front, "Pareto front", {"color": FRONT, "size": 11, "line": {"color": "white", "width": 1}})
-    _points(figure, completed(found.rows, "refined"), "refined", {"color": "#3a7d44", "size": 9, "symbol": "star"})
+    _points(figure, refined_rows(found.rows), "refined", {"color": "#3a7d44", "size": 9, "symbol": "star"})
     if found.dense is not None:
         _points(figure, [found.dense], "dense", {"color": INK, "size": 14, "symbol": "star"})
     _anchors(figure, found)
@@ -42,9 +42,9 @@ def front_figure(found: Found) -> go.Figure:
     for column, objective in enumerate(OBJECTIVES, 1):
         best = [100 * row[objective] for row in (*found.front, *([] if found.dense is None else [found.dense]))]
         if best:
-            figure.update_yaxes(
-                range=[axis_bottom(best), max(best) + 0.06 * (max(best) - axis_bottom(best))], col=column
-            )
+            bottom = axis_bottom(best)
+            top = max(max(trace.y) for trace in figure.select_traces(row=1, col=column))
+            figure.update_yaxes(range=[bottom, top + 0.06 * (top - bottom)], col=column)
     return figure.update_layout(dragmode="select", height=470)
 
 
@@ -80,10 +80,12 @@ def beside_paper_figure(found: Found) -> go.Figure:
 
 
 def history_figure(sweeps: Sequence[Found]) -> go.Figure:
-    """Hypervolume of the search stage after each trial."""
+    """Hypervolume of the search stage after each trial, of the sweeps that know theirs."""
     figure = go.Figure()
     for found, color in zip(sweeps, cycle((FRONT, *COLORS)), strict=False):
         volumes = found.hypervolumes
+        if not volumes:
+            continue
         known = sum(row["origin"] == "known" for row in found.trials)
         hover = [f"trial {row['number']}: {named(row)} {row['recipe_id']}, {row['status']}" for row in found.trials]
         x = [row["number"] for row in found.trials]
@@ -107,12 +109,17 @@ def history_figure(sweeps: Sequence[Found]) -> go.Figure:
 
 
 def fronts_figure(sweeps: Sequence[Found]) -> go.Figure:
-    """Fronts of several sweeps over each other."""
+    """Fronts of several sweeps over each other: by their cost where it is of one model and unit, else by its share."""
     figure = _panels(list(OBJECTIVES.values()))
+    members = [row for found in sweeps for row in found.front]
+    wholes = [cost(row) / cost_share(row) for row in members]
+    relative = len(set(map(timed, members))) > 1 or max(wholes, default=1.0) > 1.01 * min(wholes, default=1.0)
+    x: Callable[[Row], float] = (lambda row: 100 * cost_share(row)) if relative else cost
     for found, color, symbol in zip(sweeps, cycle((FRONT, *COLORS)), cycle(("circle", *_SYMBOLS)), strict=False):
-        _points(figure, found.front, found.name, {"color": color, "size": 9, "symbol": symbol}, mode="lines+markers")
-    in_time = any(timed(row) for found in sweeps for row in found.front)
-    figure.update_xaxes(title_text="predicted ms per batch" if in_time else "GFLOPs per image")
+        style = {"color": color, "size": 9, "symbol": symbol}
+        _points(figure, found.front, found.name, style, mode="lines+markers", x=x)
+    unit = "predicted ms per batch" if any(map(timed, members)) else "GFLOPs per image"
+    figure.update_xaxes(title_text="% of its own dense cost" if relative else unit)
     return figure.update_layout(height=430)
 
 
@@ -151,14 +158,19 @@ def _panels(titles: Sequence[str]) -> go.Figure:
 
 
 def _points(
-    figure: go.Figure, rows: Sequence[Row], name: str, marker: dict[str, object], mode: str = "markers"
+    figure: go.Figure,
+    rows: Sequence[Row],
+    name: str,
+    marker: dict[str, object],
+    mode: str = "markers",
+    x: Callable[[Row], float] = cost,
 ) -> None:
     if not rows:
         return
-    x, ids, hover = [cost(row) for row in rows], [row["recipe_id"] for row in rows], [describe(row) for row in rows]
+    costs, ids, hover = [x(row) for row in rows], [row["recipe_id"] for row in rows], [describe(row) for row in rows]
     for column, objective in enumerate(OBJECTIVES, 1):
         y = [100 * row[objective] for row in rows]
-        _add(figure, column, x=x, y=y, name=name, mode=mode, marker=marker, line={"width": 1.5}, customdata=ids,
+        _add(figure, column, x=costs, y=y, name=name, mode=mode, marker=marker, line={"width": 1.5}, customdata=ids,
              text=hover, hovertemplate="%{text}<extra></extra>")  # fmt: skip
 
 

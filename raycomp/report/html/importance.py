@@ -17,7 +17,8 @@ _KINDS = {"heads": "heads", "qk": "qk", "v": "v", "mlp": "mlp", "ratios": "merge
 
 
 def importance(found: Found) -> dict[str, dict[str, float]]:
-    """For either accuracy the share of its variance by dimension (`embed`, `mlp_3`); empty where trials are few.
+    """For either accuracy that varies the share of its variance by dimension (`embed`, `mlp_3`); empty where trials
+    are few.
 
     Hutter et al., "An Efficient Approach for Assessing Hyperparameter Importance", ICML 2014.
     """
@@ -30,6 +31,8 @@ def importance(found: Found) -> dict[str, dict[str, float]]:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     shares = {}
     for title, objective in _OBJECTIVES.items():
+        if len({row[objective] for row in rows}) == 1:  # fANOVA fails where there is no variance to share
+            continue
         study = optuna.create_study(direction="maximize")
         for row, one in zip(rows, params, strict=True):
             own = {name: one[name] for name in varied}

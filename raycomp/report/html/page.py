@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -23,20 +23,21 @@ from raycomp.report.html.recipe_figures import (
     depth_figure,
     importance_figure,
 )
-from raycomp.results.row import ended, timed
+from raycomp.results.row import Row, cost_share, ended, timed
 from raycomp.search.known import BASELINES
 from raycomp.storage import AnyPath
 
 _BROKEN = 3  # classes that are named as what broke, at most
 _HARM = 1.0  # points of IoU that a class lost at least to be named
+_LOSSES = (1, 2, 5)  # points of mIoU against dense that a reader may bear
 
 
 def write_page(sweeps: Sequence[Found], path: AnyPath) -> None:
     """Write the page: all about the first sweep; of the others, what compares them with it."""
     found = sweeps[0]
     figures = {"front": front_figure(found)}
-    if searched := [one for one in sweeps if one.trials]:
-        figures["history"] = history_figure(searched)
+    if any(one.hypervolumes for one in sweeps):
+        figures["history"] = history_figure(sweeps)
     if found.dense is not None:
         figures["paper"] = beside_paper_figure(found)
     if shares := importance(found):
@@ -53,11 +54,13 @@ def write_page(sweeps: Sequence[Found], path: AnyPath) -> None:
         "percent": lambda v: f"{100 * v:.2f}",
         "points": lambda v: f"{100 * v:+.1f}",
         "named": named,
+        "share": lambda row: f"{100 * cost_share(row):.1f} %",
     }
     page = environment.get_template("sweep.html").render(
         found=found,
         sweeps=sweeps,
         comparisons=comparisons,
+        cheapest=_cheapest(comparisons),
         in_time=any(map(timed, found.rows)),
         budgets=at_budgets(found.rows, found.config.search.known, found.share),
         baselines=BASELINES,
@@ -67,7 +70,7 @@ def write_page(sweeps: Sequence[Found], path: AnyPath) -> None:
         agreement={"first images and search stage": first_agreement(found.rows)}
         | {"search stage and full set": stage_agreement(found.rows)},
         comparable=[difference(found, other) for other in sweeps],
-        data=Markup(json.dumps(data).replace("</", "<\\/")),  # noqa: S704  JSON, and no tag can end in it
+        data=Markup(json.dumps(data).replace("<", "\\u003c")),  # noqa: S704  JSON, and no tag or comment can begin in it
         plotly=Markup(get_plotlyjs()),  # noqa: S704
         written=datetime.now(UTC),
     )
@@ -80,31 +83,61 @@ def _plain(figure: go.Figure) -> Any:
     return json.loads(figure.to_json())
 
 
+def _cheapest(comparisons: Sequence[Comparison]) -> list[tuple[int, Comparison | None]]:
+    """For each loss in points the cheapest member that loses no more, clean and corrupted; nothing without dense."""
+    known = [(item, min(item.dense.clean, item.dense.corrupted)) for item in comparisons if item.dense is not None]
+    found = [(loss, next((item for item, gain in known if gain >= -loss / 100), None)) for loss in _LOSSES]
+    return found if known else []
+
+
+def _rank(row: Row) -> str:
+    spread = row.get("effective_rank_std")
+    return f"{row['effective_rank']:.3f}" + ("" if spread is None else f" ± {spread:.3f}")
+
+
+# name, the column without which it is unknown, what it says of a row
+_FACTS: tuple[tuple[str, str, Callable[[Row], str]], ...] = (
+    ("Parameters", "params", lambda row: f"{row['params'] / 1e6:.3g} M"),
+    (
+        "Clean / corrupted mIoU",
+        "clean_miou",
+        lambda row: f"{100 * row['clean_miou']:.2f} / {100 * row['corrupted_miou']:.2f} %",
+    ),
+    ("Tokens left at the end", "tokens", lambda row: f"{row['tokens'][-1]}"),
+    ("Effective rank, of its most, ± standard deviation over images", "effective_rank", _rank),
+    ("Latency while other trials ran", "latency_ms", lambda row: f"{row['latency_ms']:.2f} ms at batch 1"),
+    (
+        "Throughput while other trials ran",
+        "throughput",
+        lambda row: f"{row['throughput']:.0f} images/s at batch {row['batch']}",
+    ),
+)
+
+
 def _recipe(item: Comparison, found: Found) -> dict[str, Any]:
-    """What the page shows of a recipe that is chosen."""
+    """What the page shows of a recipe that is chosen, as far as its row and the dense model's say."""
     row, dense = item.row, found.dense
-    if dense is None:
-        return {"facts": [], "figures": {}}
-    changes = class_changes(row, dense)
-    broke = [f"{name} {change:+.1f}" for name, change in changes[:_BROKEN] if change <= -_HARM]
-    times = [f"{row['latency_ms']:.2f} ms at batch 1 (dense {dense['latency_ms']:.2f})"]
-    times.append(f"{row['throughput']:.0f} images/s at batch {row['batch']} (dense {dense['throughput']:.0f})")
-    facts = {
-        "What broke": ", ".join(broke) or f"no class lost {_HARM:g} point",
-        "GFLOPs": f"{row['gflops']:.4g}, {row['gflops_share']:.1%} of dense",
-        "Parameters": f"{row['params'] / 1e6:.3g} M, {row['params'] / dense['params']:.1%} of dense",
-        "Clean / corrupted mIoU": f"{100 * row['clean_miou']:.2f} / {100 * row['corrupted_miou']:.2f} % "
-        f"(dense {100 * dense['clean_miou']:.2f} / {100 * dense['corrupted_miou']:.2f})",
-        "Effective rank, of its most": f"{row['effective_rank']:.3f} ± {row['effective_rank_std']:.3f} "
-        f"(dense {dense['effective_rank']:.3f})",
-        "Speed while other trials ran": "; ".join(times),
-        "Command": f"raycomp export {row['recipe_id'][:6]} --sweep {found.name} --out models",
-    }
+    facts, figures = {}, {}
+    if row.get("tokens"):
+        figures["depth"] = depth_figure(row, dense)
+    if dense is not None and row.get("class_iou") and dense.get("class_iou"):
+        changes = class_changes(row, dense)
+        broke = [f"{name} {change:+.1f}" for name, change in changes[:_BROKEN] if change <= -_HARM]
+        facts["What broke"] = ", ".join(broke) or f"no class lost {_HARM:g} point"
+        figures["classes"] = class_figure(row, dense)
+    if dense is not None and row.get("corrupted_by_variant") and dense.get("corrupted_by_variant"):
+        figures["corruptions"] = corruption_figure(row, dense)
+    if timed(row):
+        facts["Predicted time"] = f"{row['predicted_ms']:.3g} ms per batch, {row['predicted_share']:.1%} of dense"
+    facts["GFLOPs"] = f"{row['gflops']:.4g}, {row['gflops_share']:.1%} of dense"
+    for name, column, told in _FACTS:
+        if row.get(column) is not None:
+            facts[name] = told(row)
+            if dense is not None and dense.get(column) is not None:
+                facts[name] += f" (dense {told(dense)})"
     if item.rcd is not None:
         facts["Relative corruption degradation"] = f"{item.rcd:.3f} (below 1: degrades less than dense)"
-    figures = {"depth": depth_figure(row, dense), "classes": class_figure(row, dense)}
-    if row.get("corrupted_by_variant"):
-        figures["corruptions"] = corruption_figure(row, dense)
+    facts["Command"] = f"raycomp export {row['recipe_id'][:6]} --sweep {found.name} --out models"
     return {
         "facts": list(facts.items()),
         "figures": {name: _plain(figure) for name, figure in figures.items()},
@@ -113,8 +146,7 @@ def _recipe(item: Comparison, found: Found) -> dict[str, Any]:
 
 def _facts(found: Found) -> list[tuple[str, str]]:
     """The sweep in a few lines."""
-    config, trials = found.config, found.trials
-    statuses = Counter(row["status"] for row in trials)
+    config = found.config
     spent = {
         "building models": sum(row.get("seconds_build") or 0.0 for row in found.rows),
         "recovering accuracy": sum(row.get("seconds_recover") or 0.0 for row in found.rows),
@@ -126,12 +158,8 @@ def _facts(found: Found) -> list[tuple[str, str]]:
         ("Model", f"{config.model.elastic or config.model.checkpoint}"),
         ("Data", f"{config.data.dataset} {config.data.eval_split}"),
         ("Limit", f"{found.share:.0%} {unit}"),
-        (
-            "Trials",
-            ", ".join(f"{count} {status}" for status, count in statuses.items()) + f" of {config.search.trials}",
-        ),
-        ("Sampler, seed", f"{config.search.sampler}, {config.search.seed}"),
-        *([("Hypervolume of the search", f"{found.hypervolume():.4f}")] if found.trials else []),
+        *_origin(found),
+        *([("Hypervolume of the search", f"{found.hypervolumes[-1]:.4f}")] if found.hypervolumes else []),
         (
             "Time of all workers",
             f"{_time(whole)}: " + ", ".join(f"{_time(s)} {name}" for name, s in spent.items() if s),
@@ -143,6 +171,16 @@ def _facts(found: Found) -> list[tuple[str, str]]:
         span = _time((max(ends) - began).total_seconds())
         facts.append(("Begun, and first to last", f"{began:%Y-%m-%d %H:%M} UTC, {span}"))
     return facts
+
+
+def _origin(found: Found) -> list[tuple[str, str]]:
+    """Where the recipes are from: a search, or that of another sweep."""
+    search, statuses = found.config.search, Counter(row["status"] for row in found.trials)
+    elsewhere = {row["recipe_id"] for row in found.rows if row["origin"] != "reference"}
+    if elsewhere and not found.trials:
+        return [("Measured elsewhere", f"{len(elsewhere)} recipes of another sweep's search")]
+    counts = ", ".join(f"{count} {status}" for status, count in statuses.items()) or "none"
+    return [("Trials", f"{counts} of {search.trials}"), ("Sampler, seed", f"{search.sampler}, {search.seed}")]
 
 
 def _time(seconds: float) -> str:

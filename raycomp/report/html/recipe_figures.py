@@ -12,20 +12,24 @@ _WORSE = "#d1495b"
 _PARTS = (("tokens", "tokens"), ("heads", "heads"), ("qk", "QK width"), ("v", "V width"), ("mlp", "MLP width"))
 
 
-def depth_figure(row: Row, dense: Row) -> go.Figure:
-    """Tokens, widths and GFLOPs of each block, the dense model's behind them."""
-    parts = [(key, title) for key, title in _PARTS if key == "tokens" or row[key] != dense[key]]
-    parts.append(("gflops_blocks", "GFLOPs"))
+def depth_figure(row: Row, dense: Row | None) -> go.Figure:
+    """Tokens, widths and GFLOPs of each block, the dense model's behind them where it is known."""
+    whole = dense or {}
+    parts = [(key, title) for key, title in _PARTS if key == "tokens" or row[key] != whole.get(key)]
+    if row.get("gflops_blocks"):
+        parts.append(("gflops_blocks", "GFLOPs"))
     figure = styled(make_subplots(1, len(parts), subplot_titles=[title for _, title in parts], horizontal_spacing=0.04))
     for column, (key, title) in enumerate(parts, 1):
-        blocks = list(range(1, len(row[key]) + 1))
-        for values, color, name in ((dense[key], "#e4e4e4", "dense"), (row[key], FRONT, "recipe")):
+        blocks = list(range(len(row[key])))
+        for values, color, name in ((whole.get(key), "#e4e4e4", "dense"), (row[key], FRONT, "recipe")):
+            if not values:
+                continue
             text = f"block %{{x}}: %{{y:.4g}} {title}<extra>{name}</extra>"
             figure.add_bar(
                 x=blocks, y=values, marker={"color": color}, name=name, legendgroup=name, hovertemplate=text,
                 showlegend=column == 1, row=1, col=column,
             )  # fmt: skip
-    figure.update_xaxes(dtick=max(1, len(row["tokens"]) // 6), title_text="block")
+    figure.update_xaxes(dtick=max(1, len(row["tokens"]) // 6), tickangle=0, title_text="block")
     return figure.update_layout(barmode="overlay", bargap=0.15, height=260, legend={"y": -0.35})
 
 
@@ -89,7 +93,7 @@ def importance_figure(importance: dict[str, dict[str, float]]) -> go.Figure:
             else:
                 z[kinds.index(kind)] = value  # of all blocks
         figure.add_heatmap(
-            z=z, x=[str(block + 1) for block in range(depth)], y=kinds, zmin=0, zmax=most, showscale=column == 1,
+            z=z, x=[str(block) for block in range(depth)], y=kinds, zmin=0, zmax=most, showscale=column == 1,
             colorscale=[[0, "white"], [1, FRONT]], hovertemplate="%{y}, block %{x}: %{z:.0%}<extra></extra>",
             colorbar={"tickformat": ".0%"}, row=1, col=column,
         )  # fmt: skip

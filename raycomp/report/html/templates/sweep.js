@@ -4,6 +4,7 @@ const options = { responsive: true, displaylogo: false };
 const table = document.getElementById("front-table");
 const lines = () => [...table.querySelectorAll("tbody tr")];
 const choice = document.querySelector("#recipe select");
+let marking = false;
 
 function draw(place, figure) {
   Plotly.react(place, figure.data, figure.layout, options);
@@ -13,7 +14,7 @@ function choose(id) {
   const recipe = data.recipes[id];
   if (!recipe) return; // a trial that is not on the front
   choice.value = id;
-  lines().forEach((line) => line.classList.toggle("chosen", line.dataset.recipe === id));
+  lines().forEach((line) => line.setAttribute("aria-selected", line.dataset.recipe === id));
   document.getElementById("recipe-facts").replaceChildren(
     ...recipe.facts.flatMap(([name, text]) => {
       const [term, told] = [document.createElement("dt"), document.createElement("dd")];
@@ -22,17 +23,23 @@ function choose(id) {
       return [term, told];
     }),
   );
-  for (const [name, figure] of Object.entries(recipe.figures)) {
-    draw(document.getElementById(`recipe-${name}`), figure);
+  for (const place of document.querySelectorAll("#recipe .plot")) {
+    const figure = recipe.figures[place.id.replace("recipe-", "")];
+    place.closest(".part").hidden = !figure; // or the last recipe's would stay
+    if (figure) draw(place, figure);
   }
 }
 
-function mark(place, ids) {
+async function mark(place, ids) {
+  if (marking) return;
+  marking = true; // plotly tells of the box that goes as of a selection of nothing
   const chosen = place.data.map((trace) =>
     ids && trace.customdata ? trace.customdata.flatMap((id, i) => (ids.has(id) ? [i] : [])) : null,
   );
-  Plotly.restyle(place, { selectedpoints: chosen });
   lines().forEach((line) => line.classList.toggle("unmarked", Boolean(ids) && !ids.has(line.dataset.recipe)));
+  await Plotly.relayout(place, { selections: [] }); // a box that stays would select again at each restyle, without end
+  await Plotly.restyle(place, { selectedpoints: chosen });
+  marking = false;
 }
 
 function link(place) {
@@ -49,11 +56,13 @@ function sort(head) {
   const down = head.getAttribute("aria-sort") === "ascending";
   heads.forEach((other) => other.removeAttribute("aria-sort"));
   head.setAttribute("aria-sort", down ? "descending" : "ascending");
-  const cell = (line) => line.children[column].textContent.trim();
-  const compare = head.classList.contains("text")
-    ? (a, b) => cell(a).localeCompare(cell(b))
-    : (a, b) => (parseFloat(cell(a)) || 0) - (parseFloat(cell(b)) || 0);
-  table.tBodies[0].append(...lines().sort((a, b) => (down ? -1 : 1) * compare(a, b)));
+  const value = (line) => {
+    const text = line.children[column].textContent.trim();
+    return head.classList.contains("text") ? text : parseFloat(text);
+  };
+  const blank = (cell) => cell === "" || Number.isNaN(cell); // last in both directions
+  const compare = (a, b) => blank(a) - blank(b) || (down ? -1 : 1) * (a < b ? -1 : Number(a > b));
+  table.tBodies[0].append(...lines().sort((a, b) => compare(value(a), value(b))));
 }
 
 for (const place of document.querySelectorAll("[data-figure]")) draw(place, data.figures[place.dataset.figure]);
@@ -62,9 +71,14 @@ table.querySelectorAll("th").forEach((head) => head.querySelector("button").addE
 lines().forEach((line) => {
   line.addEventListener("click", () => choose(line.dataset.recipe));
   line.addEventListener("keydown", (event) => {
-    if (event.key === "Enter") choose(line.dataset.recipe);
+    if (event.key !== "Enter" && event.key !== " ") return;
+    event.preventDefault(); // Space scrolls
+    choose(line.dataset.recipe);
   });
 });
+document.querySelectorAll("a[data-recipe]").forEach((link) =>
+  link.addEventListener("click", () => choose(link.dataset.recipe)),
+);
 choice.addEventListener("change", () => choose(choice.value));
 const middle = choice.options[Math.floor(choice.options.length / 2)];
 if (middle) choose(middle.value);

@@ -1,0 +1,78 @@
+"""The command line as a shell sees it: bad input is one line that says what and where, with exit code 2."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from raycomp.results.store import Store
+from tests.results.test_store import CONFIG
+
+RAYCOMP = str(Path(sys.executable).with_name("raycomp"))
+
+
+def raycomp(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([RAYCOMP, *arguments], cwd=folder, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """With a sweep that is empty, one whose settings are broken, and one whose row is something else."""
+    folder = tmp_path_factory.mktemp("cli")
+    for name in ("empty", "broken", "unknown", "foreign"):
+        Store(folder / "results" / name).open(CONFIG)
+    (folder / "results/broken/sweep.yaml").write_text("name: [")
+    (folder / "results/unknown/sweep.yaml").write_text("serach: {}")
+    pq.write_table(pa.table({"a": [1]}), folder / "results/foreign/trials/search-a.parquet")
+    (folder / "binary.yaml").write_bytes(b"\xff\xfe\x00")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ("pick empty --max-gflops abc", "'--max-gflops': Input should be a valid number, unable to parse"),
+        ("pick empty --max-gflops abc", "not 'abc' (see raycomp pick --help)"),
+        ("pick empty --max-gflps 1", "No such option: --max-gflps (Possible options: --max-drop, --max-gflops"),
+        ("pick empty --max-drop nan", "--max-drop nan: wanted is a number"),
+        ("pick", "Missing argument 'sweep'. (see raycomp pick --help)"),
+        ("fronts", "No such command 'fronts'. Did you mean 'front'?"),
+        ("front emtpy", "no sweep in results/emtpy; did you mean 'empty'?"),
+        ("front broken", "results/broken/sweep.yaml: not the settings of a sweep"),
+        ("front unknown", "results/unknown/sweep.yaml: field 'model' is missing"),
+        ("front foreign", "search-a.parquet: no row of raycomp's, as it has no column 'recipe_id'"),
+        ("status broken", "results/broken/sweep.yaml: not the settings of a sweep"),
+        ("profile binary.yaml", "binary.yaml: a search space is a YAML file, this is no text"),
+        (f"explain {300 * 'a'} --sweep empty", f"no recipe '{300 * 'a'}'"),
+        ("export a --formats ,", "--formats names nothing; allowed: safetensors, onnx, pt2"),
+        ("speed a --threads 0", "'--threads': Input should be greater than or equal to 1, not '0'"),
+        ("speed a --batch ,", "--batch names no size; for example 1,16"),
+    ],
+)
+def test_bad_input_is_one_line(folder, arguments, told):
+    done = raycomp(folder, *arguments.split())
+    assert done.returncode == 2, done.stderr
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert told in done.stderr
+
+
+def test_a_sweep_that_cannot_be_read_hides_no_other(folder):
+    done = raycomp(folder, "status")
+    assert done.returncode == 0
+    assert "empty" in done.stdout
+    assert "left out: results/broken/sweep.yaml" in done.stderr
+
+
+def test_help_is_for_those_who_ask_and_for_those_who_say_nothing(folder):
+    asked = raycomp(folder, "--help")
+    assert (asked.returncode, asked.stderr) == (0, "")
+    assert "pick" in asked.stdout
+    silent = raycomp(folder)
+    assert silent.returncode == 2
+    assert "pick" in silent.stdout
+    assert silent.stderr == ""
