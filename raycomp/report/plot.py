@@ -53,7 +53,8 @@ def _panel(axes: Axes, rows: Sequence[Row], budget_share: float, name: str) -> N
     axes.scatter(*_xy(trials, name), s=12, color="0.75", label="trials (search stage: fewer images)", zorder=1)
     for kind in BASELINES:
         curve = baseline_curve(rows, stage, kind)
-        axes.plot(*_xy(curve, name), color=_COLORS[kind], marker=_MARKERS[kind], ms=5, lw=1.3, label=kind, zorder=2)
+        style = {"color": _COLORS[kind], "marker": _MARKERS[kind], "ms": 4, "lw": 1.2}
+        axes.plot(*_xy(curve, name), **style, label=kind, zorder=5)  # above the front, which may have the same recipe
     # The front has three objectives: its members need not rise along this one.
     axes.scatter(*_xy(members, name), s=46, color=_FRONT, edgecolor="white", label="Pareto front", zorder=4)
     axes.step(*_xy(_staircase(members, name), name), where="post", color=_FRONT, lw=1.5, zorder=3)
@@ -63,7 +64,7 @@ def _panel(axes: Axes, rows: Sequence[Row], budget_share: float, name: str) -> N
     if refined := refined_rows(rows):
         ids = sorted({row["recipe_id"] for row in refined}, key=lambda i: _mean(refined, i, cost))
         x, y = ([_mean(refined, i, value) for i in ids] for value in (cost, itemgetter(name)))
-        axes.plot(x, [100 * v for v in y], color=_REFINED, marker="o", ms=6, lw=1.5, label="refined", zorder=5)
+        axes.plot(x, [100 * v for v in y], color=_REFINED, marker="o", ms=6, lw=1.5, label="refined", zorder=6)
     best = [100 * row[name] for row in (*members, *([] if whole is None else [whole]))]
     axes.set_ylim(bottom=axis_bottom(best))
 
@@ -87,8 +88,8 @@ def plot_speed(speeds: "Sequence[Speed]", title: str, path: AnyPath) -> None:
 
 
 def axis_bottom(best: Sequence[float]) -> float:
-    """Where the axis begins: below the front by one and a half times its height; what falls off a cliff leaves it."""
-    return max(0.0, min(best) - 1.5 * (max(best) - min(best)) - 1) if best else 0.0
+    """Where the axis begins: a little below the front, so that near misses can be told apart; a cliff leaves it."""
+    return max(0.0, min(best) - 0.4 * (max(best) - min(best)) - 1) if best else 0.0
 
 
 def _mean(rows: Sequence[Row], recipe_id: str, value: Callable[[Row], float]) -> float:

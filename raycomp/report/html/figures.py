@@ -30,10 +30,10 @@ def front_figure(found: Found) -> go.Figure:
     for family, symbol in _FAMILIES.items():
         own = [row for row in rest if row["family"] == family]
         _points(figure, own, f"search stage: {family}", {"color": GREY, "size": 6, "symbol": symbol})
+    _points(figure, found.front, "Pareto front", {"color": FRONT, "size": 11, "line": {"color": "white", "width": 1}})
     for (kind, color), symbol in zip(zip(BASELINES, COLORS, strict=False), _SYMBOLS, strict=False):
         curve = baseline_curve(found.rows, found.stage, kind)
-        _points(figure, curve, kind, {"color": color, "size": 8, "symbol": symbol}, mode="lines+markers")
-    _points(figure, found.front, "Pareto front", {"color": FRONT, "size": 11, "line": {"color": "white", "width": 1}})
+        _points(figure, curve, kind, {"color": color, "size": 6, "symbol": symbol}, mode="lines+markers")
     _points(figure, refined_rows(found.rows), "refined", {"color": "#3a7d44", "size": 9, "symbol": "star"})
     if found.dense is not None:
         _points(figure, [found.dense], "dense", {"color": INK, "size": 14, "symbol": "star"})
