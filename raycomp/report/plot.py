@@ -53,8 +53,8 @@ def _panel(axes: Axes, rows: Sequence[Row], budget_share: float, name: str) -> N
     axes.scatter(*_xy(trials, name), s=12, color="0.75", label="trials (search stage: fewer images)", zorder=1)
     for kind in BASELINES:
         curve = baseline_curve(rows, stage, kind)
-        style = {"color": _COLORS[kind], "marker": _MARKERS[kind], "ms": 4, "lw": 1.2}
-        axes.plot(*_xy(curve, name), **style, label=kind, zorder=5)  # above the front, which may have the same recipe
+        # Above the front, which may have the same recipe.
+        axes.plot(*_xy(curve, name), color=_COLORS[kind], marker=_MARKERS[kind], ms=4, lw=1.2, label=kind, zorder=5)
     # The front has three objectives: its members need not rise along this one.
     axes.scatter(*_xy(members, name), s=46, color=_FRONT, edgecolor="white", label="Pareto front", zorder=4)
     axes.step(*_xy(_staircase(members, name), name), where="post", color=_FRONT, lw=1.5, zorder=3)
