@@ -160,7 +160,8 @@ class Tracker(Mirror):
         assert self._client is not None
         key, complete = identity(row), row["status"] != "failed"
         before = self._children.get(key)
-        cut_off = before is not None and before.status == "RUNNING"  # such a run is filled in
+        same = before is not None and before.started in ("", _started(row))
+        cut_off = before is not None and same and before.status == "RUNNING"  # such a run is filled in
         run = before.run if before is not None and cut_off else self._create(row)
         self._children[key] = _Child(run, "RUNNING", _started(row))
         self._batch(run, params=_params(row), metrics=self._metrics(row))
@@ -176,7 +177,7 @@ class Tracker(Mirror):
         status = "FINISHED" if complete else "FAILED"
         self._client.set_terminated(run, status)
         self._children[key] = _Child(run, status, _started(row))
-        if before is not None and before.status == "FINISHED":
+        if before is not None and not same and before.status != "FAILED":
             self._client.delete_run(before.run)  # of the row that this one replaced
 
     def _runs(self) -> dict[str, _Child]:
