@@ -9,7 +9,7 @@ Ctrl-C leaves a usable result; the same command goes on from it.
 import gc
 import os
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from threading import Thread
 from typing import Annotated
@@ -20,7 +20,7 @@ import typer
 
 from raycomp import config as configs
 from raycomp.cli import INTERRUPTED, guarded
-from raycomp.commands.inputs import shape_of
+from raycomp.commands.inputs import print_json, shape_of
 from raycomp.errors import UserError
 from raycomp.recipe import dense
 from raycomp.report import tables
@@ -57,8 +57,11 @@ def main(
     tracking: Annotated[str | None, typer.Option(help="MLflow tracking URI; by default SQLite in the results.")] = None,
     study: Annotated[str | None, typer.Option(help="Optuna's storage, for example postgresql://HOST/NAME.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run and what it takes.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="With --dry-run: as JSON.")] = False,
 ) -> None:
     """Search, print the front, draw it, and say how to open MLflow on it."""
+    if as_json and not dry_run:
+        raise UserError("--json goes with --dry-run; what a sweep found, raycomp front NAME --json tells")
     config = configs.load(space, budget=budget, limit=limit, trials=trials, seed=seed, workers=workers)
     config = config.changed("search", gpus_per_trial=gpus)
     console = tables.console()
@@ -66,7 +69,7 @@ def main(
     config = config.model_copy(update={"name": folder.name})  # by which rows, runs and studies are told apart
     store = Store(folder)
     if dry_run:
-        _say_plan(config, store, space)
+        _say_plan(config, store, space, as_json)
         return
     store.check(config)
     timed = config.search.limit == "latency"
@@ -163,7 +166,7 @@ def main(
         sys.exit(INTERRUPTED)
 
 
-def _say_plan(config: configs.SweepConfig, store: Store, space: Path) -> None:
+def _say_plan(config: configs.SweepConfig, store: Store, space: Path, as_json: bool) -> None:
     """What a sweep would run; nothing is written, and no cluster is asked."""
     shape, _ = shape_of(config, space)
     grid = _grid(config, shape)
@@ -176,7 +179,7 @@ def _say_plan(config: configs.SweepConfig, store: Store, space: Path) -> None:
     from raycomp.search.plan import plan
     from raycomp.search.proposer import Proposer
 
-    named, console = config.model.checkpoint, tables.console()
+    named, console = config.model.checkpoint, tables.console(aside=as_json)
     if named.startswith("package:") or Path(named).is_file():
         checkpoints.load(checkpoints.locate(named), shape)
     else:
@@ -184,7 +187,12 @@ def _say_plan(config: configs.SweepConfig, store: Store, space: Path) -> None:
             f"{named} is not there yet; jobs/train.py --out {named} makes it", style="yellow", highlight=False
         )
     rows = store.rows() if (store.folder / "sweep.yaml").is_file() else []
-    console.print(tables.plan_table(config, plan(config, Proposer(grid, search, rows)), limit, store))
+    planned = plan(config, Proposer(grid, search, rows))
+    if as_json:
+        allowed = {"limit": config.search.limit, "budget": config.search.budget, "gflops": None if in_time else limit}
+        print_json({"sweep": config.name, "trials": config.search.trials, **allowed, **asdict(planned)})
+        return
+    console.print(tables.plan_table(config, planned, limit, store))
 
 
 def _grid(config: configs.SweepConfig, shape: ModelShape) -> Space:

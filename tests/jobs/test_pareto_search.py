@@ -229,6 +229,20 @@ def test_malformed_yaml_names_the_place(place, text):
     assert len(done.stderr.strip().splitlines()) == 1
 
 
+def test_a_dry_run_says_what_it_would_take_and_leaves_nothing(place):
+    options = ("--name", "dry", "--dry-run")
+    done = run(place, *options, "--json")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert (told["sweep"], told["trials"], told["known"] + told["proposed"], told["budget"]) == ("dry", 14, 14, 0.8)
+    assert told["hours"] > 0
+    assert "14:" in run(place, *options).stdout
+    assert not (place / "results" / "dry").exists()
+    refused = run(place, "--name", "dry", "--json")
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+    assert "--json goes with --dry-run" in refused.stderr
+
+
 @pytest.mark.slow
 def test_front_and_explain_read_the_sweep(place):
     if not (place / "results" / "tiny").is_dir():
