@@ -9,6 +9,7 @@ import pytest
 
 from raycomp.config import SweepConfig
 from raycomp.data.corruptions import VARIANTS
+from raycomp.report.compare import agreement
 from raycomp.report.found import Found
 from raycomp.report.html.page import write_page
 from raycomp.search.proposal import Proposal
@@ -216,6 +217,8 @@ def test_several_sweeps_are_compared_on_one_page(browser, tmp_path):
     table = page.locator("#compare table").inner_text()
     assert f"{sweeps[1].hypervolume():.4f}" in table
     assert "other weights" in table
+    told = agreement(sweeps[0].rows, sweeps[1].rows)  # of the known recipes, which both have
+    assert f"{told['clean_miou']:.2f} / {told['corrupted_miou']:.2f}" in table
     assert page.locator("#compare th:nth-child(2)").inner_text() == "stage"
     assert page.locator("#compare td:nth-child(2)").all_inner_texts() == ["full", "full"]
     assert problems == []

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from raycomp.files import written
-from raycomp.report.compare import Comparison, at_budgets, first_agreement, stage_agreement
+from raycomp.report.compare import Comparison, agreement, at_budgets, first_agreement, stage_agreement
 from raycomp.report.found import Found, difference, named
 from raycomp.report.html.figures import beside_paper_figure, front_figure, fronts_figure, history_figure
 from raycomp.report.html.importance import importance
@@ -70,6 +70,7 @@ def write_page(sweeps: Sequence[Found], path: AnyPath) -> None:
         agreement={"first images and search stage": first_agreement(found.rows)}
         | {"search stage and full set": stage_agreement(found.rows)},
         comparable=[difference(found, other) for other in sweeps],
+        alike=[{}] + [agreement(found.rows, other.rows) for other in sweeps[1:]],
         data=Markup(json.dumps(data).replace("<", "\\u003c")),  # noqa: S704  JSON, and no tag or comment can begin in it
         plotly=Markup(get_plotlyjs()),  # noqa: S704
         written=datetime.now(UTC),
