@@ -8,6 +8,7 @@ Ctrl-C leaves a usable result; the same command goes on from it.
 
 import gc
 import os
+import shlex
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -76,6 +77,11 @@ def main(
     if (shape := config.model.shape) is not None and not timed:  # what cannot be met is told before anything is loaded
         grid = _grid(config, shape)
         grid.check_budget(config.search.budget * grid.cost(dense(shape)))
+    from raycomp.models import checkpoints
+
+    checkpoints.locate(config.model.checkpoint)
+    if config.model.elastic is not None:
+        checkpoints.locate(config.model.elastic, "model.elastic")
     cluster.connect()
     # Bad input is told before these are imported: torch alone takes seconds.
     from raycomp.report.found import Found
@@ -159,6 +165,8 @@ def main(
     tracker.attach([folder / "sweep.yaml", picture, page])
     say(f"rows:   {folder / 'trials'}/*.parquet\nplot:   {picture}\nreport: {page}")
     say(f"runs:   mlflow ui --backend-store-uri {without_password(uri)}")
+    elsewhere = "" if results == "results" else f" --results {shlex.quote(results)}"
+    say(f"next:   raycomp pick {folder.name} --max-drop 2{elsewhere}")
     leaving.join()
     gc.freeze()  # or Python spends seconds, at exit, freeing torch's modules one by one
     if not outcome.finished:

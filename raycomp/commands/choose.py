@@ -30,23 +30,30 @@ def pick_command(
     max_share: Annotated[
         str | None, typer.Option(help="Share of dense GFLOPs, or of time where it was limited: 40%.")
     ] = None,
-    max_drop: Annotated[float | None, typer.Option(help="Points of clean mIoU lost against dense, at most.")] = None,
-    max_corrupted_drop: Annotated[float | None, typer.Option(help="The same of corrupted mIoU.")] = None,
+    max_drop: Annotated[
+        float | None, typer.Option(help="Points of mIoU lost against dense, at most, clean and corrupted.")
+    ] = None,
+    max_clean_drop: Annotated[float | None, typer.Option(help="The same, of clean mIoU alone.")] = None,
+    max_corrupted_drop: Annotated[float | None, typer.Option(help="The same, of corrupted mIoU alone.")] = None,
     min_class_iou: Annotated[
-        list[str] | None, typer.Option(help="Least clean IoU of a class, for example pole=0.3; may be repeated.")
+        list[str] | None,
+        typer.Option(help="Least clean IoU of a class, pole=0.3; may be repeated. Looks beyond the front, too."),
     ] = None,
     results: Results = "results",
     as_json: Json = False,
 ) -> None:
     """The recipe to take: best mean of clean and corrupted mIoU within a cost, or the cheapest accurate enough."""
-    for option, value in (("gflops", max_gflops), ("drop", max_drop), ("corrupted-drop", max_corrupted_drop)):
+    drops = {"drop": max_drop, "clean-drop": max_clean_drop, "corrupted-drop": max_corrupted_drop}
+    for option, value in ({"gflops": max_gflops} | drops).items():
         if value is not None and not math.isfinite(value):
             raise UserError(f"--max-{option} {value}: wanted is a number")
     classes = dict(_class_limit(text) for text in min_class_iou or [])
-    limits = Limits(max_gflops, _share(max_share), max_drop, max_corrupted_drop, classes)
+    clean, corrupted = _least(max_drop, max_clean_drop), _least(max_drop, max_corrupted_drop)
+    limits = Limits(max_gflops, _share(max_share), clean, corrupted, classes)
     if limits == Limits():
         raise UserError(
-            "pick needs a limit: --max-gflops, --max-share, --max-drop, --max-corrupted-drop, --min-class-iou"
+            "pick needs a limit: --max-gflops, --max-share, --max-drop, --max-clean-drop, --max-corrupted-drop, "
+            "--min-class-iou"
         )
     store = Store(sweep_folder(results, sweep))
     store.config()  # which says where there is no such sweep
@@ -54,7 +61,7 @@ def pick_command(
     found = choose(rows, limits)
     best, whole = found[0], dense_row(rows, found[0]["stage"])
     if as_json:
-        print_json({"recipe": best, "others": [row["recipe_id"] for row in found[1:]]})
+        print_json({"recipe": best, "others": found[1:]})
         return
     console = tables.console()
     names, order = class_names(rows), "Best mean of clean and corrupted" if limits.of_cost else "Cheapest"
@@ -115,6 +122,11 @@ def report_command(
         webbrowser.open(path.resolve().as_uri())
 
 
+def _least(*limits: float | None) -> float | None:
+    """The strictest of those limits that there are."""
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
 def _class_limit(text: str) -> tuple[str, float]:
     """`pole=0.3` as a class and a number."""
     name, sign, value = text.rpartition("=")
@@ -134,4 +146,5 @@ def _share(text: str | None) -> float | None:
     try:
         return TypeAdapter(Share).validate_python(text)
     except ValidationError:
-        raise UserError(f"--max-share {text}: wanted is a share of the dense GFLOPs, as in 40%") from None
+        meant = f"did you mean {text}%?" if text.replace(".", "", 1).isdigit() else "as in 40%"
+        raise UserError(f"--max-share {text}: wanted is a share of the dense GFLOPs or time; {meant}") from None

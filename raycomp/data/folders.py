@@ -82,7 +82,8 @@ def matched(images: Sequence[Path], label_of: dict[str, Path], key: str, folder:
     for image in images:
         name = image.stem.removesuffix(key)
         if name not in label_of:
-            raise UserError(f"{image}: has no label file; {nearest(name, label_of)}")
+            alone = sum(one.stem.removesuffix(key) not in label_of for one in images)
+            raise UserError(f"{image}: has no label file ({alone} of {len(images)} images have none)")
         pairs.append((image, label_of[name]))
     return pairs
 
