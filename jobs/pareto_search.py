@@ -149,7 +149,7 @@ def main(
     for copy in copies[1:]:
         copy.close()
     found = Found(folder.name, config, rows)
-    console.print(tables.front_table(found.comparisons))
+    console.print(tables.front_table(found.comparisons, timed))
     console.print(tables.budget_table(at_budgets(rows, config.search.known, share)))
     for objective, rho in first_agreement(rows).items():
         say(f"first images ranked {objective} like the whole search stage: Spearman {rho:.2f}")

@@ -200,7 +200,7 @@ def rerank(store: Store, space: Path | None, split: str | None, results: str, tr
         interrupted(tracker, say)
     cluster.disconnect()
     found = Found(there.folder.name, config, outcome.rows)
-    console.print(tables.front_table(found.comparisons))
+    console.print(tables.front_table(found.comparisons, config.search.limit == "latency"))
     for objective, rho in agreement(rows, outcome.rows).items():
         say(f"{before.name} ranked {objective} as it is here: Spearman {rho:.2f}")
     page = there.folder / "report.html"

@@ -121,7 +121,7 @@ def front_command(
         )
         return
     console = tables.console()
-    console.print(tables.front_table(comparisons))
+    console.print(tables.front_table(comparisons, settings.limit == "latency"))
     console.print(tables.budget_table(budgets))
     if refined:
         ids = {row["recipe_id"] for row in refined}

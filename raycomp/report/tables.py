@@ -36,9 +36,12 @@ def console(aside: bool = False) -> Console:
     return terminal if terminal.is_terminal else Console(stderr=aside, width=_PLAIN_WIDTH)
 
 
-def front_table(comparisons: Sequence[Comparison]) -> Table:
-    """One line per front member; gains are clean / corrupted mIoU points."""
-    in_time = any(timed(item.row) for item in comparisons)
+def front_table(comparisons: Sequence[Comparison], in_time: bool) -> Table:
+    """One line per front member; gains are clean / corrupted mIoU points.
+
+    Args:
+        in_time: whether the sweep limits time, which an empty front does not tell.
+    """
     equal = "equal time" if in_time else "equal GFLOPs"
     title = f"Pareto front: mIoU in %; gains in points, clean / corrupted, over dense and uniform baselines at {equal}"
     table = Table(title=title, title_justify="left")
@@ -53,6 +56,8 @@ def front_table(comparisons: Sequence[Comparison]) -> Table:
         table.add_column("as good", no_wrap=True)
         table.caption = "±: 95 % over draws of the images; as good: a cheaper recipe that these cannot tell from it"
         table.caption_justify = "left"
+    if not comparisons:
+        table.caption, table.caption_justify = "no recipe within the limit is measured", "left"
     for item in comparisons:
         row = item.row
         table.add_row(

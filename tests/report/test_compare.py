@@ -73,6 +73,14 @@ def test_a_recipe_that_was_refined_twice_is_told_by_its_latest_training():
     assert [r["clean_miou"] for r in refined_front(rows)] == [0.7]
 
 
+def test_an_empty_front_is_said_to_be_empty():
+    out = console()
+    with out.capture() as captured:
+        out.print(front_table([], in_time=True))
+    assert "baselines at equal time" in captured.get()
+    assert "no recipe within the limit is measured" in captured.get()
+
+
 def test_gains_against_dense_and_interpolated_baselines():
     found = {c.row["recipe_id"]: c for c in compare(FULL, 0.6)}
     assert found["a"].dense.clean == pytest.approx(-0.10)
@@ -115,7 +123,7 @@ def test_stages_that_rank_alike_agree():
 
 def test_tables_and_plot_hold_every_front_member(tmp_path):
     with (out := console()).capture() as captured:
-        out.print(front_table(compare(FULL, 0.6)))
+        out.print(front_table(compare(FULL, 0.6), in_time=False))
         out.print(budget_table(at_budgets(FULL, (0.5, 0.3), 0.6)))
     text = captured.get()
     assert "+25.0 / +20.0" in text
