@@ -10,6 +10,7 @@ from raycomp.commands.inputs import complete_sweep
 from raycomp.commands.manage import status_command
 from raycomp.errors import UserError
 from raycomp.report.choose import Limits, choose
+from raycomp.report.compare import dense_row
 from raycomp.report.found import Found, difference
 from raycomp.report.status import status_of
 from raycomp.results.store import Store
@@ -83,6 +84,23 @@ def test_what_cannot_be_had_is_told_with_what_comes_nearest():
 def test_a_search_that_has_no_full_stage_yet_can_be_picked_from():
     rows = [row for row in ROWS if row["stage"] == "search"]
     assert choose(rows, Limits(share=0.5))[0]["stage"] == "search"
+
+
+def test_a_drop_is_of_both_accuracies_unless_one_is_named(results, capsys):
+    def picked(**limits) -> list[dict]:
+        pick_command("tiny", results=results, as_json=True, **limits)
+        told = json.loads(capsys.readouterr().out)
+        return [told["recipe"], *told["others"]]
+
+    def lost(row: dict, name: str) -> float:
+        return 100 * (dense_row(ROWS, "full")[name] - row[name])
+
+    cheapest = found().front[0]  # in these rows corruption costs a fifth more
+    most = (lost(cheapest, "clean_miou") + lost(cheapest, "corrupted_miou")) / 2
+    both, clean = picked(max_drop=most), picked(max_clean_drop=most)
+    assert all(max(lost(row, "clean_miou"), lost(row, "corrupted_miou")) <= most for row in both)
+    assert clean[0]["recipe_id"] == cheapest["recipe_id"] != both[0]["recipe_id"]
+    assert picked(max_drop=most, max_corrupted_drop=2 * most) == both, "the strictest holds"
 
 
 def test_the_command_says_how_to_go_on(results, capsys):
