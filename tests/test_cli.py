@@ -38,6 +38,7 @@ def folder(tmp_path_factory):
         ("pick empty --max-gflops abc", "not 'abc' (see raycomp pick --help)"),
         ("pick empty --max-gflps 1", "No such option: --max-gflps (Possible options: --max-drop, --max-gflops"),
         ("pick empty --max-drop nan", "--max-drop nan: wanted is a number"),
+        ("pick empty --max-share 30", "of the dense GFLOPs, as in 40%; did you mean 30%?"),
         ("pick", "Missing argument 'sweep'. (see raycomp pick --help)"),
         ("fronts", "No such command 'fronts'. Did you mean 'front'?"),
         ("front emtpy", "no sweep in results/emtpy; did you mean 'empty'?"),

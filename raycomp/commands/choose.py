@@ -146,5 +146,5 @@ def _share(text: str | None) -> float | None:
     try:
         return TypeAdapter(Share).validate_python(text)
     except ValidationError:
-        meant = f"did you mean {text}%?" if text.replace(".", "", 1).isdigit() else "as in 40%"
-        raise UserError(f"--max-share {text}: wanted is a share of the dense GFLOPs or time; {meant}") from None
+        meant = f"; did you mean {text}%?" if text.isdigit() else ""
+        raise UserError(f"--max-share {text}: wanted is a share of the dense GFLOPs, as in 40%{meant}") from None
