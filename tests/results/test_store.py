@@ -192,9 +192,11 @@ def test_reading_leaves_no_thread_that_python_could_not_end(store):
     """An Arrow thread that lets go of a file's bytes while Python ends aborts the process."""
     store.write(ROW)
     script = (
-        "import os, sys; from pathlib import Path; from raycomp.results.store import Store\n"
+        "import os, sys, time; from pathlib import Path; from raycomp.results.store import Store\n"
         "count = lambda: len(os.listdir('/proc/self/task'))\n"
-        "store = Store(Path(sys.argv[1])); before = count(); rows = store.rows(); print(len(rows), count() - before)"
+        "store = Store(Path(sys.argv[1])); before = count(); rows = store.rows(); deadline = time.monotonic() + 10\n"
+        "while count() > before and time.monotonic() < deadline: time.sleep(0.01)  # Python's own take a moment to go\n"
+        "print(len(rows), count() - before)"
     )
     done = subprocess.run([sys.executable, "-c", script, str(store.folder)], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["1", "0"]
