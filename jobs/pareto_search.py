@@ -8,7 +8,6 @@ Ctrl-C leaves a usable result; the same command goes on from it.
 
 import gc
 import os
-import shlex
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -21,7 +20,7 @@ import typer
 
 from raycomp import config as configs
 from raycomp.cli import INTERRUPTED, guarded
-from raycomp.commands.inputs import print_json, shape_of
+from raycomp.commands.inputs import print_json, results_option, shape_of
 from raycomp.errors import UserError
 from raycomp.recipe import dense
 from raycomp.report import tables
@@ -165,8 +164,7 @@ def main(
     tracker.attach([folder / "sweep.yaml", picture, page])
     say(f"rows:   {folder / 'trials'}/*.parquet\nplot:   {picture}\nreport: {page}")
     say(f"runs:   mlflow ui --backend-store-uri {without_password(uri)}")
-    elsewhere = "" if results == "results" else f" --results {shlex.quote(results)}"
-    say(f"next:   raycomp pick {folder.name} --max-drop 2{elsewhere}")
+    say(f"next:   raycomp pick {folder.name} --max-drop 2{results_option(results)}")
     leaving.join()
     gc.freeze()  # or Python spends seconds, at exit, freeing torch's modules one by one
     if not outcome.finished:

@@ -8,6 +8,11 @@ class UserError(Exception):
     """Bad input. Its text is one line; the command line prints it and exits with code 2."""
 
 
+def first_line(error: Exception) -> str:
+    """What an error of a library says, on one line; its kind where it says nothing."""
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
 def nearest(value: object, allowed: Iterable[object]) -> str:
     """Say which allowed value was probably meant, or list them all when none is close."""
     names = [str(a) for a in allowed]

@@ -1,7 +1,6 @@
 """`raycomp pick | compare | report`: which recipe to take, and what a person looks at after a sweep."""
 
 import math
-import shlex
 import webbrowser
 from dataclasses import asdict
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Annotated
 import typer
 from pydantic import TypeAdapter, ValidationError
 
-from raycomp.commands.inputs import Json, Results, complete_sweep, print_json
+from raycomp.commands.inputs import Json, Results, complete_sweep, print_json, results_option
 from raycomp.errors import UserError
 from raycomp.report import tables
 from raycomp.report.choose import Limits, choose
@@ -68,9 +67,7 @@ def pick_command(
     console.print(tables.picked_table(found[: 1 + _SHOWN], whole, {name: names.index(name) for name in classes}, order))
     if len(found) > 1 + _SHOWN:
         console.print(f"and {len(found) - 1 - _SHOWN} more")
-    named = f"{best['recipe_id'][:6]} --sweep {sweep}"
-    if results != "results":
-        named += f" --results {shlex.quote(results)}"
+    named = f"{best['recipe_id'][:6]} --sweep {sweep}{results_option(results)}"
     console.print(f"where its GFLOPs go:  raycomp explain {named}", highlight=False, soft_wrap=True)
     console.print(f"to use it:            raycomp export {named} --out models", highlight=False, soft_wrap=True)
 

@@ -1,6 +1,7 @@
 """What the commands share: finding recipes and shapes, reading options, printing JSON."""
 
 import json
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,11 @@ Sweep = Annotated[
     typer.Option(help="The sweep that a recipe is of, where several have it.", autocompletion=complete_sweep),
 ]
 Results = Annotated[str, typer.Option(help="Folder that holds the sweeps, or a URI: s3://bucket/results.")]
+
+
+def results_option(results: str) -> str:
+    """What a command that is suggested has to name, where the results are not in the folder that commands look in."""
+    return "" if results == "results" else f" --results {shlex.quote(results)}"
 
 
 def parts(text: str) -> list[str]:

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from raycomp.commands.inputs import Json, Results, complete_sweep, print_json
-from raycomp.errors import UserError
+from raycomp.errors import UserError, first_line
 from raycomp.report import tables
 from raycomp.report.compare import final_front, front_volume, refined_front
 from raycomp.report.status import Status, status_of
@@ -58,8 +58,7 @@ def track_command(
     try:
         missing = tracker.missing(rows)
     except Exception as error:  # whatever a server or database answers
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(without_password(f"MLflow at {uri}: {reason}")) from None
+        raise UserError(without_password(f"MLflow at {uri}: {first_line(error)}")) from None
     if backfill and missing:
         for row in rows:
             tracker.log(row)

@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
+from raycomp.errors import first_line
 from raycomp.results.row import Row
 from raycomp.storage import without_password
 
@@ -82,6 +83,5 @@ class Mirror:
         if self._told:
             return
         self._told = True
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        told = f"{self._name} at {self._where} failed ({reason}); it is tried again, and rows are safe. {self.advice}"
-        self._warn(without_password(told))
+        failed = f"{self._name} at {self._where} failed ({first_line(error)})"
+        self._warn(without_password(f"{failed}; it is tried again, and rows are safe. {self.advice}"))
