@@ -34,6 +34,7 @@ def main(
     space: Annotated[Path, typer.Option(help="Search space file.")] = _DEFAULT_SPACE,
     recovery: Annotated[int | None, typer.Option(help="Fine-tuning steps of every model; 0 measures as cut.")] = None,
     lr: Annotated[float | None, typer.Option(help="Highest learning rate of the fine-tuning.")] = None,
+    train_between: Annotated[int | None, typer.Option(help="Training steps after each round of NViT.")] = None,
     seeds: Annotated[str | None, typer.Option(help="Seeds of the fine-tuning, for example 0,1,2.")] = None,
     methods: Annotated[str | None, typer.Option(help="Of algm, cts, tome, nvit, nvit+tome.")] = None,
     speedups: Annotated[str | None, typer.Option(help="Dense GFLOPs over the recipe's, for example 1.4,2.5.")] = None,
@@ -48,7 +49,7 @@ def main(
     tracking: Annotated[str | None, typer.Option(help="MLflow tracking URI; by default SQLite in the results.")] = None,
 ) -> None:
     """Find every method's setting, measure all of them alike, and write tables and figures."""
-    config = _configured(space, recovery, lr, _list(seeds), _list(methods), _list(speedups))
+    config = _configured(space, recovery, lr, train_between, _list(seeds), _list(methods), _list(speedups))
     config = config.changed("data", root=data).changed("model", checkpoint=checkpoint)
     config = config.changed("policy", checkpoint=policy)
     console = tables.console()
@@ -74,12 +75,12 @@ def main(
     def say(line: str) -> None:
         console.print(line, highlight=False, soft_wrap=True)
 
-    base = prepare_base(config, say, with_policy="cts" in config.benchmark.methods)
+    base = prepare_base(config, say, "cts" in config.benchmark.methods, config.nvit.criterion)
     if front and (searched := front[0]["checkpoint"].split()[0]) != base.checkpoint:
         raise UserError(f"--sweep {sweep}: it searched checkpoint {searched}, here it is {base.checkpoint}")
     check_same(store.rows(), base, folder)
     store.open(config)
-    samples = preloaded(config, config.benchmark.recovery.steps, say)
+    samples = preloaded(config, max(config.benchmark.recovery.steps, config.nvit.training_steps), say)
     drawn = None if samples is None else ray.put(samples)
     shared = Shared(ray.put(base), drawn, folder.resolve(), config)
     uri = tracking_uri(tracking, results)
@@ -115,6 +116,7 @@ def _configured(
     space: Path,
     recovery: int | None,
     lr: float | None,
+    train_between: int | None,
     seeds: list[str] | None,
     methods: list[str] | None,
     speedups: list[str] | None,
@@ -123,6 +125,10 @@ def _configured(
     given = {"seeds": seeds, "methods": methods, "speedups": speedups}
     steps = {"steps": recovery, "lr": lr}
     wanted: dict[str, Any] = config.benchmark.recovery.model_dump() | {k: v for k, v in steps.items() if v is not None}
+    if train_between is not None:
+        config = config.changed(
+            "nvit", train_between={**config.nvit.train_between.model_dump(), "steps": train_between}
+        )
     return config.changed("benchmark", **given, recovery=wanted)
 
 

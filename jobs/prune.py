@@ -3,7 +3,8 @@
     python jobs/prune.py --space search_spaces/streetscenes_vit_micro.yaml --gflops 60% --out pruned.safetensors
     python jobs/prune.py --space search_spaces/streetscenes_vit_micro.yaml --latency 60% --out pruned.safetensors
 
-Writes the pruned model, not fine-tuned, and its recipe beside it (.yaml), for `raycomp explain`.
+NViT trains between its rounds; here `--train-between STEPS` says how long, and by default it does not. Writes the
+pruned model, not fine-tuned afterwards, and its recipe beside it (.yaml), for `raycomp explain`.
 """
 
 import os
@@ -28,6 +29,7 @@ def main(
     to_latency: Annotated[
         str | None, typer.Option("--latency", help="Target as a share of the dense model's time.")
     ] = None,
+    train_between: Annotated[int | None, typer.Option(help="Training steps after each round but the last.")] = None,
     weight: Annotated[float | None, typer.Option(help="eta: score per millisecond saved, the latency term.")] = None,
     data: Annotated[Path | None, typer.Option(help="Folder of the data set, in place of the file's.")] = None,
     checkpoint: Annotated[str | None, typer.Option(help="Dense checkpoint, in place of the file's.")] = None,
@@ -41,17 +43,26 @@ def main(
     share = config.search.budget
     config = config.changed("data", root=data).changed("model", checkpoint=checkpoint)
     config = config.changed("nvit", latency_weight=weight)
+    if train_between is not None:
+        config = config.changed(
+            "nvit", train_between={**config.nvit.train_between.model_dump(), "steps": train_between}
+        )
     import torch  # seconds, which bad input need not wait for
 
     from raycomp.compress.nvit import nvit
-    from raycomp.compress.prune import prune
     from raycomp.evaluate.latency_table import measure_latency
     from raycomp.memory import keep_freed_memory
     from raycomp.models import checkpoints
+    from raycomp.recover import retraining
     from raycomp.search.base import default_device, prepare_base, score
+    from raycomp.train import preloaded
 
     console, device = tables.console(), default_device()
-    base = prepare_base(config, lambda line: console.print(line, highlight=False))
+
+    def say(line: str) -> None:
+        console.print(line, highlight=False)
+
+    base = prepare_base(config, say, criterion=config.nvit.criterion)
     shape, image = base.shape, config.data.window_for(base.shape)
     table = None
     keep_freed_memory()
@@ -65,22 +76,22 @@ def main(
     found = nvit(
         base.model,
         base.saliency,
-        lambda small: score(small, config, device),
+        lambda small: score(small, config, device, config.nvit.criterion),
         share * cost(dense(shape)),
         cost,
         config.nvit,
         table.latency_ms if table is not None else None,
+        retraining(base, preloaded(config, config.nvit.training_steps, say), device),
     )
     if not found.reached:
         raise UserError(f"NViT cannot reach {share:.0%} of dense: the least is {found.cost / cost(dense(shape)):.0%}")
     facts = {"pruned_from": base.checkpoint, "target": f"{share:.1%} of dense {'latency' if to_latency else 'GFLOPs'}"}
-    checkpoints.save(prune(base.model, found.recipe, found.scores), out, facts)
-    out.with_suffix(".yaml").write_text(yaml.safe_dump(found.recipe.model_dump(mode="json"), sort_keys=False))
-    console.print(
-        tables.recipe_table(found.recipe, profile(shape, found.recipe, image), profile(shape, dense(shape), image))
-    )
+    recipe = found.model.recipe
+    checkpoints.save(found.model, out, facts)
+    out.with_suffix(".yaml").write_text(yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False))
+    console.print(tables.recipe_table(recipe, profile(shape, recipe, image), profile(shape, dense(shape), image)))
     if table is not None:
-        times = table.latency_ms(found.recipe), table.latency_ms(dense(shape))
+        times = table.latency_ms(recipe), table.latency_ms(dense(shape))
         console.print(f"by the table: {times[0]:.3g} of {times[1]:.3g} ms ({table.setting})", highlight=False)
     console.print(f"model:  {out}\nrecipe: {out.with_suffix('.yaml')}", highlight=False, soft_wrap=True)
 

@@ -171,7 +171,7 @@ def _train_elastic(job: _Job, start: Path, half: bool) -> _Made:
     settings, sweep, shape = job.sweep.elastic, job.sweep, job.shape
     teacher = checkpoints.load(start, shape).to(job.device)
     print(f"scoring prunable units on {sweep.nvit.images} training images", flush=True)
-    model = ordered(teacher, score(teacher, sweep, job.device))
+    model = ordered(teacher, score(teacher, sweep, job.device, sweep.search.criterion))
     teacher.requires_grad_(False)
     space = Space(shape, sweep.space, sweep.data.window_for(shape))
     least = settings.least * space.gflops({})

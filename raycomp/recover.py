@@ -82,11 +82,21 @@ def finetuned(
     seed: int,
     samples: Samples | None,
     device: torch.device,
-    state: AnyPath,
+    state: AnyPath | None,
 ) -> Segmenter:
     """Fine-tune a copy of a cut model; every model gets the same steps, schedule and batches of a seed."""
     config = schedule(base.config.train, settings, seed)
     return trained_on(base, model, config, settings.distill, samples, device, state, lambda _: None)
+
+
+def retraining(
+    base: Base, samples: Samples | None, device: torch.device
+) -> Callable[[Segmenter, int], Segmenter] | None:
+    """How NViT trains a pruned model after a round, with batches of the round's own; None where it does not."""
+    settings = base.config.nvit.train_between
+    if not settings.steps:
+        return None
+    return lambda model, round_: finetuned(base, model, settings, round_, samples, device, None).cpu()
 
 
 def trained_on(
@@ -96,11 +106,12 @@ def trained_on(
     distill: float,
     samples: Samples | None,
     device: torch.device,
-    state: AnyPath,
+    state: AnyPath | None,
     report: Callable[[Standing], None],
 ) -> Segmenter:
     """Train a copy of a cut model, with the dense model as teacher where `distill` is not 0; see `train`."""
-    state.parent.mkdir(parents=True, exist_ok=True)
+    if state is not None:
+        state.parent.mkdir(parents=True, exist_ok=True)
     data = base.config.data
     images = samples if samples is not None else open_split(data, data.train_split, config.images or 0)
     own = deepcopy(model).requires_grad_(True)  # the weights that nothing cut are the dense model's own

@@ -25,6 +25,9 @@ def _share(value: object) -> object:
 
 Share = Annotated[float, BeforeValidator(_share)]
 
+Criterion = Literal["nvit", "taylor"]
+"""How prunable units are scored; `raycomp.compress.saliency` defines both."""
+
 
 class ModelConfig(Section):
     """Which dense model is compressed."""
@@ -170,6 +173,8 @@ class SearchConfig(Section):
     """Recipes that the search measures, the known ones included; dense, and what the full set adds, do not count."""
     sampler: Literal["gp", "tpe", "nsga2", "random"] = "gp"
     """What proposes recipes after the known ones: gp: Gaussian processes (BoTorch); tpe, nsga2: Optuna's."""
+    criterion: Criterion = "taylor"
+    """The score that decides which units a trial keeps, and their order in an elastic model."""
     seed: int = 0
     """Seed of the proposals, and of a trial's fine-tuning."""
     workers: int | None = Field(default=None, gt=0)
@@ -236,6 +241,17 @@ class TrainConfig(Section):
     """Of new weights, batches and augmentation."""
 
 
+class FinetuneConfig(Section):
+    """Fine-tuning of a compressed model, with the optimiser, batch, crop and augmentation of the `train` section."""
+
+    steps: int = Field(default=0, ge=0)
+    """0 measures the model as cut."""
+    lr: float | None = Field(default=None, gt=0)
+    """Highest learning rate; by default `train.lr`."""
+    distill: float = Field(default=0.0, ge=0)
+    """Weight of the agreement with the dense model, beside the cross-entropy."""
+
+
 class NvitConfig(Section):
     """How NViT prunes: group sizes of the paper, rounds, and the latency term."""
 
@@ -251,8 +267,15 @@ class NvitConfig(Section):
     """The same of MLP channels."""
     least_heads: int = Field(default=1, gt=0)
     """Heads that every block keeps."""
+    criterion: Criterion = "nvit"
+    """The score of a unit, for `jobs/prune.py` and `jobs/benchmark.py`; sweeps have `search.criterion`."""
     rounds: int = Field(default=8, gt=0)
-    """How often the smaller model is scored anew."""
+    """Rounds of pruning; the smaller model is scored anew before each but the first."""
+    momentum: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the earlier scores in those of a round. NViT's 0.9 is for its 1,200 rounds: with 8, the scores of
+    the dense model would decide nearly alone."""
+    train_between: FinetuneConfig = FinetuneConfig()
+    """Training after each round but the last, before the model is scored anew. By default there is none."""
     tolerance: float = Field(default=0.99, gt=0, le=1)
     """The least cost, relative to the target, that a removal may lead to."""
     latency_weight: float = Field(default=0.0, ge=0)
@@ -263,6 +286,11 @@ class NvitConfig(Section):
     """Images of a batch; saliency is the mean over batches."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Precision of the scoring."""
+
+    @property
+    def training_steps(self) -> int:
+        """Steps of the training between all rounds."""
+        return (self.rounds - 1) * self.train_between.steps
 
 
 class PolicyConfig(Section):
@@ -291,17 +319,6 @@ class ElasticConfig(Section):
     """Weight of the agreement with the dense model, beside the cross-entropy."""
     train: TrainConfig = TrainConfig()
     """What a file does not say is as in its `train` section, but without drop path."""
-
-
-class FinetuneConfig(Section):
-    """Fine-tuning after compression, with the optimiser, batch, crop and augmentation of the `train` section."""
-
-    steps: int = Field(default=0, ge=0)
-    """0 measures the model as cut."""
-    lr: float | None = Field(default=None, gt=0)
-    """Highest learning rate; by default `train.lr`."""
-    distill: float = Field(default=0.0, ge=0)
-    """Weight of the agreement with the dense model, beside the cross-entropy."""
 
 
 class RecoveryConfig(Section):

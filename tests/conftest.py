@@ -12,6 +12,7 @@ from raycomp.compress.saliency import Saliency
 from raycomp.models.segmenter import Segmenter, init_weights
 from raycomp.recipe import dense
 from raycomp.search.base import Base
+from raycomp.sections import Criterion
 from raycomp.shape import ModelShape
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -46,10 +47,10 @@ def seeded_images(shape: ModelShape, count: int = 2, seed: int = 0) -> torch.Ten
     return torch.randn(count, 3, *shape.image, generator=torch.Generator().manual_seed(seed))
 
 
-def seeded_saliency(model: Segmenter) -> Saliency:
+def seeded_saliency(model: Segmenter, criterion: Criterion = "taylor") -> Saliency:
     shape = model.shape
     labels = torch.randint(0, shape.classes, (2, *shape.image), generator=torch.Generator().manual_seed(1))
-    return saliencies.compute(model, [(seeded_images(shape, seed=1), labels)])
+    return saliencies.compute(model, [(seeded_images(shape, seed=1), labels)], criterion)
 
 
 @pytest.fixture(scope="session")

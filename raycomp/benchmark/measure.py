@@ -10,12 +10,11 @@ import torch
 
 from raycomp.benchmark.cells import STAGE, Cell
 from raycomp.benchmark.pictures import Pictures, pictures
-from raycomp.benchmark.settings import Setting, find_threshold
-from raycomp.compress.apply import compress, remerge
+from raycomp.benchmark.settings import Setting, built, find_threshold
+from raycomp.compress.apply import remerge
 from raycomp.data.samples import Samples
 from raycomp.evaluate.measure import measure
 from raycomp.flops import gflops
-from raycomp.models.segmenter import Segmenter
 from raycomp.recipe import dense
 from raycomp.recover import finetuned
 from raycomp.results.row import Row
@@ -69,11 +68,6 @@ def measure_cell(
         row |= {"status": "failed", "error": f"{type(error).__name__}: {error}"[:2000]}
     row["seconds"] = time.perf_counter() - clock
     return Measured(row, *kept)
-
-
-def built(base: Base, setting: Setting) -> Segmenter:
-    """The compressed model of a setting, before recovery."""
-    return compress(base.model, setting.recipe, setting.scores or base.saliency, base.policy)
 
 
 def unreachable(setting: Setting) -> str:

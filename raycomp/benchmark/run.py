@@ -13,8 +13,8 @@ import torch
 from ray.exceptions import RayError
 
 from raycomp.benchmark.cells import Cell, Level, cells, levels
-from raycomp.benchmark.measure import Measured, built, failed_row, measure_cell, unreachable
-from raycomp.benchmark.settings import Setting, find, from_front, mark_of
+from raycomp.benchmark.measure import Measured, failed_row, measure_cell, unreachable
+from raycomp.benchmark.settings import Setting, built, find, from_front, mark_of
 from raycomp.benchmark.speed import Timing, time_settings
 from raycomp.config import SweepConfig
 from raycomp.data.samples import Samples
@@ -66,7 +66,7 @@ def find_settings(
     missing = [level for level in wanted if level not in known]
     table = _latency_table(shared) if missing and shared.config.nvit.latency_weight else None
     task = remote(_find, shared.config, retries=2)
-    waiting = {task.remote(shared.base, level, table): level for level in missing}
+    waiting = {task.remote(shared.base, shared.samples, level, table): level for level in missing}
     for done in finished(waiting):
         level, setting = waiting[done], result(done)
         setting.save(folder, level, mark_of(base, level))
@@ -153,8 +153,8 @@ def _latency_table(shared: Shared) -> LatencyTable:
     return latency_table(path, shared.base, shared.config, batch, merging=False)
 
 
-def _find(base: Base, level: Level, latency: LatencyTable | None) -> Setting:
-    return find(base, level, prepare_worker(), latency)
+def _find(base: Base, samples: Samples | None, level: Level, latency: LatencyTable | None) -> Setting:
+    return find(base, level, prepare_worker(), latency, samples)
 
 
 def _measure(

@@ -2,26 +2,27 @@
 
 import json
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from raycomp.benchmark.cells import Level
-from raycomp.compress import saliency as saliencies
 from raycomp.compress.apply import compress, remerge
 from raycomp.compress.nvit import nvit
-from raycomp.compress.saliency import Saliency
 from raycomp.data.evalset import CLEAN
-from raycomp.data.samples import NORMALIZATIONS
+from raycomp.data.samples import NORMALIZATIONS, Samples
 from raycomp.errors import UserError
 from raycomp.evaluate.latency_table import LatencyTable
 from raycomp.evaluate.miou import normalised, windows
 from raycomp.evaluate.tokens import recorded
 from raycomp.files import fetched, written
 from raycomp.flops import gflops, profile
+from raycomp.models import checkpoints
 from raycomp.models.segmenter import Segmenter
 from raycomp.recipe import Algm, Cts, Recipe, algm_blocks, dense, merge_counts, shared_superpatches
+from raycomp.recover import retraining
 from raycomp.results.row import Row
 from raycomp.search.base import Base, score
 from raycomp.search.known import uniform_tome
@@ -43,8 +44,8 @@ class Setting:
     target: float
     text: str
     """The setting in the paper's terms: `r = 9.5`, `T = 0.88`, `R = 0.42`."""
-    scores: Saliency | None = None
-    """Which units stay, where that is not the dense saliency's choice."""
+    pruned: Segmenter | None = None
+    """The model that NViT pruned, whose merging is the recipe's to say."""
 
     @property
     def reached(self) -> bool:
@@ -52,13 +53,13 @@ class Setting:
         return self.gflops <= self.target * (1 + TOLERANCE)
 
     def save(self, folder: AnyPath, level: Level, mark: str) -> None:
-        """Write the setting, its scores first: a setting that can be read is whole.
+        """Write the setting, its model first: a setting that can be read is whole.
 
         Args:
             mark: of the weights and images it was found with; see `mark_of`.
         """
-        if self.scores is not None:
-            saliencies.save(self.scores, folder / f"{level.slug}.safetensors")
+        if self.pruned is not None:
+            checkpoints.save(self.pruned, folder / f"{level.slug}.safetensors")
         facts = {"recipe": self.recipe.model_dump(mode="json"), "gflops": self.gflops, "target": self.target}
         with written(folder / f"{level.slug}.json") as temporary:
             temporary.write_text(json.dumps({**facts, "text": self.text, "mark": mark}, indent=1))
@@ -68,32 +69,49 @@ class Setting:
         """Read a setting; None where it is not found yet.
 
         Raises:
-            UserError: for one that was found with other weights or images.
+            UserError: for one that was found with other weights, images or scores.
         """
-        path, scores = folder / f"{level.slug}.json", folder / f"{level.slug}.safetensors"
+        path, weights = folder / f"{level.slug}.json", folder / f"{level.slug}.safetensors"
         if not path.is_file():
             return None
         held = json.loads(path.read_text())
         if held["mark"] != mark:
-            raise UserError(f"{path}: found with other weights or images than now; choose another --name")
-        kept = None
-        if scores.is_file():
-            with fetched(scores) as local:
-                kept = saliencies.load(local)
-        return cls(Recipe.model_validate(held["recipe"]), held["gflops"], held["target"], held["text"], kept)
+            raise UserError(f"{path}: found with other weights, images or scores than now; choose another --name")
+        pruned = None
+        if weights.is_file():
+            with fetched(weights) as local:
+                pruned = checkpoints.load(local)
+        return cls(Recipe.model_validate(held["recipe"]), held["gflops"], held["target"], held["text"], pruned)
 
 
 def mark_of(base: Base, level: Level) -> str:
-    """Changes when the weights, the policy network or the images behind a level's setting do."""
+    """Changes when the weights, the policy network, the images or the scores behind a level's setting do."""
     policy = base.policy_checkpoint if level.method == "cts" else ""
-    return " ".join((base.checkpoint, base.evalset.fingerprint, policy)).strip()
+    scores = base.config.nvit.criterion if level.method in ("nvit", "nvit+tome") else ""
+    return " ".join(part for part in (base.checkpoint, base.evalset.fingerprint, policy, scores) if part)
 
 
-def find(base: Base, level: Level, device: torch.device, latency: LatencyTable | None = None) -> Setting:
+def built(base: Base, setting: Setting) -> Segmenter:
+    """The compressed model of a setting, before recovery."""
+    if setting.pruned is None:
+        return compress(base.model, setting.recipe, base.saliency, base.policy)
+    model = deepcopy(setting.pruned)
+    remerge(model, setting.recipe)
+    return model
+
+
+def find(
+    base: Base,
+    level: Level,
+    device: torch.device,
+    latency: LatencyTable | None = None,
+    samples: Samples | None = None,
+) -> Setting:
     """The setting of a level's method nearest to its GFLOPs; `Setting.reached` says whether it is near enough.
 
     Args:
         latency: for NViT's latency term, where it is on.
+        samples: training images for NViT's training between rounds; None opens the data set's own.
     """
     shape, window = base.shape, base.config.data.window_for(base.shape)
     whole = dense(shape)
@@ -119,12 +137,12 @@ def find(base: Base, level: Level, device: torch.device, latency: LatencyTable |
             start = _with(whole, Algm(blocks=algm_blocks(shape.depth), threshold=1))
             return find_threshold(base, compress(base.model, start, base.saliency), target, device)
         case "nvit":
-            return _nvit(base, target, device, latency)
-    pruned = _nvit(base, full / level.speedup**0.5, device, latency)
+            return find_nvit(base, target, device, latency, samples)
+    pruned = find_nvit(base, full / level.speedup**0.5, device, latency, samples)
     both = bisect(lambda s: uniform_tome(pruned.recipe, shape, window, s), cost, target)
     recipe, found = both.nearest(target, TOLERANCE)
     text = f"NViT to {pruned.gflops / full:.0%}, {_tome_text(base, recipe)}"
-    return Setting(recipe, found, target, text, pruned.scores)
+    return Setting(recipe, found, target, text, pruned.pruned)
 
 
 def from_front(members: Sequence[Row], base: Base, level: Level) -> Setting:
@@ -173,21 +191,26 @@ def measured_gflops(base: Base, model: Segmenter, recipe: Recipe, device: torch.
     return float(np.mean([profile(base.shape, recipe, window, tokens).gflops for tokens in whole]))
 
 
-def _nvit(base: Base, target: float, device: torch.device, latency: LatencyTable | None) -> Setting:
+def find_nvit(
+    base: Base, target: float, device: torch.device, latency: LatencyTable | None, samples: Samples | None
+) -> Setting:
+    """NViT's model at a target, pruned as `base.config.nvit` says; see `find`."""
     shape, window, config = base.shape, base.config.data.window_for(base.shape), base.config.nvit
     found = nvit(
         base.model,
         base.saliency,
-        lambda small: score(small, base.config, device),
+        lambda small: score(small, base.config, device, config.criterion),
         target,
         lambda recipe: gflops(shape, recipe, window),
         config,
         None if latency is None else latency.latency_ms,
+        retraining(base, samples, device),
     )
-    heads = sum(block.heads for block in found.recipe.blocks) / shape.depth
-    mlp = sum(block.mlp for block in found.recipe.blocks) / shape.depth
-    text = f"EMB {found.recipe.embed}, H {heads:.1f}, MLP {mlp:.0f}"
-    return Setting(found.recipe, found.cost, target, text, found.scores)
+    recipe = found.model.recipe
+    heads = sum(block.heads for block in recipe.blocks) / shape.depth
+    mlp = sum(block.mlp for block in recipe.blocks) / shape.depth
+    text = f"EMB {recipe.embed}, H {heads:.1f}, MLP {mlp:.0f}"
+    return Setting(recipe, found.cost, target, text, found.model)
 
 
 def _with(recipe: Recipe, merge: Cts | Algm) -> Recipe:

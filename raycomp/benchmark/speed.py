@@ -1,6 +1,6 @@
 """FLOPs saved against speed gained (the paper's Table 2): all models in one process, taking turns."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -8,7 +8,7 @@ import torch
 
 from raycomp.benchmark.cells import Level
 from raycomp.benchmark.pictures import cut
-from raycomp.benchmark.settings import Setting
+from raycomp.benchmark.settings import Setting, built
 from raycomp.compress.apply import compress
 from raycomp.data.samples import NORMALIZATIONS
 from raycomp.evaluate.miou import normalised
@@ -46,7 +46,7 @@ def time_settings(base: Base, settings: dict[Level, Setting], device: torch.devi
     models = {}
     for level, setting in settings.items():
         recipe = batched(base, setting, x.float())
-        model = compress(base.model, recipe, setting.scores or base.saliency, base.policy)
+        model = built(base, replace(setting, recipe=recipe))
         models[level] = model.to(device=device, dtype=dtype)
     with torch.inference_mode():
         runs = {level: partial(model, x) for level, model in models.items()}

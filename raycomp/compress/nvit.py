@@ -1,16 +1,15 @@
-"""NViT: prune by one global threshold on Hessian-aware saliency, a little at a time, to a target cost.
+"""NViT: prune by one global threshold on saliency, a little at a time, to a target cost.
 
 Yang et al., "Global Vision Transformer Pruning with Hessian-Aware Saliency", CVPR 2023 (REFERENCE 7).
 Units are taken in groups (16 embedding channels, 2 heads, 8 QK, 8 V, 16 MLP channels), sorted within
 their layer; the group of least score in the whole model goes first. After each round the smaller model
-is scored anew. Widths come out per block, as a recipe.
+trains on, where wanted, and is scored anew. Widths come out per block, as a recipe.
 """
 
 import heapq
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
 
 from raycomp.compress.prune import kept_in_heads, kept_units, prune
@@ -20,8 +19,6 @@ from raycomp.recipe import Recipe
 from raycomp.sections import NvitConfig
 from raycomp.shape import ModelShape
 
-GONE = -1.0
-"""Score of a unit that is pruned already: below every score, which are squares."""
 _FIELDS = {"head": "heads", "qk": "qk", "v": "v", "mlp": "mlp"}
 
 Cost = Callable[[Recipe], float]
@@ -30,11 +27,10 @@ Layer = tuple[int, str]  # block, or -1 for the embedding; kind of unit
 
 @dataclass(frozen=True)
 class Pruned:
-    """Where the pruning ended; `prune(model, recipe, scores)` builds it from the dense model."""
+    """Where the pruning ended."""
 
-    recipe: Recipe
-    scores: Saliency
-    """For the dense model's units: the last scores, -1 for a pruned unit."""
+    model: Segmenter
+    """Its recipe has the widths."""
     cost: float
     reached: bool
     """False when no group was left to prune before the target."""
@@ -48,54 +44,48 @@ def nvit(
     cost: Cost,
     config: NvitConfig,
     latency: Cost | None = None,
+    retrain: Callable[[Segmenter, int], Segmenter] | None = None,
 ) -> Pruned:
     """Prune a dense model until its recipe costs at most `target`.
 
     Args:
-        scores: saliency of the dense model.
-        rescore: saliency of a pruned model.
+        scores: saliency of the dense model, by `config.criterion`.
+        rescore: saliency of a pruned model, by the same.
         target: in the unit of `cost`, GFLOPs or milliseconds.
         cost: of a recipe.
         latency: milliseconds of a recipe on the device at hand, for the latency term of the score;
             it is weighted by `config.latency_weight`.
+        retrain: trains a pruned model on, given it and the number of the round that made it, from 1.
     """
-    recipe, first = model.recipe, cost(model.recipe)
+    shape, recipe, first = model.shape, model.recipe, cost(model.recipe)
     rounds = config.rounds if first > target else 0
     for step in range(1, rounds + 1):
         if step > 1:
-            small = prune(model, recipe, scores)
-            scores = spread(rescore(small), model.shape, recipe, scores)
+            if retrain is not None:
+                model = retrain(model, step - 1)
+            scores = _averaged(scores, rescore(model), config.momentum)
         aim = first * (target / first) ** (step / config.rounds)
-        recipe = _Round(model.shape, scores, recipe, config, cost, latency).remove(aim, floor=config.tolerance * target)
-    return Pruned(recipe, settled(scores, model.shape, recipe), cost(recipe), cost(recipe) <= target)
+        recipe = _Round(shape, scores, recipe, config, cost, latency).remove(aim, floor=config.tolerance * target)
+        model, scores = prune(model, recipe, scores), surviving(scores, shape, recipe)
+    return Pruned(model, cost(recipe), cost(recipe) <= target)
 
 
-def spread(found: Saliency, shape: ModelShape, recipe: Recipe, scores: Saliency) -> Saliency:
-    """Scores of a pruned model's units, put at their places in the dense model; the others are GONE."""
-    full = {name: torch.full_like(score, GONE) for name, score in scores.items()}
-    for name, place in _places(shape, recipe, scores).items():
-        full[name][place] = found[name]
-    return full
+def _averaged(before: Saliency, now: Saliency, momentum: float) -> Saliency:
+    return {name: momentum * before[name] + (1 - momentum) * score for name, score in now.items()}
 
 
-def settled(scores: Saliency, shape: ModelShape, recipe: Recipe) -> Saliency:
-    """Scores with every unit that the recipe prunes GONE, so that they alone say what stays."""
-    kept = {name: scores[name][place] for name, place in _places(shape, recipe, scores).items()}
-    return spread(kept, shape, recipe, scores)
-
-
-def _places(shape: ModelShape, recipe: Recipe, scores: Saliency) -> dict[str, tuple[Tensor, ...]]:
-    """For each kind of score, the indices of the dense model's units that the recipe keeps."""
+def surviving(scores: Saliency, shape: ModelShape, recipe: Recipe) -> Saliency:
+    """Scores of the units that `prune` keeps of a model, at their places in the pruned one."""
     kept = kept_units(shape, recipe, scores)
-    places: dict[str, tuple[Tensor, ...]] = {}
-    for name in scores:
+    left: Saliency = {}
+    for name, score in scores.items():
         block, _, kind = name.rpartition(".")
         if kind not in ("head", "qk", "v"):
-            places[name] = (kept[name],)
+            left[name] = score[kept[name]]
             continue
         head, in_qk, in_v = kept_in_heads(scores, block, *attention_widths(shape, recipe, block))
-        places[name] = (head,) if kind == "head" else (head[:, None], in_qk if kind == "qk" else in_v)
-    return places
+        left[name] = score[head] if kind == "head" else score[head[:, None], in_qk if kind == "qk" else in_v]
+    return left
 
 
 @dataclass
@@ -169,7 +159,10 @@ class _Round:
         return self.recipe.model_copy(update={"blocks": tuple(blocks)})
 
     def _score(self, layer: Layer) -> float:
-        """Sum over the units of a layer's next group: those of least score that still stay."""
+        """Sum over the units of a layer's next group: those of least score that still stay.
+
+        NViT's QK and V units span all heads and have one score; the others have one in each head, which add up.
+        """
         block, kind = layer
         if kind == "embed":
             return self._least(self.scores["embed"], self.recipe.embed, self.config.embed)
@@ -180,7 +173,8 @@ class _Round:
             return self._least(self.scores[f"{place}.head"], widths.heads, self.config.heads)
         head, _, _ = kept_in_heads(self.scores, place, widths.heads, widths.qk, widths.v)
         width, group = (widths.qk, self.config.qk) if kind == "qk" else (widths.v, self.config.v)
-        return self._least(self.scores[f"{place}.{kind}"][head], width, group)
+        by_head = self.scores[f"{place}.{kind}"][head]
+        return self._least(by_head[0] if self.config.criterion == "nvit" else by_head, width, group)
 
     def _least(self, scores: Tensor, kept: int, group: int) -> float:
         """Sum of the `group` lowest among the `kept` highest scores along the last axis."""

@@ -16,7 +16,11 @@ from raycomp.shape import ModelShape
 
 
 def prune(model: Segmenter, recipe: Recipe, saliency: Saliency) -> Segmenter:
-    """Slice a dense model to the recipe's widths; merging is left to the caller.
+    """Slice a model to the recipe's widths; merging is left to the caller.
+
+    Args:
+        model: dense or already pruned.
+        saliency: of the model's own units.
 
     Raises:
         UserError: for a width beyond the dense model's.
@@ -71,10 +75,10 @@ def kept_in_heads(
 def _kept_in_block(
     saliency: Saliency, place: str, heads: int, qk: int, v: int, mlp: int, ranked: bool
 ) -> dict[str, Tensor]:
-    all_heads, width = saliency[f"{place}.qk"].shape
+    (all_heads, qk_width), (_, v_width) = saliency[f"{place}.qk"].shape, saliency[f"{place}.v"].shape
     head, inside_qk, inside_v = kept_in_heads(saliency, place, heads, qk, v, ranked)
-    in_qk, in_v = _rows(head, inside_qk, width), _rows(head, inside_v, width)
-    section = all_heads * width  # rows of q, then of k, then of v
+    in_qk, in_v = _rows(head, inside_qk, qk_width), _rows(head, inside_v, v_width)
+    section = all_heads * qk_width  # rows of q, then of k, then of v
     return {
         f"{place}.qkv": torch.cat([in_qk, in_qk + section, in_v + 2 * section]),
         f"{place}.v": in_v,

@@ -1,7 +1,11 @@
-"""How much each prunable unit matters: NViT's Hessian-aware score, once per model.
+"""How much each prunable unit matters: NViT's Hessian-aware score, or a first-order Taylor score.
 
-Yang et al., "Global Vision Transformer Pruning with Hessian-Aware Saliency" (NViT), CVPR 2023
-(REFERENCE 7): I = (sum over linked weights of w * dL/dw)^2 / divisor, mean over batches.
+Both rest on S, the sum of w * dL/dw over the weights linked to a unit, and take the mean over batches.
+
+- `nvit`: (S / d)^2 as in Yang et al., "Global Vision Transformer Pruning with Hessian-Aware Saliency",
+  CVPR 2023, and its code (REFERENCE 7). Linked are outputs with their biases, and for the embedding the
+  inputs of the blocks. A QK or V unit spans all heads, so every head keeps the same ones.
+- `taylor`: S^2 / d over every weight that is cut along with the unit. QK and V units are scored in each head.
 """
 
 from collections.abc import Iterable
@@ -20,10 +24,15 @@ from raycomp.files import written
 from raycomp.flops import decoder_widths
 from raycomp.models.segmenter import Segmenter
 from raycomp.recipe import Recipe
+from raycomp.sections import Criterion
 from raycomp.shape import ModelShape
 from raycomp.storage import AnyPath
 
-DIVISORS = {"embed": 12, "head": 6, "qk": 2, "v": 2, "mlp": 1, "out": 2}
+DIVISORS: dict[Criterion, dict[str, int]] = {
+    "nvit": {"embed": 12, "head": 12, "qk": 2, "v": 2, "mlp": 1, "out": 2},
+    "taylor": {"embed": 12, "head": 6, "qk": 2, "v": 2, "mlp": 1, "out": 2},
+}
+"""d of each kind of unit. NViT divides a head's sum by 6, and by 2 again as Q and V are linked to it."""
 
 Saliency = dict[str, Tensor]
 """Scores, float64: `embed` (E,), `block.i.head` (H,), `block.i.qk` and `.v` (H, width),
@@ -33,6 +42,7 @@ Saliency = dict[str, Tensor]
 def compute(
     model: Segmenter,
     batches: Iterable[tuple[Tensor, Tensor]],
+    criterion: Criterion,
     dtype: torch.dtype = torch.float32,
     state: Path | None = None,
 ) -> Saliency:
@@ -41,6 +51,7 @@ def compute(
     Args:
         model: in evaluation mode.
         batches: normalised images (B, 3, H, W) and labels (B, H, W), on the model's device.
+        criterion: which score.
         dtype: precision of the forward pass; below float32 through autocast.
         state: file that the sums are saved to after each batch, and gone on from if it is there.
 
@@ -53,7 +64,7 @@ def compute(
         with torch.autocast(images.device.type, dtype, enabled=dtype != torch.float32):
             logits = model(images)
         F.cross_entropy(logits.float(), labels.long(), ignore_index=IGNORE).backward()
-        for name, score in _batch_scores(model).items():
+        for name, score in from_gradients(model, criterion).items():
             sums[name] = sums[name] + score if name in sums else score
         count += 1
         if state is not None:
@@ -72,30 +83,61 @@ def _restore(state: Path | None) -> tuple[Saliency, int]:
         return {name: file.get_tensor(name) for name in file.keys()}, int(file.metadata()["batches"])  # noqa: SIM118
 
 
-def _batch_scores(model: Segmenter) -> Saliency:
-    """Scores of one batch from the gradients that lie in the model."""
-    linked: dict[str, Tensor] = {}
-    for _, parameter, names in axes(model):
+def from_gradients(model: Segmenter, criterion: Criterion) -> Saliency:
+    """Score every unit by the gradients of one batch, which lie in the model's parameters."""
+    sums = _linked_sums(model, criterion)
+    by_unit: Saliency = {}
+    for name, total in sums.items():
+        place, _, kind = name.rpartition(".")
+        if kind == "v":  # columns of the output projection, which join the rows of V below
+            continue
+        if kind != "qkv":
+            by_unit[name] = total
+            continue
+        heads, qk, v = attention_widths(model.shape, model.recipe, place)
+        query, key, value = (t.view(heads, -1) for t in total.split((heads * qk, heads * qk, heads * v)))
+        if criterion == "taylor":
+            value = value + sums[f"{place}.v"].view(heads, -1)
+        by_unit[f"{place}.head"] = query.sum(1) + key.sum(1) + value.sum(1)
+        if criterion == "nvit":
+            by_unit[f"{place}.qk"] = query.sum(0).expand(heads, -1)
+            by_unit[f"{place}.v"] = value.sum(0).expand(heads, -1)
+        else:
+            by_unit[f"{place}.qk"], by_unit[f"{place}.v"] = query + key, value
+    divisors = DIVISORS[criterion]
+    scores: Saliency = {}
+    for name, total in by_unit.items():
+        divisor = divisors[name.rpartition(".")[2]]
+        scores[name] = (total / divisor) ** 2 if criterion == "nvit" else total**2 / divisor
+    return scores
+
+
+def _linked_sums(model: Segmenter, criterion: Criterion) -> dict[str, Tensor]:
+    """Sums of w * dL/dw over the weights linked to each unit, by the axes of the layout."""
+    sums: dict[str, Tensor] = {}
+    for name, parameter, units in axes(model):
         if parameter.grad is None:
             continue
         product = (parameter.detach().double() * parameter.grad.double())[..., None]  # flatten needs two axes
-        for axis, name in enumerate(names):
-            if name is not None:
+        for axis, unit in enumerate(units):
+            if unit is not None and (criterion == "taylor" or _linked_in_nvit(name, axis, unit)):
                 total = product.movedim(axis, 0).flatten(1).sum(1).cpu()
-                linked[name] = linked[name] + total if name in linked else total
-    scores: Saliency = {}
-    for name, total in linked.items():
-        place, _, kind = name.rpartition(".")
-        if kind == "qkv":
-            heads, qk, v = attention_widths(model.shape, model.recipe, place)
-            query, key, value = (t.view(heads, -1) for t in total.split((heads * qk, heads * qk, heads * v)))
-            value = value + linked[f"{place}.v"].view(heads, -1)
-            scores[f"{place}.qk"] = (query + key) ** 2 / DIVISORS["qk"]
-            scores[f"{place}.v"] = value**2 / DIVISORS["v"]
-            scores[f"{place}.head"] = ((query + key).sum(1) + value.sum(1)) ** 2 / DIVISORS["head"]
-        elif kind != "v":
-            scores[name] = total**2 / DIVISORS[kind]
-    return scores
+                sums[unit] = sums[unit] + total if unit in sums else total
+    return sums
+
+
+def _linked_in_nvit(parameter: str, axis: int, unit: str) -> bool:
+    """Whether NViT counts an axis of a parameter towards its units.
+
+    Norms, special tokens, positions and class embeddings are cut along uncounted, and so is the input of what
+    classifies: the decoder, for the encoder, and the mask projections, for the decoder.
+    """
+    if unit == "decoder.out":
+        return True
+    layer, _, kind = parameter.rpartition(".")
+    if "norm" in layer or kind not in ("weight", "bias"):
+        return False
+    return axis == 0 or (unit.endswith("embed") and ".blocks." in layer)
 
 
 def attention_widths(shape: ModelShape, recipe: Recipe, place: str) -> tuple[int, int, int]:

@@ -29,6 +29,7 @@ from raycomp.models.segmenter import Segmenter
 from raycomp.recipe import Recipe, dense
 from raycomp.results.row import Row
 from raycomp.search.space import Space
+from raycomp.sections import Criterion
 from raycomp.shape import ModelShape
 from raycomp.storage import AnyPath
 
@@ -109,12 +110,18 @@ class Base:
         return {name: torch.from_numpy(score) for name, score in self.scores.items()}
 
 
-def prepare_base(config: SweepConfig, report: Callable[[str], None], with_policy: bool = False) -> Base:
+def prepare_base(
+    config: SweepConfig,
+    report: Callable[[str], None],
+    with_policy: bool = False,
+    criterion: Criterion | None = None,
+) -> Base:
     """Load checkpoint and data, and compute or read the cached saliencies.
 
     Args:
         report: called with a line about each step that takes time.
         with_policy: whether to load the policy network of CTS, too.
+        criterion: the score of a unit; by default that of the search.
 
     Raises:
         UserError: for a checkpoint, data set or class count that does not fit.
@@ -132,10 +139,8 @@ def prepare_base(config: SweepConfig, report: Callable[[str], None], with_policy
     evalset = prepare(config.data, config.evaluation, variant)
     if len(evalset.classes) != model.shape.classes:
         raise UserError(f"model has {model.shape.classes} classes, {config.data.dataset} {len(evalset.classes)}")
-    calibration = f"{config.nvit.images}x{config.nvit.batch}-{config.nvit.dtype}"
-    cache = cache_folder() / f"saliency-{mark}-{evalset.fingerprint}-{calibration}.safetensors"
     weights = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
-    scores = _saliency(model, config, cache, report)
+    scores = _saliency(model, config, criterion or config.search.criterion, f"{mark}-{evalset.fingerprint}", report)
     in_memory = Stack(np.array(evalset.images.pixels), evalset.images.shapes)
     labels = Stack(np.array(evalset.labels.pixels), evalset.labels.shapes)
     root = None if config.data.root is None else config.data.root.resolve()  # workers may run in another folder
@@ -203,11 +208,16 @@ def _policy(path: Path, config: SweepConfig, shape: ModelShape) -> Policy:
     return policy
 
 
-def _saliency(model: Segmenter, config: SweepConfig, cache: Path, report: Callable[[str], None]) -> saliencies.Saliency:
+def _saliency(
+    model: Segmenter, config: SweepConfig, criterion: Criterion, of: str, report: Callable[[str], None]
+) -> saliencies.Saliency:
+    """Scores from the cache, or into it; `of` names the weights and images they are of."""
+    name = f"{criterion}-{of}-{config.nvit.images}x{config.nvit.batch}-{config.nvit.dtype}"
+    cache = cache_folder() / f"saliency-{name}.safetensors"
     if cache.is_file():
         return saliencies.load(cache)
     report(f"scoring prunable units on {config.nvit.images} training images (kept in {cache.parent})")
-    scores = score(model, config, default_device(), cache.with_suffix(".part"))
+    scores = score(model, config, default_device(), criterion, cache.with_suffix(".part"))
     saliencies.save(scores, cache)
     return scores
 
@@ -218,13 +228,12 @@ def default_device() -> torch.device:
 
 
 def score(
-    model: Segmenter, config: SweepConfig, device: torch.device, state: Path | None = None
+    model: Segmenter, config: SweepConfig, device: torch.device, criterion: Criterion, state: Path | None = None
 ) -> saliencies.Saliency:
     """Saliency of a model, dense or pruned, on centre crops of the training split; see `saliency.compute`."""
     model = model if device.type == "cpu" else deepcopy(model).to(device)
-    return saliencies.compute(
-        model, _calibration(model.shape, config, device), getattr(torch, config.nvit.dtype), state
-    )
+    batches = _calibration(model.shape, config, device)
+    return saliencies.compute(model, batches, criterion, getattr(torch, config.nvit.dtype), state)
 
 
 def _calibration(shape: ModelShape, config: SweepConfig, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from raycomp.benchmark.cells import Cell, Level
-from raycomp.benchmark.measure import built, failed_row, measure_cell, unreachable
+from raycomp.benchmark.measure import failed_row, measure_cell, unreachable
 from raycomp.benchmark.pictures import Pictures, scenes
-from raycomp.benchmark.settings import Setting, find
+from raycomp.benchmark.settings import Setting, built, find
 from raycomp.benchmark.speed import batched, time_settings
 from raycomp.data.streetscenes import StreetScenes
 from raycomp.flops import gflops

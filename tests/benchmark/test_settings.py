@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from raycomp.benchmark.cells import Level, cells, levels
-from raycomp.benchmark.settings import Setting, find, from_front, measured_gflops
+from raycomp.benchmark.settings import Setting, built, find, from_front, measured_gflops
 from raycomp.compress.apply import compress
 from raycomp.data.samples import NORMALIZATIONS
+from raycomp.data.streetscenes import StreetScenes
 from raycomp.errors import UserError
 from raycomp.evaluate.latency_table import measure_latency
 from raycomp.evaluate.miou import normalised
@@ -62,9 +63,28 @@ def test_a_setting_is_the_same_after_a_round_trip(base, tmp_path):
     again = Setting.load(tmp_path, level, "mark")
     assert again.recipe == setting.recipe
     assert (again.gflops, again.target, again.text) == (setting.gflops, setting.target, setting.text)
-    assert all(torch.equal(again.scores[name], score) for name, score in setting.scores.items())
-    with pytest.raises(UserError, match="found with other weights or images"):
+    weights = setting.pruned.state_dict()
+    assert all(torch.equal(again.pruned.state_dict()[name], weight) for name, weight in weights.items())
+    with pytest.raises(UserError, match="found with other weights, images or scores"):
         Setting.load(tmp_path, level, "other")
+
+
+def test_nvit_trains_between_rounds_where_it_is_told_to(base):
+    """A step of training changes the weights that stay; without one they are the dense model's."""
+    trained = replace(base, config=base.config.changed("nvit", train_between={"steps": 1}))
+    scenes = StreetScenes("train", 4)
+    plain, between = (find(b, Level(1.5, "nvit"), CPU, samples=scenes) for b in (base, trained))
+    assert torch.isin(built(base, plain).encoder.norm.bias, base.model.encoder.norm.bias).all()
+    assert not torch.isin(built(base, between).encoder.norm.bias, base.model.encoder.norm.bias).any()
+    assert between.reached
+
+
+def test_a_nvit_setting_merges_as_its_own_recipe_says(base):
+    both = find(base, Level(1.5, "nvit+tome"), CPU)
+    model = built(base, both)
+    assert model.recipe == both.recipe
+    assert model.encoder.merger is not None
+    assert both.pruned.encoder.merger is None
 
 
 def test_the_latency_term_changes_what_nvit_prunes(base):

@@ -1,16 +1,19 @@
 """NViT's loop against a global sort written out, and its scores against what they must keep."""
 
+from copy import deepcopy
+from itertools import pairwise
+
 import pytest
 import torch
 
-from raycomp.compress.nvit import GONE, nvit, spread
+from raycomp.compress.nvit import nvit, surviving
 from raycomp.compress.prune import kept_units, prune
 from raycomp.flops import gflops
 from raycomp.recipe import BlockWidths, Recipe, dense
 from raycomp.sections import NvitConfig
 from tests.conftest import TINY, seeded_model, seeded_saliency
 
-CONFIG = NvitConfig(embed=8, heads=2, qk=2, v=2, mlp=8, rounds=3)
+CONFIG = NvitConfig(embed=8, heads=2, qk=2, v=2, mlp=8, rounds=3, criterion="taylor")
 
 
 def cost(recipe: Recipe) -> float:
@@ -49,7 +52,7 @@ def test_one_round_takes_the_least_groups_of_the_whole_model(model, saliency):
         blocks = list(expected.blocks)
         blocks[block] = blocks[block].model_copy(update={name: getattr(blocks[block], name) - size})
         expected = expected.model_copy(update={"blocks": tuple(blocks)})
-    assert found.recipe == expected
+    assert found.model.recipe == expected
     assert found.reached
 
 
@@ -65,14 +68,13 @@ def test_the_target_is_met_within_a_percent_and_only_smaller_models_are_scored(m
     found = nvit(model, saliency, rescore, target, cost, CONFIG)
     assert found.reached
     assert 0.99 * target <= found.cost <= target
-    assert found.cost == cost(found.recipe)
+    assert found.cost == cost(found.model.recipe)
     assert seen == sorted(seen, reverse=True)
     assert len(seen) == CONFIG.rounds - 1
-    assert len({block.mlp for block in found.recipe.blocks}) > 1  # widths are per block
+    assert len({block.mlp for block in found.model.recipe.blocks}) > 1  # widths are per block
 
 
-def test_the_scores_alone_say_what_stays(model, saliency):
-    """A unit pruned in an early round never comes back, and the last scores rebuild the same model."""
+def test_a_unit_once_pruned_never_comes_back(model, saliency):
     built = []
 
     def rescore(small):
@@ -80,32 +82,82 @@ def test_the_scores_alone_say_what_stays(model, saliency):
         return seeded_saliency(small)
 
     found = nvit(model, saliency, rescore, 0.4 * cost(dense(TINY)), cost, CONFIG)
-    kept = kept_units(TINY, found.recipe, found.scores)
-    for name, index in kept.items():
-        if name in found.scores and found.scores[name].ndim == 1:
-            gone = found.scores[name] == GONE
-            assert gone.sum() == len(gone) - len(index)
-            assert not gone[index].any()
-    final = prune(model, found.recipe, found.scores).encoder.blocks[1].mlp.fc1.bias
-    earlier = [small.encoder.blocks[1].mlp.fc1.bias for small in built]
-    for bias in earlier:
-        assert set(final.tolist()) <= set(bias.tolist())
+    biases = [set(m.encoder.blocks[1].mlp.fc1.bias.tolist()) for m in (model, *built, found.model)]
+    assert all(later <= earlier for earlier, later in pairwise(biases))
+    assert len(biases[-1]) < len(biases[0])
 
 
-def test_spread_puts_scores_back_where_the_units_were(model, saliency):
-    block = BlockWidths(heads=3, qk=5, v=4, mlp=40)
-    recipe = Recipe(embed=24, blocks=(block,) * 3)
-    found = seeded_saliency(prune(model, recipe, saliency))
-    full = spread(found, TINY, recipe, saliency)
-    kept = kept_units(TINY, recipe, saliency)
-    assert torch.equal(full["embed"][kept["embed"]], found["embed"])
-    assert torch.equal(full["block.2.mlp"][kept["block.2.mlp"]], found["block.2.mlp"])
+def test_a_retrained_model_is_what_is_scored_and_pruned_further(model, saliency):
+    """Training adds 1 to every bias after each round but the last; the result has what both trainings added."""
+    rounds, scored = [], []
+
+    def retrain(small, round_):
+        rounds.append(round_)
+        trained = deepcopy(small)
+        for parameter in trained.parameters():
+            parameter.data += 1
+        return trained
+
+    def rescore(small):
+        scored.append(small)
+        return seeded_saliency(small)
+
+    found = nvit(model, saliency, rescore, 0.5 * cost(dense(TINY)), cost, CONFIG, retrain=retrain)
+    assert rounds == [1, 2]
+    dense_biases = torch.tensor(sorted(model.encoder.norm.bias.tolist()))
+    for times, pruned in ((1, scored[0]), (2, scored[1]), (2, found.model)):
+        for bias in pruned.encoder.norm.bias:
+            assert (dense_biases + times - bias).abs().min() < 1e-5
+
+
+def test_momentum_keeps_a_share_of_the_earlier_scores(model, saliency):
+    """The second round is told to prune what the first kept best; with enough momentum it does not."""
+
+    def upside_down(small):
+        return {name: score.max() - score for name, score in seeded_saliency(small).items()}
+
+    def recipe(momentum):
+        config = CONFIG.model_copy(update={"momentum": momentum, "rounds": 2})
+        return nvit(model, saliency, upside_down, 0.5 * cost(dense(TINY)), cost, config).model.recipe
+
+    steady = CONFIG.model_copy(update={"rounds": 2})
+    kept = nvit(
+        model, saliency, lambda small: surviving(saliency, TINY, small.recipe), 0.5 * cost(dense(TINY)), cost, steady
+    )
+    assert recipe(0.0) != kept.model.recipe
+    assert recipe(1 - 1e-12) == kept.model.recipe
+
+
+def test_a_qk_unit_of_nvit_counts_once_for_all_heads(model):
+    """Its score stands in every head; the group's score is not that many times as high."""
+    config = CONFIG.model_copy(update={"criterion": "nvit", "rounds": 1, "tolerance": 0.01})
+    scores = {name: torch.full_like(score, 10.0) for name, score in seeded_saliency(model, "nvit").items()}
+    for block in range(TINY.depth):
+        scores[f"block.{block}.qk"].fill_(1.0)  # a group of 2 scores 2; were the 4 heads added up, 8
+        scores[f"block.{block}.mlp"].fill_(0.75)  # a group of 8 scores 6
+    blocks = nvit(model, scores, seeded_saliency, 0.95 * cost(dense(TINY)), cost, config).model.recipe.blocks
+    assert min(block.qk for block in blocks) < TINY.head_dim
+    assert all(block.mlp == TINY.mlp for block in blocks)
+
+
+def test_nvit_keeps_the_same_qk_and_v_units_in_every_head(model):
+    recipe = Recipe(embed=32, blocks=(BlockWidths(heads=4, qk=3, v=5, mlp=128),) * 3)
+    kept = kept_units(TINY, recipe, seeded_saliency(model, "nvit"))
+    q = kept["block.0.qkv"][: 4 * 3].view(4, 3) - torch.arange(4)[:, None] * TINY.head_dim
+    assert (q == q[0]).all()
+    assert (kept["block.0.v"].view(4, 5) % TINY.head_dim == kept["block.0.v"][:5]).all()
+
+
+def test_surviving_scores_are_at_their_places_in_the_pruned_model(saliency):
+    recipe = Recipe(embed=24, blocks=(BlockWidths(heads=3, qk=5, v=4, mlp=40),) * 3)
+    left, kept = surviving(saliency, TINY, recipe), kept_units(TINY, recipe, saliency)
+    assert torch.equal(left["embed"], saliency["embed"][kept["embed"]])
+    assert torch.equal(left["block.2.mlp"], saliency["block.2.mlp"][kept["block.2.mlp"]])
     heads = saliency["block.1.head"].topk(3).indices.sort().values
+    assert torch.equal(left["block.1.head"], saliency["block.1.head"][heads])
     for row, head in enumerate(heads.tolist()):
         inside = saliency["block.1.qk"][head].topk(5).indices.sort().values
-        assert torch.equal(full["block.1.qk"][head, inside], found["block.1.qk"][row])
-    assert (full["block.1.qk"] >= 0).sum() == 15
-    assert (full["block.1.head"] >= 0).sum() == 3
+        assert torch.equal(left["block.1.qk"][row], saliency["block.1.qk"][head, inside])
 
 
 def test_saliency_of_a_pruned_model_is_that_of_the_masked_gradients(model, saliency):
@@ -133,9 +185,10 @@ def test_latency_term_prunes_first_what_saves_most_time(model, saliency):
         model, saliency, seeded_saliency, 0.93 * cost(dense(TINY)), cost, config, lambda r: float(r.blocks[2].mlp)
     )
     whole = dense(TINY)
-    assert found.recipe.blocks[2].mlp < TINY.mlp
-    assert found.recipe.model_copy(update={"blocks": whole.blocks}) == whole
-    assert found.recipe.blocks[:2] == whole.blocks[:2]
+    recipe = found.model.recipe
+    assert recipe.blocks[2].mlp < TINY.mlp
+    assert recipe.model_copy(update={"blocks": whole.blocks}) == whole
+    assert recipe.blocks[:2] == whole.blocks[:2]
 
 
 def test_a_target_in_milliseconds_is_met(model, saliency):
@@ -151,4 +204,4 @@ def test_a_target_that_cannot_be_reached_is_reported(model, saliency):
 
 def test_a_dense_target_prunes_nothing(model, saliency):
     found = nvit(seeded_model(TINY), saliency, seeded_saliency, cost(dense(TINY)), cost, CONFIG)
-    assert found.recipe == dense(TINY)
+    assert found.model.recipe == dense(TINY)

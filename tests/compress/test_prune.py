@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 
 from raycomp.compress.layout import axes
+from raycomp.compress.nvit import surviving
 from raycomp.compress.prune import kept_units, prune
-from raycomp.compress.saliency import DIVISORS
 from raycomp.errors import UserError
 from raycomp.recipe import BlockWidths, Recipe, dense
 from raycomp.shape import ModelShape
@@ -75,28 +75,15 @@ def test_the_most_salient_units_stay(model, saliency, shape):
     assert torch.equal(kept_units(shape, recipe, saliency)["embed"], best)
 
 
-def test_saliency_is_the_squared_sum_of_weight_times_gradient(model, shape):
-    """REFERENCE 7 for single units, written out by hand from one backward pass."""
-    labels = torch.randint(0, 5, (2, *shape.image), generator=torch.Generator().manual_seed(1))
-    scores = seeded_saliency(model)
-    F.cross_entropy(model(seeded_images(shape, seed=1)), labels).backward()
-
-    def product(parameter: torch.Tensor) -> torch.Tensor:
-        return (parameter.detach() * parameter.grad).double()
-
-    block, d = model.encoder.blocks[1], shape.head_dim
-    unit = (
-        product(block.mlp.fc1.weight)[7].sum()
-        + product(block.mlp.fc1.bias)[7]
-        + product(block.mlp.fc2.weight)[:, 7].sum()
-    )
-    assert scores["block.1.mlp"][7].item() == pytest.approx(unit.item() ** 2 / DIVISORS["mlp"], rel=1e-5)
-    head = product(block.attn.qkv.weight).sum(1) + product(block.attn.qkv.bias)
-    rows = torch.cat([torch.arange(2 * d, 3 * d) + part * 32 for part in range(3)])
-    columns = product(block.attn.proj.weight)[:, 2 * d : 3 * d].sum()
-    expected = (head[rows].sum() + columns).item() ** 2 / DIVISORS["head"]
-    assert scores["block.1.head"][2].item() == pytest.approx(expected, rel=1e-5)
-    model.zero_grad(set_to_none=True)
+def test_a_pruned_model_can_be_pruned_again(model, saliency, shape):
+    """Twice by the same scores is once: QK and V sections of unequal widths are found."""
+    first = Recipe(embed=24, blocks=(BlockWidths(heads=3, qk=5, v=7, mlp=100),) * 3)
+    second = Recipe(embed=16, blocks=(BlockWidths(heads=2, qk=3, v=6, mlp=40),) * 3)
+    left = surviving(saliency, shape, first)
+    twice = prune(prune(model, first, saliency), second, left)
+    once = prune(model, second, saliency)
+    for name, weight in once.state_dict().items():
+        assert torch.equal(twice.state_dict()[name], weight), name
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,100 @@
+"""Which score of prunable units keeps more accuracy: NViT's or the Taylor score, as cut and after fine-tuning.
+
+    python benchmarks/saliency.py [--steps 200] [--between 40] [--shares 60,40,27] [--out results/saliency.jsonl]
+
+Two ways to prune at each share of the GFLOPs, on the full evaluation set: to NViT's own widths, by one global
+threshold (with training between rounds, too), and to the same uniform widths for both scores, which then only say
+which units stay. Every model is fine-tuned by the same steps and batches. A file of results is gone on from.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import typer
+
+from raycomp.benchmark.settings import Setting, built, find_nvit
+from raycomp.commands.inputs import numbers
+from raycomp.config import load
+from raycomp.evaluate.measure import measure
+from raycomp.flops import gflops
+from raycomp.memory import keep_freed_memory
+from raycomp.models.segmenter import Segmenter
+from raycomp.recipe import dense
+from raycomp.recover import finetuned
+from raycomp.search.base import Base, default_device, prepare_base
+from raycomp.search.known import UNIFORM_PRUNING, known
+from raycomp.sections import FinetuneConfig
+from raycomp.train import preloaded
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def main(
+    steps: Annotated[int, typer.Option(help="Of fine-tuning after pruning.")] = 200,
+    between: Annotated[int, typer.Option(help="Training steps after each round.")] = 40,
+    shares: Annotated[str, typer.Option(help="Of the dense GFLOPs, in %.")] = "60,40,27",
+    space: Annotated[Path, typer.Option()] = ROOT / "search_spaces" / "streetscenes_vit_micro.yaml",
+    out: Annotated[Path, typer.Option(help="Results, a line of JSON each.")] = Path("results/saliency.jsonl"),
+) -> None:
+    torch.set_num_threads(1)
+    keep_freed_memory()
+    config = load(space).changed("recovery", mode="none", steps=0)
+    samples = preloaded(config, max(steps, config.nvit.rounds * between), print)
+    device, done = default_device(), {}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if out.is_file():
+        done = {row["arm"]: row for row in map(json.loads, out.read_text().splitlines())}
+
+    def nvit_widths(base: Base, share: float, trained: int) -> Segmenter:
+        settings = {**base.config.benchmark.recovery.model_dump(), "steps": trained}
+        own = replace(base, config=base.config.changed("nvit", train_between=settings))
+        target = share * gflops(base.shape, dense(base.shape), config.data.window_for(base.shape))
+        return built(base, find_nvit(own, target, device, None, samples))
+
+    def uniform_widths(base: Base, share: float) -> Segmenter:
+        every = known(base.shape, config.data.window_for(base.shape), (share,))
+        recipe = next(one.recipe for one in every if one.kind == UNIFORM_PRUNING)
+        return built(base, Setting(recipe, 0.0, 0.0, ""))
+
+    def arms(base: Base, criterion: str, share: float) -> Iterator[tuple[str, Callable[[], Segmenter]]]:
+        yield f"{criterion}, own widths, {share:.0%}", lambda: nvit_widths(base, share, 0)
+        yield (
+            f"{criterion}, own widths, {between} steps between, {share:.0%}",
+            lambda: nvit_widths(base, share, between),
+        )
+        yield f"{criterion}, uniform widths, {share:.0%}", lambda: uniform_widths(base, share)
+
+    print(f"{'clean / corrupted mIoU':44}{'of dense':>9}{'as cut':>16}{f'after {steps} steps':>18}", flush=True)
+    for share in numbers("--shares", shares, 1, 100):
+        for criterion in ("nvit", "taylor"):
+            scored = config.changed("nvit", criterion=criterion)
+            base = prepare_base(scored, print, criterion=criterion)
+            for arm, make in arms(base, criterion, share / 100):
+                if arm not in done:
+                    model = make()
+                    cut = accuracy(base, model, device)
+                    settings = FinetuneConfig(steps=steps, lr=config.benchmark.recovery.lr)
+                    tuned = finetuned(base, model, settings, 0, samples, device, None)
+                    window = config.data.window_for(base.shape)
+                    cost = gflops(base.shape, model.recipe, window) / gflops(base.shape, dense(base.shape), window)
+                    done[arm] = {"arm": arm, "share": cost, "cut": cut, "tuned": accuracy(base, tuned, device)}
+                    with out.open("a") as file:
+                        file.write(json.dumps(done[arm]) + "\n")
+                row = done[arm]
+                figures = (f"{row[when][0]:8.2f} /{row[when][1]:6.2f}" for when in ("cut", "tuned"))
+                print(f"{arm:44}{row['share']:9.1%}" + "".join(figures), flush=True)
+
+
+def accuracy(base: Base, model: Segmenter, device: torch.device) -> tuple[float, float]:
+    """Clean and corrupted mIoU of a model on the full set, in %."""
+    result = measure(model, base.evalset, "full", base.config.evaluation, base.config.data, device)
+    return 100 * result.clean_miou, 100 * float(np.mean(result.corrupted))
+
+
+if __name__ == "__main__":
+    typer.run(main)
