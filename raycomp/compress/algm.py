@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from raycomp.compress.merge import best_partners, best_windows, merge_tokens, pair_positions, window_positions, windows
+from raycomp.compress.merge import best_partners, best_windows_first, merge_tokens, pair_positions, windows
 from raycomp.models.segmenter import Tokens
 from raycomp.recipe import Algm, even_grid, rounded_share
 from raycomp.shape import Grid
@@ -28,7 +28,7 @@ def window_scores(patches: Tensor, grid: Grid) -> Tensor:
 
 
 def alike(best: Tensor, block: int, prefix: int) -> Tensor:
-    """Which sources of `best_partners` merge globally: best cosine above mean + std / block, by image.
+    """Which sources of `best_partners` merge globally: best cosine at least mean + std / block, by image.
 
     Args:
         best: (B, ceil(N/2)), -inf for special tokens.
@@ -36,7 +36,7 @@ def alike(best: Tensor, block: int, prefix: int) -> Tensor:
     """
     scores = best[:, (prefix + 1) // 2 :]
     limit = scores.mean(1, keepdim=True) + scores.std(1, keepdim=True) / block
-    return scores > limit
+    return scores >= limit
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class AlgmMerger:
             count = rounded_share(float(self.settings.windows or 0), scores.shape[1])
         if count == 0:
             return x, tokens
-        index = window_positions(best_windows(scores, count), grid, self.prefix)
+        index = best_windows_first(scores, count, grid, self.prefix)  # the order decides which pairs can merge later
         return merge_tokens(x, tokens, index, x.shape[1] - 3 * count, self.prefix)
 
     def _global(self, x: Tensor, tokens: Tokens | None) -> tuple[Tensor, Tokens | None]:

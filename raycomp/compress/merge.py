@@ -102,8 +102,32 @@ def window_positions(together: Tensor, grid: Grid, prefix: int) -> Tensor:
 
 def best_windows(scores: Tensor, count: int) -> Tensor:
     """The `count` windows of highest score (B, W) as a mask; ties go to the lower index."""
-    order = scores.argsort(dim=-1, descending=True, stable=True)
-    return torch.zeros_like(scores, dtype=torch.int64).scatter_(1, order[:, :count], 1).bool()
+    return _ranks(scores) < count
+
+
+def best_windows_first(scores: Tensor, count: int, grid: Grid, prefix: int) -> Tensor:
+    """Merge the `count` windows of highest score, and put them in front.
+
+    Args:
+        scores: (B, h/2 * w/2); ties go to the lower index.
+
+    Returns:
+        (B, P + h*w) int64, the position of each token after merging: special tokens, then merged windows by
+        falling score, then the other patches in raster order.
+    """
+    B, (rows, columns) = scores.shape[0], grid
+    device = scores.device
+    rank = _ranks(scores).view(B, rows // 2, 1, columns // 2, 1)
+    rank = rank.expand(B, rows // 2, 2, columns // 2, 2).reshape(B, rows * columns)  # of each patch's window
+    merges = rank < count
+    others = count + (~merges).cumsum(1) - 1
+    index = prefix + torch.where(merges, rank, others)
+    return torch.cat([torch.arange(prefix, device=device).expand(B, -1), index], dim=1)
+
+
+def _ranks(scores: Tensor) -> Tensor:
+    """The place of each of scores (B, W) in falling order, from 0; ties go to the lower index."""
+    return scores.argsort(dim=-1, descending=True, stable=True).argsort(dim=-1)
 
 
 def merge(x: Tensor, size: Tensor, index: Tensor, count: int) -> tuple[Tensor, Tensor]:

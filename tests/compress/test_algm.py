@@ -5,12 +5,12 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from raycomp.compress.algm import AlgmMerger, window_scores
+from raycomp.compress.algm import AlgmMerger, alike, window_scores
 from raycomp.compress.apply import compress
+from raycomp.compress.merge import best_windows_first
 from raycomp.errors import UserError
 from raycomp.models.segmenter import restore
 from raycomp.recipe import Algm, Recipe, algm_blocks, dense
-from tests.compress.test_merge import brute_force_window_positions
 from tests.conftest import seeded_images, seeded_model, seeded_saliency
 
 
@@ -29,6 +29,20 @@ def brute_force_scores(patches: np.ndarray, grid: tuple[int, int]) -> list[float
     return scores
 
 
+def brute_force_positions(scores: list[float], threshold: float, grid: tuple[int, int], prefix: int) -> list[int]:
+    """Special tokens, merged windows by falling score, other patches in raster order: each token's position."""
+    rows, columns = grid
+    merged = sorted((w for w in range(len(scores)) if scores[w] >= threshold), key=lambda w: -scores[w])
+    position = {("window", window): prefix + place for place, window in enumerate(merged)}
+    names = []
+    for patch in range(rows * columns):
+        window = patch // columns // 2 * (columns // 2) + patch % columns // 2
+        names.append(("window", window) if window in merged else ("patch", patch))
+    for name in names:
+        position.setdefault(name, prefix + len(position))
+    return [*range(prefix), *(position[name] for name in names)]
+
+
 def brute_force_groups(
     tokens: np.ndarray, sizes: np.ndarray, prefix: int, block: int
 ) -> tuple[list[list[int]], np.ndarray]:
@@ -37,7 +51,7 @@ def brute_force_groups(
     destinations = [i for i in range(len(tokens)) if i % 2 == 1 and i >= prefix]
     partner = {s: max(destinations, key=lambda d: cosine(tokens[s], tokens[d])) for s in sources}
     best = np.array([cosine(tokens[s], tokens[partner[s]]) for s in sources])
-    merging = [s for s, score in zip(sources, best, strict=True) if score > best.mean() + best.std(ddof=1) / block]
+    merging = [s for s, score in zip(sources, best, strict=True) if score >= best.mean() + best.std(ddof=1) / block]
     kept = [*range(prefix), *(s for s in sources if s not in merging), *destinations]
     groups = [[t, *(s for s in merging if partner[s] == t)] for t in kept]
     means = [np.average(tokens[g], axis=0, weights=sizes[g]) for g in groups]
@@ -65,7 +79,7 @@ def test_both_merges_equal_brute_force_on_one_image(grid, prefix, seed):
 
     together = scores >= threshold
     assert 0 < together.sum() < len(together)
-    positions = np.array(brute_force_window_positions(together, grid, prefix))
+    positions = np.array(brute_force_positions(scores.tolist(), threshold, grid, prefix))
     expected = np.array([x[positions == p].mean(0) for p in range(positions.max() + 1)])
     np.testing.assert_allclose(local[0], expected, rtol=1e-6)
     assert record.source[0].tolist() == positions[prefix:].tolist()
@@ -78,6 +92,18 @@ def test_both_merges_equal_brute_force_on_one_image(grid, prefix, seed):
     where = {token: place for place, group in enumerate(groups) for token in group}
     assert record.source[0].tolist() == [where[p] for p in positions[prefix:]]
     assert record.size[0].tolist() == [sizes[g].sum() for g in groups]
+
+
+def test_merged_windows_come_first_by_falling_score():
+    """Three windows, of which the last two merge: the better one leads, and the first keeps its four patches."""
+    grid, scores = (2, 6), torch.tensor([[0.2, 0.7, 0.9]])
+    assert best_windows_first(scores, 2, grid, 1).tolist() == [[0, 3, 4, 2, 2, 1, 1, 5, 6, 2, 2, 1, 1]]
+
+
+def test_a_source_exactly_at_the_limit_merges_globally():
+    """All sources alike: the deviation is 0, and every best cosine equals the mean."""
+    best = torch.tensor([[-torch.inf, 0.5, 0.5, 0.5]])
+    assert alike(best, 2, 1).tolist() == [[True, True, True]]
 
 
 def algm_recipe(shape, **settings) -> Recipe:
