@@ -3,8 +3,8 @@
     python benchmarks/saliency.py [--steps 200] [--between 40] [--shares 60,40,27] [--out results/saliency.jsonl]
 
 Two ways to prune at each share of the GFLOPs, on the full evaluation set: to NViT's own widths, by one global
-threshold (with training between rounds, too), and to the same uniform widths for both scores, which then only say
-which units stay. Every model is fine-tuned by the same steps and batches. A file of results is gone on from.
+threshold (NViT's with training between rounds, too), and to the same uniform widths for both scores, which then only
+say which units stay. Every model is fine-tuned by the same steps and batches. A file of results is gone on from.
 """
 
 import json
@@ -63,10 +63,9 @@ def main(
 
     def arms(base: Base, criterion: str, share: float) -> Iterator[tuple[str, Callable[[], Segmenter]]]:
         yield f"{criterion}, own widths, {share:.0%}", lambda: nvit_widths(base, share, 0)
-        yield (
-            f"{criterion}, own widths, {between} steps between, {share:.0%}",
-            lambda: nvit_widths(base, share, between),
-        )
+        if criterion == "nvit":
+            named = f"{criterion}, own widths, {between} steps between, {share:.0%}"
+            yield named, lambda: nvit_widths(base, share, between)
         yield f"{criterion}, uniform widths, {share:.0%}", lambda: uniform_widths(base, share)
 
     print(f"{'clean / corrupted mIoU':44}{'of dense':>9}{'as cut':>16}{f'after {steps} steps':>18}", flush=True)

@@ -13,6 +13,7 @@ import shlex
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
@@ -27,12 +28,12 @@ from raycomp.cli import guarded
 from raycomp.commands.inputs import device_of
 from raycomp.compress.apply import compress
 from raycomp.compress.elastic import ordered, prefix_saliency
-from raycomp.data.evalset import resized
 from raycomp.data.open import open_split
+from raycomp.data.resize import at_least, centre, resized_image
 from raycomp.data.samples import NORMALIZATIONS, Samples
 from raycomp.data.streetscenes import StreetScenes
 from raycomp.errors import UserError
-from raycomp.evaluate.miou import class_iou, confusion, normalised, sliding_logits
+from raycomp.evaluate.miou import class_iou, confusion, labels_at, normalised, sliding_logits
 from raycomp.evaluate.sharing import precision
 from raycomp.losses import Loss, nested, pixel_loss
 from raycomp.memory import keep_freed_memory
@@ -150,7 +151,8 @@ class _Made:
 
 
 def _train_model(job: _Job, start: Path | None, half: bool) -> _Made:
-    model = Segmenter(job.shape, dense(job.shape), job.settings.drop_path)
+    model = Segmenter(job.shape, dense(job.shape))
+    model.regularise(job.settings.drop_path, job.settings.decoder_dropout)
     init_weights(model, torch.Generator().manual_seed(job.settings.seed))
     if start is not None:
         model.load_state_dict(checkpoints.load(start, job.shape).state_dict())
@@ -172,6 +174,7 @@ def _train_elastic(job: _Job, start: Path, half: bool) -> _Made:
     teacher = checkpoints.load(start, shape).to(job.device)
     print(f"scoring prunable units on {sweep.nvit.images} training images", flush=True)
     model = ordered(teacher, score(teacher, sweep, job.device, sweep.search.criterion))
+    model.regularise(job.settings.drop_path, job.settings.decoder_dropout)
     teacher.requires_grad_(False)
     space = Space(shape, sweep.space, sweep.data.window_for(shape))
     least = settings.least * space.gflops({})
@@ -203,9 +206,10 @@ def _train_elastic(job: _Job, start: Path, half: bool) -> _Made:
 def _train_policy(job: _Job) -> _Made:
     settings = job.sweep.policy
     torch.manual_seed(job.settings.seed)
-    policy, seconds = _trained(job, Policy(settings.kind, job.shape.patch, settings.pretrained), policy_loss)
+    loss = partial(policy_loss, ignore_border=settings.ignore_border)
+    policy, seconds = _trained(job, Policy(settings.kind, job.shape.patch, settings.pretrained), loss)
     shares = (0.25, 0.5, 0.75, 0.9)
-    everywhere, among = precision(policy, _crops(job), shares)
+    everywhere, among = precision(policy, _crops(job), shares, settings.ignore_border)
     lines = [f"| best {share:.0%} | {value:.3f} |" for share, value in zip(shares, among, strict=True)]
     table = "\n".join(["| superpatches | of one class |", "|---|---|", *lines, f"| all | {everywhere:.3f} |"])
     title = f"Policy network of CTS ({settings.kind}, {2 * job.shape.patch}-pixel superpatches)"
@@ -222,7 +226,7 @@ def _trained(job: _Job, model: Trained, loss: Loss, identity: str = "") -> tuple
         TextColumn("{task.fields[loss]}"),
         TimeRemainingColumn(),
     )
-    steps, seconds = job.settings.steps, 0.0
+    steps, seconds, scale = job.settings.steps, 0.0, job.sweep.data.scale
     with Progress(*columns) as bar:
         task = bar.add_task("training", total=steps, loss="")
         every = max(1, steps // 50)
@@ -234,7 +238,7 @@ def _trained(job: _Job, model: Trained, loss: Loss, identity: str = "") -> tuple
             if not bar.console.is_terminal and at.step % every == 0:
                 print(f"step {at.step}/{at.steps} loss {at.loss:.4f} lr {at.lr:.2e}", flush=True)
 
-        made = train(model, job.shape, job.samples, job.settings, job.device, report, loss, job.state, identity)
+        made = train(model, job.shape, job.samples, job.settings, job.device, report, loss, job.state, identity, scale)
     return made, seconds
 
 
@@ -247,29 +251,29 @@ def _history(start: Path) -> str:
 
 
 def _evaluate(model: Segmenter, job: _Job) -> np.ndarray:
-    """Per-class IoU on the held-out images."""
+    """Per-class IoU on the held-out images, at the size of their files."""
     pixels, classes = NORMALIZATIONS[job.shape.normalization], job.shape.classes
     window = job.sweep.data.window_for(job.shape)
     matrix = torch.zeros(classes, classes, dtype=torch.int64)
     with torch.inference_mode():
         for index in range(job.count):
-            image, label = resized(job.held_out[index], job.sweep.data.short_side)
+            image, label = job.held_out[index]
+            size = (label.shape[0], label.shape[1])
+            image = resized_image(image, job.sweep.data.scale.of(size))
             x = normalised(torch.from_numpy(image)[None].to(job.device), pixels.mean, pixels.std, torch.float32)
             logits = sliding_logits(model, x, window, job.sweep.data.stride_for(job.shape))
-            matrix += confusion(torch.from_numpy(label), logits[0].argmax(0).cpu(), classes)
+            matrix += confusion(torch.from_numpy(label), labels_at(logits, size)[0].cpu(), classes)
     return class_iou(matrix.numpy())
 
 
 def _crops(job: _Job) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """The centre of each held-out image, as large as the model's input."""
-    pixels, (height, width) = NORMALIZATIONS[job.shape.normalization], job.sweep.data.window_for(job.shape)
+    pixels, data = NORMALIZATIONS[job.shape.normalization], job.sweep.data
+    window = data.window_for(job.shape)
     for index in range(job.count):
-        image, label = resized(job.held_out[index], job.sweep.data.short_side)
-        top, left = max(0, label.shape[0] - height) // 2, max(0, label.shape[1] - width) // 2
-        here = (slice(top, top + height), slice(left, left + width))
-        if label[here].shape == (height, width):
-            x = normalised(torch.from_numpy(image[here])[None], pixels.mean, pixels.std, torch.float32)
-            yield x.to(job.device), torch.from_numpy(label[here])[None].to(job.device)
+        image, label = centre(at_least(job.held_out[index], window, data.scale), window)
+        x = normalised(torch.from_numpy(image)[None], pixels.mean, pixels.std, torch.float32)
+        yield x.to(job.device), torch.from_numpy(label)[None].to(job.device)
 
 
 if __name__ == "__main__":

@@ -51,7 +51,7 @@ class SweepConfig(Section):
         if not isinstance(data, dict) or not isinstance(dense := data.get("train", {}), dict):
             return data
         filled = dict(data)
-        for section, other in (("elastic", {"drop_path": 0.0}), ("refine", {})):
+        for section, other in (("elastic", {"drop_path": 0.0, "decoder_dropout": 0.0}), ("refine", {})):
             given = data.get(section, {})
             if isinstance(given, dict) and isinstance(own := given.get("train", {}), dict):
                 filled[section] = {**given, "train": {**dense, **other, **own}}

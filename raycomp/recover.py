@@ -115,13 +115,13 @@ def trained_on(
     data = base.config.data
     images = samples if samples is not None else open_split(data, data.train_split, config.images or 0)
     own = deepcopy(model).requires_grad_(True)  # the weights that nothing cut are the dense model's own
-    own.encoder.set_drop_path(config.drop_path)
+    own.regularise(config.drop_path, config.decoder_dropout)
     loss: Loss = pixel_loss
     identity = ""
     if distill:
         teacher = deepcopy(base.model).to(device).requires_grad_(False)
         loss, identity = distilled(teacher, distill), f" {base.checkpoint} {distill}"
-    return train(own, base.shape, images, config, device, report, loss, state, identity)
+    return train(own, base.shape, images, config, device, report, loss, state, identity, data.scale)
 
 
 def schedule(config: TrainConfig, settings: FinetuneConfig, seed: int) -> TrainConfig:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from raycomp.errors import nearest
-from raycomp.shape import BACKBONES, ModelShape, Size, vit
+from raycomp.shape import BACKBONES, ModelShape, Scale, Size, vit
 
 
 class Section(BaseModel):
@@ -71,17 +71,30 @@ class DataConfig(Section):
     eval_split: str = "val"
     """The split that recipes are measured on."""
     short_side: int | None = Field(default=None, gt=0)
-    """Evaluation images are resized, keeping their ratio, to this short side; pixels."""
+    """Images are resized, keeping their ratio, to this short side, in pixels; training varies their size from there."""
+    long_side: int | None = Field(default=None, gt=0)
+    """The long side is at most this, in pixels, even where the short side then is shorter than `short_side`."""
     window: Size | None = None
     """Sliding window; by default the size the model was made for."""
     stride: int | None = Field(default=None, gt=0)
     """Step of the sliding window, pixels; by default the window's shorter side."""
 
     @model_validator(mode="after")
+    def _long_side_of_short(self) -> Self:
+        if self.long_side is not None and (self.short_side is None or self.long_side < self.short_side):
+            raise ValueError(f"long_side is {self.long_side}: expected at least short_side, {self.short_side}")
+        return self
+
+    @model_validator(mode="after")
     def _classes_of_folders(self) -> Self:
         if (self.dataset == "folders") != (self.classes is not None):
             raise ValueError(f"classes are for dataset folders, which needs them; the dataset is {self.dataset}")
         return self
+
+    @property
+    def scale(self) -> Scale:
+        """The size that images are brought to."""
+        return Scale(self.short_side, self.long_side)
 
     def window_for(self, shape: ModelShape) -> Size:
         """Height and width of what one forward pass sees, pixels."""
@@ -115,6 +128,9 @@ class EvaluationConfig(Section):
     """The dense model, the baselines and the front, at the end."""
     batch: int = Field(default=32, gt=0)
     """Images of a forward pass; merging that adapts to the image is measured one by one."""
+    at: Literal["original", "resized"] = "original"
+    """What the full set is measured at, where `data.short_side` resizes images: original, as published figures are,
+    compares with labels of their own size; resized is faster, and what the search stage always does."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Precision of the model while it is measured."""
     seed: int = 0
@@ -212,7 +228,7 @@ class TrainConfig(Section):
     crop: Size | None = None
     """Height and width of what is cut from an image, pixels; by default the size the model is made for."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
-    """sgd: with momentum 0.9."""
+    """sgd: with Nesterov momentum 0.9."""
     lr: float = Field(default=1e-3, gt=0)
     """Highest learning rate, after the warm-up; from there it falls to `min_lr`."""
     min_lr: float = Field(default=1e-5, ge=0)
@@ -223,6 +239,8 @@ class TrainConfig(Section):
     """Steps in which the learning rate rises to `lr`."""
     drop_path: float = Field(default=0.1, ge=0, lt=1)
     """How often a residual branch of the last block is left out; none of the first, evenly more in between."""
+    decoder_dropout: float = Field(default=0.1, ge=0, lt=1)
+    """Dropout in the mask decoder's attention and MLPs."""
     clip: float | None = Field(default=None, gt=0)
     """Largest norm of the gradient."""
     ema: float | None = Field(default=None, gt=0, lt=1)
@@ -302,6 +320,9 @@ class PolicyConfig(Section):
     """Its weights: a file of ours (.safetensors), or `package:NAME`."""
     pretrained: bool = False
     """For training: start from timm's ImageNet weights."""
+    ignore_border: bool = True
+    """For training: do not judge a superpatch at the border of a crop that is of one class but for unlabelled pixels.
+    The authors' code does this for ADE20K, and not for Cityscapes."""
     train: TrainConfig = TrainConfig(
         steps=20_000, optimizer="adamw", lr=1e-3, weight_decay=0.01, warmup=200, drop_path=0.0, clip=1.0
     )
@@ -318,7 +339,7 @@ class ElasticConfig(Section):
     distill: float = Field(default=1.0, ge=0)
     """Weight of the agreement with the dense model, beside the cross-entropy."""
     train: TrainConfig = TrainConfig()
-    """What a file does not say is as in its `train` section, but without drop path."""
+    """What a file does not say is as in its `train` section, but without drop path and dropout."""
 
 
 class RecoveryConfig(Section):

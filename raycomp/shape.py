@@ -3,6 +3,7 @@
 Strudel et al., "Segmenter: Transformer for Semantic Segmentation", ICCV 2021.
 """
 
+from dataclasses import dataclass
 from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -12,6 +13,40 @@ Size = tuple[int, int]  # height, width in pixels
 
 # name -> (width, heads, depth): the four ViT sizes of the Segmenter paper.
 BACKBONES = {"tiny": (192, 3, 12), "small": (384, 6, 12), "base": (768, 12, 12), "large": (1024, 16, 24)}
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """The size that images are brought to before anything else, as in mmsegmentation; by default their own."""
+
+    short: int | None = None
+    """Pixels of the short side; the ratio is kept."""
+    long: int | None = None
+    """Most pixels of the long side: an image longer than that is scaled down further."""
+
+    def of(self, size: Size, factor: float = 1.0) -> Size:
+        """Height and width of an image of `size` at this scale, times a factor of the training."""
+        ratio = factor
+        if self.short is not None:
+            ratio = int(factor * self.short) / min(size)
+            if self.long is not None:
+                ratio = min(ratio, int(factor * self.long) / max(size))
+        height, width = (max(1, int(side * ratio + 0.5)) for side in size)
+        return height, width
+
+
+OWN_SIZE = Scale()
+"""Images stay as large as they are."""
+
+
+def enlarged_to(size: Size, window: Size) -> Size:
+    """The size of an image that is enlarged, its ratio kept, until a window fits in; its own where one does."""
+    (height, width), (rows, columns) = size, window
+    if height >= rows and width >= columns:
+        return size
+    if rows * width <= columns * height:  # the width is what is missing most
+        return max(rows, int(height / width * columns)), columns
+    return rows, max(columns, int(width / height * rows))
 
 
 class ModelShape(BaseModel):

@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from raycomp import parallel
 from raycomp.config import SweepConfig
-from raycomp.data.augment import augment
+from raycomp.data.augment import augment, padded
 from raycomp.data.samples import NORMALIZATIONS, Sample, Samples
 from raycomp.data.streetscenes import StreetScenes
 from raycomp.errors import UserError
@@ -31,7 +31,7 @@ from raycomp.evaluate.miou import normalised
 from raycomp.files import fetched, written
 from raycomp.losses import Loss, pixel_loss
 from raycomp.sections import TrainConfig
-from raycomp.shape import ModelShape, Size
+from raycomp.shape import OWN_SIZE, ModelShape, Scale, Size
 from raycomp.storage import AnyPath
 
 _POLY_POWER = 0.9
@@ -52,25 +52,29 @@ class Standing:
     """Of all its steps; interruptions, and what they lost, are left out."""
 
 
-class _Batches(Dataset[tuple[Tensor, Tensor]]):
-    """Item s is this process's share of the batch of step s: images (B, H, W, 3) uint8, labels (B, H, W) uint8."""
+class _Batches(Dataset[tuple[Tensor, Tensor, Tensor]]):
+    """Item s is this process's share of the batch of step s.
 
-    def __init__(self, samples: Samples, crop: Size, config: TrainConfig) -> None:
-        self.samples, self.crop, self.config = samples, crop, config
+    Images (B, H, W, 3) uint8, labels (B, H, W) uint8, and the height and width of each image before padding (B, 2).
+    """
+
+    def __init__(self, samples: Samples, crop: Size, config: TrainConfig, scale: Scale) -> None:
+        self.samples, self.crop, self.config, self.scale = samples, crop, config, scale
         self.places = range(parallel.rank(), config.batch, parallel.world())  # loader processes are in no group
 
     def __len__(self) -> int:
         return self.config.steps
 
-    def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
+    def __getitem__(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
         rng = np.random.default_rng([self.config.seed, step])
         chosen = rng.choice(len(self.samples), self.config.batch, replace=len(self.samples) < self.config.batch)
         drawn = []
         for place in self.places:
             own = np.random.default_rng([self.config.seed, step, place])
-            drawn.append(augment(self.samples[int(chosen[place])], self.crop, self.config.augment, own))
-        images, labels = (np.stack(part) for part in zip(*drawn, strict=True))
-        return torch.from_numpy(images), torch.from_numpy(labels)
+            drawn.append(augment(self.samples[int(chosen[place])], self.crop, self.config.augment, own, self.scale))
+        sizes = torch.tensor([label.shape for _, label in drawn])
+        images, labels = zip(*(padded(sample, self.crop) for sample in drawn), strict=True)
+        return torch.from_numpy(np.stack(images)), torch.from_numpy(np.stack(labels)), sizes
 
 
 def train(
@@ -83,6 +87,7 @@ def train(
     loss: Loss = pixel_loss,
     state: AnyPath | None = None,
     identity: str = "",
+    scale: Scale = OWN_SIZE,
 ) -> Trained:
     """Train `model` in place for `config.steps` steps.
 
@@ -90,7 +95,8 @@ def train(
         shape: gives the pixel normalisation, and the crop where `config` has none.
         state: file that the training is saved to every now and then and at its end, and goes on from if it
             is there; what comes out is the same as without an interruption. Remove it once the result is kept.
-        identity: whatever else than `config` and `samples` decides what is trained, such as what `loss` holds.
+        identity: whatever else than the other arguments decides what is trained, such as what `loss` holds.
+        scale: the size of images that `config.augment.scale` varies.
 
     Returns:
         The model to keep: the averaged weights if `config.ema` is set, else `model` itself.
@@ -105,23 +111,24 @@ def train(
     model.to(device).train()
     optimizer = _optimizer(model, config)
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema)) if config.ema else None
-    saved = _Saved(state, model, optimizer, average, f"{config.model_dump_json()} {samples.fingerprint}{identity}")
+    identity = f"{samples.fingerprint}{identity}" + ("" if scale == OWN_SIZE else f" {scale}")
+    saved = _Saved(state, model, optimizer, average, f"{config.model_dump_json()} {identity}")
     first = saved.restore(device)
     before, started = saved.standing, time.monotonic()
     if before is not None:
         report(before)
     batches = DataLoader(
-        _Batches(samples, crop, config),
+        _Batches(samples, crop, config, scale),
         batch_size=None,
         num_workers=config.workers,
         sampler=range(first, config.steps),
     )
-    for step, (images, labels) in enumerate(batches, start=first):
+    for step, (images, labels, sizes) in enumerate(batches, start=first):
         torch.manual_seed(int(np.random.SeedSequence([config.seed, step]).generate_state(1)[0]))  # drop path
         rate = _rate(step, config)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        x = normalised(images.to(device), pixels.mean, pixels.std, torch.float32)
+        x = without_padding(normalised(images.to(device), pixels.mean, pixels.std, torch.float32), sizes)
         optimizer.zero_grad(set_to_none=True)
         value = 0.0
         for part in _parts(loss(model, x, labels.to(device)), device, config.precision):
@@ -143,6 +150,16 @@ def train(
         report(standing)
     kept: Trained = model if average is None else average.module  # type: ignore[assignment]
     return kept.eval()
+
+
+def without_padding(images: Tensor, sizes: Tensor) -> Tensor:
+    """Zero normalised images (B, 3, H, W) beyond the height and width (B, 2) that they had before padding."""
+    height, width = images.shape[-2:]
+    if bool((sizes == torch.tensor([height, width])).all()):
+        return images
+    rows, columns = (sizes.to(images.device)[:, axis, None] for axis in range(2))
+    inside = (torch.arange(height, device=images.device) < rows)[:, None, :, None]
+    return images * (inside & (torch.arange(width, device=images.device) < columns)[:, None, None, :])
 
 
 def _parts(parts: Iterator[Tensor], device: torch.device, precision: str) -> Iterator[Tensor]:
@@ -215,7 +232,7 @@ def _optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
     others = [p for p in model.parameters() if p.ndim not in (2, 4)]
     groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
     if config.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=config.lr, momentum=0.9)
+        return torch.optim.SGD(groups, lr=config.lr, momentum=0.9, nesterov=True)  # as timm's sgd
     return torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.98))
 
 

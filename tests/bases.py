@@ -23,7 +23,13 @@ def tiny_base() -> Base:
             "evaluation": {"search": {"clean": 2, "corrupted": 1}, "full": {"clean": CLEAN_IMAGES, "corrupted": 1}},
             "policy": {"kind": "small"},
             "nvit": {"embed": 8, "heads": 1, "qk": 2, "v": 2, "mlp": 8, "rounds": 2, "images": 4, "batch": 2},
-            "train": {"steps": 10, "batch": 2, "optimizer": "adamw", "augment": {"scale": [1, 1]}},
+            "train": {
+                "steps": 10,
+                "batch": 2,
+                "optimizer": "adamw",
+                "augment": {"scale": [1, 1]},
+                "decoder_dropout": 0,
+            },
             "benchmark": {"recovery": {"steps": 0}},
         }
     )

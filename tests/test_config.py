@@ -28,10 +28,10 @@ def test_elastic_models_and_fronts_are_trained_like_the_dense_model(read):
     config = read(refine={"seeds": [0, 1], "train": {"steps": 50}})
     assert config.refine.train == config.train.model_copy(update={"steps": 50})
     assert config.refine.seeds == (0, 1)
-    assert config.elastic.train == config.train.model_copy(update={"drop_path": 0.0})
+    assert config.elastic.train == config.train.model_copy(update={"drop_path": 0.0, "decoder_dropout": 0.0})
     assert read(elastic={"train": {"drop_path": 0.3}}).elastic.train.drop_path == 0.3
     bare = {name: value for name, value in SPACE.items() if name != "train"}
-    assert SweepConfig.model_validate(bare).elastic.train == TrainConfig(drop_path=0.0)
+    assert SweepConfig.model_validate(bare).elastic.train == TrainConfig(drop_path=0.0, decoder_dropout=0.0)
     assert config.changed("train", steps=7).elastic.train.steps == 400  # an option of one is not of the others
 
 

@@ -8,12 +8,12 @@ import torch.nn.functional as F
 
 from raycomp.data.corruptions import VARIANTS
 from raycomp.data.evalset import CLEAN
-from raycomp.data.samples import IGNORE, NORMALIZATIONS
+from raycomp.data.resize import at_least
+from raycomp.data.samples import NORMALIZATIONS
 from raycomp.evaluate.miou import normalised
 from raycomp.files import fetched, written
 from raycomp.models.segmenter import Segmenter
 from raycomp.search.base import Base
-from raycomp.shape import Size
 from raycomp.storage import AnyPath
 
 _CORRUPTED = (("fog", 3), ("gaussian_noise", 3))
@@ -41,16 +41,9 @@ def scenes(base: Base) -> list[Scene]:
     found = []
     for title, variant in wanted:
         index = int(np.flatnonzero((data.variants == variant) & (data.rank == 0))[0])
-        label = cut(labels[data.label_of[index]], window, IGNORE)[..., 0]
-        found.append(Scene(title, cut(images[index], window, 0), label))
+        image, label = at_least((images[index], labels[data.label_of[index]][..., 0]), window)
+        found.append(Scene(title, image[: window[0], : window[1]], label[: window[0], : window[1]]))
     return found
-
-
-def cut(image: np.ndarray, window: Size, fill: int) -> np.ndarray:
-    """The top left window (height, width, C) of an image, filled up where the image is smaller."""
-    piece = image[: window[0], : window[1]]
-    missing = ((0, window[0] - piece.shape[0]), (0, window[1] - piece.shape[1]), (0, 0))
-    return np.pad(piece, missing, constant_values=fill)
 
 
 @dataclass(frozen=True)

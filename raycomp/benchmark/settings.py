@@ -15,7 +15,7 @@ from raycomp.data.evalset import CLEAN
 from raycomp.data.samples import NORMALIZATIONS, Samples
 from raycomp.errors import UserError
 from raycomp.evaluate.latency_table import LatencyTable
-from raycomp.evaluate.miou import normalised, windows
+from raycomp.evaluate.miou import enlarged, normalised, windows
 from raycomp.evaluate.tokens import recorded
 from raycomp.files import fetched, written
 from raycomp.flops import gflops, profile
@@ -185,7 +185,7 @@ def measured_gflops(base: Base, model: Segmenter, recipe: Recipe, device: torch.
     with recorded(model) as passes, torch.inference_mode():
         for index in np.flatnonzero(base.evalset.variants == CLEAN):
             x = normalised(torch.from_numpy(images[index][None]).to(device), pixels.mean, pixels.std, dtype)
-            for _, crop in windows(x, window, data.stride_for(base.shape)):
+            for _, crop in windows(enlarged(x, window), window, data.stride_for(base.shape)):
                 model.encoder(crop, depth=last)
     whole = [[*tokens, *[tokens[-1]] * (base.shape.depth - last)] for tokens in passes]
     return float(np.mean([profile(base.shape, recipe, window, tokens).gflops for tokens in whole]))

@@ -7,11 +7,10 @@ import numpy as np
 import torch
 
 from raycomp.benchmark.cells import Level
-from raycomp.benchmark.pictures import cut
 from raycomp.benchmark.settings import Setting, built
 from raycomp.compress.apply import compress
 from raycomp.data.samples import NORMALIZATIONS
-from raycomp.evaluate.miou import normalised
+from raycomp.evaluate.miou import first_window, normalised
 from raycomp.evaluate.speed import median_seconds
 from raycomp.evaluate.tokens import tokens_per_block
 from raycomp.flops import gflops
@@ -41,8 +40,8 @@ def time_settings(base: Base, settings: dict[Level, Setting], device: torch.devi
     window, dtype = base.config.data.window_for(shape), getattr(torch, config.dtype)
     pixels = NORMALIZATIONS[shape.normalization]
     images = base.evalset.images.views()
-    stacked = np.stack([cut(images[i % len(images)], window, 0) for i in range(config.batch)])
-    x = normalised(torch.from_numpy(stacked).to(device), pixels.mean, pixels.std, dtype)
+    chosen = (torch.from_numpy(images[i % len(images)][None]).to(device) for i in range(config.batch))
+    x = torch.cat([first_window(normalised(image, pixels.mean, pixels.std, dtype), window) for image in chosen])
     models = {}
     for level, setting in settings.items():
         recipe = batched(base, setting, x.float())

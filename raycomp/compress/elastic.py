@@ -58,6 +58,7 @@ class Nested(nn.Module):
         self._model, self._kept = model, kept_units(model.shape, recipe, prefixes)
         with torch.device("meta"):
             frame = Segmenter(model.shape, recipe).train(model.training)
+        frame.regularise(*model.regularisation)
         remerge(frame, recipe)
         self._frame = _PatchScores(frame)
 

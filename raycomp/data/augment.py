@@ -1,23 +1,30 @@
-"""Training augmentation of the paper: resize, crop, flip, photometric distortion (REFERENCE 1)."""
+"""Training augmentation of the paper: resize, crop, flip, photometric distortion (REFERENCE 1 and 3)."""
 
 import cv2
 import numpy as np
 
+from raycomp.data.resize import resized
 from raycomp.data.samples import IGNORE, Sample
 from raycomp.sections import AugmentConfig
-from raycomp.shape import Size
+from raycomp.shape import OWN_SIZE, Scale, Size
 
 _CROP_TRIES = 10
 _MAX_CLASS_SHARE = 0.75
 
 
-def augment(sample: Sample, crop: Size, config: AugmentConfig, rng: np.random.Generator) -> Sample:
-    """Draw one training crop (image crop x 3 uint8, label crop uint8) from a sample."""
-    image, label = sample
+def augment(
+    sample: Sample, crop: Size, config: AugmentConfig, rng: np.random.Generator, scale: Scale = OWN_SIZE
+) -> Sample:
+    """Draw one training crop from a sample: an image (H, W, 3) uint8 and its label (H, W) uint8.
+
+    Args:
+        crop: height and width of the crop; a sample that is smaller after resizing gives a smaller one.
+        scale: which size `config.scale` varies.
+    """
     low, high = config.scale
-    if (low, high) != (1.0, 1.0):
-        image, label = _resize(image, label, float(rng.uniform(low, high)))
-    image, label = _random_crop(image, label, crop, rng)
+    factor = 1.0 if (low, high) == (1.0, 1.0) else float(rng.uniform(low, high))
+    size = (sample[1].shape[0], sample[1].shape[1])
+    image, label = _random_crop(*resized(sample, scale.of(size, factor)), crop, rng)
     if config.flip and rng.random() < 0.5:
         image, label = image[:, ::-1], label[:, ::-1]
     if config.photometric:
@@ -25,31 +32,33 @@ def augment(sample: Sample, crop: Size, config: AugmentConfig, rng: np.random.Ge
     return np.ascontiguousarray(image), np.ascontiguousarray(label)
 
 
-def _resize(image: np.ndarray, label: np.ndarray, factor: float) -> Sample:
-    size = (max(1, round(image.shape[1] * factor)), max(1, round(image.shape[0] * factor)))
-    return cv2.resize(image, size, interpolation=cv2.INTER_LINEAR), cv2.resize(
-        label, size, interpolation=cv2.INTER_NEAREST
-    )
-
-
 def _random_crop(image: np.ndarray, label: np.ndarray, crop: Size, rng: np.random.Generator) -> Sample:
-    """A crop in which no class covers more than 75 %; what lies outside the image is ignored."""
-    height, width = crop
-    down, right = max(0, height - label.shape[0]), max(0, width - label.shape[1])
-    if down or right:
-        image = cv2.copyMakeBorder(image, 0, down, 0, right, cv2.BORDER_CONSTANT, value=(0, 0, 0))
-        label = cv2.copyMakeBorder(label, 0, down, 0, right, cv2.BORDER_CONSTANT, value=(IGNORE,))
-    if label.shape == crop:
+    """A crop with more than one class, none of which covers 75 %; after ten that are not so, any."""
+    height, width = (min(side, most) for side, most in zip(label.shape, crop, strict=True))
+    if label.shape == (height, width):
         return image, label
-    top = left = 0
-    for _ in range(_CROP_TRIES):
+    for left_to_try in reversed(range(_CROP_TRIES + 1)):
         top = int(rng.integers(0, label.shape[0] - height + 1))
         left = int(rng.integers(0, label.shape[1] - width + 1))
         window = label[top : top + height, left : left + width]
-        counts = np.bincount(window[window != IGNORE], minlength=1)
-        if counts.max() <= _MAX_CLASS_SHARE * max(1, counts.sum()):
+        if left_to_try == 0 or _is_varied(window):
             break
-    return image[top : top + height, left : left + width], label[top : top + height, left : left + width]
+    return image[top : top + height, left : left + width], window
+
+
+def _is_varied(label: np.ndarray) -> bool:
+    _, counts = np.unique(label[label != IGNORE], return_counts=True)
+    return len(counts) > 1 and bool(counts.max() < _MAX_CLASS_SHARE * counts.sum())
+
+
+def padded(sample: Sample, crop: Size) -> Sample:
+    """A crop filled up to its full size: black below and to the right, and not labelled there."""
+    image, label = sample
+    down, right = crop[0] - label.shape[0], crop[1] - label.shape[1]
+    if not (down or right):
+        return sample
+    edges = ((0, down), (0, right))
+    return np.pad(image, (*edges, (0, 0))), np.pad(label, edges, constant_values=IGNORE)
 
 
 def _distort(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:

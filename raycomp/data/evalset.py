@@ -22,6 +22,7 @@ import numpy as np
 
 from raycomp.data import corruptions
 from raycomp.data.open import open_split
+from raycomp.data.resize import resized
 from raycomp.data.samples import Sample, Samples
 from raycomp.errors import UserError
 from raycomp.sections import DataConfig, EvaluationConfig, StageConfig
@@ -61,6 +62,7 @@ class EvalSet:
 
     images: Stack
     labels: Stack
+    """At the size of the images."""
     variants: np.ndarray
     """(images,) int64."""
     label_of: np.ndarray
@@ -69,6 +71,8 @@ class EvalSet:
     """(images,) int64: the image's place within its variant; a stage takes the first ranks."""
     classes: tuple[str, ...]
     fingerprint: str
+    originals: Stack | None = None
+    """Labels at the size of their files, where that is not the images'."""
 
     def chosen(self, stage: StageConfig) -> np.ndarray:
         """Indices of the images of a stage."""
@@ -108,6 +112,7 @@ def _key(samples: Samples, data: DataConfig, evaluation: EvaluationConfig) -> st
         evaluation.full.corrupted,
         evaluation.seed,
         corruptions.VERSION,
+        *([] if data.short_side is None else ["original labels", data.long_side]),
     ]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
 
@@ -131,24 +136,16 @@ def open_checked(data: DataConfig, evaluation: EvaluationConfig) -> Samples:
     return samples
 
 
-def resized(sample: Sample, short_side: int | None) -> Sample:
-    """Bring the short side to `short_side` pixels, keeping the ratio; labels too, so masks match."""
-    image, label = sample
-    if short_side is None or min(label.shape) == short_side:
-        return sample
-    factor = short_side / min(label.shape)
-    size = (round(label.shape[1] * factor), round(label.shape[0] * factor))
-    return cv2.resize(image, size, interpolation=cv2.INTER_LINEAR), cv2.resize(
-        label, size, interpolation=cv2.INTER_NEAREST
-    )
-
-
 def _make(
     folder: Path, samples: Samples, data: DataConfig, evaluation: EvaluationConfig, report: Callable[[int, int], None]
 ) -> None:
     """Corrupt in all cores, then move the finished folder to its place in one step."""
     full = evaluation.full
-    clean = [resized(samples[index], data.short_side) for index in range(full.clean)]
+    clean, originals = [], []
+    for index in range(full.clean):
+        image, label = samples[index]
+        clean.append(resized((image, label), data.scale.of(image.shape[:2])))
+        originals.append(label)
     images, variants, label_of, rank = [], [], [], []
     for index, (image, _) in enumerate(clean):
         images.append(image)
@@ -167,7 +164,10 @@ def _make(
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
     temporary.mkdir(parents=True, exist_ok=True)
     try:
-        for name, stack in (("images", Stack.of(images)), ("labels", Stack.of([label for _, label in clean]))):
+        stacks = {"images": Stack.of(images), "labels": Stack.of([label for _, label in clean])}
+        if data.short_side is not None:
+            stacks["originals"] = Stack.of(originals)
+        for name, stack in stacks.items():
             np.save(temporary / f"{name}.npy", stack.pixels)
             np.save(temporary / f"{name}_shapes.npy", stack.shapes)
         np.save(temporary / "index.npy", np.array([variants, label_of, rank], np.int64))
@@ -205,6 +205,7 @@ def _read(folder: Path, classes: tuple[str, ...], key: str) -> EvalSet:
 
     try:
         variants, label_of, rank = np.load(folder / "index.npy")
-        return EvalSet(stack("images"), stack("labels"), variants, label_of, rank, classes, key)
+        originals = stack("originals") if (folder / "originals.npy").is_file() else None
+        return EvalSet(stack("images"), stack("labels"), variants, label_of, rank, classes, key, originals)
     except (OSError, ValueError) as error:
         raise UserError(f"{folder}: the evaluation cache is damaged ({error}); delete the folder") from None

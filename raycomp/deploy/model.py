@@ -31,6 +31,8 @@ class Facts(BaseModel):
     """Step of the sliding window, pixels."""
     short_side: int | None
     """What images are resized to first, their ratio kept; None for as they are."""
+    long_side: int | None = None
+    """The most that their long side may have then, pixels."""
 
 
 def facts_of(model: Segmenter, data: DataConfig, classes: tuple[str, ...]) -> Facts:
@@ -43,6 +45,7 @@ def facts_of(model: Segmenter, data: DataConfig, classes: tuple[str, ...]) -> Fa
         window=window,
         stride=data.stride_for(model.shape),
         short_side=data.short_side,
+        long_side=data.long_side,
     )
 
 

@@ -8,12 +8,13 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from raycomp.data.evalset import resized
+from raycomp.data.resize import resized_image
 from raycomp.deploy import model as models
 from raycomp.deploy.model import FACTS, Facts
 from raycomp.errors import UserError, nearest
-from raycomp.evaluate.miou import normalised, sliding_logits
+from raycomp.evaluate.miou import labels_at, normalised, sliding_logits
 from raycomp.files import written
+from raycomp.shape import Scale
 
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 
@@ -83,15 +84,16 @@ def predict(
     """Segment images one by one.
 
     Yields:
-        The file, its image (H, W, 3) uint8 as the model saw it, and the class of each pixel (H, W) uint8.
+        The file, its image (H, W, 3) uint8, and the class of each of its pixels (H, W) uint8.
     """
     for path in files:
         image = _read(path)
-        image, _ = resized((image, np.zeros(image.shape[:2], np.uint8)), facts.short_side)
-        x = normalised(torch.from_numpy(image)[None].to(device), facts.mean, facts.std, torch.float32)
+        size = (image.shape[0], image.shape[1])
+        seen = resized_image(image, Scale(facts.short_side, facts.long_side).of(size))
+        x = normalised(torch.from_numpy(seen)[None].to(device), facts.mean, facts.std, torch.float32)
         with torch.inference_mode():
-            logits = sliding_logits(run, x, facts.window, facts.stride)
-        yield path, image, logits[0].argmax(0).cpu().numpy().astype(np.uint8)
+            labels = labels_at(sliding_logits(run, x, facts.window, facts.stride), size)
+        yield path, image, labels[0].cpu().numpy().astype(np.uint8)
 
 
 def write_labels(predicted: np.ndarray, path: Path) -> None:

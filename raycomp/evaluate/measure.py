@@ -10,21 +10,19 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from raycomp.data.corruptions import SEVERITIES, TYPES, VARIANTS
-from raycomp.data.evalset import CLEAN, EvalSet
+from raycomp.data.evalset import CLEAN, EvalSet, Stack
 from raycomp.data.samples import NORMALIZATIONS
 from raycomp.evaluate.accuracy import Accuracy
 from raycomp.evaluate.effective_rank import EffectiveRank, effective_rank
-from raycomp.evaluate.miou import class_iou, miou, normalised, sliding_logits
+from raycomp.evaluate.miou import class_iou, first_window, labels_at, miou, normalised, sliding_logits
 from raycomp.evaluate.per_image import PerImage
 from raycomp.evaluate.speed import latency_ms
 from raycomp.evaluate.tokens import recorded
 from raycomp.models.segmenter import Segmenter
 from raycomp.sections import DataConfig, EvaluationConfig
-from raycomp.shape import Size
 
 _RANK_IMAGES = {"search": 4, "full": 16}
 _LATENCY_RUNS = {"search": 5, "full": 15}
@@ -87,6 +85,7 @@ def measure(
     window = sizes.window_for(model.shape)
     stride = sizes.stride_for(model.shape)
     chosen = data.chosen(config.search if stage == "search" else config.full)
+    truth = data.labels if stage == "search" or config.at == "resized" else data.originals or data.labels
     K, V = model.shape.classes, 1 + len(VARIANTS)
     adaptive = model.recipe.adaptive
     batch = 1 if adaptive else config.batch  # in a batch, all images would merge what the least mergeable does
@@ -98,10 +97,11 @@ def measure(
     first: Accuracy | None = None
     with torch.inference_mode():
         for part in (early, np.setdiff1d(chosen, early)):
-            for indices, images, labels in _batches(data, part, batch):
+            for indices, images, labels in _batches(data, truth, part, batch):
                 x = normalised(images.to(device, non_blocking=True), pixels.mean, pixels.std, dtype)
                 with recorded(model) as passes:
-                    predicted = sliding_logits(model, x, window, stride).argmax(1)  # (B, H, W)
+                    logits = sliding_logits(model, x, window, stride)
+                predicted = labels_at(logits, (labels.shape[-2], labels.shape[-1]))  # (B, H, W)
                 if adaptive and data.variants[indices[0]] == CLEAN:
                     tokens += passes
                 counts = _count(labels.to(device), predicted, K)
@@ -115,12 +115,8 @@ def measure(
                     raise Stopped(first, len(early), time.perf_counter() - started)
         throughput = len(chosen) / (time.perf_counter() - started)
         views, shown = data.images.views(), chosen[data.variants[chosen] == CLEAN][: _RANK_IMAGES[stage]]
-        probe = torch.cat(
-            [
-                _fitted(normalised(torch.from_numpy(views[i][None]).to(device), pixels.mean, pixels.std, dtype), window)
-                for i in shown
-            ]
-        )
+        seen = (torch.from_numpy(views[i][None]).to(device) for i in shown)
+        probe = torch.cat([first_window(normalised(x, pixels.mean, pixels.std, dtype), window) for x in seen])
         rank = effective_rank(model, probe)
         latency = latency_ms(model, probe[:1], _LATENCY_RUNS[stage])
     hits, union = torch.cat(by_class).cpu().numpy().transpose(1, 0, 2)
@@ -148,12 +144,12 @@ def _by_variant(confusions: np.ndarray, measured: np.ndarray) -> np.ndarray:
     return table
 
 
-def _batches(data: EvalSet, chosen: np.ndarray, batch: int) -> Iterator[tuple[list[int], Tensor, Tensor]]:
-    """Batches of equally large images and their labels, clean and corrupted together, and which they are."""
-    images, labels = data.images.views(), data.labels.views()
+def _batches(data: EvalSet, truth: Stack, chosen: np.ndarray, batch: int) -> Iterator[tuple[list[int], Tensor, Tensor]]:
+    """Batches of equally large images and labels, clean and corrupted together, and which they are."""
+    images, labels = data.images.views(), truth.views()
     by_size: dict[tuple[int, ...], list[int]] = defaultdict(list)
     for index in chosen:
-        by_size[images[index].shape].append(int(index))
+        by_size[images[index].shape + labels[data.label_of[index]].shape].append(int(index))
     for indices in by_size.values():
         for start in range(0, len(indices), batch):
             part = indices[start : start + batch]
@@ -177,9 +173,3 @@ def _by_class(counts: Tensor) -> Tensor:
     """Hits and unions (B, 2, K) of confusion matrices (B, K, K)."""
     hits = counts.diagonal(dim1=1, dim2=2)
     return torch.stack([hits, counts.sum(1) + counts.sum(2) - hits], dim=1)
-
-
-def _fitted(images: Tensor, window: Size) -> Tensor:
-    """The top left window of images, padded with zeros where they are smaller."""
-    images = images[..., : window[0], : window[1]]
-    return F.pad(images, (0, window[1] - images.shape[-1], 0, window[0] - images.shape[-2]))

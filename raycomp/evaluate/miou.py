@@ -11,7 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from raycomp.data.samples import IGNORE
-from raycomp.shape import Size
+from raycomp.shape import Size, enlarged_to
+
+_CLASSES_AT_ONCE = 16
 
 
 def confusion(truth: Tensor, predicted: Tensor, classes: int) -> Tensor:
@@ -44,12 +46,20 @@ def anchors(side: int, window: int, stride: int) -> list[int]:
 Place = tuple[slice, slice]  # rows and columns of a window
 
 
-def windows(images: Tensor, window: Size, stride: int) -> Iterator[tuple[Place, Tensor]]:
-    """Windows (B, C, height, width) of images (B, C, H, W) and where they lie; small images are padded with zeros."""
+def enlarged(images: Tensor, window: Size) -> Tensor:
+    """Images (B, C, H, W), enlarged bilinearly where a window does not fit in, as in Segmenter's evaluation."""
     height, width = images.shape[-2:]
-    down, right = max(0, window[0] - height), max(0, window[1] - width)
-    if down or right:
-        images = F.pad(images, (0, right, 0, down))
+    size = enlarged_to((height, width), window)
+    return images if size == (height, width) else F.interpolate(images, size, mode="bilinear")
+
+
+def first_window(images: Tensor, window: Size) -> Tensor:
+    """The top left window of images (B, C, H, W), enlarged where they are smaller."""
+    return enlarged(images, window)[..., : window[0], : window[1]]
+
+
+def windows(images: Tensor, window: Size, stride: int) -> Iterator[tuple[Place, Tensor]]:
+    """Windows (B, C, height, width) of images (B, C, H, W) that are no smaller, and where they lie."""
     for top in anchors(images.shape[-2], window[0], stride):
         for left in anchors(images.shape[-1], window[1], stride):
             place = (slice(top, top + window[0]), slice(left, left + window[1]))
@@ -57,12 +67,15 @@ def windows(images: Tensor, window: Size, stride: int) -> Iterator[tuple[Place, 
 
 
 def sliding_logits(model: Callable[[Tensor], Tensor], images: Tensor, window: Size, stride: int) -> Tensor:
-    """Class logits (B, K, H, W) of images (B, 3, H, W), averaged where windows overlap."""
-    height, width = images.shape[-2:]
-    if (height, width) == window:
+    """Class logits (B, K, H, W) of images (B, 3, H, W), averaged where windows overlap.
+
+    Images smaller than a window are enlarged to it, and have the logits of their enlarged size.
+    """
+    images = enlarged(images, window)
+    if images.shape[-2:] == window:
         return model(images)
     total: Tensor | None = None
-    count = images.new_zeros(max(height, window[0]), max(width, window[1]))
+    count = images.new_zeros(images.shape[-2:])
     for place, crop in windows(images, window, stride):
         logits = model(crop)
         if total is None:
@@ -70,7 +83,26 @@ def sliding_logits(model: Callable[[Tensor], Tensor], images: Tensor, window: Si
         total[(..., *place)] += logits
         count[place] += 1
     assert total is not None  # there is always at least one window
-    return (total / count)[..., :height, :width]
+    return total / count
+
+
+def labels_at(logits: Tensor, size: Size) -> Tensor:
+    """The most likely class of each pixel (B, height, width) int64, of logits (B, K, H, W) upsampled to a size.
+
+    A few classes are upsampled at a time: at 150 classes all of a large photograph's would take gigabytes.
+    """
+    if logits.shape[-2:] == size:
+        return logits.argmax(1)
+    best = labels = torch.empty(0)
+    for first in range(0, logits.shape[1], _CLASSES_AT_ONCE):
+        part = F.interpolate(logits[:, first : first + _CLASSES_AT_ONCE], size, mode="bilinear")
+        highest, which = part.max(1)
+        which += first
+        if first:
+            better = highest > best
+            highest, which = torch.where(better, highest, best), torch.where(better, which, labels)
+        best, labels = highest, which
+    return labels
 
 
 def normalised(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...], dtype: torch.dtype) -> Tensor:

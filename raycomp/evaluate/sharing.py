@@ -10,13 +10,14 @@ from raycomp.models.policy import one_class
 
 
 def precision(
-    policy: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], shares: Sequence[float]
+    policy: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], shares: Sequence[float], ignore_border: bool
 ) -> tuple[float, list[float]]:
     """What share of superpatches is of one class, among all and among each image's best-scored ones.
 
     Args:
         batches: normalised images (B, 3, H, W) and labels (B, H, W).
         shares: of the superpatches, the best this many.
+        ignore_border: as in `one_class`.
 
     Returns:
         The share among all, and for each of `shares`; fractions in [0, 1].
@@ -26,7 +27,7 @@ def precision(
         for images, labels in batches:
             logits = policy(images)
             scores = (logits[:, 1] - logits[:, 0]).flatten(1)
-            truth = one_class(labels, images.shape[-1] // logits.shape[-1], IGNORE).flatten(1)
+            truth = one_class(labels, images.shape[-1] // logits.shape[-1], ignore_border).flatten(1)
             ordered = truth.gather(1, scores.argsort(dim=1, descending=True, stable=True))
             for index, share in enumerate((1.0, *shares)):
                 best = ordered[:, : max(1, round(share * ordered.shape[1]))]

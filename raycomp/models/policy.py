@@ -45,25 +45,35 @@ def _convolution(inputs: int, outputs: int, stride: int) -> list[nn.Module]:
     return [nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)]
 
 
-def policy_loss(policy: nn.Module, images: Tensor, labels: Tensor) -> Iterator[Tensor]:
+def policy_loss(policy: nn.Module, images: Tensor, labels: Tensor, ignore_border: bool) -> Iterator[Tensor]:
     """Cross-entropy of a policy's answers against `one_class`; see `raycomp.losses.Loss`."""
     logits = policy(images).float()
-    truth = one_class(labels, images.shape[-1] // logits.shape[-1], IGNORE)
+    truth = one_class(labels, images.shape[-1] // logits.shape[-1], ignore_border)
     yield F.cross_entropy(logits, truth, ignore_index=IGNORE)
 
 
-def one_class(labels: Tensor, superpatch: int, ignore: int) -> Tensor:
-    """Ground truth of a policy: 1 where a superpatch's labelled pixels are of one class, else 0.
+def one_class(labels: Tensor, superpatch: int, ignore_border: bool) -> Tensor:
+    """Ground truth of a policy, as CTS's authors make it: 1 where all pixels of a superpatch have one label, else 0.
+
+    Unlabelled pixels count as a class of their own: a superpatch without any label is 1, one with some is 0.
 
     Args:
         labels: (B, H, W), sides multiples of `superpatch`.
+        ignore_border: gives no truth, 255, for a superpatch at the border of the image whose labelled pixels are of
+            one class and others unlabelled: what is missing there is a frame, not another object (ADE20K).
 
     Returns:
-        (B, H / superpatch, W / superpatch) int64; `ignore` where no pixel is labelled.
+        (B, H / superpatch, W / superpatch) int64.
     """
     B, height, width = labels.shape
-    cells = labels.view(B, height // superpatch, superpatch, width // superpatch, superpatch).transpose(2, 3).flatten(3)
-    labelled = cells != ignore
-    low = torch.where(labelled, cells, torch.full_like(cells, 255)).amin(-1)
-    high = torch.where(labelled, cells, torch.zeros_like(cells)).amax(-1)
-    return torch.where(labelled.any(-1), (low == high).long(), torch.full_like(low, ignore, dtype=torch.int64))
+    rows, columns = height // superpatch, width // superpatch
+    cells = labels.view(B, rows, superpatch, columns, superpatch).transpose(2, 3).flatten(3)
+    low, high = cells.amin(-1), cells.amax(-1)
+    truth = (low == high).long()
+    if ignore_border:
+        highest = torch.where(cells == IGNORE, 0, cells).amax(-1)  # of the labelled pixels
+        partly = (low != high) & (high == IGNORE) & (low == highest)
+        inside = torch.zeros_like(partly)
+        inside[:, 1 : rows - 1, 1 : columns - 1] = True
+        truth[partly & ~inside] = IGNORE
+    return truth

@@ -60,7 +60,7 @@ class Attention(nn.Module):
 
     def __init__(self, embed: int, heads: int, qk: int, v: int, scale: float) -> None:
         super().__init__()
-        self.heads, self.qk, self.v, self.scale = heads, qk, v, scale
+        self.heads, self.qk, self.v, self.scale, self.dropout = heads, qk, v, scale, 0.0
         self.qkv = nn.Linear(embed, heads * (2 * qk + v))
         self.proj = nn.Linear(heads * v, embed)
 
@@ -78,10 +78,12 @@ class Attention(nn.Module):
         bias = None if log_size is None else log_size.to(query.dtype)[:, None, None, :]
         # The fused kernels want one head width: pad the narrower side with zeros, which changes nothing.
         wide = max(qk, v)
+        dropout = self.dropout if self.training else 0.0
         out = F.scaled_dot_product_attention(
-            _padded(query, wide), _padded(key, wide), _padded(value, wide), attn_mask=bias, scale=self.scale
+            _padded(query, wide), _padded(key, wide), _padded(value, wide), bias, dropout, scale=self.scale
         )
-        return self.proj(out[..., :v].transpose(1, 2).reshape(B, N, H * v)), key
+        out = self.proj(out[..., :v].transpose(1, 2).reshape(B, N, H * v))
+        return F.dropout(out, dropout, self.training), key
 
 
 def _padded(x: Tensor, width: int) -> Tensor:
@@ -99,6 +101,10 @@ class Block(nn.Module):
         self.mlp = Mlp(embed, widths.mlp)
         self.drop_path: nn.Module = nn.Identity()
 
+    def set_dropout(self, rate: float) -> None:
+        """Drop attention weights and the outputs of linear maps in training."""
+        self.attn.dropout = self.mlp.drop1.p = self.mlp.drop2.p = rate
+
     def attend(self, x: Tensor, log_size: Tensor | None = None) -> tuple[Tensor, Tensor]:
         out, keys = self.attn(self.norm1(x), log_size)
         return x + self.drop_path(out), keys
@@ -110,7 +116,7 @@ class Block(nn.Module):
 class Encoder(nn.Module):
     """ViT encoder; CLS (and DIST) stay to the end."""
 
-    def __init__(self, shape: ModelShape, recipe: Recipe, drop_path: float = 0.0) -> None:
+    def __init__(self, shape: ModelShape, recipe: Recipe) -> None:
         super().__init__()
         embed, (rows, columns) = recipe.embed, shape.grid()
         self.shape = shape
@@ -123,7 +129,6 @@ class Encoder(nn.Module):
         scale = shape.head_dim**-0.5
         self.blocks = nn.ModuleList(Block(embed, widths, scale, shape.norm_eps) for widths in recipe.blocks)
         self.norm = nn.LayerNorm(embed, eps=shape.norm_eps)
-        self.set_drop_path(drop_path)
 
     def set_drop_path(self, rate: float) -> None:
         """Drop whole branches in training: never in the first block, at `rate` in the last one."""
@@ -204,15 +209,25 @@ class MaskDecoder(nn.Module):
 class Segmenter(nn.Module):
     """Images in, class scores of every pixel out."""
 
-    def __init__(self, shape: ModelShape, recipe: Recipe, drop_path: float = 0.0) -> None:
+    def __init__(self, shape: ModelShape, recipe: Recipe) -> None:
         super().__init__()
         self.shape, self.recipe = shape, recipe
-        self.encoder = Encoder(shape, recipe, drop_path)
+        self.regularisation = (0.0, 0.0)
+        """Drop path and dropout, as they were set."""
+        self.encoder = Encoder(shape, recipe)
         self.decoder = (
             LinearDecoder(recipe.embed, shape.classes)
             if shape.decoder == "linear"
             else MaskDecoder(shape, recipe.embed)
         )
+
+    def regularise(self, drop_path: float, decoder_dropout: float) -> None:
+        """Drop branches of the encoder, and units of a mask decoder, in training; see `TrainConfig`."""
+        self.regularisation = drop_path, decoder_dropout
+        self.encoder.set_drop_path(drop_path)
+        if isinstance(self.decoder, MaskDecoder):
+            for block in cast("Iterable[Block]", self.decoder.blocks):
+                block.set_dropout(decoder_dropout)
 
     def forward(self, images: Tensor) -> Tensor:
         """Map normalised images (B, 3, height, width) to logits (B, K, height, width)."""

@@ -5,7 +5,7 @@ Arrays travel through Ray's object store without a copy; tensors would be pickle
 
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -17,8 +17,9 @@ from raycomp.compress import saliency as saliencies
 from raycomp.compress.apply import compress
 from raycomp.compress.elastic import prefix_saliency
 from raycomp.config import SweepConfig
-from raycomp.data.evalset import EvalSet, Stack, cache_folder, prepare, resized
+from raycomp.data.evalset import EvalSet, Stack, cache_folder, prepare
 from raycomp.data.open import open_split
+from raycomp.data.resize import at_least, centre
 from raycomp.data.samples import NORMALIZATIONS, Sample
 from raycomp.errors import UserError
 from raycomp.evaluate.latency_table import LatencyTable
@@ -143,6 +144,7 @@ def prepare_base(
     scores = _saliency(model, config, criterion or config.search.criterion, f"{mark}-{evalset.fingerprint}", report)
     in_memory = Stack(np.array(evalset.images.pixels), evalset.images.shapes)
     labels = Stack(np.array(evalset.labels.pixels), evalset.labels.shapes)
+    originals = evalset.originals and Stack(np.array(evalset.originals.pixels), evalset.originals.shapes)
     root = None if config.data.root is None else config.data.root.resolve()  # workers may run in another folder
     return Base(
         config=config.changed("data", root=root),
@@ -150,9 +152,7 @@ def prepare_base(
         checkpoint=mark,
         weights=weights,
         scores={name: score.numpy() for name, score in scores.items()},
-        evalset=EvalSet(
-            in_memory, labels, evalset.variants, evalset.label_of, evalset.rank, evalset.classes, evalset.fingerprint
-        ),
+        evalset=replace(evalset, images=in_memory, labels=labels, originals=originals),
         policy_weights=None if policy is None else {name: t.numpy() for name, t in policy.state_dict().items()},
         policy_checkpoint="" if policy_path is None else checkpoints.fingerprint(policy_path),
         elastic=_elastic(config, model.shape) if config.recovery.mode == "elastic" else None,
@@ -246,16 +246,10 @@ def _calibration(shape: ModelShape, config: SweepConfig, device: torch.device) -
 
 def _crops(shape: ModelShape, config: SweepConfig) -> tuple[np.ndarray, np.ndarray]:
     """Centres of the calibration images of the training split, and their labels."""
-    count, (height, width) = config.nvit.images, config.data.window_for(shape)
+    count, window = config.nvit.images, config.data.window_for(shape)
     samples = open_split(config.data, config.data.train_split, count)
     found: list[Sample] = []
     for index in range(min(count, len(samples))):
-        image, label = resized(samples[index], config.data.short_side)
-        top, left = max(0, label.shape[0] - height) // 2, max(0, label.shape[1] - width) // 2
-        here = slice(top, top + height), slice(left, left + width)
-        if label[here].shape == (height, width):
-            found.append((image[here], label[here]))
-    if not found:
-        raise UserError(f"data: no training image is as large as the window {height}x{width}")
+        found.append(centre(at_least(samples[index], window, config.data.scale), window))
     images, labels = zip(*found, strict=True)
     return np.stack(images), np.stack(labels)

@@ -7,7 +7,7 @@ import torch
 
 from raycomp.config import SweepConfig
 from raycomp.data.corruptions import TYPES
-from raycomp.data.evalset import open_checked, resized
+from raycomp.data.evalset import open_checked
 from raycomp.evaluate.miou import anchors
 from raycomp.evaluate.speed import median_seconds
 from raycomp.models.segmenter import Segmenter
@@ -17,7 +17,7 @@ from raycomp.search.confirmed import CONFIRMED
 from raycomp.search.known import BASELINES
 from raycomp.search.proposer import Proposer
 from raycomp.sections import StageConfig
-from raycomp.shape import ModelShape
+from raycomp.shape import ModelShape, enlarged_to
 
 _ROUNDS, _WARM_UP = 3, 1
 _TRAINED = 3  # passes that training on an image takes as long as
@@ -82,8 +82,9 @@ def plan(config: SweepConfig, proposer: Proposer) -> Plan:
 
 def _windows(config: SweepConfig, shape: ModelShape) -> int:
     data = config.data
-    sample = resized(open_checked(data, config.evaluation)[0], data.short_side)
-    sides, stride = zip(sample[1].shape, data.window_for(shape), strict=True), data.stride_for(shape)
+    _, label = open_checked(data, config.evaluation)[0]
+    window, stride = data.window_for(shape), data.stride_for(shape)
+    sides = zip(enlarged_to(data.scale.of((label.shape[0], label.shape[1])), window), window, strict=True)
     return math.prod(len(anchors(side, length, stride)) for side, length in sides)
 
 

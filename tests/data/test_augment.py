@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from raycomp.data.augment import augment
+from raycomp.data.augment import augment, padded
 from raycomp.data.samples import IGNORE
 from raycomp.sections import AugmentConfig
+from raycomp.shape import OWN_SIZE, Scale
 
 NOTHING = AugmentConfig(scale=(1.0, 1.0), flip=False, photometric=False)
 
@@ -32,22 +33,68 @@ def test_resize_keeps_nearest_labels(seed):
 
 
 def test_outside_the_image_is_ignored():
-    _, label = augment(coordinates(20, 20), (32, 32), NOTHING, np.random.default_rng(0))
+    image, label = augment(coordinates(20, 25), (32, 32), NOTHING, np.random.default_rng(0))
+    assert label.shape == (20, 25)
+    image, label = padded((image, label), (32, 32))
+    assert image.shape == (32, 32, 3)
     assert (label[20:] == IGNORE).all()
-    assert (label[:, 20:] == IGNORE).all()
-    assert (label[:20, :20] != IGNORE).all()
+    assert (label[:, 25:] == IGNORE).all()
+    assert (label[:20, :25] != IGNORE).all()
 
 
-def test_no_class_covers_more_than_three_quarters():
+@pytest.mark.parametrize(
+    ("size", "scale", "factor", "expected"),
+    [
+        ((1200, 1600), Scale(512, 2048), 0.5, (256, 341)),
+        ((1200, 1600), Scale(512, 2048), 1.0, (512, 683)),
+        ((1600, 1200), Scale(512, 2048), 2.0, (1365, 1024)),
+        ((300, 2000), Scale(512, 2048), 1.0, (307, 2048)),
+        ((300, 2000), Scale(512, 2048), 0.5, (154, 1024)),
+        ((300, 2000), Scale(512), 1.0, (512, 3413)),
+        ((512, 683), Scale(512, 2048), 1.0, (512, 683)),
+        ((1200, 1600), OWN_SIZE, 0.5, (600, 800)),
+        ((1024, 2048), Scale(1024, 2048), 1.5, (1536, 3072)),
+    ],
+)
+def test_the_training_scale_starts_from_the_base_size(size, scale, factor, expected):
+    """As mmsegmentation's Resize with keep_ratio."""
+    assert scale.of(size, factor) == expected
+    config = AugmentConfig(scale=(factor, factor), flip=False, photometric=False)
+    _, label = augment(coordinates(*size), (4000, 4000), config, np.random.default_rng(0), scale)
+    assert label.shape == expected
+
+
+def picture(label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return np.zeros((*label.shape, 3), np.uint8), label
+
+
+def test_no_class_covers_three_quarters_of_a_crop():
     """Class 1 fills the left of the picture: crops there are drawn again."""
     label = np.ones((64, 256), np.uint8)
     label[:, 160:] = np.arange(64)[:, None] % 4
-    image = np.zeros((64, 256, 3), np.uint8)
     shares = [
-        np.bincount(augment((image, label), (32, 32), NOTHING, np.random.default_rng(seed))[1].ravel()).max() / 32**2
+        np.bincount(augment(picture(label), (32, 32), NOTHING, np.random.default_rng(seed))[1].ravel()).max() / 32**2
         for seed in range(40)
     ]
-    assert np.mean(np.array(shares) <= 0.75) > 0.9
+    assert np.mean(np.array(shares) < 0.75) > 0.9
+
+
+@pytest.mark.parametrize(
+    ("label", "draws"),
+    [
+        (np.zeros((8, 40), np.uint8), 11),  # one class
+        (np.full((8, 40), IGNORE, np.uint8), 11),  # nothing labelled
+        (np.tile(np.array([0, 0, 0, 1], np.uint8), (8, 10)), 11),  # exactly three quarters
+        (np.tile(np.array([0, 0, 1, 1], np.uint8), (8, 10)), 1),
+        (np.tile(np.array([0, 1, IGNORE, IGNORE], np.uint8), (8, 10)), 1),  # half of what is labelled
+    ],
+)
+def test_a_crop_is_drawn_again_ten_times_at_most(label, draws):
+    rng = np.random.default_rng(0)
+    columns = [int(rng.integers(0, size)) for _ in range(11) for size in (1, 33)][1::2]
+    image = np.tile(np.arange(40, dtype=np.uint8)[None, :, None], (8, 1, 3))
+    drawn, _ = augment((image, label), (8, 8), NOTHING, np.random.default_rng(0))
+    assert drawn[0, 0, 0] == columns[draws - 1]
 
 
 def test_distortion_leaves_labels_and_changes_colours():

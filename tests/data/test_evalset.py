@@ -68,6 +68,29 @@ def test_a_stage_can_keep_to_some_severities(made):
     assert len(chosen) == 1 + 32
 
 
+@pytest.mark.parametrize(
+    ("settings", "images", "originals"),
+    [
+        ({}, (128, 128), None),
+        ({"short_side": 64}, (64, 64), (128, 128)),
+        ({"short_side": 100, "long_side": 100}, (100, 100), (128, 128)),
+    ],
+)
+def test_labels_are_kept_at_their_own_size_beside_resized_images(settings, images, originals, tmp_path, monkeypatch):
+    monkeypatch.setenv("RAYCOMP_CACHE", str(tmp_path))
+    one = StageConfig(clean=1, corrupted=1)
+    data = DataConfig(dataset="streetscenes", **settings)
+    first, again = (prepare(data, EvaluationConfig(search=one, full=one), lambda done, total: None) for _ in range(2))
+    assert first.fingerprint == again.fingerprint
+    for made in (first, again):
+        assert made.images.views()[0].shape == (*images, 3)
+        assert made.labels.views()[0].shape == (*images, 1)
+        if originals is None:
+            assert made.originals is None
+        else:
+            assert np.array_equal(made.originals.views()[0][..., 0], StreetScenes("val", 1)[0][1])
+
+
 def test_stack_holds_images_of_any_size():
     images = [np.arange(24, dtype=np.uint8).reshape(2, 4, 3), np.arange(27, dtype=np.uint8).reshape(3, 3, 3)]
     for view, image in zip(Stack.of(images).views(), images, strict=True):

@@ -32,7 +32,8 @@ def test_images_are_resized_and_segmented_as_a_search_space_says(model, saliency
     run, held = open_model(path, CPU)
     found = list(predict(run, held, image_files(folder), CPU))
     assert [p.name for p, _, _ in found] == ["a.jpg", "b.png"]
-    assert [image.shape for _, image, _ in found] == [(60, 48, 3), (48, 64, 3)]
+    assert [image.shape for _, image, _ in found] == [(100, 80, 3), (48, 64, 3)]
+    assert [predicted.shape for _, _, predicted in found] == [(100, 80), (48, 64)]
     x = torch.from_numpy(np.array(Image.open(folder / "b.png"))).permute(2, 0, 1)[None] / 127.5 - 1
     assert np.array_equal(found[1][2], made(x)[0].argmax(0).numpy())
     draw(found[1][1], found[1][2], CLASSES, folder / "out" / "b.png")

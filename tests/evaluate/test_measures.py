@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from raycomp.evaluate.effective_rank import erank
-from raycomp.evaluate.miou import anchors, class_iou, confusion, miou, normalised, sliding_logits
+from raycomp.evaluate.miou import anchors, class_iou, confusion, labels_at, miou, normalised, sliding_logits
 from raycomp.evaluate.robustness import corruption_degradation, relative_corruption_degradation, summary
 
 
@@ -58,10 +59,19 @@ def test_sliding_window_averages_overlaps():
     assert logits[0, 0, 0].tolist() == [0.0, 0.0, 0.5, 0.5, 1.0, 1.0]
 
 
-def test_small_images_are_padded_and_cropped_back():
-    logits = sliding_logits(lambda x: x[:, :2], torch.ones(1, 3, 3, 9), (4, 4), 4)
-    assert logits.shape == (1, 2, 3, 9)
-    assert logits.eq(1).all()
+def test_small_images_are_enlarged_to_a_window():
+    images = torch.randn(1, 3, 3, 9, generator=torch.Generator().manual_seed(0))
+    logits = sliding_logits(lambda x: x[:, :2], images, (4, 4), 4)
+    torch.testing.assert_close(logits, F.interpolate(images, (4, 12), mode="bilinear")[:, :2])
+
+
+@pytest.mark.parametrize("classes", [3, 16, 40])
+def test_labels_at_another_size_are_those_of_the_upsampled_logits(classes):
+    """Ties go to the lower class, as in argmax; a few classes at a time, which 40 shows."""
+    logits = torch.randn(2, classes, 5, 7, generator=torch.Generator().manual_seed(classes))
+    logits[:, classes // 2] = logits[:, -1] = 2.5
+    for size in ((5, 7), (11, 9), (3, 20)):
+        assert torch.equal(labels_at(logits, size), F.interpolate(logits, size, mode="bilinear").argmax(1))
 
 
 def test_normalisation_is_mean_and_std_of_unit_range():

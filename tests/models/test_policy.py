@@ -30,20 +30,29 @@ def test_cost_equals_fvcore_and_the_published_one(kind, patch, size, expected):
         assert policy(torch.zeros(2, 3, size, size)).shape == (2, 2, cells, cells)
 
 
-def test_ground_truth_equals_a_loop(rng):
-    labels = torch.from_numpy(rng.integers(0, 3, (2, 16, 24)))
-    labels[0, :8, :8] = 2
-    labels[0, :4, :4] = 255
-    labels[1, 8:, 16:] = 255
-    truth = one_class(labels, 8, ignore=255)
-    for image in range(2):
-        for row in range(2):
-            for column in range(3):
-                cell = labels[image, 8 * row : 8 * row + 8, 8 * column : 8 * column + 8]
-                found = set(cell.flatten().tolist()) - {255}
-                assert truth[image, row, column] == (255 if not found else int(len(found) == 1))
-    assert truth[0, 0, 0] == 1
-    assert truth[1, 1, 2] == 255
+@pytest.mark.parametrize(
+    ("labels", "at_border", "inside"),
+    [
+        ([7, 7, 7, 7], 1, 1),
+        ([0, 0, 0, 0], 1, 1),
+        ([7, 7, 7, 3], 0, 0),
+        ([255, 255, 255, 255], 1, 1),  # wholly unlabelled
+        ([7, 7, 255, 255], 255, 0),  # one class and unlabelled pixels
+        ([0, 0, 255, 255], 255, 0),
+        ([7, 3, 255, 255], 0, 0),
+    ],
+)
+def test_ground_truth_of_a_superpatch(labels, at_border, inside):
+    """As the authors make it for ADE20K, and without `ignore_border` for Cityscapes."""
+    cell = torch.tensor(labels).repeat_interleave(4).view(4, 4)
+    image = torch.full((1, 12, 12), 9, dtype=torch.uint8)
+    image[0, :4, 4:8] = cell
+    image[0, 4:8, 4:8] = cell
+    truth = one_class(image, 4, ignore_border=True)
+    assert truth[0, :2, 1].tolist() == [at_border, inside]
+    assert one_class(image, 4, ignore_border=False)[0, :2, 1].tolist() == [inside, inside]
+    truth[0, :2, 1] = 1
+    assert (truth == 1).all()
 
 
 @pytest.mark.parametrize(("kind", "patch"), [("efficientnet_lite0", 8), ("small", 12)])

@@ -1,5 +1,7 @@
 """The model against timm's, and its decoder against the steps of REFERENCE 3 written out."""
 
+from copy import deepcopy
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -73,3 +75,25 @@ def test_initialisation_is_seeded(shape):
     for model in (first, second):
         init_weights(model, torch.Generator().manual_seed(7))
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+
+
+def test_dropout_acts_in_the_decoder_in_training_alone(model, shape):
+    images, own = seeded_images(shape), deepcopy(model)
+    own.regularise(0.0, 0.5)
+    assert torch.equal(own(images), model(images))
+    own.train()
+    assert torch.equal(own.encoder(images)[0], model.encoder(images)[0])
+    assert not torch.equal(own(images), own(images))
+    own.regularise(0.0, 0.0)
+    torch.testing.assert_close(own(images), model(images))
+
+
+def test_everything_dropped_leaves_a_block_its_residual(model, shape):
+    """Attention weights and the outputs of both linear maps of its MLP and of its projection are dropped."""
+    block = deepcopy(model.decoder.blocks[0]).train()
+    block.set_dropout(1.0)
+    x = torch.randn(2, 5, shape.width)
+    assert torch.equal(block.feed(block.attend(x)[0]), x)
+    block.mlp.drop2.p = block.attn.dropout = 0.0
+    bias = block.mlp.fc2.bias  # drop1 still empties the hidden layer
+    torch.testing.assert_close(block.feed(x), x + bias.expand_as(x))

@@ -1,0 +1,39 @@
+"""Resize images and labels: images bilinearly, labels to the nearest pixel's."""
+
+import cv2
+import numpy as np
+
+from raycomp.data.samples import Sample
+from raycomp.shape import OWN_SIZE, Scale, Size, enlarged_to
+
+
+def resized(sample: Sample, size: Size) -> Sample:
+    """An image and its label at a height and width in pixels."""
+    image, label = sample
+    return resized_image(image, size), _resize(label, size, cv2.INTER_NEAREST)
+
+
+def resized_image(image: np.ndarray, size: Size) -> np.ndarray:
+    """An image at a height and width in pixels."""
+    return _resize(image, size, cv2.INTER_LINEAR)
+
+
+def _resize(pixels: np.ndarray, size: Size, interpolation: int) -> np.ndarray:
+    height, width = size
+    if pixels.shape[:2] == size:
+        return pixels
+    return cv2.resize(pixels, (width, height), interpolation=interpolation)
+
+
+def centre(sample: Sample, window: Size) -> Sample:
+    """The window in the middle of a sample that is no smaller."""
+    image, label = sample
+    top, left = (label.shape[0] - window[0]) // 2, (label.shape[1] - window[1]) // 2
+    here = slice(top, top + window[0]), slice(left, left + window[1])
+    return image[here], label[here]
+
+
+def at_least(sample: Sample, window: Size, scale: Scale = OWN_SIZE) -> Sample:
+    """A sample at a scale, enlarged where it is smaller than a window."""
+    size = (sample[1].shape[0], sample[1].shape[1])
+    return resized(sample, enlarged_to(scale.of(size), window))
