@@ -63,6 +63,8 @@ class DataConfig(Section):
     """Folder of the data set; streetscenes needs none."""
     classes: tuple[str, ...] | None = Field(default=None, min_length=2)
     """Of `folders`: names of the label values 0, 1, ...; 255 is not labelled. The other data sets know theirs."""
+    ignore: tuple[Annotated[int, Field(ge=0, le=255)], ...] = ()
+    """Of `folders`: label values that are no classes, beside 255; those pixels are not labelled."""
     train_split: str = "train"
     """The split that models are trained and units are scored on."""
     eval_split: str = "val"
@@ -78,6 +80,11 @@ class DataConfig(Section):
     def _classes_of_folders(self) -> Self:
         if (self.dataset == "folders") != (self.classes is not None):
             raise ValueError(f"classes are for dataset folders, which needs them; the dataset is {self.dataset}")
+        if self.ignore and self.classes is None:
+            raise ValueError(f"ignore is for dataset folders; the dataset is {self.dataset}, which knows its own")
+        for value in self.ignore:
+            if self.classes is not None and value < len(self.classes):
+                raise ValueError(f"ignore has {value}, which is the value of class {self.classes[value]!r}")
         return self
 
     def window_for(self, shape: ModelShape) -> Size:
