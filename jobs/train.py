@@ -28,6 +28,8 @@ from raycomp.commands.inputs import device_of
 from raycomp.compress.apply import compress
 from raycomp.compress.elastic import ordered, prefix_saliency
 from raycomp.data.evalset import resized
+from raycomp.data.folders import FolderSamples
+from raycomp.data.labelled import absent_classes
 from raycomp.data.open import open_split
 from raycomp.data.samples import NORMALIZATIONS, Samples
 from raycomp.data.streetscenes import StreetScenes
@@ -83,6 +85,10 @@ def main(
     held_out = open_split(sweep.data, sweep.data.eval_split, settings.eval_images)
     if isinstance(samples, StreetScenes):
         samples = Preloaded(samples)
+    if isinstance(held_out, FolderSamples):
+        labels = (held_out.label(index) for index in range(min(len(held_out), settings.eval_images)))
+        if warning := absent_classes(labels, held_out.classes, sweep.data.eval_split):
+            print(warning, flush=True)
     keep_freed_memory()
     job = _Job(sweep, settings, shape, samples, held_out, device_of(device), out.with_suffix(checkpoints.STATE))
     if elastic:

@@ -22,7 +22,7 @@ import numpy as np
 
 from raycomp.data import corruptions
 from raycomp.data.open import open_split
-from raycomp.data.samples import Sample, Samples
+from raycomp.data.samples import IGNORE, Sample, Samples, nothing_labelled
 from raycomp.errors import UserError
 from raycomp.sections import DataConfig, EvaluationConfig, StageConfig
 
@@ -149,6 +149,8 @@ def _make(
     """Corrupt in all cores, then move the finished folder to its place in one step."""
     full = evaluation.full
     clean = [resized(samples[index], data.short_side) for index in range(full.clean)]
+    if all((label == IGNORE).all() for _, label in clean):  # before the corruptions, which take long
+        raise nothing_labelled(data.eval_split, len(clean))
     images, variants, label_of, rank = [], [], [], []
     for index, (image, _) in enumerate(clean):
         images.append(image)

@@ -18,8 +18,9 @@ from raycomp.compress.apply import compress
 from raycomp.compress.elastic import prefix_saliency
 from raycomp.config import SweepConfig
 from raycomp.data.evalset import EvalSet, Stack, cache_folder, prepare, resized
+from raycomp.data.labelled import absent_classes, check_stages
 from raycomp.data.open import open_split
-from raycomp.data.samples import NORMALIZATIONS, Sample
+from raycomp.data.samples import IGNORE, NORMALIZATIONS, Sample
 from raycomp.errors import UserError
 from raycomp.evaluate.latency_table import LatencyTable
 from raycomp.evaluate.miou import normalised
@@ -132,6 +133,9 @@ def prepare_base(config: SweepConfig, report: Callable[[str], None], with_policy
     evalset = prepare(config.data, config.evaluation, variant)
     if len(evalset.classes) != model.shape.classes:
         raise UserError(f"model has {model.shape.classes} classes, {config.data.dataset} {len(evalset.classes)}")
+    check_stages(evalset, config.evaluation)
+    if warning := absent_classes(evalset.labels.views(), evalset.classes, config.data.eval_split):
+        report(warning)
     calibration = f"{config.nvit.images}x{config.nvit.batch}-{config.nvit.dtype}"
     cache = cache_folder() / f"saliency-{mark}-{evalset.fingerprint}-{calibration}.safetensors"
     weights = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
@@ -240,12 +244,17 @@ def _crops(shape: ModelShape, config: SweepConfig) -> tuple[np.ndarray, np.ndarr
     count, (height, width) = config.nvit.images, config.data.window_for(shape)
     samples = open_split(config.data, config.data.train_split, count)
     found: list[Sample] = []
+    large = False
     for index in range(min(count, len(samples))):
         image, label = resized(samples[index], config.data.short_side)
         top, left = max(0, label.shape[0] - height) // 2, max(0, label.shape[1] - width) // 2
         here = slice(top, top + height), slice(left, left + width)
         if label[here].shape == (height, width):
-            found.append((image[here], label[here]))
+            large = True
+            if (label[here] != IGNORE).any():  # else the loss would be a mean over nothing, and saliency NaN
+                found.append((image[here], label[here]))
+    if large and not found:
+        raise UserError(f"data.train_split {config.data.train_split}: no pixel in the middle of an image is labelled")
     if not found:
         raise UserError(f"data: no training image is as large as the window {height}x{width}")
     images, labels = zip(*found, strict=True)
