@@ -2,16 +2,16 @@
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from raycomp.errors import nearest
-from raycomp.shape import BACKBONES, ModelShape, Size, vit
+from raycomp.shape import BACKBONES, ModelShape, Size, vit_fields
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 def _share(value: object) -> object:
@@ -24,6 +24,17 @@ def _share(value: object) -> object:
 
 
 Share = Annotated[float, BeforeValidator(_share)]
+
+
+def _distinct(values: tuple[object, ...]) -> tuple[object, ...]:
+    if len(set(values)) < len(values):
+        raise ValueError("expected distinct values")
+    return values
+
+
+_Item = TypeVar("_Item")
+Distinct = Annotated[tuple[_Item, ...], AfterValidator(_distinct)]
+_Side = Annotated[int, Field(gt=0)]  # pixels
 
 
 class ModelConfig(Section):
@@ -48,9 +59,9 @@ class ModelConfig(Section):
         if isinstance(shape, dict) and "vit" in shape:
             rest = dict(shape)
             name = rest.pop("vit")
-            if name not in BACKBONES:
+            if not isinstance(name, str) or name not in BACKBONES:
                 raise ValueError(f"shape.vit is {name!r}: {nearest(name, BACKBONES)}")
-            return {**values, "shape": vit(name, rest.pop("image"), rest.pop("classes"), **rest)}
+            return {**values, "shape": vit_fields(name, **rest)}
         return values
 
 
@@ -61,9 +72,9 @@ class DataConfig(Section):
     """`folders`: your own, pairs of `images/SPLIT/NAME.jpg` or .png and `labels/SPLIT/NAME.png`."""
     root: Path | None = None
     """Folder of the data set; streetscenes needs none."""
-    classes: tuple[str, ...] | None = Field(default=None, min_length=2)
+    classes: Distinct[Annotated[str, Field(min_length=1)]] | None = Field(default=None, min_length=2, max_length=255)
     """Of `folders`: names of the label values 0, 1, ...; 255 is not labelled. The other data sets know theirs."""
-    ignore: tuple[Annotated[int, Field(ge=0, le=255)], ...] = ()
+    ignore: Distinct[Annotated[int, Field(ge=0, le=255)]] = ()
     """Of `folders`: label values that are no classes, beside 255; those pixels are not labelled."""
     train_split: str = "train"
     """The split that models are trained and units are scored on."""
@@ -71,7 +82,7 @@ class DataConfig(Section):
     """The split that recipes are measured on."""
     short_side: int | None = Field(default=None, gt=0)
     """Evaluation images are resized, keeping their ratio, to this short side; pixels."""
-    window: Size | None = None
+    window: tuple[_Side, _Side] | None = None
     """Sliding window; by default the size the model was made for."""
     stride: int | None = Field(default=None, gt=0)
     """Step of the sliding window, pixels; by default the window's shorter side."""
@@ -103,7 +114,7 @@ class StageConfig(Section):
     """Clean images."""
     corrupted: int = Field(gt=0)
     """Images of each (type, severity); different variants take different images."""
-    severities: tuple[Annotated[int, Field(ge=1, le=5)], ...] = (1, 2, 3, 4, 5)
+    severities: Distinct[Annotated[int, Field(ge=1, le=5)]] = Field(default=(1, 2, 3, 4, 5), min_length=1)
     """Which severities are measured, 1 the mildest."""
 
 
@@ -185,7 +196,7 @@ class SearchConfig(Section):
     """By default one where the cluster has GPUs; 0.25 packs four trials on one."""
     memory_per_trial: float | None = Field(default=None, gt=0)
     """GiB that a node must have free for each trial it runs; by default nobody counts."""
-    known: tuple[Share, ...] = (0.6, 0.5, 0.4, 0.3)
+    known: Distinct[Share] = (0.6, 0.5, 0.4, 0.3)
     """Shares of the dense cost at which known recipes are measured first."""
     max_failures: int = Field(default=2, ge=0)
     """How often a trial whose worker died is tried again."""
@@ -196,12 +207,18 @@ class SearchConfig(Section):
 class AugmentConfig(Section):
     """Training augmentation; the defaults are the paper's."""
 
-    scale: tuple[float, float] = (0.5, 2.0)
+    scale: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (0.5, 2.0)
     """Images are resized by a random factor between these two."""
     flip: bool = True
     """Half of the images are mirrored."""
     photometric: bool = True
     """Brightness, contrast, saturation and hue are changed, each half of the time."""
+
+    @model_validator(mode="after")
+    def _low_before_high(self) -> Self:
+        if self.scale[0] > self.scale[1]:
+            raise ValueError(f"scale is {list(self.scale)}: expected the least factor, then the largest")
+        return self
 
 
 class TrainConfig(Section):
@@ -211,7 +228,7 @@ class TrainConfig(Section):
     """Steps of the optimiser, one batch each."""
     batch: int = Field(default=8, gt=0)
     """Images of a step; workers that train together share them evenly."""
-    crop: Size | None = None
+    crop: tuple[_Side, _Side] | None = None
     """Height and width of what is cut from an image, pixels; by default the size the model is made for."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
     """sgd: with momentum 0.9."""
@@ -336,7 +353,7 @@ class RefineConfig(Section):
 
     distill: float = Field(default=1.0, ge=0)
     """Weight of the agreement with the dense model, beside the cross-entropy."""
-    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=(0,), min_length=1)
+    seeds: Distinct[Annotated[int, Field(ge=0)]] = Field(default=(0,), min_length=1)
     """A recipe is fine-tuned once with each."""
     workers: int | None = Field(default=None, gt=0)
     """Processes that train a recipe together; by default one a GPU, or one a CPU where there is none."""
@@ -347,13 +364,13 @@ class RefineConfig(Section):
 class BenchmarkConfig(Section):
     """What `jobs/benchmark.py` compares; the defaults are the paper's methods and compression levels."""
 
-    methods: tuple[Literal["algm", "cts", "tome", "nvit", "nvit+tome"], ...] = (
-        "algm", "cts", "tome", "nvit", "nvit+tome",
-    )  # fmt: skip
+    methods: Distinct[Literal["algm", "cts", "tome", "nvit", "nvit+tome"]] = Field(
+        default=("algm", "cts", "tome", "nvit", "nvit+tome"), min_length=1
+    )
     """Which methods are compared."""
-    speedups: tuple[Annotated[float, Field(gt=1)], ...] = Field(default=(1.4, 2.5, 3.7), min_length=1)
+    speedups: Distinct[Annotated[float, Field(gt=1)]] = Field(default=(1.4, 2.5, 3.7), min_length=1)
     """Dense GFLOPs over the recipe's: mild, moderate, aggressive."""
-    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=(0,), min_length=1)
+    seeds: Distinct[Annotated[int, Field(ge=0)]] = Field(default=(0,), min_length=1)
     """Of the recovery, whose batches they draw."""
     recovery: FinetuneConfig = FinetuneConfig()
     """Fine-tuning of every model, dense included."""
