@@ -7,14 +7,16 @@ import pytest
 import torch
 
 from raycomp.data.corruptions import VARIANTS
+from raycomp.data.evalset import Stack
 from raycomp.data.samples import NORMALIZATIONS
 from raycomp.errors import UserError
 from raycomp.evaluate.measure import measure
 from raycomp.evaluate.miou import normalised
 from raycomp.evaluate.robustness import summary
-from raycomp.recipe import dense
+from raycomp.recipe import Algm, Recipe, ToMe, dense
 from raycomp.search.proposal import Proposal
 from raycomp.search.trial import run_trial
+from raycomp.sections import StageConfig
 from tests.bases import SHAPE
 from tests.data.test_labelled import unlabelled
 
@@ -53,6 +55,40 @@ def test_variants_of_images_without_labels_are_left_out(base):
     assert result.per_image.accuracy() == pytest.approx([result.clean_miou, robust.mpc])
     drawn = result.per_image.drawn(50)
     assert np.nanmin(drawn) > 0.5 * robust.mpc
+
+
+@pytest.mark.parametrize(
+    ("window", "stride"),
+    [
+        (None, None),
+        ((60, 45), 40),  # 8x6 patches, the last ones not whole
+        ((30, 74), 24),  # wider than some images
+    ],
+)
+@pytest.mark.parametrize("merge", [None, ToMe(ratios=(0.25, 0.0, 0.1, 0.0)), Algm(threshold=0.9, blocks=(1, 3))])
+def test_images_of_any_size_in_windows_of_any_size(base, window, stride, merge):
+    """Portrait, landscape and odd; alone or in a batch, to the same figures."""
+    sizes = [(64, 64), (91, 57), (57, 91), (64, 64)]
+    images, labels = base.evalset.images.views(), base.evalset.labels.views()
+
+    def fitted(array, source):
+        return np.ascontiguousarray(np.tile(array, (2, 2, 1))[: sizes[source][0], : sizes[source][1]])
+
+    data = replace(
+        base.evalset,
+        images=Stack.of([fitted(i, source) for i, source in zip(images, base.evalset.label_of, strict=True)]),
+        labels=Stack.of([fitted(label, source)[..., 0] for source, label in enumerate(labels)]),
+    )
+    config = base.config.evaluation.model_copy(update={"full": StageConfig(clean=4, corrupted=1, severities=(2,))})
+    sizes_of = base.config.data.model_copy(update={"window": window, "stride": stride})
+    model = base.cut(Recipe(embed=64, blocks=dense(SHAPE).blocks, merge=merge))
+    batched, single = (
+        measure(model, data, "full", config.model_copy(update={"batch": batch}), sizes_of, CPU) for batch in (3, 1)
+    )
+    assert batched.clean_miou == pytest.approx(single.clean_miou, abs=2e-3)
+    assert batched.per_image.union.sum() == single.per_image.union.sum() > 0
+    assert 0 < batched.rank.mean <= 1
+    assert np.isfinite(batched.corrupted[:, 1]).all()
 
 
 def test_nothing_labelled_is_an_error_and_fails_a_trial(base):
