@@ -41,6 +41,7 @@ from raycomp.memory import keep_freed_memory
 from raycomp.models import checkpoints
 from raycomp.models.policy import Policy, policy_loss
 from raycomp.models.segmenter import Segmenter, init_weights
+from raycomp.policies import check_superpatches
 from raycomp.recipe import Recipe, dense
 from raycomp.search.base import score
 from raycomp.search.known import known
@@ -79,6 +80,9 @@ def main(
     shape = sweep.model.shape
     if shape is None:
         raise UserError(f"{space}: field 'model.shape' is missing: training needs the dimensions")
+    if policy:
+        check_superpatches("policy.train.crop", settings.crop or shape.image, shape.patch)
+        check_superpatches("data.window", sweep.data.window_for(shape), shape.patch)
     if not os.access(out.parent if out.parent.is_dir() else Path(), os.W_OK):
         raise UserError(f"--out {out}: the folder is not writable")
     samples = open_split(sweep.data, sweep.data.train_split, settings.images or 0)
