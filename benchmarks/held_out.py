@@ -82,7 +82,7 @@ def models(base: Base, best: Row, folder: Path, refined: bool) -> list[tuple[str
 def accuracy(base: Base, model: Segmenter) -> Accuracy:
     """Clean and corrupted mIoU on the held-out images."""
     result = measure(model, base.evalset, "full", base.config.evaluation, base.config.data, default_device())
-    return result.clean_miou, float(np.mean(result.corrupted))
+    return result.clean_miou, float(np.nanmean(result.corrupted))
 
 
 def shown(value: Accuracy) -> str:

@@ -116,7 +116,7 @@ def accuracy(base: Base, mode: str, recipe: Recipe, scratch: Path) -> tuple[floa
         model = finetuned(base, model, settings, 0, samples, device, scratch / "refine.state")
     seconds = time.perf_counter() - started
     result = measure(model, base.evalset, "full", base.config.evaluation, base.config.data, device)
-    return result.clean_miou, float(np.mean(result.corrupted)), seconds
+    return result.clean_miou, float(np.nanmean(result.corrupted)), seconds
 
 
 if __name__ == "__main__":

@@ -62,7 +62,8 @@ def subsets() -> None:
     def of(part: np.ndarray) -> np.ndarray:
         """Mean over variants of the mIoU of the images in a mask, for every recipe."""
         there = [v for v in range(CLEAN, len(VARIANTS)) if (part & (variants == v)).any()]
-        return np.array([[miou(one[part & (variants == v)].sum(0)) for v in there] for one in counted]).mean(1)
+        found = [[miou(one[part & (variants == v)].sum(0)) for v in there] for one in counted]
+        return np.nanmean(found, axis=1)  # NaN where no image of a variant is labelled
 
     corrupted, severity, kind = variants != CLEAN, variants % len(SEVERITIES), variants // len(SEVERITIES)
     truth = of(corrupted)

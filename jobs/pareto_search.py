@@ -199,6 +199,8 @@ def _say_plan(config: configs.SweepConfig, store: Store, space: Path, as_json: b
         print_json({"sweep": config.name, "trials": config.search.trials, **allowed, **asdict(planned)})
         return
     console.print(tables.plan_table(config, planned, limit, store))
+    if planned.warning:
+        console.print(planned.warning, style="yellow", highlight=False, soft_wrap=True)
 
 
 def _grid(config: configs.SweepConfig, shape: ModelShape) -> Space:

@@ -28,6 +28,8 @@ from raycomp.cli import guarded
 from raycomp.commands.inputs import device_of
 from raycomp.compress.apply import compress
 from raycomp.compress.elastic import ordered, prefix_saliency
+from raycomp.data.folders import FolderSamples
+from raycomp.data.labelled import absent_classes
 from raycomp.data.open import open_split
 from raycomp.data.resize import at_least, centre, resized_image
 from raycomp.data.samples import NORMALIZATIONS, Samples
@@ -40,6 +42,7 @@ from raycomp.memory import keep_freed_memory
 from raycomp.models import checkpoints
 from raycomp.models.policy import Policy, policy_loss
 from raycomp.models.segmenter import Segmenter, init_weights
+from raycomp.policies import check_superpatches
 from raycomp.recipe import Recipe, dense
 from raycomp.search.base import score
 from raycomp.search.known import known
@@ -78,12 +81,19 @@ def main(
     shape = sweep.model.shape
     if shape is None:
         raise UserError(f"{space}: field 'model.shape' is missing: training needs the dimensions")
+    if policy:
+        check_superpatches("policy.train.crop", settings.crop or shape.image, shape.patch)
+        check_superpatches("data.window", sweep.data.window_for(shape), shape.patch)
     if not os.access(out.parent if out.parent.is_dir() else Path(), os.W_OK):
         raise UserError(f"--out {out}: the folder is not writable")
     samples = open_split(sweep.data, sweep.data.train_split, settings.images or 0)
     held_out = open_split(sweep.data, sweep.data.eval_split, settings.eval_images)
     if isinstance(samples, StreetScenes):
         samples = Preloaded(samples)
+    if isinstance(held_out, FolderSamples):
+        labels = (held_out.label(index) for index in range(min(len(held_out), settings.eval_images)))
+        if warning := absent_classes(labels, held_out.classes, sweep.data.eval_split):
+            print(warning, flush=True)
     keep_freed_memory()
     job = _Job(sweep, settings, shape, samples, held_out, device_of(device), out.with_suffix(checkpoints.STATE))
     if elastic:

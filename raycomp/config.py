@@ -102,7 +102,7 @@ def load(path: Path, **search: object) -> SweepConfig:
     except UnicodeDecodeError:
         raise UserError(f"{path}: a search space is a YAML file, this is no text") from None
     try:
-        raw = yaml.safe_load(text)
+        raw = parsed(text)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
@@ -117,6 +117,30 @@ def load(path: Path, **search: object) -> SweepConfig:
     return config.changed("search", **given) if given else config
 
 
+class _Loader(yaml.SafeLoader):
+    """Safe YAML that refuses a key which is there twice; PyYAML keeps the last one."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """Compose a mapping; keys that `<<` merges in come later, as those here may override them."""
+        node = super().compose_mapping_node(anchor)
+        lines: dict[tuple[str, str], int] = {}
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if (there := lines.get((key.tag, key.value))) is not None:
+                problem = f"key {key.value!r} is in line {there + 1} already"
+                raise yaml.composer.ComposerError(None, None, problem, key.start_mark)
+            lines[key.tag, key.value] = key.start_mark.line
+        return node
+
+
+def parsed(text: str) -> Any:
+    """What a YAML text holds.
+
+    Raises:
+        yaml.YAMLError: for a text that is not YAML, or a mapping with a key twice.
+    """
+    return yaml.load(text, Loader=_Loader)  # noqa: S506  a SafeLoader
+
+
 def explain(error: ValidationError, model: type[BaseModel]) -> str:
     """The first problem of a validation, on one line: field, what is wrong, value, nearest field."""
     first = error.errors()[0]
@@ -127,7 +151,8 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
     if first["type"] == "missing":
         return f"field {field!r} is missing"
     message = first["msg"].removeprefix("Value error, ")
-    value = "" if isinstance(first["input"], dict) else f", not {first['input']!r}"  # of a section: said already
+    said = isinstance(first["input"], dict) or first["type"] in ("too_long", "too_short")
+    value = "" if said else f", not {first['input']!r}"
     return (f"field {field!r}: " if field else "") + f"{message[0].lower()}{message[1:]}{value}"
 
 

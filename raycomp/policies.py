@@ -68,3 +68,17 @@ def _lite0_cost(patch: int, image: Size) -> int:
             cost += height * width * outputs * (wide + _BATCH_NORM)
             inputs = outputs
     return cost + height * width * inputs * 2
+
+
+def check_superpatches(field: str, size: Size, patch: int) -> None:
+    """Check that superpatches of 2x2 patches tile what a policy is trained or measured on.
+
+    Raises:
+        UserError: naming the field; where a file leaves it out, it is `model.shape.image`.
+    """
+    side = 2 * patch
+    if size[0] % side or size[1] % side:
+        near = "x".join(str(max(side, round(length / side) * side)) for length in size)
+        raise UserError(
+            f"{field} is {size[0]}x{size[1]}: superpatches are {side}x{side} pixels; nearest allowed: {near}"
+        )

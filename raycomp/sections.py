@@ -2,16 +2,16 @@
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from raycomp.errors import nearest
-from raycomp.shape import BACKBONES, ModelShape, Scale, Size, vit
+from raycomp.shape import BACKBONES, ModelShape, Scale, Size, vit_fields
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 def _share(value: object) -> object:
@@ -27,6 +27,17 @@ Share = Annotated[float, BeforeValidator(_share)]
 
 Criterion = Literal["nvit", "taylor"]
 """How prunable units are scored; `raycomp.compress.saliency` defines both."""
+
+
+def _distinct(values: tuple[object, ...]) -> tuple[object, ...]:
+    if len(set(values)) < len(values):
+        raise ValueError("expected distinct values")
+    return values
+
+
+_Item = TypeVar("_Item")
+Distinct = Annotated[tuple[_Item, ...], AfterValidator(_distinct)]
+_Side = Annotated[int, Field(gt=0)]  # pixels
 
 
 class ModelConfig(Section):
@@ -51,9 +62,9 @@ class ModelConfig(Section):
         if isinstance(shape, dict) and "vit" in shape:
             rest = dict(shape)
             name = rest.pop("vit")
-            if name not in BACKBONES:
+            if not isinstance(name, str) or name not in BACKBONES:
                 raise ValueError(f"shape.vit is {name!r}: {nearest(name, BACKBONES)}")
-            return {**values, "shape": vit(name, rest.pop("image"), rest.pop("classes"), **rest)}
+            return {**values, "shape": vit_fields(name, **rest)}
         return values
 
 
@@ -64,8 +75,10 @@ class DataConfig(Section):
     """`folders`: your own, pairs of `images/SPLIT/NAME.jpg` or .png and `labels/SPLIT/NAME.png`."""
     root: Path | None = None
     """Folder of the data set; streetscenes needs none."""
-    classes: tuple[str, ...] | None = Field(default=None, min_length=2)
+    classes: Distinct[Annotated[str, Field(min_length=1)]] | None = Field(default=None, min_length=2, max_length=255)
     """Of `folders`: names of the label values 0, 1, ...; 255 is not labelled. The other data sets know theirs."""
+    ignore: Distinct[Annotated[int, Field(ge=0, le=255)]] = ()
+    """Of `folders`: label values that are no classes, beside 255; those pixels are not labelled."""
     train_split: str = "train"
     """The split that models are trained and units are scored on."""
     eval_split: str = "val"
@@ -74,7 +87,7 @@ class DataConfig(Section):
     """Images are resized, keeping their ratio, to this short side, in pixels; training varies their size from there."""
     long_side: int | None = Field(default=None, gt=0)
     """The long side is at most this, in pixels, even where the short side then is shorter than `short_side`."""
-    window: Size | None = None
+    window: tuple[_Side, _Side] | None = None
     """Sliding window; by default the size the model was made for."""
     stride: int | None = Field(default=None, gt=0)
     """Step of the sliding window, pixels; by default the window's shorter side."""
@@ -89,6 +102,11 @@ class DataConfig(Section):
     def _classes_of_folders(self) -> Self:
         if (self.dataset == "folders") != (self.classes is not None):
             raise ValueError(f"classes are for dataset folders, which needs them; the dataset is {self.dataset}")
+        if self.ignore and self.classes is None:
+            raise ValueError(f"ignore is for dataset folders; the dataset is {self.dataset}, which knows its own")
+        for value in self.ignore:
+            if self.classes is not None and value < len(self.classes):
+                raise ValueError(f"ignore has {value}, which is the value of class {self.classes[value]!r}")
         return self
 
     @property
@@ -112,7 +130,7 @@ class StageConfig(Section):
     """Clean images."""
     corrupted: int = Field(gt=0)
     """Images of each (type, severity); different variants take different images."""
-    severities: tuple[Annotated[int, Field(ge=1, le=5)], ...] = (1, 2, 3, 4, 5)
+    severities: Distinct[Annotated[int, Field(ge=1, le=5)]] = Field(default=(1, 2, 3, 4, 5), min_length=1)
     """Which severities are measured, 1 the mildest."""
 
 
@@ -199,7 +217,7 @@ class SearchConfig(Section):
     """By default one where the cluster has GPUs; 0.25 packs four trials on one."""
     memory_per_trial: float | None = Field(default=None, gt=0)
     """GiB that a node must have free for each trial it runs; by default nobody counts."""
-    known: tuple[Share, ...] = (0.6, 0.5, 0.4, 0.3)
+    known: Distinct[Share] = (0.6, 0.5, 0.4, 0.3)
     """Shares of the dense cost at which known recipes are measured first."""
     max_failures: int = Field(default=2, ge=0)
     """How often a trial whose worker died is tried again."""
@@ -210,12 +228,18 @@ class SearchConfig(Section):
 class AugmentConfig(Section):
     """Training augmentation; the defaults are the paper's."""
 
-    scale: tuple[float, float] = (0.5, 2.0)
+    scale: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (0.5, 2.0)
     """Images are resized by a random factor between these two."""
     flip: bool = True
     """Half of the images are mirrored."""
     photometric: bool = True
     """Brightness, contrast, saturation and hue are changed, each half of the time."""
+
+    @model_validator(mode="after")
+    def _low_before_high(self) -> Self:
+        if self.scale[0] > self.scale[1]:
+            raise ValueError(f"scale is {list(self.scale)}: expected the least factor, then the largest")
+        return self
 
 
 class TrainConfig(Section):
@@ -225,7 +249,7 @@ class TrainConfig(Section):
     """Steps of the optimiser, one batch each."""
     batch: int = Field(default=8, gt=0)
     """Images of a step; workers that train together share them evenly."""
-    crop: Size | None = None
+    crop: tuple[_Side, _Side] | None = None
     """Height and width of what is cut from an image, pixels; by default the size the model is made for."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
     """sgd: with Nesterov momentum 0.9."""
@@ -367,7 +391,7 @@ class RefineConfig(Section):
 
     distill: float = Field(default=1.0, ge=0)
     """Weight of the agreement with the dense model, beside the cross-entropy."""
-    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=(0,), min_length=1)
+    seeds: Distinct[Annotated[int, Field(ge=0)]] = Field(default=(0,), min_length=1)
     """A recipe is fine-tuned once with each."""
     workers: int | None = Field(default=None, gt=0)
     """Processes that train a recipe together; by default one a GPU, or one a CPU where there is none."""
@@ -378,13 +402,13 @@ class RefineConfig(Section):
 class BenchmarkConfig(Section):
     """What `jobs/benchmark.py` compares; the defaults are the paper's methods and compression levels."""
 
-    methods: tuple[Literal["algm", "cts", "tome", "nvit", "nvit+tome"], ...] = (
-        "algm", "cts", "tome", "nvit", "nvit+tome",
-    )  # fmt: skip
+    methods: Distinct[Literal["algm", "cts", "tome", "nvit", "nvit+tome"]] = Field(
+        default=("algm", "cts", "tome", "nvit", "nvit+tome"), min_length=1
+    )
     """Which methods are compared."""
-    speedups: tuple[Annotated[float, Field(gt=1)], ...] = Field(default=(1.4, 2.5, 3.7), min_length=1)
+    speedups: Distinct[Annotated[float, Field(gt=1)]] = Field(default=(1.4, 2.5, 3.7), min_length=1)
     """Dense GFLOPs over the recipe's: mild, moderate, aggressive."""
-    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=(0,), min_length=1)
+    seeds: Distinct[Annotated[int, Field(ge=0)]] = Field(default=(0,), min_length=1)
     """Of the recovery, whose batches they draw."""
     recovery: FinetuneConfig = FinetuneConfig()
     """Fine-tuning of every model, dense included."""

@@ -63,7 +63,7 @@ class ModelShape(BaseModel):
     """Side of a square patch, pixels."""
     image: Size
     """Height and width the position embedding was made for, pixels."""
-    classes: int = Field(gt=1)
+    classes: int = Field(gt=1, le=255)  # 255 in a label is no class
     prefix: Literal[1, 2] = 1
     """Special tokens in front of the patches: CLS, or CLS and DIST."""
     decoder: Literal["linear", "mask"] = "mask"
@@ -102,10 +102,13 @@ class ModelShape(BaseModel):
 
 def vit(name: str, image: Size, classes: int, **other: object) -> ModelShape:
     """The shape of a ViT-Ti/S/B/L 16 Segmenter, by the name in `BACKBONES`."""
+    return ModelShape.model_validate(vit_fields(name, image=image, classes=classes, **other))
+
+
+def vit_fields(name: str, **other: object) -> dict[str, object]:
+    """The same as fields of a `ModelShape` that are not checked yet."""
     width, heads, depth = BACKBONES[name]
-    return ModelShape.model_validate(
-        {"width": width, "heads": heads, "depth": depth, "patch": 16, "image": image, "classes": classes, **other}
-    )
+    return {"width": width, "heads": heads, "depth": depth, "patch": 16, **other}
 
 
 def deit_base_distilled(image: Size, classes: int) -> ModelShape:

@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, Dataset
 from raycomp import parallel
 from raycomp.config import SweepConfig
 from raycomp.data.augment import augment, padded
-from raycomp.data.samples import NORMALIZATIONS, Sample, Samples
+from raycomp.data.samples import IGNORE, NORMALIZATIONS, Sample, Samples
 from raycomp.data.streetscenes import StreetScenes
 from raycomp.errors import UserError
 from raycomp.evaluate.miou import normalised
@@ -36,6 +36,7 @@ from raycomp.storage import AnyPath
 
 _POLY_POWER = 0.9
 _SAVE_EVERY = 200  # steps between saved states
+_UNLABELLED = 50  # batches without a label, from the start, after which there are none to be expected
 
 Trained = TypeVar("Trained", bound=nn.Module)
 
@@ -102,8 +103,8 @@ def train(
         The model to keep: the averaged weights if `config.ema` is set, else `model` itself.
 
     Raises:
-        UserError: when the loss is no longer finite, `state` is of another training, or the processes of a group
-            cannot share a batch evenly.
+        UserError: when nothing is labelled, the loss is no longer finite, `state` is of another training, or the
+            processes of a group cannot share a batch evenly.
     """
     if config.batch % parallel.world():
         raise UserError(f"train.batch is {config.batch}: {parallel.world()} workers cannot share it evenly")
@@ -123,7 +124,11 @@ def train(
         num_workers=config.workers,
         sampler=range(first, config.steps),
     )
+    labelled = False
     for step, (images, labels, sizes) in enumerate(batches, start=first):
+        labelled = labelled or bool((labels != IGNORE).any())
+        if not labelled and step + 1 == min(first + _UNLABELLED, config.steps):
+            raise UserError(f"training: no pixel is labelled in {step + 1 - first} batches (data.train_split)")
         torch.manual_seed(int(np.random.SeedSequence([config.seed, step]).generate_state(1)[0]))  # drop path
         rate = _rate(step, config)
         for group in optimizer.param_groups:

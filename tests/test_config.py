@@ -3,7 +3,7 @@
 import pytest
 import yaml
 
-from raycomp.config import SweepConfig, load
+from raycomp.config import SweepConfig, load, parsed
 from raycomp.errors import UserError
 from raycomp.sections import TrainConfig
 
@@ -13,6 +13,11 @@ SPACE = {
     "data": {"dataset": "streetscenes"},
     "train": {"steps": 400, "optimizer": "adamw", "lr": 2e-3, "drop_path": 0.2},
 }
+
+
+FOLDERS = {"dataset": "folders", "root": ".", "classes": ["a", "b"]}
+STAGE = {"clean": 1, "corrupted": 1}
+VIT = {"vit": "tiny", "image": [64, 64], "classes": 2}
 
 
 @pytest.fixture
@@ -42,6 +47,30 @@ def test_elastic_models_and_fronts_are_trained_like_the_dense_model(read):
         ({"train": 3}, "'train'"),
         ({"elastic": 3}, "'elastic'"),
         ({"refine": {"train": {"step": 3}}}, "'refine.train.step'"),
+        ({"train": {"lr": float("inf")}}, "'train.lr'"),
+        ({"train": {"crop": [64, 0]}}, "'train.crop.1'"),
+        ({"train": {"augment": {"scale": [2, 0.5]}}}, "scale is [2.0, 0.5]"),
+        ({"train": {"augment": {"scale": [0, 0.5]}}}, "'train.augment.scale.0'"),
+        ({"data": FOLDERS | {"classes": ["a", "a"]}}, "'data.classes': expected distinct values, not ['a', 'a']"),
+        ({"data": FOLDERS | {"classes": ["a", ""]}}, "'data.classes.1'"),
+        (
+            {"data": FOLDERS | {"classes": [f"{i}" for i in range(256)]}},
+            "'data.classes': value should have at most 255",
+        ),
+        ({"data": FOLDERS | {"ignore": [7, 7]}}, "'data.ignore'"),
+        ({"data": FOLDERS | {"ignore": [256]}}, "'data.ignore.0'"),
+        ({"data": FOLDERS | {"window": [0, 64]}}, "'data.window.0'"),
+        ({"model": {"checkpoint": "x", "shape": {**VIT, "classes": 256}}}, "'model.shape.classes'"),
+        ({"model": {"checkpoint": "x", "shape": {"vit": "tiny", "classes": 2}}}, "'model.shape.image' is missing"),
+        ({"model": {"checkpoint": "x", "shape": {**VIT, "vit": ["tiny"]}}}, "shape.vit is ['tiny']"),
+        ({"evaluation": {"search": STAGE | {"severities": []}}}, "'evaluation.search.severities'"),
+        ({"evaluation": {"full": STAGE | {"severities": [2, 2]}}}, "'evaluation.full.severities'"),
+        ({"search": {"known": ["40%", 0.4]}}, "'search.known'"),
+        ({"refine": {"seeds": [1, 1]}}, "'refine.seeds'"),
+        ({"benchmark": {"methods": []}}, "'benchmark.methods'"),
+        ({"benchmark": {"methods": ["tome", "tome"]}}, "'benchmark.methods'"),
+        ({"benchmark": {"speedups": [2, 2.0]}}, "'benchmark.speedups'"),
+        ({"benchmark": {"seeds": [0, 0]}}, "'benchmark.seeds'"),
         ({"data": {"dataset": "streetscenes", "window": [64, 48], "stride": 64}}, "data.stride is 64, the window 64x"),
     ],
 )
@@ -50,3 +79,24 @@ def test_what_is_wrong_is_named_where_it_stands(read, sections, field):
         read(**sections)
     assert field in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            "name: x\nsearch: {trials: 3}\nmodel: {}\nsearch: {trials: 5}\n",
+            "x.yaml:4:1: .*key 'search' is in line 2 already",
+        ),
+        ("name: x\nsearch: {trials: 3, trials: 5}\n", "x.yaml:2:21: .*key 'trials' is in line 2 already"),
+    ],
+)
+def test_a_key_that_is_there_twice_is_refused(tmp_path, text, said):
+    (tmp_path / "x.yaml").write_text(text)
+    with pytest.raises(UserError, match=said):
+        load(tmp_path / "x.yaml")
+
+
+def test_merged_keys_may_be_overridden():
+    text = "a: {b: &x {c: 1, d: 2}}\ne: {f: &y {<<: *x, c: 3}}\ng: {<<: *y, d: 4}\n"
+    assert parsed(text) == {"a": {"b": {"c": 1, "d": 2}}, "e": {"f": {"c": 3, "d": 2}}, "g": {"c": 3, "d": 4}}

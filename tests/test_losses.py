@@ -20,6 +20,19 @@ def total(parts) -> float:
     return sum(part.item() for part in parts)
 
 
+def test_a_batch_of_which_nothing_is_labelled_changes_nothing(model):
+    student = seeded_model(TINY, seed=3)
+    nothing = torch.full_like(LABELS, IGNORE)
+    losses = {"pixels": pixel_loss, "taught": distilled(model, 0.0)}
+    for name, loss in losses.items():
+        student.zero_grad(set_to_none=True)
+        value = sum(loss(student, IMAGES, nothing))
+        value.backward()
+        assert value == 0, name
+        assert all((p.grad == 0).all() for p in student.parameters() if p.grad is not None), name
+        assert student.encoder.pos_embed.grad is not None
+
+
 def test_a_teacher_that_agrees_adds_nothing(model):
     plain = total(pixel_loss(model, IMAGES, LABELS))
     assert plain == pytest.approx(F.cross_entropy(model(IMAGES), LABELS, ignore_index=IGNORE).item())

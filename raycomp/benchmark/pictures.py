@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from raycomp.data.corruptions import VARIANTS
 from raycomp.data.evalset import CLEAN
@@ -76,10 +75,8 @@ def pictures(model: Segmenter, base: Base, device: torch.device) -> Pictures:
         for scene in scenes(base):
             x = normalised(torch.from_numpy(scene.image[None].copy()).to(device), pixels.mean, pixels.std, dtype)
             predictions.append(model(x)[0].argmax(0).to(torch.uint8).cpu().numpy())
-            side = base.shape.patch
-            padded = F.pad(x, (0, -x.shape[-1] % side, 0, -x.shape[-2] % side))
             grid = base.shape.grid((x.shape[-2], x.shape[-1]))
-            _, tokens = model.encoder(padded)
+            _, tokens = model.encoder(x)
             index = torch.arange(grid[0] * grid[1]) if tokens is None else tokens.source[0].cpu() - base.shape.prefix
             sources.append(index.view(grid).to(torch.int32).numpy())
     return Pictures(np.stack(predictions), np.stack(sources))

@@ -113,7 +113,7 @@ def shape_of(config: configs.SweepConfig, where: AnyPath) -> tuple[ModelShape, S
 def read_recipe(path: Path) -> Recipe:
     """A recipe from a YAML or JSON file."""
     try:
-        return Recipe.model_validate(yaml.safe_load(path.read_text()))
+        return Recipe.model_validate(configs.parsed(path.read_text()))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"{path}: not readable as YAML ({str(error).splitlines()[0]})") from None
     except ValidationError as error:

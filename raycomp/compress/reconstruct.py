@@ -29,20 +29,12 @@ def reconstruct(pruned: Segmenter, dense: Segmenter, saliency: Saliency, images:
         images: normalised calibration images (B, 3, H, W), of the size the models are made for.
     """
     kept = kept_units(dense.shape, pruned.recipe, saliency)
-    ours, theirs = _embedded(pruned, images), _embedded(dense, images)
+    ours, theirs = (model.encoder.embedded(images, shares=False)[0] for model in (pruned, dense))
     for index in range(dense.shape.depth):
         pair = pruned.encoder.blocks[index], dense.encoder.blocks[index]
         ours, theirs = _refit_block(cast("tuple[Block, Block]", pair), ours, theirs, kept["embed"])
     if isinstance(pruned.decoder, MaskDecoder) and isinstance(dense.decoder, MaskDecoder):
         _refit_decoder(pruned, dense, ours, theirs, kept["decoder.embed"])
-
-
-def _embedded(model: Segmenter, images: Tensor) -> Tensor:
-    """Tokens (B, N, E) that enter the first block."""
-    encoder = model.encoder
-    special = encoder.cls_token if encoder.dist_token is None else torch.cat([encoder.cls_token, encoder.dist_token], 1)
-    tokens = torch.cat([special.expand(len(images), -1, -1), encoder.patch_embed(images)], dim=1)
-    return tokens + encoder.pos_embed
 
 
 def _refit_block(blocks: tuple[Block, Block], ours: Tensor, theirs: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:

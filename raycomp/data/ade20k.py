@@ -6,7 +6,8 @@ stored as i + 1.
 
 from pathlib import Path
 
-from raycomp.data.folders import FolderSamples, lookup_table, matched, split_folder
+from raycomp.data.folders import FolderSamples, by_name, lookup_table, matched, split_folder
+from raycomp.data.images import listed
 from raycomp.data.samples import IGNORE
 from raycomp.errors import UserError
 
@@ -21,9 +22,9 @@ class Ade20k(FolderSamples):
         folder = _FOLDERS.get(split, split)
         images = split_folder(root, ["images/{split}"], folder, "images")
         labels = split_folder(root, ["annotations/{split}"], folder, "labels")
-        label_of = {p.stem: p for p in labels.glob("*.png")}
+        pairs = matched(by_name(listed(images, [".jpg"])), by_name(listed(labels, [".png"])), images)
         lookup = lookup_table({0: IGNORE} | {i + 1: i for i in range(CLASS_COUNT)})
-        super().__init__(matched(sorted(images.glob("*.jpg")), label_of, "", images), _class_names(root), lookup)
+        super().__init__(pairs, _class_names(root), lookup)
 
 
 def _class_names(root: Path) -> list[str]:

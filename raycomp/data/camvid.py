@@ -5,7 +5,8 @@ Brostow et al., "Semantic object classes in video", Pattern Recognition Letters 
 
 from pathlib import Path
 
-from raycomp.data.folders import FolderSamples, identity, matched, split_folder
+from raycomp.data.folders import FolderSamples, by_name, identity, matched, split_folder
+from raycomp.data.images import listed
 
 CLASSES = (
     "sky", "building", "pole", "road", "pavement", "tree",
@@ -20,6 +21,5 @@ class CamVid(FolderSamples):
     def __init__(self, root: Path, split: str) -> None:
         images = split_folder(root, ["{split}"], split, "images")
         labels = split_folder(root, ["{split}annot"], split, "labels")
-        files = sorted(p for p in images.iterdir() if p.suffix in (".png", ".jpg"))
-        label_of = {p.stem: p for p in labels.glob("*.png")}
-        super().__init__(matched(files, label_of, "", images), CLASSES, identity(len(CLASSES), _UNLABELLED))
+        pairs = matched(by_name(listed(images, [".png", ".jpg"])), by_name(listed(labels, [".png"])), images)
+        super().__init__(pairs, CLASSES, identity(len(CLASSES), _UNLABELLED))

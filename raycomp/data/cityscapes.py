@@ -1,12 +1,13 @@
 """Cityscapes: `leftImg8bit/val/CITY/*_leftImg8bit.png`, `gtFine/val/CITY/*_gtFine_label(Train)Ids.png`.
 
 Cordts et al., "The Cityscapes Dataset for Semantic Urban Scene Understanding", CVPR 2016. Files of
-19 train ids are used where there are any, else the original label ids are mapped to them.
+19 train ids are used where all images have one, else the original label ids are mapped to them.
 """
 
 from pathlib import Path
 
-from raycomp.data.folders import FolderSamples, identity, lookup_table, matched, split_folder
+from raycomp.data.folders import FolderSamples, by_name, identity, lookup_table, matched, split_folder
+from raycomp.data.images import listed
 from raycomp.data.samples import IGNORE
 
 CLASSES = (
@@ -24,15 +25,17 @@ class Cityscapes(FolderSamples):
     def __init__(self, root: Path, split: str) -> None:
         images = split_folder(root, ["leftImg8bit/{split}"], split, "images")
         labels = split_folder(root, ["gtFine/{split}"], split, "labels")
-        train_ids = {
-            p.stem.removesuffix("_gtFine_labelTrainIds"): p for p in labels.glob("*/*_gtFine_labelTrainIds.png")
-        }
-        label_ids = {p.stem.removesuffix("_gtFine_labelIds"): p for p in labels.glob("*/*_gtFine_labelIds.png")}
-        files = sorted(images.glob("*/*_leftImg8bit.png"))
-        everything = train_ids.keys() >= {p.stem.removesuffix("_leftImg8bit") for p in files} and bool(train_ids)
+        files = _by_name(images, "_leftImg8bit")
+        train_ids, label_ids = _by_name(labels, "_gtFine_labelTrainIds"), _by_name(labels, "_gtFine_labelIds")
         others = dict.fromkeys(range(_LAST_LABEL_ID + 1), IGNORE) | {IGNORE: IGNORE}
-        lookup = (
-            identity(len(CLASSES)) if everything else lookup_table(others | {v: i for i, v in enumerate(_LABEL_IDS)})
-        )
-        pairs = matched(files, train_ids if everything else label_ids, "_leftImg8bit", images)
-        super().__init__(pairs, CLASSES, lookup)
+        if len(files.keys() & train_ids.keys()) >= len(files.keys() & label_ids.keys()):
+            label_of, lookup = train_ids, identity(len(CLASSES))
+        else:
+            label_of, lookup = label_ids, lookup_table(others | {v: i for i, v in enumerate(_LABEL_IDS)})
+        super().__init__(matched(files, label_of, images), CLASSES, lookup)
+
+
+def _by_name(folder: Path, ending: str) -> dict[str, Path]:
+    """Files of all cities with this ending, by their names without it."""
+    found = listed(folder, [".png"], "*/*")
+    return by_name([path for path in found if path.stem.endswith(ending)], ending)

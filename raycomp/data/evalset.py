@@ -23,7 +23,7 @@ import numpy as np
 from raycomp.data import corruptions
 from raycomp.data.open import open_split
 from raycomp.data.resize import resized
-from raycomp.data.samples import Sample, Samples
+from raycomp.data.samples import IGNORE, Sample, Samples, nothing_labelled
 from raycomp.errors import UserError
 from raycomp.sections import DataConfig, EvaluationConfig, StageConfig
 
@@ -146,6 +146,8 @@ def _make(
         image, label = samples[index]
         clean.append(resized((image, label), data.scale.of(image.shape[:2])))
         originals.append(label)
+    if all((label == IGNORE).all() for label in originals):  # before the corruptions, which take long
+        raise nothing_labelled(data.eval_split, len(clean))
     images, variants, label_of, rank = [], [], [], []
     for index, (image, _) in enumerate(clean):
         images.append(image)

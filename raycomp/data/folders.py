@@ -6,8 +6,8 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
+from raycomp.data.images import read_differently, read_image, read_label
 from raycomp.data.samples import IGNORE, Sample
 from raycomp.errors import UserError, nearest
 
@@ -18,8 +18,11 @@ class FolderSamples:
     Values of `lookup` are a class index, 255 for ignored, or -1 for a value that must not occur.
     """
 
-    def __init__(self, pairs: Sequence[tuple[Path, Path]], classes: Sequence[str], lookup: np.ndarray) -> None:
-        self.pairs, self.classes, self.lookup = list(pairs), tuple(classes), lookup
+    def __init__(
+        self, pairs: Sequence[tuple[Path, Path]], classes: Sequence[str], lookup: np.ndarray, mark: str = ""
+    ) -> None:
+        """`mark`: what else than files decides the labels, for the fingerprint."""
+        self.pairs, self.classes, self.lookup, self._mark = list(pairs), tuple(classes), lookup, mark
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -27,29 +30,42 @@ class FolderSamples:
     @cached_property
     def fingerprint(self) -> str:
         """Of names and contents, so that copies of a data set on other machines are the same one."""
-        digest = hashlib.sha256()
-        for path in (p for pair in self.pairs for p in pair):
-            with path.open("rb") as file:
-                digest.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
+        digest = hashlib.sha256(self._mark.encode())
+        for pair in self.pairs:
+            for path, is_label in zip(pair, (False, True), strict=True):
+                try:
+                    data = path.read_bytes()
+                except OSError as error:
+                    raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+                digest.update(path.name.encode() + hashlib.sha256(data).digest())
+                if read_differently(data, is_label):  # caches and rows of a release that did not are not the same
+                    digest.update(b"turned or scaled")
         return digest.hexdigest()[:12]
 
     def __getitem__(self, index: int) -> Sample:
         image_path, label_path = self.pairs[index]
-        image = np.array(_read(image_path).convert("RGB"))
-        stored = np.array(_read(label_path))
-        if stored.ndim != 2:
-            raise UserError(f"{label_path}: labels have {stored.ndim} dimensions, expected one value a pixel")
-        if image.shape[:2] != stored.shape:
-            raise UserError(f"{label_path}: labels are {stored.shape}, the image {image_path.name} {image.shape[:2]}")
-        label = np.where(stored < 256, self.lookup[np.minimum(stored, 255)], -1)
+        image, label = read_image(image_path), self.label(index)
+        if image.shape[:2] != label.shape:
+            raise UserError(f"{label_path}: labels are {label.shape}, the image {image_path.name} {image.shape[:2]}")
+        return image, label
+
+    def label(self, index: int) -> np.ndarray:
+        """The label (H, W) uint8 alone, without its image; raises UserError for a value that is no class."""
+        path = self.pairs[index][1]
+        stored = read_label(path)
+        if stored.dtype == np.uint8:
+            label = self.lookup[stored]
+        else:  # in signed files -1 stands for 255
+            stored = np.where(stored == -1, IGNORE, stored)
+            label = np.where((stored >= 0) & (stored < 256), self.lookup[stored.clip(0, 255)], -1)
         if (label < 0).any():
-            value = int(stored[label < 0][0])
-            allowed = np.flatnonzero(self.lookup >= 0)
-            near = int(allowed[np.abs(allowed - value).argmin()])
-            raise UserError(
-                f"{label_path}: label value {value} is outside the {len(self.classes)} classes; nearest allowed: {near}"
-            )
-        return image, label.astype(np.uint8)
+            raise UserError(f"{path}: {self._unknown(int(stored[label < 0][0]))}")
+        return label.astype(np.uint8)
+
+    def _unknown(self, value: int) -> str:
+        classes = _ranges(np.flatnonzero((self.lookup >= 0) & (self.lookup != IGNORE)))
+        unlabelled = _ranges(np.flatnonzero(self.lookup == IGNORE))
+        return f"label value {value} is none of the {len(self.classes)} classes ({classes}); unlabelled is {unlabelled}"
 
 
 def split_folder(root: Path, candidates: Sequence[str], split: str, what: str) -> Path:
@@ -74,18 +90,29 @@ def split_folder(root: Path, candidates: Sequence[str], split: str, what: str) -
     )
 
 
-def matched(images: Sequence[Path], label_of: dict[str, Path], key: str, folder: Path) -> list[tuple[Path, Path]]:
-    """Pair images with labels by the name that `key` cuts off; every image needs a label."""
+def by_name(files: Sequence[Path], ending: str = "") -> dict[str, Path]:
+    """Files by their names without `ending` and suffix.
+
+    Raises:
+        UserError: for two of one name, of which one would be lost or both share a label.
+    """
+    found: dict[str, Path] = {}
+    for path in files:
+        name = path.stem.removesuffix(ending)
+        if name in found:
+            raise UserError(f"{path}: {found[name].name} has the same name but for its suffix; rename or remove one")
+        found[name] = path
+    return found
+
+
+def matched(images: dict[str, Path], labels: dict[str, Path], folder: Path) -> list[tuple[Path, Path]]:
+    """Pair the images found in `folder` with labels by name; every image needs a label."""
     if not images:
         raise UserError(f"data.root: no images in {folder}")
-    pairs = []
-    for image in images:
-        name = image.stem.removesuffix(key)
-        if name not in label_of:
-            alone = sum(one.stem.removesuffix(key) not in label_of for one in images)
-            raise UserError(f"{image}: has no label file ({alone} of {len(images)} images have none)")
-        pairs.append((image, label_of[name]))
-    return pairs
+    alone = [path for name, path in images.items() if name not in labels]
+    if alone:
+        raise UserError(f"{alone[0]}: has no label file ({len(alone)} of {len(images)} images have none)")
+    return [(path, labels[name]) for name, path in images.items()]
 
 
 def lookup_table(values: dict[int, int]) -> np.ndarray:
@@ -101,10 +128,7 @@ def identity(classes: int, *ignored: int) -> np.ndarray:
     return lookup_table({i: i for i in range(classes)} | dict.fromkeys((IGNORE, *ignored), IGNORE))
 
 
-def _read(path: Path) -> Image.Image:
-    try:
-        with Image.open(path) as image:
-            image.load()
-            return image
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise UserError(f"{path}: cannot be read as an image ({str(error).splitlines()[0]})") from None
+def _ranges(values: np.ndarray) -> str:
+    """Sorted values in words: `0 to 10, 255`."""
+    runs = np.split(values, np.flatnonzero(np.diff(values) > 1) + 1)
+    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]} to {run[-1]}" for run in runs)

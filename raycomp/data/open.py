@@ -23,6 +23,6 @@ def open_split(config: DataConfig, split: str, count: int) -> Samples:
     if config.root is None:
         raise UserError(f"data.root is missing: {config.dataset} needs the folder of the data set")
     if config.classes is not None:
-        return Own(config.root, split, config.classes)
+        return Own(config.root, split, config.classes, config.ignore)
     kinds = {"camvid": CamVid, "ade20k": Ade20k, "cityscapes": Cityscapes}
     return kinds[config.dataset](config.root, split)

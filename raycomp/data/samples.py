@@ -6,6 +6,8 @@ from typing import Protocol
 
 import numpy as np
 
+from raycomp.errors import UserError
+
 IGNORE = 255  # a label of no class: neither trained on nor measured
 
 Sample = tuple[np.ndarray, np.ndarray]  # HxWx3 uint8 RGB, HxW uint8
@@ -29,6 +31,11 @@ class Samples(Protocol):
     def __getitem__(self, index: int) -> Sample:
         """Image and label; raises UserError for a file that cannot be read."""
         ...
+
+
+def nothing_labelled(split: str, count: int) -> UserError:
+    """What to say of a split to be measured on that has images alone, such as the test split of Cityscapes."""
+    return UserError(f"data.eval_split {split}: no pixel is labelled in any of the {count} images to be measured on")
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
+from raycomp.data.images import IMAGES, listed, read_image
 from raycomp.data.resize import resized_image
 from raycomp.deploy import model as models
 from raycomp.deploy.model import FACTS, Facts
@@ -15,8 +16,6 @@ from raycomp.errors import UserError, nearest
 from raycomp.evaluate.miou import labels_at, normalised, sliding_logits
 from raycomp.files import written
 from raycomp.shape import Scale
-
-IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 
 Run = Callable[[Tensor], Tensor]
 """Normalised images (B, 3, H, W) to logits (B, K, H, W)."""
@@ -69,7 +68,7 @@ def image_files(path: Path) -> list[Path]:
         UserError: where there is none.
     """
     if path.is_dir():
-        found = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGES)
+        found = listed(path, IMAGES)
         if not found:
             raise UserError(f"{path}: no image in this folder; allowed: {', '.join(IMAGES)}")
         return found
@@ -87,7 +86,7 @@ def predict(
         The file, its image (H, W, 3) uint8, and the class of each of its pixels (H, W) uint8.
     """
     for path in files:
-        image = _read(path)
+        image = read_image(path)
         size = (image.shape[0], image.shape[1])
         seen = resized_image(image, Scale(facts.short_side, facts.long_side).of(size))
         x = normalised(torch.from_numpy(seen)[None].to(device), facts.mean, facts.std, torch.float32)
@@ -100,10 +99,3 @@ def write_labels(predicted: np.ndarray, path: Path) -> None:
     """Class indices (H, W) as a grey PNG, whole or not at all."""
     with written(path) as temporary:
         Image.fromarray(predicted).save(temporary)
-
-
-def _read(path: Path) -> np.ndarray:
-    try:
-        return np.array(Image.open(path).convert("RGB"))
-    except (UnidentifiedImageError, OSError) as error:
-        raise UserError(f"{path}: not a readable image ({str(error).splitlines()[0]})") from None

@@ -31,7 +31,7 @@ def effective_rank(model: Segmenter, images: Tensor) -> EffectiveRank:
     """Measure patch features on the full grid, merged tokens copied to every patch they stand for.
 
     Args:
-        images: (B, 3, H, W), normalised, sides multiples of the patch.
+        images: (B, 3, H, W), normalised.
     """
     prefix, shares = model.shape.prefix, []
     for part in images.split(1 if model.recipe.adaptive else len(images)):

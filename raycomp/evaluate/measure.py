@@ -15,6 +15,7 @@ from torch import Tensor
 from raycomp.data.corruptions import SEVERITIES, TYPES, VARIANTS
 from raycomp.data.evalset import CLEAN, EvalSet, Stack
 from raycomp.data.samples import NORMALIZATIONS
+from raycomp.errors import UserError
 from raycomp.evaluate.accuracy import Accuracy
 from raycomp.evaluate.effective_rank import EffectiveRank, effective_rank
 from raycomp.evaluate.miou import class_iou, first_window, labels_at, miou, normalised, sliding_logits
@@ -36,7 +37,7 @@ class Measurement:
     class_iou: np.ndarray
     """(K,), NaN for a class that does not occur."""
     corrupted: np.ndarray
-    """(16, 5) mIoU of each type and severity; NaN where not measured."""
+    """(16, 5) mIoU of each type and severity; NaN where not measured, or on images without a labelled pixel."""
     rank: EffectiveRank
     latency_ms: float
     """Median of one image at batch 1."""
@@ -77,6 +78,7 @@ def measure(
 
     Raises:
         Stopped: for a model that is below both.
+        UserError: where no pixel of the clean, or of the corrupted, images is labelled.
     """
     started = time.perf_counter()
     dtype = getattr(torch, config.dtype)
@@ -119,11 +121,14 @@ def measure(
         probe = torch.cat([first_window(normalised(x, pixels.mean, pixels.std, dtype), window) for x in seen])
         rank = effective_rank(model, probe)
         latency = latency_ms(model, probe[:1], _LATENCY_RUNS[stage])
+    clean, corrupted = miou(table[0]), _by_variant(table, data.variants[chosen])
+    if not (np.isfinite(clean) and np.isfinite(corrupted).any()):
+        raise UserError(f"evaluation.{stage}: no pixel of its clean, or of its corrupted, images is labelled")
     hits, union = torch.cat(by_class).cpu().numpy().transpose(1, 0, 2)
     return Measurement(
-        clean_miou=miou(table[0]),
+        clean_miou=clean,
         class_iou=class_iou(table[0]),
-        corrupted=_by_variant(table, data.variants[chosen]).reshape(len(TYPES), len(SEVERITIES)),
+        corrupted=corrupted.reshape(len(TYPES), len(SEVERITIES)),
         rank=rank,
         latency_ms=latency,
         throughput=throughput,
@@ -136,7 +141,7 @@ def measure(
 
 
 def _by_variant(confusions: np.ndarray, measured: np.ndarray) -> np.ndarray:
-    """mIoU of every corrupted variant (80,) from confusions (V, K, K); NaN where none of `measured` is of it."""
+    """mIoU of every corrupted variant (80,) from confusions (V, K, K); NaN where nothing is `measured` or labelled."""
     table = np.full(len(VARIANTS), np.nan)
     for variant in np.unique(measured):
         if variant != CLEAN:

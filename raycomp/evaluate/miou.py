@@ -31,9 +31,9 @@ def class_iou(matrix: np.ndarray) -> np.ndarray:
 
 
 def miou(matrix: np.ndarray) -> float:
-    """Mean IoU over the classes present in truth or prediction, in [0, 1]; 0 without any pixel."""
+    """Mean IoU over the classes present in truth or prediction, in [0, 1]; NaN without any pixel."""
     ious = class_iou(matrix)
-    return float(np.nanmean(ious)) if np.isfinite(ious).any() else 0.0
+    return float(np.nanmean(ious)) if np.isfinite(ious).any() else float("nan")
 
 
 def anchors(side: int, window: int, stride: int) -> list[int]:

@@ -12,7 +12,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Robustness:
-    """Summary of a (types, severities) table of mIoU; NaN marks variants not measured."""
+    """Summary of a (types, severities) table of mIoU; NaN marks variants that were not measured."""
 
     mpc: float
     """Mean performance under corruption: plain mean over all measured variants (mIoU_noise)."""
@@ -28,14 +28,17 @@ def summary(table: np.ndarray, clean: float) -> Robustness:
     return Robustness(
         mpc=mpc,
         rpc=mpc / clean if clean > 0 else 0.0,
-        per_type=_mean(table, axis=1),
-        per_severity=_mean(table, axis=0),
+        per_type=mean(table, axis=1),
+        per_severity=mean(table, axis=0),
     )
 
 
 def corruption_degradation(table: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """CD of each type: sum over severities of (1 - mIoU), relative to a reference model's."""
-    return np.nansum(1 - table, axis=1) / np.nansum(1 - reference, axis=1)
+    """CD of each type: sum over severities of (1 - mIoU), relative to a reference model's.
+
+    NaN where nothing was measured, or the reference makes no error at all.
+    """
+    return _relative(np.nansum(1 - table, axis=1), np.nansum(1 - reference, axis=1))
 
 
 def relative_corruption_degradation(
@@ -46,11 +49,14 @@ def relative_corruption_degradation(
     D is 1 - mIoU. NaN where the reference does not degrade at all.
     """
     worse = np.nansum(clean - table, axis=1)
-    reference_worse = np.nansum(reference_clean - reference, axis=1)
-    return np.divide(worse, reference_worse, out=np.full(len(worse), np.nan), where=reference_worse != 0)
+    return _relative(worse, np.nansum(reference_clean - reference, axis=1))
 
 
-def _mean(table: np.ndarray, axis: int) -> np.ndarray:
+def _relative(value: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    return np.divide(value, reference, out=np.full(len(value), np.nan), where=reference != 0)
+
+
+def mean(table: np.ndarray, axis: int) -> np.ndarray:
     """Mean ignoring NaN; NaN where nothing was measured."""
     count = np.isfinite(table).sum(axis)
     return np.divide(np.nansum(table, axis=axis), count, out=np.full(count.shape, np.nan), where=count > 0)

@@ -49,6 +49,9 @@ def policy_loss(policy: nn.Module, images: Tensor, labels: Tensor, ignore_border
     """Cross-entropy of a policy's answers against `one_class`; see `raycomp.losses.Loss`."""
     logits = policy(images).float()
     truth = one_class(labels, images.shape[-1] // logits.shape[-1], ignore_border)
+    if (truth == IGNORE).all():  # a mean over nothing would be NaN
+        yield logits.sum() * 0
+        return
     yield F.cross_entropy(logits, truth, ignore_index=IGNORE)
 
 

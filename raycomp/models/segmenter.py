@@ -137,25 +137,13 @@ class Encoder(nn.Module):
             block.drop_path = DropPath(share) if share else nn.Identity()
 
     def forward(self, images: Tensor, depth: int | None = None) -> tuple[Tensor, Tokens | None]:
-        """Encode images (B, 3, height, width), multiples of the patch, by the first `depth` blocks, or by all.
+        """Encode images (B, 3, height, width), padded to whole patches, by the first `depth` blocks, or by all.
 
         Returns:
             Features (B, P + N, E) after the last norm, and where the patches went if any merged.
         """
-        B, P = images.shape[0], self.shape.prefix
         grid = self.shape.grid((images.shape[-2], images.shape[-1]))
-        position = self.pos_embed
-        if grid != self.shape.grid():
-            position = resample_abs_pos_embed(
-                position, list(grid), list(self.shape.grid()), P, interpolation="bilinear", antialias=False
-            )
-        tokens: Tokens | None = None
-        if self.sharer is None:
-            x = self.patch_embed(images) + position[:, P:]  # (B, h*w, E)
-        else:
-            x, tokens = self.sharer(images, self.patch_embed.proj, position[:, P:], grid)
-        special = self.cls_token if self.dist_token is None else torch.cat([self.cls_token, self.dist_token], dim=1)
-        x = torch.cat([(special + position[:, :P]).expand(B, -1, -1), x], dim=1)  # (B, P + N, E)
+        x, tokens = self.embedded(images)
         for index, block in enumerate(islice(cast("Iterable[Block]", self.blocks), depth)):
             by_size = tokens is not None and self.merger is not None and self.merger.proportional
             x, keys = block.attend(x, tokens.size.log() if tokens is not None and by_size else None)
@@ -163,6 +151,26 @@ class Encoder(nn.Module):
                 x, tokens = self.merger(index, x, keys, tokens, grid)
             x = block.feed(x)
         return self.norm(x), tokens
+
+    def embedded(self, images: Tensor, shares: bool = True) -> tuple[Tensor, Tokens | None]:
+        """Tokens (B, P + N, E) that enter the first block, and where patches went if `shares` and any are shared."""
+        P, patch, (height, width) = self.shape.prefix, self.shape.patch, images.shape[-2:]
+        grid = rows, columns = self.shape.grid((height, width))
+        bottom, right = rows * patch - height, columns * patch - width
+        if bottom or right:
+            images = F.pad(images, (0, right, 0, bottom))
+        position = self.pos_embed
+        if grid != self.shape.grid():
+            position = resample_abs_pos_embed(
+                position, list(grid), list(self.shape.grid()), P, interpolation="bilinear", antialias=False
+            )
+        tokens: Tokens | None = None
+        if self.sharer is None or not shares:
+            x = self.patch_embed(images) + position[:, P:]  # (B, h*w, E)
+        else:
+            x, tokens = self.sharer(images, self.patch_embed.proj, position[:, P:], grid)
+        special = self.cls_token if self.dist_token is None else torch.cat([self.cls_token, self.dist_token], dim=1)
+        return torch.cat([(special + position[:, :P]).expand(images.shape[0], -1, -1), x], dim=1), tokens
 
 
 class LinearDecoder(nn.Module):
@@ -235,11 +243,7 @@ class Segmenter(nn.Module):
 
     def patch_scores(self, images: Tensor) -> Tensor:
         """Map normalised images (B, 3, height, width) to class scores (B, K, h, w) on the patch grid."""
-        height, width = images.shape[-2:]
-        grid = rows, columns = self.shape.grid((height, width))
-        bottom, right = rows * self.shape.patch - height, columns * self.shape.patch - width
-        if bottom or right:
-            images = F.pad(images, (0, right, 0, bottom))
+        grid = self.shape.grid((images.shape[-2], images.shape[-1]))
         features, tokens = self.encoder(images)
         scores = restore(self.decoder(features[:, self.shape.prefix :]), tokens, self.shape.prefix)
         return scores.transpose(1, 2).unflatten(2, grid)

@@ -172,7 +172,7 @@ def _rcd(row: Row, whole: Row) -> float | None:
     if not all(table.size for table in tables):
         return None
     by_type = relative_corruption_degradation(tables[0], row["clean_miou"], tables[1], whole["clean_miou"])
-    return float(np.nanmean(by_type))
+    return float(np.nanmean(by_type)) if np.isfinite(by_type).any() else None
 
 
 def _spearman(a: Sequence[float], b: Sequence[float]) -> float:

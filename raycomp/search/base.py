@@ -18,9 +18,10 @@ from raycomp.compress.apply import compress
 from raycomp.compress.elastic import prefix_saliency
 from raycomp.config import SweepConfig
 from raycomp.data.evalset import EvalSet, Stack, cache_folder, prepare
+from raycomp.data.labelled import absent_classes, check_stages
 from raycomp.data.open import open_split
 from raycomp.data.resize import at_least, centre
-from raycomp.data.samples import NORMALIZATIONS, Sample
+from raycomp.data.samples import IGNORE, NORMALIZATIONS, Sample
 from raycomp.errors import UserError
 from raycomp.evaluate.latency_table import LatencyTable
 from raycomp.evaluate.miou import normalised
@@ -140,6 +141,9 @@ def prepare_base(
     evalset = prepare(config.data, config.evaluation, variant)
     if len(evalset.classes) != model.shape.classes:
         raise UserError(f"model has {model.shape.classes} classes, {config.data.dataset} {len(evalset.classes)}")
+    check_stages(evalset, config.evaluation)
+    if warning := absent_classes(evalset.labels.views(), evalset.classes, config.data.eval_split):
+        report(warning)
     weights = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
     scores = _saliency(model, config, criterion or config.search.criterion, f"{mark}-{evalset.fingerprint}", report)
     in_memory = Stack(np.array(evalset.images.pixels), evalset.images.shapes)
@@ -250,6 +254,10 @@ def _crops(shape: ModelShape, config: SweepConfig) -> tuple[np.ndarray, np.ndarr
     samples = open_split(config.data, config.data.train_split, count)
     found: list[Sample] = []
     for index in range(min(count, len(samples))):
-        found.append(centre(at_least(samples[index], window, config.data.scale), window))
+        image, label = centre(at_least(samples[index], window, config.data.scale), window)
+        if (label != IGNORE).any():  # else the loss would be a mean over nothing, and saliency NaN
+            found.append((image, label))
+    if not found:
+        raise UserError(f"data.train_split {config.data.train_split}: no pixel in the middle of an image is labelled")
     images, labels = zip(*found, strict=True)
     return np.stack(images), np.stack(labels)

@@ -59,6 +59,15 @@ def test_the_scores_of_a_pruned_model_come_nearer_to_the_dense_ones_on_other_ima
     assert error() < before
 
 
+@pytest.mark.parametrize("size", [(64, 48), (50, 71)])
+def test_images_may_be_of_another_size_than_the_model_was_made_for(size):
+    model = seeded_model(TINY)
+    images = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(2))
+    same = deepcopy(prune(model, dense(TINY), seeded_saliency(model)))
+    reconstruct(same, model, seeded_saliency(model), images)
+    torch.testing.assert_close(same(images), model(images), rtol=1e-4, atol=1e-4)
+
+
 def test_twin_units_are_made_up_for():
     """Where every MLP unit has a twin, half of them are enough, once the other half weighs double."""
     model = seeded_model(TINY)

@@ -49,6 +49,50 @@ def test_cityscapes_label_ids_become_train_ids():
     assert set(np.unique(label)) <= {*range(19), IGNORE}
 
 
+def cityscapes_folder(root: Path, labels: dict[str, dict[str, int]]) -> Path:
+    """`labels`: of each image the value of each kind of label file that it has."""
+    for folder in ("leftImg8bit/val/x", "gtFine/val/x"):
+        (root / folder).mkdir(parents=True)
+    for name, kinds in labels.items():
+        Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(root / f"leftImg8bit/val/x/{name}_leftImg8bit.png")
+        for kind, value in kinds.items():
+            Image.fromarray(np.full((8, 8), value, np.uint8)).save(root / f"gtFine/val/x/{name}_gtFine_{kind}.png")
+    return root
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        ({"a": {"labelIds": 26, "labelTrainIds": 13}}, [13]),
+        ({"a": {"labelIds": 26, "labelTrainIds": 13}, "b": {"labelIds": 7}}, [13, 0]),  # train ids of some alone
+        ({"a": {"labelTrainIds": 18}, "b": {"labelTrainIds": 255}}, [18, IGNORE]),
+        ({"a": {"labelIds": 255}, "b": {"labelIds": 3}, "c": {"labelIds": 33}}, [IGNORE, IGNORE, 18]),  # -1 is 255
+    ],
+)
+def test_cityscapes_ids(tmp_path, labels, expected):
+    data = Cityscapes(cityscapes_folder(tmp_path, labels), "val")
+    assert [int(data[index][1][0, 0]) for index in range(len(data))] == expected
+
+
+def test_cityscapes_names_the_image_without_a_label(tmp_path):
+    root = cityscapes_folder(tmp_path, {"a": {"labelTrainIds": 1}, "b": {}})
+    with pytest.raises(UserError, match=r"b_leftImg8bit\.png: has no label file \(1 of 2 images have none\)"):
+        Cityscapes(root, "val")
+
+
+def test_ade20k_values(tmp_path):
+    """0 is unlabelled, i + 1 is class i; 151 is none."""
+    for folder in ("images/validation", "annotations/validation"):
+        (tmp_path / folder).mkdir(parents=True)
+    for name, value in (("a", 0), ("b", 1), ("c", 150), ("d", 151)):
+        Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / f"images/validation/{name}.JPG")
+        Image.fromarray(np.full((8, 8), value, np.uint8)).save(tmp_path / f"annotations/validation/{name}.PNG")
+    data = Ade20k(tmp_path, "val")
+    assert [int(data[index][1][0, 0]) for index in range(3)] == [IGNORE, 0, 149]
+    with pytest.raises(UserError, match=r"d\.PNG: label value 151 is none of .* \(1 to 150\); unlabelled is 0$"):
+        data[3]
+
+
 def camvid_folder(root: Path, value: int = 3) -> Path:
     for folder in ("train", "trainannot"):
         (root / folder).mkdir(parents=True)
@@ -57,18 +101,9 @@ def camvid_folder(root: Path, value: int = 3) -> Path:
     return root
 
 
-def test_cityscapes_prefers_train_ids(tmp_path):
-    for folder in ("leftImg8bit/val/x", "gtFine/val/x"):
-        (tmp_path / folder).mkdir(parents=True)
-    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "leftImg8bit/val/x/x_leftImg8bit.png")
-    for kind, value in (("labelIds", 26), ("labelTrainIds", 13)):
-        Image.fromarray(np.full((8, 8), value, np.uint8)).save(tmp_path / f"gtFine/val/x/x_gtFine_{kind}.png")
-    assert (Cityscapes(tmp_path, "val")[0][1] == 13).all()
-
-
-def test_label_outside_the_classes_names_file_value_and_nearest(tmp_path):
+def test_label_outside_the_classes_names_file_value_and_what_is_allowed(tmp_path):
     data = CamVid(camvid_folder(tmp_path, value=14), "train")
-    with pytest.raises(UserError, match=r"a\.png: label value 14 is outside the 11 classes; nearest allowed: 11"):
+    with pytest.raises(UserError, match=r"a\.png: label value 14 is none of .* \(0 to 10\); unlabelled is 11, 255$"):
         data[0]
 
 
@@ -143,7 +178,7 @@ def test_a_data_set_of_ones_own(tmp_path):
 
 def test_what_is_wrong_with_it_is_told(tmp_path):
     config = DataConfig(dataset="folders", root=own_folder(tmp_path, value=2), classes=("field", "barn"))
-    with pytest.raises(UserError, match=r"a.png: label value 2 is outside the 2 classes; nearest allowed: 1"):
+    with pytest.raises(UserError, match=r"a.png: label value 2 is none of .* unlabelled is 255; data\.ignore: \[2\]"):
         open_split(config, "val", 0)[0]
     with pytest.raises(UserError, match=r"no images in .*images/vall; did you mean 'val'"):
         open_split(config, "vall", 0)
@@ -153,3 +188,53 @@ def test_what_is_wrong_with_it_is_told(tmp_path):
     for dataset, classes in (("folders", None), ("camvid", ("field", "barn"))):
         with pytest.raises(ValueError, match="classes are for dataset folders, which needs them"):
             DataConfig(dataset=dataset, root=tmp_path, classes=classes)
+
+
+def test_label_values_can_be_ignored(tmp_path):
+    """CamVid's void, 11, as the folders of a data set of one's own."""
+    own_folder(tmp_path, value=11)
+    names = tuple("abcdefghijk")
+    plain = DataConfig(dataset="folders", root=tmp_path, classes=names)
+    with pytest.raises(UserError, match=r"value 11 is none of the 11 classes \(0 to 10\); unlabelled is 255; data"):
+        open_split(plain, "val", 0)[0]
+    data = open_split(plain.model_copy(update={"ignore": (11,)}), "val", 0)
+    assert (data[0][1] == IGNORE).all()
+    assert data.fingerprint != open_split(plain, "val", 0).fingerprint  # of caches, rows and states of trainings
+    with pytest.raises(ValueError, match="ignore has 10, which is the value of class 'k'"):
+        DataConfig(dataset="folders", root=tmp_path, classes=names, ignore=(10,))
+    with pytest.raises(ValueError, match="ignore is for dataset folders; the dataset is camvid"):
+        DataConfig(dataset="camvid", root=tmp_path, ignore=(11,))
+
+
+@pytest.mark.parametrize("suffix", [".PNG", ".Png", ".png"])
+def test_suffixes_in_upper_case(tmp_path, suffix):
+    own_folder(tmp_path)
+    for kind in ("images", "labels"):
+        (tmp_path / kind / "val/a.png").rename(tmp_path / kind / f"val/a{suffix}")
+    (tmp_path / "images/val/b.jpg").rename(tmp_path / "images/val/b.JPEG")
+    (tmp_path / "images/val/._a.jpg").write_bytes(b"what macOS leaves on other file systems")
+    data = open_split(DataConfig(dataset="folders", root=tmp_path, classes=("field", "barn")), "val", 0)
+    assert [image.name for image, _ in data.pairs] == [f"a{suffix}", "b.JPEG"]
+    assert data[0][0].shape == (8, 12, 3)
+
+
+def test_two_images_of_one_name_are_refused(tmp_path):
+    shutil.copyfile(own_folder(tmp_path) / "images/val/b.jpg", tmp_path / "images/val/a.jpg")
+    with pytest.raises(UserError, match=r"a\.png: a\.jpg has the same name but for its suffix; rename or remove one"):
+        open_split(DataConfig(dataset="folders", root=tmp_path, classes=("field", "barn")), "val", 0)
+
+
+def test_images_are_turned_with_their_labels(tmp_path):
+    """A portrait photograph is stored lying down; its label is drawn over what a viewer shows."""
+    own_folder(tmp_path)
+    before = open_split(DataConfig(dataset="folders", root=tmp_path, classes=("field", "barn")), "val", 0).fingerprint
+    pixels = np.arange(8 * 12 * 3, dtype=np.uint8).reshape(8, 12, 3)
+    exif = Image.Exif()
+    exif[0x112] = 6  # shown turned by 90 degrees clockwise
+    Image.fromarray(pixels).save(tmp_path / "images/val/a.png", exif=exif)
+    Image.fromarray(np.eye(12, 8, dtype=np.uint8)).save(tmp_path / "labels/val/a.png")
+    data = open_split(DataConfig(dataset="folders", root=tmp_path, classes=("field", "barn")), "val", 0)
+    image, label = data[0]
+    assert np.array_equal(image, np.rot90(pixels, -1))
+    assert np.array_equal(label, np.eye(12, 8))
+    assert data.fingerprint != before

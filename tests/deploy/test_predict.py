@@ -43,6 +43,20 @@ def test_images_are_resized_and_segmented_as_a_search_space_says(model, saliency
     assert painted(np.array([[255]], np.uint8)).max() == 0
 
 
+def test_images_are_segmented_as_a_viewer_shows_them(model, tmp_path):
+    """A photograph that is stored lying down, and one of 16 bits."""
+    exif = Image.Exif()
+    exif[0x112] = 6
+    deep = np.random.default_rng(0).integers(0, 2**16, (48, 64), np.uint16)
+    Image.fromarray(deep).save(tmp_path / "deep.png", exif=exif)
+    Image.fromarray(np.rot90(deep >> 8, -1).astype(np.uint8)).save(tmp_path / "shown.png")
+    facts = models.facts_of(model, DATA.model_copy(update={"short_side": 48}), CLASSES)
+    (_, image, deep_labels), (_, shown, labels) = predict(model, facts, image_files(tmp_path), CPU)
+    assert image.shape == (64, 48, 3)
+    assert np.array_equal(image, shown)
+    assert np.array_equal(deep_labels, labels)
+
+
 def test_files_that_cannot_be_used_are_named(model, folder):
     with pytest.raises(UserError, match="no such image or folder"):
         image_files(folder / "none.png")
@@ -61,6 +75,6 @@ def test_files_that_cannot_be_used_are_named(model, folder):
         open_model(folder / "bad.onnx", CPU)
     (folder / "c.png").write_bytes(b"nothing")
     facts = models.facts_of(model, DATA, CLASSES)
-    with pytest.raises(UserError, match=r"c\.png: not a readable image"):
+    with pytest.raises(UserError, match=r"c\.png: cannot be read as an image"):
         list(predict(model, facts, [folder / "c.png"], CPU))
     assert TINY.image == facts.window

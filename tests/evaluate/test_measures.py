@@ -26,11 +26,11 @@ def test_confusion_and_iou_equal_loops(rng):
         assert class_iou(matrix)[cls] == pytest.approx(both / either)
 
 
-def test_miou_leaves_out_absent_classes_and_survives_emptiness():
+def test_miou_leaves_out_absent_classes_and_is_nan_of_nothing():
     matrix = np.array([[3, 1, 0], [0, 4, 0], [0, 0, 0]])
     assert np.isnan(class_iou(matrix)[2])
     assert miou(matrix) == pytest.approx((3 / 4 + 4 / 5) / 2)
-    assert miou(np.zeros((3, 3), int)) == 0.0
+    assert np.isnan(miou(np.zeros((3, 3), int)))
 
 
 @pytest.mark.parametrize(
@@ -106,6 +106,14 @@ def test_variants_that_were_not_measured_do_not_count():
     robust = summary(table, 0.8)
     assert robust.mpc == pytest.approx(0.4)
     assert np.isnan(robust.per_severity[0])
+    table[3] = np.nan  # nothing of what was seen with this type of corruption was labelled
+    assert summary(table, 0.8).mpc == pytest.approx(0.4)
+    for degradation in (
+        corruption_degradation(table, table),
+        relative_corruption_degradation(table, 0.8, table, 0.8),
+    ):
+        assert np.flatnonzero(np.isnan(degradation)).tolist() == [3]
+        np.testing.assert_allclose(np.delete(degradation, 3), 1)
 
 
 @pytest.mark.parametrize(

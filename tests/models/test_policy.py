@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from raycomp.errors import UserError
-from raycomp.models.policy import Policy, one_class
-from raycomp.policies import policy_cost
+from raycomp.models.policy import Policy, one_class, policy_loss
+from raycomp.policies import check_superpatches, policy_cost
 from tests.counting import counted
 
 
@@ -53,6 +53,23 @@ def test_ground_truth_of_a_superpatch(labels, at_border, inside):
     assert one_class(image, 4, ignore_border=False)[0, :2, 1].tolist() == [inside, inside]
     truth[0, :2, 1] = 1
     assert (truth == 1).all()
+
+
+@pytest.mark.parametrize(("size", "near"), [((32, 48), None), ((41, 55), "48x48"), ((32, 5), "32x16")])
+def test_superpatches_tile_a_crop(size, near):
+    if near is None:
+        check_superpatches("data.window", size, 8)
+        return
+    with pytest.raises(UserError, match=rf"data\.window is {size[0]}x{size[1]}: .* nearest allowed: {near}"):
+        check_superpatches("data.window", size, 8)
+
+
+def test_images_without_labels_change_nothing():
+    policy = Policy("small", 8)
+    (value,) = policy_loss(policy, torch.randn(2, 3, 32, 48), torch.full((2, 32, 48), 255))
+    value.backward()
+    assert value == 0
+    assert all((p.grad == 0).all() for p in policy.parameters())
 
 
 @pytest.mark.parametrize(("kind", "patch"), [("efficientnet_lite0", 8), ("small", 12)])

@@ -1,0 +1,57 @@
+"""What the labels of an evaluation set are enough for: which stages can be measured, and which classes occur."""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from raycomp.data.evalset import CLEAN, EvalSet
+from raycomp.data.samples import IGNORE, nothing_labelled
+from raycomp.errors import UserError
+from raycomp.sections import EvaluationConfig
+
+_NAMED = 5  # absent classes that a warning names
+
+
+def check_stages(data: EvalSet, evaluation: EvaluationConfig) -> None:
+    """Refuse a stage that has nothing to measure on.
+
+    Raises:
+        UserError: where none of the clean, or none of the corrupted, images of a stage has a labelled pixel.
+    """
+    labelled = np.array([bool((label != IGNORE).any()) for label in data.labels.views()])
+    for name in ("full", "search", "first"):
+        stage = getattr(evaluation, name)
+        if stage is None:
+            continue
+        chosen = data.chosen(stage)
+        is_clean = data.variants[chosen] == CLEAN
+        for field, part in (("clean", chosen[is_clean]), ("corrupted", chosen[~is_clean])):
+            sources = np.unique(data.label_of[part])
+            if not labelled[sources].any():
+                raise UserError(
+                    f"evaluation.{name}.{field}: the {len(sources)} image(s) it takes have no labelled pixel, so there "
+                    f"is nothing to measure; {labelled.sum()} of the set's {len(labelled)} have some"
+                )
+
+
+def absent_classes(labels: Iterable[np.ndarray], classes: Sequence[str], split: str) -> str:
+    """A warning that names the classes which none of the labels has; empty where there is none.
+
+    Raises:
+        UserError: where the labels have no class at all.
+    """
+    count, there = 0, np.zeros(IGNORE + 1, bool)
+    for label in labels:
+        there |= np.bincount(label.reshape(-1), minlength=IGNORE + 1) > 0
+        count += 1
+    absent = np.flatnonzero(~there[: len(classes)]).tolist()
+    if len(absent) == len(classes):
+        raise nothing_labelled(split, count)
+    if not absent:
+        return ""
+    named = ", ".join(f"{classes[index]!r} ({index})" for index in absent[:_NAMED])
+    more = f" and {len(absent) - _NAMED} more" if len(absent) > _NAMED else ""
+    return (
+        f"no label among the {count} of data.eval_split {split} has class {named}{more}: a model that predicts it gets "
+        "IoU 0 for it, which lowers mIoU; 255 in a label is no class, it says that the pixel is not labelled"
+    )
