@@ -240,7 +240,7 @@ def _trained(job: _Job, model: Trained, loss: Loss, identity: str = "") -> tuple
 
 def _history(start: Path) -> str:
     """How the checkpoint that a training goes on from was made, from the beginning."""
-    before = checkpoints.metadata(start) if start.suffix == ".safetensors" else {}
+    before = checkpoints.metadata(start)
     result = f"mIoU {before.get('miou', 'unknown')}, {before.get('minutes', '?')} minutes"
     earlier = f"{before['start']}; then " if "start" in before else ""
     return f"{earlier}{before.get('command', start.name)} ({result})"
