@@ -15,7 +15,9 @@ import yaml
 
 from raycomp import config as configs
 from raycomp.cli import guarded
+from raycomp.commands.inputs import check_suffix
 from raycomp.errors import UserError
+from raycomp.files import check_outputs
 from raycomp.flops import gflops, profile
 from raycomp.recipe import Recipe, dense
 from raycomp.report import tables
@@ -35,12 +37,14 @@ def main(
     """Prune to a target and say what is left."""
     if (to_gflops is None) == (to_latency is None):
         raise UserError("give either --gflops or --latency, for example --gflops 60%")
+    check_suffix("--out", out, ".safetensors")
     if not os.access(out.parent if out.parent.is_dir() else Path(), os.W_OK):
         raise UserError(f"--out {out}: the folder is not writable")
     config = configs.load(space, budget=to_gflops or to_latency)
     share = config.search.budget
     config = config.changed("data", root=data).changed("model", checkpoint=checkpoint)
     config = config.changed("nvit", latency_weight=weight)
+    recipe_file = out.with_suffix(".yaml")
     import torch  # seconds, which bad input need not wait for
 
     from raycomp.compress.nvit import nvit
@@ -50,6 +54,7 @@ def main(
     from raycomp.models import checkpoints
     from raycomp.search.base import default_device, prepare_base, score
 
+    check_outputs(f"--out {out}", [out, recipe_file], [space, checkpoints.locate(config.model.checkpoint)])
     console, device = tables.console(), default_device()
     base = prepare_base(config, lambda line: console.print(line, highlight=False))
     shape, image = base.shape, config.data.window_for(base.shape)
@@ -75,14 +80,14 @@ def main(
         raise UserError(f"NViT cannot reach {share:.0%} of dense: the least is {found.cost / cost(dense(shape)):.0%}")
     facts = {"pruned_from": base.checkpoint, "target": f"{share:.1%} of dense {'latency' if to_latency else 'GFLOPs'}"}
     checkpoints.save(prune(base.model, found.recipe, found.scores), out, facts)
-    out.with_suffix(".yaml").write_text(yaml.safe_dump(found.recipe.model_dump(mode="json"), sort_keys=False))
+    recipe_file.write_text(yaml.safe_dump(found.recipe.model_dump(mode="json"), sort_keys=False))
     console.print(
         tables.recipe_table(found.recipe, profile(shape, found.recipe, image), profile(shape, dense(shape), image))
     )
     if table is not None:
         times = table.latency_ms(found.recipe), table.latency_ms(dense(shape))
         console.print(f"by the table: {times[0]:.3g} of {times[1]:.3g} ms ({table.setting})", highlight=False)
-    console.print(f"model:  {out}\nrecipe: {out.with_suffix('.yaml')}", highlight=False, soft_wrap=True)
+    console.print(f"model:  {out}\nrecipe: {recipe_file}", highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from raycomp import config as configs
 from raycomp.cli import guarded
-from raycomp.commands.inputs import device_of
+from raycomp.commands.inputs import check_suffix, device_of
 from raycomp.compress.apply import compress
 from raycomp.compress.elastic import ordered, prefix_saliency
 from raycomp.data.evalset import resized
@@ -34,6 +34,7 @@ from raycomp.data.streetscenes import StreetScenes
 from raycomp.errors import UserError
 from raycomp.evaluate.miou import class_iou, confusion, normalised, sliding_logits
 from raycomp.evaluate.sharing import precision
+from raycomp.files import check_outputs
 from raycomp.losses import Loss, nested, pixel_loss
 from raycomp.memory import keep_freed_memory
 from raycomp.models import checkpoints
@@ -65,6 +66,7 @@ def main(
     """Train a dense Segmenter, with --elastic one for all recipes of the space, with --policy CTS's network."""
     if policy and elastic:
         raise UserError("--policy and --elastic: choose one")
+    check_suffix("--out", out, ".safetensors")
     sweep = configs.load(space).changed("data", root=data).changed("model", backbone_file=backbone)
     given = {name: value for name, value in (("steps", steps), ("lr", lr), ("seed", seed)) if value is not None}
     if policy:
@@ -79,17 +81,22 @@ def main(
         raise UserError(f"{space}: field 'model.shape' is missing: training needs the dimensions")
     if not os.access(out.parent if out.parent.is_dir() else Path(), os.W_OK):
         raise UserError(f"--out {out}: the folder is not writable")
+    if elastic:
+        start = checkpoints.locate(sweep.model.checkpoint) if start is None else start
+    card_file, state = out.with_suffix(".md"), out.with_suffix(checkpoints.STATE)
+    check_outputs(f"--out {out}", [out, card_file, state], [space, start, sweep.model.backbone_file])
     samples = open_split(sweep.data, sweep.data.train_split, settings.images or 0)
     held_out = open_split(sweep.data, sweep.data.eval_split, settings.eval_images)
     if isinstance(samples, StreetScenes):
         samples = Preloaded(samples)
     keep_freed_memory()
-    job = _Job(sweep, settings, shape, samples, held_out, device_of(device), out.with_suffix(checkpoints.STATE))
-    if elastic:
-        start = checkpoints.locate(sweep.model.checkpoint) if start is None else start
+    job = _Job(sweep, settings, shape, samples, held_out, device_of(device), state)
+    if policy:
+        made = _train_policy(job)
+    elif elastic and start is not None:
         made = _train_elastic(job, start, half)
     else:
-        made = _train_policy(job) if policy else _train_model(job, start, half)
+        made = _train_model(job, start, half)
     minutes = made.seconds / 60
     card = {
         "command": shlex.join(["python", *sys.argv]),
@@ -111,7 +118,7 @@ def main(
     job.state.unlink(missing_ok=True)
     facts = "\n".join(f"| {key} | {value} |" for key, value in card.items() if key != "classes")
     parameters = sum(p.numel() for p in made.network.parameters())
-    out.with_suffix(".md").write_text(
+    card_file.write_text(
         f"# {out.stem}\n\n{made.title}, {parameters:,} parameters, written by `jobs/train.py`.\n\n"
         f"| | |\n|---|---|\n{facts}\n\n{made.table}\n"
     )

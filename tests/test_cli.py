@@ -50,6 +50,9 @@ def folder(tmp_path_factory):
         (f"explain {300 * 'a'} --sweep empty", f"no recipe '{300 * 'a'}'"),
         ("export a --formats ,", "--formats names nothing; allowed: safetensors, onnx, pt2"),
         ("speed a --threads 0", "'--threads': Input should be greater than or equal to 1, not '0'"),
+        ("report empty --out results/empty/sweep.yaml", "--out results/empty/sweep.yaml: expected a file that ends in"),
+        ("speed a --plot model.onnx", "--plot model.onnx: expected a file that ends in .png, as in model.png"),
+        ("speed binary.yaml", "binary.yaml: neither safetensors nor a torch checkpoint; expected weights in a"),
         ("speed a --batch ,", "--batch names no size; for example 1,16"),
     ],
 )

@@ -75,6 +75,16 @@ def numbers(option: str, text: str, low: float, high: float) -> list[float]:
     return numbers
 
 
+def check_suffix(option: str, path: Path, suffix: str) -> None:
+    """Check that a file to write is named as its kind, so that it overwrites none of another kind.
+
+    Raises:
+        UserError: for another suffix.
+    """
+    if path.suffix.lower() != suffix:
+        raise UserError(f"{option} {path}: expected a file that ends in {suffix}, as in {path.stem or 'name'}{suffix}")
+
+
 def is_file(text: str) -> bool:
     """Whether the text names a file; one that is too long to be a name does not."""
     try:

@@ -1,6 +1,7 @@
 """Pairs of image and label files, read with checks that name the file and the value at fault."""
 
 import hashlib
+import warnings
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -9,7 +10,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from raycomp.data.samples import IGNORE, Sample
-from raycomp.errors import UserError, nearest
+from raycomp.errors import UserError, first_line, nearest
 
 
 class FolderSamples:
@@ -103,8 +104,12 @@ def identity(classes: int, *ignored: int) -> np.ndarray:
 
 def _read(path: Path) -> Image.Image:
     try:
-        with Image.open(path) as image:
-            image.load()
-            return image
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # what is too large is refused below
+            with Image.open(path) as image:
+                image.load()
+                return image
+    except Image.DecompressionBombError as error:
+        raise UserError(f"{path}: too large an image to read ({first_line(error)})") from None
     except (UnidentifiedImageError, OSError, SyntaxError) as error:
         raise UserError(f"{path}: cannot be read as an image ({str(error).splitlines()[0]})") from None
