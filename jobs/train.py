@@ -120,7 +120,8 @@ def main(
     parameters = sum(p.numel() for p in made.network.parameters())
     card_file.write_text(
         f"# {out.stem}\n\n{made.title}, {parameters:,} parameters, written by `jobs/train.py`.\n\n"
-        f"| | |\n|---|---|\n{facts}\n\n{made.table}\n"
+        f"| | |\n|---|---|\n{facts}\n\n{made.table}\n",
+        encoding="utf-8",
     )
     print(f"{out}: {made.summary} on {card['eval_data']}, {minutes:.0f} minutes")
 

@@ -116,7 +116,7 @@ def predict_command(
     where = device_of(device)
     run, facts = open_model(model, where)
     note = f"note: {facts.scope}"
-    tables.console(aside=True).print(note, style="yellow", highlight=False, markup=False, soft_wrap=True)
+    tables.console(aside=True).print(note, style="yellow", highlight=False, soft_wrap=True)
     found = predict(run, facts, files, where)
     console, made = tables.console(aside=as_json), list[dict[str, Any]]()
     for path, image, predicted in track(found, "segmenting", total=len(files), console=console):
@@ -130,7 +130,7 @@ def predict_command(
     if as_json:
         print_json(made)
         return
-    console.print(f"{len(files)} picture(s) in {out}", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"{len(files)} picture(s) in {out}", highlight=False, soft_wrap=True)
 
 
 def speed_command(
