@@ -34,8 +34,11 @@ def summary(table: np.ndarray, clean: float) -> Robustness:
 
 
 def corruption_degradation(table: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """CD of each type: sum over severities of (1 - mIoU), relative to a reference model's."""
-    return np.nansum(1 - table, axis=1) / np.nansum(1 - reference, axis=1)
+    """CD of each type: sum over severities of (1 - mIoU), relative to a reference model's.
+
+    NaN where the reference makes no error.
+    """
+    return _ratio(np.nansum(1 - table, axis=1), np.nansum(1 - reference, axis=1))
 
 
 def relative_corruption_degradation(
@@ -47,7 +50,17 @@ def relative_corruption_degradation(
     """
     worse = np.nansum(clean - table, axis=1)
     reference_worse = np.nansum(reference_clean - reference, axis=1)
-    return np.divide(worse, reference_worse, out=np.full(len(worse), np.nan), where=reference_worse != 0)
+    return _ratio(worse, reference_worse)
+
+
+def known_mean(values: np.ndarray) -> float | None:
+    """Mean of the values that are no NaN; None without any."""
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if known.size else None
+
+
+def _ratio(values: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    return np.divide(values, reference, out=np.full(len(values), np.nan), where=reference != 0)
 
 
 def _mean(table: np.ndarray, axis: int) -> np.ndarray:
