@@ -13,7 +13,7 @@ import resource, sys
 from pathlib import Path
 import torch
 from raycomp.errors import UserError
-from raycomp.files import check_outputs, written
+from raycomp.files import written
 from raycomp.models import checkpoints
 from raycomp.models.segmenter import Segmenter
 from raycomp.recipe import dense
