@@ -20,7 +20,6 @@ from typing import Annotated
 import numpy as np
 import torch
 import typer
-from scipy.stats import spearmanr
 
 from raycomp.commands.inputs import names
 from raycomp.config import SweepConfig, load
@@ -28,6 +27,7 @@ from raycomp.evaluate.measure import measure
 from raycomp.memory import keep_freed_memory
 from raycomp.recipe import Recipe
 from raycomp.recover import finetuned, recovered
+from raycomp.report.compare import spearman
 from raycomp.search.base import Base, default_device, prepare_base
 from raycomp.search.space import Space
 from raycomp.sections import FinetuneConfig
@@ -71,7 +71,7 @@ def main(
     for trained in (mode for mode in chosen if mode in TRAINED):
         for mode in (mode for mode in chosen if mode not in TRAINED):
             own, tuned = np.array(found[mode]), np.array(found[trained])
-            rho = [spearmanr(own[:, i], tuned[:, i]).statistic for i in range(2)]
+            rho = [spearman(own[:, i].tolist(), tuned[:, i].tolist()) for i in range(2)]
             print(f"{mode} ranks like {trained} by {steps} steps: Spearman {rho[0]:.3f} clean, {rho[1]:.3f} corrupted")
 
 

@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 import torch
 import typer
-from scipy.stats import spearmanr
 
 from raycomp import config as configs
 from raycomp.config import SweepConfig
@@ -25,7 +24,7 @@ from raycomp.data.evalset import CLEAN
 from raycomp.data.samples import IGNORE, NORMALIZATIONS
 from raycomp.evaluate.miou import confusion, miou, normalised
 from raycomp.memory import keep_freed_memory
-from raycomp.report.compare import first_agreement
+from raycomp.report.compare import first_agreement, spearman
 from raycomp.search.base import Base, prepare_base
 from raycomp.search.pareto import hypervolume
 from raycomp.search.proposer import Proposer
@@ -72,7 +71,7 @@ def subsets() -> None:
     def show(name: str, part: np.ndarray) -> None:
         found = of(part)
         off = truth - np.polyval(np.polyfit(found, truth, 1), found)
-        rho = spearmanr(found, truth).statistic
+        rho = spearman(found.tolist(), truth.tolist())
         print(f"{name:42}{part.sum():9}{100 * off.std(ddof=2):17.2f}{rho:10.3f}")
 
     for count in (8, 16, 64):

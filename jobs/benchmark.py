@@ -17,15 +17,15 @@ import typer
 
 from raycomp import config as configs
 from raycomp.cli import guarded, interrupted
-from raycomp.commands.inputs import parts
+from raycomp.commands.inputs import parts, runs_command
 from raycomp.errors import UserError
 from raycomp.report import tables
 from raycomp.report.compare import final_front
-from raycomp.results.row import Row
+from raycomp.results.row import Row, check_measured
 from raycomp.results.store import Store, sweep_folder
 from raycomp.results.tracking import Tracker, tracking_uri
 from raycomp.search import cluster
-from raycomp.storage import located, without_password
+from raycomp.storage import located
 
 _DEFAULT_SPACE = Path(__file__).resolve().parents[1] / "search_spaces" / "streetscenes_vit_micro.yaml"
 
@@ -104,11 +104,16 @@ def main(
     except KeyboardInterrupt:
         interrupted(tracker, say)
     cluster.disconnect()
+    try:
+        check_measured(measured)
+    except UserError:
+        tracker.finish(None, finished=False)
+        raise
     written = write_page(folder, base, settings, measured, timings)
     tracker.finish(None, finished=True)
     tracker.attach([folder / "sweep.yaml", *written])
     say(f"page:  {written[0]}\nrows:  {folder / 'trials'}/*.parquet")
-    say(f"runs:  mlflow ui --backend-store-uri {without_password(uri)}")
+    say(f"runs:  {runs_command(uri)}")
     gc.freeze()  # or Python spends seconds, at exit, freeing torch's modules one by one
 
 

@@ -8,6 +8,7 @@ Ctrl-C leaves a usable result; the same command goes on from it.
 
 import gc
 import os
+import shlex
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -20,7 +21,7 @@ import typer
 
 from raycomp import config as configs
 from raycomp.cli import INTERRUPTED, guarded
-from raycomp.commands.inputs import print_json, results_option, shape_of
+from raycomp.commands.inputs import print_json, results_option, runs_command, shape_of
 from raycomp.errors import UserError
 from raycomp.recipe import dense
 from raycomp.report import tables
@@ -29,17 +30,17 @@ from raycomp.report.compare import (
     final_front,
     first_agreement,
     front_volume,
+    rank_text,
     refined_front,
     stage_agreement,
 )
 from raycomp.results.mirror import Mirror
-from raycomp.results.row import Row
+from raycomp.results.row import Row, check_measured
 from raycomp.results.store import Store, sweep_folder
 from raycomp.results.tracking import Tracker, tracking_uri
 from raycomp.search import cluster
 from raycomp.search.space import Space
 from raycomp.shape import ModelShape
-from raycomp.storage import without_password
 
 _DEFAULT_SPACE = Path(__file__).resolve().parents[1] / "search_spaces" / "streetscenes_vit_micro.yaml"
 
@@ -151,11 +152,11 @@ def main(
     console.print(tables.front_table(found.comparisons, timed))
     console.print(tables.budget_table(at_budgets(rows, config.search.known, share)))
     for objective, rho in first_agreement(rows).items():
-        say(f"first images ranked {objective} like the whole search stage: Spearman {rho:.2f}")
+        say(f"first images ranked {objective} like the whole search stage: Spearman {rank_text(rho)}")
     if stopped := sum(row["status"] == "stopped" for row in rows):
         say(f"stopped after the first images, as they could not reach the front: {stopped} trials")
     for objective, rho in stage_agreement(rows).items():
-        say(f"search stage ranked {objective} like the full set: Spearman {rho:.2f}")
+        say(f"search stage ranked {objective} like the full set: Spearman {rank_text(rho)}")
     page = folder / "report.html"
     write_page([found], page)
     picture, what = folder / "front.png", "latency" if timed else "GFLOPs"
@@ -163,13 +164,15 @@ def main(
     plot_front(rows, share, title, picture)
     tracker.attach([folder / "sweep.yaml", picture, page])
     say(f"rows:   {folder / 'trials'}/*.parquet\nplot:   {picture}\nreport: {page}")
-    say(f"runs:   mlflow ui --backend-store-uri {without_password(uri)}")
-    say(f"next:   raycomp pick {folder.name} --max-drop 2{results_option(results)}")
+    say(f"runs:   {runs_command(uri)}")
+    if found.front:
+        say(f"next:   raycomp pick {folder.name} --max-drop 2{results_option(results)}")
     leaving.join()
     gc.freeze()  # or Python spends seconds, at exit, freeing torch's modules one by one
     if not outcome.finished:
         console.print("interrupted: the same command goes on from here", style="yellow")
         sys.exit(INTERRUPTED)
+    check_measured(rows)
 
 
 def _say_plan(config: configs.SweepConfig, store: Store, space: Path, as_json: bool) -> None:
@@ -190,7 +193,9 @@ def _say_plan(config: configs.SweepConfig, store: Store, space: Path, as_json: b
         checkpoints.load(checkpoints.locate(named), shape)
     else:
         console.print(
-            f"{named} is not there yet; jobs/train.py --out {named} makes it", style="yellow", highlight=False
+            f"{named} is not there yet; jobs/train.py --out {shlex.quote(named)} makes it",
+            style="yellow",
+            highlight=False,
         )
     rows = store.rows() if (store.folder / "sweep.yaml").is_file() else []
     planned = plan(config, Proposer(grid, search, rows))

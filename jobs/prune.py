@@ -16,7 +16,9 @@ import yaml
 
 from raycomp import config as configs
 from raycomp.cli import guarded
+from raycomp.commands.inputs import check_suffix
 from raycomp.errors import UserError
+from raycomp.files import check_outputs
 from raycomp.flops import gflops, profile
 from raycomp.recipe import Recipe, dense
 from raycomp.report import tables
@@ -37,6 +39,7 @@ def main(
     """Prune to a target and say what is left."""
     if (to_gflops is None) == (to_latency is None):
         raise UserError("give either --gflops or --latency, for example --gflops 60%")
+    check_suffix("--out", out, ".safetensors")
     if not os.access(out.parent if out.parent.is_dir() else Path(), os.W_OK):
         raise UserError(f"--out {out}: the folder is not writable")
     config = configs.load(space, budget=to_gflops or to_latency)
@@ -47,6 +50,7 @@ def main(
         config = config.changed(
             "nvit", train_between={**config.nvit.train_between.model_dump(), "steps": train_between}
         )
+    recipe_file = out.with_suffix(".yaml")
     import torch  # seconds, which bad input need not wait for
 
     from raycomp.compress.nvit import nvit
@@ -57,6 +61,7 @@ def main(
     from raycomp.search.base import default_device, prepare_base, score
     from raycomp.train import preloaded
 
+    check_outputs(f"--out {out}", [out, recipe_file], [space, checkpoints.locate(config.model.checkpoint)])
     console, device = tables.console(), default_device()
 
     def say(line: str) -> None:
@@ -88,12 +93,12 @@ def main(
     facts = {"pruned_from": base.checkpoint, "target": f"{share:.1%} of dense {'latency' if to_latency else 'GFLOPs'}"}
     recipe = found.model.recipe
     checkpoints.save(found.model, out, facts)
-    out.with_suffix(".yaml").write_text(yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False))
+    recipe_file.write_text(yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False))
     console.print(tables.recipe_table(recipe, profile(shape, recipe, image), profile(shape, dense(shape), image)))
     if table is not None:
         times = table.latency_ms(recipe), table.latency_ms(dense(shape))
         console.print(f"by the table: {times[0]:.3g} of {times[1]:.3g} ms ({table.setting})", highlight=False)
-    console.print(f"model:  {out}\nrecipe: {out.with_suffix('.yaml')}", highlight=False, soft_wrap=True)
+    console.print(f"model:  {out}\nrecipe: {recipe_file}", highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

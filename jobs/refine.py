@@ -22,15 +22,14 @@ import typer
 
 from raycomp import config as configs
 from raycomp.cli import guarded, interrupted
-from raycomp.commands.inputs import Results, numbers, parts, shape_of
+from raycomp.commands.inputs import Results, numbers, parts, runs_command, shape_of
 from raycomp.errors import UserError
 from raycomp.report import tables
-from raycomp.report.compare import agreement, dense_row, final_front, front_volume, refined_front
-from raycomp.results.row import Row, cost_share
+from raycomp.report.compare import agreement, dense_row, final_front, front_volume, rank_text, refined_front
+from raycomp.results.row import Row, check_measured, cost_share
 from raycomp.results.store import Store, sweep_folder
 from raycomp.results.tracking import Tracker, tracking_uri
 from raycomp.search import cluster
-from raycomp.storage import without_password
 
 
 def main(
@@ -140,8 +139,9 @@ def main(
     tracker.finish([*final_front(rows, budget), *refined_front(rows)], finished=True)
     tracker.attach([picture])
     say(f"models: {folder / 'refined'}/*.safetensors\nplot:   {picture}")
-    say(f"runs:   mlflow ui --backend-store-uri {without_password(uri)}")
+    say(f"runs:   {runs_command(uri)}")
     gc.freeze()  # or Python spends seconds, at exit, freeing torch's modules one by one
+    check_measured(refined)
 
 
 def rerank(store: Store, space: Path | None, split: str | None, results: str, tracking: str | None) -> None:
@@ -202,15 +202,16 @@ def rerank(store: Store, space: Path | None, split: str | None, results: str, tr
     found = Found(there.folder.name, config, outcome.rows)
     console.print(tables.front_table(found.comparisons, config.search.limit == "latency"))
     for objective, rho in agreement(rows, outcome.rows).items():
-        say(f"{before.name} ranked {objective} as it is here: Spearman {rho:.2f}")
+        say(f"{before.name} ranked {objective} as it is here: Spearman {rank_text(rho)}")
     page = there.folder / "report.html"
     write_page([found, Found(store.folder.name, before, rows)], page)
     there.finish()
     tracker.finish(found.front, True, front_volume(found.front, outcome.rows))
     tracker.attach([page])
     say(f"rows:   {there.folder / 'trials'}/*.parquet\nreport: {page}")
-    say(f"runs:   mlflow ui --backend-store-uri {without_password(uri)}")
+    say(f"runs:   {runs_command(uri)}")
     gc.freeze()
+    check_measured(outcome.rows)
 
 
 def _line(row: Row) -> str:

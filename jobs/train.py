@@ -25,7 +25,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from raycomp import config as configs
 from raycomp.cli import guarded
-from raycomp.commands.inputs import device_of
+from raycomp.commands.inputs import check_suffix, device_of
 from raycomp.compress.apply import compress
 from raycomp.compress.elastic import ordered, prefix_saliency
 from raycomp.data.folders import FolderSamples
@@ -37,6 +37,7 @@ from raycomp.data.streetscenes import StreetScenes
 from raycomp.errors import UserError
 from raycomp.evaluate.miou import class_iou, confusion, labels_at, normalised, sliding_logits
 from raycomp.evaluate.sharing import precision
+from raycomp.files import check_outputs
 from raycomp.losses import Loss, nested, pixel_loss
 from raycomp.memory import keep_freed_memory
 from raycomp.models import checkpoints
@@ -69,6 +70,7 @@ def main(
     """Train a dense Segmenter, with --elastic one for all recipes of the space, with --policy CTS's network."""
     if policy and elastic:
         raise UserError("--policy and --elastic: choose one")
+    check_suffix("--out", out, ".safetensors")
     sweep = configs.load(space).changed("data", root=data).changed("model", backbone_file=backbone)
     given = {name: value for name, value in (("steps", steps), ("lr", lr), ("seed", seed)) if value is not None}
     if policy:
@@ -86,6 +88,10 @@ def main(
         check_superpatches("data.window", sweep.data.window_for(shape), shape.patch)
     if not os.access(out.parent if out.parent.is_dir() else Path(), os.W_OK):
         raise UserError(f"--out {out}: the folder is not writable")
+    if elastic:
+        start = checkpoints.locate(sweep.model.checkpoint) if start is None else start
+    card_file, state = out.with_suffix(".md"), out.with_suffix(checkpoints.STATE)
+    check_outputs(f"--out {out}", [out, card_file, state], [space, start, sweep.model.backbone_file])
     samples = open_split(sweep.data, sweep.data.train_split, settings.images or 0)
     held_out = open_split(sweep.data, sweep.data.eval_split, settings.eval_images)
     if isinstance(samples, StreetScenes):
@@ -95,12 +101,13 @@ def main(
         if warning := absent_classes(labels, held_out.classes, sweep.data.eval_split):
             print(warning, flush=True)
     keep_freed_memory()
-    job = _Job(sweep, settings, shape, samples, held_out, device_of(device), out.with_suffix(checkpoints.STATE))
-    if elastic:
-        start = checkpoints.locate(sweep.model.checkpoint) if start is None else start
+    job = _Job(sweep, settings, shape, samples, held_out, device_of(device), state)
+    if policy:
+        made = _train_policy(job)
+    elif elastic and start is not None:
         made = _train_elastic(job, start, half)
     else:
-        made = _train_policy(job) if policy else _train_model(job, start, half)
+        made = _train_model(job, start, half)
     minutes = made.seconds / 60
     card = {
         "command": shlex.join(["python", *sys.argv]),
@@ -122,9 +129,10 @@ def main(
     job.state.unlink(missing_ok=True)
     facts = "\n".join(f"| {key} | {value} |" for key, value in card.items() if key != "classes")
     parameters = sum(p.numel() for p in made.network.parameters())
-    out.with_suffix(".md").write_text(
+    card_file.write_text(
         f"# {out.stem}\n\n{made.title}, {parameters:,} parameters, written by `jobs/train.py`.\n\n"
-        f"| | |\n|---|---|\n{facts}\n\n{made.table}\n"
+        f"| | |\n|---|---|\n{facts}\n\n{made.table}\n",
+        encoding="utf-8",
     )
     print(f"{out}: {made.summary} on {card['eval_data']}, {minutes:.0f} minutes")
 
@@ -254,7 +262,7 @@ def _trained(job: _Job, model: Trained, loss: Loss, identity: str = "") -> tuple
 
 def _history(start: Path) -> str:
     """How the checkpoint that a training goes on from was made, from the beginning."""
-    before = checkpoints.metadata(start) if start.suffix == ".safetensors" else {}
+    before = checkpoints.metadata(start)
     result = f"mIoU {before.get('miou', 'unknown')}, {before.get('minutes', '?')} minutes"
     earlier = f"{before['start']}; then " if "start" in before else ""
     return f"{earlier}{before.get('command', start.name)} ({result})"

@@ -1,8 +1,10 @@
 """The command line. Thin: commands are functions of `raycomp.commands`, answers come from elsewhere."""
 
+import codecs
 import sys
 from collections.abc import Callable
 from importlib.metadata import version
+from io import TextIOWrapper
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
@@ -66,6 +68,24 @@ def interrupted(tracker: "Tracker", say: Callable[[str], None]) -> NoReturn:
     sys.exit(INTERRUPTED)
 
 
+_PLAINLY = "raycomp.plainly"
+"""Name of the error handler of what is printed where the terminal or the pipe takes ASCII only, say."""
+_PLAIN = {"±": "+-", "█": "#", "…": "..."}
+
+
+def _plainly(error: UnicodeError) -> tuple[str | bytes, int]:
+    """Stand-ins for a character that cannot be printed; a byte of a file name that is no text stays that byte."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    character, end = error.object[error.start], error.start + 1
+    if "\udc80" <= character <= "\udcff":
+        return bytes([ord(character) - 0xDC00]), end
+    return _PLAIN.get(character, "?"), end
+
+
+codecs.register_error(_PLAINLY, _plainly)
+
+
 def run() -> None:
     """Entry point of the `raycomp` command."""
     guarded(app)
@@ -81,6 +101,9 @@ def _one_line(error: typer.TyperException) -> str:
 
 def guarded(command: Callable[..., None]) -> None:
     """Run a typer app or a plain function; bad input becomes one line and exit code 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors=_PLAINLY)
     program = command if isinstance(command, typer.Typer) else typer.Typer(add_completion=False)
     if program is not command:
         program.command()(command)
@@ -99,3 +122,8 @@ def guarded(command: Callable[..., None]) -> None:
     except BrokenPipeError:  # the reader of a pipe, `head` for example, has seen enough
         sys.stderr.close()
         sys.exit(1)
+    except OSError as error:  # a path that is too long, or may not be read, wherever that shows first
+        if error.filename is None:
+            raise
+        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+        sys.exit(2)

@@ -25,12 +25,14 @@ from raycomp.sections import (
 
 NAME = "[A-Za-z0-9][A-Za-z0-9_.-]*"
 """Names of search spaces and sweeps, as a regular expression."""
+LONGEST_NAME = 255
+"""Characters: what file systems allow a folder."""
 
 
 class SweepConfig(Section):
     """A search space file."""
 
-    name: str = Field(pattern=f"^{NAME}$")
+    name: str = Field(pattern=f"^{NAME}$", max_length=LONGEST_NAME)
     model: ModelConfig
     data: DataConfig
     evaluation: EvaluationConfig = EvaluationConfig()
@@ -94,7 +96,7 @@ def load(path: Path, **search: object) -> SweepConfig:
         UserError: for a missing or malformed file, or a field that is unknown or out of range.
     """
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
         folder = path.parent if path.parent.is_dir() else Path()
         near = nearest(path.name, sorted(p.name for p in folder.glob("*.yaml")) or ["a search space file"])

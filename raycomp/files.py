@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,6 +14,20 @@ from raycomp.storage import AnyPath
 
 _UMASK = os.umask(0)
 os.umask(_UMASK)
+
+
+def check_outputs(option: str, outputs: Iterable[Path], inputs: Iterable[Path | None]) -> None:
+    """Check, before hours of work, that a command overwrites none of the files that it reads.
+
+    Raises:
+        UserError: for an output that is an input, or a folder.
+    """
+    read = {path.resolve() for path in inputs if path is not None}
+    for path in outputs:
+        if path.resolve() in read:
+            raise UserError(f"{option}: would overwrite {path}, which this command reads; choose another")
+        if path.is_dir():
+            raise UserError(f"{option}: {path} is a folder; expected a file")
 
 
 @contextmanager

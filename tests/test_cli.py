@@ -1,21 +1,37 @@
 """The command line as a shell sees it: bad input is one line that says what and where, with exit code 2."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from raycomp.evaluate.per_image import PerImage
+from raycomp.recipe import dense
 from raycomp.results.store import Store
+from raycomp.search.proposal import Proposal
+from tests.conftest import TINY
 from tests.results.test_store import CONFIG
+from tests.search.fakes import fake_row
 
 RAYCOMP = str(Path(sys.executable).with_name("raycomp"))
 
 
-def raycomp(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([RAYCOMP, *arguments], cwd=folder, capture_output=True, text=True, check=False)
+def raycomp(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a command in a folder; its output as text, bytes that are none escaped."""
+    return subprocess.run(
+        [RAYCOMP, *arguments],
+        cwd=folder,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        errors="backslashreplace",
+        check=False,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +47,20 @@ def folder(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def trusted(folder):
+    """With a sweep of one recipe whose figures have intervals."""
+    hits = np.array([[[5, 5], [10, 10]]] * 3, np.int64)
+    images = PerImage(hits[:, 0], hits[:, 1], np.array([-1, 0, 0]), np.array([0, 0, 0]))
+    store = Store(folder / "results" / "trusted")
+    store.open(CONFIG)
+    store.write(
+        fake_row(TINY, Proposal(1, "search", "proposed", "", dense(TINY).model_copy(update={"embed": 16})))
+        | {"clean_miou": 0.5, "corrupted_miou": 0.5, "per_image": images.packed(), "rpc": 1.0}
+    )
+    return folder
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
@@ -41,6 +71,9 @@ def folder(tmp_path_factory):
         ("pick empty --max-share 30", "of the dense GFLOPs, as in 40%; did you mean 30%?"),
         ("pick", "Missing argument 'sweep'. (see raycomp pick --help)"),
         ("fronts", "No such command 'fronts'. Did you mean 'front'?"),
+        (f"front {300 * 'a'}", "sweep name aaaaaaaaaaaaaaaaaaaa...: 300 characters; at most 255"),
+        (f"front a --results {300 * 'a'}", "File name too long"),
+        (f"report empty --out {300 * 'a'}.html", "File name too long"),
         ("front emtpy", "no sweep in results/emtpy; did you mean 'empty'?"),
         ("front broken", "results/broken/sweep.yaml: not the settings of a sweep"),
         ("front unknown", "results/unknown/sweep.yaml: field 'model' is missing"),
@@ -50,6 +83,9 @@ def folder(tmp_path_factory):
         (f"explain {300 * 'a'} --sweep empty", f"no recipe '{300 * 'a'}'"),
         ("export a --formats ,", "--formats names nothing; allowed: safetensors, onnx, pt2"),
         ("speed a --threads 0", "'--threads': Input should be greater than or equal to 1, not '0'"),
+        ("report empty --out results/empty/sweep.yaml", "--out results/empty/sweep.yaml: expected a file that ends in"),
+        ("speed a --plot model.onnx", "--plot model.onnx: expected a file that ends in .png, as in model.png"),
+        ("speed binary.yaml", "binary.yaml: neither safetensors nor a torch checkpoint; expected weights in a"),
         ("speed a --batch ,", "--batch names no size; for example 1,16"),
     ],
 )
@@ -77,3 +113,25 @@ def test_help_is_for_those_who_ask_and_for_those_who_say_nothing(folder):
     assert silent.returncode == 2
     assert "pick" in silent.stdout
     assert silent.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("environment", "sign"),
+    [
+        ({"PYTHONIOENCODING": "ascii"}, "+-"),
+        ({"LC_ALL": "C"}, "±"),  # which Python takes for UTF-8
+        ({"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, "+-"),
+        ({"PYTHONIOENCODING": "latin-1"}, r"\xb1"),
+    ],
+)
+def test_figures_can_be_read_in_any_encoding(trusted, environment, sign):
+    done = raycomp(trusted, "front", "trusted", **environment)
+    assert done.returncode == 0, done.stderr
+    assert f"{sign}: 95 % over draws" in done.stdout
+    assert f"50.00 {sign}" in done.stdout
+
+
+def test_a_name_in_brackets_is_printed_whole(trusted):
+    (trusted / "[a] [/b]").mkdir(parents=True)
+    done = raycomp(trusted, "report", "trusted", "--out", "[a] [/b]/page.html")
+    assert (done.returncode, done.stdout) == (0, "report: [a] [/b]/page.html\n"), done.stderr

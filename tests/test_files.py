@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from raycomp.errors import UserError
-from raycomp.files import written
+from raycomp.files import check_outputs, written
 
 FULL = """
 import resource, sys
@@ -55,3 +55,14 @@ def test_what_a_block_raises_of_its_own_goes_through(tmp_path):
     with pytest.raises(UserError, match=r"a\.txt: not written"), written(tmp_path / "none" / "a.txt") as temporary:
         pass
     assert list(tmp_path.rglob("*.txt")) == []
+
+
+def test_a_file_that_is_read_is_not_overwritten(tmp_path):
+    (tmp_path / "space.yaml").touch()
+    (tmp_path / "link.yaml").symlink_to(tmp_path / "space.yaml")
+    check_outputs("--out x", [tmp_path / "x.safetensors"], [tmp_path / "space.yaml", None])
+    for name in ("space.yaml", "link.yaml", "../" + tmp_path.name + "/space.yaml"):
+        with pytest.raises(UserError, match=r"^--out x: would overwrite .*\.yaml, which this command reads"):
+            check_outputs("--out x", [tmp_path / name], [tmp_path / "space.yaml"])
+    with pytest.raises(UserError, match=r"^--out x: .* is a folder; expected a file"):
+        check_outputs("--out x", [tmp_path], [])

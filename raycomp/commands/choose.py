@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from pydantic import TypeAdapter, ValidationError
 
-from raycomp.commands.inputs import Json, Results, complete_sweep, print_json, results_option
+from raycomp.commands.inputs import Json, Results, check_suffix, complete_sweep, print_json, results_option
 from raycomp.errors import UserError
 from raycomp.report import tables
 from raycomp.report.choose import Limits, choose
@@ -105,6 +105,8 @@ def report_command(
     as_json: Json = False,
 ) -> None:
     """Write one HTML file about a sweep that opens offline; with several names, the first one beside the others."""
+    if out is not None:
+        check_suffix("--out", out, ".html")
     from raycomp.report.found import Found
     from raycomp.report.html.page import write_page
 

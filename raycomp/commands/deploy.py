@@ -5,7 +5,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from raycomp.commands.inputs import Json, Results, Sweep, device_of, names, numbers, print_json, shape_of, stored_recipe
+from raycomp.commands.inputs import (
+    Json,
+    Results,
+    Sweep,
+    check_suffix,
+    device_of,
+    is_file,
+    names,
+    numbers,
+    print_json,
+    shape_of,
+    stored_recipe,
+)
 from raycomp.errors import UserError, nearest
 from raycomp.recipe import Recipe
 from raycomp.report import tables
@@ -41,10 +53,15 @@ def export_command(
 
     from raycomp.deploy import model as models
     from raycomp.evaluate.miou import normalised
-    from raycomp.files import fetched
+    from raycomp.files import check_outputs, fetched
+    from raycomp.models import checkpoints
     from raycomp.recover import recovered
     from raycomp.search.base import prepare_base
 
+    paths = {name: out / f"{found.id}.{name}" for name in wanted}
+    beside = [path.with_suffix(".yaml") for name, path in paths.items() if name == "safetensors"]
+    weights = [checkpoints.locate(name) for name in (config.model.checkpoint, config.model.elastic) if name]
+    check_outputs(f"--out {out}", [*paths.values(), *beside], weights)
     console = tables.console(aside=as_json)
     base = prepare_base(config, lambda line: console.print(line, highlight=False))
     if refined:
@@ -63,8 +80,8 @@ def export_command(
     crops = torch.stack([torch.from_numpy(v[: window[0], : window[1]].copy()) for v in seen])
     images = normalised(crops, facts.mean, facts.std, torch.float32)
     made: list[dict[str, Any]] = []
-    for name in wanted:
-        path, difference = out / f"{found.id}.{name}", None
+    for name, path in paths.items():
+        difference = None
         if name == "safetensors":
             models.save(network, facts, path)
             said = f"raycomp.load({str(path)!r}); recipe in {path.with_suffix('.yaml')}"
@@ -91,16 +108,20 @@ def predict_command(
     """Draw the segmentation of an image, or of a folder of images."""
     from rich.progress import track
 
-    from raycomp.deploy.predict import image_files, open_model, predict, write_labels
+    from raycomp.deploy.predict import image_files, labels_of, open_model, pictures, predict, write_labels
     from raycomp.report.segmentation import draw
 
     files = image_files(images)
+    drawn = pictures(files, out)
     where = device_of(device)
     run, facts = open_model(model, where)
+    note = f"note: {facts.scope}"
+    tables.console(aside=True).print(note, style="yellow", highlight=False, soft_wrap=True)
     found = predict(run, facts, files, where)
     console, made = tables.console(aside=as_json), list[dict[str, Any]]()
     for path, image, predicted in track(found, "segmenting", total=len(files), console=console):
-        picture, indices = out / f"{path.stem}.png", out / f"{path.stem}_labels.png"
+        picture = drawn[path]
+        indices = labels_of(picture)
         draw(image, predicted, facts.classes, picture)
         if labels:
             write_labels(predicted, indices)
@@ -109,7 +130,7 @@ def predict_command(
     if as_json:
         print_json(made)
         return
-    console.print(f"{len(files)} picture(s) in {out}", highlight=False)
+    console.print(f"{len(files)} picture(s) in {out}", highlight=False, soft_wrap=True)
 
 
 def speed_command(
@@ -126,6 +147,8 @@ def speed_command(
 ) -> None:
     """Latency and throughput beside GFLOPs, against the dense model: does what is saved become speed?"""
     runtimes = names("--runtime", runtime, _RUNTIMES)
+    if plot is not None:
+        check_suffix("--plot", plot, ".png")
     if dtype not in _DTYPES:
         raise UserError(f"--dtype {dtype}: {nearest(dtype, _DTYPES)}")
     import torch
@@ -159,7 +182,7 @@ def _models(given: str, results: str) -> "dict[str, Segmenter]":
     """An exported model, or those of a sweep's front, whose weights are of no matter for their speed."""
     import raycomp
 
-    if given.endswith(".safetensors"):
+    if given.endswith(".safetensors") or is_file(given):
         return {Path(given).stem: raycomp.load(given)}
     from raycomp.compress.apply import remerge
     from raycomp.models.segmenter import Segmenter

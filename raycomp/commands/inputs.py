@@ -16,7 +16,7 @@ from raycomp.errors import UserError, nearest
 from raycomp.recipe import Recipe
 from raycomp.results.store import Store
 from raycomp.shape import ModelShape, Size
-from raycomp.storage import AnyPath, located
+from raycomp.storage import AnyPath, located, without_password
 
 if TYPE_CHECKING:
     import torch
@@ -43,6 +43,11 @@ Results = Annotated[str, typer.Option(help="Folder that holds the sweeps, or a U
 def results_option(results: str) -> str:
     """What a command that is suggested has to name, where the results are not in the folder that commands look in."""
     return "" if results == "results" else f" --results {shlex.quote(results)}"
+
+
+def runs_command(uri: str) -> str:
+    """The command that shows the MLflow runs of a tracking URI, for a shell."""
+    return f"mlflow ui --backend-store-uri {shlex.quote(without_password(uri))}"
 
 
 def parts(text: str) -> list[str]:
@@ -73,6 +78,16 @@ def numbers(option: str, text: str, low: float, high: float) -> list[float]:
             raise UserError(f"{option} {part}: allowed are numbers from {low:g} to {high:g}")
         numbers.append(value)
     return numbers
+
+
+def check_suffix(option: str, path: Path, suffix: str) -> None:
+    """Check that a file to write is named as its kind, so that it overwrites none of another kind.
+
+    Raises:
+        UserError: for another suffix.
+    """
+    if path.suffix.lower() != suffix:
+        raise UserError(f"{option} {path}: expected a file that ends in {suffix}, as in {path.stem or 'name'}{suffix}")
 
 
 def is_file(text: str) -> bool:

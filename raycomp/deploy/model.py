@@ -3,11 +3,13 @@
 from pathlib import Path
 
 import yaml
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from raycomp.compress.apply import remerge
 from raycomp.compress.cts import Sharing
+from raycomp.config import explain
 from raycomp.data.samples import NORMALIZATIONS
+from raycomp.errors import UserError
 from raycomp.files import written
 from raycomp.models import checkpoints
 from raycomp.models.segmenter import Segmenter
@@ -33,6 +35,16 @@ class Facts(BaseModel):
     """What images are resized to first, their ratio kept; None for as they are."""
     long_side: int | None = None
     """The most that their long side may have then, pixels."""
+    dataset: str | None = None
+    """Data set of the search space that it was made for; None in files older than this field."""
+
+    @property
+    def scope(self) -> str:
+        """Which images the model is for, as far as the file says."""
+        if self.dataset == "streetscenes":
+            return "the model was trained on drawn street scenes (streetscenes): a photograph gives meaningless results"
+        made = "" if self.dataset is None else f"was made for the data set {self.dataset} and "
+        return f"the model {made}knows {len(self.classes)} classes: {', '.join(self.classes)}"
 
 
 def facts_of(model: Segmenter, data: DataConfig, classes: tuple[str, ...]) -> Facts:
@@ -46,6 +58,7 @@ def facts_of(model: Segmenter, data: DataConfig, classes: tuple[str, ...]) -> Fa
         stride=data.stride_for(model.shape),
         short_side=data.short_side,
         long_side=data.long_side,
+        dataset=data.dataset,
     )
 
 
@@ -74,7 +87,20 @@ def load(path: Path | str) -> Segmenter:
     return model
 
 
-def read_facts(path: Path) -> Facts | None:
-    """The facts of a file that `save` wrote; None for another checkpoint of ours."""
-    text = checkpoints.metadata(path).get(FACTS)
-    return None if text is None else Facts.model_validate_json(text)
+def read_facts(path: Path) -> Facts:
+    """The facts of a file that `save` wrote; raises what `parse_facts` does."""
+    return parse_facts(checkpoints.metadata(path).get(FACTS), path)
+
+
+def parse_facts(text: str | bytes | None, path: Path) -> Facts:
+    """The facts of a file by what it holds of them.
+
+    Raises:
+        UserError: for a file that `raycomp export` did not write.
+    """
+    if not text:
+        raise UserError(f"{path}: field {FACTS!r} is missing: not written by `raycomp export`")
+    try:
+        return Facts.model_validate_json(text)
+    except ValidationError as error:
+        raise UserError(f"{path}: {FACTS}: {explain(error, Facts)}") from None

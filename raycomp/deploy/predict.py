@@ -1,6 +1,7 @@
 """Segment images with an exported model, as a search space would: resized, normalised, window by window."""
 
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,12 @@ from raycomp.data.images import IMAGES, listed, read_image
 from raycomp.data.resize import resized_image
 from raycomp.deploy import model as models
 from raycomp.deploy.model import FACTS, Facts
-from raycomp.errors import UserError, nearest
+from raycomp.errors import UserError, first_line, nearest
 from raycomp.evaluate.miou import labels_at, normalised, sliding_logits
 from raycomp.files import written
 from raycomp.shape import Scale
+
+MODELS = (".safetensors", ".onnx", ".pt2")
 
 Run = Callable[[Tensor], Tensor]
 """Normalised images (B, 3, H, W) to logits (B, K, H, W)."""
@@ -27,21 +30,18 @@ def open_model(path: Path, device: torch.device) -> tuple[Run, Facts]:
     Raises:
         UserError: for a file that is missing, or is not an export of ours.
     """
+    if path.suffix not in MODELS:
+        raise UserError(f"{path}: expected a model that `raycomp export` wrote: {', '.join(MODELS)}")
     if not path.is_file():
-        there = sorted(p.name for p in path.parent.glob("*") if p.suffix in (".safetensors", ".onnx", ".pt2"))
+        there = sorted(p.name for p in path.parent.glob("*") if p.suffix in MODELS and p.is_file())
         hint = nearest(path.name, there) if there else f"there is none in {path.parent}"
         raise UserError(f"no model {path}; {hint}")
     if path.suffix == ".onnx":
         return _open_onnx(path)
     if path.suffix == ".pt2":
-        held = {FACTS: ""}
-        program = torch.export.load(path, extra_files=held)
-        return program.module().to(device), _facts(held[FACTS], path)
-    network = models.load(path).to(device)
+        return _open_program(path, device)
     facts = models.read_facts(path)
-    if facts is None:
-        raise UserError(f"{path}: field {FACTS!r} is missing: not written by `raycomp export`")
-    return network, facts
+    return models.load(path).to(device), facts
 
 
 def _open_onnx(path: Path) -> tuple[Run, Facts]:
@@ -50,15 +50,18 @@ def _open_onnx(path: Path) -> tuple[Run, Facts]:
     try:
         session = open_session(str(path))
     except Exception as error:  # onnxruntime raises kinds of its own
-        raise UserError(f"{path}: not a readable ONNX graph ({str(error).splitlines()[0]})") from None
-    facts = _facts(session.get_modelmeta().custom_metadata_map.get(FACTS, ""), path)
+        raise UserError(f"{path}: not a readable ONNX graph ({first_line(error)})") from None
+    facts = models.parse_facts(session.get_modelmeta().custom_metadata_map.get(FACTS), path)
     return lambda x: torch.from_numpy(session.run(None, {"images": x.cpu().numpy()})[0]), facts
 
 
-def _facts(text: str | bytes, path: Path) -> Facts:
-    if not text:
-        raise UserError(f"{path}: field {FACTS!r} is missing: not written by `raycomp export`")
-    return Facts.model_validate_json(text)
+def _open_program(path: Path, device: torch.device) -> tuple[Run, Facts]:
+    held = {FACTS: ""}
+    try:
+        program = torch.export.load(path, extra_files=held)
+    except Exception as error:  # torch's reader raises many kinds
+        raise UserError(f"{path}: not a readable torch.export program ({first_line(error)})") from None
+    return program.module().to(device), models.parse_facts(held[FACTS], path)
 
 
 def image_files(path: Path) -> list[Path]:
@@ -75,6 +78,36 @@ def image_files(path: Path) -> list[Path]:
     if not path.is_file():
         raise UserError(f"{path}: no such image or folder")
     return [path]
+
+
+def pictures(files: Sequence[Path], out: Path) -> dict[Path, Path]:
+    """The picture of each image: a PNG in `out`, named after the image; after its whole name where others share it.
+
+    Each name leaves room for that of the labels, `labels_of`.
+
+    Raises:
+        UserError: where one could overwrite an image.
+    """
+    for path in files:
+        if path.resolve().parent == out.resolve() or path.parent.resolve() == out.resolve():
+            raise UserError(f"--out {out}: the folder of {path}; choose another, as a picture could overwrite an image")
+    sharing = Counter(path.stem.casefold() for path in files)  # as file systems may not tell x from X
+    found, taken = dict[Path, Path](), set[str]()
+    for path in files:
+        base = path.stem if sharing[path.stem.casefold()] == 1 else path.name
+        for name in (base, *(f"{base}_{number}" for number in range(2, len(files) + 2))):
+            picture = out / f"{name}.png"
+            own = {picture.name.casefold(), labels_of(picture).name.casefold()}
+            if not own & taken:
+                break
+        found[path] = picture
+        taken |= own
+    return found
+
+
+def labels_of(picture: Path) -> Path:
+    """The file of class indices beside a picture."""
+    return picture.with_name(f"{picture.stem}_labels.png")
 
 
 def predict(

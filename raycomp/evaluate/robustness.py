@@ -28,17 +28,17 @@ def summary(table: np.ndarray, clean: float) -> Robustness:
     return Robustness(
         mpc=mpc,
         rpc=mpc / clean if clean > 0 else 0.0,
-        per_type=mean(table, axis=1),
-        per_severity=mean(table, axis=0),
+        per_type=measured_mean(table, axis=1),
+        per_severity=measured_mean(table, axis=0),
     )
 
 
 def corruption_degradation(table: np.ndarray, reference: np.ndarray) -> np.ndarray:
     """CD of each type: sum over severities of (1 - mIoU), relative to a reference model's.
 
-    NaN where nothing was measured, or the reference makes no error at all.
+    NaN where nothing was measured, or the reference makes no error.
     """
-    return _relative(np.nansum(1 - table, axis=1), np.nansum(1 - reference, axis=1))
+    return _ratio(np.nansum(1 - table, axis=1), np.nansum(1 - reference, axis=1))
 
 
 def relative_corruption_degradation(
@@ -49,14 +49,21 @@ def relative_corruption_degradation(
     D is 1 - mIoU. NaN where the reference does not degrade at all.
     """
     worse = np.nansum(clean - table, axis=1)
-    return _relative(worse, np.nansum(reference_clean - reference, axis=1))
+    reference_worse = np.nansum(reference_clean - reference, axis=1)
+    return _ratio(worse, reference_worse)
 
 
-def _relative(value: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    return np.divide(value, reference, out=np.full(len(value), np.nan), where=reference != 0)
+def known_mean(values: np.ndarray) -> float | None:
+    """Mean of the values that are no NaN; None without any."""
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if known.size else None
 
 
-def mean(table: np.ndarray, axis: int) -> np.ndarray:
+def _ratio(values: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    return np.divide(values, reference, out=np.full(len(values), np.nan), where=reference != 0)
+
+
+def measured_mean(table: np.ndarray, axis: int) -> np.ndarray:
     """Mean ignoring NaN; NaN where nothing was measured."""
     count = np.isfinite(table).sum(axis)
     return np.divide(np.nansum(table, axis=axis), count, out=np.full(count.shape, np.nan), where=count > 0)

@@ -9,7 +9,12 @@ import numpy as np
 from raycomp.benchmark.cells import STAGE, TITLES
 from raycomp.benchmark.speed import Timing
 from raycomp.data.corruptions import TYPES
-from raycomp.evaluate.robustness import corruption_degradation, mean, relative_corruption_degradation
+from raycomp.evaluate.robustness import (
+    corruption_degradation,
+    known_mean,
+    measured_mean,
+    relative_corruption_degradation,
+)
 from raycomp.report.figures import Figure
 from raycomp.results.row import Row
 
@@ -114,11 +119,11 @@ def corruption_table(found: Sequence[Result]) -> str:
     lines = [f"| | {' | '.join(names)} |", "|---|" + "---:|" * len(names)]
     dense = next((r for r in found if r.method == "dense"), None)
     for r in found:
-        values = [f"{100 * value:.1f}" for value in mean(r.by_variant, axis=1)]
+        values = [f"{100 * value:.1f}" for value in measured_mean(r.by_variant, axis=1)]
         if dense is not None:
             cd = corruption_degradation(r.by_variant, dense.by_variant)
             rcd = relative_corruption_degradation(r.by_variant, r.clean.mean, dense.by_variant, dense.clean.mean)
-            values += [f"{np.nanmean(cd):.2f}", f"{np.nanmean(rcd):.2f}"]
+            values += ["-" if (mean := known_mean(one)) is None else f"{mean:.2f}" for one in (cd, rcd)]
         lines.append(f"| {r.label} | {' | '.join(values)} |")
     return "\n".join(lines)
 

@@ -45,7 +45,7 @@ def write_page(
         )
     files = [folder / name for name in ("benchmark.md", "fig2.png", "fig3.png", "fig4.png", "speed.parquet")]
     with written(files[0]) as temporary:
-        temporary.write_text(page(title, facts, rows, timings))
+        temporary.write_text(page(title, facts, rows, timings), encoding="utf-8")
     plot_accuracy(found, title, files[1])
     hardest = max(config.benchmark.speedups)
     shown = sorted(

@@ -1,12 +1,13 @@
 """Compare a front with the dense model and with the uniform baselines at the same cost, GFLOPs or time."""
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from raycomp.data.corruptions import SEVERITIES
-from raycomp.evaluate.robustness import relative_corruption_degradation
+from raycomp.evaluate.robustness import known_mean, relative_corruption_degradation
 from raycomp.report.trust import Trust, trust
 from raycomp.results.row import Row, cost, cost_share
 from raycomp.results.store import completed
@@ -162,7 +163,7 @@ def _agreement(pairs: Sequence[tuple[Row, Row]], prefix: str = "") -> dict[str, 
     if len(pairs) < 3:
         return {}
     return {
-        name: _spearman([before[prefix + name] for before, _ in pairs], [after[name] for _, after in pairs])
+        name: spearman([before[prefix + name] for before, _ in pairs], [after[name] for _, after in pairs])
         for name in ("clean_miou", "corrupted_miou")
     }
 
@@ -172,13 +173,19 @@ def _rcd(row: Row, whole: Row) -> float | None:
     if not all(table.size for table in tables):
         return None
     by_type = relative_corruption_degradation(tables[0], row["clean_miou"], tables[1], whole["clean_miou"])
-    return float(np.nanmean(by_type)) if np.isfinite(by_type).any() else None
+    return known_mean(by_type)
 
 
-def _spearman(a: Sequence[float], b: Sequence[float]) -> float:
+def spearman(a: Sequence[float], b: Sequence[float]) -> float:
+    """Spearman's rank correlation; NaN where one side has no order, as all its values are equal."""
     from scipy.stats import spearmanr
 
-    return float(spearmanr(a, b).statistic)
+    return math.nan if len(set(a)) == 1 or len(set(b)) == 1 else float(spearmanr(a, b).statistic)
+
+
+def rank_text(rho: float) -> str:
+    """A rank correlation as it is printed."""
+    return "undefined, as all values are equal" if math.isnan(rho) else f"{rho:.2f}"
 
 
 def _against(row: Row, curve: Sequence[Row]) -> Gain | None:

@@ -32,8 +32,8 @@ def console(aside: bool = False) -> Console:
     Args:
         aside: stderr, for what is said beside JSON.
     """
-    terminal = Console(stderr=aside)
-    return terminal if terminal.is_terminal else Console(stderr=aside, width=_PLAIN_WIDTH)
+    terminal = Console(stderr=aside, markup=False)  # brackets are parts of names and paths
+    return terminal if terminal.is_terminal else Console(stderr=aside, markup=False, width=_PLAIN_WIDTH)
 
 
 def front_table(comparisons: Sequence[Comparison], in_time: bool) -> Table:

@@ -11,6 +11,8 @@ import socket
 import threading
 import time
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
@@ -22,6 +24,15 @@ RENEWED = 5.0
 """Seconds between renewals of a lease."""
 _WATCHED = 3 * RENEWED
 _LOOKED_AT = 0.3  # seconds that somebody who asks for the holder may be in the way
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Let processes of this machine into a block one after the other, by a lock on a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 class Lock:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from raycomp.errors import UserError
 from raycomp.recipe import Recipe
 
 Row = dict[str, Any]
@@ -116,6 +117,30 @@ def class_names(rows: Sequence[Row]) -> list[str]:
 def ended(row: Row) -> datetime | None:
     """When a trial ended; None in a row that does not say when it began."""
     return None if row.get("started") is None else row["started"] + timedelta(seconds=row.get("seconds") or 0.0)
+
+
+def is_dense(row: Row) -> bool:
+    """Whether the row is of the dense model, by which all others are judged."""
+    return row["origin"] in ("reference", "dense")
+
+
+def check_measured(rows: Sequence[Row]) -> None:
+    """Check that the dense model was measured, and at least one other recipe.
+
+    Raises:
+        UserError: with the first error, and how many failed.
+    """
+    failed = [row for row in rows if row["status"] == "failed"]
+    if whole := next((row for row in failed if is_dense(row)), None):
+        raise UserError(f"the dense model could not be measured: {_first_error(whole)}")
+    others = [row for row in rows if not is_dense(row)]
+    if others and len(failed) == len(others):
+        many, first = f"{len(failed)} of {len(others)}", _first_error(failed[0])
+        raise UserError(f"nothing could be measured: {many} recipes failed, the first: {first}")
+
+
+def _first_error(row: Row) -> str:
+    return str(row["error"] or "unknown error").splitlines()[0]
 
 
 def identity(row: Row) -> str:

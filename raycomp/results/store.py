@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import yaml
 from pydantic import ValidationError
 
-from raycomp.config import NAME, SweepConfig, explain
+from raycomp.config import LONGEST_NAME, NAME, SweepConfig, explain
 from raycomp.errors import UserError, nearest
 from raycomp.results.lock import Lock
 from raycomp.results.row import SCHEMA, Row, identity
@@ -40,6 +40,8 @@ def sweep_folder(results: str, name: str) -> AnyPath:
     """
     if not re.fullmatch(NAME, name):
         raise UserError(f"sweep name {name!r}: letters, digits, '.', '_' and '-' alone, and a letter or digit first")
+    if len(name) > LONGEST_NAME:
+        raise UserError(f"sweep name {name[:20]}...: {len(name)} characters; at most {LONGEST_NAME}")
     return located(results) / name
 
 

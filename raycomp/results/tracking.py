@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from raycomp.config import SweepConfig
 from raycomp.files import fetched
+from raycomp.results.lock import alone
 from raycomp.results.mirror import Mirror
 from raycomp.results.row import Row, cost_share, identity
 from raycomp.results.tracked_inputs import Inputs
@@ -107,13 +108,15 @@ class Tracker(Mirror):
 
     def connect(self) -> None:
         """Find or make the experiment and the parent run, and what runs it has."""
-        self._find()
+        if self._uri.startswith(_SQLITE):  # of processes that make a new database at once, all but one would fail
+            folder = Path(self._uri.removeprefix(_SQLITE)).parent
+            with alone(folder / ".mlflow.lock"):
+                self._find()
+                self._make((folder / "mlartifacts").resolve().as_uri())
+        else:
+            self._find()
+            self._make(None)
         assert self._client is not None
-        if not self._experiment:
-            where = None
-            if self._uri.startswith(_SQLITE):
-                where = (Path(self._uri.removeprefix(_SQLITE)).parent / "mlartifacts").resolve().as_uri()
-            self._experiment = str(self._client.create_experiment(_EXPERIMENT, where))
         if self._parent:
             self._client.update_run(self._parent, status="RUNNING")
             self._client.set_tag(self._parent, _SWEEP, self._config.name)  # older ones have their space's name
@@ -125,6 +128,12 @@ class Tracker(Mirror):
             self._batch(self._parent, params=_flat(self._config.model_dump(mode="json", exclude=_UNUSED)))
             self._described = True
         self._inputs = Inputs(self._client, self._experiment, self._config)
+
+    def _make(self, artifacts: str | None) -> None:
+        """Make the experiment where there is none."""
+        if not self._experiment:
+            assert self._client is not None
+            self._experiment = str(self._client.create_experiment(_EXPERIMENT, artifacts))
 
     def _find(self) -> None:
         for name, value in _ENVIRONMENT.items():

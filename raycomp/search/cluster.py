@@ -23,11 +23,24 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # no warning o
 
 
 def connect() -> None:
-    """Join the cluster of RAY_ADDRESS (set in a Ray job), or start Ray on this machine."""
+    """Join the cluster of RAY_ADDRESS (set in a Ray job), or start Ray on this machine.
+
+    Raises:
+        UserError: where the temporary folder has too long a path.
+    """
     import ray
 
     if not ray.is_initialized():
-        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+        try:
+            ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+        except OSError as error:
+            if "AF_UNIX" not in str(error):
+                raise
+            variable = "RAY_TMPDIR" if os.environ.get("RAY_TMPDIR") else "TMPDIR"
+            raise UserError(
+                f"{variable} {os.environ.get(variable)}: too long a path for Ray's sockets, which may have 107 bytes; "
+                "set RAY_TMPDIR to a shorter one, for example /tmp"
+            ) from None
     stop_like_ctrl_c()
 
 

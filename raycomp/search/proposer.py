@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from raycomp.recipe import Recipe, dense
-from raycomp.results.row import Row
+from raycomp.results.row import Row, is_dense
 from raycomp.results.store import completed
 from raycomp.search.asker import Asker
 from raycomp.search.confirmed import confirmed
@@ -35,7 +35,8 @@ class Proposer:
         self._exhausted = False
         self._confirming = False
         for row in rows:
-            if row["stage"] in ("search", "full"):  # others, as refined ones, were not proposed here
+            again = is_dense(row) and row["status"] == "failed"  # nothing goes on without the dense model
+            if row["stage"] in ("search", "full") and not again:  # others, as refined ones, were not proposed here
                 self._record(row)
         trials = [row for row in rows if _is_trial(row)]
         self._taken = {recipe_id for stage, recipe_id in self.rows if stage == "search"}

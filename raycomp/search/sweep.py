@@ -15,7 +15,7 @@ from ray.tune.search import Searcher
 from raycomp.config import SweepConfig
 from raycomp.data.samples import Samples
 from raycomp.errors import UserError
-from raycomp.results.row import Row
+from raycomp.results.row import Row, check_measured, is_dense
 from raycomp.results.store import Store
 from raycomp.search.actor import Trial
 from raycomp.search.base import Base
@@ -49,7 +49,8 @@ def run_sweep(
         trial: what measures; it writes its row to the store.
 
     Raises:
-        UserError: where a row could not be written, or another job has taken the folder over.
+        UserError: where a row could not be written, another job has taken the folder over, or the dense model
+            could not be measured.
     """
     config = base.config
     parameters = {"base": base, "samples": samples, "folder": store.folder.resolve(), "commit": git_commit()}
@@ -125,6 +126,10 @@ class _Searcher(Searcher):
             return
         self._proposer.tell(row)
         self._on_row(row)
+        try:
+            check_measured([row] if is_dense(row) else [])
+        except UserError as without_dense:  # nothing to judge the other trials by: they need not run
+            self.problem = str(without_dense)
 
     def _died(self, proposal: Proposal) -> Row | None:
         """Have a trial whose worker died run again, or write its row where that was once too often.

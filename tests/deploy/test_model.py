@@ -41,7 +41,13 @@ def test_a_model_comes_back_as_it_was(model, saliency, method, tmp_path):
     assert Recipe.model_validate(yaml.safe_load(path.with_suffix(".yaml").read_text())) == made.recipe
     facts = models.read_facts(path)
     assert facts == models.Facts(
-        classes=CLASSES, mean=(0.5,) * 3, std=(0.5,) * 3, window=(48, 64), stride=32, short_side=64
+        classes=CLASSES,
+        mean=(0.5,) * 3,
+        std=(0.5,) * 3,
+        window=(48, 64),
+        stride=32,
+        short_side=64,
+        dataset="streetscenes",
     )
 
 
@@ -51,4 +57,20 @@ def test_a_shared_model_without_its_policy_is_refused(model, saliency, tmp_path)
     checkpoints.save(made, tmp_path / "cut.safetensors")
     with pytest.raises(UserError, match="is missing"):
         raycomp.load(str(tmp_path / "cut.safetensors"))
-    assert models.read_facts(tmp_path / "cut.safetensors") is None
+    with pytest.raises(UserError, match="field 'facts' is missing: not written by `raycomp export`"):
+        models.read_facts(tmp_path / "cut.safetensors")
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "model.pt2", "recipe.yaml", "empty.safetensors", "folder", "none.bin"])
+def test_what_is_no_file_of_weights_is_refused_in_a_line(tmp_path, name):
+    (tmp_path / "folder").mkdir()
+    for other, content in (("model.onnx", b"\x08\x07"), ("model.pt2", b"PK"), ("recipe.yaml", b"embed: 4")):
+        (tmp_path / other).write_bytes(content)
+    (tmp_path / "empty.safetensors").touch()
+    with pytest.raises(UserError) as refused:
+        raycomp.load(str(tmp_path / name))
+    text = str(refused.value)
+    assert text.startswith(f"{tmp_path / name}: ")
+    assert "\n" not in text
+    assert ("expected weights in a .safetensors file" in text) == (name != "none.bin")
+    assert ("`raycomp predict` runs" in text) == (name in ("model.onnx", "model.pt2"))

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from raycomp.deploy import model as models
-from raycomp.deploy.predict import image_files, open_model, predict, write_labels
+from raycomp.deploy.predict import image_files, labels_of, open_model, pictures, predict, write_labels
 from raycomp.errors import UserError
 from raycomp.models import checkpoints
 from raycomp.report.segmentation import draw, painted
@@ -67,14 +67,72 @@ def test_files_that_cannot_be_used_are_named(model, folder):
         open_model(folder / "made.onnx", CPU)
     checkpoints.save(model, folder / "plain.safetensors")
     with pytest.raises(UserError, match=r"did you mean 'plain\.safetensors'"):
-        open_model(folder / "plain.safetensor", CPU)
+        open_model(folder / "plane.safetensors", CPU)
+    for other in ("notes.txt", "recipe.yaml", "empty", "checkpoint.pth"):
+        with pytest.raises(UserError, match=r"expected a model that `raycomp export` wrote: \.saf"):
+            open_model(folder / other, CPU)
     with pytest.raises(UserError, match="field 'facts' is missing"):
         open_model(folder / "plain.safetensors", CPU)
     (folder / "bad.onnx").write_bytes(b"nothing")
     with pytest.raises(UserError, match="not a readable ONNX graph"):
         open_model(folder / "bad.onnx", CPU)
+    (folder / "bad.pt2").write_bytes(b"nothing")
+    with pytest.raises(UserError, match=r"not a readable torch\.export program"):
+        open_model(folder / "bad.pt2", CPU)
+    checkpoints.save(model, folder / "facts.safetensors", {"facts": '{"classes": 3}'})
+    with pytest.raises(UserError, match=r"facts\.safetensors: facts: field 'classes'"):
+        open_model(folder / "facts.safetensors", CPU)
     (folder / "c.png").write_bytes(b"nothing")
     facts = models.facts_of(model, DATA, CLASSES)
     with pytest.raises(UserError, match=r"c\.png: cannot be read as an image"):
         list(predict(model, facts, [folder / "c.png"], CPU))
     assert TINY.image == facts.window
+
+
+@pytest.mark.parametrize(
+    ("names", "wanted"),
+    [
+        (["a.png", "b.jpg"], ["a", "b"]),
+        (["x.jpg", "x.png"], ["x.jpg", "x.png"]),
+        (["X.png", "x.jpg", "y.png"], ["X.png", "x.jpg", "y"]),
+        (["x.jpg", "x.png", "x.png.bmp"], ["x.jpg", "x.png", "x.png_2"]),
+        (["x.png", "x_labels.png"], ["x", "x_labels_2"]),  # labels of x would be x_labels.png
+    ],
+)
+def test_every_image_has_a_picture_of_its_own(tmp_path, names, wanted):
+    found = pictures([tmp_path / name for name in names], tmp_path / "out")
+    assert list(found.values()) == [tmp_path / "out" / f"{name}.png" for name in wanted]
+    written = [path.name.casefold() for picture in found.values() for path in (picture, labels_of(picture))]
+    assert len(set(written)) == 2 * len(names)
+
+
+def test_no_picture_overwrites_an_image(tmp_path):
+    images, other = tmp_path / "in", tmp_path / "other"
+    for folder in (images, other):
+        folder.mkdir()
+    (tmp_path / "link").symlink_to(images)
+    (images / "x.png").touch()
+    (other / "y.png").symlink_to(images / "x.png")
+    for files, out in (("in/x.png", "in"), ("in/x.png", "link"), ("link/x.png", "in"), ("other/y.png", "in")):
+        with pytest.raises(UserError, match="choose another, as a picture could overwrite an image"):
+            pictures([tmp_path / files], tmp_path / out)
+    assert pictures([images / "x.png"], images / "out") == {images / "x.png": images / "out" / "x.png"}
+
+
+def test_an_image_too_large_to_read_is_one_line_and_a_large_one_is_read(model, folder, monkeypatch, recwarn):
+    facts = models.facts_of(model, DATA, CLASSES)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 48 * 64 - 1)  # of which Pillow warns, and refuses twice as many
+    with pytest.raises(UserError, match=r"a\.jpg: too large an image to read \(Image size \(8000 pixels\) exceeds"):
+        list(predict(model, facts, [folder / "a.jpg"], CPU))
+    [(_, _, predicted)] = predict(model, facts, [folder / "b.png"], CPU)
+    assert predicted.shape == (64, 85)
+    assert not [warning for warning in recwarn if "bomb" in str(warning.message)]
+
+
+def test_a_model_says_what_it_is_for(model):
+    facts = models.facts_of(model, DATA, CLASSES)
+    assert facts.scope.startswith("the model was trained on drawn street scenes (streetscenes): a photograph")
+    camvid = models.facts_of(model, DATA.model_copy(update={"dataset": "camvid"}), CLASSES)
+    assert camvid.scope == "the model was made for the data set camvid and knows 5 classes: a, b, c, d, e"
+    older = models.Facts.model_validate_json(camvid.model_dump_json(exclude={"dataset"}))
+    assert older.scope == "the model knows 5 classes: a, b, c, d, e"

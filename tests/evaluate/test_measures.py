@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 from raycomp.evaluate.effective_rank import erank
 from raycomp.evaluate.miou import anchors, class_iou, confusion, labels_at, miou, normalised, sliding_logits
-from raycomp.evaluate.robustness import corruption_degradation, relative_corruption_degradation, summary
+from raycomp.evaluate.robustness import corruption_degradation, known_mean, relative_corruption_degradation, summary
 
 
 def test_confusion_and_iou_equal_loops(rng):
@@ -127,3 +127,13 @@ def test_variants_that_were_not_measured_do_not_count():
 )
 def test_effective_rank_of_known_spectra(features, expected):
     assert erank(features[None]).item() == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_reference_that_makes_no_error_or_never_degrades_relates_to_nothing():
+    table, perfect, zero = np.full((2, 5), 0.5), np.ones((2, 5)), np.zeros((2, 5))
+    assert np.isnan(corruption_degradation(table, perfect)).all()
+    assert np.isnan(relative_corruption_degradation(table, 0.6, zero, 0.0)).all()
+    assert known_mean(relative_corruption_degradation(table, 0.6, zero, 0.0)) is None
+    assert known_mean(np.array([np.nan, 1.0, 3.0])) == 2.0
+    assert summary(zero, 0.0).rpc == 0.0

@@ -1,16 +1,21 @@
 """What the tables say, from rows made by hand."""
 
+import warnings
 from datetime import UTC, datetime
 
 import pytest
 
+from raycomp.data.corruptions import VARIANTS
 from raycomp.report.compare import (
+    Gain,
     at_budgets,
     compare,
     final_front,
     final_stage,
+    rank_text,
     refined_front,
     refined_rows,
+    spearman,
     stage_agreement,
 )
 from raycomp.report.plot import plot_front
@@ -119,6 +124,31 @@ def test_stages_that_rank_alike_agree():
     assert agreement["clean_miou"] == pytest.approx(1)
     assert agreement["corrupted_miou"] == pytest.approx(-1)
     assert stage_agreement(FULL) == {}
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "said"),
+    [
+        ([1, 2, 3], [2, 4, 9], "1.00"),
+        ([1, 2, 3], [3, 2, 1], "-1.00"),
+        ([1, 1, 1], [1, 2, 3], "undefined, as all values are equal"),
+        ([1, 2, 3], [0, 0, 0], "undefined, as all values are equal"),
+    ],
+)
+def test_what_has_no_order_has_no_rank_correlation(a, b, said):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert rank_text(spearman(a, b)) == said
+
+
+def test_against_a_dense_model_of_no_accuracy_there_is_no_relative_degradation():
+    whole = row("d", 1.0, 0.0, 0.0, "dense") | {"corrupted_by_variant": [0.0] * len(VARIANTS)}
+    cheap = row("a", 0.4, 0.1, 0.1) | {"corrupted_by_variant": [0.1] * len(VARIANTS)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        [found] = compare([whole, cheap], 0.6)
+    assert found.rcd is None
+    assert found.dense == Gain(0.1, 0.1)
 
 
 def test_tables_and_plot_hold_every_front_member(tmp_path):

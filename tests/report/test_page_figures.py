@@ -4,7 +4,7 @@ import pytest
 
 from raycomp.recipe import BlockWidths, Recipe, ToMe, dense
 from raycomp.report.found import Found, difference
-from raycomp.report.html.figures import describe, front_figure, fronts_figure, history_figure
+from raycomp.report.html.figures import beside_paper_figure, describe, front_figure, fronts_figure, history_figure
 from raycomp.report.html.importance import importance
 from raycomp.report.html.page import _cheapest, write_page
 from raycomp.report.html.recipe_figures import class_changes, depth_figure, importance_figure
@@ -25,6 +25,18 @@ def test_points_carry_recipes_and_pointers_tell_them():
     text = describe(measured(Proposal(1, "search", "proposed", "", recipe)))
     assert "embedding 24; heads 2; MLP 80" in text
     assert "merged 50 25 0 %" in text
+
+
+@pytest.mark.parametrize(("of_dense", "panels"), [((0.8, 0.6), {"x", "x2"}), ((0.0, 0.6), {"x2"}), ((0.0, 0.0), set())])
+def test_of_a_dense_model_of_no_accuracy_no_share_is_kept(of_dense, panels):
+    sweep = found()
+    clean, corrupted = of_dense
+    rows = [
+        row | {"clean_miou": clean, "corrupted_miou": corrupted} if row["origin"] == "reference" else row
+        for row in sweep.rows
+    ]
+    figure = beside_paper_figure(Found(sweep.name, sweep.config, rows))
+    assert {trace.xaxis for trace in figure.data if trace.name == "this sweep's front"} == panels
 
 
 def test_the_papers_figures_stand_where_the_sweep_is_of_its_data_and_model():

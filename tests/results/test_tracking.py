@@ -1,5 +1,7 @@
 """MLflow: a row becomes one child, once; a server that is down stops nothing."""
 
+import subprocess
+import sys
 import time
 from datetime import UTC, datetime
 
@@ -201,3 +203,40 @@ def test_passwords_are_not_shown():
     assert without_password(text) == (
         "postgresql+psycopg://me:***@db/x and http://a:***@c, s3://KEY:***@bucket, sqlite:////x/y.db"
     )
+
+
+AT_ONCE = """
+import sys, time
+from pathlib import Path
+from mlflow import MlflowClient
+from raycomp.results.tracking import Tracker
+from tests.results.test_store import CONFIG, ROW
+
+place, name = Path(sys.argv[1]), sys.argv[2]
+(place / name).mkdir()
+tracker = Tracker(f"sqlite:///{place}/mlflow.db", place / name, CONFIG.model_copy(update={"name": name}), ["a"], print)
+(place / f"{name}.ready").touch()
+while len(list(place.glob("*.ready"))) < 3:
+    time.sleep(0.001)
+tracker.log(ROW)
+assert tracker.finish([], True)
+"""
+
+
+@pytest.mark.slow
+def test_sweeps_that_start_at_once_share_a_new_database(tmp_path):
+    """Of processes that make its tables at once, all but one fail; and an experiment can be made once alone."""
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", AT_ONCE, str(tmp_path), name],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for name in ("a", "b", "c")
+    ]
+    ended = [process.communicate(timeout=300) for process in started]
+    assert [process.returncode for process in started] == [0, 0, 0], ended
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    experiment = client.get_experiment_by_name("raycomp").experiment_id
+    assert len(client.search_runs([experiment])) == 6

@@ -195,3 +195,12 @@ def test_a_problem_of_the_sampler_is_told_where_the_proposal_is_asked_for(monkey
     monkeypatch.setattr(Space, "project", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         drive(proposer)
+
+
+def test_a_dense_model_that_failed_is_measured_again_and_a_recipe_that_failed_is_not():
+    first = [fake_row(TINY, p) for p in drive(Proposer(SPACE, SEARCH, []), 3)]
+    rows = [row | {"status": "failed"} for row in first]
+    again = Proposer(SPACE, SEARCH, rows)
+    done = drive(again, 4)
+    assert done[0].origin == "reference"
+    assert not {p.recipe.id for p in done[1:]} & {row["recipe_id"] for row in rows}

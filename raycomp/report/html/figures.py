@@ -66,6 +66,8 @@ def beside_paper_figure(found: Found) -> go.Figure:
     if found.dense is not None:
         whole_row = found.dense
         for column, objective in enumerate(OBJECTIVES, 1):
+            if not whole_row[objective]:  # of nothing, no share is kept
+                continue
             y = [100 * row[objective] / whole_row[objective] for row in found.front]
             x = [100 * cost_share(row) for row in found.front]
             hover = [describe(row) for row in found.front]

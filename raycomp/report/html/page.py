@@ -12,7 +12,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from raycomp.files import written
-from raycomp.report.compare import Comparison, agreement, at_budgets, first_agreement, stage_agreement
+from raycomp.report.compare import Comparison, agreement, at_budgets, first_agreement, rank_text, stage_agreement
 from raycomp.report.found import Found, difference, named
 from raycomp.report.html.figures import beside_paper_figure, front_figure, fronts_figure, history_figure
 from raycomp.report.html.importance import importance
@@ -54,6 +54,7 @@ def write_page(sweeps: Sequence[Found], path: AnyPath) -> None:
         "percent": lambda v: f"{100 * v:.2f}",
         "points": lambda v: f"{100 * v:+.1f}",
         "named": named,
+        "rank": rank_text,
         "share": lambda row: f"{100 * cost_share(row):.1f} %",
     }
     page = environment.get_template("sweep.html").render(

@@ -1,0 +1,124 @@
+"""Read and write files of tensors: what a file is, its bytes say and not its suffix; weights must be finite.
+
+Only tensors are ever read (`weights_only`, safetensors); a pickle that would run code is refused.
+"""
+
+import pickle
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from raycomp.errors import UserError, first_line, nearest
+from raycomp.files import written
+from raycomp.storage import AnyPath
+
+_ZIP, _PICKLE = b"PK\x03\x04", b"\x80"  # how torch's checkpoints begin, those of today and those before torch 1.6
+_EXPORTS = {".onnx": "an ONNX graph", ".pt2": "a torch.export program"}
+_EXPECTED = "weights in a .safetensors file, or in torch's .pth, .pt, .ckpt or .bin"
+_WRAPPED = ("model", "state_dict")  # keys under which training checkpoints keep their weights
+
+
+def is_torch(path: Path) -> bool:
+    """Whether a file is a torch checkpoint; else it is safetensors.
+
+    Raises:
+        UserError: for a file that is neither.
+    """
+    if path.is_dir():
+        raise UserError(f"{path}: a folder; expected {_EXPECTED}")
+    if path.suffix in _EXPORTS:
+        raise UserError(f"{path}: {_EXPORTS[path.suffix]}, which `raycomp predict` runs; expected {_EXPECTED}")
+    try:
+        with path.open("rb") as file:
+            head = file.read(9)
+    except OSError as error:
+        there = sorted(p.name for p in path.parent.glob(f"*{path.suffix}")) if path.suffix else []
+        near = f"; {nearest(path.name, there)}" if there else ""
+        raise UserError(f"{path}: cannot be read ({error.strerror}){near}") from None
+    if head[4:] == b"\0\0\0\0{":  # JSON after its length, which may begin like a pickle: so it comes first
+        return False
+    if head.startswith((_ZIP, _PICKLE)):
+        return True
+    found = "the file is empty" if not head else "neither safetensors nor a torch checkpoint"
+    raise UserError(f"{path}: {found}; expected {_EXPECTED}")
+
+
+def metadata(path: Path) -> dict[str, str]:
+    """The header of a safetensors file; a torch checkpoint has none."""
+    if is_torch(path):
+        return {}
+    try:
+        with safe_open(path, "pt") as file:
+            return dict(file.metadata() or {})
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: not a readable safetensors file ({first_line(error)})") from None
+
+
+def read(path: Path) -> dict[str, Tensor]:
+    """All tensors of a file by name; of a training's checkpoint, those of its model.
+
+    Raises:
+        UserError: for a file that cannot be read, or that holds no dictionary of tensors.
+    """
+    if is_torch(path):
+        data = unpickled(path)
+        key = next((key for key in _WRAPPED if isinstance(data, dict) and key in data), None)
+        tensors = data if key is None else data[key]
+        if not isinstance(tensors, dict) or not all(isinstance(t, Tensor) for t in tensors.values()):
+            raise UserError(f"{path}: has no {_WRAPPED[0]!r} dictionary of tensors")
+        return tensors
+    try:
+        with safe_open(path, "pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a mapping
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: not a readable safetensors file ({first_line(error)})") from None
+
+
+def unpickled(path: Path) -> Any:
+    """What a torch checkpoint holds."""
+    try:
+        with path.open("rb") as file, warnings.catch_warnings():  # a file, as by a path torch goes by the suffix
+            warnings.simplefilter("ignore")  # of the pickle's age
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise UserError(f"{path}: refused: it holds Python objects besides tensors, or is not a checkpoint") from None
+    except Exception as error:  # a damaged file makes torch's reader raise many kinds
+        raise UserError(f"{path}: not a readable checkpoint ({first_line(error)})") from None
+
+
+def write(tensors: Mapping[str, Tensor], path: AnyPath, header: dict[str, str]) -> None:
+    """Write tensors and a header as safetensors, whole or not at all."""
+    with written(path) as temporary:
+        save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, temporary, header)
+
+
+def fill(module: torch.nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Load tensors into a module.
+
+    Raises:
+        UserError: for a tensor that is missing, unexpected, of another shape, or not finite.
+    """
+    own = module.state_dict()
+    for name in own:
+        if name not in tensors:
+            raise UserError(f"{path}: tensor {name!r} is missing; {nearest(name, tensors)}")
+        if tensors[name].shape != own[name].shape:
+            raise UserError(
+                f"{path}: tensor {name!r} has shape {list(tensors[name].shape)}, the model {list(own[name].shape)}"
+            )
+    for name in tensors:
+        if name not in own:
+            raise UserError(f"{path}: unexpected tensor {name!r}; {nearest(name, own)}")
+    cast = {name: tensor.to(own[name].dtype) for name, tensor in tensors.items()}
+    for name, tensor in cast.items():
+        if broken := int((~tensor.isfinite()).sum()):
+            raise UserError(
+                f"{path}: tensor {name!r} is not finite: {broken} of {tensor.numel()} values are NaN or infinite"
+            )
+    module.load_state_dict(cast)

@@ -1,0 +1,141 @@
+"""Weights that must be refused, each in one line that names the tensor or what the file is; and those that load."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from raycomp.errors import UserError
+from raycomp.models import checkpoints, tensors
+from raycomp.models.policy import Policy
+from tests.conftest import TINY, seeded_images, seeded_model
+from tests.models.test_checkpoints import official
+
+
+def broken(module: torch.nn.Module, name: str, value: float) -> torch.nn.Module:
+    with torch.no_grad():
+        module.get_parameter(name).view(-1)[3] = value
+    return module
+
+
+def own(folder: Path, value: float) -> None:
+    checkpoints.save(broken(seeded_model(TINY), "encoder.norm.weight", value), folder / "m.safetensors")
+    checkpoints.load(folder / "m.safetensors")
+
+
+def halved(folder: Path, value: float) -> None:
+    """A weight that is finite in float32 and not in the float16 that is stored."""
+    model = broken(seeded_model(TINY), "encoder.norm.weight", 1e6 if value == float("inf") else value)
+    checkpoints.save(model, folder / "m.safetensors", half=True)
+    checkpoints.load(folder / "m.safetensors")
+
+
+def of_authors(folder: Path, value: float) -> None:
+    norm = broken(seeded_model(TINY), "encoder.norm.weight", value).encoder.norm.weight.detach()
+    checkpoints.load(official(folder, **{"encoder.norm.weight": norm}))
+
+
+def too_large(folder: Path, value: float) -> None:
+    """A float64 that float32 cannot hold."""
+    norm = torch.ones(32, dtype=torch.float64)
+    norm[3] = 1e300 if value == float("inf") else value
+    checkpoints.load(official(folder, **{"encoder.norm.weight": norm}))
+
+
+def policy(folder: Path, value: float) -> None:
+    checkpoints.save_policy(broken(Policy("small", TINY.patch), "head.weight", value), folder / "p.safetensors", {})
+    checkpoints.load_policy(folder / "p.safetensors", TINY)
+
+
+def backbone(folder: Path, value: float) -> None:
+    model = broken(seeded_model(TINY), "encoder.norm.weight", value)
+    torch.save(model.encoder.state_dict(), folder / "backbone.bin")
+    checkpoints.load_backbone(seeded_model(TINY), None, folder / "backbone.bin")
+
+
+def state(folder: Path, value: float) -> None:
+    model = broken(seeded_model(TINY), "encoder.norm.weight", value)
+    torch.save({"model": model.state_dict()}, folder / "m.state")
+    checkpoints.load(folder / "m.state", TINY)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("load", [own, halved, of_authors, too_large, policy, backbone, state])
+def test_weights_that_are_not_finite_are_refused_by_name(tmp_path, load, value):
+    with pytest.raises(UserError, match=r"tensor '[a-z.]+weight' is not finite: 1 of \d+ values are NaN or infinite"):
+        load(tmp_path, value)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".pt", ".ckpt", ".bin", ".safetensors", ""])
+def test_a_torch_checkpoint_is_known_by_its_bytes(tmp_path, suffix):
+    path = official(tmp_path).rename(tmp_path / f"checkpoint{suffix}")
+    images = seeded_images(TINY)
+    assert torch.equal(checkpoints.load(path)(images), seeded_model(checkpoints.load(path).shape)(images))
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".ckpt", ".model"])
+def test_our_own_is_known_by_its_bytes(model, tmp_path, suffix):
+    checkpoints.save(model, tmp_path / "m.safetensors")
+    path = (tmp_path / "m.safetensors").rename(tmp_path / f"m{suffix}")
+    assert torch.equal(checkpoints.load(path)(seeded_images(TINY)), model(seeded_images(TINY)))
+
+
+@pytest.mark.parametrize("key", ["model", "state_dict", None])
+def test_a_backbone_is_found_in_the_checkpoint_of_a_training(tmp_path, key):
+    weights, path = seeded_model(TINY, seed=1).encoder.state_dict(), tmp_path / "backbone.ckpt"
+    torch.save(weights if key is None else {key: weights, "epoch": 3}, path)
+    model = seeded_model(TINY)
+    checkpoints.load_backbone(model, None, path)
+    assert all(torch.equal(model.encoder.state_dict()[name], tensor) for name, tensor in weights.items())
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("empty.safetensors", b"", "the file is empty; expected weights in a .safetensors file, or in torch's .pth"),
+        ("text.pth", b"version https://git-lfs", "neither safetensors nor a torch checkpoint; expected weights"),
+        ("short.bin", b"PK", "neither safetensors nor a torch checkpoint"),
+        ("zip.ckpt", b"PK\x03\x04 nothing", "without a variant.yml beside it; expected is a .safetensors of raycomp's"),
+        ("m.onnx", b"\x08\x07", "an ONNX graph, which `raycomp predict` runs; expected weights in a .safetensors file"),
+        ("m.pt2", b"PK\x03\x04", "a torch.export program, which `raycomp predict` runs; expected weights"),
+        ("long.safetensors", b"\x80\xff\0\0\0\0\0\0{}", "not a readable safetensors file"),
+    ],
+)
+def test_another_file_is_refused_by_what_it_is(tmp_path, name, content, said):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError) as refused:
+        checkpoints.load(tmp_path / name)
+    assert said in str(refused.value)
+    assert str(tmp_path / name) in str(refused.value)
+
+
+def test_a_folder_and_no_file_are_refused(model, tmp_path):
+    with pytest.raises(UserError, match="a folder; expected weights in a"):
+        checkpoints.load(tmp_path)
+    checkpoints.save(model, tmp_path / "model.safetensors")
+    with pytest.raises(UserError, match=r"cannot be read \(No such file or directory\); did you mean 'model.safete"):
+        checkpoints.load(tmp_path / "modle.safetensors")
+
+
+@pytest.mark.parametrize("content", [b"PK\x03\x04 nothing", b"\x80\x02 nothing", b"\x80\x04K\x01.", b"\x80"])
+def test_a_damaged_torch_file_is_one_line(tmp_path, content):
+    (tmp_path / "m.pth").write_bytes(content)
+    with pytest.raises(UserError, match=r"m\.pth: ") as refused:
+        tensors.read(tmp_path / "m.pth")
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("field", ["shape", "recipe"])
+def test_a_header_without_a_field_is_one_line(model, tmp_path, field):
+    path = tmp_path / "m.safetensors"
+    checkpoints.save(model, path)
+    header = checkpoints.metadata(path)
+    del header[field]
+    save_file(load_file(path), path, header)
+    with pytest.raises(UserError, match=r"m\.safetensors: field '\w+' is missing"):
+        checkpoints.load(path)
+    save_file(load_file(path), path, header | {field: json.dumps([1])})
+    with pytest.raises(UserError, match=r"m\.safetensors: "):
+        checkpoints.load(path)

@@ -1,0 +1,46 @@
+"""What of a sweep's rows is nothing to go on with."""
+
+import pytest
+
+from raycomp.errors import UserError
+from raycomp.recipe import dense
+from raycomp.results.row import check_measured
+from raycomp.search.proposal import Proposal
+from tests.conftest import TINY
+from tests.search.fakes import fake_row
+
+
+def row(origin: str, status: str, stage: str = "search") -> dict:
+    return fake_row(TINY, Proposal(0, stage, origin, "", dense(TINY)), status) | {
+        "error": "RuntimeError: no memory\nat"
+    }
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        ([], ""),
+        ([("reference", "complete")], ""),
+        ([("reference", "complete"), ("known", "failed"), ("proposed", "complete")], ""),
+        ([("reference", "complete"), ("known", "failed"), ("proposed", "stopped")], ""),
+        (
+            [("reference", "complete"), ("known", "failed"), ("proposed", "failed")],
+            "nothing could be measured: 2 of 2 recipes failed, the first: RuntimeError: no memory",
+        ),
+        ([("known", "failed")], "nothing could be measured: 1 of 1 recipes failed, the first: RuntimeError: no memory"),
+        (
+            [("reference", "failed"), ("known", "complete")],
+            "the dense model could not be measured: RuntimeError: no memory",
+        ),
+        ([("dense", "failed"), ("tome", "complete")], "the dense model could not be measured: RuntimeError: no memory"),
+    ],
+)
+def test_a_sweep_in_which_nothing_was_measured_says_why(found, said):
+    rows = [row(*one) for one in found]
+    if not said:
+        check_measured(rows)
+        return
+    with pytest.raises(UserError) as refused:
+        check_measured(rows)
+    assert str(refused.value).startswith(said)
+    assert "\n" not in str(refused.value)

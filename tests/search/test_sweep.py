@@ -1,0 +1,56 @@
+"""What ends a sweep before its time; Ray's part of it is tested with whole jobs."""
+
+import pytest
+
+from raycomp.recipe import dense
+from raycomp.search.proposal import Proposal
+from raycomp.search.sweep import Searcher, _Searcher
+from tests.conftest import TINY
+from tests.search.fakes import fake_row
+
+
+class One:
+    """Hands out one proposal after the other."""
+
+    def __init__(self, proposals):
+        self.waiting, self.rows, self.finished = list(proposals), {}, False
+
+    def next(self):
+        return self.waiting.pop(0)
+
+    def tell(self, row):
+        self.rows[row["stage"], row["recipe_id"]] = row
+
+
+class Kept:
+    """A store that holds what a trial is to have written."""
+
+    def __init__(self):
+        self.lock, self.held = self, {}
+
+    def lost(self):
+        return False
+
+    def read(self, stage, recipe_id):
+        return self.held[stage, recipe_id]
+
+
+@pytest.mark.parametrize(
+    ("origin", "status", "problem"),
+    [
+        ("reference", "failed", "the dense model could not be measured: made to fail"),
+        ("reference", "complete", ""),
+        ("known", "failed", ""),
+    ],
+)
+def test_without_the_dense_model_no_more_trials_are_proposed(origin, status, problem):
+    first = Proposal(0, "search", origin, "", dense(TINY))
+    second = Proposal(1, "search", "known", "", dense(TINY).model_copy(update={"embed": 16}))
+    store, told = Kept(), []
+    store.held[first.key] = fake_row(TINY, first, status)
+    searcher = _Searcher(One([first, second]), store, None, told.append)
+    assert searcher.suggest("a") == first.to_config()
+    searcher.on_trial_complete("a", {"done": True})
+    assert searcher.problem == problem
+    assert [row["status"] for row in told] == [status]
+    assert (searcher.suggest("b") == Searcher.FINISHED) == bool(problem)
