@@ -4,13 +4,13 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.table import Table
 
 from raycomp.config import SweepConfig
 from raycomp.flops import Profile
 from raycomp.recipe import Recipe
 from raycomp.report.compare import AtBudget, Comparison, Gain, at_budgets
 from raycomp.report.figures import Figure
+from raycomp.report.fitted import Column, FittedTable
 from raycomp.results.row import Row, cost_share, timed
 from raycomp.results.row import cost as cost_of
 from raycomp.results.store import Store
@@ -23,7 +23,11 @@ if TYPE_CHECKING:  # needs torch, which the other commands do without
     from raycomp.search.plan import Plan
 
 _MIOUS = "clean_miou", "corrupted_miou"
-_PLAIN_WIDTH = 170  # columns where the output is not a terminal
+_NAMED = Column("recipe", text=True), Column("family", text=True, under="recipe")
+_ACCURACIES = Column("clean"), Column("corrupted", under="clean")
+_AS_GOOD = Column("as good", text=True, under="recipe")
+_INTERVALS = "±: 95 % over draws of the images; as good: a cheaper recipe that these cannot tell from it"
+_PLAIN_WIDTH = 1000  # columns where the output is not a terminal, and all tables fit in full
 
 
 def console(aside: bool = False) -> Console:
@@ -36,7 +40,7 @@ def console(aside: bool = False) -> Console:
     return terminal if terminal.is_terminal else Console(stderr=aside, width=_PLAIN_WIDTH)
 
 
-def front_table(comparisons: Sequence[Comparison], in_time: bool) -> Table:
+def front_table(comparisons: Sequence[Comparison], in_time: bool) -> FittedTable:
     """One line per front member; gains are clean / corrupted mIoU points.
 
     Args:
@@ -44,20 +48,15 @@ def front_table(comparisons: Sequence[Comparison], in_time: bool) -> Table:
     """
     equal = "equal time" if in_time else "equal GFLOPs"
     title = f"Pareto front: mIoU in %; gains in points, clean / corrupted, over dense and uniform baselines at {equal}"
-    table = Table(title=title, title_justify="left")
-    table.add_column("recipe", no_wrap=True)
-    table.add_column("family")
     sure = any(item.trust is not None for item in comparisons)
-    versus = ("dense", *(kind.removeprefix("uniform ") for kind in BASELINES))
-    costs = ("GFLOPs", "share", *(("ms", "of dense") if in_time else ()))
-    for name in (*costs, "clean", "corrupted", *(f"vs {kind}" for kind in versus)):
-        table.add_column(name, justify="right", no_wrap=True)
-    if sure:
-        table.add_column("as good", no_wrap=True)
-        table.caption = "±: 95 % over draws of the images; as good: a cheaper recipe that these cannot tell from it"
-        table.caption_justify = "left"
+    versus = [Column(f"vs {kind.removeprefix('uniform ')}", under="vs dense") for kind in BASELINES]
+    costs = [Column("GFLOPs"), Column("share", under="GFLOPs")]
+    if in_time:
+        costs += [Column("ms", under="GFLOPs"), Column("of dense", under="GFLOPs")]
+    columns = [*_NAMED, *costs, *_ACCURACIES, Column("vs dense"), *versus, *([_AS_GOOD] if sure else [])]
+    table = FittedTable(title, columns, _INTERVALS if sure else "")
     if not comparisons:
-        table.caption, table.caption_justify = "no recipe within the limit is measured", "left"
+        table.caption = "no recipe within the limit is measured"
     for item in comparisons:
         row = item.row
         table.add_row(
@@ -74,26 +73,23 @@ def front_table(comparisons: Sequence[Comparison], in_time: bool) -> Table:
     return table
 
 
-def budget_table(budgets: Sequence[AtBudget]) -> Table:
+def budget_table(budgets: Sequence[AtBudget]) -> FittedTable:
     """The best recipe found at each budget beside the baselines matched to it, clean / corrupted mIoU."""
     equal = "time" if any(item.best is not None and timed(item.best) for item in budgets) else "GFLOPs"
     title = f"At matched {equal}: clean / corrupted mIoU in %"
-    table = Table(title=title, title_justify="left", caption_justify="left")
-    table.caption = "best found: of the front within the budget, the highest mean of clean and corrupted"
-    for name in ("budget", "best found", *BASELINES):
-        table.add_column(name, justify="right")
+    columns = [Column("budget"), Column("best found"), *(Column(kind, under="best found") for kind in BASELINES)]
+    caption = "best found: of the front within the budget, the highest mean of clean and corrupted"
+    table = FittedTable(title, columns, caption)
     for item in budgets:
         table.add_row(f"{item.share:.0%}", _both(item.best), *(_both(item.baselines[kind]) for kind in BASELINES))
     return table
 
 
-def profile_table(costs: Sequence[tuple[str, Profile]]) -> Table:
+def profile_table(costs: Sequence[tuple[str, Profile]]) -> FittedTable:
     """Tokens and GFLOPs of each block, a column pair per recipe."""
-    table = Table(title="Tokens and GFLOPs by block", title_justify="left")
-    table.add_column("block", justify="right")
-    for name, _ in costs:
-        table.add_column(f"{name}\ntokens", justify="right")
-        table.add_column("\nGFLOPs", justify="right")
+    pairs = [(f"{name}\ntokens", "\nGFLOPs") for name, _ in costs]
+    columns = [column for tokens, gflops in pairs for column in (Column(tokens), Column(gflops, under=tokens))]
+    table = FittedTable("Tokens and GFLOPs by block", [Column("block"), *columns])
     table.add_row("embedding", *(cell for _, cost in costs for cell in ("", f"{cost.embedding:.4f}")))
     for block in range(len(costs[0][1].blocks)):
         cells = (c for _, cost in costs for c in (str(cost.tokens[block]), f"{cost.blocks[block]:.4f}"))
@@ -104,22 +100,23 @@ def profile_table(costs: Sequence[tuple[str, Profile]]) -> Table:
     return table
 
 
-def settings_table(costs: Mapping[str, Profile]) -> Table:
+def settings_table(costs: Mapping[str, Profile]) -> FittedTable:
     """What settings of the merging methods cost; the first one is dense."""
-    table = Table(title="Settings of merging methods", title_justify="left")
-    for name in ("setting", "tokens left", "GFLOPs", "of dense"):
-        table.add_column(name, justify="left" if name == "setting" else "right")
+    figures = Column("tokens left"), Column("GFLOPs"), Column("of dense", under="GFLOPs")
+    table = FittedTable("Settings of merging methods", [Column("setting", text=True), *figures])
     full = next(iter(costs.values())).gflops
     for name, cost in costs.items():
         table.add_row(name, str(cost.tokens[-1]), f"{cost.gflops:.4f}", f"{cost.gflops / full:.1%}")
     return table
 
 
-def recipe_table(recipe: Recipe, cost: Profile, dense: Profile) -> Table:
+def recipe_table(recipe: Recipe, cost: Profile, dense: Profile) -> FittedTable:
     """A recipe along the depth: widths, merging and where the GFLOPs went."""
-    table = Table(title=f"Recipe {recipe.id}, embedding width {recipe.embed}", title_justify="left")
-    for name in ("block", "heads", "QK", "V", "MLP", "merged", "tokens", "GFLOPs", "of dense", ""):
-        table.add_column(name, justify="left" if not name else "right")
+    names = "block", "heads", "QK", "V", "MLP", "merged", "tokens", "GFLOPs", "of dense"
+    pairs = {"QK": "heads", "V": "heads", "MLP": "heads", "tokens": "merged", "of dense": "GFLOPs"}
+    columns = [*(Column(name, under=pairs.get(name, "")) for name in names), Column("", text=True, optional=True)]
+    title = f"Recipe {recipe.id}, embedding width {recipe.embed}"
+    table = FittedTable(title, columns, "all: with embedding and decoder")
     for index, (block, ratio) in enumerate(zip(recipe.blocks, recipe.ratios, strict=True)):
         share = cost.blocks[index] / dense.blocks[index]
         table.add_row(
@@ -128,15 +125,16 @@ def recipe_table(recipe: Recipe, cost: Profile, dense: Profile) -> Table:
         )  # fmt: skip
     table.add_section()
     share = cost.gflops / dense.gflops
-    table.add_row("all", "", "", "", "", "", "", f"{cost.gflops:.4f}", f"{share:.0%}", "with embedding and decoder")
+    table.add_row("all", "", "", "", "", "", "", f"{cost.gflops:.4f}", f"{share:.0%}", "")
     return table
 
 
-def refined_table(found: Sequence[Row], refined: Sequence[Row], whole: Row | None) -> Table:
+def refined_table(found: Sequence[Row], refined: Sequence[Row], whole: Row | None) -> FittedTable:
     """Front members as they were found and as they were refined, mean and 95 % interval over seeds."""
-    table = Table(title="Refined front: mIoU in %, clean / corrupted; points against dense", title_justify="left")
-    for name in ("recipe", "GFLOPs", "share", "as found", "refined clean", "refined corrupted", "vs dense"):
-        table.add_column(name, justify="left" if name == "recipe" else "right", no_wrap=True)
+    title = "Refined front: mIoU in %, clean / corrupted; points against dense"
+    refined_columns = Column("refined clean"), Column("refined corrupted", under="refined clean")
+    columns = [_NAMED[0], Column("GFLOPs"), Column("share", under="GFLOPs"), Column("as found"), *refined_columns]
+    table = FittedTable(title, [*columns, Column("vs dense", under="as found")])
     for row in found:
         own = [r for r in refined if r["recipe_id"] == row["recipe_id"] and r["status"] == "complete"]
         clean, corrupted = (Figure.of([r[name] for r in own]) if own else None for name in _MIOUS)
@@ -152,13 +150,13 @@ def refined_table(found: Sequence[Row], refined: Sequence[Row], whole: Row | Non
     return table
 
 
-def picked_table(rows: Sequence[Row], whole: Row | None, classes: Mapping[str, int], order: str) -> Table:
+def picked_table(rows: Sequence[Row], whole: Row | None, classes: Mapping[str, int], order: str) -> FittedTable:
     """The recipe that was picked and those next to it, with the classes that were asked about, by index."""
-    table = Table(title=f"{order} first: mIoU in %, points against dense", title_justify="left")
     in_time = any(timed(row) for row in rows)
-    cost_names = ("ms", "of dense") if in_time else ("GFLOPs", "of dense")
-    for name in ("recipe", "family", *cost_names, "clean", "corrupted", "vs dense", *classes):
-        table.add_column(name, justify="left" if name in ("recipe", "family") else "right", no_wrap=True)
+    costs = Column("ms" if in_time else "GFLOPs"), Column("of dense", under="ms" if in_time else "GFLOPs")
+    asked_for = [Column(name, under=next(iter(classes))) for name in classes]
+    columns = [*_NAMED, *costs, *_ACCURACIES, Column("vs dense"), *asked_for]
+    table = FittedTable(f"{order} first: mIoU in %, points against dense", columns)
     for row in rows:
         lost = [] if whole is None else [100 * (row[name] - whole[name]) for name in _MIOUS]
         asked = [f"{row['class_iou'][index]:.3f}" for index in classes.values()]
@@ -170,13 +168,13 @@ def picked_table(rows: Sequence[Row], whole: Row | None, classes: Mapping[str, i
     return table
 
 
-def sweeps_table(sweeps: "Sequence[Found]") -> Table:
+def sweeps_table(sweeps: "Sequence[Found]") -> FittedTable:
     """Sweeps beside each other, and the best recipe of each at the budgets of the first."""
     shares = sorted(sweeps[0].config.search.known, reverse=True)
-    table = Table(title="Sweeps: best clean / corrupted mIoU in % at shares of the dense cost", title_justify="left")
-    table.add_column("sweep", no_wrap=True)
-    for name in ("trials", "on the front", "hypervolume", *(f"{share:.0%}" for share in shares)):
-        table.add_column(name, justify="right", no_wrap=True)
+    title = "Sweeps: best clean / corrupted mIoU in % at shares of the dense cost"
+    counted = Column("trials"), Column("on the front", under="trials"), Column("hypervolume", under="trials")
+    best_at = [Column(f"{share:.0%}", under=f"{shares[0]:.0%}") for share in shares]
+    table = FittedTable(title, [Column("sweep", text=True), *counted, *best_at])
     for found in sweeps:
         best = at_budgets(found.rows, shares, found.share)
         counts = (
@@ -188,11 +186,11 @@ def sweeps_table(sweeps: "Sequence[Found]") -> Table:
     return table
 
 
-def status_table(statuses: "Sequence[Status]") -> Table:
+def status_table(statuses: "Sequence[Status]") -> FittedTable:
     """Sweeps of a results folder and how far they are."""
-    table = Table(title="Sweeps, the one last written to first", title_justify="left")
-    for name in ("sweep", "state", "trials", "failed", "full set", "on the front", "last row", "by"):
-        table.add_column(name, justify="left" if name in ("sweep", "state", "by") else "right", no_wrap=True)
+    counted = [Column(name, under="trials") for name in ("trials", "failed", "full set", "on the front")]
+    columns = [Column("sweep", text=True), Column("state", text=True), *counted, Column("last row", under="state")]
+    table = FittedTable("Sweeps, the one last written to first", [*columns, Column("by", text=True, under="state")])
     for s in statuses:
         last = "" if s.last is None else f"{s.last.astimezone():%Y-%m-%d %H:%M:%S}"
         searched = f"{s.trials}/{s.wanted}" if s.trials or not s.full else ""  # else measured elsewhere only
@@ -201,10 +199,11 @@ def status_table(statuses: "Sequence[Status]") -> Table:
     return table
 
 
-def plan_table(config: SweepConfig, plan: "Plan", gflops: float, store: Store) -> Table:
+def plan_table(config: SweepConfig, plan: "Plan", gflops: float, store: Store) -> FittedTable:
     """What a sweep would run."""
     search = config.search
-    table = Table(title=f"{config.name}, not started", title_justify="left", show_header=False)
+    columns = Column("", text=True), Column("told", text=True)
+    table = FittedTable(f"{config.name}, not started", columns, with_names=False)
     limit = f"{search.budget:.0%} of dense" + (f" = {gflops:.4g} GFLOPs" if search.limit == "gflops" else ", in time")
     there = f", {plan.done} measured already" if plan.done else ""
     trials = f"{search.trials}: {plan.known} known recipes, {plan.proposed} proposed by {search.sampler}{there}"
@@ -220,13 +219,13 @@ def plan_table(config: SweepConfig, plan: "Plan", gflops: float, store: Store) -
     return table
 
 
-def speed_table(speeds: "Sequence[Speed]") -> Table:
+def speed_table(speeds: "Sequence[Speed]") -> FittedTable:
     """Models by runtime and batch, against the dense model in the same run."""
-    table = Table(title="Speed as deployed: does what is saved become speed?", title_justify="left")
-    for name in ("model", "runtime"):
-        table.add_column(name, no_wrap=True)
-    for name in ("batch", "GFLOPs", "latency ms", "images/s", "FLOPs saved", "speed gained", "gained / saved", ""):
-        table.add_column(name, justify="right")
+    names = Column("model", text=True), Column("runtime", text=True, under="model")
+    upper, lower = ("batch", "latency ms", "FLOPs saved"), ("GFLOPs", "images/s", "speed gained")
+    figures = [one for a, b in zip(upper, lower, strict=True) for one in (Column(a), Column(b, under=a))]
+    columns = [*names, *figures, Column("gained / saved"), Column("", under="gained / saved")]
+    table = FittedTable("Speed as deployed: does what is saved become speed?", columns)
     for s in speeds:
         table.add_row(
             s.model, s.runtime, str(s.batch), f"{s.gflops:.4g}", f"{s.latency_ms:.2f}", f"{s.images_per_second:.1f}",
