@@ -8,13 +8,14 @@ from rich.console import Console
 from raycomp.config import SweepConfig
 from raycomp.flops import Profile
 from raycomp.recipe import Recipe
-from raycomp.report.compare import AtBudget, Comparison, Gain, at_budgets
+from raycomp.report.compare import AtBudget, Comparison, Gain, Origins, at_budgets, origins
 from raycomp.report.figures import Figure
 from raycomp.report.fitted import Column, FittedTable
+from raycomp.report.trust import Trust
 from raycomp.results.row import Row, cost_share, timed
 from raycomp.results.row import cost as cost_of
 from raycomp.results.store import Store
-from raycomp.search.known import BASELINES
+from raycomp.search.known import BASELINES, counted
 
 if TYPE_CHECKING:  # needs torch, which the other commands do without
     from raycomp.deploy.speed import Speed
@@ -40,23 +41,26 @@ def console(aside: bool = False) -> Console:
     return terminal if terminal.is_terminal else Console(stderr=aside, width=_PLAIN_WIDTH)
 
 
-def front_table(comparisons: Sequence[Comparison], in_time: bool) -> FittedTable:
+def front_table(comparisons: Sequence[Comparison], in_time: bool, of: Origins) -> FittedTable:
     """One line per front member; gains are clean / corrupted mIoU points.
 
     Args:
         in_time: whether the sweep limits time, which an empty front does not tell.
+        of: what the front was chosen from.
     """
     equal = "equal time" if in_time else "equal GFLOPs"
-    title = f"Pareto front: mIoU in %; gains in points, clean / corrupted, over dense and uniform baselines at {equal}"
+    by = _stage([item.row for item in comparisons])
+    title = (
+        f"Pareto front{by}: mIoU in %; gains in points, clean / corrupted, over dense and uniform baselines at {equal}"
+    )
     sure = any(item.trust is not None for item in comparisons)
     versus = [Column(f"vs {kind.removeprefix('uniform ')}", under="vs dense") for kind in BASELINES]
     costs = [Column("GFLOPs"), Column("share", under="GFLOPs")]
     if in_time:
         costs += [Column("ms", under="GFLOPs"), Column("of dense", under="GFLOPs")]
     columns = [*_NAMED, *costs, *_ACCURACIES, Column("vs dense"), *versus, *([_AS_GOOD] if sure else [])]
-    table = FittedTable(title, columns, _INTERVALS if sure else "")
-    if not comparisons:
-        table.caption = "no recipe within the limit is measured"
+    notes = (str(of), _INTERVALS if sure else "", "" if comparisons else "no recipe within the limit is measured")
+    table = FittedTable(title, columns, "\n".join(filter(None, notes)))
     for item in comparisons:
         row = item.row
         table.add_row(
@@ -65,20 +69,20 @@ def front_table(comparisons: Sequence[Comparison], in_time: bool) -> FittedTable
             f"{row['gflops']:.4f}",
             f"{row['gflops_share']:.1%}",
             *((f"{row['predicted_ms']:.3g}", f"{row['predicted_share']:.1%}") if in_time else ()),
-            *_with_intervals(item),
+            *_with_intervals(row, item.trust),
             _points(item.dense),
             *(_points(item.baselines[kind]) for kind in BASELINES),
-            *([(item.trust.tie or "")[:6] if item.trust else ""] if sure else []),
+            *([_tie(item.trust)] if sure else []),
         )
     return table
 
 
-def budget_table(budgets: Sequence[AtBudget]) -> FittedTable:
-    """The best recipe found at each budget beside the baselines matched to it, clean / corrupted mIoU."""
+def budget_table(budgets: Sequence[AtBudget], of: Origins) -> FittedTable:
+    """The best recipe at each budget beside the baselines matched to it, clean / corrupted mIoU."""
     equal = "time" if any(item.best is not None and timed(item.best) for item in budgets) else "GFLOPs"
     title = f"At matched {equal}: clean / corrupted mIoU in %"
-    columns = [Column("budget"), Column("best found"), *(Column(kind, under="best found") for kind in BASELINES)]
-    caption = "best found: of the front within the budget, the highest mean of clean and corrupted"
+    columns = [Column("budget"), Column(of.best), *(Column(kind, under=of.best) for kind in BASELINES)]
+    caption = f"{of.best}: of the front within the budget, the highest mean of clean and corrupted"
     table = FittedTable(title, columns, caption)
     for item in budgets:
         table.add_row(f"{item.share:.0%}", _both(item.best), *(_both(item.baselines[kind]) for kind in BASELINES))
@@ -150,20 +154,29 @@ def refined_table(found: Sequence[Row], refined: Sequence[Row], whole: Row | Non
     return table
 
 
-def picked_table(rows: Sequence[Row], whole: Row | None, classes: Mapping[str, int], order: str) -> FittedTable:
-    """The recipe that was picked and those next to it, with the classes that were asked about, by index."""
+def picked_table(
+    rows: Sequence[Row], whole: Row | None, classes: Mapping[str, int], order: str, trusts: Mapping[str, Trust]
+) -> FittedTable:
+    """The recipe that was picked and those next to it.
+
+    Args:
+        classes: those that were asked about, and their indices.
+        trusts: how sure the figures are, by recipe id.
+    """
     in_time = any(timed(row) for row in rows)
     costs = Column("ms" if in_time else "GFLOPs"), Column("of dense", under="ms" if in_time else "GFLOPs")
     asked_for = [Column(name, under=next(iter(classes))) for name in classes]
-    columns = [*_NAMED, *costs, *_ACCURACIES, Column("vs dense"), *asked_for]
-    table = FittedTable(f"{order} first: mIoU in %, points against dense", columns)
+    columns = [*_NAMED, *costs, *_ACCURACIES, Column("vs dense"), *asked_for, *([_AS_GOOD] if trusts else [])]
+    title = f"{order} first{_stage(rows)}: mIoU in %, points against dense"
+    table = FittedTable(title, columns, _INTERVALS if trusts else "")
     for row in rows:
         lost = [] if whole is None else [100 * (row[name] - whole[name]) for name in _MIOUS]
+        trust = trusts.get(row["recipe_id"])
         asked = [f"{row['class_iou'][index]:.3f}" for index in classes.values()]
         table.add_row(
             row["recipe_id"], row["label"] or row["family"], f"{cost_of(row):.4g}", f"{cost_share(row):.1%}",
-            f"{100 * row['clean_miou']:.2f}", f"{100 * row['corrupted_miou']:.2f}",
-            " / ".join(f"{points:+.1f}" for points in lost), *asked, style="bold" if row is rows[0] else "",
+            *_with_intervals(row, trust), " / ".join(f"{points:+.1f}" for points in lost), *asked,
+            *([_tie(trust)] if trusts else []), style="bold" if row is rows[0] else "",
         )  # fmt: skip
     return table
 
@@ -172,13 +185,14 @@ def sweeps_table(sweeps: "Sequence[Found]") -> FittedTable:
     """Sweeps beside each other, and the best recipe of each at the budgets of the first."""
     shares = sorted(sweeps[0].config.search.known, reverse=True)
     title = "Sweeps: best clean / corrupted mIoU in % at shares of the dense cost"
-    counted = Column("trials"), Column("on the front", under="trials"), Column("hypervolume", under="trials")
+    counted = [Column(name, under="trials") for name in ("trials", "proposed", "on the front", "hypervolume")]
     best_at = [Column(f"{share:.0%}", under=f"{shares[0]:.0%}") for share in shares]
     table = FittedTable(title, [Column("sweep", text=True), *counted, *best_at])
     for found in sweeps:
         best = at_budgets(found.rows, shares, found.share)
         counts = (
             str(len(found.trials)),
+            str(origins(found.rows).proposed),
             str(len(found.front)),
             "" if (volume := found.hypervolume()) is None else f"{volume:.4f}",
         )
@@ -206,15 +220,22 @@ def plan_table(config: SweepConfig, plan: "Plan", gflops: float, store: Store) -
     table = FittedTable(f"{config.name}, not started", columns, with_names=False)
     limit = f"{search.budget:.0%} of dense" + (f" = {gflops:.4g} GFLOPs" if search.limit == "gflops" else ", in time")
     there = f", {plan.done} measured already" if plan.done else ""
-    trials = f"{search.trials}: {plan.known} known recipes, {plan.proposed} proposed by {search.sampler}{there}"
-    hours = f"{plan.hours:.2f} hours of one such {plan.device}, were all models dense ({plan.pass_ms:.2f} ms a window)"
+    trials = f"{search.trials}: {counted(plan.known)}, {plan.proposed} proposed by {search.sampler}{there}"
+    unit, factor = ("hours", 1) if plan.hours >= 1 else ("minutes", 60)
+    span = _range(f"{factor * plan.hours_least:.1f}", f"{factor * plan.hours:.1f}")
+    passes = f"{plan.pass_ms:.2f} ms a window dense, {plan.limit_ms:.2f} at the limit"
     table.add_row("limit", limit)
     table.add_row("trials", trials)
-    table.add_row("at the end, on the full set", f"at most {plan.full} recipes: dense, baselines, front")
+    table.add_row(
+        "at the end, on the full set",
+        f"{_range(str(plan.full_least), str(plan.full))} recipes: dense, baselines, front",
+    )
     windows = f", {plan.windows} windows of each" if plan.windows > 1 else ""
     training = f"; training as long as {plan.trained:,} windows" if plan.trained else ""
-    table.add_row("images through a model", f"{plan.images:,}{windows}{training}")
-    table.add_row("that is", hours)
+    table.add_row(
+        "images through a model", f"{_range(f'{plan.images_least:,}', f'{plan.images:,}')}{windows}{training}"
+    )
+    table.add_row("that is", f"{span} {unit} of models on one such {plan.device} ({passes})")
     table.add_row("results", str(store.folder))
     return table
 
@@ -234,13 +255,26 @@ def speed_table(speeds: "Sequence[Speed]") -> FittedTable:
     return table
 
 
-def _with_intervals(item: Comparison) -> list[str]:
+def _range(least: str, most: str) -> str:
+    return most if least == most else f"{least} to {most}"
+
+
+def _stage(rows: Sequence[Row]) -> str:
+    """Says so where rows are of the search stage."""
+    return " by the search stage, on fewer images" if any(row["stage"] == "search" for row in rows) else ""
+
+
+def _with_intervals(row: Row, trust: Trust | None) -> list[str]:
     """Clean and corrupted mIoU, with half of their intervals where there are such."""
-    halves = item.trust.half_widths if item.trust else (0.0, 0.0)
+    halves = trust.half_widths if trust else (0.0, 0.0)
     return [
-        f"{100 * item.row[name]:.2f}" + (f" ±{100 * half:.1f}" if item.trust else "")
+        f"{100 * row[name]:.2f}" + (f" ±{100 * half:.1f}" if trust else "")
         for name, half in zip(_MIOUS, halves, strict=True)
     ]
+
+
+def _tie(trust: Trust | None) -> str:
+    return (trust.tie or "")[:6] if trust else ""
 
 
 def _points(gain: Gain | None) -> str:

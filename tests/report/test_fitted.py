@@ -16,7 +16,7 @@ from raycomp.deploy.speed import Speed
 from raycomp.flops import profile
 from raycomp.recipe import dense
 from raycomp.report import tables
-from raycomp.report.compare import at_budgets
+from raycomp.report.compare import at_budgets, origins
 from raycomp.report.fitted import Column, FittedTable
 from raycomp.report.status import Status
 from raycomp.report.trust import Trust
@@ -28,6 +28,7 @@ from tests.report.test_page import found
 WIDTHS = (80, 100, 120, 160)
 SWEEP = found("streetscenes_vit_micro_at_half_of_the_dense_gflops")
 SURE = [replace(c, trust=Trust((0.3, 0.5), (0.2, 0.44), c.row["recipe_id"])) for c in SWEEP.comparisons]
+OF, CLASSES = origins(SWEEP.rows), {f"traffic sign {i}": i % 2 for i in range(12)}
 SHAPE = deit_base_distilled((512, 512), 150)
 WHOLE = profile(SHAPE, dense(SHAPE), (512, 512))
 STATUS = Status(
@@ -41,13 +42,13 @@ def timed(row: dict) -> dict:
 
 
 TABLES = {
-    "front": lambda: tables.front_table(SWEEP.comparisons, False),
-    "front with intervals": lambda: tables.front_table(SURE, False),
-    "front in time": lambda: tables.front_table([replace(c, row=timed(c.row)) for c in SURE], True),
-    "budgets": lambda: tables.budget_table(at_budgets(SWEEP.rows, (0.7, 0.5), 0.7)),
-    "picked": lambda: tables.picked_table(SWEEP.front, SWEEP.dense, {}, "Cheapest"),
+    "front": lambda: tables.front_table(SWEEP.comparisons, False, OF),
+    "front with intervals": lambda: tables.front_table(SURE, False, OF),
+    "front in time": lambda: tables.front_table([replace(c, row=timed(c.row)) for c in SURE], True, OF),
+    "budgets": lambda: tables.budget_table(at_budgets(SWEEP.rows, (0.7, 0.5), 0.7), OF),
+    "picked": lambda: tables.picked_table(SWEEP.front, SWEEP.dense, {}, "Cheapest", {}),
     "picked by class": lambda: tables.picked_table(
-        SWEEP.front, SWEEP.dense, {f"traffic sign {i}": i % 2 for i in range(12)}, "Cheapest"
+        SWEEP.front, SWEEP.dense, CLASSES, "Cheapest", {c.row["recipe_id"]: c.trust for c in SURE}
     ),
     "sweeps": lambda: tables.sweeps_table([SWEEP, found("other")]),
     "status": lambda: tables.status_table(
