@@ -167,7 +167,7 @@ def picked_table(
     costs = Column("ms" if in_time else "GFLOPs"), Column("of dense", under="ms" if in_time else "GFLOPs")
     asked_for = [Column(name, under=next(iter(classes))) for name in classes]
     columns = [*_NAMED, *costs, *_ACCURACIES, Column("vs dense"), *asked_for, *([_AS_GOOD] if trusts else [])]
-    title = f"{order} first{_stage(rows)}: mIoU in %, points against dense"
+    title = f"{order} first: mIoU in %{_stage(rows)}, points against dense"
     table = FittedTable(title, columns, _INTERVALS if trusts else "")
     for row in rows:
         lost = [] if whole is None else [100 * (row[name] - whole[name]) for name in _MIOUS]
