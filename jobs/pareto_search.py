@@ -30,6 +30,7 @@ from raycomp.report.compare import (
     final_front,
     first_agreement,
     front_volume,
+    origins,
     rank_text,
     refined_front,
     stage_agreement,
@@ -111,6 +112,7 @@ def main(
     if rows:
         check_same(rows, base, folder)
         say(f"{folder}: found {proposer.trials_done} of {config.search.trials} trials, going on")
+    say(f"trials to run: {proposer.agenda}")
     if cluster.is_empty() and config.search.workers is None:
         say("the cluster has no workers yet, nor says how many it may get: one trial at a time unless --workers tells")
     samples = preloaded(config, config.recovery.steps, say)
@@ -142,15 +144,16 @@ def main(
     leaving = Thread(target=cluster.disconnect)
     leaving.start()
     share = config.search.budget
-    rows = [*outcome.rows, *(row for row in rows if row["stage"] not in ("search", "full"))]  # refined ones stay
+    rows = store.rows()  # with those that were written while the sweep was stopped
     members = final_front(rows, share)
     # First MLflow: a stopped Ray job has seconds to end.
     tracker.finish([*members, *refined_front(rows)], outcome.finished, front_volume(members, rows))
     for copy in copies[1:]:
         copy.close()
     found = Found(folder.name, config, rows)
-    console.print(tables.front_table(found.comparisons, timed))
-    console.print(tables.budget_table(at_budgets(rows, config.search.known, share)))
+    console.print(tables.front_table(found.comparisons, timed, origins(rows)))
+    if budgets := at_budgets(rows, config.search.known, share):
+        console.print(tables.budget_table(budgets, origins(rows)))
     for objective, rho in first_agreement(rows).items():
         say(f"first images ranked {objective} like the whole search stage: Spearman {rank_text(rho)}")
     if stopped := sum(row["status"] == "stopped" for row in rows):
@@ -183,13 +186,17 @@ def _say_plan(config: configs.SweepConfig, store: Store, space: Path, as_json: b
     in_time = config.search.limit == "latency"  # what that takes is measured by the sweep itself
     if not in_time:
         grid.check_budget(limit)
-    search = config.search.model_copy(update={"budget": 1.0}) if in_time else config.search
+    search = config.search
+    if in_time:
+        known = tuple(share for share in search.known if share <= search.budget)
+        search = search.model_copy(update={"budget": 1.0, "known": known})
     from raycomp.models import checkpoints
+    from raycomp.search.base import trained_space
     from raycomp.search.plan import plan
     from raycomp.search.proposer import Proposer
 
     named, console = config.model.checkpoint, tables.console(aside=as_json)
-    if named.startswith("package:") or Path(named).is_file():
+    if _is_there(named):
         checkpoints.load(checkpoints.locate(named), shape)
     else:
         console.print(
@@ -197,8 +204,10 @@ def _say_plan(config: configs.SweepConfig, store: Store, space: Path, as_json: b
             style="yellow",
             highlight=False,
         )
+    elastic = config.model.elastic
+    measurable = trained_space(config, shape) if elastic is not None and _is_there(elastic) else None
     rows = store.rows() if (store.folder / "sweep.yaml").is_file() else []
-    planned = plan(config, Proposer(grid, search, rows))
+    planned = plan(config, Proposer(grid, search, rows, measurable))
     if as_json:
         allowed = {"limit": config.search.limit, "budget": config.search.budget, "gflops": None if in_time else limit}
         print_json({"sweep": config.name, "trials": config.search.trials, **allowed, **asdict(planned)})
@@ -206,6 +215,10 @@ def _say_plan(config: configs.SweepConfig, store: Store, space: Path, as_json: b
     console.print(tables.plan_table(config, planned, limit, store))
     if planned.warning:
         console.print(planned.warning, style="yellow", highlight=False, soft_wrap=True)
+
+
+def _is_there(named: str) -> bool:
+    return named.startswith("package:") or Path(named).is_file()
 
 
 def _grid(config: configs.SweepConfig, shape: ModelShape) -> Space:

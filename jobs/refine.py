@@ -25,7 +25,7 @@ from raycomp.cli import guarded, interrupted
 from raycomp.commands.inputs import Results, numbers, parts, runs_command, shape_of
 from raycomp.errors import UserError
 from raycomp.report import tables
-from raycomp.report.compare import agreement, dense_row, final_front, front_volume, rank_text, refined_front
+from raycomp.report.compare import agreement, dense_row, final_front, front_volume, origins, rank_text, refined_front
 from raycomp.results.row import Row, check_measured, cost_share
 from raycomp.results.store import Store, sweep_folder
 from raycomp.results.tracking import Tracker, tracking_uri
@@ -200,7 +200,7 @@ def rerank(store: Store, space: Path | None, split: str | None, results: str, tr
         interrupted(tracker, say)
     cluster.disconnect()
     found = Found(there.folder.name, config, outcome.rows)
-    console.print(tables.front_table(found.comparisons, config.search.limit == "latency"))
+    console.print(tables.front_table(found.comparisons, config.search.limit == "latency", origins(found.rows)))
     for objective, rho in agreement(rows, outcome.rows).items():
         say(f"{before.name} ranked {objective} as it is here: Spearman {rank_text(rho)}")
     page = there.folder / "report.html"

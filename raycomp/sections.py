@@ -218,7 +218,7 @@ class SearchConfig(Section):
     memory_per_trial: float | None = Field(default=None, gt=0)
     """GiB that a node must have free for each trial it runs; by default nobody counts."""
     known: Distinct[Share] = (0.6, 0.5, 0.4, 0.3)
-    """Shares of the dense cost at which known recipes are measured first."""
+    """Shares of the dense cost at which known recipes are measured first; they take half of the trials at most."""
     max_failures: int = Field(default=2, ge=0)
     """How often a trial whose worker died is tried again."""
     trial_seconds: float | None = Field(default=None, gt=0)

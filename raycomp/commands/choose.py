@@ -13,7 +13,8 @@ from raycomp.commands.inputs import Json, Results, check_suffix, complete_sweep,
 from raycomp.errors import UserError
 from raycomp.report import tables
 from raycomp.report.choose import Limits, choose
-from raycomp.report.compare import at_budgets, dense_row
+from raycomp.report.compare import at_budgets, dense_row, final_front
+from raycomp.report.trust import trust
 from raycomp.results.row import class_names
 from raycomp.results.store import Store, sweep_folder
 from raycomp.sections import Share
@@ -55,16 +56,18 @@ def pick_command(
             "--min-class-iou"
         )
     store = Store(sweep_folder(results, sweep))
-    store.config()  # which says where there is no such sweep
-    rows = store.rows()
+    budget, rows = store.config().search.budget, store.rows()
     found = choose(rows, limits)
     best, whole = found[0], dense_row(rows, found[0]["stage"])
+    trusts = trust(found) | trust(final_front(rows, budget))  # of the front's, as `raycomp front` tells it
     if as_json:
-        print_json({"recipe": best, "others": found[1:]})
+        recipe, *others = ({**row, "trust": (sure := trusts.get(row["recipe_id"])) and asdict(sure)} for row in found)
+        print_json({"recipe": recipe, "others": others})
         return
     console = tables.console()
     names, order = class_names(rows), "Best mean of clean and corrupted" if limits.of_cost else "Cheapest"
-    console.print(tables.picked_table(found[: 1 + _SHOWN], whole, {name: names.index(name) for name in classes}, order))
+    indices = {name: names.index(name) for name in classes}
+    console.print(tables.picked_table(found[: 1 + _SHOWN], whole, indices, order, trusts))
     if len(found) > 1 + _SHOWN:
         console.print(f"and {len(found) - 1 - _SHOWN} more")
     named = f"{best['recipe_id'][:6]} --sweep {sweep}{results_option(results)}"

@@ -30,6 +30,7 @@ from raycomp.report.compare import (
     dense_row,
     final_stage,
     first_agreement,
+    origins,
     refined_rows,
     stage_agreement,
 )
@@ -111,6 +112,7 @@ def front_command(
         print_json(
             {
                 "stage": final_stage(rows),
+                "origins": asdict(origins(rows)),
                 "dense": dense_row(rows, final_stage(rows)),
                 "front": [{**c.row, **_beside(c)} for c in comparisons],
                 "budgets": [asdict(one) for one in budgets],
@@ -121,8 +123,9 @@ def front_command(
         )
         return
     console = tables.console()
-    console.print(tables.front_table(comparisons, settings.limit == "latency"))
-    console.print(tables.budget_table(budgets))
+    console.print(tables.front_table(comparisons, settings.limit == "latency", origins(rows)))
+    if budgets:
+        console.print(tables.budget_table(budgets, origins(rows)))
     if refined:
         ids = {row["recipe_id"] for row in refined}
         found = [c.row for c in comparisons if c.row["recipe_id"] in ids]

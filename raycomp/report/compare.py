@@ -12,7 +12,7 @@ from raycomp.report.trust import Trust, trust
 from raycomp.results.row import Row, cost, cost_share
 from raycomp.results.store import completed
 from raycomp.search.confirmed import confirmed
-from raycomp.search.known import BASELINES, kind_of
+from raycomp.search.known import BASELINES, counted, kind_of
 from raycomp.search.pareto import front, hypervolume
 
 _MATCHED = 0.8  # of a limit that a baseline spends at least, or it says little of it
@@ -46,6 +46,30 @@ class AtBudget:
     share: float
     best: Row | None
     baselines: dict[str, Row | None]
+
+
+@dataclass(frozen=True)
+class Origins:
+    """Where the recipes of a sweep are from."""
+
+    known: int
+    """Matched to a cost by hand, before the search."""
+    proposed: int
+    """By the search."""
+
+    def __str__(self) -> str:
+        return f"{counted(self.known)}, {self.proposed or 'none'} proposed by the search"
+
+    @property
+    def best(self) -> str:
+        """What the best of them may be called."""
+        return "best found" if self.proposed else "best known"
+
+
+def origins(rows: Iterable[Row]) -> Origins:
+    """Count the recipes of a sweep by their origin, each once; refined ones are not counted again."""
+    trials = {row["recipe_id"]: row["origin"] for row in rows if row["stage"] in ("search", "full")}
+    return Origins(*(sum(origin == one for origin in trials.values()) for one in ("known", "proposed")))
 
 
 def final_front(rows: Sequence[Row], budget_share: float) -> list[Row]:

@@ -1,6 +1,7 @@
 """Progress of a sweep: one line that updates in a terminal, plain lines elsewhere."""
 
 import time
+from collections import Counter
 from types import TracebackType
 from typing import Self
 
@@ -21,6 +22,7 @@ class SweepProgress:
         self._live = Live(console=console, refresh_per_second=4, transient=False) if console.is_terminal else None
         self._failed, self._stopped, self._measured = 0, 0, len(proposer.search_rows())
         self._front = front(proposer.search_rows())
+        self._origins = Counter(row["origin"] for row in proposer.rows.values() if row["stage"] == "search")
         self._stage = ""
         self._stage_rows = 0
         self._stage_first = 0.0  # when the stage's first row came: what is before it says nothing of its speed
@@ -44,6 +46,7 @@ class SweepProgress:
         self._stage_rows += 1
         self._failed += row["status"] == "failed"
         self._stopped += row["status"] == "stopped"
+        self._origins[row["origin"]] += row["stage"] == "search"
         if row["stage"] == "search" and row["status"] == "complete" and row["origin"] != "reference":
             self._measured += 1
             self._front = front([*self._front, row])
@@ -64,6 +67,7 @@ class SweepProgress:
         return (
             f"trial {self._proposer.trials_done}/{self._proposer.config.trials}"
             f" | measured {self._measured}, stopped {self._stopped}, failed {self._failed}, on front {len(self._front)}"
+            f" | {self._origins['known']} known, {self._origins['proposed']} proposed"
             f" | hypervolume {hypervolume(self._front, self._proposer.dense_cost):.4f}"
             f" | last {cost_share(row):.0%}: {_miou(row)} | {left} left"
             f"{self._time_left(left)}"

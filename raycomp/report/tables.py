@@ -4,17 +4,18 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.table import Table
 
 from raycomp.config import SweepConfig
 from raycomp.flops import Profile
 from raycomp.recipe import Recipe
-from raycomp.report.compare import AtBudget, Comparison, Gain, at_budgets
+from raycomp.report.compare import AtBudget, Comparison, Gain, Origins, at_budgets, origins
 from raycomp.report.figures import Figure
+from raycomp.report.fitted import Column, FittedTable
+from raycomp.report.trust import Trust
 from raycomp.results.row import Row, cost_share, timed
 from raycomp.results.row import cost as cost_of
 from raycomp.results.store import Store
-from raycomp.search.known import BASELINES
+from raycomp.search.known import BASELINES, counted
 
 if TYPE_CHECKING:  # needs torch, which the other commands do without
     from raycomp.deploy.speed import Speed
@@ -23,7 +24,11 @@ if TYPE_CHECKING:  # needs torch, which the other commands do without
     from raycomp.search.plan import Plan
 
 _MIOUS = "clean_miou", "corrupted_miou"
-_PLAIN_WIDTH = 170  # columns where the output is not a terminal
+_NAMED = Column("recipe", text=True), Column("family", text=True, under="recipe")
+_ACCURACIES = Column("clean"), Column("corrupted", under="clean")
+_AS_GOOD = Column("as good", text=True, under="recipe")
+_INTERVALS = "±: 95 % over draws of the images; as good: a cheaper recipe that these cannot tell from it"
+_PLAIN_WIDTH = 1000  # columns where the output is not a terminal, and all tables fit in full
 
 
 def console(aside: bool = False) -> Console:
@@ -36,28 +41,26 @@ def console(aside: bool = False) -> Console:
     return terminal if terminal.is_terminal else Console(stderr=aside, markup=False, width=_PLAIN_WIDTH)
 
 
-def front_table(comparisons: Sequence[Comparison], in_time: bool) -> Table:
+def front_table(comparisons: Sequence[Comparison], in_time: bool, of: Origins) -> FittedTable:
     """One line per front member; gains are clean / corrupted mIoU points.
 
     Args:
         in_time: whether the sweep limits time, which an empty front does not tell.
+        of: what the front was chosen from.
     """
     equal = "equal time" if in_time else "equal GFLOPs"
-    title = f"Pareto front: mIoU in %; gains in points, clean / corrupted, over dense and uniform baselines at {equal}"
-    table = Table(title=title, title_justify="left")
-    table.add_column("recipe", no_wrap=True)
-    table.add_column("family")
+    by = _stage([item.row for item in comparisons])
+    title = (
+        f"Pareto front{by}: mIoU in %; gains in points, clean / corrupted, over dense and uniform baselines at {equal}"
+    )
     sure = any(item.trust is not None for item in comparisons)
-    versus = ("dense", *(kind.removeprefix("uniform ") for kind in BASELINES))
-    costs = ("GFLOPs", "share", *(("ms", "of dense") if in_time else ()))
-    for name in (*costs, "clean", "corrupted", *(f"vs {kind}" for kind in versus)):
-        table.add_column(name, justify="right", no_wrap=True)
-    if sure:
-        table.add_column("as good", no_wrap=True)
-        table.caption = "±: 95 % over draws of the images; as good: a cheaper recipe that these cannot tell from it"
-        table.caption_justify = "left"
-    if not comparisons:
-        table.caption, table.caption_justify = "no recipe within the limit is measured", "left"
+    versus = [Column(f"vs {kind.removeprefix('uniform ')}", under="vs dense") for kind in BASELINES]
+    costs = [Column("GFLOPs"), Column("share", under="GFLOPs")]
+    if in_time:
+        costs += [Column("ms", under="GFLOPs"), Column("of dense", under="GFLOPs")]
+    columns = [*_NAMED, *costs, *_ACCURACIES, Column("vs dense"), *versus, *([_AS_GOOD] if sure else [])]
+    notes = (str(of), _INTERVALS if sure else "", "" if comparisons else "no recipe within the limit is measured")
+    table = FittedTable(title, columns, "\n".join(filter(None, notes)))
     for item in comparisons:
         row = item.row
         table.add_row(
@@ -66,34 +69,31 @@ def front_table(comparisons: Sequence[Comparison], in_time: bool) -> Table:
             f"{row['gflops']:.4f}",
             f"{row['gflops_share']:.1%}",
             *((f"{row['predicted_ms']:.3g}", f"{row['predicted_share']:.1%}") if in_time else ()),
-            *_with_intervals(item),
+            *_with_intervals(row, item.trust),
             _points(item.dense),
             *(_points(item.baselines[kind]) for kind in BASELINES),
-            *([(item.trust.tie or "")[:6] if item.trust else ""] if sure else []),
+            *([_tie(item.trust)] if sure else []),
         )
     return table
 
 
-def budget_table(budgets: Sequence[AtBudget]) -> Table:
-    """The best recipe found at each budget beside the baselines matched to it, clean / corrupted mIoU."""
+def budget_table(budgets: Sequence[AtBudget], of: Origins) -> FittedTable:
+    """The best recipe at each budget beside the baselines matched to it, clean / corrupted mIoU."""
     equal = "time" if any(item.best is not None and timed(item.best) for item in budgets) else "GFLOPs"
     title = f"At matched {equal}: clean / corrupted mIoU in %"
-    table = Table(title=title, title_justify="left", caption_justify="left")
-    table.caption = "best found: of the front within the budget, the highest mean of clean and corrupted"
-    for name in ("budget", "best found", *BASELINES):
-        table.add_column(name, justify="right")
+    columns = [Column("budget"), Column(of.best), *(Column(kind, under=of.best) for kind in BASELINES)]
+    caption = f"{of.best}: of the front within the budget, the highest mean of clean and corrupted"
+    table = FittedTable(title, columns, caption)
     for item in budgets:
         table.add_row(f"{item.share:.0%}", _both(item.best), *(_both(item.baselines[kind]) for kind in BASELINES))
     return table
 
 
-def profile_table(costs: Sequence[tuple[str, Profile]]) -> Table:
+def profile_table(costs: Sequence[tuple[str, Profile]]) -> FittedTable:
     """Tokens and GFLOPs of each block, a column pair per recipe."""
-    table = Table(title="Tokens and GFLOPs by block", title_justify="left")
-    table.add_column("block", justify="right")
-    for name, _ in costs:
-        table.add_column(f"{name}\ntokens", justify="right")
-        table.add_column("\nGFLOPs", justify="right")
+    pairs = [(f"{name}\ntokens", "\nGFLOPs") for name, _ in costs]
+    columns = [column for tokens, gflops in pairs for column in (Column(tokens), Column(gflops, under=tokens))]
+    table = FittedTable("Tokens and GFLOPs by block", [Column("block"), *columns])
     table.add_row("embedding", *(cell for _, cost in costs for cell in ("", f"{cost.embedding:.4f}")))
     for block in range(len(costs[0][1].blocks)):
         cells = (c for _, cost in costs for c in (str(cost.tokens[block]), f"{cost.blocks[block]:.4f}"))
@@ -104,22 +104,23 @@ def profile_table(costs: Sequence[tuple[str, Profile]]) -> Table:
     return table
 
 
-def settings_table(costs: Mapping[str, Profile]) -> Table:
+def settings_table(costs: Mapping[str, Profile]) -> FittedTable:
     """What settings of the merging methods cost; the first one is dense."""
-    table = Table(title="Settings of merging methods", title_justify="left")
-    for name in ("setting", "tokens left", "GFLOPs", "of dense"):
-        table.add_column(name, justify="left" if name == "setting" else "right")
+    figures = Column("tokens left"), Column("GFLOPs"), Column("of dense", under="GFLOPs")
+    table = FittedTable("Settings of merging methods", [Column("setting", text=True), *figures])
     full = next(iter(costs.values())).gflops
     for name, cost in costs.items():
         table.add_row(name, str(cost.tokens[-1]), f"{cost.gflops:.4f}", f"{cost.gflops / full:.1%}")
     return table
 
 
-def recipe_table(recipe: Recipe, cost: Profile, dense: Profile) -> Table:
+def recipe_table(recipe: Recipe, cost: Profile, dense: Profile) -> FittedTable:
     """A recipe along the depth: widths, merging and where the GFLOPs went."""
-    table = Table(title=f"Recipe {recipe.id}, embedding width {recipe.embed}", title_justify="left")
-    for name in ("block", "heads", "QK", "V", "MLP", "merged", "tokens", "GFLOPs", "of dense", ""):
-        table.add_column(name, justify="left" if not name else "right")
+    names = "block", "heads", "QK", "V", "MLP", "merged", "tokens", "GFLOPs", "of dense"
+    pairs = {"QK": "heads", "V": "heads", "MLP": "heads", "tokens": "merged", "of dense": "GFLOPs"}
+    columns = [*(Column(name, under=pairs.get(name, "")) for name in names), Column("", text=True, optional=True)]
+    title = f"Recipe {recipe.id}, embedding width {recipe.embed}"
+    table = FittedTable(title, columns, "all: with embedding and decoder")
     for index, (block, ratio) in enumerate(zip(recipe.blocks, recipe.ratios, strict=True)):
         share = cost.blocks[index] / dense.blocks[index]
         table.add_row(
@@ -128,15 +129,16 @@ def recipe_table(recipe: Recipe, cost: Profile, dense: Profile) -> Table:
         )  # fmt: skip
     table.add_section()
     share = cost.gflops / dense.gflops
-    table.add_row("all", "", "", "", "", "", "", f"{cost.gflops:.4f}", f"{share:.0%}", "with embedding and decoder")
+    table.add_row("all", "", "", "", "", "", "", f"{cost.gflops:.4f}", f"{share:.0%}", "")
     return table
 
 
-def refined_table(found: Sequence[Row], refined: Sequence[Row], whole: Row | None) -> Table:
+def refined_table(found: Sequence[Row], refined: Sequence[Row], whole: Row | None) -> FittedTable:
     """Front members as they were found and as they were refined, mean and 95 % interval over seeds."""
-    table = Table(title="Refined front: mIoU in %, clean / corrupted; points against dense", title_justify="left")
-    for name in ("recipe", "GFLOPs", "share", "as found", "refined clean", "refined corrupted", "vs dense"):
-        table.add_column(name, justify="left" if name == "recipe" else "right", no_wrap=True)
+    title = "Refined front: mIoU in %, clean / corrupted; points against dense"
+    refined_columns = Column("refined clean"), Column("refined corrupted", under="refined clean")
+    columns = [_NAMED[0], Column("GFLOPs"), Column("share", under="GFLOPs"), Column("as found"), *refined_columns]
+    table = FittedTable(title, [*columns, Column("vs dense", under="as found")])
     for row in found:
         own = [r for r in refined if r["recipe_id"] == row["recipe_id"] and r["status"] == "complete"]
         clean, corrupted = (Figure.of([r[name] for r in own]) if own else None for name in _MIOUS)
@@ -152,35 +154,45 @@ def refined_table(found: Sequence[Row], refined: Sequence[Row], whole: Row | Non
     return table
 
 
-def picked_table(rows: Sequence[Row], whole: Row | None, classes: Mapping[str, int], order: str) -> Table:
-    """The recipe that was picked and those next to it, with the classes that were asked about, by index."""
-    table = Table(title=f"{order} first: mIoU in %, points against dense", title_justify="left")
+def picked_table(
+    rows: Sequence[Row], whole: Row | None, classes: Mapping[str, int], order: str, trusts: Mapping[str, Trust]
+) -> FittedTable:
+    """The recipe that was picked and those next to it.
+
+    Args:
+        classes: those that were asked about, and their indices.
+        trusts: how sure the figures are, by recipe id.
+    """
     in_time = any(timed(row) for row in rows)
-    cost_names = ("ms", "of dense") if in_time else ("GFLOPs", "of dense")
-    for name in ("recipe", "family", *cost_names, "clean", "corrupted", "vs dense", *classes):
-        table.add_column(name, justify="left" if name in ("recipe", "family") else "right", no_wrap=True)
+    costs = Column("ms" if in_time else "GFLOPs"), Column("of dense", under="ms" if in_time else "GFLOPs")
+    asked_for = [Column(name, under=next(iter(classes))) for name in classes]
+    columns = [*_NAMED, *costs, *_ACCURACIES, Column("vs dense"), *asked_for, *([_AS_GOOD] if trusts else [])]
+    title = f"{order} first: mIoU in %{_stage(rows)}, points against dense"
+    table = FittedTable(title, columns, _INTERVALS if trusts else "")
     for row in rows:
         lost = [] if whole is None else [100 * (row[name] - whole[name]) for name in _MIOUS]
+        trust = trusts.get(row["recipe_id"])
         asked = [f"{row['class_iou'][index]:.3f}" for index in classes.values()]
         table.add_row(
             row["recipe_id"], row["label"] or row["family"], f"{cost_of(row):.4g}", f"{cost_share(row):.1%}",
-            f"{100 * row['clean_miou']:.2f}", f"{100 * row['corrupted_miou']:.2f}",
-            " / ".join(f"{points:+.1f}" for points in lost), *asked, style="bold" if row is rows[0] else "",
+            *_with_intervals(row, trust), " / ".join(f"{points:+.1f}" for points in lost), *asked,
+            *([_tie(trust)] if trusts else []), style="bold" if row is rows[0] else "",
         )  # fmt: skip
     return table
 
 
-def sweeps_table(sweeps: "Sequence[Found]") -> Table:
+def sweeps_table(sweeps: "Sequence[Found]") -> FittedTable:
     """Sweeps beside each other, and the best recipe of each at the budgets of the first."""
     shares = sorted(sweeps[0].config.search.known, reverse=True)
-    table = Table(title="Sweeps: best clean / corrupted mIoU in % at shares of the dense cost", title_justify="left")
-    table.add_column("sweep", no_wrap=True)
-    for name in ("trials", "on the front", "hypervolume", *(f"{share:.0%}" for share in shares)):
-        table.add_column(name, justify="right", no_wrap=True)
+    title = "Sweeps: best clean / corrupted mIoU in % at shares of the dense cost"
+    counted = [Column(name, under="trials") for name in ("trials", "proposed", "on the front", "hypervolume")]
+    best_at = [Column(f"{share:.0%}", under=f"{shares[0]:.0%}") for share in shares]
+    table = FittedTable(title, [Column("sweep", text=True), *counted, *best_at])
     for found in sweeps:
         best = at_budgets(found.rows, shares, found.share)
         counts = (
             str(len(found.trials)),
+            str(origins(found.rows).proposed),
             str(len(found.front)),
             "" if (volume := found.hypervolume()) is None else f"{volume:.4f}",
         )
@@ -188,11 +200,11 @@ def sweeps_table(sweeps: "Sequence[Found]") -> Table:
     return table
 
 
-def status_table(statuses: "Sequence[Status]") -> Table:
+def status_table(statuses: "Sequence[Status]") -> FittedTable:
     """Sweeps of a results folder and how far they are."""
-    table = Table(title="Sweeps, the one last written to first", title_justify="left")
-    for name in ("sweep", "state", "trials", "failed", "full set", "on the front", "last row", "by"):
-        table.add_column(name, justify="left" if name in ("sweep", "state", "by") else "right", no_wrap=True)
+    counted = [Column(name, under="trials") for name in ("trials", "failed", "full set", "on the front")]
+    columns = [Column("sweep", text=True), Column("state", text=True), *counted, Column("last row", under="state")]
+    table = FittedTable("Sweeps, the one last written to first", [*columns, Column("by", text=True, under="state")])
     for s in statuses:
         last = "" if s.last is None else f"{s.last.astimezone():%Y-%m-%d %H:%M:%S}"
         searched = f"{s.trials}/{s.wanted}" if s.trials or not s.full else ""  # else measured elsewhere only
@@ -201,32 +213,40 @@ def status_table(statuses: "Sequence[Status]") -> Table:
     return table
 
 
-def plan_table(config: SweepConfig, plan: "Plan", gflops: float, store: Store) -> Table:
+def plan_table(config: SweepConfig, plan: "Plan", gflops: float, store: Store) -> FittedTable:
     """What a sweep would run."""
     search = config.search
-    table = Table(title=f"{config.name}, not started", title_justify="left", show_header=False)
+    columns = Column("", text=True), Column("told", text=True)
+    table = FittedTable(f"{config.name}, not started", columns, with_names=False)
     limit = f"{search.budget:.0%} of dense" + (f" = {gflops:.4g} GFLOPs" if search.limit == "gflops" else ", in time")
     there = f", {plan.done} measured already" if plan.done else ""
-    trials = f"{search.trials}: {plan.known} known recipes, {plan.proposed} proposed by {search.sampler}{there}"
-    hours = f"{plan.hours:.2f} hours of one such {plan.device}, were all models dense ({plan.pass_ms:.2f} ms a window)"
+    trials = f"{search.trials}: {counted(plan.known)}, {plan.proposed} proposed by {search.sampler}{there}"
+    unit, factor = ("hours", 1) if plan.hours >= 1 else ("minutes", 60)
+    span = _range(f"{factor * plan.hours_least:.1f}", f"{factor * plan.hours:.1f}")
+    passes = f"{plan.pass_ms:.2f} ms a window dense, {plan.limit_ms:.2f} at the limit"
     table.add_row("limit", limit)
     table.add_row("trials", trials)
-    table.add_row("at the end, on the full set", f"at most {plan.full} recipes: dense, baselines, front")
+    table.add_row(
+        "at the end, on the full set",
+        f"{_range(str(plan.full_least), str(plan.full))} recipes: dense, baselines, front",
+    )
     windows = f", {plan.windows} windows of each" if plan.windows > 1 else ""
     training = f"; training as long as {plan.trained:,} windows" if plan.trained else ""
-    table.add_row("images through a model", f"{plan.images:,}{windows}{training}")
-    table.add_row("that is", hours)
+    table.add_row(
+        "images through a model", f"{_range(f'{plan.images_least:,}', f'{plan.images:,}')}{windows}{training}"
+    )
+    table.add_row("that is", f"{span} {unit} of models on one such {plan.device} ({passes})")
     table.add_row("results", str(store.folder))
     return table
 
 
-def speed_table(speeds: "Sequence[Speed]") -> Table:
+def speed_table(speeds: "Sequence[Speed]") -> FittedTable:
     """Models by runtime and batch, against the dense model in the same run."""
-    table = Table(title="Speed as deployed: does what is saved become speed?", title_justify="left")
-    for name in ("model", "runtime"):
-        table.add_column(name, no_wrap=True)
-    for name in ("batch", "GFLOPs", "latency ms", "images/s", "FLOPs saved", "speed gained", "gained / saved", ""):
-        table.add_column(name, justify="right")
+    names = Column("model", text=True), Column("runtime", text=True, under="model")
+    upper, lower = ("batch", "latency ms", "FLOPs saved"), ("GFLOPs", "images/s", "speed gained")
+    figures = [one for a, b in zip(upper, lower, strict=True) for one in (Column(a), Column(b, under=a))]
+    columns = [*names, *figures, Column("gained / saved"), Column("", under="gained / saved")]
+    table = FittedTable("Speed as deployed: does what is saved become speed?", columns)
     for s in speeds:
         table.add_row(
             s.model, s.runtime, str(s.batch), f"{s.gflops:.4g}", f"{s.latency_ms:.2f}", f"{s.images_per_second:.1f}",
@@ -235,13 +255,26 @@ def speed_table(speeds: "Sequence[Speed]") -> Table:
     return table
 
 
-def _with_intervals(item: Comparison) -> list[str]:
+def _range(least: str, most: str) -> str:
+    return most if least == most else f"{least} to {most}"
+
+
+def _stage(rows: Sequence[Row]) -> str:
+    """Says so where rows are of the search stage."""
+    return " by the search stage, on fewer images" if any(row["stage"] == "search" for row in rows) else ""
+
+
+def _with_intervals(row: Row, trust: Trust | None) -> list[str]:
     """Clean and corrupted mIoU, with half of their intervals where there are such."""
-    halves = item.trust.half_widths if item.trust else (0.0, 0.0)
+    halves = trust.half_widths if trust else (0.0, 0.0)
     return [
-        f"{100 * item.row[name]:.2f}" + (f" ±{100 * half:.1f}" if item.trust else "")
+        f"{100 * row[name]:.2f}" + (f" ±{100 * half:.1f}" if trust else "")
         for name, half in zip(_MIOUS, halves, strict=True)
     ]
+
+
+def _tie(trust: Trust | None) -> str:
+    return (trust.tie or "")[:6] if trust else ""
 
 
 def _points(gain: Gain | None) -> str:

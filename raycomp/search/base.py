@@ -159,7 +159,7 @@ def prepare_base(
         evalset=replace(evalset, images=in_memory, labels=labels, originals=originals),
         policy_weights=None if policy is None else {name: t.numpy() for name, t in policy.state_dict().items()},
         policy_checkpoint="" if policy_path is None else checkpoints.fingerprint(policy_path),
-        elastic=_elastic(config, model.shape) if config.recovery.mode == "elastic" else None,
+        elastic=_elastic(config, model.shape),
         calibration=_crops(model.shape, config)[0] if config.recovery.mode == "reconstruct" else None,
     )
 
@@ -172,16 +172,30 @@ def _over(weights: dict[str, np.ndarray], shape: ModelShape) -> Segmenter:
     return model.eval()
 
 
-def _elastic(config: SweepConfig, shape: ModelShape) -> Elastic:
+def trained_space(config: SweepConfig, shape: ModelShape) -> Space | None:
+    """The recipes that the elastic model was trained over; None where the recovery needs no elastic model.
+
+    Raises:
+        UserError: where it is missing, or the search space goes beyond it.
+    """
+    if config.recovery.mode != "elastic":
+        return None
     if config.model.elastic is None:
         raise UserError("field 'model.elastic' is missing: recovery.mode elastic needs one (jobs/train.py --elastic)")
-    path = checkpoints.locate(config.model.elastic, "model.elastic")
-    model, window = checkpoints.load(path, shape), config.data.window_for(shape)
+    path, window = checkpoints.locate(config.model.elastic, "model.elastic"), config.data.window_for(shape)
     trained, space = Space(shape, checkpoints.elastic_space(path), window), Space(shape, config.space, window)
     if problem := trained.outside(space.recipe(space.smallest)):
         raise UserError(f"space: goes beyond what {path} was trained over: {problem}")
-    weights = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
-    return Elastic(weights, trained, checkpoints.fingerprint(path))
+    return trained
+
+
+def _elastic(config: SweepConfig, shape: ModelShape) -> Elastic | None:
+    space = trained_space(config, shape)
+    if space is None or config.model.elastic is None:
+        return None
+    path = checkpoints.locate(config.model.elastic, "model.elastic")
+    weights = {name: tensor.numpy() for name, tensor in checkpoints.load(path, shape).state_dict().items()}
+    return Elastic(weights, space, checkpoints.fingerprint(path))
 
 
 def check_same(rows: Sequence[Row], base: Base, folder: AnyPath) -> None:

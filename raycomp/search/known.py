@@ -1,6 +1,6 @@
 """Recipes people would try by hand, each matched to a target cost: the start of a sweep and its baselines."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -14,6 +14,8 @@ Cost = Callable[[Recipe], float]
 UNIFORM_TOME, UNIFORM_PRUNING, UNIFORM_BOTH = "uniform ToMe", "uniform pruning", "uniform prune+ToMe"
 BASELINES = (UNIFORM_TOME, UNIFORM_PRUNING, UNIFORM_BOTH)
 """What a search must beat: the same in every block."""
+_BEST_FIRST = (UNIFORM_BOTH, UNIFORM_PRUNING, UNIFORM_TOME, "MLP 75% + early ToMe", "early ToMe")
+"""Kinds by the accuracy that street scenes keep at half of the dense GFLOPs and below, the baselines before others."""
 _MULTIPLE = 8  # widths that hardware likes
 _MOST_PRUNED = 0.9
 
@@ -29,6 +31,11 @@ class Known:
     @property
     def label(self) -> str:
         return f"{self.kind} {self.share:.0%}"
+
+
+def counted(count: int) -> str:
+    """`1 known recipe`, `12 known recipes`."""
+    return f"{count} known recipe" + ("" if count == 1 else "s")
 
 
 def kind_of(label: str) -> str:
@@ -67,6 +74,16 @@ def known(
             if recipe is not None:
                 filled = _filled(recipe, shape, cost, target) if kind == UNIFORM_PRUNING else recipe
                 yield Known(kind, share, filled)
+
+
+def best_first(found: Iterable[Known]) -> list[Known]:
+    """Known recipes in the order in which they are worth a trial where few can have one.
+
+    The best kind comes first; of each, the dearest and the cheapest before those between, so that it spans the costs.
+    """
+    there = list(found)
+    by_kind = [[one for one in there if one.kind == kind] for kind in _BEST_FIRST]
+    return [one for own in by_kind for one in (*own[:1], *own[1:][-1:], *own[1:-1])]
 
 
 def uniform_tome(base: Recipe, shape: ModelShape, image: Size, strength: float) -> Recipe:

@@ -2,9 +2,11 @@
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
+from raycomp.compress.apply import remerge
 from raycomp.config import SweepConfig
 from raycomp.data.corruptions import TYPES
 from raycomp.data.evalset import open_checked
@@ -15,9 +17,10 @@ from raycomp.evaluate.miou import anchors
 from raycomp.evaluate.speed import median_seconds
 from raycomp.models.segmenter import Segmenter
 from raycomp.recipe import dense
+from raycomp.results.row import cost_share
 from raycomp.search.base import default_device
-from raycomp.search.confirmed import CONFIRMED
-from raycomp.search.known import BASELINES
+from raycomp.search.confirmed import CONFIRMED, confirmed
+from raycomp.search.known import BASELINES, kind_of
 from raycomp.search.proposer import Proposer
 from raycomp.sections import DataConfig, StageConfig
 from raycomp.shape import ModelShape, enlarged_to
@@ -28,7 +31,12 @@ _TRAINED = 3  # passes that training on an image takes as long as
 
 @dataclass(frozen=True)
 class Plan:
-    """Hours are of models alone, on one device, and as if no recipe were faster than the dense model."""
+    """What is left to run. Hours are of models alone, on one device.
+
+    Which recipes the search proposes, and how many of the front are not baselines, nobody knows before: the least are
+    counts and hours of a front of baselines alone and of proposals as cheap as the space has, the others those of
+    proposals at the limit and of as many of them as the full set takes.
+    """
 
     known: int
     """Recipes that come first."""
@@ -37,52 +45,64 @@ class Plan:
     """Trials that are measured already."""
     full: int
     """Evaluations on the full set, at most."""
+    full_least: int
     images: int
-    """Images to be measured on, each variant by itself."""
+    """Images to be measured on, each variant by itself, at most."""
+    images_least: int
     windows: int
     """Passes that an image takes: windows of the split's first one."""
     trained: int
     """Passes of training, a step forward and backward counted as three."""
     pass_ms: float
     """One pass of the dense model over one window, in batches of the evaluation's size."""
+    limit_ms: float
+    """The same of a recipe at the limit."""
     device: str
     hours: float
+    hours_least: float
     warning: str
     """Of classes that no label has; empty for a data set that makes its own."""
 
 
 def plan(config: SweepConfig, proposer: Proposer) -> Plan:
-    """Time the dense model on this device, and count.
+    """Time the dense model and one at the limit on this device, and count.
 
     Raises:
         UserError: for data that are not there, too few, or without labels.
     """
-    known = proposer.known_left
-    left = max(0, config.search.trials - proposer.trials_done)
-    full = 1 + CONFIRMED + len(BASELINES) * len(config.search.known)
-    images = (left + 1) * stage_images(config.evaluation.search) + full * stage_images(config.evaluation.full)
-    trains = config.recovery.mode == "finetune"
-    trained = (left + 1) * config.recovery.steps * config.train.batch * _TRAINED if trains else 0
-    device, batch = default_device(), config.evaluation.batch
-    shape, window = proposer.space.shape, proposer.space.image
-    samples = open_checked(config.data, config.evaluation)
-    windows = _windows(samples, config.data, shape)
-    dtype = getattr(torch, config.evaluation.dtype)
-    model = Segmenter(shape, dense(shape)).eval().to(device, dtype)
-    inputs = torch.randn(batch, 3, *window, device=device, dtype=dtype)
-    with torch.inference_mode():
-        seconds = median_seconds({"": lambda: model(inputs)}, device, _ROUNDS, _WARM_UP)[""] / batch
+    known = [one for one in proposer.first if one.origin == "known"]
+    whole = len(proposer.first) - len(known)  # the dense model, where it is not measured yet
+    proposed = max(0, config.search.trials - proposer.trials_done - len(known))
+    searched, full = stage_images(config.evaluation.search), stage_images(config.evaluation.full)
+    fine_tuned = config.recovery.steps * config.train.batch * _TRAINED if config.recovery.mode == "finetune" else 0
+    samples, device = open_checked(config.data, config.evaluation), default_device()
+    windows = _windows(samples, config.data, proposer.space.shape)
+    dense_pass, limit_pass = _pass_seconds(config, proposer, device)
+    space = proposer.space
+    cheapest = space.cost(space.recipe(space.cheapest)) / proposer.dense_cost
+
+    certain, possible = _confirmed(proposer, proposed)
+    first = [1.0] * whole + [space.cost(one.recipe) / proposer.dense_cost for one in known]
+    passes = searched * windows + fine_tuned
+    sure = dense_pass * (passes * sum(first) + full * windows * sum(certain))
+    least = sure + dense_pass * passes * proposed * cheapest
+    most = sure + limit_pass * (passes * proposed + full * windows * possible)
+    trials = len(first) + proposed
     return Plan(
-        known=min(known, left),
-        proposed=max(0, left - known),
+        known=len(known),
+        proposed=proposed,
         done=proposer.trials_done,
-        full=full,
-        images=images,
+        full=len(certain) + possible,
+        full_least=len(certain),
+        images=trials * searched + (len(certain) + possible) * full,
+        images_least=trials * searched + len(certain) * full,
         windows=windows,
-        trained=trained,
-        pass_ms=1e3 * seconds,
+        trained=trials * fine_tuned,
+        pass_ms=1e3 * dense_pass,
+        limit_ms=1e3 * limit_pass,
         device=str(device),
-        hours=(images * windows + trained) * seconds / 3600,
+        hours=most / 3600,
+        hours_least=least / 3600,
         warning=_warning(samples, config),
     )
 
@@ -93,6 +113,36 @@ def _warning(samples: Samples, config: SweepConfig) -> str:
         return ""
     labels = (samples.label(index) for index in range(config.evaluation.full.clean))
     return absent_classes(labels, samples.classes, config.data.eval_split)
+
+
+def _confirmed(proposer: Proposer, proposed: int) -> tuple[list[float], int]:
+    """Shares of the dense cost of what the full set will certainly be run on, and how many more it may be."""
+    measured = confirmed(proposer.rows.values())
+    left = [row for row in measured if ("full", row["recipe_id"]) not in proposer.rows]
+    if not proposer.first and not proposed:
+        return [cost_share(row) for row in left], 0
+    fixed = [row for row in left if row["origin"] == "reference" or kind_of(row["label"]) in BASELINES]
+    coming = [one for one in proposer.first if one.origin == "reference" or kind_of(one.label) in BASELINES]
+    shares = [cost_share(row) for row in fixed]
+    shares += [proposer.space.cost(one.recipe) / proposer.dense_cost for one in coming]
+    others = len(left) - len(fixed) + len(proposer.first) - len(coming) + proposed
+    return shares, min(CONFIRMED, others)
+
+
+def _pass_seconds(config: SweepConfig, proposer: Proposer, device: torch.device) -> tuple[float, float]:
+    """Seconds of the dense model, and of the dearest recipe within the limit, over one window."""
+    space, batch, dtype = proposer.space, config.evaluation.batch, getattr(torch, config.evaluation.dtype)
+    full = {name: dimension.full for name, dimension in space.dimensions.items()}
+    dearest = space.recipe(space.project(full, config.search.budget * proposer.dense_cost))
+    models = {name: Segmenter(space.shape, recipe) for name, recipe in (("dense", dense(space.shape)), ("at", dearest))}
+    remerge(models["at"], dearest)
+    inputs = torch.randn(batch, 3, *space.image, device=device, dtype=dtype)
+    for model in models.values():
+        model.eval().to(device, dtype)
+    with torch.inference_mode():
+        runs = {name: partial(model, inputs) for name, model in models.items()}
+        seconds = median_seconds(runs, device, _ROUNDS, _WARM_UP)
+    return seconds["dense"] / batch, seconds["at"] / batch
 
 
 def _windows(samples: Samples, data: DataConfig, shape: ModelShape) -> int:

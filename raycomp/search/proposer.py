@@ -5,13 +5,14 @@ The rows of the store are the only memory: a proposer made from them goes on whe
 
 from collections import deque
 from collections.abc import Sequence
+from itertools import count
 
 from raycomp.recipe import Recipe, dense
 from raycomp.results.row import Row, is_dense
 from raycomp.results.store import completed
 from raycomp.search.asker import Asker
 from raycomp.search.confirmed import confirmed
-from raycomp.search.known import known
+from raycomp.search.known import Known, best_first, counted, known
 from raycomp.search.proposal import Proposal
 from raycomp.search.space import Space
 from raycomp.sections import SearchConfig
@@ -50,9 +51,16 @@ class Proposer:
         return self._trials_done
 
     @property
-    def known_left(self) -> int:
-        """Known recipes that are not handed out yet."""
-        return sum(proposal.origin == "known" for proposal in self._first)
+    def first(self) -> Sequence[Proposal]:
+        """The dense reference and the known recipes, as far as they are not handed out yet."""
+        return tuple(self._first)
+
+    @property
+    def agenda(self) -> str:
+        """The trials that are left, in words."""
+        known = sum(proposal.origin == "known" for proposal in self._first)
+        proposed = max(0, self.config.trials - self.trials_done - known)
+        return f"{counted(known)}, {proposed} proposed by {self.config.sampler}"
 
     @property
     def remaining(self) -> int:
@@ -104,18 +112,24 @@ class Proposer:
         return not self._exhausted and self._number <= self.config.trials
 
     def _known_proposals(self) -> deque[Proposal]:
-        """The dense reference, then known recipes within the budget."""
-        queue = deque([("reference", "dense", self.dense)])
+        """The dense reference, then known recipes within the budget, which leave half of the trials to the search."""
         shares = tuple(share for share in self.config.known if share <= self.config.budget)
         inside = self._measurable
         least = None if inside is None else inside.recipe(inside.smallest)
+        offered: dict[str, Known] = {}
         for one in known(self.space.shape, self.space.image, shares, self.space.cost, least):
             if inside is None or not inside.outside(one.recipe):
-                queue.append(("known", one.label, one.recipe))
-        proposals: dict[str, Proposal] = {}
-        for origin, label, recipe in queue:
-            proposals.setdefault(recipe.id, Proposal(len(proposals), "search", origin, label, recipe))
-        return deque(p for p in list(proposals.values())[: self.config.trials + 1] if p.key not in self.rows)
+                offered.setdefault(one.recipe.id, one)
+        offered.pop(self.dense.id, None)
+        done = [row for row in self.rows.values() if row["stage"] == "search"]
+        room = self.config.trials // 2 - sum(row["origin"] == "known" for row in done)
+        room = max(0, min(room, self.config.trials - self.trials_done))
+        left = [one for one in best_first(offered.values()) if ("search", one.recipe.id) not in self.rows][:room]
+        queue = [("reference", "dense", self.dense)] if ("search", self.dense.id) not in self.rows else []
+        queue += [("known", one.label, one.recipe) for one in offered.values() if one in left]
+        taken = {row["number"] for row in done}
+        numbers = (number for number in count() if number not in taken)
+        return deque(Proposal(next(numbers), "search", *one) for one in queue)
 
     def _next_search(self) -> Proposal | None:
         if self._first:

@@ -7,6 +7,7 @@ import pytest
 
 from raycomp.commands.choose import compare_command, pick_command, report_command
 from raycomp.commands.inputs import complete_sweep
+from raycomp.commands.inspect import front_command
 from raycomp.commands.manage import status_command
 from raycomp.errors import UserError
 from raycomp.report.choose import Limits, choose
@@ -14,6 +15,7 @@ from raycomp.report.compare import dense_row
 from raycomp.report.found import Found, difference
 from raycomp.report.status import status_of
 from raycomp.results.store import Store
+from tests.evaluate.test_per_image import made
 from tests.report.test_page import found
 
 
@@ -101,6 +103,44 @@ def test_a_drop_is_of_both_accuracies_unless_one_is_named(results, capsys):
     assert all(max(lost(row, "clean_miou"), lost(row, "corrupted_miou")) <= most for row in both)
     assert clean[0]["recipe_id"] == cheapest["recipe_id"] != both[0]["recipe_id"]
     assert picked(max_drop=most, max_corrupted_drop=2 * most) == both, "the strictest holds"
+
+
+def test_pick_is_as_sure_of_a_recipe_as_the_front_is(tmp_path, capsys):
+    images = {row["recipe_id"]: made(number).packed() for number, row in enumerate(FULL)}
+    rows = [row | {"per_image": images[row["recipe_id"]]} if row["stage"] == "full" else row for row in ROWS]
+    store = Store(tmp_path / "sure")
+    store.open(found().config)
+    for row in rows:
+        store.write(row)
+    store.lock.drop()
+    front_command("sure", results=str(tmp_path), as_json=True)
+    on_front = {row["recipe_id"]: row["trust"] for row in json.loads(capsys.readouterr().out)["front"]}
+    pick_command("sure", max_share="60%", results=str(tmp_path), as_json=True)
+    told = json.loads(capsys.readouterr().out)
+    picked = {row["recipe_id"]: row["trust"] for row in (told["recipe"], *told["others"])}
+    assert picked
+    assert picked.items() <= on_front.items()
+    pick_command("sure", max_share="60%", results=str(tmp_path))
+    text = capsys.readouterr().out
+    best = told["recipe"]
+    half = 100 * (best["trust"]["clean"][1] - best["trust"]["clean"][0]) / 2
+    assert f"{100 * best['clean_miou']:.2f} ±{half:.1f}" in text
+    assert "as good" in text
+    shown = [row["trust"]["tie"] or "" for row in (best, *told["others"][:5])]
+    lines = [line for line in text.splitlines() if line.startswith("│")]
+    assert [line.split("│")[-2].strip() for line in lines] == [tie[:6] for tie in shown]
+    assert any(shown)
+
+
+def test_pick_says_where_figures_are_of_the_search_stage(tmp_path, capsys):
+    store = Store(tmp_path / "begun")
+    store.open(found().config)
+    for row in ROWS[:5]:
+        store.write(row)
+    store.lock.drop()
+    pick_command("begun", max_share="100%", results=str(tmp_path))
+    said = " ".join(capsys.readouterr().out.split())  # a title is as wide as its table
+    assert "mIoU in % by the search stage, on fewer images, points against dense" in said
 
 
 def test_the_command_says_how_to_go_on(results, capsys):

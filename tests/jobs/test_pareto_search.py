@@ -15,6 +15,7 @@ from mlflow import MlflowClient
 from raycomp.evaluate.latency_table import LatencyTable
 from raycomp.models import checkpoints
 from raycomp.recipe import dense
+from raycomp.report.compare import final_front
 from raycomp.results.store import Store, completed
 from tests.conftest import TINY, seeded_model
 
@@ -148,6 +149,10 @@ def test_ctrl_c_leaves_a_result_and_the_same_command_goes_on(place):
     assert "the same command goes on" in output
     assert "Traceback" not in output
     assert (folder / "front.png").exists()
+    assert "trials to run: " in output
+    front = final_front(Store(folder).rows(), 0.8)
+    assert all(row["recipe_id"] in output for row in front), "all that is measured counts, the last trial included"
+    assert "Pareto front by the search stage, on fewer images" in output
     before = {p.name: p.stat().st_mtime_ns for p in folder.glob("trials/*.parquet")}
     assert 4 <= len(before) < 15
     again = run(place, *name)

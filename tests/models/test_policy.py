@@ -64,9 +64,11 @@ def test_superpatches_tile_a_crop(size, near):
         check_superpatches("data.window", size, 8)
 
 
-def test_images_without_labels_change_nothing():
+def test_superpatches_without_truth_change_nothing():
     policy = Policy("small", 8)
-    (value,) = policy_loss(policy, torch.randn(2, 3, 32, 48), torch.full((2, 32, 48), 255))
+    labels = torch.full((2, 32, 48), 7)
+    labels[:, ::2] = 255  # 2 x 3 superpatches, all at the border, of one class but for unlabelled pixels
+    (value,) = policy_loss(policy, torch.randn(2, 3, 32, 48), labels, ignore_border=True)
     value.backward()
     assert value == 0
     assert all((p.grad == 0).all() for p in policy.parameters())

@@ -8,10 +8,12 @@ import pytest
 from raycomp.data.corruptions import VARIANTS
 from raycomp.report.compare import (
     Gain,
+    Origins,
     at_budgets,
     compare,
     final_front,
     final_stage,
+    origins,
     rank_text,
     refined_front,
     refined_rows,
@@ -81,9 +83,39 @@ def test_a_recipe_that_was_refined_twice_is_told_by_its_latest_training():
 def test_an_empty_front_is_said_to_be_empty():
     out = console()
     with out.capture() as captured:
-        out.print(front_table([], in_time=True))
+        out.print(front_table([], True, Origins(3, 0)))
     assert "baselines at equal time" in captured.get()
     assert "no recipe within the limit is measured" in captured.get()
+    assert "3 known recipes, none proposed by the search" in captured.get()
+
+
+def test_the_best_of_known_recipes_alone_is_not_called_found():
+    known = [one for one in FULL if one["origin"] != "proposed"]
+    refined = row("a", 0.4, 0.9, 0.9, stage="refined")
+    search = [{**one, "stage": "search"} for one in FULL]
+    for rows, count, best in (
+        (known, Origins(3, 0), "best known"),
+        ([*FULL, *search, refined], Origins(3, 3), "best found"),
+    ):
+        assert origins(rows) == count
+        with (out := console()).capture() as captured:
+            out.print(budget_table(at_budgets(rows, (0.5, 0.3), 0.6), count))
+        assert [name in captured.get() for name in ("best known", "best found")] == [
+            best == "best known",
+            best == "best found",
+        ]
+    assert str(Origins(12, 10)) == "12 known recipes, 10 proposed by the search"
+    assert str(Origins(1, 0)) == "1 known recipe, none proposed by the search"
+
+
+def test_a_front_of_the_search_stage_says_so():
+    said = []
+    for stage in ("search", "full"):
+        rows = [{**one, "stage": stage} for one in FULL]
+        with (out := console()).capture() as captured:
+            out.print(front_table(compare(rows, 0.6), False, origins(rows)))
+        said.append("Pareto front by the search stage, on fewer images: mIoU" in captured.get())
+    assert said == [True, False]
 
 
 def test_gains_against_dense_and_interpolated_baselines():
@@ -153,8 +185,8 @@ def test_against_a_dense_model_of_no_accuracy_there_is_no_relative_degradation()
 
 def test_tables_and_plot_hold_every_front_member(tmp_path):
     with (out := console()).capture() as captured:
-        out.print(front_table(compare(FULL, 0.6), in_time=False))
-        out.print(budget_table(at_budgets(FULL, (0.5, 0.3), 0.6)))
+        out.print(front_table(compare(FULL, 0.6), False, origins(FULL)))
+        out.print(budget_table(at_budgets(FULL, (0.5, 0.3), 0.6), origins(FULL)))
     text = captured.get()
     assert "+25.0 / +20.0" in text
     assert "75.00 / 55.00" in text

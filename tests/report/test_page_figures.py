@@ -3,6 +3,7 @@
 import pytest
 
 from raycomp.recipe import BlockWidths, Recipe, ToMe, dense
+from raycomp.report.compare import origins
 from raycomp.report.found import Found, difference
 from raycomp.report.html.figures import beside_paper_figure, describe, front_figure, fronts_figure, history_figure
 from raycomp.report.html.importance import importance
@@ -105,6 +106,18 @@ def test_recipes_of_another_sweep_are_not_called_trials(tmp_path):
     assert f"<dt>Measured elsewhere</dt><dd>{len(rows) - 1} recipes" in text
     assert "<dt>Trials" not in text
     assert "<dt>Sampler" not in text
+
+
+@pytest.mark.parametrize(("known_alone", "best"), [(False, "best found"), (True, "best known")])
+def test_the_page_says_how_many_recipes_the_search_proposed(tmp_path, known_alone, best):
+    sweep = found()
+    rows = [row for row in sweep.rows if row["origin"] != "proposed" or not known_alone]
+    write_page([Found("tiny", sweep.config, rows)], tmp_path / "report.html")
+    text = (tmp_path / "report.html").read_text()
+    assert f"<dt>Of them</dt><dd>{origins(rows)}</dd>" in text
+    assert (origins(rows).proposed == 0) is known_alone
+    assert f"<th>{best}</th>" in text
+    assert f"{best.capitalize()}: of the front" in text
 
 
 def test_what_broke_is_told_worst_first_without_classes_that_do_not_occur():

@@ -29,9 +29,9 @@ def config(root, labelled: tuple[bool, ...]) -> SweepConfig:
 def test_saliency_passes_over_images_without_labels(tmp_path):
     """They made it NaN, and what was pruned then was chance."""
     model, cpu = seeded_model(SHAPE), torch.device("cpu")
-    some = score(model, config(tmp_path / "some", (True, False)), cpu)
-    alone = score(model, config(tmp_path / "alone", (True,)), cpu)
+    some = score(model, config(tmp_path / "some", (True, False)), cpu, "taylor")
+    alone = score(model, config(tmp_path / "alone", (True,)), cpu, "taylor")
     assert all(torch.equal(some[name], alone[name]) for name in alone)
     assert all(scores.isfinite().all() for scores in some.values())
     with pytest.raises(UserError, match=r"data\.train_split train: no pixel in the middle of an image is labelled"):
-        score(model, config(tmp_path / "none", (False, False)), cpu)
+        score(model, config(tmp_path / "none", (False, False)), cpu, "taylor")

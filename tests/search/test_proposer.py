@@ -6,7 +6,7 @@ import pytest
 
 from raycomp.errors import UserError
 from raycomp.recipe import BlockWidths, Recipe, dense
-from raycomp.search.known import BASELINES, known
+from raycomp.search.known import BASELINES, UNIFORM_BOTH, UNIFORM_PRUNING, UNIFORM_TOME, Known, best_first, known
 from raycomp.search.pareto import front
 from raycomp.search.proposal import Proposal
 from raycomp.search.proposer import Proposer
@@ -204,3 +204,46 @@ def test_a_dense_model_that_failed_is_measured_again_and_a_recipe_that_failed_is
     done = drive(again, 4)
     assert done[0].origin == "reference"
     assert not {p.recipe.id for p in done[1:]} & {row["recipe_id"] for row in rows}
+
+
+def test_known_recipes_leave_half_of_the_trials_to_the_search():
+    """The best kind comes first, at both ends of its costs; what is measured is not measured again later."""
+    rows, kinds = [], {}
+    for trials in (1, 4, 7, 60):
+        config = SEARCH.model_copy(update={"trials": trials, "sampler": "random"})
+        search = [p for p in drive(Proposer(SPACE, config, [])) if p.stage == "search"]
+        kinds[trials] = [p.label for p in search if p.origin == "known"]
+        assert len(search) == 1 + trials
+        assert [p.number for p in search] == list(range(1 + trials))
+    assert kinds[1] == []
+    assert kinds[4] == [f"{UNIFORM_BOTH} 70%", f"{UNIFORM_BOTH} 50%"]
+    assert set(kinds[7]) == {*kinds[4], f"{UNIFORM_PRUNING} 70%"}
+    assert len(kinds[60]) == len(list(known(TINY, TINY.image, (0.7, 0.5))))
+    for trials in (4, 4, 7, 60):
+        config = SEARCH.model_copy(update={"trials": trials, "sampler": "random"})
+        proposals = drive(Proposer(SPACE, config, rows))
+        rows += [fake_row(TINY, p) for p in proposals]
+        searched = [row for row in rows if row["stage"] == "search"]
+        assert [row["number"] for row in searched] == list(range(1 + trials))
+        assert [row["label"] for row in searched if row["origin"] == "known"][:2] == kinds[4]
+    assert {row["label"] for row in rows if row["origin"] == "known"} == set(kinds[60])
+
+
+def test_more_known_recipes_after_proposals_survive_a_restart():
+    few, more = (SEARCH.model_copy(update={"trials": trials, "sampler": "tpe"}) for trials in (4, 12))
+    start = [fake_row(TINY, p) for p in drive(Proposer(SPACE, few, []))]
+    undisturbed = [p.key for p in drive(Proposer(SPACE, more, start))]
+    for killed_after in range(1, 8):
+        before = drive(Proposer(SPACE, more, start), stop_after=killed_after)
+        rows = sorted(start + [fake_row(TINY, p) for p in before], key=lambda r: (r["stage"] != "search", r["number"]))
+        assert [p.key for p in before + drive(Proposer(SPACE, more, rows))] == undisturbed, killed_after
+
+
+def test_the_best_known_recipes_span_the_costs():
+    offered = [
+        Known(kind, share, dense(TINY)) for share in (0.6, 0.5, 0.4, 0.3) for kind in (UNIFORM_TOME, UNIFORM_BOTH)
+    ]
+    ordered = [one.label for one in best_first(offered)]
+    assert ordered[:4] == [f"{UNIFORM_BOTH} {share}" for share in ("60%", "30%", "50%", "40%")]
+    assert ordered[4:6] == [f"{UNIFORM_TOME} 60%", f"{UNIFORM_TOME} 30%"]
+    assert len(ordered) == len(set(ordered)) == 8

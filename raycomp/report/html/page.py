@@ -12,7 +12,15 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from raycomp.files import written
-from raycomp.report.compare import Comparison, agreement, at_budgets, first_agreement, rank_text, stage_agreement
+from raycomp.report.compare import (
+    Comparison,
+    agreement,
+    at_budgets,
+    first_agreement,
+    origins,
+    rank_text,
+    stage_agreement,
+)
 from raycomp.report.found import Found, difference, named
 from raycomp.report.html.figures import beside_paper_figure, front_figure, fronts_figure, history_figure
 from raycomp.report.html.importance import importance
@@ -65,6 +73,7 @@ def write_page(sweeps: Sequence[Found], path: AnyPath) -> None:
         in_time=any(map(timed, found.rows)),
         budgets=at_budgets(found.rows, found.config.search.known, found.share),
         baselines=BASELINES,
+        best=origins(found.rows).best,
         figures=figures,
         facts=_facts(found),
         failures=[row for row in found.rows if row["status"] == "failed"],
@@ -182,7 +191,8 @@ def _origin(found: Found) -> list[tuple[str, str]]:
     if elsewhere and not found.trials:
         return [("Measured elsewhere", f"{len(elsewhere)} recipes of another sweep's search")]
     counts = ", ".join(f"{count} {status}" for status, count in statuses.items()) or "none"
-    return [("Trials", f"{counts} of {search.trials}"), ("Sampler, seed", f"{search.sampler}, {search.seed}")]
+    trials = [("Trials", f"{counts} of {search.trials}"), ("Of them", str(origins(found.rows)))]
+    return [*trials, ("Sampler, seed", f"{search.sampler}, {search.seed}")]
 
 
 def _time(seconds: float) -> str:
