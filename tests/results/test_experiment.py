@@ -8,7 +8,9 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.tracking._tracking_service.utils import _artifact_repos_cache as repositories
 
+from raycomp.commands.manage import track_command
 from raycomp.results import experiment
+from raycomp.results.store import Store
 from raycomp.results.tracking import Tracker, default_uri
 from tests.results.databases import fresh_database
 from tests.results.test_store import CONFIG
@@ -120,3 +122,22 @@ def test_copied_results_are_whole_and_write_where_they_are(results, tmp_path):
     assert len(list(copy.glob("mlartifacts/*/artifacts/report.html"))) == 2
     assert sorted(path.relative_to(results) for path in results.rglob("*") if path.is_file()) == here
     assert tracker(results).missing(ROWS) == []
+
+
+def test_the_advised_backfill_fills_a_deleted_experiment(results, capsys):
+    store = Store(results / "sweep")
+    store.open(CONFIG)
+    for row in ROWS:
+        store.write(row)
+    store.lock.drop()
+    client = MlflowClient(default_uri(str(results)))
+    client.delete_experiment(client.create_experiment("raycomp"))
+    options = {"sweep": "sweep", "results": str(results), "as_json": False}
+    track_command(**options)
+    assert f"has 0 of {len(ROWS)} rows; --backfill adds the rest" in " ".join(capsys.readouterr().out.split())
+    track_command(**options, backfill=True)
+    told = capsys.readouterr()
+    assert f"{len(ROWS)} of {len(ROWS)} rows added" in " ".join(told.out.split())
+    assert "MLflow's experiment raycomp was deleted" in told.err
+    track_command(**options)
+    assert f"has {len(ROWS)} of {len(ROWS)} rows" in " ".join(capsys.readouterr().out.split())
