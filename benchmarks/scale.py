@@ -188,7 +188,7 @@ def with_tune(folder: Path, actors: int, workers: int, seconds: float, rounds: i
     store.open(config)
     (folder / "log").mkdir()
     shorter = seconds * actors / workers
-    ray.init(num_cpus=actors, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    ray.init("local", num_cpus=actors, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     connect()
     base = SimpleNamespace(config=config, space=space, seconds=shorter, log=folder / "log")
     tracker = Tracker(default_uri(str(folder)), folder / "sweep", config, _CLASSES, print)

@@ -53,6 +53,14 @@ def written(path: AnyPath) -> Iterator[Path]:
         raise UserError(f"{path}: not written: {str(error).splitlines()[0]}") from error
 
 
+def put_aside(path: Path) -> Path:
+    """Rename a broken file, never over another one, and return its new path."""
+    number = 1
+    while (aside := path.with_name(f"{path.name}.broken-{number}")).exists():
+        number += 1
+    return path.rename(aside)
+
+
 @contextmanager
 def _beside(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")

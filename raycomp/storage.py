@@ -108,8 +108,10 @@ def located(text: str) -> AnyPath:
     """A local path, or the path that a URI names; access keys come from the environment, as for every AWS tool.
 
     Raises:
-        UserError: for a URI of an unknown kind.
+        UserError: for a URI of an unknown kind, and a name that is no text, which no row or URI can hold.
     """
+    if any("\ud800" <= sign <= "\udfff" for sign in text):
+        raise UserError(f"{text.encode(errors='surrogateescape')!r}: a path that is not UTF-8")
     scheme = _SCHEME.match(text)
     if scheme is None:
         return Path(text)

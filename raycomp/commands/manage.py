@@ -65,7 +65,9 @@ def track_command(
         members = final_front(rows, config.search.budget)
         marked = [*members, *refined_front(rows)]
         if not tracker.finish(marked, status_of(store).state == "finished", front_volume(members, rows)):
-            raise UserError(problems[0])
+            raise UserError(problems[-1])
+        for line in problems:
+            tables.console(aside=True).print(line, style="yellow", highlight=False, soft_wrap=True)
     if as_json:
         added = len(missing) if backfill else 0
         print_json({"tracking": shown, "rows": len(rows), "missing": len(missing) - added, "added": added})

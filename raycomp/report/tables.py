@@ -1,6 +1,7 @@
 """Tables for the terminal: the front, the matched budgets, a profile, a recipe."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -37,8 +38,9 @@ def console(aside: bool = False) -> Console:
     Args:
         aside: stderr, for what is said beside JSON.
     """
-    terminal = Console(stderr=aside, markup=False)  # brackets are parts of names and paths
-    return terminal if terminal.is_terminal else Console(stderr=aside, markup=False, width=_PLAIN_WIDTH)
+    plain = partial(Console, stderr=aside, markup=False, emoji=False)  # a path such as a[b]:c: keeps its signs
+    terminal = plain()
+    return terminal if terminal.is_terminal else plain(width=_PLAIN_WIDTH)
 
 
 def front_table(comparisons: Sequence[Comparison], in_time: bool, of: Origins) -> FittedTable:

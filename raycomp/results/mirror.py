@@ -10,10 +10,11 @@ from collections import deque
 from collections.abc import Callable
 
 from raycomp.errors import first_line
-from raycomp.results.row import Row
+from raycomp.results.row import Row, identity
 from raycomp.storage import without_password
 
 _PATIENCE = 30.0  # seconds until a copy that failed is tried again
+_LONGEST = 90.0  # seconds that a job waits, at its end, for a copy that does not get on
 
 
 class Mirror:
@@ -27,8 +28,10 @@ class Mirror:
         self._name, self._where, self._warn = name, where, warn
         self._queue: queue.SimpleQueue[Row | str | None] = queue.SimpleQueue()  # which signal handlers may use
         self._waiting: deque[Row | str] = deque()
-        self._connected, self._told = False, False
-        self._next_try = 0.0
+        self._rows: dict[str, Row] = {}
+        """The latest of each identity: a copy that is put aside or deleted meanwhile gets them again."""
+        self._connected, self._told, self._given_up = False, False, False
+        self._next_try, self._got_on = 0.0, 0.0
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
 
     def log(self, row: Row) -> None:
@@ -36,10 +39,18 @@ class Mirror:
         self._put(row)
 
     def close(self) -> bool:
-        """Wait until all is written, or has failed once more; returns whether all is written."""
+        """Wait until all is written, has failed once more, or does not get on; returns whether all is written."""
         self._put(None)
-        self._thread.join()
-        return not self._waiting and self._connected
+        return self._ended(self._thread) and not self._waiting and self._connected
+
+    def bounded(self, step: Callable[[], None]) -> bool:
+        """Take a step as `guarded` does, after `close`, and give up where it does not get on."""
+        if self._given_up:
+            return False
+        taken: list[bool] = []
+        thread = threading.Thread(target=lambda: taken.append(self.guarded(step)), name=self._name, daemon=True)
+        thread.start()
+        return self._ended(thread) and taken == [True]
 
     def connect(self) -> None:
         """Open the copy and find what it holds already. Called again after a failure."""
@@ -54,7 +65,8 @@ class Mirror:
         try:
             if not self._connected:
                 self.connect()
-                self._connected = True
+                self._connected, texts = True, [item for item in self._waiting if isinstance(item, str)]
+                self._waiting = deque([*self._rows.values(), *texts])
             step()
         except Exception as error:  # whatever a server or database does, the sweep goes on
             self._connected, self._next_try = False, time.monotonic() + _PATIENCE
@@ -70,6 +82,8 @@ class Mirror:
     def _work(self) -> None:
         while (item := self._queue.get()) is not None:
             self._waiting.append(item)
+            if not isinstance(item, str):
+                self._rows[identity(item)] = item
             if time.monotonic() >= self._next_try:
                 self.guarded(self._drain)
         self.guarded(self._drain)
@@ -78,6 +92,17 @@ class Mirror:
         while self._waiting:
             self.write(self._waiting[0])
             self._waiting.popleft()
+            self._got_on = time.monotonic()
+
+    def _ended(self, thread: threading.Thread) -> bool:
+        """Wait for a thread for as long as rows are written; one that hangs ends with the process."""
+        self._got_on = time.monotonic()
+        while thread.is_alive() and not self._given_up:
+            thread.join(min(1.0, _LONGEST))
+            if thread.is_alive() and time.monotonic() - self._got_on > _LONGEST:
+                self._given_up, self._connected = True, False
+                self._tell(TimeoutError(f"no answer in {_LONGEST:.0f} s"))
+        return not self._given_up
 
     def _tell(self, error: Exception) -> None:
         if self._told:

@@ -8,32 +8,29 @@ import re
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 from raycomp.config import SweepConfig
 from raycomp.files import fetched
+from raycomp.results import experiment
 from raycomp.results.lock import alone
 from raycomp.results.mirror import Mirror
 from raycomp.results.row import Row, cost_share, identity
 from raycomp.results.tracked_inputs import Inputs
+from raycomp.results.tracked_rows import flat, metrics, note, params, started
 from raycomp.storage import AnyPath, located
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-_EXPERIMENT = "raycomp"
 _UNUSED = {"train", "elastic", "refine"}  # sections that measure nothing
 _KEY, _PARENT, _SWEEP, _PATH = "raycomp.row", "mlflow.parentRunId", "raycomp.sweep", "raycomp.folder"
 _STARTED = "raycomp.started"  # tells a row from one of before that it replaced, as of a recipe refined anew
 _KILLED = "KILLED"
+_UNQUOTED = re.compile(r"[A-Za-z0-9.-]*$")
 _BAND = 10  # width of a budget band, percent of the dense GFLOPs
-_SQLITE = "sqlite:///"
-_METRICS = (
-    "gflops", "gflops_share", "predicted_ms", "clean_miou", "corrupted_miou", "rpc", "effective_rank",
-    "latency_ms", "throughput", "params", "seconds",
-)  # fmt: skip
 _ENVIRONMENT = {
     "MLFLOW_LOGGING_LEVEL": "CRITICAL",  # no migration notes between lines of progress; problems are told by a mirror
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # by default minutes, by which a server that is down would hold up a job
@@ -49,7 +46,7 @@ def tracking_uri(given: str | None, results: str) -> str:
 def default_uri(results: str) -> str:
     """SQLite in the results folder; in `results` here, where the results lie in object storage."""
     folder = located(results)
-    return f"{_SQLITE}{((folder if isinstance(folder, Path) else Path('results')) / 'mlflow.db').resolve()}"
+    return experiment.sqlite_uri(((folder if isinstance(folder, Path) else Path("results")) / "mlflow.db").resolve())
 
 
 @dataclass(frozen=True)
@@ -93,13 +90,13 @@ class Tracker(Mirror):
         Returns:
             Whether everything is there.
         """
-        done = self.close() and self.guarded(lambda: self._end("FINISHED" if finished else _KILLED))
-        return done and (front is None or self.guarded(lambda: self._mark(list(front), hypervolume)))
+        done = self.close() and self.bounded(lambda: self._end("FINISHED" if finished else _KILLED))
+        return done and (front is None or self.bounded(lambda: self._mark(list(front), hypervolume)))
 
     def attach(self, artifacts: Iterable[AnyPath]) -> None:
         """Add files to the parent run, after `finish`."""
         if self._connected:
-            self.guarded(lambda: self._attach(list(artifacts)))
+            self.bounded(lambda: self._attach(list(artifacts)))
 
     def missing(self, rows: Iterable[Row]) -> list[Row]:
         """The rows that have no run which says the same. Changes nothing."""
@@ -108,48 +105,68 @@ class Tracker(Mirror):
 
     def connect(self) -> None:
         """Find or make the experiment and the parent run, and what runs it has."""
-        if self._uri.startswith(_SQLITE):  # of processes that make a new database at once, all but one would fail
-            folder = Path(self._uri.removeprefix(_SQLITE)).parent
-            with alone(folder / ".mlflow.lock"):
-                self._find()
-                self._make((folder / "mlartifacts").resolve().as_uri())
+        if (file := experiment.sqlite_file(self._uri)) is None:
+            self._open()
         else:
-            self._find()
-            self._make(None)
+            with alone(
+                file.parent / ".mlflow.lock"
+            ):  # of processes that make a database at once, all but one would fail
+                self._open()
         assert self._client is not None
+        tags = {_SWEEP: self._config.name, _PATH: str(self._folder.resolve())}
         if self._parent:
             self._client.update_run(self._parent, status="RUNNING")
-            self._client.set_tag(self._parent, _SWEEP, self._config.name)  # older ones have their space's name
+            for key, value in tags.items():  # older ones have their space's name; the folder may have been moved
+                self._client.set_tag(self._parent, key, value)
         else:
-            tags = {_SWEEP: self._config.name, _PATH: str(self._folder.resolve()), "family": "sweep"}
-            tags["dataset"] = self._config.data.dataset
+            tags |= {"family": "sweep", "dataset": self._config.data.dataset}
             self._parent = self._client.create_run(self._experiment, tags=tags, run_name=self._folder.name).info.run_id
         if not self._described:
-            self._batch(self._parent, params=_flat(self._config.model_dump(mode="json", exclude=_UNUSED)))
+            self._batch(self._parent, params=flat(self._config.model_dump(mode="json", exclude=_UNUSED)))
             self._described = True
         self._inputs = Inputs(self._client, self._experiment, self._config)
 
-    def _make(self, artifacts: str | None) -> None:
-        """Make the experiment where there is none."""
-        if not self._experiment:
-            assert self._client is not None
-            self._experiment = str(self._client.create_experiment(_EXPERIMENT, artifacts))
+    def _open(self) -> None:
+        """Find the experiment, or make one, and put aside what is broken."""
+        if self._own is not None:
+            experiment.clear(self._own, self._warn)
+        self._find()
+        assert self._client is not None
+        self._experiment = experiment.opened(self._client, self._uri, self._warn)
 
     def _find(self) -> None:
         for name, value in _ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         from mlflow import MlflowClient  # slow to import, and only here
 
+        self._experiment, self._parent, self._described, self._children = "", "", False, {}
+        if self._own is not None and experiment.damage(self._own):
+            return  # nothing in it can be read, and asking for a client would already try to
         self._client = MlflowClient(self._uri)
-        experiment = self._client.get_experiment_by_name(_EXPERIMENT)
-        self._experiment = "" if experiment is None else str(experiment.experiment_id)
-        if experiment is None:
+        if (there := experiment.active(self._client)) is None:
             return
-        ours = f"tags.`{_PATH}` = '{self._folder.resolve()}'"
-        found = self._client.search_runs([self._experiment], ours, max_results=1)
-        self._parent = found[0].info.run_id if found else ""
-        self._described = bool(found and found[0].data.params)
-        self._children = self._runs() if found else {}
+        self._experiment = str(there.experiment_id)
+        ends = _UNQUOTED.findall(self._folder.resolve().name)[0]  # MLflow's filters cannot hold every path
+        found = list(self._pages(f"tags.`{_PATH}` LIKE '%{ends}'"))
+        parent = max(found, key=self._sameness, default=None)
+        if parent is not None and self._sameness(parent):
+            self._parent, self._described = parent.info.run_id, bool(parent.data.params)
+            self._children = self._runs()
+
+    def _sameness(self, run: "Run") -> int:
+        """How surely a run is this sweep's: 2 by its folder, 1 by its name where the database moved with the folder."""
+        path, ours = run.data.tags[_PATH], self._folder.resolve()
+        if path == str(ours):
+            return 2
+        return int(self._own is not None and PurePosixPath(path).name == ours.name)
+
+    @property
+    def _own(self) -> Path | None:
+        """The SQLite file that lies with the sweeps and goes where they go."""
+        file = experiment.sqlite_file(self._uri)
+        if file is None or not isinstance(self._folder, Path):
+            return None
+        return file if file.resolve().parent == self._folder.parent.resolve() else None
 
     def write(self, item: Row | str) -> None:
         """Log a row, unless it is logged; a text is the parent run's status."""
@@ -161,7 +178,7 @@ class Tracker(Mirror):
     def _is_logged(self, row: Row) -> bool:
         """Whether the row's run is complete; what failed may have been measured since, in a run of its own."""
         child, complete = self._children.get(identity(row)), row["status"] != "failed"
-        if child is None or child.started not in ("", _started(row)):
+        if child is None or child.started not in ("", started(row)):
             return False
         return child.status == "FINISHED" or (child.status == "FAILED" and not complete)
 
@@ -169,11 +186,11 @@ class Tracker(Mirror):
         assert self._client is not None
         key, complete = identity(row), row["status"] != "failed"
         before = self._children.get(key)
-        same = before is not None and before.started in ("", _started(row))
+        same = before is not None and before.started in ("", started(row))
         cut_off = before is not None and same and before.status == "RUNNING"  # such a run is filled in
         run = before.run if before is not None and cut_off else self._create(row)
-        self._children[key] = _Child(run, "RUNNING", _started(row))
-        self._batch(run, params=_params(row), metrics=self._metrics(row))
+        self._children[key] = _Child(run, "RUNNING", started(row))
+        self._batch(run, params=params(row), metrics=metrics(row, self._classes))
         if self._inputs is not None and row.get("evalset") and row.get("checkpoint"):
             try:
                 self._inputs.log(run, row)
@@ -185,14 +202,14 @@ class Tracker(Mirror):
             self._client.set_tag(run, "error", row["error"] or "")
         status = "FINISHED" if complete else "FAILED"
         self._client.set_terminated(run, status)
-        self._children[key] = _Child(run, status, _started(row))
+        self._children[key] = _Child(run, status, started(row))
         if before is not None and not same and before.status != "FAILED":
             self._client.delete_run(before.run)  # of the row that this one replaced
 
     def _runs(self) -> dict[str, _Child]:
         """The parent's children; of a row that failed and was measured again, the later."""
         found: dict[str, _Child] = {}
-        for run in self._pages():
+        for run in self._pages(self._of_parent):
             child = _Child(run.info.run_id, run.info.status, run.data.tags.get(_STARTED, ""))
             key, before = run.data.tags[_KEY], found.get(run.data.tags[_KEY])
             rank = (child.status == "FINISHED", child.started)
@@ -200,11 +217,14 @@ class Tracker(Mirror):
                 found[key] = child
         return found
 
-    def _pages(self) -> Iterable["Run"]:
+    @property
+    def _of_parent(self) -> str:
+        return f"tags.`{_PARENT}` = '{self._parent}'"
+
+    def _pages(self, only: str) -> Iterable["Run"]:
         assert self._client is not None
         token: str | None = ""
         while token is not None:
-            only = f"tags.`{_PARENT}` = '{self._parent}'"
             page = self._client.search_runs([self._experiment], only, page_token=token)
             yield from page
             token = page.token or None
@@ -217,7 +237,7 @@ class Tracker(Mirror):
         tags = {
             _PARENT: self._parent,
             _KEY: identity(row),
-            _STARTED: _started(row),
+            _STARTED: started(row),
             _SWEEP: row["sweep"],
             "stage": row["stage"],
             "status": row["status"],
@@ -231,12 +251,6 @@ class Tracker(Mirror):
             tags["method"] = row["origin"]
         name = f"{row['recipe_id'][:6]} {row['label'] or row['family']}, {row['stage']}"  # columns cut the end off
         return str(self._client.create_run(self._experiment, tags=tags, run_name=name).info.run_id)
-
-    def _metrics(self, row: Row) -> dict[str, float]:
-        metrics = {name: row.get(name) for name in _METRICS}
-        for index, value in enumerate(row.get("class_iou") or []):
-            metrics[f"iou_{_safe(self._classes[index])}"] = value
-        return {name: float(value) for name, value in metrics.items() if value is not None and value == value}
 
     def _batch(self, run: str, params: dict[str, str], metrics: dict[str, float] | None = None) -> None:
         from mlflow.entities import Metric, Param
@@ -262,7 +276,7 @@ class Tracker(Mirror):
     def _mark(self, front: list[Row], hypervolume: float | None) -> None:
         assert self._client is not None
         members = {self._children[key].run for row in front if (key := identity(row)) in self._children}
-        before = {run.info.run_id for run in self._pages() if run.data.tags.get("on_front") == "true"}
+        before = {run.info.run_id for run in self._pages(self._of_parent) if run.data.tags.get("on_front") == "true"}
         for run in members ^ before:  # a longer sweep may push a member off
             self._client.set_tag(run, "on_front", str(run in members).lower())
         if found := [row for row in front if row["stage"] != "refined"]:
@@ -272,51 +286,4 @@ class Tracker(Mirror):
                 best["front_hypervolume"] = hypervolume
             self._batch(self._parent, params={}, metrics=best)
         if front:
-            self._client.set_tag(self._parent, "mlflow.note.content", _note(front))
-
-
-def _started(row: Row) -> str:
-    return row["started"].isoformat() if row.get("started") else ""
-
-
-def _note(front: Sequence[Row]) -> str:
-    """The front in Markdown, which MLflow shows on top of the parent's page."""
-    lines = [
-        "The Pareto front: runs with `tags.on_front = 'true'`. Picture and report are among the artifacts.",
-        "",
-        "| recipe | what | GFLOPs | of dense | clean mIoU | corrupted mIoU |",
-        "|---|---|---:|---:|---:|---:|",
-    ]
-    for row in front:
-        figures = (
-            f"{row['gflops']:.4f} | {row['gflops_share']:.1%} | {row['clean_miou']:.2%} | {row['corrupted_miou']:.2%}"
-        )
-        lines.append(f"| `{row['recipe_id']}` | {row['label'] or row['family']} | {figures} |")
-    return "\n".join(lines)
-
-
-def _params(row: Row) -> dict[str, str]:
-    """Widths and ratios, one parameter a block, so that the UI can put each on an axis."""
-    params = {"embed": str(row["embed"])}
-    for name in ("setting", "seed", "recovery_steps"):
-        if row["stage"] in ("benchmark", "refined"):
-            params[name] = str(row[name])
-    for kind in ("heads", "qk", "v", "mlp", "ratios"):
-        name = "merge" if kind == "ratios" else kind
-        for block, value in enumerate(row[kind]):
-            params[f"{name}_{block:02d}"] = f"{value:.4g}" if kind == "ratios" else str(value)
-    return params
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
-    flat: dict[str, str] = {}
-    for key, value in values.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
-        elif value is not None:
-            flat[f"{prefix}{key}"] = str(value)
-    return flat
-
-
-def _safe(name: str) -> str:
-    return re.sub(r"[^\w.-]+", "_", name)
+            self._client.set_tag(self._parent, "mlflow.note.content", note(front))

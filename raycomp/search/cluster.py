@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from raycomp.config import SweepConfig
 from raycomp.errors import UserError
 from raycomp.memory import keep_freed_memory
+from raycomp.search.address import joined
 
 if TYPE_CHECKING:
     import torch
@@ -23,17 +24,24 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # no warning o
 
 
 def connect() -> None:
-    """Join the cluster of RAY_ADDRESS (set in a Ray job), or start Ray on this machine.
+    """Join the cluster of RAY_ADDRESS (set in a Ray job) or of `ray start`, or start Ray on this machine.
 
     Raises:
-        UserError: where the temporary folder has too long a path.
+        UserError: where the cluster that is to be joined does not answer, or does not let the job in, and where the
+            temporary folder has too long a path.
     """
     import ray
+    from ray.exceptions import RayError
 
     if not ray.is_initialized():
+        there = joined()
+        if there is not None:
+            there.check()
         try:
             ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-        except OSError as error:
+        except (ImportError, OSError, RayError, RuntimeError, ValueError) as error:
+            if there is not None:
+                raise there.refused(" ".join(f"{error.__cause__ or error}".split())) from None
             if "AF_UNIX" not in str(error):
                 raise
             variable = "RAY_TMPDIR" if os.environ.get("RAY_TMPDIR") else "TMPDIR"

@@ -4,6 +4,8 @@ It is a copy. The proposer's own study is in memory and made from the rows: ther
 the database does, and no trial that was cut off is left behind.
 """
 
+import os
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -12,8 +14,11 @@ from typing import Any
 import optuna
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal._file import LOCK_FILE_SUFFIX
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from raycomp.errors import first_line
+from raycomp.files import put_aside
 from raycomp.results.mirror import Mirror
 from raycomp.results.row import Row
 from raycomp.search.asker import as_trial
@@ -22,6 +27,8 @@ from raycomp.search.space import Space
 from raycomp.storage import AnyPath
 
 _ROW = "raycomp.row"
+_JOURNAL = "journal:"
+_HELD = 5.0  # seconds after which a lock that stays the same is nobody's
 _OBJECTIVES = ["clean_miou", "corrupted_miou", "cost"]
 
 
@@ -29,7 +36,7 @@ def study_uri(given: str | None, folder: AnyPath) -> str | None:
     """Where the study is kept: as given, else in a journal file of the sweep's folder; None in object storage."""
     if given is not None:
         return given
-    return f"journal:{(folder / 'study.journal').resolve()}" if isinstance(folder, Path) else None
+    return f"{_JOURNAL}{(folder / 'study.journal').resolve()}" if isinstance(folder, Path) else None
 
 
 class StudyCopy(Mirror):
@@ -46,7 +53,7 @@ class StudyCopy(Mirror):
         """Open or create the study, and see which rows it has."""
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._study = optuna.create_study(
-            storage=_storage(self._uri), study_name=self._study_name, directions=list(DIRECTIONS), load_if_exists=True
+            storage=self._storage(), study_name=self._study_name, directions=list(DIRECTIONS), load_if_exists=True
         )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -73,8 +80,46 @@ class StudyCopy(Mirror):
         failed = row["status"] == "failed"  # else stopped, or a known recipe that Optuna's distributions do not hold
         return create_trial(state=TrialState.FAIL if failed else TrialState.PRUNED, user_attrs=attrs)
 
+    def _storage(self) -> BaseStorage:
+        if not self._uri.startswith(_JOURNAL):
+            return RDBStorage(self._uri)
+        file = Path(self._uri.removeprefix(_JOURNAL))
+        _unlock(file, self._warn)
+        try:
+            if file.exists() and not _ends_whole(file):  # Optuna would write on in that line, and then read no further
+                raise ValueError("its last line is torn")
+            return JournalStorage(JournalFileBackend(str(file)))
+        except (AttributeError, LookupError, TypeError, ValueError) as error:  # what reading its lines again raises
+            aside = put_aside(file)
+            self._warn(f"{file} was broken ({first_line(error)}): it is {aside.name} now, and a new one is made")
+            return JournalStorage(JournalFileBackend(str(file)))
 
-def _storage(uri: str) -> BaseStorage:
-    if uri.startswith("journal:"):
-        return JournalStorage(JournalFileBackend(uri.removeprefix("journal:")))
-    return RDBStorage(uri)
+
+def _ends_whole(file: Path) -> bool:
+    with file.open("rb") as journal:
+        size = journal.seek(0, os.SEEK_END)
+        journal.seek(max(0, size - 1))
+        return journal.read() in (b"", b"\n")
+
+
+def _unlock(file: Path, warn: Callable[[str], None]) -> None:
+    """Remove the lock of a process that was killed while it wrote; others hold theirs for milliseconds, each a new one.
+
+    Optuna waits for half a minute, and for ever where the lock is a link to a file that has been moved.
+    """
+    lock = file.with_name(file.name + LOCK_FILE_SUFFIX)
+    until, held = time.monotonic() + _HELD, _identity(lock)
+    while held is not None and _identity(lock) == held:
+        if time.monotonic() > until:
+            lock.unlink(missing_ok=True)
+            warn(f"{lock} was left by a process that ended: removed")
+            return
+        time.sleep(0.1)
+
+
+def _identity(lock: Path) -> tuple[int, int] | None:
+    try:
+        stat = lock.lstat()
+    except FileNotFoundError:
+        return None
+    return stat.st_ino, stat.st_ctime_ns

@@ -278,3 +278,26 @@ def test_front_and_explain_read_the_sweep(place):
         "report": "page.html",
         "sweeps": ["tiny"],
     }
+
+
+@pytest.mark.slow
+def test_results_in_a_folder_with_quotes_and_signs_of_uris(place, tmp_path):
+    results = tmp_path / "it's #1, 100%? [b]"
+    options = ("--results", str(results), "--trials", "3", "--budget", "80%")
+    done = run(place, *options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"report: {results / 'tiny' / 'report.html'}" in done.stdout
+    assert " at " + "sqlite" not in done.stdout.replace("--backend-store-uri", "")
+    again = run(place, *options)
+    assert "found 3 of 3 trials, going on" in again.stdout, again.stdout + again.stderr
+    copied = tmp_path / "copied to here"  # as to another machine: the same command goes on
+    results.rename(copied)
+    longer = run(place, "--results", str(copied), "--trials", "5", "--budget", "80%")
+    assert longer.returncode == 0, longer.stdout + longer.stderr
+    assert f"{copied / 'tiny'}: found 3 of 5 trials, going on" in longer.stdout
+    tool = str(Path(sys.executable).with_name("raycomp"))
+    rows = len(Store(copied / "tiny").rows())
+    told = execute(place, tool, "track", "tiny", "--results", str(copied))
+    assert f"has {rows} of {rows} rows" in told.stdout, told.stdout + told.stderr
+    assert [path.name for path in tmp_path.iterdir()] == [copied.name], "something beside the results"
+    assert list(copied.glob("mlartifacts/*/artifacts/front.png"))

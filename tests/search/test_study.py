@@ -1,5 +1,8 @@
 """The copy of a sweep in Optuna's storage: journal file, and PostgreSQL."""
 
+import json
+import time
+
 import optuna
 import pytest
 from optuna.storages import JournalStorage, RDBStorage
@@ -59,6 +62,66 @@ def test_a_sweep_is_in_a_journal_file_once(tmp_path):
     copied(uri, proposer, rows[:5])
     copied(uri, proposer, rows)  # the same command, going on
     copied(uri, proposer, rows)
+    check(JournalStorage(JournalFileBackend(str(tmp_path / "study.journal"))), rows)
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        lambda whole: whole[:-20],  # a process that died while it wrote
+        lambda whole: whole[:-20] + b'{"op_code":4}\n' + whole[-60:],  # and another one that wrote on
+        lambda whole: b"\0" * len(whole),  # a machine that lost its power
+        lambda whole: json.dumps([1]).encode() + b"\n" + whole,
+    ],
+)
+def test_a_journal_that_is_broken_is_put_aside_and_made_anew(tmp_path, broken):
+    proposer, rows = searched()
+    uri, journal, lines = study_uri(None, tmp_path), tmp_path / "study.journal", []
+    copied(uri, proposer, rows[:9])
+    held = broken(journal.read_bytes())
+    journal.write_bytes(held)
+    copy = copied(uri, proposer, rows, lines.append)
+    assert copy._connected
+    assert len(lines) == 1
+    assert "study.journal was broken (" in lines[0]
+    assert "it is study.journal.broken-1 now" in lines[0]
+    assert (tmp_path / "study.journal.broken-1").read_bytes() == held
+    check(JournalStorage(JournalFileBackend(str(journal))), rows)
+
+
+def test_a_journal_that_breaks_while_it_is_written_gets_all_rows_again(tmp_path, monkeypatch):
+    proposer, rows = searched()
+    journal, lines = tmp_path / "study.journal", []
+    monkeypatch.setattr("raycomp.results.mirror._PATIENCE", 0.0)
+    copy = StudyCopy(study_uri(None, tmp_path), "tiny", proposer.space, lines.append)
+    for row in rows[:9]:
+        copy.log(row)
+    deadline = time.monotonic() + 20
+    while copy._queue.qsize() or copy._waiting or not copy._connected:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    journal.write_bytes(journal.read_bytes() + b"torn")
+    for row in rows[9:]:
+        copy.log(row)
+    assert copy.close()
+    check(JournalStorage(JournalFileBackend(str(journal))), rows)
+
+
+@pytest.mark.parametrize("left", ["file", "link", "link to nothing"])
+def test_a_lock_that_a_killed_process_left_is_removed(tmp_path, monkeypatch, left):
+    monkeypatch.setattr("raycomp.search.study._HELD", 0.3)
+    proposer, rows = searched()
+    lock, lines = tmp_path / "study.journal.lock", []
+    if left == "file":
+        lock.touch()
+    else:
+        lock.symlink_to(tmp_path / ("study.journal" if left == "link" else "elsewhere"))
+    began = time.monotonic()
+    assert copied(study_uri(None, tmp_path), proposer, rows, lines.append)._connected
+    assert time.monotonic() - began < 10
+    assert lines == [f"{lock} was left by a process that ended: removed"]
+    assert not lock.is_symlink()
+    assert not lock.exists()
     check(JournalStorage(JournalFileBackend(str(tmp_path / "study.journal"))), rows)
 
 
