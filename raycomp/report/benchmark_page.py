@@ -13,6 +13,7 @@ from raycomp.benchmark.speed import Timing
 from raycomp.files import written
 from raycomp.report.benchmark import page, results
 from raycomp.report.benchmark_plots import plot_accuracy, plot_rank, plot_scenes
+from raycomp.report.published import comparability
 from raycomp.results.row import Row
 from raycomp.search.base import Base
 from raycomp.storage import AnyPath
@@ -32,7 +33,8 @@ def write_page(
     seeds = sorted({row["seed"] for row in rows})
     facts = [
         f"Data: {config.data.dataset} {config.data.eval_split}, {config.evaluation.full.clean} clean images and "
-        f"{config.evaluation.full.corrupted} of each of 80 corrupted variants; checkpoint {base.checkpoint}.",
+        f"{config.evaluation.full.corrupted} of each of 80 corrupted variants; checkpoint {base.checkpoint}. "
+        + comparability(config),
         f"Recovery: {recovery.steps} steps of fine-tuning, seeds {', '.join(map(str, seeds))}."
         if recovery.steps
         else "Recovery: none, models are measured as cut; nothing is random.",

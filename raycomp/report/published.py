@@ -6,6 +6,9 @@ under High Compression", arXiv 2607.02237.
 
 from typing import NamedTuple
 
+from raycomp.config import SweepConfig
+from raycomp.data.corruptions import SEVERITIES
+
 
 class Published(NamedTuple):
     """One entry; mIoU in %."""
@@ -15,7 +18,23 @@ class Published(NamedTuple):
     corrupted: float
 
 
+class Protocol(NamedTuple):
+    """What the images of a published figure are."""
+
+    split: tuple[str, ...]
+    """Names of the split."""
+    images: int
+    short_side: int
+    """The size they are brought to, pixels."""
+
+
 DENSE = "dense"
+
+PROTOCOLS = {
+    "ade20k": Protocol(("val", "validation"), 2000, 512),
+    "cityscapes": Protocol(("val",), 500, 1024),
+}
+"""Of the paper and of Segmenter: every image of the split at its original size, and all 80 variants of each."""
 
 PUBLISHED: dict[str, dict[str, tuple[Published, ...]]] = {
     "ade20k": {
@@ -35,3 +54,31 @@ PUBLISHED: dict[str, dict[str, tuple[Published, ...]]] = {
         "NViT+ToMe": (Published(141.46, 77.58, 60.69), Published(95.87, 77.52, 60.71)),
     },
 }
+
+
+def departures(config: SweepConfig) -> list[str]:
+    """What keeps a full stage's figures from being compared with published ones; nothing where they can be."""
+    data, full, protocol = config.data, config.evaluation.full, PROTOCOLS.get(config.data.dataset)
+    if protocol is None:
+        return [f"the paper has no figures for {data.dataset}"]
+    size = 1024 if data.short_side is None and data.dataset == "cityscapes" else data.short_side  # as they are stored
+    found = {
+        f"the split is {data.eval_split}, not {protocol.split[0]}": data.eval_split not in protocol.split,
+        f"clean mIoU is of {full.clean} images, not {protocol.images}": full.clean < protocol.images,
+        f"corrupted mIoU is of {full.corrupted} images a variant, not {protocol.images}": (
+            full.corrupted < protocol.images
+        ),
+        "corrupted mIoU is not of all severities": set(full.severities) != set(SEVERITIES),
+        "labels are resized (evaluation.at)": config.evaluation.at == "resized" and data.short_side is not None,
+        f"the short side of images is {size or 'not the same for all'}, not {protocol.short_side}": (
+            size != protocol.short_side
+        ),
+    }
+    return [reason for reason, holds in found.items() if holds]
+
+
+def comparability(config: SweepConfig) -> str:
+    """A sentence on whether a sweep's figures can be compared with published ones."""
+    if not (reasons := departures(config)):
+        return "The images and the protocol are those of published figures."
+    return f"Not comparable with published figures: {'; '.join(reasons)}."

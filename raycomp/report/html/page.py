@@ -31,6 +31,7 @@ from raycomp.report.html.recipe_figures import (
     depth_figure,
     importance_figure,
 )
+from raycomp.report.published import comparability
 from raycomp.results.row import Row, cost_share, ended, timed
 from raycomp.search.known import BASELINES
 from raycomp.storage import AnyPath
@@ -74,6 +75,7 @@ def write_page(sweeps: Sequence[Found], path: AnyPath) -> None:
         budgets=at_budgets(found.rows, found.config.search.known, found.share),
         baselines=BASELINES,
         best=origins(found.rows).best,
+        comparability=comparability(found.config),
         figures=figures,
         facts=_facts(found),
         failures=[row for row in found.rows if row["status"] == "failed"],

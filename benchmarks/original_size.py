@@ -1,0 +1,57 @@
+"""How far mIoU at the original size of the labels, as published, is from mIoU at resized labels.
+
+    python benchmarks/original_size.py [--space SPACE.yaml] [--short-side 96]
+
+Measures the dense model and the known recipes of a space on its full set both ways, with images brought to a short
+side. Prints clean / corrupted mIoU in %, the seconds of each, and how alike both rank the recipes (Spearman).
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import typer
+from scipy.stats import spearmanr
+
+from raycomp.config import load
+from raycomp.evaluate.measure import measure
+from raycomp.memory import keep_freed_memory
+from raycomp.recipe import dense
+from raycomp.search.base import default_device, prepare_base
+from raycomp.search.known import known
+from raycomp.search.space import Space
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def main(
+    space: Annotated[Path, typer.Option()] = ROOT / "search_spaces" / "streetscenes_vit_micro.yaml",
+    short_side: Annotated[int, typer.Option(help="Pixels.")] = 96,
+) -> None:
+    torch.set_num_threads(1)
+    keep_freed_memory()
+    config = load(space).changed("data", short_side=short_side)
+    base = prepare_base(config, print)
+    grid, device = Space(base.shape, config.space, config.data.window_for(base.shape)), default_device()
+    narrowest = grid.recipe(grid.smallest) if base.elastic is not None else None
+    plain = known(base.shape, grid.image, config.search.known, least=narrowest)
+    recipes = {"dense": dense(base.shape)} | {one.label: one.recipe for one in plain if not grid.outside(one.recipe)}
+    print(f"{'':28}{'resized':>16}{'s':>6}{'original':>16}{'s':>6}{'difference':>16}", flush=True)
+    found = []
+    for label, recipe in recipes.items():
+        line, pair = f"{label:28}", []
+        for at in ("resized", "original"):
+            evaluation = config.evaluation.model_copy(update={"at": at})
+            result = measure(base.cut(recipe), base.evalset, "full", evaluation, config.data, device)
+            pair.append((100 * result.clean_miou, 100 * float(np.nanmean(result.corrupted))))
+            line += f"{pair[-1][0]:8.2f} /{pair[-1][1]:6.2f}{result.seconds:6.0f}"
+        found.append(pair)
+        print(f"{line}{pair[1][0] - pair[0][0]:+8.2f} /{pair[1][1] - pair[0][1]:+6.2f}", flush=True)
+    both = np.array(found)  # (recipes, ways, objectives)
+    rho = [spearmanr(both[:, 0, i], both[:, 1, i]).statistic for i in range(2)]
+    print(f"resized ranks like original: Spearman {rho[0]:.3f} clean, {rho[1]:.3f} corrupted")
+
+
+if __name__ == "__main__":
+    typer.run(main)
