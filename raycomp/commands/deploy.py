@@ -52,7 +52,7 @@ def export_command(
     import torch
 
     from raycomp.deploy import model as models
-    from raycomp.evaluate.miou import normalised
+    from raycomp.evaluate.miou import first_window, normalised
     from raycomp.files import check_outputs, fetched
     from raycomp.models import checkpoints
     from raycomp.recover import recovered
@@ -73,12 +73,9 @@ def export_command(
     else:
         network = recovered(base, found, None, torch.device("cpu"), folder).float().eval()
     facts = models.facts_of(network, config.data, tuple(base.evalset.classes))
-    window = facts.window
-    seen = [v for v in base.evalset.images.views() if v.shape[0] >= window[0] and v.shape[1] >= window[1]][:_CHECKED]
-    if not seen:
-        raise UserError(f"export: no evaluation image is as large as the window {window[0]}x{window[1]}")
-    crops = torch.stack([torch.from_numpy(v[: window[0], : window[1]].copy()) for v in seen])
-    images = normalised(crops, facts.mean, facts.std, torch.float32)
+    seen = [torch.from_numpy(image[None]) for image in base.evalset.images.views()[:_CHECKED]]
+    normal = (normalised(image, facts.mean, facts.std, torch.float32) for image in seen)
+    images = torch.cat([first_window(image, facts.window) for image in normal])
     made: list[dict[str, Any]] = []
     for name, path in paths.items():
         difference = None
