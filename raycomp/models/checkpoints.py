@@ -201,8 +201,8 @@ def load_backbone(model: Segmenter, name: str | None, file: Path | None) -> None
     kept = {key: t.float() for key, t in found.items() if not key.startswith(("head", "fc_norm", "pre_logits"))}
     if "pos_embed" in kept and kept["pos_embed"].shape != own["pos_embed"].shape:
         there, width = kept["pos_embed"].shape, own["pos_embed"].shape[2]
-        patches = there[1] - shape.prefix if len(there) == 3 else 0
-        if (there[0], there[-1]) != (1, width) or patches < 1 or isqrt(patches) ** 2 != patches:
+        patches = there[1] - shape.prefix if len(there) == 3 and (there[0], there[2]) == (1, width) else 0
+        if patches < 1 or isqrt(patches) ** 2 != patches:
             raise UserError(
                 f"{where}: tensor 'pos_embed' has shape {list(there)}; expected [1, {shape.prefix} + a square, {width}]"
             )

@@ -200,7 +200,7 @@ def test_the_state_of_a_training_is_checked(tmp_path, held):
         checkpoints.load(tmp_path / "m.state", TINY)
 
 
-@pytest.mark.parametrize("size", [(1, 17, 32), (1, 18, 16), (18, 32), (1, 2, 32)])
+@pytest.mark.parametrize("size", [(), (1, 17, 32), (1, 18, 16), (18, 32), (1, 2, 32)])
 def test_positions_of_a_backbone_that_are_no_square_are_refused(model, tmp_path, size):
     own = {n.removeprefix("encoder."): t for n, t in model.state_dict().items() if n.startswith("encoder.")}
     save_file(own | {"pos_embed": torch.zeros(size)}, tmp_path / "b.safetensors")
