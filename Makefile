@@ -2,6 +2,7 @@
 # make test     run the tests
 # make coverage the same, and the share of lines of each file that they ran
 # make test-faults   break sweeps on purpose, for longer than `make test` does
+# make fuzz     try odd files, paths and environments, five minutes a kind (MINUTES=5); briefly in `make test`, too
 # All set up .venv when it is missing. ARGS="--trials 200" is passed on to the job.
 
 PYTHON ?= python3
@@ -9,8 +10,9 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 STAMP = $(VENV)/.installed
 ARGS ?=
+MINUTES ?= 5
 
-.PHONY: pareto test test-faults coverage lint types setup clean
+.PHONY: pareto test test-faults fuzz coverage lint types setup clean
 .DELETE_ON_ERROR:
 
 pareto: $(STAMP)
@@ -21,6 +23,9 @@ test: $(STAMP)
 
 test-faults: $(STAMP)
 	OMP_NUM_THREADS=1 RAYCOMP_DRIVER_KILLS=20 $(BIN)/python -m pytest -m faults $(ARGS)
+
+fuzz: $(STAMP)
+	OMP_NUM_THREADS=1 RAYCOMP_FUZZ_MINUTES=$(MINUTES) $(BIN)/python -m pytest tests/fuzz $(ARGS)
 
 coverage: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=term $(ARGS)

@@ -11,7 +11,7 @@ import typer
 from pydantic import ValidationError
 
 from raycomp.commands import choose, deploy, inspect, manage
-from raycomp.errors import UserError
+from raycomp.errors import UserError, one_line
 from raycomp.search import cluster
 
 if TYPE_CHECKING:  # slow to import
@@ -115,7 +115,7 @@ def guarded(command: Callable[..., None]) -> None:
         sys.exit(2)
     except typer.TyperException as error:
         if said := _one_line(error):  # of a command without arguments the help was shown
-            print(f"error: {said}", file=sys.stderr)
+            print(f"error: {one_line(said)}", file=sys.stderr)
         sys.exit(2)
     except typer.Abort:  # Ctrl-C outside of what a job guards
         sys.exit(INTERRUPTED)
@@ -125,5 +125,5 @@ def guarded(command: Callable[..., None]) -> None:
     except OSError as error:  # a path that is too long, or may not be read, wherever that shows first
         if error.filename is None:
             raise
-        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+        print(f"error: {one_line(f'{error.filename}: {error.strerror}')}", file=sys.stderr)
         sys.exit(2)

@@ -6,7 +6,7 @@ from typing import Any, Self
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from raycomp.errors import UserError, nearest
+from raycomp.errors import UserError, first_line, nearest, shown
 from raycomp.sections import (
     BenchmarkConfig,
     DataConfig,
@@ -108,7 +108,7 @@ def load(path: Path, **search: object) -> SweepConfig:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
-        raise UserError(f"{where}: not valid YAML: {getattr(error, 'problem', None) or error}") from None
+        raise UserError(f"{where}: not valid YAML: {getattr(error, 'problem', None) or first_line(error)}") from None
     if not isinstance(raw, dict):
         raise UserError(f"{path}: a search space is a mapping of sections, not {type(raw).__name__}")
     given = {key: value for key, value in search.items() if value is not None}
@@ -133,6 +133,13 @@ class _Loader(yaml.SafeLoader):
             lines[key.tag, key.value] = key.start_mark.line
         return node
 
+    def construct_tuple(self, node: yaml.SequenceNode) -> tuple[object, ...]:
+        """The one Python tag that files of official Segmenter runs have."""
+        return tuple(self.construct_sequence(node))
+
+
+_Loader.add_constructor("tag:yaml.org,2002:python/tuple", _Loader.construct_tuple)
+
 
 def parsed(text: str) -> Any:
     """What a YAML text holds.
@@ -140,7 +147,14 @@ def parsed(text: str) -> Any:
     Raises:
         yaml.YAMLError: for a text that is not YAML, or a mapping with a key twice.
     """
-    return yaml.load(text, Loader=_Loader)  # noqa: S506  a SafeLoader
+    try:
+        return yaml.load(text, Loader=_Loader)  # noqa: S506  a SafeLoader
+    except yaml.YAMLError:
+        raise
+    except RecursionError:
+        raise yaml.YAMLError("it is nested too deeply") from None
+    except Exception as error:  # PyYAML raises many kinds for a value that its tag does not allow, such as a 31 June
+        raise yaml.YAMLError(f"a value cannot be read ({first_line(error)})") from None
 
 
 def explain(error: ValidationError, model: type[BaseModel]) -> str:
@@ -154,7 +168,7 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
         return f"field {field!r} is missing"
     message = first["msg"].removeprefix("Value error, ")
     said = isinstance(first["input"], dict) or first["type"] in ("too_long", "too_short")
-    value = "" if said else f", not {first['input']!r}"
+    value = "" if said else f", not {shown(first['input'])}"
     return (f"field {field!r}: " if field else "") + f"{message[0].lower()}{message[1:]}{value}"
 
 

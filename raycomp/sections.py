@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from raycomp.errors import nearest
-from raycomp.shape import BACKBONES, ModelShape, Scale, Size, vit_fields
+from raycomp.shape import BACKBONES, ModelShape, Scale, Side, Size, vit_fields
 
 
 class Section(BaseModel):
@@ -37,7 +37,6 @@ def _distinct(values: tuple[object, ...]) -> tuple[object, ...]:
 
 _Item = TypeVar("_Item")
 Distinct = Annotated[tuple[_Item, ...], AfterValidator(_distinct)]
-_Side = Annotated[int, Field(gt=0)]  # pixels
 
 
 class ModelConfig(Section):
@@ -60,11 +59,11 @@ class ModelConfig(Section):
         """`shape: {vit: base, image: ..., classes: ...}` names one of the four ViT sizes."""
         shape = values.get("shape") if isinstance(values, dict) else None
         if isinstance(shape, dict) and "vit" in shape:
-            rest = dict(shape)
+            rest = {str(key): value for key, value in shape.items()}
             name = rest.pop("vit")
             if not isinstance(name, str) or name not in BACKBONES:
                 raise ValueError(f"shape.vit is {name!r}: {nearest(name, BACKBONES)}")
-            return {**values, "shape": vit_fields(name, **rest)}
+            return {**values, "shape": vit_fields(name, rest)}
         return values
 
 
@@ -83,13 +82,13 @@ class DataConfig(Section):
     """The split that models are trained and units are scored on."""
     eval_split: str = "val"
     """The split that recipes are measured on."""
-    short_side: int | None = Field(default=None, gt=0)
+    short_side: Side | None = None
     """Images are resized, keeping their ratio, to this short side, in pixels; training varies their size from there."""
-    long_side: int | None = Field(default=None, gt=0)
+    long_side: Side | None = None
     """The long side is at most this, in pixels, even where the short side then is shorter than `short_side`."""
-    window: tuple[_Side, _Side] | None = None
+    window: tuple[Side, Side] | None = None
     """Sliding window; by default the size the model was made for."""
-    stride: int | None = Field(default=None, gt=0)
+    stride: Side | None = None
     """Step of the sliding window, pixels; by default the window's shorter side."""
 
     @model_validator(mode="after")
@@ -249,7 +248,7 @@ class TrainConfig(Section):
     """Steps of the optimiser, one batch each."""
     batch: int = Field(default=8, gt=0)
     """Images of a step; workers that train together share them evenly."""
-    crop: tuple[_Side, _Side] | None = None
+    crop: tuple[Side, Side] | None = None
     """Height and width of what is cut from an image, pixels; by default the size the model is made for."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
     """sgd: with Nesterov momentum 0.9."""

@@ -3,13 +3,16 @@
 Strudel et al., "Segmenter: Transformer for Semantic Segmentation", ICCV 2021.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Grid = tuple[int, int]  # rows, columns of patches
 Size = tuple[int, int]  # height, width in pixels
+Side = Annotated[int, Field(gt=0, le=65536)]
+"""Pixels, as a file gives them: what is larger is a slip, on which counting and building would take for ever."""
 
 # name -> (width, heads, depth): the four ViT sizes of the Segmenter paper.
 BACKBONES = {"tiny": (192, 3, 12), "small": (384, 6, 12), "base": (768, 12, 12), "large": (1024, 16, 24)}
@@ -54,22 +57,22 @@ class ModelShape(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    width: int = Field(gt=0)
+    width: int = Field(gt=0, le=65536)
     """Embedding width of encoder and decoder."""
     heads: int = Field(gt=0)
-    depth: int = Field(gt=0)
+    depth: int = Field(gt=0, le=1000)
     """Encoder blocks."""
-    patch: int = Field(gt=0)
+    patch: Side
     """Side of a square patch, pixels."""
-    image: Size
+    image: tuple[Side, Side]
     """Height and width the position embedding was made for, pixels."""
     classes: int = Field(gt=1, le=255)  # 255 in a label is no class
     prefix: Literal[1, 2] = 1
     """Special tokens in front of the patches: CLS, or CLS and DIST."""
     decoder: Literal["linear", "mask"] = "mask"
-    decoder_depth: int = Field(default=2, ge=0)
+    decoder_depth: int = Field(default=2, ge=0, le=1000)
     """Transformer blocks of the mask decoder."""
-    norm_eps: float = 1e-6
+    norm_eps: float = Field(default=1e-6, gt=0, lt=1)
     """LayerNorm epsilon of the encoder: 1e-6 in timm, 1e-5 in official Segmenter checkpoints."""
     normalization: Literal["vit", "deit"] = "vit"
     """Pixel mean and std: 0.5 for `vit`, ImageNet's for `deit`."""
@@ -102,10 +105,10 @@ class ModelShape(BaseModel):
 
 def vit(name: str, image: Size, classes: int, **other: object) -> ModelShape:
     """The shape of a ViT-Ti/S/B/L 16 Segmenter, by the name in `BACKBONES`."""
-    return ModelShape.model_validate(vit_fields(name, image=image, classes=classes, **other))
+    return ModelShape.model_validate(vit_fields(name, {"image": image, "classes": classes, **other}))
 
 
-def vit_fields(name: str, **other: object) -> dict[str, object]:
+def vit_fields(name: str, other: Mapping[str, object]) -> dict[str, object]:
     """The same as fields of a `ModelShape` that are not checked yet."""
     width, heads, depth = BACKBONES[name]
     return {"width": width, "heads": heads, "depth": depth, "patch": 16, **other}

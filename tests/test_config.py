@@ -100,3 +100,40 @@ def test_a_key_that_is_there_twice_is_refused(tmp_path, text, said):
 def test_merged_keys_may_be_overridden():
     text = "a: {b: &x {c: 1, d: 2}}\ne: {f: &y {<<: *x, c: 3}}\ng: {<<: *y, d: 4}\n"
     assert parsed(text) == {"a": {"b": {"c": 1, "d": 2}}, "e": {"f": {"c": 3, "d": 2}}, "g": {"c": 3, "d": 4}}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("name: x\0", "x.yaml: not valid YAML: unacceptable character #x0000"),
+        ("name: 2001-99-99", "x.yaml: not valid YAML: a value cannot be read (month must be in 1..12"),
+        ("name: !!timestamp x", "x.yaml: not valid YAML: a value cannot be read"),
+        ("name: !!bool x", "x.yaml: not valid YAML: a value cannot be read"),
+        (f"name: {'9' * 5000}", "x.yaml: not valid YAML: a value cannot be read"),
+        (f"name: 0x{'f' * 5000}", "field 'name': input should be a valid string, not a number of thousands of digits"),
+        ("[" * 5000, "x.yaml: not valid YAML: it is nested too deeply"),
+        ("name: &a [*a]", "field 'name': input should be a valid string, not [[...]]"),
+    ],
+)
+def test_a_value_that_yaml_cannot_read_is_one_line(tmp_path, text, said):
+    (tmp_path / "x.yaml").write_text(text)
+    with pytest.raises(UserError) as caught:
+        load(tmp_path / "x.yaml")
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("shape", "field"),
+    [
+        ({"name": "large"}, "'model.shape.name'"),
+        ({0: 1}, "'model.shape.0'"),
+        ({"depth": 10**9}, "'model.shape.depth': input should be less than or equal to 1000"),
+        ({"image": [10**9, 64]}, "'model.shape.image.0': input should be less than or equal to 65536"),
+        ({"norm_eps": float("nan")}, "'model.shape.norm_eps'"),
+    ],
+)
+def test_a_shape_that_no_model_has_is_refused(read, shape, field):
+    with pytest.raises(UserError) as caught:
+        read(model={"checkpoint": "x", "shape": VIT | shape})
+    assert field in str(caught.value)

@@ -1,9 +1,10 @@
 """A compressed model as one file: weights, recipe, input normalisation, classes, and how to slide over images."""
 
 from pathlib import Path
+from typing import Annotated
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from raycomp.compress.apply import remerge
 from raycomp.compress.cts import Sharing
@@ -15,25 +16,27 @@ from raycomp.models import checkpoints
 from raycomp.models.segmenter import Segmenter
 from raycomp.recipe import Cts
 from raycomp.sections import DataConfig
-from raycomp.shape import Size
+from raycomp.shape import Side
+
+_Positive = Annotated[float, Field(gt=0)]
 
 
 class Facts(BaseModel):
     """What a user of a model must know beside its weights."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    classes: tuple[str, ...]
-    mean: tuple[float, ...]
+    classes: tuple[str, ...] = Field(min_length=2, max_length=255)
+    mean: tuple[float, float, float]
     """Of the pixels, RGB, on a scale of 0 to 1."""
-    std: tuple[float, ...]
-    window: Size
+    std: tuple[_Positive, _Positive, _Positive]
+    window: tuple[Side, Side]
     """Height and width of what one forward pass sees, pixels."""
-    stride: int
+    stride: Side
     """Step of the sliding window, pixels."""
-    short_side: int | None
+    short_side: Side | None
     """What images are resized to first, their ratio kept; None for as they are."""
-    long_side: int | None = None
+    long_side: Side | None = None
     """The most that their long side may have then, pixels."""
     dataset: str | None = None
     """Data set of the search space that it was made for; None in files older than this field."""

@@ -3,19 +3,21 @@
 import hashlib
 from collections.abc import Mapping
 from importlib import resources
+from math import isqrt
 from pathlib import Path
+from typing import Literal
 
 import torch
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from raycomp.config import explain
 from raycomp.errors import UserError, first_line, nearest
 from raycomp.models import official, tensors
 from raycomp.models._timm import create_model, resample_abs_pos_embed
 from raycomp.models.policy import Policy
-from raycomp.models.segmenter import Segmenter
+from raycomp.models.segmenter import Segmenter, empty
 from raycomp.models.tensors import metadata as metadata
-from raycomp.recipe import Cts, Recipe, dense
+from raycomp.recipe import Cts, Recipe, check_fits, dense
 from raycomp.sections import SpaceConfig
 from raycomp.shape import ModelShape
 from raycomp.storage import AnyPath
@@ -70,12 +72,15 @@ def elastic_space(path: Path) -> SpaceConfig:
     """The space of recipes that an elastic model was trained over.
 
     Raises:
-        UserError: for a model that is not elastic.
+        UserError: for a model that is not elastic, or whose space cannot be read.
     """
     text = metadata(path).get(ELASTIC)
     if text is None:
         raise UserError(f"{path}: not an elastic model; jobs/train.py --elastic makes one of a dense one")
-    return SpaceConfig.model_validate_json(text)
+    try:
+        return SpaceConfig.model_validate_json(text)
+    except ValidationError as error:
+        raise UserError(f"{path}: field {ELASTIC!r}: {explain(error, SpaceConfig)}") from None
 
 
 def load(path: Path, expected: ModelShape | None = None) -> Segmenter:
@@ -103,10 +108,13 @@ def _load_own(path: Path) -> Segmenter:
     try:
         shape = ModelShape.model_validate_json(header.get("shape", "{}"))
         recipe = Recipe.model_validate_json(header.get("recipe", "{}"))
+        check_fits(shape, recipe)
     except ValidationError as error:
         raise UserError(f"{path}: {explain(error, ModelShape)}") from None
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
     kept = {name: tensor for name, tensor in tensors.read(path).items() if not name.startswith(_SHARER)}
-    model = Segmenter(shape, recipe)
+    model = empty(shape, recipe)
     tensors.fill(model, kept, path)
     return model
 
@@ -123,10 +131,16 @@ def _load_state(path: Path, shape: ModelShape) -> Segmenter:
     held = tensors.unpickled(path)
     if not isinstance(held, dict) or "model" not in held:
         raise UserError(f"{path}: not the state of a training")
-    averaged = {n: t for n, t in held.get("average", {}).items() if n.startswith("module.")}
-    model = Segmenter(shape, dense(shape))
-    tensors.fill(model, {n.removeprefix("module."): t for n, t in averaged.items()} or held["model"], path)
+    own, average = (tensors.checked(held.get(key, {}), path) for key in ("model", "average"))
+    averaged = {n.removeprefix("module."): t for n, t in average.items() if n.startswith("module.")}
+    model = empty(shape, dense(shape))
+    tensors.fill(model, averaged or own, path)
     return model
+
+
+class _PolicyHeader(BaseModel):
+    kind: Literal["efficientnet_lite0", "small"]
+    patch: int
 
 
 def save_policy(policy: Policy, path: Path, metadata: Mapping[str, str]) -> None:
@@ -142,9 +156,13 @@ def load_policy(path: Path, shape: ModelShape) -> Policy:
         UserError: for a file that is no policy, or one for patches of another size.
     """
     header = _header(path, _POLICY_FORMAT, "a policy")
-    if int(header["patch"]) != shape.patch:
-        raise UserError(f"{path}: the policy is for patches of {header['patch']} pixels, the model has {shape.patch}")
-    policy = Policy(header["kind"], shape.patch)
+    try:
+        made = _PolicyHeader.model_validate(header)
+    except ValidationError as error:
+        raise UserError(f"{path}: {explain(error, _PolicyHeader)}") from None
+    if made.patch != shape.patch:
+        raise UserError(f"{path}: the policy is for patches of {made.patch} pixels, the model has {shape.patch}")
+    policy = Policy(made.kind, shape.patch)
     tensors.fill(policy, tensors.read(path), path)
     return policy.eval()
 
@@ -182,6 +200,12 @@ def load_backbone(model: Segmenter, name: str | None, file: Path | None) -> None
     own = encoder.state_dict()
     kept = {key: t.float() for key, t in found.items() if not key.startswith(("head", "fc_norm", "pre_logits"))}
     if "pos_embed" in kept and kept["pos_embed"].shape != own["pos_embed"].shape:
+        there, width = kept["pos_embed"].shape, own["pos_embed"].shape[2]
+        patches = there[1] - shape.prefix if len(there) == 3 and (there[0], there[2]) == (1, width) else 0
+        if patches < 1 or isqrt(patches) ** 2 != patches:
+            raise UserError(
+                f"{where}: tensor 'pos_embed' has shape {list(there)}; expected [1, {shape.prefix} + a square, {width}]"
+            )
         kept["pos_embed"] = resample_abs_pos_embed(
             kept["pos_embed"], list(shape.grid()), None, shape.prefix, interpolation="bilinear", antialias=False
         )

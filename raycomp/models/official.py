@@ -6,10 +6,10 @@ from typing import Literal
 import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator
 
-from raycomp.config import explain
+from raycomp.config import explain, parsed
 from raycomp.errors import UserError, first_line
 from raycomp.models import tensors
-from raycomp.models.segmenter import Segmenter
+from raycomp.models.segmenter import Segmenter, empty
 from raycomp.recipe import dense
 from raycomp.shape import ModelShape, Size
 
@@ -70,7 +70,7 @@ def load(path: Path) -> Segmenter:
     """
     shape = _read_shape(path)
     kept = {name: t for name, t in tensors.read(path).items() if not name.startswith(_CLASSIFIERS)}
-    model = Segmenter(shape, dense(shape))
+    model = empty(shape, dense(shape))
     tensors.fill(model, kept, path)
     return model
 
@@ -83,21 +83,10 @@ def _read_shape(path: Path) -> ModelShape:
             "or the checkpoint.pth and variant.yml of an official Segmenter run"
         )
     try:
-        return _Variant.model_validate(yaml.load(variant.read_text(), Loader=_Loader)).net_kwargs.shape()  # noqa: S506
+        return _Variant.model_validate(parsed(variant.read_text(encoding="utf-8"))).net_kwargs.shape()
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(
             f"{variant}: cannot read net_kwargs, which describe {path.name} ({first_line(error)})"
         ) from None
     except ValidationError as error:
         raise UserError(f"{variant}: {explain(error, _Variant)}") from None
-
-
-class _Loader(yaml.SafeLoader):
-    """Safe YAML plus the one Python tag that official variant.yml files have."""
-
-
-def _construct_tuple(loader: yaml.SafeLoader, node: yaml.SequenceNode) -> tuple[object, ...]:
-    return tuple(loader.construct_sequence(node))
-
-
-_Loader.add_constructor("tag:yaml.org,2002:python/tuple", _construct_tuple)

@@ -264,6 +264,12 @@ def restore(values: Tensor, tokens: Tokens | None, prefix: int) -> Tensor:
     return values.gather(1, index)
 
 
+def empty(shape: ModelShape, recipe: Recipe) -> Segmenter:
+    """A model whose parameters have shapes but no memory, until they are read from a file (`tensors.fill`)."""
+    with torch.device("meta"):
+        return Segmenter(shape, recipe)
+
+
 def init_weights(model: Segmenter, generator: torch.Generator) -> None:
     """Truncated normal, std 0.02, for linear maps and embeddings; norms at one and zero."""
     for module in model.modules():

@@ -69,15 +69,28 @@ def read(path: Path) -> dict[str, Tensor]:
     if is_torch(path):
         data = unpickled(path)
         key = next((key for key in _WRAPPED if isinstance(data, dict) and key in data), None)
-        tensors = data if key is None else data[key]
-        if not isinstance(tensors, dict) or not all(isinstance(t, Tensor) for t in tensors.values()):
-            raise UserError(f"{path}: has no {_WRAPPED[0]!r} dictionary of tensors")
-        return tensors
+        return checked(data if key is None else data[key], path)
     try:
         with safe_open(path, "pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a mapping
+            found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a mapping
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path}: not a readable safetensors file ({first_line(error)})") from None
+    return checked(found, path)
+
+
+def checked(held: object, path: Path) -> dict[str, Tensor]:
+    """What a file holds, as tensors by name.
+
+    Raises:
+        UserError: for anything else, and for tensors that no weights are: sparse, quantised, complex or without data.
+    """
+    if not isinstance(held, dict) or not all(isinstance(n, str) and isinstance(t, Tensor) for n, t in held.items()):
+        raise UserError(f"{path}: has no {_WRAPPED[0]!r} dictionary of tensors")
+    for name, tensor in held.items():
+        if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_complex() or tensor.is_meta:
+            what = "without data" if tensor.is_meta else f"{tensor.dtype}, {tensor.layout}".replace("torch.", "")
+            raise UserError(f"{path}: tensor {name!r} is {what}; expected plain numbers")
+    return held
 
 
 def unpickled(path: Path) -> Any:
@@ -121,4 +134,6 @@ def fill(module: torch.nn.Module, tensors: Mapping[str, Tensor], path: Path) -> 
             raise UserError(
                 f"{path}: tensor {name!r} is not finite: {broken} of {tensor.numel()} values are NaN or infinite"
             )
+    if any(parameter.is_meta for parameter in module.parameters()):
+        module.to_empty(device="cpu")
     module.load_state_dict(cast)

@@ -9,7 +9,6 @@ import os
 import re
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ import pyarrow.parquet as pq
 import yaml
 from pydantic import ValidationError
 
-from raycomp.config import LONGEST_NAME, NAME, SweepConfig, explain
+from raycomp.config import LONGEST_NAME, NAME, SweepConfig, explain, parsed
 from raycomp.errors import UserError, nearest
 from raycomp.results.lock import Lock
 from raycomp.results.row import SCHEMA, Row, identity
@@ -67,7 +66,7 @@ class Store:
         path = self.folder / _CONFIG
         try:
             if path.is_file():
-                self._check_same(path, config.model_dump(mode="json"))
+                self._check_same(config.model_dump(mode="json"))
                 self.lock.take()
         except OSError as error:
             raise self._unwritable(error) from None
@@ -106,10 +105,8 @@ class Store:
         reason = error.strerror or str(error).splitlines()[0]
         return UserError(f"results folder {self.folder}: not writable ({reason})")
 
-    def _check_same(self, path: AnyPath, ours: dict[str, object]) -> None:
-        theirs = yaml.safe_load(path.read_text())
-        with suppress(ValidationError):  # fields that are newer than the sweep take their defaults
-            theirs = SweepConfig.model_validate(theirs).model_dump(mode="json")
+    def _check_same(self, ours: dict[str, object]) -> None:
+        theirs = self.config().model_dump(mode="json")  # fields that are newer than the sweep take their defaults
         difference = _difference(_without_trials(theirs), _without_trials(ours))
         if difference is not None:
             field, before, now = difference
@@ -187,7 +184,7 @@ class Store:
             hint = nearest(self.folder.name, there) if there else f"there is none in {around}"
             raise UserError(f"no sweep in {self.folder}; {hint}")
         try:
-            settings = yaml.safe_load(path.read_text())
+            settings = parsed(path.read_text())
             return SweepConfig.model_validate({**settings, "name": self.folder.name})  # older ones: their space's name
         except ValidationError as error:
             raise UserError(f"{path}: {explain(error, SweepConfig)}") from None

@@ -27,7 +27,7 @@ from raycomp.evaluate.latency_table import LatencyTable
 from raycomp.evaluate.miou import normalised
 from raycomp.models import checkpoints
 from raycomp.models.policy import Policy
-from raycomp.models.segmenter import Segmenter
+from raycomp.models.segmenter import Segmenter, empty
 from raycomp.recipe import Recipe, dense
 from raycomp.results.row import Row
 from raycomp.search.space import Space
@@ -166,8 +166,7 @@ def prepare_base(
 
 def _over(weights: dict[str, np.ndarray], shape: ModelShape) -> Segmenter:
     """A dense model over arrays, which may be read-only."""
-    with torch.device("meta"):
-        model = Segmenter(shape, dense(shape))
+    model = empty(shape, dense(shape))
     model.load_state_dict({name: torch.from_numpy(w) for name, w in weights.items()}, assign=True)
     return model.eval()
 

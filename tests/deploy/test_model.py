@@ -1,5 +1,6 @@
 """A compressed model written and read again is the same model, whatever it merges."""
 
+import json
 from copy import deepcopy
 
 import numpy as np
@@ -74,3 +75,14 @@ def test_what_is_no_file_of_weights_is_refused_in_a_line(tmp_path, name):
     assert "\n" not in text
     assert ("expected weights in a .safetensors file" in text) == (name != "none.bin")
     assert ("`raycomp predict` runs" in text) == (name in ("model.onnx", "model.pt2"))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("mean", [0.5]), ("std", [0.5, 0.5, 0]), ("window", [0, 64]), ("stride", 0), ("short_side", -1), ("classes", [])],
+)
+def test_facts_that_no_export_has_are_refused(model, tmp_path, field, value):
+    """A stride of 0 would never end."""
+    held = models.facts_of(model, DATA, CLASSES).model_dump(mode="json") | {field: value}
+    with pytest.raises(UserError, match=rf"m\.onnx: facts: field '{field}"):
+        models.parse_facts(json.dumps(held), tmp_path / "m.onnx")

@@ -3,9 +3,9 @@
 import pytest
 import yaml
 
+from raycomp.config import parsed
 from raycomp.errors import UserError
 from raycomp.models import checkpoints
-from raycomp.models.official import _Loader
 from tests.models.test_checkpoints import VARIANT, official
 
 _MISSING = object()
@@ -13,7 +13,7 @@ _MISSING = object()
 
 def changed(place: str, value: object) -> str:
     """A variant.yml with one field set, or taken out."""
-    whole = yaml.load(VARIANT, Loader=_Loader)
+    whole = parsed(VARIANT)
     *sections, last = place.split(".")
     section = whole
     for name in sections:

@@ -139,3 +139,72 @@ def test_a_header_without_a_field_is_one_line(model, tmp_path, field):
     save_file(load_file(path), path, header | {field: json.dumps([1])})
     with pytest.raises(UserError, match=r"m\.safetensors: "):
         checkpoints.load(path)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("patch", None, "field 'patch' is missing"),
+        ("patch", "x", "field 'patch': input should be a valid integer"),
+        ("kind", None, "field 'kind' is missing"),
+        ("kind", "large", "field 'kind': input should be 'efficientnet_lite0' or 'small', not 'large'"),
+    ],
+)
+def test_the_header_of_a_policy_is_checked(tmp_path, field, value, said):
+    path = tmp_path / "p.safetensors"
+    checkpoints.save_policy(Policy("small", TINY.patch), path, {})
+    header = {**checkpoints.metadata(path), field: value}
+    save_file(load_file(path), path, {name: text for name, text in header.items() if text is not None})
+    with pytest.raises(UserError, match=rf"p\.safetensors: {said}"):
+        checkpoints.load_policy(path, TINY)
+
+
+def test_the_space_of_an_elastic_model_is_checked(model, tmp_path):
+    checkpoints.save(model, tmp_path / "m.safetensors", {checkpoints.ELASTIC: '{"mlp": 3}'})
+    with pytest.raises(UserError, match=r"m\.safetensors: field 'elastic': field 'mlp'"):
+        checkpoints.elastic_space(tmp_path / "m.safetensors")
+
+
+def test_a_recipe_beyond_its_shape_and_a_shape_beyond_its_tensors_are_refused(model, tmp_path):
+    path = tmp_path / "m.safetensors"
+    checkpoints.save(model, path)
+    header = checkpoints.metadata(path)
+    small = TINY.model_copy(update={"depth": 2})
+    save_file(load_file(path), path, header | {"shape": small.model_dump_json()})
+    with pytest.raises(UserError, match=r"m\.safetensors: recipe: field 'blocks' has 3 entries, the model 2 blocks"):
+        checkpoints.load(path)
+    huge = TINY.model_copy(update={"image": (65536, 65536), "patch": 1})  # terabytes, were it made before it is checked
+    save_file(load_file(path), path, header | {"shape": huge.model_dump_json()})
+    with pytest.raises(UserError, match=r"m\.safetensors: tensor 'encoder\.pos_embed' has shape"):
+        checkpoints.load(path)
+
+
+@pytest.mark.parametrize(
+    ("tensor", "said"),
+    [
+        (torch.ones(32).to_sparse(), "is float32, sparse_coo; expected plain numbers"),
+        (torch.ones(32, dtype=torch.complex64), "is complex64, strided; expected plain numbers"),
+        (torch.ones(32, device="meta"), "is without data; expected plain numbers"),
+    ],
+)
+def test_what_no_weights_are_is_refused_by_name(tmp_path, tensor, said):
+    torch.save({"encoder.norm.bias": tensor}, tmp_path / "m.pth")
+    with pytest.raises(UserError, match=rf"m\.pth: tensor 'encoder\.norm\.bias' {said}"):
+        tensors.read(tmp_path / "m.pth")
+
+
+@pytest.mark.parametrize("held", [{"model": 3}, {"model": {1: torch.ones(1)}}, {"model": {}, "average": [1]}])
+def test_the_state_of_a_training_is_checked(tmp_path, held):
+    torch.save(held, tmp_path / "m.state")
+    with pytest.raises(UserError, match=r"m\.state: has no 'model' dictionary of tensors"):
+        checkpoints.load(tmp_path / "m.state", TINY)
+
+
+@pytest.mark.parametrize("size", [(), (1, 17, 32), (1, 18, 16), (18, 32), (1, 2, 32)])
+def test_positions_of_a_backbone_that_are_no_square_are_refused(model, tmp_path, size):
+    own = {n.removeprefix("encoder."): t for n, t in model.state_dict().items() if n.startswith("encoder.")}
+    save_file(own | {"pos_embed": torch.zeros(size)}, tmp_path / "b.safetensors")
+    with pytest.raises(
+        UserError, match=r"b\.safetensors: tensor 'pos_embed' has shape .* expected \[1, 2 \+ a square, 32"
+    ):
+        checkpoints.load_backbone(seeded_model(TINY), None, tmp_path / "b.safetensors")

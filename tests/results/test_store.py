@@ -69,6 +69,15 @@ def test_a_damaged_file_is_named(store):
         store.rows()
 
 
+@pytest.mark.parametrize("text", ["name: [", "- a", "2001-99-99", "[" * 5000, "serach: {}"])
+def test_settings_that_cannot_be_read_are_not_gone_on_with(store, text):
+    store.lock.drop()
+    (store.folder / "sweep.yaml").write_text(text)
+    with pytest.raises(UserError, match=r"sweep\.yaml: "):
+        Store(store.folder).open(CONFIG)
+    assert (store.folder / "sweep.yaml").read_text() == text
+
+
 def test_the_same_sweep_opens_again_with_more_trials(store):
     store.open(CONFIG.changed("search", trials=500))
     assert store.config().search.trials == 500
