@@ -12,12 +12,12 @@ from typing import Annotated
 import numpy as np
 import torch
 import typer
-from scipy.stats import spearmanr
 
 from raycomp.config import load
 from raycomp.evaluate.measure import measure
 from raycomp.memory import keep_freed_memory
 from raycomp.recipe import dense
+from raycomp.report.compare import rank_text, spearman
 from raycomp.search.base import default_device, prepare_base
 from raycomp.search.known import known
 from raycomp.search.space import Space
@@ -49,8 +49,8 @@ def main(
         found.append(pair)
         print(f"{line}{pair[1][0] - pair[0][0]:+8.2f} /{pair[1][1] - pair[0][1]:+6.2f}", flush=True)
     both = np.array(found)  # (recipes, ways, objectives)
-    rho = [spearmanr(both[:, 0, i], both[:, 1, i]).statistic for i in range(2)]
-    print(f"resized ranks like original: Spearman {rho[0]:.3f} clean, {rho[1]:.3f} corrupted")
+    rho = [rank_text(spearman(both[:, 0, i], both[:, 1, i])) for i in range(2)]
+    print(f"resized ranks like original: Spearman {rho[0]} clean, {rho[1]} corrupted")
 
 
 if __name__ == "__main__":

@@ -92,7 +92,7 @@ def main(
 def accuracy(base: Base, model: Segmenter, device: torch.device) -> tuple[float, float]:
     """Clean and corrupted mIoU of a model on the full set, in %."""
     result = measure(model, base.evalset, "full", base.config.evaluation, base.config.data, device)
-    return 100 * result.clean_miou, 100 * float(np.mean(result.corrupted))
+    return 100 * result.clean_miou, 100 * float(np.nanmean(result.corrupted))
 
 
 if __name__ == "__main__":

@@ -57,7 +57,7 @@ def main(
     config = config.model_copy(update={"name": folder.name})
     store = Store(folder)
     store.check(config)
-    front = None
+    front = scores = None
     if sweep is not None:
         finished = Store(located(sweep))
         front = final_front(finished.rows(), finished.config().search.budget)
@@ -69,7 +69,7 @@ def main(
 
     from raycomp.benchmark.run import Shared, find_settings, measure_cells, measure_speed
     from raycomp.report.benchmark_page import write_page
-    from raycomp.search.base import check_same, prepare_base
+    from raycomp.search.base import cached_scores, check_same, prepare_base
     from raycomp.train import preloaded
 
     def say(line: str) -> None:
@@ -94,7 +94,10 @@ def main(
         say(f"cell {len(measured)}/{total}: {_line(row)}")
 
     try:
-        settings = find_settings(shared, front, base, say)
+        if sweep is not None:
+            of = f"{base.checkpoint}-{base.evalset.fingerprint}"
+            scores = cached_scores(base.model, config, finished.config().search.criterion, of, say)
+        settings = find_settings(shared, front, scores, base, say)
         measure_cells(shared, settings, store, base, on_row)
         try:
             timings = measure_speed(shared, settings)

@@ -28,6 +28,7 @@ from raycomp.report import tables
 from raycomp.report.compare import (
     at_budgets,
     final_front,
+    final_stage,
     first_agreement,
     front_volume,
     origins,
@@ -35,6 +36,7 @@ from raycomp.report.compare import (
     refined_front,
     stage_agreement,
 )
+from raycomp.report.published import comparability
 from raycomp.results.mirror import Mirror
 from raycomp.results.row import Row, check_measured
 from raycomp.results.store import Store, sweep_folder
@@ -160,6 +162,7 @@ def main(
         say(f"stopped after the first images, as they could not reach the front: {stopped} trials")
     for objective, rho in stage_agreement(rows).items():
         say(f"search stage ranked {objective} like the full set: Spearman {rank_text(rho)}")
+    say(comparability(config, final_stage(rows)))
     page = folder / "report.html"
     write_page([found], page)
     picture, what = folder / "front.png", "latency" if timed else "GFLOPs"
@@ -175,7 +178,7 @@ def main(
     if not outcome.finished:
         console.print("interrupted: the same command goes on from here", style="yellow")
         sys.exit(INTERRUPTED)
-    check_measured(rows)
+    check_measured([row for row in rows if row["stage"] in ("search", "full")])
 
 
 def _say_plan(config: configs.SweepConfig, store: Store, space: Path, as_json: bool) -> None:

@@ -23,6 +23,9 @@ from raycomp.sections import FinetuneConfig, TrainConfig
 from raycomp.storage import AnyPath
 from raycomp.train import Standing, train
 
+_TRAINING = 2
+"""Raise it when the same settings train another model: then none of an older release is read back."""
+
 
 def recovered(base: Base, recipe: Recipe, samples: Samples | None, device: torch.device, folder: AnyPath) -> Segmenter:
     """Cut a recipe and recover it as the configuration says; the dense recipe is the dense model as it is.
@@ -62,7 +65,7 @@ def _finetuned_once(
     """Fine-tune a model, or read what an earlier stage or an interrupted run of the sweep has made of it."""
     recovery, seed = base.config.recovery, base.config.search.seed
     path = folder / "models" / f"{model.recipe.id}.safetensors"
-    facts = {"recovery": f"{recovery.model_dump_json()} seed {seed}, from {base.mark}"}
+    facts = {"recovery": f"{recovery.model_dump_json()} seed {seed}, from {base.mark}, training {_TRAINING}"}
     if path.is_file():
         with fetched(path) as local:
             if checkpoints.metadata(local).get("recovery") == facts["recovery"]:

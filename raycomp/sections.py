@@ -146,8 +146,9 @@ class EvaluationConfig(Section):
     batch: int = Field(default=32, gt=0)
     """Images of a forward pass; merging that adapts to the image is measured one by one."""
     at: Literal["original", "resized"] = "original"
-    """What the full set is measured at, where `data.short_side` resizes images: original, as published figures are,
-    compares with labels of their own size; resized is faster, and what the search stage always does."""
+    """Size at which the full set is measured, where `data.short_side` resizes images. original: labels at their stored
+    size, as in published figures. resized: labels at the size of the images, which is faster. The search stage always
+    uses resized labels."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Precision of the model while it is measured."""
     seed: int = 0

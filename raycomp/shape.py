@@ -9,6 +9,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from raycomp.errors import UserError
+
 Grid = tuple[int, int]  # rows, columns of patches
 Size = tuple[int, int]  # height, width in pixels
 Side = Annotated[int, Field(gt=0, le=65536)]
@@ -35,21 +37,30 @@ class Scale:
             if self.long is not None:
                 ratio = min(ratio, int(factor * self.long) / max(size))
         height, width = (max(1, int(side * ratio + 0.5)) for side in size)
-        return height, width
+        return _bounded((height, width), size)
 
 
+_MOST_PIXELS = 2**28
 OWN_SIZE = Scale()
 """Images stay as large as they are."""
 
 
 def enlarged_to(size: Size, window: Size) -> Size:
-    """The size of an image that is enlarged, its ratio kept, until a window fits in; its own where one does."""
+    """Size of an image after enlarging it, at its ratio, until a window fits; unchanged where one does."""
     (height, width), (rows, columns) = size, window
     if height >= rows and width >= columns:
         return size
     if rows * width <= columns * height:  # the width is what is missing most
-        return max(rows, int(height / width * columns)), columns
-    return rows, max(columns, int(width / height * rows))
+        return _bounded((max(rows, int(height / width * columns)), columns), size)
+    return _bounded((rows, max(columns, int(width / height * rows))), size)
+
+
+def _bounded(size: Size, before: Size) -> Size:
+    """Refuse to enlarge a sliver of an image until it fills the memory."""
+    if size[0] * size[1] > max(_MOST_PIXELS, before[0] * before[1]):
+        resized = f"{before[0]}x{before[1]} would be resized to {size[0]}x{size[1]} pixels"
+        raise UserError(f"an image of {resized}; at most {_MOST_PIXELS} pixels are allowed")
+    return size
 
 
 class ModelShape(BaseModel):

@@ -124,7 +124,7 @@ def train(
         num_workers=config.workers,
         sampler=range(first, config.steps),
     )
-    labelled = False
+    labelled = first > 0 or parallel.world() > 1  # an earlier run has seen labels; other processes may see them
     for step, (images, labels, sizes) in enumerate(batches, start=first):
         labelled = labelled or bool((labels != IGNORE).any())
         if not labelled and step + 1 == min(first + _UNLABELLED, config.steps):

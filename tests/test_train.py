@@ -243,3 +243,30 @@ def test_what_a_model_is_trained_on_is_scaled_cropped_and_padded(scale, expected
     assert images[:, :, :height, :width].eq(1).all()  # white, normalised
     assert images.sum() == 4 * 3 * height * width
     assert (labels != IGNORE).sum() == 4 * height * width
+
+
+def test_a_training_that_goes_on_with_unlabelled_batches_is_not_refused(tmp_path, monkeypatch):
+    """Labels that its first part has seen count: the rest of the batches, here without any, are no reason to stop."""
+    config = CONFIG.model_copy(update={"steps": 4, "batch": 1, "warmup": 0, "augment": PLAIN, "ema": None})
+    order = [int(np.random.default_rng([0, step]).choice(200, 1, replace=False)[0]) for step in range(4)]
+
+    class FirstLabelled(Squares):
+        def __len__(self):
+            return 200
+
+        def __getitem__(self, index):
+            image, label = super().__getitem__(index)
+            return image, label if index == order[0] else np.full_like(label, IGNORE)
+
+    def run(stop: int) -> None:
+        def report(at):
+            if at.step == stop:
+                raise InterruptionError
+
+        model = seeded_model(SHAPE)
+        train(model, SHAPE, FirstLabelled(), config, torch.device("cpu"), report, state=tmp_path / "s.state")
+
+    monkeypatch.setattr("raycomp.train._SAVE_EVERY", 1)
+    with pytest.raises(InterruptionError):
+        run(stop=2)
+    run(stop=-1)

@@ -16,6 +16,7 @@ from raycomp.benchmark.cells import Cell, Level, cells, levels
 from raycomp.benchmark.measure import Measured, failed_row, measure_cell, unreachable
 from raycomp.benchmark.settings import Setting, built, find, from_front, mark_of
 from raycomp.benchmark.speed import Timing, time_settings
+from raycomp.compress.saliency import Saliency
 from raycomp.config import SweepConfig
 from raycomp.data.samples import Samples
 from raycomp.evaluate.latency_table import LatencyTable
@@ -42,12 +43,13 @@ class Shared:
 
 
 def find_settings(
-    shared: Shared, front: Sequence[Row] | None, base: Base, say: Callable[[str], None]
+    shared: Shared, front: Sequence[Row] | None, scores: Saliency | None, base: Base, say: Callable[[str], None]
 ) -> dict[Level, Setting]:
     """The setting of every level, from the folder where it was found before.
 
     Args:
         front: of a finished sweep, for the level `found`.
+        scores: those that the sweep cuts by.
 
     Raises:
         UserError: for settings found with other weights or images, or a method that cannot work on the grid.
@@ -57,8 +59,8 @@ def find_settings(
     known: dict[Level, Setting] = {}
     for level in wanted:
         setting = None
-        if level.method == "found" and front is not None:
-            setting = from_front(front, base, level)
+        if level.method == "found" and front is not None and scores is not None:
+            setting = from_front(front, scores, base, level)
         elif level.method != "found":
             setting = Setting.load(folder, level, mark_of(base, level))
         if setting is not None:

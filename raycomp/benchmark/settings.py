@@ -11,6 +11,8 @@ import torch
 from raycomp.benchmark.cells import Level
 from raycomp.compress.apply import compress, remerge
 from raycomp.compress.nvit import nvit
+from raycomp.compress.prune import prune
+from raycomp.compress.saliency import Saliency
 from raycomp.data.evalset import CLEAN
 from raycomp.data.samples import NORMALIZATIONS, Samples
 from raycomp.errors import UserError
@@ -45,7 +47,7 @@ class Setting:
     text: str
     """The setting in the paper's terms: `r = 9.5`, `T = 0.88`, `R = 0.42`."""
     pruned: Segmenter | None = None
-    """The model that NViT pruned, whose merging is the recipe's to say."""
+    """The pruned model, without merging, where the base's scores alone do not give it."""
 
     @property
     def reached(self) -> bool:
@@ -86,9 +88,16 @@ class Setting:
 
 def mark_of(base: Base, level: Level) -> str:
     """Changes when the weights, the policy network, the images or the scores behind a level's setting do."""
-    policy = base.policy_checkpoint if level.method == "cts" else ""
-    scores = base.config.nvit.criterion if level.method in ("nvit", "nvit+tome") else ""
-    return " ".join(part for part in (base.checkpoint, base.evalset.fingerprint, policy, scores) if part)
+    match level.method:
+        case "cts":
+            own = base.policy_checkpoint
+        case "nvit" | "nvit+tome":
+            own = base.config.nvit.criterion
+        case "algm":
+            own = "merged first"  # an older release ordered tokens otherwise
+        case _:
+            own = ""
+    return " ".join((base.checkpoint, base.evalset.fingerprint, own)).strip()
 
 
 def built(base: Base, setting: Setting) -> Segmenter:
@@ -145,15 +154,20 @@ def find(
     return Setting(recipe, found, target, text, pruned.pruned)
 
 
-def from_front(members: Sequence[Row], base: Base, level: Level) -> Setting:
-    """The best recipe of a finished sweep's front, by clean plus corrupted mIoU, that costs at most the target."""
+def from_front(members: Sequence[Row], scores: Saliency, base: Base, level: Level) -> Setting:
+    """The best recipe of a finished sweep's front, by clean plus corrupted mIoU, that costs at most the target.
+
+    Args:
+        scores: those that the sweep cuts by.
+    """
     shape, window = base.shape, base.config.data.window_for(base.shape)
     target = gflops(shape, dense(shape), window) / level.speedup
     affordable = [row for row in members if row["gflops"] <= target * (1 + TOLERANCE)]
     best = max(affordable, key=lambda row: row["clean_miou"] + row["corrupted_miou"], default=None)
     row = best or min(members, key=lambda row: row["gflops"])
     recipe = Recipe.model_validate_json(row["recipe_json"])
-    return Setting(recipe, gflops(shape, recipe, window), target, f"recipe {row['recipe_id']}")
+    model = prune(base.model, recipe, scores)
+    return Setting(recipe, gflops(shape, recipe, window), target, f"recipe {row['recipe_id']}", model)
 
 
 def find_threshold(base: Base, model: Segmenter, target: float, device: torch.device) -> Setting:

@@ -34,6 +34,7 @@ from raycomp.report.compare import (
     refined_rows,
     stage_agreement,
 )
+from raycomp.report.published import comparability
 from raycomp.results.store import Store, sweep_folder
 from raycomp.search.space import Space
 from raycomp.shape import ModelShape, Size
@@ -104,7 +105,8 @@ def front_command(
 ) -> None:
     """The Pareto front of a sweep, against dense and the uniform baselines, and what was refined of it."""
     store = Store(sweep_folder(results, sweep))
-    settings, rows = store.config().search, store.rows()
+    config, rows = store.config(), store.rows()
+    settings, compares = config.search, comparability(config, final_stage(rows))
     comparisons = compare(rows, settings.budget)
     budgets = at_budgets(rows, settings.known, settings.budget)
     refined = refined_rows(rows)
@@ -113,6 +115,7 @@ def front_command(
             {
                 "stage": final_stage(rows),
                 "origins": asdict(origins(rows)),
+                "comparability": compares,
                 "dense": dense_row(rows, final_stage(rows)),
                 "front": [{**c.row, **_beside(c)} for c in comparisons],
                 "budgets": [asdict(one) for one in budgets],
@@ -126,6 +129,7 @@ def front_command(
     console.print(tables.front_table(comparisons, settings.limit == "latency", origins(rows)))
     if budgets:
         console.print(tables.budget_table(budgets, origins(rows)))
+    console.print(compares, highlight=False, soft_wrap=True)
     if refined:
         ids = {row["recipe_id"] for row in refined}
         found = [c.row for c in comparisons if c.row["recipe_id"] in ids]

@@ -1,7 +1,7 @@
 """Cityscapes: `leftImg8bit/val/CITY/*_leftImg8bit.png`, `gtFine/val/CITY/*_gtFine_label(Train)Ids.png`.
 
 Cordts et al., "The Cityscapes Dataset for Semantic Urban Scene Understanding", CVPR 2016. Files of
-19 train ids are used where all images have one, else the original label ids are mapped to them.
+19 train ids are used unless more images have files of the original label ids, which are mapped to them.
 """
 
 from pathlib import Path

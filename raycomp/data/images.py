@@ -84,8 +84,8 @@ def _opened(path: Path) -> tuple[Image.Image, str]:
         except UnidentifiedImageError:
             raise UserError(f"{path}: cannot be read as an image (its format is none that Pillow knows)") from None
         except Image.DecompressionBombError:
-            most = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 10**6
-            raise UserError(f"{path}: more than {most} megapixels; cut it into smaller images") from None
+            most = 2 * (Image.MAX_IMAGE_PIXELS or 0)  # from there on Pillow refuses
+            raise UserError(f"{path}: more than {most} pixels; cut it into smaller images") from None
         except Exception as error:  # Pillow's decoders raise kinds of their own on damaged files
             raise UserError(f"{path}: cannot be read as an image ({first_line(error)})") from None
 

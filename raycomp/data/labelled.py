@@ -29,8 +29,8 @@ def check_stages(data: EvalSet, evaluation: EvaluationConfig) -> None:
             sources = np.unique(data.label_of[part])
             if not labelled[sources].any():
                 raise UserError(
-                    f"evaluation.{name}.{field}: the {len(sources)} image(s) it takes have no labelled pixel, so there "
-                    f"is nothing to measure; {labelled.sum()} of the set's {len(labelled)} have some"
+                    f"evaluation.{name}.{field}: none of its {len(sources)} images has a labelled pixel; "
+                    f"{labelled.sum()} of the {len(labelled)} images of the set do"
                 )
 
 
@@ -52,6 +52,6 @@ def absent_classes(labels: Iterable[np.ndarray], classes: Sequence[str], split: 
     named = ", ".join(f"{classes[index]!r} ({index})" for index in absent[:_NAMED])
     more = f" and {len(absent) - _NAMED} more" if len(absent) > _NAMED else ""
     return (
-        f"no label among the {count} of data.eval_split {split} has class {named}{more}: a model that predicts it gets "
-        "IoU 0 for it, which lowers mIoU; 255 in a label is no class, it says that the pixel is not labelled"
+        f"data.eval_split {split}: none of the {count} labels contains class {named}{more}. A model that predicts it "
+        "scores IoU 0 there, which lowers mIoU. Label value 255 means unlabelled."
     )

@@ -26,7 +26,7 @@ def _resize(pixels: np.ndarray, size: Size, interpolation: int) -> np.ndarray:
 
 
 def centre(sample: Sample, window: Size) -> Sample:
-    """The window in the middle of a sample that is no smaller."""
+    """Cut the centre out of a sample that is at least as large as the window."""
     image, label = sample
     top, left = (label.shape[0] - window[0]) // 2, (label.shape[1] - window[1]) // 2
     here = slice(top, top + window[0]), slice(left, left + window[1])

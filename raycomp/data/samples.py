@@ -34,7 +34,7 @@ class Samples(Protocol):
 
 
 def nothing_labelled(split: str, count: int) -> UserError:
-    """What to say of a split to be measured on that has images alone, such as the test split of Cityscapes."""
+    """Error for an evaluation split without labels, such as the test split of Cityscapes."""
     return UserError(f"data.eval_split {split}: no pixel is labelled in any of the {count} images to be measured on")
 
 

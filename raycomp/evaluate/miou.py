@@ -75,11 +75,11 @@ def sliding_logits(model: Callable[[Tensor], Tensor], images: Tensor, window: Si
     if images.shape[-2:] == window:
         return model(images)
     total: Tensor | None = None
-    count = images.new_zeros(images.shape[-2:])
     for place, crop in windows(images, window, stride):
-        logits = model(crop)
+        logits = model(crop).float()  # the model may run elsewhere than its images lie, and in half precision
         if total is None:
-            total = logits.new_zeros(*logits.shape[:2], *count.shape)
+            total = logits.new_zeros(*logits.shape[:2], *images.shape[-2:])
+            count = logits.new_zeros(images.shape[-2:])
         total[(..., *place)] += logits
         count[place] += 1
     assert total is not None  # there is always at least one window
@@ -95,7 +95,8 @@ def labels_at(logits: Tensor, size: Size) -> Tensor:
         return logits.argmax(1)
     best = labels = torch.empty(0)
     for first in range(0, logits.shape[1], _CLASSES_AT_ONCE):
-        part = F.interpolate(logits[:, first : first + _CLASSES_AT_ONCE], size, mode="bilinear")
+        some = logits[:, first : first + _CLASSES_AT_ONCE].float()  # half precision would move borders
+        part = F.interpolate(some, size, mode="bilinear")
         highest, which = part.max(1)
         which += first
         if first:

@@ -26,13 +26,17 @@ class Protocol(NamedTuple):
     images: int
     short_side: int
     """The size they are brought to, pixels."""
+    window: int
+    """Side of the sliding window, pixels."""
+    strides: tuple[int, ...]
+    """Its steps in training-time evaluation and in the released evaluation script, pixels."""
 
 
 DENSE = "dense"
 
 PROTOCOLS = {
-    "ade20k": Protocol(("val", "validation"), 2000, 512),
-    "cityscapes": Protocol(("val",), 500, 1024),
+    "ade20k": Protocol(("val", "validation"), 2000, 512, 512, (512, 480)),
+    "cityscapes": Protocol(("val",), 500, 1024, 768, (512, 736)),
 }
 """Of the paper and of Segmenter: every image of the split at its original size, and all 80 variants of each."""
 
@@ -56,13 +60,16 @@ PUBLISHED: dict[str, dict[str, tuple[Published, ...]]] = {
 }
 
 
-def departures(config: SweepConfig) -> list[str]:
-    """What keeps a full stage's figures from being compared with published ones; nothing where they can be."""
+def departures(config: SweepConfig, stage: str = "full") -> list[str]:
+    """What keeps the figures of a stage from being compared with published ones; nothing where they can be."""
     data, full, protocol = config.data, config.evaluation.full, PROTOCOLS.get(config.data.dataset)
     if protocol is None:
         return [f"the paper has no figures for {data.dataset}"]
+    window = data.window or (config.model.shape.image if config.model.shape is not None else None)
+    stride = data.stride or (min(window) if window is not None else None)
     size = 1024 if data.short_side is None and data.dataset == "cityscapes" else data.short_side  # as they are stored
     found = {
+        f"the figures are of the {stage} stage": stage == "search",
         f"the split is {data.eval_split}, not {protocol.split[0]}": data.eval_split not in protocol.split,
         f"clean mIoU is of {full.clean} images, not {protocol.images}": full.clean < protocol.images,
         f"corrupted mIoU is of {full.corrupted} images a variant, not {protocol.images}": (
@@ -73,12 +80,18 @@ def departures(config: SweepConfig) -> list[str]:
         f"the short side of images is {size or 'not the same for all'}, not {protocol.short_side}": (
             size != protocol.short_side
         ),
+        f"windows are {window and 'x'.join(map(str, window))}, not {protocol.window}x{protocol.window}": (
+            window is not None and window != (protocol.window, protocol.window)
+        ),
+        f"windows are {stride} pixels apart, not {protocol.strides[0]}": (
+            stride is not None and stride not in protocol.strides
+        ),
     }
     return [reason for reason, holds in found.items() if holds]
 
 
-def comparability(config: SweepConfig) -> str:
-    """A sentence on whether a sweep's figures can be compared with published ones."""
-    if not (reasons := departures(config)):
+def comparability(config: SweepConfig, stage: str = "full") -> str:
+    """A sentence on whether the figures of a sweep's stage can be compared with published ones."""
+    if not (reasons := departures(config, stage)):
         return "The images and the protocol are those of published figures."
     return f"Not comparable with published figures: {'; '.join(reasons)}."

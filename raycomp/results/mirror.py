@@ -44,7 +44,7 @@ class Mirror:
         return self._ended(self._thread) and not self._waiting and self._connected
 
     def bounded(self, step: Callable[[], None]) -> bool:
-        """Take a step as `guarded` does, after `close`, and give up where it does not get on."""
+        """Run a guarded step after `close`, with a time limit; returns whether it was done."""
         if self._given_up:
             return False
         taken: list[bool] = []

@@ -136,7 +136,7 @@ def check_measured(rows: Sequence[Row]) -> None:
     others = [row for row in rows if not is_dense(row)]
     if others and len(failed) == len(others):
         many, first = f"{len(failed)} of {len(others)}", _first_error(failed[0])
-        raise UserError(f"nothing could be measured: {many} recipes failed, the first: {first}")
+        raise UserError(f"no recipe could be measured ({many} failed); first error: {first}")
 
 
 def _first_error(row: Row) -> str:

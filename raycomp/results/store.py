@@ -184,12 +184,23 @@ class Store:
             hint = nearest(self.folder.name, there) if there else f"there is none in {around}"
             raise UserError(f"no sweep in {self.folder}; {hint}")
         try:
-            settings = parsed(path.read_text())
+            settings = _completed(parsed(path.read_text()))
             return SweepConfig.model_validate({**settings, "name": self.folder.name})  # older ones: their space's name
         except ValidationError as error:
             raise UserError(f"{path}: {explain(error, SweepConfig)}") from None
         except (TypeError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise UserError(f"{path}: not the settings of a sweep ({str(error).splitlines()[0]})") from None
+
+
+def _completed(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings with what held in releases that had no field for it, where that is not today's default."""
+    undropped = {"decoder_dropout": 0.0}
+    if not isinstance(settings, dict):
+        raise TypeError("expected sections")
+    train = {"train": undropped | settings["train"]} if "train" in settings else {}
+    sections = {name: settings[name] for name in ("elastic", "refine", "policy") if "train" in settings.get(name, {})}
+    trained = {name: section | {"train": undropped | section["train"]} for name, section in sections.items()}
+    return settings | train | trained
 
 
 def _read(path: AnyPath) -> list[Row]:
@@ -242,7 +253,8 @@ def _without_trials(config: dict[str, Any]) -> dict[str, Any]:
     }
     for section, fields in free.items():
         kept[section] = {k: v for k, v in dict(kept.get(section) or {}).items() if k not in fields}
-    recoveries = kept["benchmark"].get("recovery"), kept.get("recovery")
+    between = dict(kept.get("nvit") or {}).get("train_between")
+    recoveries = kept["benchmark"].get("recovery"), kept.get("recovery"), between
     trains = any(recovery and recovery["steps"] for recovery in recoveries)
     for section in ("name", "elastic", "refine"):  # a folder has one name; what the others make says how it was made
         kept.pop(section, None)

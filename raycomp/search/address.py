@@ -39,9 +39,11 @@ class Address:
 
         scheme, _, place = self.text.rpartition("://")
         if scheme in ("http", "https"):
-            raise self.refused("that is where `ray job submit` goes; a script joins HOST:PORT, for example HOST:6379")
+            raise self.refused(
+                "an http address is for `ray job submit`; a script needs HOST:PORT, for example HOST:6379"
+            )
         if scheme not in ("", "ray"):
-            raise self.refused("not an address of Ray, as HOST:6379 or ray://HOST:10001 is")
+            raise self.refused("not a Ray address; expected HOST:6379 or ray://HOST:10001")
         try:
             whole = place if scheme else services.canonicalize_bootstrap_address(place)  # localhost is this node's IP
             parts = urlsplit(f"//{whole}")
@@ -49,7 +51,7 @@ class Address:
         except ValueError:
             host = port = None
         if not host or port is None:
-            raise self.refused("not an address of Ray, as HOST:6379 or ray://HOST:10001 is")
+            raise self.refused("not a Ray address; expected HOST:6379 or ray://HOST:10001")
         if reason := _silence(host, port):
             raise self.refused(f"no Ray answers there ({reason})")
 

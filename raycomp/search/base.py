@@ -145,7 +145,7 @@ def prepare_base(
     if warning := absent_classes(evalset.labels.views(), evalset.classes, config.data.eval_split):
         report(warning)
     weights = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
-    scores = _saliency(model, config, criterion or config.search.criterion, f"{mark}-{evalset.fingerprint}", report)
+    scores = cached_scores(model, config, criterion or config.search.criterion, f"{mark}-{evalset.fingerprint}", report)
     in_memory = Stack(np.array(evalset.images.pixels), evalset.images.shapes)
     labels = Stack(np.array(evalset.labels.pixels), evalset.labels.shapes)
     originals = evalset.originals and Stack(np.array(evalset.originals.pixels), evalset.originals.shapes)
@@ -225,10 +225,15 @@ def _policy(path: Path, config: SweepConfig, shape: ModelShape) -> Policy:
     return policy
 
 
-def _saliency(
+def cached_scores(
     model: Segmenter, config: SweepConfig, criterion: Criterion, of: str, report: Callable[[str], None]
 ) -> saliencies.Saliency:
-    """Scores from the cache, or into it; `of` names the weights and images they are of."""
+    """Saliency of a dense model from the cache, or computed and put there.
+
+    Args:
+        of: fingerprints of the weights and images.
+        report: called with a line where it is computed.
+    """
     name = f"{criterion}-{of}-{config.nvit.images}x{config.nvit.batch}-{config.nvit.dtype}"
     cache = cache_folder() / f"saliency-{name}.safetensors"
     if cache.is_file():

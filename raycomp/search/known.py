@@ -77,7 +77,7 @@ def known(
 
 
 def best_first(found: Iterable[Known]) -> list[Known]:
-    """Known recipes in the order in which they are worth a trial where few can have one.
+    """Order known recipes by priority when trials are few.
 
     The best kind comes first; of each, the dearest and the cheapest before those between, so that it spans the costs.
     """

@@ -33,9 +33,8 @@ _TRAINED = 3  # passes that training on an image takes as long as
 class Plan:
     """What is left to run. Hours are of models alone, on one device.
 
-    Which recipes the search proposes, and how many of the front are not baselines, nobody knows before: the least are
-    counts and hours of a front of baselines alone and of proposals as cheap as the space has, the others those of
-    proposals at the limit and of as many of them as the full set takes.
+    The proposals, and how many front members are not baselines, are unknown beforehand. The least assumes a front of
+    baselines and the cheapest proposals; the most assumes proposals at the limit and a full set of them.
     """
 
     known: int

@@ -105,9 +105,20 @@ def test_the_best_of_a_front_that_costs_no_more(base):
          "corrupted_miou": clean}
         for i, (share, clean) in enumerate([(0.3, 0.4), (0.45, 0.6), (0.9, 0.8)])
     ]  # fmt: skip
-    assert from_front(members, base, Level(2.0, "found")).text == "recipe 1"
-    assert not from_front(members, base, Level(5.0, "found")).reached
-    assert isinstance(from_front(members, base, Level(2.0, "found")).recipe, Recipe)
+    assert from_front(members, base.saliency, base, Level(2.0, "found")).text == "recipe 1"
+    assert not from_front(members, base.saliency, base, Level(5.0, "found")).reached
+    assert isinstance(from_front(members, base.saliency, base, Level(2.0, "found")).recipe, Recipe)
+
+
+def test_a_recipe_of_a_sweep_is_cut_by_the_scores_of_the_sweep(base):
+    """The benchmark's own scores are NViT's; the sweep's are others, which keep other units."""
+    narrow = dense(SHAPE).model_copy(update={"embed": 32})
+    row = {"recipe_id": "n", "recipe_json": narrow.canonical_json(), "gflops": gflops(SHAPE, narrow)}
+    members = [row | {"clean_miou": 0.5, "corrupted_miou": 0.5}]
+    scores = {name: -score for name, score in base.saliency.items()}
+    model = built(base, from_front(members, scores, base, Level(1.2, "found")))
+    worst = base.saliency["embed"].argsort()[:32].sort().values
+    assert torch.equal(model.encoder.norm.bias, base.model.encoder.norm.bias[worst])
 
 
 def test_seeds_matter_only_where_something_is_random():

@@ -5,8 +5,9 @@ import pytest
 
 from raycomp.data.augment import augment, padded
 from raycomp.data.samples import IGNORE
+from raycomp.errors import UserError
 from raycomp.sections import AugmentConfig
-from raycomp.shape import OWN_SIZE, Scale
+from raycomp.shape import OWN_SIZE, Scale, enlarged_to
 
 NOTHING = AugmentConfig(scale=(1.0, 1.0), flip=False, photometric=False)
 
@@ -62,6 +63,12 @@ def test_the_training_scale_starts_from_the_base_size(size, scale, factor, expec
     config = AugmentConfig(scale=(factor, factor), flip=False, photometric=False)
     _, label = augment(coordinates(*size), (4000, 4000), config, np.random.default_rng(0), scale)
     assert label.shape == expected
+
+
+@pytest.mark.parametrize("resize", [Scale(512).of, lambda size: enlarged_to(size, (64, 64))])
+def test_a_sliver_is_not_enlarged_until_memory_is_full(resize):
+    with pytest.raises(UserError, match=r"an image of 1x9000000 would be resized to \d+x\d+ pixels"):
+        resize((1, 9_000_000))
 
 
 def picture(label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

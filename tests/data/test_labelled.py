@@ -26,12 +26,12 @@ def unlabelled(base, *sources):
 @pytest.mark.parametrize(
     ("sources", "stages", "words"),
     [
-        ((0, 1, 2, 3), {"search": {"clean": 1, "corrupted": 1}}, r"evaluation\.full\.clean: the 4 image"),
-        ((0, 1), {"search": {"clean": 2, "corrupted": 1}}, r"evaluation\.search\.clean: the 2 image\(s\) it takes"),
+        ((0, 1, 2, 3), {"search": {"clean": 1, "corrupted": 1}}, r"evaluation\.full\.clean: none of its 4 images"),
+        ((0, 1), {"search": {"clean": 2, "corrupted": 1}}, r"evaluation\.search\.clean: none of its 2 images has"),
         (
             (0,),
             {"search": {"clean": 2, "corrupted": 1}, "first": {"clean": 1, "corrupted": 1}},
-            r"evaluation\.first\.clean: the 1 image\(s\) it takes .* 3 of the set's 4 have some",
+            r"evaluation\.first\.clean: none of its 1 images .*; 3 of the 4 images of the set do",
         ),
         ((1, 2, 3), {"search": {"clean": 2, "corrupted": 1}}, None),
         ((), {"search": {"clean": 2, "corrupted": 1}}, None),
@@ -51,9 +51,7 @@ def test_corrupted_images_count_by_themselves(base):
     data = unlabelled(base, 2)
     data = replace(data, label_of=np.where(data.variants == CLEAN, data.label_of, 2))
     stage = {"clean": 4, "corrupted": 1}
-    with pytest.raises(
-        UserError, match=r"evaluation\.full\.corrupted: the 1 image\(s\) it takes have no labelled pixel"
-    ):
+    with pytest.raises(UserError, match=r"evaluation\.full\.corrupted: none of its 1 images has a labelled pixel"):
         check_stages(data, EvaluationConfig.model_validate({"full": stage, "search": stage}))
 
 
@@ -63,7 +61,7 @@ def test_corrupted_images_count_by_themselves(base):
         (
             [[0, 255], [255, 0]],
             ["back", "barn"],
-            r"among the 2 of data\.eval_split val has class 'barn' \(1\): .* 255 in",
+            r"eval_split val: none of the 2 labels contains class 'barn' \(1\)\. .* 255 means",
         ),
         ([[0, 1], [255, 0]], ["back", "barn"], "^$"),
         ([[3, 3]], list("abcdefgh"), r"'a' \(0\), 'b' \(1\), 'c' \(2\), 'e' \(4\), 'f' \(5\) and 2 more"),

@@ -121,7 +121,7 @@ def test_a_space_whose_trials_are_fine_tuned_is_compared_from_the_dense_model(pl
     space = yaml.safe_load((place / "space.yaml").read_text()) | {"recovery": {"mode": "finetune", "steps": 5}}
     (place / "tuned.yaml").write_text(yaml.safe_dump(space))
     configured = runpy.run_path(str(ROOT / "jobs" / "benchmark.py"))["_configured"]
-    assert configured(place / "tuned.yaml", None, None, None, None, None).recovery == RecoveryConfig()
+    assert configured(place / "tuned.yaml", *[None] * 6).recovery == RecoveryConfig()
 
 
 @pytest.mark.slow

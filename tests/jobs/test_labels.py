@@ -13,7 +13,7 @@ from tests.jobs.test_pareto_search import ROOT, execute
 
 SHAPE = TINY.model_copy(update={"classes": 2})
 pytestmark = pytest.mark.slow
-ABSENT = "no label among the 2 of data.eval_split val has class 'barn' (1)"
+ABSENT = "data.eval_split val: none of the 2 labels contains class 'barn' (1)"
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,8 @@ ALL = {name: {"clean": protocol.images, "corrupted": protocol.images} for name, 
         ("cityscapes", "data", {}, "The images and the protocol are those of published figures."),
         ("ade20k", "data", {"short_side": 256}, "the short side of images is 256, not 512"),
         ("ade20k", "data", {"short_side": None, "long_side": None}, "is not the same for all, not 512"),
+        ("cityscapes", "data", {"window": (64, 64), "stride": 64}, "windows are 64x64, not 768x768; windows are"),
+        ("ade20k", "data", {"stride": 100}, "windows are 100 pixels apart, not 512"),
         ("ade20k", "data", {"eval_split": "training"}, "the split is training, not val"),
         ("ade20k", "evaluation", {"at": "resized"}, "labels are resized (evaluation.at)"),
         ("cityscapes", "evaluation", {"full": {"clean": 500, "corrupted": 6}}, "of 6 images a variant, not 500"),
@@ -32,6 +34,11 @@ def test_what_differs_from_the_published_protocol_is_said(dataset, section, chan
         update={section: type(getattr(config, section)).model_validate(getattr(config, section).model_dump() | change)}
     )
     assert said in comparability(changed)
+
+
+def test_figures_of_the_search_stage_are_not_published_ones():
+    config = load(SPACES / "ade20k_deit_base.yaml").changed("evaluation", full=ALL["ade20k"])
+    assert comparability(config, "search").endswith("the figures are of the search stage.")
 
 
 def test_drawn_streets_have_no_published_figures():

@@ -83,7 +83,7 @@ def test_a_sweep_lives_in_a_folder_of_any_name(name):
         said = output(report_command, ["tiny"], results=results)
         assert said == f"report: {store.folder / 'report.html'}\n"
         assert [path.name for path in Path(top).iterdir()] == [name]
-        assert {path.name for path in Path(results).iterdir()} == {"mlartifacts", "mlflow.db", "tiny"}
+        assert {path.name for path in Path(results).iterdir()} == {".mlflow.lock", "mlartifacts", "mlflow.db", "tiny"}
 
 
 def test_a_folder_whose_name_is_no_text_is_refused():

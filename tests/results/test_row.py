@@ -25,9 +25,9 @@ def row(origin: str, status: str, stage: str = "search") -> dict:
         ([("reference", "complete"), ("known", "failed"), ("proposed", "stopped")], ""),
         (
             [("reference", "complete"), ("known", "failed"), ("proposed", "failed")],
-            "nothing could be measured: 2 of 2 recipes failed, the first: RuntimeError: no memory",
+            "no recipe could be measured (2 of 2 failed); first error: RuntimeError: no memory",
         ),
-        ([("known", "failed")], "nothing could be measured: 1 of 1 recipes failed, the first: RuntimeError: no memory"),
+        ([("known", "failed")], "no recipe could be measured (1 of 1 failed); first error: RuntimeError: no memory"),
         (
             [("reference", "failed"), ("known", "complete")],
             "the dense model could not be measured: RuntimeError: no memory",

@@ -209,3 +209,23 @@ def test_reading_leaves_no_thread_that_python_could_not_end(store):
     )
     done = subprocess.run([sys.executable, "-c", script, str(store.folder)], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["1", "0"]
+
+
+def test_training_between_the_rounds_of_nvit_must_stay_the_same(store):
+    """It decides what a comparison measures, as fine-tuning does."""
+    between = CONFIG.changed("nvit", train_between={"steps": 40})
+    other = Store(store.folder.parent / "between")
+    other.open(between)
+    with pytest.raises(UserError, match=r"its sweep has train\.lr 0\.001, now 0\.5"):
+        other.check(between.changed("train", lr=0.5))
+    store.check(CONFIG.changed("train", lr=0.5))  # nothing is trained there
+
+
+def test_a_sweep_of_a_release_without_dropout_was_trained_without(store):
+    settings = yaml.safe_load((store.folder / "sweep.yaml").read_text())
+    for section in (settings, settings["elastic"], settings["refine"], settings["policy"]):
+        del section["train"]["decoder_dropout"]
+    (store.folder / "sweep.yaml").write_text(yaml.safe_dump(settings))
+    config = store.config()
+    rates = [s.train.decoder_dropout for s in (config, config.elastic, config.refine, config.policy)]
+    assert rates == [0.0] * 4

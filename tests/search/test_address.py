@@ -47,11 +47,11 @@ def elsewhere(tmp_path, monkeypatch):
         ("127.0.0.1:{closed}", r"no Ray answers there \(connection refused\)"),
         ("ray://127.0.0.1:{closed}", r"no Ray answers there \(connection refused\)"),
         ("no-such-host.invalid:6379", r"no Ray answers there \(.*name.*\)"),
-        ("http://127.0.0.1:8265", r"that is where `ray job submit` goes; a script joins HOST:PORT"),
-        ("nonsense", "not an address of Ray, as HOST:6379"),
-        ("127.0.0.1:port", "not an address of Ray, as HOST:6379"),
-        ("http:/127.0.0.1:6379", "not an address of Ray|no Ray answers there"),
-        ("redis://127.0.0.1:6379", "not an address of Ray, as HOST:6379"),
+        ("http://127.0.0.1:8265", r"an http address is for `ray job submit`; a script needs HOST:PORT"),
+        ("nonsense", "not a Ray address; expected HOST:6379"),
+        ("127.0.0.1:port", "not a Ray address; expected HOST:6379"),
+        ("http:/127.0.0.1:6379", "not a Ray address|no Ray answers there"),
+        ("redis://127.0.0.1:6379", "not a Ray address; expected HOST:6379"),
     ],
 )
 def test_an_address_of_nothing_is_told_with_the_variable_that_gives_it(elsewhere, monkeypatch, given, reason):
@@ -75,7 +75,7 @@ def test_a_file_that_an_ended_ray_left_is_told_with_how_to_remove_it(elsewhere, 
         assert f"`rm {elsewhere}`; RAY_ADDRESS=local" in str(told.value)
 
 
-@pytest.mark.parametrize(("held", "reason"), [(b"", "not an address"), (b"\xff\xfe", "not readable")])
+@pytest.mark.parametrize(("held", "reason"), [(b"", "not a Ray address"), (b"\xff\xfe", "not readable")])
 def test_a_file_that_holds_no_address(elsewhere, held, reason):
     elsewhere.write_bytes(held)
     with pytest.raises(UserError, match=reason) as told:

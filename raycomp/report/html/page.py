@@ -75,7 +75,7 @@ def write_page(sweeps: Sequence[Found], path: AnyPath) -> None:
         budgets=at_budgets(found.rows, found.config.search.known, found.share),
         baselines=BASELINES,
         best=origins(found.rows).best,
-        comparability=comparability(found.config),
+        comparability=comparability(found.config, found.stage),
         figures=figures,
         facts=_facts(found),
         failures=[row for row in found.rows if row["status"] == "failed"],
