@@ -99,6 +99,7 @@ def retraining(
     settings = base.config.nvit.train_between
     if not settings.steps:
         return None
+    settings = settings.model_copy(update={"lr": settings.lr or base.config.benchmark.recovery.lr})
     return lambda model, round_: finetuned(base, model, settings, round_, samples, device, None).cpu()
 
 

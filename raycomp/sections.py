@@ -317,7 +317,8 @@ class NvitConfig(Section):
     """Share of the earlier scores in those of a round. NViT's 0.9 is for its 1,200 rounds: with 8, the scores of
     the dense model would decide nearly alone."""
     train_between: FinetuneConfig = FinetuneConfig()
-    """Training after each round but the last, before the model is scored anew. By default there is none."""
+    """Training after each round but the last, before the model is scored anew. By default there is none; its learning
+    rate is by default that of `benchmark.recovery`."""
     tolerance: float = Field(default=0.99, gt=0, le=1)
     """The least cost, relative to the target, that a removal may lead to."""
     latency_weight: float = Field(default=0.0, ge=0)
