@@ -10,6 +10,7 @@ import numpy as np
 from raycomp.data.images import read_differently, read_image, read_label
 from raycomp.data.samples import IGNORE, Sample
 from raycomp.errors import UserError, nearest
+from raycomp.storage import resolved
 
 
 class FolderSamples:
@@ -75,7 +76,7 @@ def split_folder(root: Path, candidates: Sequence[str], split: str, what: str) -
         UserError: naming the folder that is missing and the nearest one that is there.
     """
     if not root.is_dir():
-        around = root.resolve().parent
+        around = resolved(root).parent
         there = sorted(p.name for p in around.iterdir() if p.is_dir() and p.name[0] != ".") if around.is_dir() else []
         near = nearest(root.name, there) if there else "there is no folder"
         raise UserError(f"data.root: no folder {root.name} in {around}; {near}")
