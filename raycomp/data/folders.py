@@ -38,7 +38,7 @@ class FolderSamples:
                     data = path.read_bytes()
                 except OSError as error:
                     raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-                digest.update(path.name.encode() + hashlib.sha256(data).digest())
+                digest.update(path.name.encode(errors="surrogateescape") + hashlib.sha256(data).digest())
                 if read_differently(data, is_label):  # caches and rows of a release that did not are not the same
                     digest.update(b"turned or scaled")
         return digest.hexdigest()[:12]
