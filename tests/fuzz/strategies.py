@@ -41,7 +41,21 @@ SCALARS = st.one_of(
     st.booleans(),
     st.text(max_size=8),
     st.sampled_from(
-        ["40%", "0%", "1.2.3", "%", "nan", "1e3", "", "a\nb", "a" * 5000, "package:none", "/", "none.safetensors"]
+        [
+            "40%",
+            "0%",
+            "1.2.3",
+            "%",
+            "nan",
+            "1e3",
+            "",
+            "a\nb",
+            "a" * 5000,
+            "package:none",
+            "$a_$",
+            "/",
+            "none.safetensors",
+        ]
     ),
     st.dates(),
     st.binary(max_size=4),
