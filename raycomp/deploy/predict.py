@@ -41,8 +41,10 @@ def open_model(path: Path, device: torch.device) -> tuple[Run, Facts]:
         return _open_onnx(path)
     if path.suffix == ".pt2":
         return _open_program(path, device)
-    facts = models.read_facts(path)
-    return models.load(path).to(device), facts
+    facts, model = models.read_facts(path), models.load(path)
+    if len(facts.classes) != model.shape.classes:
+        raise UserError(f"{path}: {FACTS} name {len(facts.classes)} classes, the model has {model.shape.classes}")
+    return model.to(device), facts
 
 
 def _open_onnx(path: Path) -> tuple[Run, Facts]:
