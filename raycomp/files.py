@@ -10,7 +10,7 @@ from pyarrow.fs import LocalFileSystem, copy_files
 from safetensors import SafetensorError
 
 from raycomp.errors import UserError
-from raycomp.storage import AnyPath
+from raycomp.storage import AnyPath, resolved
 
 _UMASK = os.umask(0)
 os.umask(_UMASK)
@@ -22,9 +22,9 @@ def check_outputs(option: str, outputs: Iterable[Path], inputs: Iterable[Path | 
     Raises:
         UserError: for an output that is an input, or a folder.
     """
-    read = {path.resolve() for path in inputs if path is not None}
+    read = {resolved(path) for path in inputs if path is not None}
     for path in outputs:
-        if path.resolve() in read:
+        if resolved(path) in read:
             raise UserError(f"{option}: would overwrite {path}, which this command reads; choose another")
         if path.is_dir():
             raise UserError(f"{option}: {path} is a folder; expected a file")

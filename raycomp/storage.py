@@ -5,6 +5,7 @@ An `ObjectPath` has the part of pathlib's interface that raycomp uses, so that c
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -124,6 +125,11 @@ def located(text: str) -> AnyPath:
     if not key:
         raise UserError(f"{without_password(text)}: names no bucket; for example {scheme[1]}://bucket/results")
     return ObjectPath(fs, PurePosixPath(key), scheme[1])
+
+
+def resolved(path: Path) -> Path:
+    """The path without links; of one that leads back to itself, what `Path.resolve` gives since Python 3.13."""
+    return Path(os.path.realpath(path))
 
 
 def without_password(text: str) -> str:

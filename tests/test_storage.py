@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from raycomp.data.folders import split_folder
+from raycomp.deploy.predict import pictures
 from raycomp.errors import UserError
-from raycomp.files import fetched, written
+from raycomp.files import check_outputs, fetched, written
 from raycomp.results import lock
 from raycomp.results.store import Store, sweep_folder
-from raycomp.storage import ObjectPath, located
+from raycomp.storage import ObjectPath, located, resolved
 from tests.results.test_store import CONFIG, ROW
 from tests.services import SECRET, s3
 
@@ -139,3 +141,16 @@ def test_keys_in_a_uri_are_not_shown(bucket):
     path = located(f"s3://key:{SECRET}@sweeps/results?scheme=http&region=us-east-1")
     assert str(path) == "s3://sweeps/results"
     assert str(path / "x") == "s3://sweeps/results/x"
+
+
+def test_a_link_to_itself_is_a_path_like_others(tmp_path):
+    loop = tmp_path / "loop"
+    loop.symlink_to("loop")
+    assert resolved(loop) == loop
+    (tmp_path / "link").symlink_to(tmp_path / "there")
+    assert resolved(tmp_path / "link") == tmp_path / "there"
+    (tmp_path / "x.png").touch()
+    check_outputs("--out", [loop], [tmp_path / "x.png"])
+    assert pictures([tmp_path / "x.png"], loop) == {tmp_path / "x.png": loop / "x.png"}
+    with pytest.raises(UserError, match=r"data\.root: no folder loop in"):
+        split_folder(loop, ["images"], "val", "images")

@@ -10,6 +10,7 @@ import numpy as np
 from raycomp.data.images import read_differently, read_image, read_label
 from raycomp.data.samples import IGNORE, Sample
 from raycomp.errors import UserError, nearest
+from raycomp.storage import resolved
 
 
 class FolderSamples:
@@ -37,7 +38,7 @@ class FolderSamples:
                     data = path.read_bytes()
                 except OSError as error:
                     raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-                digest.update(path.name.encode() + hashlib.sha256(data).digest())
+                digest.update(path.name.encode(errors="surrogateescape") + hashlib.sha256(data).digest())
                 if read_differently(data, is_label):  # older releases read it otherwise: their caches must not match
                     digest.update(b"turned or scaled")
         return digest.hexdigest()[:12]
@@ -75,7 +76,7 @@ def split_folder(root: Path, candidates: Sequence[str], split: str, what: str) -
         UserError: naming the folder that is missing and the nearest one that is there.
     """
     if not root.is_dir():
-        around = root.resolve().parent
+        around = resolved(root).parent
         there = sorted(p.name for p in around.iterdir() if p.is_dir() and p.name[0] != ".") if around.is_dir() else []
         near = nearest(root.name, there) if there else "there is no folder"
         raise UserError(f"data.root: no folder {root.name} in {around}; {near}")

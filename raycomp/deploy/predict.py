@@ -17,6 +17,7 @@ from raycomp.errors import UserError, first_line, nearest
 from raycomp.evaluate.miou import labels_at, normalised, sliding_logits
 from raycomp.files import written
 from raycomp.shape import Scale
+from raycomp.storage import resolved
 
 MODELS = (".safetensors", ".onnx", ".pt2")
 
@@ -40,8 +41,10 @@ def open_model(path: Path, device: torch.device) -> tuple[Run, Facts]:
         return _open_onnx(path)
     if path.suffix == ".pt2":
         return _open_program(path, device)
-    facts = models.read_facts(path)
-    return models.load(path).to(device), facts
+    facts, model = models.read_facts(path), models.load(path)
+    if len(facts.classes) != model.shape.classes:
+        raise UserError(f"{path}: {FACTS} name {len(facts.classes)} classes, the model has {model.shape.classes}")
+    return model.to(device), facts
 
 
 def _open_onnx(path: Path) -> tuple[Run, Facts]:
@@ -89,7 +92,7 @@ def pictures(files: Sequence[Path], out: Path) -> dict[Path, Path]:
         UserError: where one could overwrite an image.
     """
     for path in files:
-        if path.resolve().parent == out.resolve() or path.parent.resolve() == out.resolve():
+        if resolved(out) in (resolved(path).parent, resolved(path.parent)):
             raise UserError(f"--out {out}: the folder of {path}; choose another, as a picture could overwrite an image")
     sharing = Counter(path.stem.casefold() for path in files)  # as file systems may not tell x from X
     found, taken = dict[Path, Path](), set[str]()

@@ -29,7 +29,8 @@ def legend(figure: Figure, shown: np.ndarray, classes: Sequence[str], columns: i
     """Name the colours of the classes among `shown` below a figure."""
     present = [c for c in np.unique(shown) if c < len(classes)]
     patches = [Patch(color=_PALETTE[c] / 255, label=classes[c]) for c in present[:_MOST_CLASSES]]
-    figure.legend(handles=patches, loc="outside lower center", ncols=columns, frameon=False, fontsize=8)
+    with plt.rc_context({"text.parse_math": False}):  # a name may have dollar signs
+        figure.legend(handles=patches, loc="outside lower center", ncols=columns, frameon=False, fontsize=8)
 
 
 def draw(image: np.ndarray, predicted: np.ndarray, classes: Sequence[str], path: Path) -> None:

@@ -12,6 +12,7 @@ from raycomp.data.ade20k import Ade20k
 from raycomp.data.camvid import CamVid
 from raycomp.data.cityscapes import Cityscapes
 from raycomp.data.open import open_split
+from raycomp.data.own import Own
 from raycomp.data.samples import IGNORE
 from raycomp.errors import UserError
 from raycomp.sections import DataConfig
@@ -238,3 +239,14 @@ def test_images_are_turned_with_their_labels(tmp_path):
     assert np.array_equal(image, np.rot90(pixels, -1))
     assert np.array_equal(label, np.eye(12, 8))
     assert data.fingerprint != before
+
+
+def test_names_that_are_no_utf8_are_read(tmp_path):
+    root, name = own_folder(tmp_path), os.fsdecode(b"b\xff")
+    data = Own(root, "val", ("x", "y"), ())
+    before = data.fingerprint
+    (root / "images/val/b.jpg").rename(root / f"images/val/{name}.jpg")
+    (root / "labels/val/b.png").rename(root / f"labels/val/{name}.png")
+    again = Own(root, "val", ("x", "y"), ())
+    assert len(again) == 2
+    assert again.fingerprint != before

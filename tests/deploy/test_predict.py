@@ -136,3 +136,14 @@ def test_a_model_says_what_it_is_for(model):
     assert camvid.scope == "the model was made for the data set camvid and knows 5 classes: a, b, c, d, e"
     older = models.Facts.model_validate_json(camvid.model_dump_json(exclude={"dataset"}))
     assert older.scope == "the model knows 5 classes: a, b, c, d, e"
+
+
+def test_the_name_of_a_class_is_no_formula(tmp_path):
+    draw(np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8), np.uint8), ("$a_$",), tmp_path / "a.png")
+    assert (tmp_path / "a.png").stat().st_size > 0
+
+
+def test_facts_of_another_model_are_refused(model, tmp_path):
+    models.save(model, models.facts_of(model, DATA, CLASSES[:3]), tmp_path / "m.safetensors")
+    with pytest.raises(UserError, match=r"m\.safetensors: facts name 3 classes, the model has 5"):
+        open_model(tmp_path / "m.safetensors", CPU)

@@ -54,7 +54,7 @@ def test_paths(name, kind, out, out_kind, data, given_files: Given):
     what = data.draw(st.sampled_from([*sweeps, ["profile"], ["predict"], ["predict", "model"], ["explain", "file"]]))
     with place() as folder:
         (folder / "given").mkdir()
-        (folder / "out").mkdir()
+        (folder / "out/real").mkdir(parents=True)
         path, written = Path("in") / name, Path("out") / out
         path.parent.mkdir()
         (folder / "given/space.yaml").write_text(
@@ -91,7 +91,7 @@ def test_paths(name, kind, out, out_kind, data, given_files: Given):
                 if verb in ("track", "compact"):
                     outputs = (*outputs, "in", "given")
         _put(path, kind, folder / "given" / right)
-        _put(written, out_kind, folder / "given/images")
+        _put(written, out_kind, folder / "out/real")
         with untouched(folder, outputs):
             command(arguments)
 
