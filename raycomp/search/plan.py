@@ -55,7 +55,7 @@ class Plan:
     pass_ms: float
     """One pass of the dense model over one window, in batches of the evaluation's size."""
     limit_ms: float
-    """The same of a recipe at the limit."""
+    """One such pass of a recipe at the limit."""
     device: str
     hours: float
     hours_least: float
