@@ -94,6 +94,9 @@ def answer(action: Callable[[], _T], seconds: float = SECONDS) -> _T | None:
     try:
         with limited(seconds):
             return action()
+    except OSError as error:  # `raycomp.cli.guarded` makes a line of it
+        assert error.filename is not None
+        return None
     except UserError as error:
         said = str(error)
         assert said.strip(), "an error without a word"
