@@ -95,7 +95,8 @@ def answer(action: Callable[[], _T], seconds: float = SECONDS) -> _T | None:
         with limited(seconds):
             return action()
     except OSError as error:  # `raycomp.cli.guarded` makes a line of it
-        assert error.filename is not None
+        if error.filename is None:
+            raise
         return None
     except UserError as error:
         said = str(error)
