@@ -99,9 +99,17 @@ def prepare(data: DataConfig, evaluation: EvaluationConfig, report: Callable[[in
 
 
 def cache_folder() -> Path:
-    """Where made data is kept: RAYCOMP_CACHE, else the user's cache folder."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("RAYCOMP_CACHE") or Path(home) / "raycomp")
+    """Where made data is kept: RAYCOMP_CACHE, else the user's cache folder.
+
+    Raises:
+        UserError: for a user without a home, as in some containers.
+    """
+    if own := os.environ.get("RAYCOMP_CACHE"):
+        return Path(own)
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "raycomp"
+    except RuntimeError:
+        raise UserError("this user has no home folder to keep made data in; set RAYCOMP_CACHE to a folder") from None
 
 
 def _key(samples: Samples, data: DataConfig, evaluation: EvaluationConfig) -> str:
@@ -140,13 +148,17 @@ def _make(
     folder: Path, samples: Samples, data: DataConfig, evaluation: EvaluationConfig, report: Callable[[int, int], None]
 ) -> None:
     """Corrupt in all cores, then move the finished folder to its place in one step."""
+    try:  # before the corruptions, which take long
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(folder, error) from None
     full = evaluation.full
     clean, originals = [], []
     for index in range(full.clean):
         image, label = samples[index]
         clean.append(resized((image, label), data.scale.of(image.shape[:2])))
         originals.append(label)
-    if all((label == IGNORE).all() for label in originals):  # before the corruptions, which take long
+    if all((label == IGNORE).all() for label in originals):  # as above
         raise nothing_labelled(data.eval_split, len(clean))
     images, variants, label_of, rank = [], [], [], []
     for index, (image, _) in enumerate(clean):
@@ -164,8 +176,8 @@ def _make(
             label_of += indices
             rank += range(len(corrupted))
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
-    temporary.mkdir(parents=True, exist_ok=True)
     try:
+        temporary.mkdir(parents=True, exist_ok=True)
         stacks = {"images": Stack.of(images), "labels": Stack.of([label for _, label in clean])}
         if data.short_side is not None:
             stacks["originals"] = Stack.of(originals)
@@ -179,9 +191,13 @@ def _make(
         temporary.rename(folder)
     except OSError as error:
         if not (folder / "facts.json").is_file():  # unless another process was first
-            raise UserError(f"{folder}: cannot write the evaluation cache ({error.strerror})") from None
+            raise _unwritable(folder, error) from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _unwritable(folder: Path, error: OSError) -> UserError:
+    return UserError(f"{folder}: cannot write the evaluation cache ({error.strerror})")
 
 
 _Job = tuple[list[np.ndarray], str, int, list[int], list[int]]

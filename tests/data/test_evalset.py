@@ -1,10 +1,13 @@
 """Evaluation sets: cached whole, nested stages, seeded."""
 
+import pwd
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from raycomp.data.corruptions import VARIANTS, corrupt
-from raycomp.data.evalset import CLEAN, Stack, prepare
+from raycomp.data.evalset import CLEAN, Stack, cache_folder, prepare
 from raycomp.data.streetscenes import StreetScenes
 from raycomp.errors import UserError
 from raycomp.sections import DataConfig, EvaluationConfig, StageConfig
@@ -101,3 +104,27 @@ def test_more_search_than_full_images_is_refused():
     config = EvaluationConfig(search=StageConfig(clean=4, corrupted=1), full=SMALL.full)
     with pytest.raises(UserError, match=r"evaluation\.search\.clean is 4; at most evaluation\.full\.clean, 3"):
         prepare(DATA, config, lambda done, total: None)
+
+
+def test_a_user_without_a_home_needs_a_cache_folder(monkeypatch):
+    """Containers may run as a user that is in no list."""
+
+    def unknown(_):
+        raise KeyError
+
+    for name in ("HOME", "XDG_CACHE_HOME", "RAYCOMP_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    with pytest.raises(UserError, match="set RAYCOMP_CACHE to a folder"):
+        cache_folder()
+    monkeypatch.setenv("XDG_CACHE_HOME", "/x")
+    assert cache_folder() == Path("/x/raycomp")
+    monkeypatch.setenv("RAYCOMP_CACHE", "/y")
+    assert cache_folder() == Path("/y")
+
+
+def test_a_cache_that_cannot_be_written_is_told_before_it_is_made(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("RAYCOMP_CACHE", str(tmp_path / "file" / "cache"))
+    with pytest.raises(UserError, match=r"cannot write the evaluation cache \(Not a directory\)"):
+        prepare(DATA, SMALL, lambda *_: pytest.fail("corrupted in vain"))

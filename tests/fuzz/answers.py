@@ -94,6 +94,10 @@ def answer(action: Callable[[], _T], seconds: float = SECONDS) -> _T | None:
     try:
         with limited(seconds):
             return action()
+    except OSError as error:  # `raycomp.cli.guarded` makes a line of it
+        if error.filename is None:
+            raise
+        return None
     except UserError as error:
         said = str(error)
         assert said.strip(), "an error without a word"

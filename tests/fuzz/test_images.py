@@ -1,6 +1,7 @@
 """Label and image files of all kinds: read through a data set, prepared for a search, and segmented."""
 
 import json
+import os
 from contextlib import suppress
 from pathlib import Path
 
@@ -61,9 +62,11 @@ def test_a_data_set_is_read_or_refused(images, labels, alike, ignore):
     labels=st.lists(image_files(("L", "P", "1")), min_size=2, max_size=2),
     fits=st.booleans(),
     side=st.sampled_from([None, 32, 33, 40]),
+    cache=st.sampled_from(["cache"] * 4 + ["cache/a b/'ü'", "in/images/val/0.png", "/dev/null/x", "a" * 300]),
 )
-def test_a_set_is_prepared_or_refused(images, labels, fits, side):
+def test_a_set_is_prepared_or_refused(images, labels, fits, side, cache):
     with place() as folder:
+        os.environ["RAYCOMP_CACHE"] = cache
         _written(folder / "in/images/val", [(f"{n}", ".png", data) for n, data in enumerate(images)])
         _written(folder / "in/labels/val", [(f"{n}", ".png", data) for n, data in enumerate(labels)])
         if fits:
