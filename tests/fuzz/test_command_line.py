@@ -131,10 +131,11 @@ def test_options(data, verb, first, given_files: Given):
             command(arguments)
 
 
+# Without _RAYCOMP_COMPLETE, by which a shell asks for completions in place of a command; typer answers that.
 _ENVIRONMENT = st.dictionaries(
     st.sampled_from(
         ["COLUMNS", "LINES", "TERM", "NO_COLOR", "FORCE_COLOR", "TMPDIR", "RAYCOMP_CACHE", "RAY_ADDRESS", "HOME", "TZ",
-         "XDG_CACHE_HOME", "LC_ALL", "TTY_COMPATIBLE", "_RAYCOMP_COMPLETE", "MPLCONFIGDIR", "MLFLOW_TRACKING_URI"]
+         "XDG_CACHE_HOME", "LC_ALL", "TTY_COMPATIBLE", "MPLCONFIGDIR", "MLFLOW_TRACKING_URI"]
     ),
     st.one_of(
         st.none(),
@@ -178,7 +179,6 @@ def test_environments(environment, encoding, data, given_files: Given):
 @given(environment=_ENVIRONMENT, data=st.data())
 def test_environments_of_a_process(environment, data, given_files: Given):
     """What Python reads as it starts: its encoding, locale, home and temporary folder."""
-    environment = {name: value for name, value in environment.items() if name != "_RAYCOMP_COMPLETE"}
     encodings = st.sampled_from([None, "ascii", "utf-8", "latin-1:strict", "utf-16", "cp437"])
     given = environment | {
         "PYTHONIOENCODING": data.draw(encodings),
