@@ -133,11 +133,7 @@ def _configured(
     given = {"seeds": seeds, "methods": methods, "speedups": speedups}
     steps = {"steps": recovery, "lr": lr}
     wanted: dict[str, Any] = config.benchmark.recovery.model_dump() | {k: v for k, v in steps.items() if v is not None}
-    if train_between is not None:
-        config = config.changed(
-            "nvit", train_between={**config.nvit.train_between.model_dump(), "steps": train_between}
-        )
-    return config.changed("benchmark", **given, recovery=wanted)
+    return config.training_between(train_between).changed("benchmark", **given, recovery=wanted)
 
 
 def _list(text: str | None) -> list[str] | None:

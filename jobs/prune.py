@@ -45,11 +45,7 @@ def main(
     config = configs.load(space, budget=to_gflops or to_latency)
     share = config.search.budget
     config = config.changed("data", root=data).changed("model", checkpoint=checkpoint)
-    config = config.changed("nvit", latency_weight=weight)
-    if train_between is not None:
-        config = config.changed(
-            "nvit", train_between={**config.nvit.train_between.model_dump(), "steps": train_between}
-        )
+    config = config.changed("nvit", latency_weight=weight).training_between(train_between)
     recipe_file = out.with_suffix(".yaml")
     import torch  # seconds, which bad input need not wait for
 

@@ -28,8 +28,7 @@ from raycomp.cli import guarded
 from raycomp.commands.inputs import check_suffix, device_of
 from raycomp.compress.apply import compress
 from raycomp.compress.elastic import ordered, prefix_saliency
-from raycomp.data.folders import FolderSamples
-from raycomp.data.labelled import absent_classes
+from raycomp.data.labelled import absent_in
 from raycomp.data.open import open_split
 from raycomp.data.resize import at_least, centre, resized_image
 from raycomp.data.samples import NORMALIZATIONS, Samples
@@ -96,10 +95,8 @@ def main(
     held_out = open_split(sweep.data, sweep.data.eval_split, settings.eval_images)
     if isinstance(samples, StreetScenes):
         samples = Preloaded(samples)
-    if isinstance(held_out, FolderSamples):
-        labels = (held_out.label(index) for index in range(min(len(held_out), settings.eval_images)))
-        if warning := absent_classes(labels, held_out.classes, sweep.data.eval_split):
-            print(warning, flush=True)
+    if warning := absent_in(held_out, min(len(held_out), settings.eval_images), sweep.data.eval_split):
+        print(warning, flush=True)
     keep_freed_memory()
     job = _Job(sweep, settings, shape, samples, held_out, device_of(device), state)
     if policy:

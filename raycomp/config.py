@@ -88,6 +88,16 @@ class SweepConfig(Section):
         except ValidationError as error:
             raise UserError(explain(error, SweepConfig)) from None
 
+    def training_between(self, steps: int | None) -> Self:
+        """The same configuration with so many training steps between NViT's rounds; None leaves them as they are.
+
+        Raises:
+            UserError: for a negative number.
+        """
+        if steps is None:
+            return self
+        return self.changed("nvit", train_between={**self.nvit.train_between.model_dump(), "steps": steps})
+
 
 def load(path: Path, **search: object) -> SweepConfig:
     """Read a search space file; keyword arguments replace fields of its `search` section.

@@ -5,7 +5,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from raycomp.data.evalset import CLEAN, EvalSet
-from raycomp.data.samples import IGNORE, nothing_labelled
+from raycomp.data.folders import FolderSamples
+from raycomp.data.samples import IGNORE, Samples, nothing_labelled
 from raycomp.errors import UserError
 from raycomp.sections import EvaluationConfig
 
@@ -32,6 +33,17 @@ def check_stages(data: EvalSet, evaluation: EvaluationConfig) -> None:
                     f"evaluation.{name}.{field}: none of its {len(sources)} images has a labelled pixel; "
                     f"{labelled.sum()} of the {len(labelled)} images of the set do"
                 )
+
+
+def absent_in(samples: Samples, count: int, split: str) -> str:
+    """`absent_classes` of the first labels of a split, which are read for it; empty for a set that makes its own.
+
+    Raises:
+        UserError: as `absent_classes` does, and for a label that cannot be read.
+    """
+    if not isinstance(samples, FolderSamples):
+        return ""
+    return absent_classes((samples.label(index) for index in range(count)), samples.classes, split)
 
 
 def absent_classes(labels: Iterable[np.ndarray], classes: Sequence[str], split: str) -> str:

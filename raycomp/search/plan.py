@@ -10,8 +10,7 @@ from raycomp.compress.apply import remerge
 from raycomp.config import SweepConfig
 from raycomp.data.corruptions import TYPES
 from raycomp.data.evalset import open_checked
-from raycomp.data.folders import FolderSamples
-from raycomp.data.labelled import absent_classes
+from raycomp.data.labelled import absent_in
 from raycomp.data.samples import Samples
 from raycomp.evaluate.miou import anchors
 from raycomp.evaluate.speed import median_seconds
@@ -102,16 +101,8 @@ def plan(config: SweepConfig, proposer: Proposer) -> Plan:
         device=str(device),
         hours=most / 3600,
         hours_least=least / 3600,
-        warning=_warning(samples, config),
+        warning=absent_in(samples, config.evaluation.full.clean, config.data.eval_split),
     )
-
-
-def _warning(samples: Samples, config: SweepConfig) -> str:
-    """What the labels of the evaluation set, which are read for it, lack."""
-    if not isinstance(samples, FolderSamples):
-        return ""
-    labels = (samples.label(index) for index in range(config.evaluation.full.clean))
-    return absent_classes(labels, samples.classes, config.data.eval_split)
 
 
 def _confirmed(proposer: Proposer, proposed: int) -> tuple[list[float], int]:

@@ -16,19 +16,12 @@ from raycomp.report.found import Found, difference
 from raycomp.report.status import status_of
 from raycomp.results.store import Store
 from tests.evaluate.test_per_image import made
-from tests.report.test_page import found
+from tests.report.test_page import found, stored
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("results")
-    for sweep in (found(), found("other", seed=1, checkpoint="c")):
-        store = Store(folder / sweep.name)
-        store.open(sweep.config)
-        for row in sweep.rows:
-            store.write(row | {"sweep": sweep.name})
-        store.lock.drop()
-    return str(folder)
+    return stored(tmp_path_factory.mktemp("results"), found(), found("other", seed=1, checkpoint="c"))
 
 
 ROWS = found().rows

@@ -20,10 +20,9 @@ from raycomp.report.compare import at_budgets, origins
 from raycomp.report.fitted import Column, FittedTable
 from raycomp.report.status import Status
 from raycomp.report.trust import Trust
-from raycomp.results.store import Store
 from raycomp.search.known import BASELINES
 from raycomp.shape import deit_base_distilled
-from tests.report.test_page import found
+from tests.report.test_page import found, stored
 
 WIDTHS = (80, 100, 120, 160)
 SWEEP = found("streetscenes_vit_micro_at_half_of_the_dense_gflops")
@@ -138,14 +137,7 @@ def test_columns_are_stacked_no_more_than_the_width_asks_for():
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("results")
-    for sweep in (SWEEP, found("other", seed=1)):
-        store = Store(folder / sweep.name)
-        store.open(sweep.config)
-        for row in sweep.rows:
-            store.write(row | {"sweep": sweep.name})
-        store.lock.drop()
-    return str(folder)
+    return stored(tmp_path_factory.mktemp("results"), SWEEP, found("other", seed=1))
 
 
 def in_terminal(columns: int, *arguments: str) -> str:

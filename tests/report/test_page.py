@@ -3,6 +3,7 @@
 import re
 import shutil
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from raycomp.data.corruptions import VARIANTS
 from raycomp.report.compare import agreement
 from raycomp.report.found import Found
 from raycomp.report.html.page import write_page
+from raycomp.results.store import Store
 from raycomp.search.proposal import Proposal
 from raycomp.search.proposer import Proposer
 from tests.conftest import TINY
@@ -55,6 +57,17 @@ def found(name: str = "tiny", seed: int = 0, **changes) -> Found:
         }
     )
     return Found(name, config, [measured(p, **changes) for p in proposed(seed)])
+
+
+def stored(folder: Path, *sweeps: Found) -> str:
+    """A results folder that holds these sweeps."""
+    for sweep in sweeps:
+        store = Store(folder / sweep.name)
+        store.open(sweep.config)
+        for row in sweep.rows:
+            store.write(row | {"sweep": sweep.name})
+        store.lock.drop()
+    return str(folder)
 
 
 @cache
