@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from raycomp.compress.layout import axes
+from raycomp.compress.transfer import moved
 from raycomp.data.samples import IGNORE
 from raycomp.files import written
 from raycomp.flops import decoder_widths
@@ -33,6 +34,8 @@ DIVISORS: dict[Criterion, dict[str, int]] = {
     "taylor": {"embed": 12, "head": 6, "qk": 2, "v": 2, "mlp": 1, "out": 2},
 }
 """d of each kind of unit. NViT divides a head's sum by 6, and by 2 again as Q and V are linked to it."""
+
+_CPU = torch.device("cpu")
 
 Saliency = dict[str, Tensor]
 """Scores, float64: `embed` (E,), `block.i.head` (H,), `block.i.qk` and `.v` (H, width),
@@ -56,9 +59,10 @@ def compute(
         state: file that the sums are saved to after each batch, and gone on from if it is there.
 
     Returns:
-        One score per unit; larger matters more.
+        One score per unit, on the CPU; larger matters more.
     """
     sums, count = _restore(state)
+    sums = moved(sums, model.encoder.cls_token.device)
     for images, labels in islice(batches, count, None):
         model.zero_grad(set_to_none=True)
         with torch.autocast(images.device.type, dtype, enabled=dtype != torch.float32):
@@ -68,11 +72,11 @@ def compute(
             sums[name] = sums[name] + score if name in sums else score
         count += 1
         if state is not None:
-            save(sums, state, count)
+            save(moved(sums, _CPU), state, count)
     model.zero_grad(set_to_none=True)
     if state is not None:
         state.unlink(missing_ok=True)
-    return {name: total / count for name, total in sums.items()}
+    return {name: total / count for name, total in moved(sums, _CPU).items()}
 
 
 def _restore(state: Path | None) -> tuple[Saliency, int]:
@@ -84,7 +88,7 @@ def _restore(state: Path | None) -> tuple[Saliency, int]:
 
 
 def from_gradients(model: Segmenter, criterion: Criterion) -> Saliency:
-    """Score every unit by the gradients of one batch, which lie in the model's parameters."""
+    """Score every unit by the gradients of one batch, which lie in the model's parameters; on their device."""
     sums = _linked_sums(model, criterion)
     by_unit: Saliency = {}
     for name, total in sums.items():
@@ -121,7 +125,7 @@ def _linked_sums(model: Segmenter, criterion: Criterion) -> dict[str, Tensor]:
         product = (parameter.detach().double() * parameter.grad.double())[..., None]  # flatten needs two axes
         for axis, unit in enumerate(units):
             if unit is not None and (criterion == "taylor" or _linked_in_nvit(name, axis, unit)):
-                total = product.movedim(axis, 0).flatten(1).sum(1).cpu()
+                total = product.movedim(axis, 0).flatten(1).sum(1)
                 sums[unit] = sums[unit] + total if unit in sums else total
     return sums
 
@@ -151,7 +155,7 @@ def attention_widths(shape: ModelShape, recipe: Recipe, place: str) -> tuple[int
 
 def save(saliency: Saliency, path: AnyPath, batches: int = 0) -> None:
     """Write scores, whole or not at all; `batches` says how many a partial sum holds."""
-    tensors = {name: score.contiguous() for name, score in saliency.items()}
+    tensors = {name: score.clone(memory_format=torch.contiguous_format) for name, score in saliency.items()}
     with written(path) as temporary:
         save_file(tensors, temporary, {"batches": str(batches)})
 

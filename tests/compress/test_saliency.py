@@ -6,6 +6,7 @@ import torch
 from raycomp.compress import saliency as saliencies
 from raycomp.compress.saliency import from_gradients
 from tests.conftest import TINY, seeded_images, seeded_model
+from tests.copies import Copies
 
 # w * dL/dw of every weight of a parameter, all weights of it alike. Blocks of the encoder and of the decoder have the
 # same. TINY has 32 embedding channels, patches of 3 * 8 * 8 = 192 values, 4 heads of 8 QK and 8 V units, and 128 MLP
@@ -173,6 +174,16 @@ def test_an_interrupted_computation_goes_on_where_it_was(model, shape, tmp_path)
     resumed = saliencies.compute(model, batches(shape, 5), "nvit", state=state)
     assert not list(tmp_path.iterdir())
     assert all(torch.equal(whole[name], score) for name, score in resumed.items())
+
+
+def test_the_scores_of_a_batch_stay_on_the_device_of_the_model(shape):
+    """Each copy to the CPU would wait for the device; `meta` stands for it."""
+    there = seeded_model(shape).to("meta")
+    there(seeded_images(shape).to("meta")).sum().backward()
+    with Copies() as counted:
+        scores = {criterion: from_gradients(there, criterion) for criterion in ("nvit", "taylor")}
+    assert counted.between_devices == 0
+    assert all(score.is_meta for by_unit in scores.values() for score in by_unit.values())
 
 
 def test_bfloat16_scores_rank_units_like_float32(model, shape):
