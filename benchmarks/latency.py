@@ -15,7 +15,6 @@ import torch
 import typer
 
 from raycomp.compress.apply import compress
-from raycomp.compress.elastic import prefix_saliency
 from raycomp.config import load
 from raycomp.evaluate.latency_fit import fitted
 from raycomp.evaluate.latency_table import measure_latency
@@ -50,7 +49,7 @@ def main(
     least = config.elastic.least * grid.gflops({})
     drawn = [grid.recipe(grid.draw(np.random.default_rng(SEED + i), least)) for i in range(recipes)]
     chosen = [dense(shape), *drawn]
-    models = [compress(whole, recipe, prefix_saliency(shape)).eval().to(device, dtype) for recipe in chosen]
+    models = [compress(whole, recipe, None).eval().to(device, dtype) for recipe in chosen]
     images = torch.randn(batch, 3, *window, device=device, dtype=dtype)
     with torch.inference_mode():
         runs = {index: lambda model=model: model(images) for index, model in enumerate(models)}

@@ -17,7 +17,6 @@ import typer
 
 from raycomp import config as configs
 from raycomp.compress.apply import compress
-from raycomp.compress.elastic import prefix_saliency
 from raycomp.data.corruptions import VARIANTS, corrupt
 from raycomp.data.open import open_split
 from raycomp.data.samples import NORMALIZATIONS
@@ -78,7 +77,7 @@ def _straight(base: Base, recipe: Recipe, device: torch.device) -> tuple[float, 
     began = time.perf_counter()
     assert config.model.elastic is not None
     whole = checkpoints.load(checkpoints.locate(config.model.elastic), base.shape)
-    model = compress(whole, recipe, prefix_saliency(base.shape)).eval().to(device)
+    model = compress(whole, recipe, None).eval().to(device)
     seconds["model"] = time.perf_counter() - began
 
     began, wanted = time.perf_counter(), config.evaluation.search

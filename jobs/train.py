@@ -27,7 +27,7 @@ from raycomp import config as configs
 from raycomp.cli import guarded
 from raycomp.commands.inputs import check_suffix, device_of
 from raycomp.compress.apply import compress
-from raycomp.compress.elastic import ordered, prefix_saliency
+from raycomp.compress.elastic import ordered
 from raycomp.data.labelled import absent_in
 from raycomp.data.open import open_split
 from raycomp.data.resize import at_least, centre, resized_image
@@ -210,7 +210,7 @@ def _train_elastic(job: _Job, start: Path, half: bool) -> _Made:
     full = f"{np.nanmean(_evaluate(model, job)):.4f}"
     lines = [f"| full width | 100% | {full} |"]
     for one in inside:
-        found = np.nanmean(_evaluate(compress(model, one.recipe, prefix_saliency(shape)), job))
+        found = np.nanmean(_evaluate(compress(model, one.recipe, None), job))
         print(f"{one.label}: mIoU {found:.4f}", flush=True)
         lines.append(f"| {one.kind} | {one.share:.0%} | {found:.4f} |")
     facts = {"miou": full, checkpoints.ELASTIC: sweep.space.model_dump_json()}

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from raycomp.compress.elastic import Nested, prefix_saliency
+from raycomp.compress.elastic import Nested
 from raycomp.data.samples import IGNORE
 from raycomp.models.segmenter import Segmenter, upsampled
 from raycomp.recipe import Recipe
@@ -44,14 +44,13 @@ def nested(teacher: Segmenter, weight: float, draw: Callable[[int], Sequence[Rec
     Args:
         draw: maps a seed to the recipes of a step.
     """
-    prefixes = prefix_saliency(teacher.shape)
 
     def loss(model: nn.Module, images: Tensor, labels: Tensor) -> Iterator[Tensor]:
         assert isinstance(model, Segmenter)
         target = _scores(teacher, images)
         recipes = draw(int(torch.randint(2**31, ())))
         for recipe in recipes:
-            part = _taught(model, Nested(model, recipe, prefixes), images, labels, target, weight)
+            part = _taught(model, Nested(model, recipe), images, labels, target, weight)
             yield part / len(recipes)
 
     return loss

@@ -28,7 +28,7 @@ _TRAINING = 2
 
 
 def recovered(base: Base, recipe: Recipe, samples: Samples | None, device: torch.device, folder: AnyPath) -> Segmenter:
-    """Cut a recipe and recover it as the configuration says; the dense recipe is the dense model as it is.
+    """Cut a recipe on a device and recover it as configured; the dense recipe is the dense model as it is.
 
     Args:
         samples: training images for fine-tuning; None opens the data set's own.
@@ -37,7 +37,7 @@ def recovered(base: Base, recipe: Recipe, samples: Samples | None, device: torch
     Raises:
         UserError: for a recipe that does not fit the model, or that the elastic model was not trained for.
     """
-    model = base.cut(recipe)
+    model = base.cut(recipe, device)
     if recipe == dense(base.shape):
         return model
     match base.config.recovery.mode:
@@ -50,12 +50,12 @@ def recovered(base: Base, recipe: Recipe, samples: Samples | None, device: torch
 
 
 def reconstructed(base: Base, model: Segmenter, device: torch.device) -> Segmenter:
-    """Refit a cut model on the calibration images. `model` stays as it is."""
+    """A copy of a cut model on a device, refitted on the calibration images."""
     assert base.calibration is not None
     pixels = NORMALIZATIONS[base.shape.normalization]
     images = normalised(torch.from_numpy(base.calibration).to(device), pixels.mean, pixels.std, torch.float32)
     own = deepcopy(model).to(device)
-    reconstruct(own, deepcopy(base.model).to(device), base.saliency, images)
+    reconstruct(own, base.placed(base.model, device), base.saliency, images)
     return own
 
 
@@ -123,8 +123,7 @@ def trained_on(
     loss: Loss = pixel_loss
     identity = ""
     if distill:
-        teacher = deepcopy(base.model).to(device).requires_grad_(False)
-        loss, identity = distilled(teacher, distill), f" {base.checkpoint} {distill}"
+        loss, identity = distilled(base.placed(base.model, device), distill), f" {base.checkpoint} {distill}"
     return train(own, base.shape, images, config, device, report, loss, state, identity, data.scale)
 
 

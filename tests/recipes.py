@@ -1,7 +1,9 @@
-"""Random recipes for a shape."""
+"""Random recipes for a shape, and the scores that keep first units."""
 
 import numpy as np
+import torch
 
+from raycomp.compress.saliency import Saliency
 from raycomp.recipe import Algm, BlockWidths, Cts, Merge, Recipe, ToMe
 from raycomp.shape import ModelShape
 
@@ -40,3 +42,8 @@ def random_merge(shape: ModelShape, rng: np.random.Generator, method: str) -> Me
         case "cts":
             return Cts(share=0.75 * share, policy="small")
     return None
+
+
+def falling(saliency: Saliency) -> Saliency:
+    """Scores of the same names and shapes that fall with the index of a unit."""
+    return {name: -torch.arange(s.shape[-1], dtype=torch.float64).expand_as(s) for name, s in saliency.items()}

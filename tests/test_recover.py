@@ -1,6 +1,7 @@
 """What a trial does with a cut model before it measures it."""
 
-from dataclasses import replace
+import pickle
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -8,10 +9,10 @@ import pytest
 import torch
 
 from raycomp.compress.apply import compress
-from raycomp.compress.elastic import ordered, prefix_saliency
+from raycomp.compress.elastic import ordered
 from raycomp.data.streetscenes import StreetScenes
 from raycomp.errors import UserError
-from raycomp.recipe import ToMe, dense
+from raycomp.recipe import Cts, ToMe, dense
 from raycomp.recover import recovered
 from raycomp.results.row import SCHEMA
 from raycomp.search.base import Elastic
@@ -22,6 +23,7 @@ from raycomp.sections import RecoveryConfig, SpaceConfig, WidthRange
 from raycomp.storage import located
 from tests.bases import SHAPE
 from tests.conftest import seeded_images
+from tests.copies import Copies
 from tests.services import s3
 
 CPU = torch.device("cpu")
@@ -52,11 +54,35 @@ def test_an_elastic_recipe_is_a_slice_and_the_dense_recipe_the_dense_model(elast
     base, model = elastic
     images = seeded_images(SHAPE)
     made = recovered(base, NARROW, None, CPU, Path("nowhere"))
-    assert torch.equal(made(images), compress(model, NARROW, prefix_saliency(SHAPE))(images))
+    assert torch.equal(made(images), compress(model, NARROW, None)(images))
     assert torch.equal(recovered(base, dense(SHAPE), None, CPU, Path("nowhere"))(images), base.model(images))
     with pytest.raises(UserError, match="embed is 32, the least is 40"):
         recovered(base, NARROW.model_copy(update={"embed": 32}), None, CPU, Path("nowhere"))
     assert base.mark == "weights second"
+
+
+def test_a_device_gets_the_weights_once_and_recipes_are_cut_there(elastic):
+    """`meta` stands for a GPU, as none is at hand."""
+    base, there = elastic[0], torch.device("meta")
+    shared = NARROW.model_copy(update={"merge": Cts(share=0.5, policy="small")})
+    for which, recipe, copies in ((base, NARROW, 0), (replace(base, elastic=None), shared, 1)):
+        for _ in range(2):
+            with Copies() as counted:
+                model, whole = which.cut(recipe, there), which.cut(dense(SHAPE), there)
+        assert counted.between_devices == copies  # the units to keep, where they are not the first ones
+        assert all(parameter.is_meta for parameter in (*model.parameters(), *whole.parameters()))
+        assert not any(parameter.is_meta for parameter in which.cut(recipe).parameters())
+
+
+def test_networks_do_not_travel_with_a_base(elastic):
+    """Ray pickles it for every actor; an array goes through the object store, a tensor would not."""
+    base, model = elastic
+    base.cut(NARROW, torch.device("meta"))
+    assert "elastic_model" in vars(base)
+    other = pickle.loads(pickle.dumps(base))
+    assert set(vars(other)) == {field.name for field in fields(base)}
+    images = seeded_images(SHAPE)
+    assert torch.equal(other.cut(NARROW)(images), compress(model, NARROW, None)(images))
 
 
 def test_a_finetuned_model_is_kept_in_object_storage(base, monkeypatch):

@@ -14,11 +14,12 @@ from raycomp.models.segmenter import Segmenter
 from raycomp.recipe import Algm, Cts, Recipe, ToMe
 
 
-def compress(model: Segmenter, recipe: Recipe, saliency: Saliency, policy: nn.Module | None = None) -> Segmenter:
-    """Build the model of a recipe from a dense one; weights that nothing cuts are shared, not copied.
+def compress(model: Segmenter, recipe: Recipe, saliency: Saliency | None, policy: nn.Module | None = None) -> Segmenter:
+    """Build the model of a recipe from a dense one, on its device; weights that nothing cuts are shared, not copied.
 
     Args:
-        policy: the policy network, for a recipe that shares tokens (CTS).
+        saliency: of the model's units; None for an elastic model, whose units are in order.
+        policy: the policy network on the same device, for a recipe that shares tokens (CTS).
 
     Raises:
         UserError: for a recipe that does not fit the model.

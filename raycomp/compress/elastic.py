@@ -1,7 +1,7 @@
 """Elastic models: units in order of saliency, so that every narrower model is a prefix of the full one.
 
 Nested widths as in Yu & Huang, "Universally Slimmable Networks and Improved Training Techniques",
-ICCV 2019, ranked by NViT's saliency (REFERENCE 7). Cutting an elastic model is slicing alone.
+ICCV 2019, ranked by NViT's saliency (REFERENCE 7). `prune` cuts an elastic model without scores.
 """
 
 import torch
@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from raycomp.compress.apply import remerge
-from raycomp.compress.prune import kept_units, sliced
+from raycomp.compress.prune import cut_along, kept_units, sliced
 from raycomp.compress.saliency import Saliency
+from raycomp.compress.slices import first_units
 from raycomp.models.segmenter import Segmenter
 from raycomp.recipe import Recipe, check_fits, dense
-from raycomp.shape import ModelShape
 
 
 def ordered(model: Segmenter, saliency: Saliency) -> Segmenter:
@@ -24,38 +24,13 @@ def ordered(model: Segmenter, saliency: Saliency) -> Segmenter:
     return same.eval()
 
 
-def prefix_saliency(shape: ModelShape) -> Saliency:
-    """Scores that fall with the index: what `prune` needs to cut an elastic model."""
-
-    def falling(*size: int) -> Tensor:
-        return -torch.arange(size[-1], dtype=torch.float64).expand(size).contiguous()
-
-    def block(place: str, heads: int, width: int, mlp: int) -> Saliency:
-        return {
-            f"{place}.head": falling(heads),
-            f"{place}.qk": falling(heads, width),
-            f"{place}.v": falling(heads, width),
-            f"{place}.mlp": falling(mlp),
-        }
-
-    scores = {"embed": falling(shape.width)}
-    for index in range(shape.depth):
-        scores |= block(f"block.{index}", shape.heads, shape.head_dim, shape.mlp)
-    if shape.decoder == "mask":
-        scores |= {"decoder.embed": falling(shape.width), "decoder.out": falling(shape.width)}
-        for index in range(shape.decoder_depth):
-            heads = shape.decoder_heads
-            scores |= block(f"decoder.block.{index}", heads, shape.width // heads, shape.mlp)
-    return scores
-
-
 class Nested(nn.Module):
     """An elastic model seen as the model of one recipe: its weights are slices, trained through."""
 
-    def __init__(self, model: Segmenter, recipe: Recipe, prefixes: Saliency) -> None:
+    def __init__(self, model: Segmenter, recipe: Recipe) -> None:
         super().__init__()
         check_fits(model.shape, recipe)
-        self._model, self._kept = model, kept_units(model.shape, recipe, prefixes)
+        self._model, self._cuts = model, first_units(model, recipe)
         with torch.device("meta"):
             frame = Segmenter(model.shape, recipe).train(model.training)
         frame.regularise(*model.regularisation)
@@ -64,7 +39,7 @@ class Nested(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Class scores (B, K, h, w) on the patch grid; see `Segmenter.patch_scores`."""
-        weights = {f"model.{name}": weight for name, weight in sliced(self._model, self._kept).items()}
+        weights = {f"model.{name}": weight for name, weight in cut_along(self._model, self._cuts).items()}
         return functional_call(self._frame, weights, (images,))
 
 

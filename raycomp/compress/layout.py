@@ -6,6 +6,7 @@ width is `decoder.embed`, its mask projections' output `decoder.out`, its blocks
 """
 
 from collections.abc import Iterator
+from functools import cache
 
 from torch import nn
 
@@ -57,6 +58,7 @@ def axes(model: Segmenter) -> Iterator[tuple[str, nn.Parameter, Axes]]:
         yield name, parameter, _axes_of(name)
 
 
+@cache
 def _axes_of(name: str) -> Axes:
     part, kind, *rest = name.split(".")
     if kind != "blocks":

@@ -4,23 +4,27 @@ Structure after NViT (REFERENCE 7): one embedding width; per block the heads, th
 per head and the MLP width. The decoder follows the embedding width.
 """
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
 from raycomp.compress.layout import axes
 from raycomp.compress.saliency import Saliency
+from raycomp.compress.slices import Cut, cut, first_units, units_in
+from raycomp.compress.transfer import moved
 from raycomp.flops import decoder_widths
 from raycomp.models.segmenter import Segmenter
 from raycomp.recipe import Recipe, check_fits
 from raycomp.shape import ModelShape
 
 
-def prune(model: Segmenter, recipe: Recipe, saliency: Saliency) -> Segmenter:
+def prune(model: Segmenter, recipe: Recipe, saliency: Saliency | None) -> Segmenter:
     """Slice a model to the recipe's widths; merging is left to the caller.
 
     Args:
         model: dense or already pruned.
-        saliency: of the model's own units.
+        saliency: of the model's own units; None keeps the first ones, which matter most in an elastic model.
 
     Raises:
         UserError: for a width beyond the dense model's.
@@ -28,21 +32,29 @@ def prune(model: Segmenter, recipe: Recipe, saliency: Saliency) -> Segmenter:
     check_fits(model.shape, recipe)
     with torch.device("meta"):
         pruned = Segmenter(model.shape, recipe)
-    weights = sliced(model, kept_units(model.shape, recipe, saliency))
+    with torch.no_grad():
+        if saliency is None:
+            weights = cut_along(model, first_units(model, recipe))
+        else:
+            weights = sliced(model, kept_units(model.shape, recipe, saliency))
     pruned.load_state_dict({name: weight.detach() for name, weight in weights.items()}, assign=True)
     return pruned.eval()
 
 
-def sliced(model: Segmenter, kept: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The model's parameters with the units `kept`, in that order; gradients flow to the model's own."""
-    weights: dict[str, Tensor] = {}
-    for name, weight, names in axes(model):
-        part: Tensor = weight
-        for axis, units in enumerate(names):
-            if units is not None and not _everything(kept[units], part.shape[axis]):
-                part = part.index_select(axis, kept[units].to(part.device))
-        weights[name] = part
-    return weights
+def sliced(model: Segmenter, kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The model's parameters with the units `kept`, in that order; gradients flow to the model's own.
+
+    Args:
+        kept: see `kept_units`; on the CPU. They go to the model's device by one copy.
+    """
+    whole = first_units(model, model.recipe)
+    picked = {name: units for name, units in kept.items() if not _everything(units, units_in(whole[name]))}
+    return cut_along(model, moved(picked, model.encoder.cls_token.device))
+
+
+def cut_along(model: Segmenter, cuts: Mapping[str, Cut]) -> dict[str, Tensor]:
+    """The model's parameters with the units that stay along the axes in `cuts`; all stay along the others."""
+    return {name: cut(p, [cuts.get(unit) if unit else None for unit in units]) for name, p, units in axes(model)}
 
 
 def _everything(kept: Tensor, count: int) -> bool:

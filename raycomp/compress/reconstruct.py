@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from raycomp.compress.prune import kept_units
 from raycomp.compress.saliency import Saliency
+from raycomp.compress.transfer import moved
 from raycomp.models.segmenter import Block, MaskDecoder, Segmenter
 
 RIDGE = 1e-2  # relative to the mean of the inputs' second moments; holds back directions that calibration hardly shows
@@ -28,7 +29,7 @@ def reconstruct(pruned: Segmenter, dense: Segmenter, saliency: Saliency, images:
         pruned: cut from `dense` by `saliency`; how it merges does not matter, as nothing merges meanwhile.
         images: normalised calibration images (B, 3, H, W), of the size the models are made for.
     """
-    kept = kept_units(dense.shape, pruned.recipe, saliency)
+    kept = moved(kept_units(dense.shape, pruned.recipe, saliency), images.device)
     ours, theirs = (model.encoder.embedded(images, shares=False)[0] for model in (pruned, dense))
     for index in range(dense.shape.depth):
         pair = pruned.encoder.blocks[index], dense.encoder.blocks[index]

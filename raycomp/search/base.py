@@ -5,17 +5,17 @@ Arrays travel through Ray's object store without a copy; tensors would be pickle
 
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from raycomp.compress import saliency as saliencies
 from raycomp.compress.apply import compress
-from raycomp.compress.elastic import prefix_saliency
 from raycomp.config import SweepConfig
 from raycomp.data.evalset import EvalSet, Stack, cache_folder, prepare
 from raycomp.data.labelled import absent_classes, check_stages
@@ -28,12 +28,16 @@ from raycomp.evaluate.miou import normalised
 from raycomp.models import checkpoints
 from raycomp.models.policy import Policy
 from raycomp.models.segmenter import Segmenter, empty
-from raycomp.recipe import Recipe, dense
+from raycomp.recipe import Cts, Recipe, dense
 from raycomp.results.row import Row
 from raycomp.search.space import Space
 from raycomp.sections import Criterion
 from raycomp.shape import ModelShape
 from raycomp.storage import AnyPath
+
+Network = TypeVar("Network", bound=nn.Module)
+
+_CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,10 @@ class Base:
     latency: LatencyTable | None = None
     """Of this device, where the sweep limits time."""
 
+    def __getstate__(self) -> dict[str, Any]:
+        """The arrays alone: every process makes its own networks over them."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
     @cached_property
     def policy(self) -> Policy | None:
         """The policy network, over these same arrays."""
@@ -84,23 +92,38 @@ class Base:
         """The dense model, over these same arrays."""
         return _over(self.weights, self.shape)
 
-    def cut(self, recipe: Recipe) -> Segmenter:
-        """The model of a recipe: from the elastic model where there is one, but the dense recipe is the dense model.
-
-        Raises:
-            UserError: for a recipe that does not fit the model, or that the elastic model was not trained for.
-        """
-        if self.elastic is None or recipe == dense(self.shape):
-            return compress(self.model, recipe, self.saliency, self.policy)
-        if problem := self.elastic.space.outside(recipe):
-            raise UserError(f"recipe: outside of what the elastic model was trained over: {problem}")
-        return compress(self.elastic_model, recipe, prefix_saliency(self.shape))
-
     @cached_property
     def elastic_model(self) -> Segmenter:
         """The elastic model at full width, over these same arrays; where there is one."""
         assert self.elastic is not None
         return _over(self.elastic.weights, self.shape)
+
+    @cached_property
+    def _elsewhere(self) -> dict[tuple[nn.Module, torch.device], nn.Module]:
+        return {}
+
+    def placed(self, network: Network, device: torch.device) -> Network:
+        """One of this object's networks on a device, copied there once; not to be changed."""
+        if device.type == "cpu":
+            return network
+        if (network, device) not in self._elsewhere:
+            self._elsewhere[network, device] = deepcopy(network).to(device)
+        return cast("Network", self._elsewhere[network, device])
+
+    def cut(self, recipe: Recipe, device: torch.device = _CPU) -> Segmenter:
+        """The model of a recipe: from the elastic model where there is one, but the dense recipe is the dense model.
+
+        It is cut on the device, from weights that lie there from the first cut on.
+
+        Raises:
+            UserError: for a recipe that does not fit the model, or that the elastic model was not trained for.
+        """
+        if self.elastic is None or recipe == dense(self.shape):
+            policy = self.placed(self.policy, device) if self.policy and isinstance(recipe.merge, Cts) else None
+            return compress(self.placed(self.model, device), recipe, self.saliency, policy)
+        if problem := self.elastic.space.outside(recipe):
+            raise UserError(f"recipe: outside of what the elastic model was trained over: {problem}")
+        return compress(self.placed(self.elastic_model, device), recipe, None)
 
     @property
     def mark(self) -> str:

@@ -8,7 +8,6 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from raycomp.compress.apply import compress
-from raycomp.compress.elastic import prefix_saliency
 from raycomp.errors import UserError
 from raycomp.evaluate.latency_fit import fitted
 from raycomp.evaluate.latency_table import NO_FIT, LatencyTable, measure_latency
@@ -33,7 +32,7 @@ def table() -> LatencyTable:
 
 def whole(recipe: Recipe) -> float:
     """The same counter over the whole model of a recipe."""
-    model = compress(Segmenter(TINY, dense(TINY)).eval(), recipe, prefix_saliency(TINY))
+    model = compress(Segmenter(TINY, dense(TINY)).eval(), recipe, None)
     with torch.inference_mode():
         return counted(model, torch.randn(2, 3, *TINY.image))
 
