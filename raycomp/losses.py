@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from raycomp.compress.elastic import Nested
-from raycomp.data.samples import IGNORE
+from raycomp.models.cross_entropy import cross_entropy
 from raycomp.models.segmenter import Segmenter, upsampled
 from raycomp.recipe import Recipe
 
@@ -25,7 +25,7 @@ each is differentiated before the next is computed, so that only one graph is he
 
 def pixel_loss(model: nn.Module, images: Tensor, labels: Tensor) -> Iterator[Tensor]:
     """Cross-entropy over the labelled pixels."""
-    yield _cross_entropy(model(images), labels)
+    yield cross_entropy(model(images), labels)
 
 
 def distilled(teacher: Segmenter, weight: float) -> Loss:
@@ -63,16 +63,9 @@ def _taught(
     own = scores(images).float()
     logits = upsampled(own, model.shape.patch, (images.shape[-2], images.shape[-1]))
     divergence = F.kl_div(own.log_softmax(1), target, reduction="none", log_target=True).sum(1).mean()
-    return _cross_entropy(logits, labels) + weight * divergence
+    return cross_entropy(logits, labels) + weight * divergence
 
 
 @torch.no_grad()
 def _scores(teacher: Segmenter, images: Tensor) -> Tensor:
     return teacher.patch_scores(images).float().log_softmax(1)
-
-
-def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """The mean over labelled pixels; where there are none, 0 with gradients of 0, and not NaN."""
-    if not (labels != IGNORE).any():
-        return logits.float().sum() * 0
-    return F.cross_entropy(logits.float(), labels.long(), ignore_index=IGNORE)

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from raycomp.compress.apply import compress
 from raycomp.data.samples import IGNORE
 from raycomp.losses import distilled, nested, pixel_loss
+from raycomp.models.cross_entropy import cross_entropy
 from raycomp.recipe import ToMe, dense
 from tests.conftest import TINY, seeded_images, seeded_model
 
@@ -30,6 +31,24 @@ def test_a_batch_of_which_nothing_is_labelled_changes_nothing(model):
         assert value == 0, name
         assert all((p.grad == 0).all() for p in student.parameters() if p.grad is not None), name
         assert student.encoder.pos_embed.grad is not None
+
+
+@pytest.mark.parametrize("labelled", [1, 7, 2000, 2 * 48 * 64])
+def test_the_mean_over_labelled_pixels_is_torch_s_to_the_bit(labelled):
+    generator = torch.Generator().manual_seed(labelled)
+    logits = torch.randn(2, 5, 48, 64, generator=generator).contiguous(memory_format=torch.channels_last)
+    labels = torch.full((2 * 48 * 64,), IGNORE, dtype=torch.uint8)
+    labels[torch.randperm(len(labels), generator=generator)[:labelled]] = 3
+    labels = labels.view(2, 48, 64)
+    values, slopes = [], []
+    for mean in (cross_entropy, lambda x, y: F.cross_entropy(x, y.long(), ignore_index=IGNORE)):
+        given = logits.clone().requires_grad_()
+        value = mean(given, labels)
+        (0.3 * value).backward()
+        values.append(value)
+        slopes.append(given.grad)
+    assert torch.equal(*values)
+    assert torch.equal(*slopes)
 
 
 def test_a_teacher_that_agrees_adds_nothing(model):

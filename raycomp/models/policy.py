@@ -3,11 +3,11 @@
 from collections.abc import Iterator
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from raycomp.data.samples import IGNORE
 from raycomp.models._timm import create_model
+from raycomp.models.cross_entropy import cross_entropy
 from raycomp.policies import check_policy, small_channels
 
 
@@ -47,12 +47,8 @@ def _convolution(inputs: int, outputs: int, stride: int) -> list[nn.Module]:
 
 def policy_loss(policy: nn.Module, images: Tensor, labels: Tensor, ignore_border: bool) -> Iterator[Tensor]:
     """Cross-entropy of a policy's answers against `one_class`; see `raycomp.losses.Loss`."""
-    logits = policy(images).float()
-    truth = one_class(labels, images.shape[-1] // logits.shape[-1], ignore_border)
-    if (truth == IGNORE).all():  # a mean over nothing would be NaN
-        yield logits.sum() * 0
-        return
-    yield F.cross_entropy(logits, truth, ignore_index=IGNORE)
+    logits = policy(images)
+    yield cross_entropy(logits, one_class(labels, images.shape[-1] // logits.shape[-1], ignore_border))
 
 
 def one_class(labels: Tensor, superpatch: int, ignore_border: bool) -> Tensor:
