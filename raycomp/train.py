@@ -114,7 +114,7 @@ def train(
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema)) if config.ema else None
     identity = f"{samples.fingerprint}{identity}" + ("" if scale == OWN_SIZE else f" {scale}")
     saved = _Saved(state, model, optimizer, average, f"{config.model_dump_json()} {identity}")
-    first = saved.restore(device)
+    first = saved.restore()
     before, started = saved.standing, time.monotonic()
     if before is not None:
         report(before)
@@ -123,6 +123,7 @@ def train(
         batch_size=None,
         num_workers=config.workers,
         sampler=range(first, config.steps),
+        pin_memory=device.type == "cuda",  # so that a batch is copied while the device computes
     )
     labelled = first > 0 or parallel.world() > 1  # an earlier run has seen labels; other processes may see them
     for step, (images, labels, sizes) in enumerate(batches, start=first):
@@ -133,16 +134,21 @@ def train(
         rate = _rate(step, config)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        x = without_padding(normalised(images.to(device), pixels.mean, pixels.std, torch.float32), sizes)
+        images, labels = (part.to(device, non_blocking=True) for part in (images, labels))
+        x = without_padding(normalised(images, pixels.mean, pixels.std, torch.float32), sizes)
         optimizer.zero_grad(set_to_none=True)
+        figures: list[Tensor] = []
+        for part in _parts(loss(model, x, labels), device, config.precision):
+            part.backward()
+            figures.append(part.detach().double())
+        parallel.average_gradients(model.parameters())
+        figures.append(nn.utils.clip_grad_norm_(model.parameters(), config.clip or math.inf).double())
+        *values, norm = torch.stack(figures).tolist()  # the one wait for the device in a step
         value = 0.0
-        for part in _parts(loss(model, x, labels.to(device)), device, config.precision):
-            value += part.item()
+        for figure in values:
+            value += figure
             if not math.isfinite(value) and parallel.world() == 1:  # several learn of it together, from the gradient
                 raise saved.diverged("loss", value, step, config)
-            part.backward()
-        parallel.average_gradients(model.parameters())
-        norm = float(nn.utils.clip_grad_norm_(model.parameters(), config.clip or math.inf))
         if not math.isfinite(norm):
             raise saved.diverged("norm of the gradient", norm, step, config)
         optimizer.step()
@@ -158,11 +164,15 @@ def train(
 
 
 def without_padding(images: Tensor, sizes: Tensor) -> Tensor:
-    """Zero normalised images (B, 3, H, W) beyond the height and width (B, 2) that they had before padding."""
+    """Zero normalised images (B, 3, H, W) beyond the height and width that they had before padding.
+
+    Args:
+        sizes: (B, 2), on the CPU, where it is known without waiting for the device whether any is smaller.
+    """
     height, width = images.shape[-2:]
     if bool((sizes == torch.tensor([height, width])).all()):
         return images
-    rows, columns = (sizes.to(images.device)[:, axis, None] for axis in range(2))
+    rows, columns = sizes.to(images.device, non_blocking=True)[..., None].unbind(1)
     inside = (torch.arange(height, device=images.device) < rows)[:, None, :, None]
     return images * (inside & (torch.arange(width, device=images.device) < columns)[:, None, None, :])
 
@@ -195,13 +205,17 @@ class _Saved:
         if average is not None:
             self._parts["average"] = average
 
-    def restore(self, device: torch.device) -> int:
-        """Load the state if there is one: the steps that are done."""
+    def restore(self) -> int:
+        """Load the state if there is one: the steps that are done.
+
+        It is read to the CPU: weights and moments go from there to where the model is, but the optimiser's step
+        counts stay where they are read to, and on a GPU every step would wait for each of them.
+        """
         if self._path is None or not self._path.is_file():
             return 0
         try:
             with fetched(self._path) as local:
-                held = torch.load(local, map_location=device, weights_only=True)
+                held = torch.load(local, map_location="cpu", weights_only=True)
         except (RuntimeError, EOFError, OSError, KeyError, pickle.UnpicklingError) as error:
             raise UserError(
                 f"{self._path}: not a readable training state ({type(error).__name__}); delete it"

@@ -5,6 +5,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from torch.optim.swa_utils import AveragedModel
 
 from raycomp.data.samples import IGNORE
 from raycomp.data.streetscenes import StreetScenes
@@ -17,7 +18,7 @@ from raycomp.models.segmenter import Segmenter, init_weights
 from raycomp.recipe import dense
 from raycomp.sections import AugmentConfig, TrainConfig
 from raycomp.shape import Scale
-from raycomp.train import Standing, _optimizer, _rate, train, without_padding
+from raycomp.train import Standing, _optimizer, _rate, _Saved, train, without_padding
 from tests.conftest import TINY, seeded_images, seeded_model
 
 PLAIN = AugmentConfig(scale=(1.0, 1.0), photometric=False)
@@ -108,10 +109,11 @@ def test_another_training_can_start_from_a_state(tmp_path, ema):
 @pytest.mark.parametrize("where", ["loss", "gradient"])
 def test_what_diverges_stops_and_keeps_the_last_good_weights(tmp_path, monkeypatch, where):
     monkeypatch.setattr("raycomp.train._SAVE_EVERY", 2)
-    state, calls = tmp_path / "model.state", []
+    state, calls, before = tmp_path / "model.state", [], {}
 
     def loss(model, images, labels):
         calls.append(1)
+        before.update({name: weight.clone() for name, weight in model.state_dict().items()})
         good = model(images).square().mean()
         bad = good * torch.nan if where == "loss" else good.detach() + (good - good.detach()).abs().sqrt()
         yield bad if len(calls) == 6 else good
@@ -123,6 +125,38 @@ def test_what_diverges_stops_and_keeps_the_last_good_weights(tmp_path, monkeypat
         train(model, SHAPE, StreetScenes("train", 8), CONFIG, torch.device("cpu"), lambda at: None, loss, state)
     weights = checkpoints.load(state, SHAPE).state_dict()
     assert all(torch.isfinite(weight).all() for weight in weights.values())
+    assert all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())  # step 6 took none
+
+
+def test_the_loss_that_is_told_is_the_sum_of_its_parts_up_to_what_is_no_number():
+    def loss(model, images, labels):
+        for factor in (1.0, torch.inf, -torch.inf):
+            yield model(images).square().mean() * factor
+
+    with pytest.raises(UserError, match="loss is inf at step 1;"):
+        train(seeded_model(SHAPE), SHAPE, StreetScenes("train", 8), CONFIG, torch.device("cpu"), print, loss)
+
+
+@pytest.mark.filterwarnings("ignore:.*copying from a non-meta parameter")
+def test_the_counts_of_a_saved_optimiser_stay_on_the_cpu(tmp_path):
+    """AdamW reads one for each parameter at every step; `meta` stands for a GPU, as none is at hand."""
+    state, config = tmp_path / "model.state", CONFIG.model_copy(update={"steps": 2})
+    train(
+        seeded_model(SHAPE), SHAPE, StreetScenes("train", 8), config, torch.device("cpu"), lambda at: None, state=state
+    )
+    there = seeded_model(SHAPE).to("meta")
+    optimizer, average = _optimizer(there, config), AveragedModel(there)
+    saved = _Saved(state, there, optimizer, average, torch.load(state)["settings"])
+    assert saved.restore() == 2
+    assert average.n_averaged.device.type == "cpu"
+    assert len(optimizer.state) == len(list(there.parameters()))
+    for held in optimizer.state.values():
+        assert {name: tensor.device.type for name, tensor in held.items()} == {
+            "step": "cpu",
+            "exp_avg": "meta",
+            "exp_avg_sq": "meta",
+        }
+        assert held["step"] == 2
 
 
 def test_the_state_of_another_training_is_refused(tmp_path):
