@@ -111,7 +111,7 @@ def train(
     crop, pixels = config.crop or shape.image, NORMALIZATIONS[shape.normalization]
     model.to(device).train()
     optimizer = _optimizer(model, config)
-    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema)) if config.ema else None
+    average = AveragedModel(model) if config.ema else None
     identity = f"{samples.fingerprint}{identity}" + ("" if scale == OWN_SIZE else f" {scale}")
     saved = _Saved(state, model, optimizer, average, f"{config.model_dump_json()} {identity}")
     first = saved.restore()
@@ -152,8 +152,8 @@ def train(
         if not math.isfinite(norm):
             raise saved.diverged("norm of the gradient", norm, step, config)
         optimizer.step()
-        if average is not None:
-            average.update_parameters(model)
+        if average is not None and config.ema:
+            _follow(average, model, config.ema)
         seconds = time.monotonic() - started + (before.seconds if before is not None else 0.0)
         standing = Standing(step + 1, config.steps, value, rate, seconds)
         if parallel.rank() == 0 and (standing.step % _SAVE_EVERY == 0 or standing.step == config.steps):
@@ -175,6 +175,20 @@ def without_padding(images: Tensor, sizes: Tensor) -> Tensor:
     rows, columns = sizes.to(images.device, non_blocking=True)[..., None].unbind(1)
     inside = (torch.arange(height, device=images.device) < rows)[:, None, :, None]
     return images * (inside & (torch.arange(width, device=images.device) < columns)[:, None, None, :])
+
+
+@torch.no_grad()
+def _follow(average: AveragedModel, model: nn.Module, decay: float) -> None:
+    """Update an exponential moving average: as its own method, which copies its count to the device and waits."""
+    own: list[Tensor] = list(average.module.parameters())
+    new: list[Tensor] = list(model.parameters())
+    if average.n_averaged == 0:  # it lies on the CPU
+        torch._foreach_copy_(own, new)
+    else:
+        get_ema_multi_avg_fn(decay)(own, new, average.n_averaged)
+    for kept, buffer in zip(average.module.buffers(), model.buffers(), strict=True):
+        kept.copy_(buffer)
+    average.n_averaged += 1
 
 
 def _parts(parts: Iterator[Tensor], device: torch.device, precision: str) -> Iterator[Tensor]:

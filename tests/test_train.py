@@ -5,7 +5,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from torch.optim.swa_utils import AveragedModel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from raycomp.data.samples import IGNORE
 from raycomp.data.streetscenes import StreetScenes
@@ -18,7 +18,7 @@ from raycomp.models.segmenter import Segmenter, init_weights
 from raycomp.recipe import dense
 from raycomp.sections import AugmentConfig, TrainConfig
 from raycomp.shape import Scale
-from raycomp.train import Standing, _optimizer, _rate, _Saved, train, without_padding
+from raycomp.train import Standing, _follow, _optimizer, _rate, _Saved, train, without_padding
 from tests.conftest import TINY, seeded_images, seeded_model
 
 PLAIN = AugmentConfig(scale=(1.0, 1.0), photometric=False)
@@ -237,6 +237,20 @@ def test_sgd_takes_the_steps_of_timm_s():
             optimizer.step()
     for name, weight in ours.state_dict().items():
         torch.testing.assert_close(theirs.state_dict()[name], weight, rtol=0, atol=0)
+
+
+def test_the_average_follows_as_torch_s_own():
+    """Its parameters; the buffers of batch norm are the model's."""
+    policy = Policy("small", 8)
+    ours, theirs = AveragedModel(policy), AveragedModel(policy, multi_avg_fn=get_ema_multi_avg_fn(0.7))
+    for step in range(3):
+        with torch.no_grad():
+            for tensor in policy.state_dict().values():
+                tensor.add_(step + 1)
+        _follow(ours, policy, 0.7)
+        theirs.update_parameters(policy)
+    assert ours.n_averaged == 3
+    assert all(torch.equal(ours.state_dict()[name], tensor) for name, tensor in theirs.state_dict().items())
 
 
 def test_padding_is_zero_after_normalising():
