@@ -3,7 +3,7 @@
 Triton is imported when the first CUDA tensor arrives, so that nothing on a CPU waits for it.
 """
 
-import importlib
+import warnings
 from functools import cache
 
 import torch
@@ -13,7 +13,7 @@ _FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def usable(*tensors: Tensor) -> bool:
-    """Whether the kernels can take these tensors: on a CUDA device, at most 32 bits, no gradient to pass on.
+    """Whether the kernels can take these tensors: on the current CUDA device, at most 32 bits, no gradient to pass on.
 
     Not under torch.compile, torch.export or an ONNX export, whose graphs shall run without Triton. What stands in for
     a tensor while a graph is traced, such as FakeTensor, is no plain Tensor and says so by its type.
@@ -23,15 +23,23 @@ def usable(*tensors: Tensor) -> bool:
     return (
         all(type(x) is Tensor and x.is_cuda and x.dtype in _FLOATS for x in tensors)
         and not (torch.is_grad_enabled() and any(x.requires_grad for x in tensors))
+        and all(x.get_device() == torch.cuda.current_device() for x in tensors)  # where Triton launches
         and available()
     )
 
 
 @cache
 def available() -> bool:
-    """Whether Triton can be imported."""
+    """Whether a kernel runs on the current CUDA device; says once, as a warning, why not.
+
+    Tried, not looked up: at its first launch Triton builds a module, which takes a C compiler and Python's headers.
+    """
     try:
-        importlib.import_module("triton")
-    except ImportError:
+        from raycomp.kernels import groups
+
+        x, size = torch.ones(1, 2, 16, device="cuda"), torch.ones(1, 2, device="cuda")
+        groups.merge(x, size, torch.zeros(1, 2, dtype=torch.int64, device="cuda"), 1)
+    except Exception as error:
+        warnings.warn(f"no Triton kernels, plain torch in their place: {error!r}", stacklevel=2)
         return False
     return True

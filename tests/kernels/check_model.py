@@ -1,5 +1,7 @@
 """Models that merge answer with the kernels as without; `test_kernels` runs this file."""
 
+from copy import deepcopy
+
 import pytest
 import torch
 
@@ -20,7 +22,8 @@ from tests.kernels.place import DEVICE
     ],
 )
 def test_a_merging_model_answers_the_same(merge: Merge, model, saliency, monkeypatch):
-    made = compress(model, dense(TINY).model_copy(update={"merge": merge}), saliency).to(DEVICE)
+    recipe = dense(TINY).model_copy(update={"merge": merge})
+    made = compress(deepcopy(model), recipe, saliency).to(DEVICE)  # not the weights that other tests share
     images = seeded_images(TINY).to(DEVICE)
     with torch.inference_mode():
         monkeypatch.setattr(kernels, "usable", lambda *_: False)

@@ -50,6 +50,7 @@ def on_gpu(monkeypatch) -> torch.Tensor:
     """A tensor that says it is a plain one on a GPU, where Triton is there."""
     monkeypatch.setattr(kernels, "Tensor", OnGpu)
     monkeypatch.setattr(kernels, "available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", torch.zeros(2).get_device)
     return torch.zeros(2).as_subclass(OnGpu)
 
 
@@ -58,12 +59,21 @@ def test_the_kernels_are_for_cuda_and_what_needs_no_gradient(on_gpu, monkeypatch
     assert kernels.usable(on_gpu.bfloat16(), on_gpu.half())
     assert not kernels.usable(on_gpu.double())
     assert not kernels.usable(on_gpu, torch.zeros(2))
+    with monkeypatch.context() as other:
+        other.setattr(torch.cuda, "current_device", lambda: 1)
+        assert not kernels.usable(on_gpu)
     on_gpu.requires_grad_()
     assert not kernels.usable(on_gpu)
     with torch.no_grad():
         assert kernels.usable(on_gpu)
     monkeypatch.setattr(kernels, "available", lambda: False)
     assert not kernels.usable(torch.zeros(2).as_subclass(OnGpu))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="kernels run here")
+def test_where_no_kernel_runs_the_reason_is_said():
+    with pytest.warns(UserWarning, match="no Triton kernels, plain torch in their place: "):
+        assert not kernels.available.__wrapped__()
 
 
 def test_graphs_that_are_traced_have_no_kernels(on_gpu):
