@@ -39,6 +39,8 @@ def available() -> bool:
 
         x, size = torch.ones(1, 2, 16, device="cuda"), torch.ones(1, 2, device="cuda")
         groups.merge(x, size, torch.zeros(1, 2, dtype=torch.int64, device="cuda"), 1)
+    except torch.OutOfMemoryError:  # says nothing of Triton, and must not be remembered
+        raise
     except Exception as error:
         warnings.warn(f"no Triton kernels, plain torch in their place: {error!r}", stacklevel=2)
         return False

@@ -76,6 +76,16 @@ def test_where_no_kernel_runs_the_reason_is_said():
         assert not kernels.available.__wrapped__()
 
 
+def test_a_full_device_says_nothing_of_triton(monkeypatch):
+    def full(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(torch, "ones", full)
+    monkeypatch.setitem(sys.modules, "raycomp.kernels.groups", sys)  # what imports Triton
+    with pytest.raises(torch.OutOfMemoryError):
+        kernels.available.__wrapped__()
+
+
 def test_graphs_that_are_traced_have_no_kernels(on_gpu):
     answers = []
 
