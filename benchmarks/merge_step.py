@@ -4,7 +4,8 @@
 
 The straight way: attention scores written out with log(size) added to them, cosines of all pairs, and two scatter
 passes over gathered tokens, for values and for sizes. Prints how much faster the block and the merge step alone are
-than that, and tokens a second of the merging block against the dense one, all taking turns in one run.
+than that, and tokens a second of the merging block against the dense one, all taking turns in one run. On a CUDA
+device `raycomp.kernels` does the merge step; `by kernels` is how much faster that is than plain torch.
 """
 
 from collections.abc import Callable
@@ -16,7 +17,8 @@ import torch
 import typer
 from torch import Tensor
 
-from raycomp.compress.merge import match, merge
+from raycomp import kernels
+from raycomp.compress.merge import best_partners, match, merge, pair_positions
 from raycomp.compress.tome import ToMeMerger
 from raycomp.evaluate.speed import median_seconds
 from raycomp.memory import keep_freed_memory
@@ -74,12 +76,13 @@ def main(
         ("DeiT-B/16 512 px, half", deit_base_distilled((512, 512), 150), 0.5),
     ]  # fmt: skip
     print(f"torch {torch.__version__}, {device}, {dtype}, {threads} thread(s), batch {batch}, medians of {ROUNDS}")
-    print(f"{'second block of':28}{'block':>8}{'merge step':>12}{'tokens/s, merging / dense':>28}")
+    print(f"{'second block of':28}{'block':>8}{'merge step':>12}{'by kernels':>12}{'tokens/s, merging / dense':>28}")
     for name, shape, ratio in cases:
         times = measured(shape, ratio, batch, torch.device(device), getattr(torch, dtype))
         block = times["straight"] / times["block"]
         step = times["straight step"] / times["step"]
-        print(f"{name:28}{block:7.2f}x{step:11.2f}x{times['dense'] / times['block']:27.2f}x", flush=True)
+        fused = times.get("plain step", times["step"]) / times["step"]
+        print(f"{name:28}{block:7.2f}x{step:11.2f}x{fused:11.2f}x{times['dense'] / times['block']:27.2f}x", flush=True)
 
 
 @torch.inference_mode()
@@ -110,6 +113,13 @@ def measured(shape: ModelShape, ratio: float, batch: int, device: torch.device, 
     def plain() -> Tensor:
         return block.feed(block.attend(x)[0])
 
+    def plain_step() -> None:
+        usable, kernels.usable = kernels.usable, lambda *_: False
+        try:
+            merger(1, x, keys, tokens, (rows, columns))
+        finally:
+            kernels.usable = usable
+
     steps: dict[str, Callable[[], object]] = {
         "straight": straight,
         "block": ours,
@@ -117,7 +127,10 @@ def measured(shape: ModelShape, ratio: float, batch: int, device: torch.device, 
         "straight step": partial(straight_merge, x, keys, size, r, shape.prefix),
         "step": partial(merger, 1, x, keys, tokens, (rows, columns)),
     }
+    if kernels.usable(x):
+        steps["plain step"] = plain_step
     check(block, x, tokens, r, shape.prefix)
+    check_kernels(x, keys, size, r, shape.prefix)
     return median_seconds(steps, device, ROUNDS, WARM_UP)
 
 
@@ -135,6 +148,21 @@ def check(block: Block, x: Tensor, tokens: Tokens, r: int, prefix: int) -> None:
         merged, sizes = merged[:, order], sizes[:, order]
     torch.testing.assert_close(ours, merged)
     torch.testing.assert_close(our_sizes, sizes)
+
+
+def check_kernels(x: Tensor, keys: Tensor, size: Tensor, r: int, prefix: int) -> None:
+    """The step that is timed, in its own precision, against plain torch in double precision."""
+    N, eps = x.shape[1], torch.finfo(x.dtype).eps
+    best, partner = best_partners(keys, prefix)
+    exact, theirs = best_partners(keys.mean(1).double(), prefix)
+    torch.testing.assert_close(best.double(), exact, rtol=0, atol=4 * eps)
+    assert (partner == theirs).double().mean() > 0.99, "partners differ where scores do not tie"
+    index = pair_positions(best, partner, r, N, prefix)
+    assert torch.equal(index, pair_positions(best.double(), partner, r, N, prefix))
+    merged, sizes = merge(x, size, index, N - r)
+    means, totals = merge(x.double(), size.double(), index, N - r)
+    torch.testing.assert_close(merged.double(), means, rtol=eps, atol=4 * eps)
+    assert torch.equal(sizes.double(), totals)
 
 
 if __name__ == "__main__":

@@ -3,13 +3,16 @@
 Bolya et al., "Token Merging: Your ViT But Faster", ICLR 2023 (REFERENCE 4) for pairs; Norouzi et al.,
 "ALGM", CVPR 2024 (REFERENCE 5) for windows.
 
-Legend: B batch, N tokens, P special tokens, E embedding width, W windows of 2x2 patches.
+On a CUDA device the kernels of `raycomp.kernels` give the same answers within rounding, in a few launches.
+
+Legend: B batch, N tokens, P special tokens, E embedding width, H heads, W windows of 2x2 patches.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from raycomp import kernels
 from raycomp.models.segmenter import Tokens
 from raycomp.shape import Grid
 
@@ -19,13 +22,19 @@ def best_partners(metric: Tensor, prefix: int) -> tuple[Tensor, Tensor]:
     """Each token at an even position (source) finds the most similar at an odd one (destination).
 
     Args:
-        metric: (B, N, C), compared by cosine.
+        metric: (B, N, C), compared by cosine; or (B, H, N, C), whose mean over heads is.
         prefix: special tokens in front, which take no part.
 
     Returns:
         For each source the best cosine (B, ceil(N/2)), -inf for special tokens, and the index of its
         partner among the destinations.
     """
+    if kernels.usable(metric):
+        from raycomp.kernels import pairs
+
+        return pairs.best_partners(metric, prefix)
+    if metric.dim() == 4:
+        metric = metric.mean(1)
     with torch.autocast(metric.device.type, enabled=False):  # in bfloat16 many scores would tie
         metric = F.normalize(metric if metric.dtype == torch.float64 else metric.float(), dim=-1)
         scores = metric[:, ::2] @ metric[:, 1::2].transpose(1, 2)  # (B, ceil(N/2), floor(N/2))
@@ -46,6 +55,10 @@ def pair_positions(best: Tensor, partner: Tensor, r: int, tokens: int, prefix: i
         (B, N) int64, the position of each token after merging: special tokens, then unmerged
         sources in their order, then destinations.
     """
+    if kernels.usable(best):
+        from raycomp.kernels import pairs
+
+        return pairs.pair_positions(best, partner, r, tokens, prefix)
     sources = (prefix + 1) // 2  # special tokens among the sources
     others = prefix // 2  # and among the destinations
     order = best.argsort(dim=-1, descending=True, stable=True)
@@ -64,9 +77,9 @@ def pair_positions(best: Tensor, partner: Tensor, r: int, tokens: int, prefix: i
 
 
 def match(metric: Tensor, r: int, prefix: int) -> Tensor:
-    """Positions (B, N) after merging the r most similar pairs of metric (B, N, C); see `pair_positions`."""
+    """Positions (B, N) after merging the r most similar pairs; see `best_partners`, `pair_positions`."""
     best, partner = best_partners(metric, prefix)
-    return pair_positions(best, partner, r, metric.shape[1], prefix)
+    return pair_positions(best, partner, r, metric.shape[-2], prefix)
 
 
 def windows(x: Tensor, grid: Grid) -> Tensor:
@@ -136,12 +149,16 @@ def merge(x: Tensor, size: Tensor, index: Tensor, count: int) -> tuple[Tensor, T
     Args:
         x: (B, N, E).
         size: (B, N), patches in each token.
-        index: (B, N), positions.
+        index: (B, N), positions; each of them occurs.
         count: tokens after merging.
 
     Returns:
         Tokens (B, count, E) of x's dtype and their sizes (B, count).
     """
+    if kernels.usable(x, size):
+        from raycomp.kernels import groups
+
+        return groups.merge(x, size, index, count)
     B, N, E = x.shape
     here = torch.arange(N, device=x.device).expand(B, -1)
     sizes = size.new_zeros(B, count).scatter_add_(1, index, size)

@@ -33,5 +33,5 @@ class ToMeMerger:
         r = min(rounded_share(self.settings.ratios[block], mergeable), mergeable // 2)
         if r == 0:
             return x, tokens
-        metric = keys.mean(1) if self.settings.metric == "mean_keys" else keys.transpose(1, 2).flatten(2)
+        metric = keys if self.settings.metric == "mean_keys" else keys.transpose(1, 2).flatten(2)
         return merge_tokens(x, tokens, match(metric, r, self.prefix), N - r, self.prefix)

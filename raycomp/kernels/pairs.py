@@ -1,0 +1,170 @@
+"""Who merges with whom, in three kernels: unit vectors, best partners, positions after merging.
+
+The same answers as plain torch in `raycomp.compress.merge`, in float32. Scores are compared where they are computed;
+the (sources, destinations) matrix is never written.
+
+Legend: B batch, H heads, N tokens, C channels, S sources (even positions), D destinations (odd positions).
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+_SOURCES, _DESTINATIONS, _CHANNELS = 32, 64, 32  # of one tile of scores
+_ELEMENTS = 2048  # of one tile of vectors
+
+
+def best_partners(metric: Tensor, prefix: int) -> tuple[Tensor, Tensor]:
+    """`raycomp.compress.merge.best_partners` of metric (B, N, C), or of the mean over heads of (B, H, N, C)."""
+    if metric.dim() == 3:
+        metric = metric[:, None]
+    B, H, N, C = metric.shape
+    sources, width = (N + 1) // 2, triton.next_power_of_2(C)
+    unit = torch.empty(B, N, C, dtype=torch.float32, device=metric.device)
+    rows = max(1, _ELEMENTS // width)
+    _unit[(triton.cdiv(N, rows), B)](metric, unit, *metric.stride(), H, N, C, rows, width)
+    best = torch.empty(B, sources, dtype=torch.float32, device=metric.device)
+    partner = torch.empty(B, sources, dtype=torch.int64, device=metric.device)
+    grid = (triton.cdiv(sources, _SOURCES), B)
+    _best[grid](
+        unit, best, partner, N, C, (prefix + 1) // 2, prefix // 2,
+        _SOURCES, _DESTINATIONS, min(_CHANNELS, max(16, width)),
+    )  # fmt: skip
+    return best, partner
+
+
+def pair_positions(best: Tensor, partner: Tensor, r: int, tokens: int, prefix: int) -> Tensor:
+    """`raycomp.compress.merge.pair_positions`, one program for each image."""
+    B, sources = best.shape
+    index = torch.empty(B, tokens, dtype=torch.int64, device=best.device)
+    block = triton.next_power_of_2(sources)
+    _positions[(B,)](best, partner, index, r, sources, tokens, prefix, block, num_warps=4 if block <= 1024 else 8)
+    return index
+
+
+@triton.jit(do_not_specialize=["heads", "tokens"])
+def _unit(
+    metric: tl.tensor,
+    unit: tl.tensor,
+    image_stride: int,
+    head_stride: int,
+    token_stride: int,
+    channel_stride: int,
+    heads: int,
+    tokens: int,
+    channels: int,
+    ROWS: tl.constexpr,
+    WIDTH: tl.constexpr,
+) -> None:
+    """Mean over heads of metric (B, H, N, C), rounded to its dtype as torch does, then scaled to length 1."""
+    image = tl.program_id(1).to(tl.int64)
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    channel = tl.arange(0, WIDTH)
+    inside = (row < tokens)[:, None] & (channel < channels)[None, :]
+    metric += image * image_stride
+    at = row[:, None] * token_stride + channel[None, :] * channel_stride
+    total = tl.zeros((ROWS, WIDTH), tl.float32)
+    for _ in range(heads):
+        total += tl.load(metric + at, inside, 0.0).to(tl.float32)
+        metric += head_stride
+    mean = tl.div_rn(total, heads * 1.0).to(metric.dtype.element_ty).to(tl.float32)
+    norm = tl.maximum(tl.sqrt_rn(tl.sum(mean * mean, axis=1)), 1e-12)
+    unit += image * tokens * channels
+    tl.store(
+        unit + row[:, None] * channels + channel[None, :],
+        tl.div_rn(mean, tl.broadcast_to(norm[:, None], (ROWS, WIDTH))),
+        inside,
+    )
+
+
+@triton.jit(do_not_specialize=["tokens", "source_specials", "destination_specials"])
+def _best(
+    unit: tl.tensor,
+    best: tl.tensor,
+    partner: tl.tensor,
+    tokens: int,
+    channels: int,
+    source_specials: int,
+    destination_specials: int,
+    SOURCES: tl.constexpr,
+    DESTINATIONS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+) -> None:
+    """Highest cosine of a tile of sources and whose it is, over tiles of destinations; of equals the first."""
+    image = tl.program_id(1).to(tl.int64)
+    unit += image * tokens * channels
+    sources, destinations = (tokens + 1) // 2, tokens // 2
+    source = tl.program_id(0) * SOURCES + tl.arange(0, SOURCES)
+    lane, channel = tl.arange(0, DESTINATIONS), tl.arange(0, CHANNELS)
+    highest = tl.full((SOURCES,), float("-inf"), tl.float32)
+    whose = tl.zeros((SOURCES,), tl.int32)
+    for first in range(0, destinations, DESTINATIONS):
+        destination = first + lane
+        scores = tl.zeros((SOURCES, DESTINATIONS), tl.float32)
+        for start in range(0, channels, CHANNELS):
+            c = start + channel
+            a = tl.load(
+                unit + 2 * source[:, None] * channels + c[None, :],
+                (source < sources)[:, None] & (c < channels)[None, :],
+                0.0,
+            )
+            b = tl.load(
+                unit + (2 * destination + 1)[None, :] * channels + c[:, None],
+                (destination < destinations)[None, :] & (c < channels)[:, None],
+                0.0,
+            )
+            scores = tl.dot(a, b, scores, input_precision="ieee")  # tf32 would let many scores tie
+        allowed = (destination >= destination_specials) & (destination < destinations)
+        scores = tl.where(allowed[None, :], scores, float("-inf"))
+        high, which = tl.max(scores, axis=1, return_indices=True, return_indices_tie_break_left=True)
+        whose = tl.where(high > highest, first + which, whose)
+        highest = tl.maximum(high, highest)
+    special = source < source_specials
+    highest, whose = tl.where(special, float("-inf"), highest), tl.where(special, 0, whose)
+    at = image * sources + source
+    tl.store(best + at, highest, source < sources)
+    tl.store(partner + at, whose.to(tl.int64), source < sources)
+
+
+@triton.jit(do_not_specialize=["r", "sources", "tokens", "prefix"])
+def _positions(
+    best: tl.tensor,
+    partner: tl.tensor,
+    index: tl.tensor,
+    r: int,
+    sources: int,
+    tokens: int,
+    prefix: int,
+    BLOCK: tl.constexpr,
+) -> None:
+    """Find the r-th highest score bit by bit instead of sorting, and number the tokens that stay."""
+    image = tl.program_id(0).to(tl.int64)
+    source = tl.arange(0, BLOCK)
+    inside = source < sources
+    score = tl.load(best + image * sources + source, inside, float("-inf"))
+    score = tl.where(score == 0.0, 0.0, score)  # -0 equals 0
+    bits = score.to(tl.int32, bitcast=True)
+    key = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).to(tl.uint32, bitcast=True) ^ 0x80000000  # unsigned, in order of scores
+    limit, bit = tl.full((), 0, tl.uint32), tl.full((), 0x80000000, tl.uint32)
+    for _ in range(32):
+        higher = limit | bit
+        enough = tl.sum((inside & (key >= higher)).to(tl.int32), axis=0) >= r
+        limit = tl.where(enough, higher, limit)
+        bit = bit >> 1
+    above = inside & (key > limit)
+    equal = inside & (key == limit)
+    left = r - tl.sum(above.to(tl.int32), axis=0)
+    merges = above | (equal & (tl.cumsum(equal.to(tl.int32), axis=0) <= left))  # of equals the first
+
+    source_specials, destination_specials = (prefix + 1) // 2, prefix // 2
+    kept = sources - source_specials - r
+    regular = inside & (source >= source_specials)
+    stays = tl.cumsum((regular & ~merges).to(tl.int32), axis=0)
+    into = tl.load(partner + image * sources + source, inside, 0).to(tl.int32)
+    position = tl.where(merges, prefix + kept + into - destination_specials, prefix + stays - 1)
+    index += image * tokens
+    tl.store(index + 2 * source, position.to(tl.int64), regular)
+    destination = (source >= destination_specials) & (source < tokens // 2)
+    tl.store(index + 2 * source + 1, (prefix + kept + source - destination_specials).to(tl.int64), destination)
+    tl.store(index + source, source.to(tl.int64), source < prefix)

@@ -1,0 +1,80 @@
+"""Every launch compiles to machine code of an H100 (sm_90), without a GPU; `test_kernels` runs this file.
+
+The interpreter takes what the compiler refuses, so the launches that the wrappers make are recorded and compiled.
+"""
+
+from typing import Any
+
+import pytest
+import torch
+from triton import compile as compiled
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from triton.runtime.jit import JITFunction
+
+from raycomp.kernels import groups, pairs, upsample
+
+TARGET = GPUTarget("cuda", 90, 32)
+TYPES = {
+    torch.float32: "*fp32",
+    torch.bfloat16: "*bf16",
+    torch.float16: "*fp16",
+    torch.int32: "*i32",
+    torch.int64: "*i64",
+    torch.uint8: "*u8",
+}
+
+
+@pytest.fixture
+def launches(monkeypatch) -> list[tuple[Any, tuple[Any, ...], dict[str, Any]]]:
+    """What is launched is kept here and not run."""
+    made: list[tuple[Any, tuple[Any, ...], dict[str, Any]]] = []
+
+    def keep(kernel, *arguments, grid, warmup, **options):
+        made.append((kernel, arguments, options))
+
+    monkeypatch.setattr(JITFunction, "run", keep)
+    return made
+
+
+def cubin(kernel: Any, arguments: tuple[Any, ...], options: dict[str, Any], aligned: bool) -> bytes:
+    """Compile a launch as Triton specialises it: ones are constants, and multiples of 16 are known as such."""
+    signature, constants, hints = {}, {}, {}
+    for parameter, value in zip(kernel.params, arguments, strict=True):
+        specialised = not parameter.do_not_specialize
+        if parameter.is_constexpr or (type(value) is int and value == 1 and specialised):
+            signature[parameter.name], constants[parameter.name] = "constexpr", value
+            continue
+        if isinstance(value, torch.Tensor):
+            signature[parameter.name], multiple = TYPES[value.dtype], aligned
+        else:
+            signature[parameter.name] = "fp32" if isinstance(value, float) else "i32"
+            multiple = specialised and value % 16 == 0
+        if multiple:
+            hints[(parameter.num,)] = [["tt.divisibility", 16]]
+    return compiled(ASTSource(kernel, signature, constants, hints), target=TARGET, options=options).asm["cubin"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(("tokens", "heads", "width", "prefix"), [(1026, 12, 64, 2), (257, 3, 20, 1)])
+def test_the_merge_step(launches, dtype, tokens, heads, width, prefix):
+    embed, r = heads * width, 95
+    keys = torch.empty(2, tokens, heads, width, dtype=dtype).transpose(1, 2)
+    best, partner = pairs.best_partners(keys, prefix)
+    pairs.best_partners(torch.empty(2, tokens, embed, dtype=dtype), prefix)
+    index = pairs.pair_positions(best, partner, r, tokens, prefix)
+    groups.merge(torch.empty(2, tokens, embed, dtype=dtype), torch.empty(2, tokens), index, tokens - r)
+    names = [kernel.fn.__name__ for kernel, _, _ in launches]
+    assert names == ["_unit", "_best", "_unit", "_best", "_positions", "_members", "_means"]
+    for launch in launches:
+        assert cubin(*launch, aligned=width % 16 == 0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("patch", [8, 14, 16, 32])
+def test_labels(launches, dtype, patch):
+    upsample.labels(torch.empty(2, 12, 150, dtype=dtype).transpose(1, 2).unflatten(2, (3, 4)), patch, (3 * patch, 60))
+    upsample.labels(torch.empty(2, 150, 3, 4, dtype=dtype), patch, (3 * patch, 60))
+    assert len(launches) == 2
+    for launch in launches:
+        assert cubin(*launch, aligned=True)
