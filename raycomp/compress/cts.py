@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from raycomp.compress.merge import best_windows, window_positions, windows
-from raycomp.models.segmenter import Tokens
+from raycomp.models.segmenter import Tokens, patch_pixels
 from raycomp.recipe import Cts, even_grid, shared_superpatches
 from raycomp.shape import Grid
 
@@ -57,9 +57,9 @@ def share(
     B, (rows, columns), side = images.shape[0], grid, projection.stride[0]
     index = window_positions(shared, grid, prefix)
     first = index[:, prefix:]
-    pixels = _patches(images, side)  # (B, h*w, 3*p*p)
+    pixels = patch_pixels(images, side)  # (B, h*w, 3*p*p)
     # Bilinear at factor 1/2 (half-pixel centres) is the mean of 2x2 pixels; of 2x2 positions likewise.
-    halved = _patches(F.avg_pool2d(images, 2), side)  # (B, h/2 * w/2, 3*p*p)
+    halved = patch_pixels(F.avg_pool2d(images, 2), side)  # (B, h/2 * w/2, 3*p*p)
     pooled = windows(position, grid).mean(2)  # (1, h/2 * w/2, E)
     window = _window_of_patch(grid, images.device)
     inside = shared.gather(1, window.expand(B, -1))[..., None]
@@ -72,13 +72,6 @@ def share(
     size = torch.ones(B, prefix + x.shape[1], device=x.device)
     size[:, prefix:] += 3 * inside[..., 0]
     return x, Tokens(size=size, source=first)
-
-
-def _patches(images: Tensor, side: int) -> Tensor:
-    """Pixels of every patch in the order of the projection's weights: (B, h*w, 3*p*p)."""
-    B, channels, height, width = images.shape
-    x = images.view(B, channels, height // side, side, width // side, side)
-    return x.permute(0, 2, 4, 1, 3, 5).reshape(B, height // side * (width // side), channels * side * side)
 
 
 def _window_of_patch(grid: Grid, device: torch.device) -> Tensor:

@@ -166,11 +166,25 @@ class Encoder(nn.Module):
             )
         tokens: Tokens | None = None
         if self.sharer is None or not shares:
-            x = self.patch_embed(images) + position[:, P:]  # (B, h*w, E)
+            # cuDNN has only a slow kernel for a convolution of three channels; on a CPU the convolution is faster
+            x = linear_embedding(images, self.patch_embed.proj) if images.is_cuda else self.patch_embed(images)
+            x = x + position[:, P:]  # (B, h*w, E)
         else:
             x, tokens = self.sharer(images, self.patch_embed.proj, position[:, P:], grid)
         special = self.cls_token if self.dist_token is None else torch.cat([self.cls_token, self.dist_token], dim=1)
         return torch.cat([(special + position[:, :P]).expand(images.shape[0], -1, -1), x], dim=1), tokens
+
+
+def linear_embedding(images: Tensor, projection: nn.Conv2d) -> Tensor:
+    """Embed the patches of images (B, 3, h*p, w*p) by a projection of stride p, as one matrix product: (B, h*w, E)."""
+    return F.linear(patch_pixels(images, projection.stride[0]), projection.weight.flatten(1), projection.bias)
+
+
+def patch_pixels(images: Tensor, side: int) -> Tensor:
+    """Pixels of every patch of images (B, 3, h*p, w*p), in the order of a projection's weights: (B, h*w, 3*p*p)."""
+    B, channels, height, width = images.shape
+    x = images.view(B, channels, height // side, side, width // side, side)
+    return x.permute(0, 2, 4, 1, 3, 5).reshape(B, height // side * (width // side), channels * side * side)
 
 
 class LinearDecoder(nn.Module):

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from raycomp.models._timm import create_model
 from raycomp.models.checkpoints import load_backbone
-from raycomp.models.segmenter import Segmenter, init_weights
+from raycomp.models.segmenter import Segmenter, init_weights, linear_embedding
 from raycomp.recipe import dense
 from raycomp.shape import vit
 from tests.conftest import TINY, seeded_images, seeded_model, shared
@@ -42,6 +42,15 @@ def test_linear_decoder_upsamples_patch_scores_bilinearly():
     scores = model.decoder.head(patches).transpose(1, 2).reshape(2, 5, 6, 8)
     expected = F.interpolate(scores, size=(48, 64), mode="bilinear", align_corners=False)
     torch.testing.assert_close(model(images), expected)
+
+
+@pytest.mark.parametrize("size", [(32, 48), (24, 16)])
+def test_patches_are_embedded_alike_by_convolution_and_by_matrix_product(size):
+    torch.manual_seed(0)
+    images = torch.randn(2, *size, 3, dtype=torch.float64).permute(0, 3, 1, 2)  # strided, as normalised images are
+    projection = torch.nn.Conv2d(3, 10, 8, 8, dtype=torch.float64)
+    wanted = projection(images).flatten(2).transpose(1, 2)
+    torch.testing.assert_close(linear_embedding(images, projection), wanted, rtol=0, atol=1e-12)
 
 
 def test_mask_decoder_is_normalised_products_of_patches_and_classes(model, shape):
