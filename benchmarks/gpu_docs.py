@@ -1,0 +1,210 @@
+"""Render the figures of `benchmarks/gpu.py` as docs/results/gpu.md."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "results" / "gpu.md"
+Figures = Mapping[str, Any]
+
+
+def write_page(held: Figures) -> Path:
+    """Write the page; returns its path."""
+    PAGE.parent.mkdir(parents=True, exist_ok=True)
+    PAGE.write_text(page(held))
+    return PAGE
+
+
+def page(held: Figures) -> str:
+    """The page of one run's figures."""
+    steps: Figures = held["steps"]
+    parts = [_head(steps)]
+    for name, (title, text, render) in _SECTIONS.items():
+        if name in steps and steps[name]["status"] != "failed":
+            tables = "\n".join(render(steps[name]))
+            parts.append(f"## {title}\n\n{text}\n\n{tables}\n")
+    failed = {name: step for name, step in steps.items() if step["status"] != "done"}
+    if failed:
+        lines = [
+            f"- `{name}` {step['status']}: {step.get('error', 'its limit is too short')}"
+            for name, step in failed.items()
+        ]
+        parts.append("## Steps that did not finish\n\n" + "\n".join(lines) + "\n")
+    return "\n".join(parts)
+
+
+def _head(steps: Figures) -> str:
+    machine = steps.get("machine", {})
+    packages = machine.get("packages", {})
+    when = max((step["when"][:10] for step in steps.values()), default="")
+    lines = [
+        "# On a GPU",
+        "",
+        "```",
+        "python benchmarks/gpu.py --out gpu-results",
+        "python benchmarks/gpu.py --out gpu-results --docs",
+        "```",
+        "",
+        f"{machine.get('card', 'unknown card')}, driver {machine.get('driver')}, CUDA {machine.get('cuda')}, "
+        f"torch {packages.get('torch')}, Triton {packages.get('triton')}, {when}.",
+        f"At most, it copies {machine.get('copy_tb_per_s', 0):.1f} TB/s (read and written) and multiplies bfloat16 "
+        f"matrices at {machine.get('product_tflops', 0):.0f} TFLOP/s.",
+        "The program writes this page from what it measured.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
+    lines = ["| " + " | ".join(head) + " |", "| --- " + "| ---: " * (len(head) - 1) + "|"]
+    return [*lines, *("| " + " | ".join(_cell(value) for value in row) + " |" for row in rows)]
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.2e}" if 0 < abs(value) < 0.001 else f"{value:.4g}"
+    return str(value)
+
+
+def _agreement(step: Figures) -> list[str]:
+    logits = [(name, one["largest"], one["images_beyond_1e-4"], one["images"]) for name, one in step["logits"].items()]
+    lines = _table(["Recipe", "Largest difference of a logit", "Images beyond 1e-4", "Of images"], logits)
+    rows = [
+        (name, how, one["clean"], one["corrupted"])
+        for name, ways in step.get("miou", {}).items()
+        for how, one in ways.items()
+    ]
+    return [*lines, "", *_table(["Recipe", "Precision and device", "Clean mIoU", "Corrupted mIoU"], rows)]
+
+
+def _attention(step: Figures) -> list[str]:
+    first = [
+        (f"{way} cuDNN", one["median"], one["most"], one["second_call"])
+        for way in ("without", "with")
+        if (one := step.get(f"first_call_ms_{way}_cudnn"))
+    ]
+    names = ("default", "fused", "flash", "efficient", "cudnn", "math")
+    rows = [
+        (case, *(one[name] if isinstance(one.get(name), float) else "-" for name in names))
+        for case, one in step["attention"].items()
+    ]
+    return [
+        *_table(["A new shape", "First call, median ms", "Most", "Second call"], first),
+        "",
+        *_table(["Batch 32, 12 heads", *(f"{name}, ms" for name in names)], rows),
+    ]
+
+
+def _models(step: Figures) -> list[str]:
+    lines = []
+    for batch, cases in step["models"].items():
+        rows = []
+        for name, one in cases.items():
+            eager, graph = one["eager"], one.get("graph", {})
+            compiled = one.get("compiled", {}).get("ms")
+            rows.append(
+                (name, one["saved"], eager["ms"], graph.get("ms"), compiled, graph.get("gained"), graph.get("ratio"),
+                 one.get("kernels"), one.get("peak_gib"))
+            )  # fmt: skip
+        head = ["FLOPs saved", "Eager, ms", "Graph, ms", "Compiled, ms", "Gained", "Ratio", "Kernels", "Peak GiB"]
+        lines += [*_table([batch, *head], rows), ""]
+    return lines[:-1]
+
+
+def _merging(step: Figures) -> list[str]:
+    names = ("step_gained", "block_gained", "against_dense_block", "step_ms", "block_ms")
+    rows = [(case, *(one[name] for name in names)) for case, one in step["merging"].items()]
+    head = ["Merge step", "Block", "Dense block's time over it", "Step, ms", "Block, ms"]
+    return _table(["Second block of DeiT-B", *head], rows)
+
+
+def _parts(step: Figures) -> list[str]:
+    rank, labels, scores = step["rank"], step["labels"], step["saliency"]
+    rows = [
+        ("effective rank of 4 images, ms", rank["svd"], rank["ours"]),
+        ("labels of 32 windows from patch scores, ms", labels["straight"], labels["ours"]),
+        ("saliency of 8 images in bfloat16: first batch, then, s", scores["first_s"], scores["then_s"]),
+    ]
+    lines = _table(["Part", "Straight", "Here"], rows)
+    return [*lines, "", f"Saliency takes {scores['peak_gib'] or 0:.1f} GiB at most."]
+
+
+def _trial(step: Figures) -> list[str]:
+    rows = [(name, one["first_s"], one["then_s"], one["trials_an_hour"]) for name, one in step["trials"].items()]
+    lines = _table(["Recipe", "First time, s", "Again, s", "Trials an hour"], rows)
+    if "card_ms" in step:
+        top = [(f"`{name[:60]}`", count, ms) for name, (count, ms) in list(step["card_ms"].items())[:10] if ms]
+        lines += ["", *_table(["Longest on the card, last recipe", "Calls", "ms"], top)]
+    return lines
+
+
+def _training(step: Figures) -> list[str]:
+    resume = step.get("resume", {})
+    lines = _table(["ViT-Ti, 8 images of 512 px", "Steps a second"], step["steps_per_second"].items())
+    if resume:
+        lines += ["", *_table(["Interrupted and resumed", ""], [(n.replace("_", " "), v) for n, v in resume.items()])]
+    return lines
+
+
+def _sweep(step: Figures) -> list[str]:
+    names = ("trials", "trials_a_minute", "seconds_a_trial", "card_peak_gib")
+    rows = [
+        (step[way]["device"] or way, *(step[way][name] for name in names), len(step[way]["failed"]))
+        for way in ("cuda", "cpu")
+        if way in step
+    ]
+    return _table(["Device", "Trials", "Trials a minute", "Seconds a trial", "Peak GiB", "Failed"], rows)
+
+
+def _tools(step: Figures) -> list[str]:
+    memory = [
+        (name, one.get("status", "ended the worker"), one.get("batch"), one.get("clean_miou"))
+        for name, one in step["out_of_memory"].items()
+    ]
+    lines = _table(["Memory of the process", "Trial", "Batch", "Clean mIoU"], memory)
+    rows = [
+        (f"`{suffix}`", one["exit_code"], one.get("one_differs"), one.get("several_windows_differs"))
+        for suffix, one in step.get("predict", {}).items()
+    ]
+    return [*lines, "", *_table(["`raycomp predict --device cuda`", "Exit code", "One window", "Several"], rows)]
+
+
+_SECTIONS: dict[str, tuple[str, str, Any]] = {
+    "agreement": (
+        "The CPU's numbers",
+        "The embedded default, logits in float32 without TF32. CPU and GPU see the same images.",
+        _agreement,
+    ),
+    "attention": (
+        "Attention",
+        "A bias is the logarithm of token sizes. `fused` is the kernel of `raycomp/kernels`; the others are torch's.\n"
+        "cuDNN's kernel plans anew for every shape, and merging gives every block its own: workers leave it out.",
+        _attention,
+    ),
+    "models": (
+        "DeiT-B at 512 px",
+        "One pass to labels, in bfloat16, random weights, widths cut alike in every block and as many merges in each.\n"
+        "The ratio is the speed gained over the FLOPs saved, of CUDA graphs.",
+        _models,
+    ),
+    "merging": (
+        "Merging",
+        "How much faster than the published algorithm written out straight, without CUDA graphs.",
+        _merging,
+    ),
+    "parts": ("Parts of a trial", "DeiT-B at 512 px with 150 classes.", _parts),
+    "trial": (
+        "A trial",
+        "DeiT-B at 512 px and 150 classes: 570 images of 512x683, 1,140 windows, noise as images, one worker.",
+        _trial,
+    ),
+    "training": ("Training", "Loading left out as far as eight processes can.", _training),
+    "sweep": (
+        "A sweep",
+        "`jobs/pareto_search.py` on the embedded default, 40 trials: four share the card, or 16 run on its host's cores.",
+        _sweep,
+    ),
+    "tools": ("Exported models, and too little memory", "A merging recipe of the sweep.", _tools),
+}

@@ -1,0 +1,70 @@
+"""CPU against GPU: logits in float32 without TF32, mIoU in every precision."""
+
+from copy import deepcopy
+from typing import Any
+
+import numpy as np
+import torch
+from raycomp.devices import exact_float32
+
+from gpu_steps.notes import SPACE, Notes, Setting
+from raycomp import config as configs
+from raycomp.compress.apply import compress
+from raycomp.data.samples import NORMALIZATIONS
+from raycomp.evaluate.measure import measure
+from raycomp.evaluate.miou import normalised
+from raycomp.recipe import Algm, Cts, Recipe, dense
+from raycomp.search.base import Base, prepare_base
+from raycomp.search.known import UNIFORM_BOTH, known
+from raycomp.sections import EvaluationConfig, StageConfig
+
+_CLOSE = 1e-4  # of a logit
+
+
+def run(setting: Setting, notes: Notes) -> None:
+    config = configs.load(SPACE)
+    if setting.small:
+        few = StageConfig(clean=4, corrupted=1, severities=(3,))
+        config = config.model_copy(update={"evaluation": EvaluationConfig(search=few, full=few)})
+    base = prepare_base(config, print, with_policy=True)
+    whole = dense(base.shape)
+    shares = known(base.shape, base.shape.image, (0.4,))
+    recipes: dict[str, Recipe] = {
+        "dense": whole,
+        "prune+ToMe 40%": next(one.recipe for one in shares if one.kind == UNIFORM_BOTH),
+        "ALGM": whole.model_copy(update={"merge": Algm(blocks=(1, 4), windows=0.4, pairs=0.2)}),
+        "adaptive ALGM": whole.model_copy(update={"merge": Algm(blocks=(1, 4), threshold=0.9)}),
+        "CTS": whole.model_copy(update={"merge": Cts(share=0.4, policy="small")}),
+    }
+    with exact_float32():
+        notes.put(logits={name: _logits(setting, base, recipe) for name, recipe in recipes.items()})
+        accuracy: dict[str, Any] = {}
+        for name in ("dense", "prune+ToMe 40%"):
+            accuracy[name] = {"float32 cpu": _miou(base, recipes[name], torch.device("cpu"), "float32")}
+            for dtype in ("float32", "bfloat16", "float16"):
+                accuracy[name][f"{dtype} {setting.name}"] = _miou(base, recipes[name], setting.device, dtype)
+            notes.put(miou=accuracy)
+
+
+def _logits(setting: Setting, base: Base, recipe: Recipe) -> dict[str, float]:
+    """The largest difference of a logit, image by image."""
+    model, pixels = compress(base.model, recipe, base.saliency, base.policy), NORMALIZATIONS[base.shape.normalization]
+    there, differences = deepcopy(model).to(setting.device), list[float]()
+    for image in base.evalset.images.views()[:32]:
+        x = normalised(torch.from_numpy(image[None].copy()), pixels.mean, pixels.std, torch.float32)
+        with torch.inference_mode():
+            wanted = model(x)
+            found = there(x.to(setting.device)).cpu()
+        differences.append(float((wanted - found).abs().max()))
+    return {
+        "largest": max(differences),
+        "images": len(differences),
+        "images_beyond_1e-4": sum(not one <= _CLOSE for one in differences),  # NaN counts
+    }
+
+
+def _miou(base: Base, recipe: Recipe, device: torch.device, dtype: str) -> dict[str, Any]:
+    model = compress(base.model, recipe, base.saliency, base.policy)
+    settings = base.config.evaluation.model_copy(update={"dtype": dtype})
+    found = measure(model, base.evalset, "search", settings, base.config.data, device)
+    return {"clean": found.clean_miou, "corrupted": float(np.nanmean(found.corrupted))}
