@@ -34,7 +34,8 @@ from raycomp.data.resize import at_least, centre, resized_image
 from raycomp.data.samples import NORMALIZATIONS, Samples
 from raycomp.data.streetscenes import StreetScenes
 from raycomp.errors import UserError
-from raycomp.evaluate.miou import class_iou, confusion, labels_at, normalised, sliding_logits
+from raycomp.evaluate.labels import labels_at
+from raycomp.evaluate.miou import class_iou, confusion, normalised, sliding_logits
 from raycomp.evaluate.sharing import precision
 from raycomp.files import check_outputs
 from raycomp.losses import Loss, nested, pixel_loss

@@ -14,7 +14,8 @@ from raycomp.data.resize import resized_image
 from raycomp.deploy import model as models
 from raycomp.deploy.model import FACTS, Facts
 from raycomp.errors import UserError, first_line, nearest
-from raycomp.evaluate.miou import labels_at, normalised, sliding_logits
+from raycomp.evaluate.labels import labels_at
+from raycomp.evaluate.miou import normalised, sliding_logits
 from raycomp.files import written
 from raycomp.shape import Scale
 from raycomp.storage import resolved

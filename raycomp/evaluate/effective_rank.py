@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from raycomp.models.segmenter import Segmenter, restore
+from raycomp.models.segmenter import Segmenter
 
 
 @dataclass(frozen=True)
@@ -20,23 +20,36 @@ class EffectiveRank:
     std: float
 
 
-def erank(features: Tensor) -> Tensor:
-    """Effective rank of features (B, N, C): (B,) float64 between 1 and min(N, C)."""
-    s = torch.linalg.svdvals(features.double())
+def erank(features: Tensor, copies: Tensor | None = None) -> Tensor:
+    """Effective rank of features (B, N, C): (B,) float64 between 1 and min(N, C).
+
+    The singular values are the roots of the eigenvalues of the smaller Gram matrix, in float64. Those below about
+    1e-7 of the largest drown in its rounding and count as 0.
+
+    Args:
+        copies: (B, N), how often each row occurs; by default once.
+    """
+    x = features.double()
+    if copies is not None:  # rows that occur n times give the same Gram matrix as one of sqrt(n) times the length
+        x = x * copies.double().sqrt()[..., None]
+    gram = x @ x.mT if x.shape[-2] < x.shape[-1] else x.mT @ x
+    values = torch.linalg.eigvalsh(gram)  # ascending
+    least = torch.finfo(values.dtype).eps * values.shape[-1] * values[..., -1:]
+    s = torch.where(values > least, values, 0).sqrt()
     p = s / s.sum(-1, keepdim=True)
     return torch.special.entr(p).sum(-1).exp()
 
 
 def effective_rank(model: Segmenter, images: Tensor) -> EffectiveRank:
-    """Measure patch features on the full grid, merged tokens copied to every patch they stand for.
+    """Measure patch features on the full grid, merged tokens as often as the patches they stand for.
 
     Args:
         images: (B, 3, H, W), normalised.
     """
-    prefix, shares = model.shape.prefix, []
+    prefix, ranks = model.shape.prefix, []
     for part in images.split(1 if model.recipe.adaptive else len(images)):
         features, tokens = model.encoder(part)
-        grid = restore(features[:, prefix:], tokens, prefix)  # (B, h*w, E)
-        shares.append(erank(grid.float()) / min(grid.shape[1:]))
-    share = torch.cat(shares)
+        ranks.append(erank(features[:, prefix:], None if tokens is None else tokens.size[:, prefix:]))
+    rows, columns = model.shape.grid((images.shape[-2], images.shape[-1]))
+    share = torch.cat(ranks).cpu() / min(rows * columns, features.shape[-1])
     return EffectiveRank(float(share.mean()), float(share.std(correction=0)))

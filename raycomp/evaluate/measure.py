@@ -1,27 +1,32 @@
 """Measure a model on an evaluation set: clean and corrupted mIoU, effective rank, speed.
 
-Legend: B batch, K classes, V variants (the clean images first, then 80 corrupted ones).
+Legend: K classes, V variants (the clean images first, then 80 corrupted ones).
 """
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from raycomp.data.corruptions import SEVERITIES, TYPES, VARIANTS
-from raycomp.data.evalset import CLEAN, EvalSet, Stack
+from raycomp.data.evalset import CLEAN, EvalSet
 from raycomp.data.samples import NORMALIZATIONS
 from raycomp.errors import UserError
 from raycomp.evaluate.accuracy import Accuracy
+from raycomp.evaluate.confusions import Confusions
 from raycomp.evaluate.effective_rank import EffectiveRank, effective_rank
-from raycomp.evaluate.miou import class_iou, first_window, labels_at, miou, normalised, sliding_logits
+from raycomp.evaluate.miou import class_iou, first_window, miou
 from raycomp.evaluate.per_image import PerImage
+from raycomp.evaluate.resident import Resident, resident
 from raycomp.evaluate.speed import latency_ms
 from raycomp.evaluate.tokens import recorded
+from raycomp.evaluate.windows import View, labelled
 from raycomp.models.segmenter import Segmenter
 from raycomp.sections import DataConfig, EvaluationConfig
 
@@ -40,7 +45,7 @@ class Measurement:
     """(16, 5) mIoU of each type and severity; NaN where not measured, or on images without a labelled pixel."""
     rank: EffectiveRank
     latency_ms: float
-    """Median of one image at batch 1."""
+    """Median of one image at batch 1; NaN where it was not to be timed."""
     throughput: float
     """Images a second at the configured batch, pre- and post-processing included."""
     images: int
@@ -68,6 +73,7 @@ def measure(
     sizes: DataConfig,
     device: torch.device,
     bars: Sequence[Accuracy] = (),
+    latency: bool = True,
 ) -> Measurement:
     """Measure a compressed model on one stage of the evaluation set.
 
@@ -75,6 +81,7 @@ def measure(
         model: in evaluation mode, in float32 on any device; it is moved and cast.
         stage: `search` or `full`.
         bars: figures that the first images of the search stage must reach, one of each two.
+        latency: whether to time the model; else `latency_ms` is NaN.
 
     Raises:
         Stopped: for a model that is below both.
@@ -83,54 +90,49 @@ def measure(
     started = time.perf_counter()
     dtype = getattr(torch, config.dtype)
     model = model.to(device=device, dtype=dtype)
-    pixels = NORMALIZATIONS[model.shape.normalization]
-    window = sizes.window_for(model.shape)
-    stride = sizes.stride_for(model.shape)
+    window, stride = sizes.window_for(model.shape), sizes.stride_for(model.shape)
+    view = View(NORMALIZATIONS[model.shape.normalization], window, stride, model.shape.patch, dtype)
     chosen = data.chosen(config.search if stage == "search" else config.full)
-    truth = data.labels if stage == "search" or config.at == "resized" else data.originals or data.labels
-    K, V = model.shape.classes, 1 + len(VARIANTS)
+    stack = data.labels if stage == "search" or config.at == "resized" else data.originals or data.labels
+    labels = resident(stack, device, data.label_of[chosen].tolist())
+    images = _Images(data, resident(data.images, device, chosen.tolist()), labels)
     adaptive = model.recipe.adaptive
-    batch = 1 if adaptive else config.batch  # in a batch, all images would merge what the least mergeable does
+    batch = 1 if adaptive else config.batch  # in a batch, all windows would merge what the least mergeable does
     tokens: list[list[int]] = []
-    confusions = torch.zeros(V, K, K, dtype=torch.int64, device=device)
-    by_class: list[Tensor] = []
+    confusions = Confusions(1 + len(VARIANTS), model.shape.classes, device)
     order: list[int] = []
     early = data.chosen(config.first) if stage == "search" and config.first is not None else chosen[:0]
     first: Accuracy | None = None
     with torch.inference_mode():
         for part in (early, np.setdiff1d(chosen, early)):
-            for indices, images, labels in _batches(data, truth, part, batch):
-                x = normalised(images.to(device, non_blocking=True), pixels.mean, pixels.std, dtype)
-                with recorded(model) as passes:
-                    logits = sliding_logits(model, x, window, stride)
-                predicted = labels_at(logits, (labels.shape[-2], labels.shape[-1]))  # (B, H, W)
-                if adaptive and data.variants[indices[0]] == CLEAN:
-                    tokens += passes
-                counts = _count(labels.to(device), predicted, K)
-                confusions.index_add_(0, torch.from_numpy(data.variants[indices] + 1).to(device), counts)
-                by_class.append(_by_class(counts))
-                order += indices
-            table = confusions.cpu().numpy()
-            if part is early and len(early):
+            if not len(part):
+                continue
+            own = images.by_size(part)
+            order += own
+            with recorded(model) if adaptive else nullcontext() as passes:
+                images.count(own, model.patch_scores, view, batch, confusions)
+            if passes is not None:
+                tokens += images.tokens(own, passes, view)
+            table = confusions.table()
+            if part is early:
                 first = Accuracy(miou(table[0]), float(np.nanmean(_by_variant(table, data.variants[early]))))
                 if any(first.clean < bar.clean and first.corrupted < bar.corrupted for bar in bars):
                     raise Stopped(first, len(early), time.perf_counter() - started)
         throughput = len(chosen) / (time.perf_counter() - started)
-        views, shown = data.images.views(), chosen[data.variants[chosen] == CLEAN][: _RANK_IMAGES[stage]]
-        seen = (torch.from_numpy(views[i][None]).to(device) for i in shown)
-        probe = torch.cat([first_window(normalised(x, pixels.mean, pixels.std, dtype), window) for x in seen])
+        shown = chosen[data.variants[chosen] == CLEAN][: _RANK_IMAGES[stage]].tolist()
+        probe = torch.cat([first_window(view.normalised(images.images[i][None]), window) for i in shown])
         rank = effective_rank(model, probe)
-        latency = latency_ms(model, probe[:1], _LATENCY_RUNS[stage])
+        milliseconds = latency_ms(model, probe[:1], _LATENCY_RUNS[stage]) if latency else float("nan")
     clean, corrupted = miou(table[0]), _by_variant(table, data.variants[chosen])
     if not (np.isfinite(clean) and np.isfinite(corrupted).any()):
         raise UserError(f"evaluation.{stage}: no pixel of its clean, or of its corrupted, images is labelled")
-    hits, union = torch.cat(by_class).cpu().numpy().transpose(1, 0, 2)
+    hits, union = confusions.by_class()
     return Measurement(
         clean_miou=clean,
         class_iou=class_iou(table[0]),
         corrupted=corrupted.reshape(len(TYPES), len(SEVERITIES)),
         rank=rank,
-        latency_ms=latency,
+        latency_ms=milliseconds,
         throughput=throughput,
         images=len(chosen),
         seconds=time.perf_counter() - started,
@@ -149,32 +151,36 @@ def _by_variant(confusions: np.ndarray, measured: np.ndarray) -> np.ndarray:
     return table
 
 
-def _batches(data: EvalSet, truth: Stack, chosen: np.ndarray, batch: int) -> Iterator[tuple[list[int], Tensor, Tensor]]:
-    """Batches of equally large images and labels, clean and corrupted together, and which they are."""
-    images, labels = data.images.views(), truth.views()
-    by_size: dict[tuple[int, ...], list[int]] = defaultdict(list)
-    for index in chosen:
-        by_size[images[index].shape + labels[data.label_of[index]].shape].append(int(index))
-    for indices in by_size.values():
-        for start in range(0, len(indices), batch):
-            part = indices[start : start + batch]
-            yield (
-                part,
-                torch.from_numpy(np.stack([images[i] for i in part])),
-                torch.from_numpy(np.stack([labels[data.label_of[i]][..., 0] for i in part])),
-            )
+@dataclass(frozen=True)
+class _Images:
+    """Evaluation images and labels on the device of the model."""
 
+    data: EvalSet
+    images: Resident
+    truth: Resident
 
-def _count(labels: Tensor, predicted: Tensor, classes: int) -> Tensor:
-    """Confusion matrices (B, K, K) int64 of a batch by one bincount; what is not labelled falls out."""
-    rows = classes + 1  # the last one for IGNORE, which sorting out beforehand would take longer than counting
-    image = torch.arange(len(labels), device=labels.device)[:, None, None]
-    cell = (image * rows + labels.clamp(max=classes)) * classes + predicted
-    counts = torch.bincount(cell.view(-1), minlength=len(labels) * rows * classes)
-    return counts.view(-1, rows, classes)[:, :classes]
+    def by_size(self, part: np.ndarray) -> list[int]:
+        """The images of a part, those of one size, and of labels of one size, one after the other."""
+        groups: dict[tuple[tuple[int, ...], tuple[int, ...]], list[int]] = defaultdict(list)
+        for index in part.tolist():
+            groups[self.images.shape(index), self._truth_shape(index)].append(index)
+        return [index for group in groups.values() for index in group]
 
+    def count(
+        self, part: Sequence[int], run: Callable[[Tensor], Tensor], view: View, batch: int, into: Confusions
+    ) -> None:
+        """Label images, and add what they are and what they were taken for; see `labelled`."""
+        variants = torch.from_numpy(self.data.variants[part] + 1).to(into.device)
+        images = [partial(self.images.__getitem__, index) for index in part]
+        sizes = [(self.images.shape(index)[:2], self._truth_shape(index)[:2]) for index in part]
+        for some in labelled(run, images, sizes, view, batch):
+            labels = [self.truth[int(self.data.label_of[index])][..., 0] for index in part[some.images]]
+            into.add(torch.stack(labels), some.labels, variants[some.images])
 
-def _by_class(counts: Tensor) -> Tensor:
-    """Hits and unions (B, 2, K) of confusion matrices (B, K, K)."""
-    hits = counts.diagonal(dim1=1, dim2=2)
-    return torch.stack([hits, counts.sum(1) + counts.sum(2) - hits], dim=1)
+    def tokens(self, part: Sequence[int], passes: list[list[int]], view: View) -> list[list[int]]:
+        """The passes on clean images, of passes on the windows of a part one by one."""
+        seen = [index for index in part for _ in view.places(self.images.shape(index)[:2])]
+        return [own for index, own in zip(seen, passes, strict=True) if self.data.variants[index] == CLEAN]
+
+    def _truth_shape(self, index: int) -> tuple[int, int, int]:
+        return self.truth.shape(int(self.data.label_of[index]))

@@ -4,6 +4,7 @@ Legend: B batch, K classes, H W pixels.
 """
 
 from collections.abc import Callable, Iterator
+from functools import cache
 
 import numpy as np
 import torch
@@ -11,9 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from raycomp.data.samples import IGNORE
+from raycomp.evaluate.labels import Place, averaged
 from raycomp.shape import Size, enlarged_to
-
-_CLASSES_AT_ONCE = 16
 
 
 def confusion(truth: Tensor, predicted: Tensor, classes: int) -> Tensor:
@@ -41,9 +41,6 @@ def anchors(side: int, window: int, stride: int) -> list[int]:
     last = max(0, side - window)
     starts = list(range(0, last, stride))
     return [*starts, last]
-
-
-Place = tuple[slice, slice]  # rows and columns of a window
 
 
 def enlarged(images: Tensor, window: Size) -> Tensor:
@@ -74,40 +71,20 @@ def sliding_logits(model: Callable[[Tensor], Tensor], images: Tensor, window: Si
     images = enlarged(images, window)
     if images.shape[-2:] == window:
         return model(images)
-    total: Tensor | None = None
-    for place, crop in windows(images, window, stride):
-        logits = model(crop).float()  # the model may run elsewhere than its images lie, and in half precision
-        if total is None:
-            total = logits.new_zeros(*logits.shape[:2], *images.shape[-2:])
-            count = logits.new_zeros(images.shape[-2:])
-        total[(..., *place)] += logits
-        count[place] += 1
-    assert total is not None  # there is always at least one window
-    return total / count
-
-
-def labels_at(logits: Tensor, size: Size) -> Tensor:
-    """The most likely class of each pixel (B, height, width) int64, of logits (B, K, H, W) upsampled to a size.
-
-    A few classes are upsampled at a time: at 150 classes all of a large photograph's would take gigabytes.
-    """
-    if logits.shape[-2:] == size:
-        return logits.argmax(1)
-    best = labels = torch.empty(0)
-    for first in range(0, logits.shape[1], _CLASSES_AT_ONCE):
-        some = logits[:, first : first + _CLASSES_AT_ONCE].float()  # half precision would move borders
-        part = F.interpolate(some, size, mode="bilinear")
-        highest, which = part.max(1)
-        which += first
-        if first:
-            better = highest > best
-            highest, which = torch.where(better, highest, best), torch.where(better, which, labels)
-        best, labels = highest, which
-    return labels
+    seen = (images.shape[-2], images.shape[-1])  # the model may run elsewhere than its images lie, in half precision
+    return averaged(((place, model(crop)) for place, crop in windows(images, window, stride)), seen)
 
 
 def normalised(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...], dtype: torch.dtype) -> Tensor:
     """Turn uint8 images (B, H, W, 3) into model input (B, 3, H, W)."""
-    scale = torch.tensor([1 / (255 * s) for s in std], device=images.device).view(1, 3, 1, 1)
-    shift = torch.tensor([m / s for m, s in zip(mean, std, strict=True)], device=images.device).view(1, 3, 1, 1)
+    scale, shift = _scale_and_shift(mean, std, images.device)
     return (images.permute(0, 3, 1, 2).float() * scale - shift).to(dtype)
+
+
+@cache
+def _scale_and_shift(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Made once for a device: a copy to a GPU waits for it."""
+    with torch.inference_mode(False):  # training uses them, too
+        scale = torch.tensor([1 / (255 * s) for s in std], device=device).view(1, 3, 1, 1)
+        shift = torch.tensor([m / s for m, s in zip(mean, std, strict=True)], device=device).view(1, 3, 1, 1)
+    return scale, shift

@@ -21,6 +21,8 @@ from raycomp.models._timm import DropPath, Mlp, PatchEmbed, resample_abs_pos_emb
 from raycomp.recipe import BlockWidths, Recipe
 from raycomp.shape import Grid, ModelShape, Size
 
+_UPSAMPLED_AT_ONCE = 2**31 - 1  # CUDA's channels-last kernel refuses more outputs
+
 
 @dataclass(slots=True)
 class Tokens:
@@ -266,8 +268,22 @@ class Segmenter(nn.Module):
 def upsampled(scores: Tensor, patch: int, size: Size) -> Tensor:
     """Class scores (B, K, h, w) of patches as logits (B, K, height, width) of the pixels of an image, channels last."""
     height, width = size
-    scores = scores.contiguous(memory_format=torch.channels_last)  # argmax takes a fraction of the time then
-    return F.interpolate(scores, scale_factor=float(patch), mode="bilinear")[..., :height, :width]
+    # Channels last, argmax takes a fraction of the time. At batch 1 a view can pass for that and be upsampled slowly in
+    # the other layout: a copy cannot.
+    scores = scores.clone(memory_format=torch.channels_last)
+
+    def up(part: Tensor) -> Tensor:
+        return F.interpolate(part, scale_factor=float(patch), mode="bilinear")[..., :height, :width]
+
+    each = scores[:1].numel() * patch**2
+    if torch.compiler.is_compiling() or len(scores) * each <= _UPSAMPLED_AT_ONCE:  # a graph is for any batch
+        return up(scores)
+    shape = (*scores.shape[:2], height, width)
+    logits = torch.empty(shape, dtype=scores.dtype, device=scores.device, memory_format=torch.channels_last)
+    some = max(1, _UPSAMPLED_AT_ONCE // each)
+    for start in range(0, len(scores), some):
+        logits[start : start + some] = up(scores[start : start + some])
+    return logits
 
 
 def restore(values: Tensor, tokens: Tokens | None, prefix: int) -> Tensor:

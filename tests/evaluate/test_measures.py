@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 
 from raycomp.evaluate.effective_rank import erank
-from raycomp.evaluate.miou import anchors, class_iou, confusion, labels_at, miou, normalised, sliding_logits
+from raycomp.evaluate.labels import labels_at
+from raycomp.evaluate.miou import anchors, class_iou, confusion, miou, normalised, sliding_logits
 from raycomp.evaluate.robustness import corruption_degradation, known_mean, relative_corruption_degradation, summary
 
 

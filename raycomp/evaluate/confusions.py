@@ -1,0 +1,46 @@
+"""Pixels by true and predicted class, counted on the device of the predictions.
+
+Legend: B images, V variants, K classes.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class Confusions:
+    """Counts of a measurement: of each variant whole, of each image by class."""
+
+    def __init__(self, variants: int, classes: int, device: torch.device) -> None:
+        self.device, self._classes = device, classes
+        self._table = torch.zeros(variants, classes, classes, dtype=torch.int64, device=device)
+        self._by_class: list[Tensor] = []
+
+    def add(self, truth: Tensor, predicted: Tensor, variants: Tensor) -> None:
+        """Count images (B, H, W): labels uint8, predictions int64; `variants` (B,) int64 says where each belongs."""
+        counts = _counts(truth, predicted, self._classes)
+        self._table.index_add_(0, variants, counts.long())
+        hits = counts.diagonal(dim1=1, dim2=2)
+        self._by_class.append(torch.stack([hits, counts.sum(1) + counts.sum(2) - hits], dim=1))
+
+    def table(self) -> np.ndarray:
+        """Confusion matrices so far (V, K, K) int64, by true and predicted class."""
+        return self._table.cpu().numpy()
+
+    def by_class(self) -> tuple[np.ndarray, np.ndarray]:
+        """Hits and unions (images, K) int64 of every image, in the order they came in."""
+        hits, union = torch.cat(self._by_class).cpu().numpy().transpose(1, 0, 2)
+        return hits, union
+
+
+def _counts(truth: Tensor, predicted: Tensor, classes: int) -> Tensor:
+    """Confusion matrices (B, K, K) int32 of each image; what is not labelled falls out.
+
+    Added up in place, as a bincount would look up the largest value first, for which a GPU makes the host wait.
+    """
+    B, rows = len(truth), classes + 1  # the last one for IGNORE, which sorting out beforehand would take longer
+    image = torch.arange(B, device=truth.device)[:, None, None]
+    cell = (image * rows + truth.clamp(max=classes)) * classes + predicted
+    one = torch.ones(1, dtype=torch.int32, device=truth.device).expand(cell.numel())
+    counts = one.new_zeros(B * rows * classes).scatter_add_(0, cell.view(-1), one)
+    return counts.view(B, rows, classes)[:, :classes]

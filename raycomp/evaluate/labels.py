@@ -1,0 +1,92 @@
+"""From class scores to the most likely class of every pixel, a bounded number of scores at a time.
+
+Legend: B images, n windows of each, K classes, h w grid of patches, H W pixels.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from raycomp.models.segmenter import upsampled
+from raycomp.shape import Size
+
+Place = tuple[slice, slice]
+"""Rows and columns of a window."""
+_CLASSES_AT_ONCE = 16
+_AT_ONCE, _AT_ONCE_ON_CPU = 2**28, 2**24  # upsampled scores, 1 GiB and 64 MiB
+
+
+def most_likely(scores: Tensor, patch: int, size: Size) -> Tensor:
+    """The most likely class of each pixel (B, height, width) int64, of class scores (B, K, h, w) of patches.
+
+    As the argmax of `Segmenter`'s logits. Scores in half precision are upsampled in float32, which keeps apart what
+    upsampling in half precision rounds to ties.
+    """
+    each = _images_at_once(scores, scores.shape[1] * size[0] * size[1])
+    return torch.cat([upsampled(part.float(), patch, size).argmax(1) for part in scores.split(each)])
+
+
+def labels_of_windows(
+    scores: Tensor, patch: int, window: Size, places: Sequence[Place], seen: Size, size: Size
+) -> Tensor:
+    """The most likely class of each pixel (B, height, width) int64 of images that were seen window by window.
+
+    Args:
+        scores: (B, n, K, h, w), of the patches of every window.
+        window: height and width of each window, pixels.
+        places: of the n windows.
+        seen: size of the images that the windows were cut from.
+        size: the size to be labelled at.
+    """
+    n, K = scores.shape[1:3]
+    if n == 1 and size == window:
+        return most_likely(scores[:, 0], patch, size)
+    each = _images_at_once(scores, K * max(n * window[0] * window[1], seen[0] * seen[1]))
+    found = []
+    for part in scores.float().split(each):
+        logits = (upsampled(part[:, index], patch, window) for index in range(n))
+        found.append(labels_at(averaged(zip(places, logits, strict=True), seen) if n > 1 else next(logits), size))
+    return torch.cat(found)
+
+
+def averaged(logits: Iterable[tuple[Place, Tensor]], size: Size) -> Tensor:
+    """Logits (B, K, height, width) float32 of windows, averaged where they overlap, which must fill all of `size`."""
+    total: Tensor | None = None
+    for place, part in logits:
+        if total is None:
+            last = part.is_contiguous(memory_format=torch.channels_last)
+            layout = torch.channels_last if last else torch.contiguous_format
+            shape = (*part.shape[:2], *size)
+            total = torch.empty(shape, dtype=torch.float32, device=part.device, memory_format=layout).zero_()
+            count = total.new_zeros(size)
+        total[(..., *place)] += part
+        count[place] += 1
+    assert total is not None  # there is always at least one window
+    return total.div_(count)
+
+
+def labels_at(logits: Tensor, size: Size) -> Tensor:
+    """The most likely class of each pixel (B, height, width) int64, of logits (B, K, H, W) upsampled to a size.
+
+    A few classes are upsampled at a time: at 150 classes all of a large photograph's would take gigabytes.
+    """
+    if logits.shape[-2:] == size:
+        return logits.argmax(1)
+    best = labels = torch.empty(0)
+    for first in range(0, logits.shape[1], _CLASSES_AT_ONCE):
+        some = logits[:, first : first + _CLASSES_AT_ONCE].float()  # half precision would move borders
+        part = F.interpolate(some, size, mode="bilinear")
+        highest, which = part.max(1)
+        which += first
+        if first:
+            better = highest > best
+            highest, which = torch.where(better, highest, best), torch.where(better, which, labels)
+        best, labels = highest, which
+    return labels
+
+
+def _images_at_once(scores: Tensor, each: int) -> int:
+    """How many images whose upsampled scores are `each` stay within the bound; at least one."""
+    return max(1, (_AT_ONCE_ON_CPU if scores.device.type == "cpu" else _AT_ONCE) // each)

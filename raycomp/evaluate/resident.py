@@ -1,0 +1,87 @@
+"""Evaluation images and labels where the model runs: copied there once for all trials of a process.
+
+Where they would fill the device, each is copied when it is needed, from pinned memory and without waiting.
+"""
+
+import weakref
+from collections.abc import Iterable
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from raycomp.data.evalset import Stack
+
+_SHARE = 4  # a quarter of the memory that is free
+
+
+class Resident:
+    """The images of a stack as uint8 tensors (H, W, channels) on a device; on the CPU views of the stack itself."""
+
+    def __init__(self, stack: Stack, device: torch.device) -> None:
+        self._pixels, self._shapes, self._device = stack.pixels, stack.shapes, device
+        self._held: dict[int, Tensor] = {}
+
+    @cached_property
+    def _ends(self) -> np.ndarray:
+        return self._shapes.prod(1).cumsum()
+
+    def __getitem__(self, index: int) -> Tensor:
+        if (held := self._held.get(index)) is not None:
+            return held
+        shape = self.shape(index)
+        end = int(self._ends[index])
+        image = torch.from_numpy(self._pixels[end - int(np.prod(shape)) : end].reshape(shape))
+        if self._device.type == "cuda":
+            image = image.pin_memory()
+        return image.to(self._device, non_blocking=True)
+
+    def shape(self, index: int) -> tuple[int, int, int]:
+        """Height, width and channels."""
+        height, width, channels = self._shapes[index].tolist()
+        return height, width, channels
+
+    def hold(self, indices: Iterable[int], limit: int) -> None:
+        """Copy images to the device, those that lie side by side in one go; none if they take more bytes than that."""
+        missing = np.array(sorted(set(indices) - self._held.keys()), np.int64)
+        sizes = self._shapes[missing].prod(1)
+        if sizes.sum() > limit:
+            return
+        for run in np.split(missing, np.flatnonzero(np.diff(missing) != 1) + 1):
+            if len(run):
+                first, last = int(run[0]), int(run[-1])
+                start = int(self._ends[first] - self._shapes[first].prod())
+                pixels = torch.from_numpy(self._pixels[start : int(self._ends[last])]).to(self._device)
+                shapes = [self.shape(int(index)) for index in run]
+                parts = pixels.split([int(np.prod(shape)) for shape in shapes])
+                self._held |= {
+                    int(index): part.view(shape) for index, part, shape in zip(run, parts, shapes, strict=True)
+                }
+
+
+_residents: dict[tuple[int, str], Resident] = {}
+
+
+def resident(stack: Stack, device: torch.device, indices: Iterable[int]) -> Resident:
+    """Images of a stack on a device, the same for every call with this very stack, for as long as that exists.
+
+    Args:
+        indices: the images that are needed now.
+    """
+    key = id(stack), str(device)
+    if key not in _residents:
+        _residents[key] = Resident(stack, device)
+        weakref.finalize(stack, _residents.pop, key)
+    found = _residents[key]
+    if device.type != "cpu":
+        found.hold(indices, _free(device) // _SHARE)
+    return found
+
+
+def _free(device: torch.device) -> int:
+    """Bytes that are free on a device, with those that torch keeps for its next tensors; any number where none says."""
+    if device.type != "cuda":
+        return 2**63 - 1
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + kept

@@ -1,0 +1,121 @@
+"""Evaluation images through a model in batches of windows, all of one size and all full, whatever the images' sizes.
+
+Legend: B windows of a batch, n windows of an image, K classes, h w grid of patches.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import groupby, islice, product
+
+import torch
+from torch import Tensor
+
+from raycomp.data.samples import Mean
+from raycomp.evaluate.labels import Place, labels_of_windows
+from raycomp.evaluate.miou import anchors, enlarged, normalised
+from raycomp.shape import Size, enlarged_to
+
+
+@dataclass(frozen=True)
+class View:
+    """How a model sees images: enlarged until a window fits, then window by window."""
+
+    pixels: Mean
+    window: Size
+    """Height and width, pixels."""
+    stride: int
+    patch: int
+    """Side, pixels."""
+    dtype: torch.dtype
+    """Of the model's input."""
+
+    def seen(self, size: Size) -> Size:
+        """Size that an image is enlarged to."""
+        return enlarged_to(size, self.window)
+
+    def places(self, size: Size) -> tuple[Place, ...]:
+        """Where the windows of an image of a size lie, once it is enlarged."""
+        return _places(self.seen(size), self.window, self.stride)
+
+    def normalised(self, images: Tensor) -> Tensor:
+        """Model input (B, 3, H, W) of images (B, H, W, 3) uint8."""
+        return normalised(images, self.pixels.mean, self.pixels.std, self.dtype)
+
+    def windows(self, image: Tensor) -> Iterator[Tensor]:
+        """The windows of an image (H, W, 3) uint8: as they are (height, width, 3), or model input where enlarged."""
+        size = (image.shape[0], image.shape[1])
+        if self.seen(size) == size:
+            yield from (image[place] for place in self.places(size))
+        else:
+            [x] = enlarged(self.normalised(image[None]), self.window)  # (3, H, W)
+            yield from (x[(..., *place)] for place in self.places(size))
+
+    def input(self, windows: Sequence[Tensor]) -> Tensor:
+        """What `windows` gave of any images, as model input (B, 3, height, width)."""
+        parts = []
+        for raw, some in groupby(windows, lambda window: window.dtype == torch.uint8):
+            part = torch.stack(list(some))
+            parts.append(self.normalised(part) if raw else part)
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+@cache
+def _places(size: Size, window: Size, stride: int) -> tuple[Place, ...]:
+    starts = product(anchors(size[0], window[0], stride), anchors(size[1], window[1], stride))
+    return tuple((slice(top, top + window[0]), slice(left, left + window[1])) for top, left in starts)
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Images that a model has labelled."""
+
+    images: slice
+    """Which of those given."""
+    labels: Tensor
+    """(images, height, width) int64."""
+
+
+def labelled(
+    run: Callable[[Tensor], Tensor],
+    images: Sequence[Callable[[], Tensor]],
+    sizes: Sequence[tuple[Size, Size]],
+    view: View,
+    batch: int,
+    full: bool = False,
+) -> Iterator[Labelled]:
+    """Label images in their order, neighbours of one size together.
+
+    Args:
+        run: maps model input (B, 3, height, width) to class scores (B, K, h, w); it may give the same memory each time.
+        images: each gives its pixels (H, W, 3) uint8.
+        sizes: of each image, and the size that it is labelled at.
+        batch: windows of a batch.
+        full: fill the last batch, too, with windows of zeros.
+    """
+    windows = (window for image in images for window in view.windows(image()))
+    left: Tensor | None = None  # scores of an image whose other windows are yet to come
+    done = 0
+    while some := list(islice(windows, batch)):
+        x = view.input(some)
+        if full and len(some) < batch:
+            x = torch.cat([x, x.new_zeros(batch - len(some), *x.shape[1:])])
+        scores = run(x)[: len(some)]
+        scores = scores if left is None else torch.cat([left, scores])
+        for (size, at), group in groupby(_finished(sizes, done, view, len(scores))):
+            places, count = view.places(size), len(list(group))
+            own, scores = scores.split([count * len(places), len(scores) - count * len(places)])
+            own = own.unflatten(0, (count, len(places)))
+            labels = labels_of_windows(own, view.patch, view.window, places, view.seen(size), at)
+            yield Labelled(slice(done, done + count), labels)
+            done += count
+        left = scores.clone() if len(scores) else None
+
+
+def _finished(sizes: Sequence[tuple[Size, Size]], first: int, view: View, windows: int) -> Iterator[tuple[Size, Size]]:
+    """Sizes of the images from the first on whose windows are all among those that are there."""
+    for index in range(first, len(sizes)):
+        windows -= len(view.places(sizes[index][0]))
+        if windows < 0:
+            return
+        yield sizes[index]
