@@ -203,7 +203,7 @@ _SECTIONS: dict[str, tuple[str, str, Any]] = {
     "training": ("Training", "Loading left out as far as eight processes can.", _training),
     "sweep": (
         "A sweep",
-        "`jobs/pareto_search.py` on the embedded default, 40 trials: four share the card, or 16 run on its host's cores.",
+        "`jobs/pareto_search.py` on the embedded default, 40 trials: four share the card, 16 its host's cores.",
         _sweep,
     ),
     "tools": ("Exported models, and too little memory", "A merging recipe of the sweep.", _tools),

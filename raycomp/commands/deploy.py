@@ -138,6 +138,7 @@ def speed_command(
     threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
     rounds: Annotated[int, typer.Option(min=1, help="Runs that the medians are of.")] = 15,
     device: Device = "cpu",
+    compiled: Annotated[bool, typer.Option("--compile", help="Compile what torch runs, by torch.compile.")] = False,
     plot: Annotated[Path | None, typer.Option(help="Where to draw speed against FLOPs saved, as PNG.")] = None,
     results: Results = "results",
     as_json: Json = False,
@@ -148,30 +149,35 @@ def speed_command(
         check_suffix("--plot", plot, ".png")
     if dtype not in _DTYPES:
         raise UserError(f"--dtype {dtype}: {nearest(dtype, _DTYPES)}")
+    if compiled and "torch" not in runtimes:
+        raise UserError(f"--compile: torch alone is compiled, and --runtime {runtime} does not name it")
     import torch
 
     from raycomp.deploy.speed import speeds
+    from raycomp.devices import device_name
     from raycomp.memory import keep_freed_memory
 
     batches = [int(size) for size in numbers("--batch", batch, 1, 4096)]
     if not batches:
         raise UserError("--batch names no size; for example 1,16")
+    where = device_of(device)
     torch.set_num_threads(threads)
     keep_freed_memory()
     loaded = {name: model for given in models for name, model in _models(given, results).items()}
     say = tables.console(aside=True).print  # no moving bar, which would take time from what is timed
-    found = speeds(loaded, runtimes, batches, device_of(device), getattr(torch, dtype), rounds, say)
+    found = speeds(loaded, runtimes, batches, where, getattr(torch, dtype), rounds, say, compiled)
+    setting = f"{device_name(where)}, {dtype}, {threads} thread(s)" + (", compiled" if compiled else "")
     if plot is not None:
         from raycomp.report.plot import plot_speed
 
-        plot_speed(found, f"{device}, {dtype}, {threads} thread(s)", plot)
+        plot_speed(found, setting, plot)
     if as_json:
         print_json([{**vars(s), "ratio": s.ratio, "in_vain": s.in_vain} for s in found])
         return
     console = tables.console()
     if plot is not None:
         console.print(f"plot: {plot}", highlight=False, soft_wrap=True)
-    console.print(f"{device}, {dtype}, {threads} thread(s), medians of {rounds} runs in turns", highlight=False)
+    console.print(f"{setting}, medians of {rounds} runs in turns", highlight=False)
     console.print(tables.speed_table(found))
 
 

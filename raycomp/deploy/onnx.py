@@ -1,5 +1,7 @@
 """Export a compressed model as an ONNX graph or a torch.export program, for batches of any size.
 
+Models are traced and checked on the CPU in float32, whatever device they are on.
+
 ONNX has no stable sort, which merging needs so that equal scores merge alike everywhere; its TopK breaks ties by the
 lower index, which is the same.
 """
@@ -8,6 +10,7 @@ import logging
 import warnings
 from collections.abc import Callable
 from contextlib import redirect_stdout
+from copy import deepcopy
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from raycomp.devices import exact_float32
 from raycomp.errors import UserError
 
 try:
@@ -33,7 +37,7 @@ OPSET = 18
 op: Any = onnxscript.opset18
 TOLERANCE = 1e-4
 """Largest difference of a logit between torch and onnxruntime, float32."""
-_PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")
+_CUDA, _CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 _TRACED_BATCH = 2  # not 1, which tracing would take for a constant
 
 
@@ -49,9 +53,10 @@ def export_onnx(model: Segmenter, facts: Facts, path: Path, images: Tensor) -> f
     Raises:
         UserError: for adaptive merging, or for logits that differ by more than 1e-4.
     """
+    model, images = _traceable(model), images.cpu()
     proto = graph(model, images)
     onnx.helper.set_model_props(proto, metadata(model, facts))
-    session = open_session(proto.SerializeToString())
+    session = open_session(proto.SerializeToString(), torch.device("cpu"))
     difference = compare(model, lambda x: session.run(None, {"images": x})[0], images)
     with written(path) as temporary:
         temporary.write_bytes(proto.SerializeToString())
@@ -60,8 +65,8 @@ def export_onnx(model: Segmenter, facts: Facts, path: Path, images: Tensor) -> f
 
 def graph(model: Segmenter, images: Tensor) -> "onnx.ModelProto":
     """The ONNX graph of a model for batches of any size of images like `images` (B, 3, H, W); see `export_onnx`."""
-    _check_fixed(model)
-    example = images[:1].expand(_TRACED_BATCH, -1, -1, -1).contiguous()
+    model = _traceable(model)
+    example = images[:1].cpu().expand(_TRACED_BATCH, -1, -1, -1).contiguous()
     logging.getLogger("onnx_ir").setLevel(logging.ERROR)
     with warnings.catch_warnings(), redirect_stdout(StringIO()), torch.inference_mode():
         warnings.simplefilter("ignore")  # of the exporter about itself
@@ -80,17 +85,63 @@ def graph(model: Segmenter, images: Tensor) -> "onnx.ModelProto":
     return program.model_proto
 
 
-def open_session(source: bytes | str, threads: int = 0) -> "onnxruntime.InferenceSession":
-    """An onnxruntime session on the GPU where it has one, else on the CPU; 0 threads are as many as there are cores."""
+def check_device(device: torch.device) -> None:
+    """Whether onnxruntime may run on a device.
+
+    Raises:
+        UserError: for CUDA that this onnxruntime was built without.
+    """
+    if device.type != "cpu" and _CUDA not in onnxruntime.get_available_providers():
+        raise UserError(
+            f"--device {device}: this onnxruntime runs on the CPU alone; install onnxruntime-gpu in its place, or give "
+            "--device cpu"
+        )
+
+
+def open_session(source: bytes | str, device: torch.device, threads: int = 0) -> "onnxruntime.InferenceSession":
+    """An onnxruntime session on a device; 0 threads are as many as there are cores.
+
+    On CUDA, products of float32 use TF32 where torch's do.
+
+    Raises:
+        UserError: as `check_device`, or for CUDA whose libraries onnxruntime does not find.
+    """
+    check_device(device)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    usable = [p for p in _PROVIDERS if p in onnxruntime.get_available_providers()]
-    return onnxruntime.InferenceSession(source, options, providers=usable)
+    if device.type == "cpu":
+        return onnxruntime.InferenceSession(source, options, providers=[_CPU])
+    index = torch.cuda.current_device() if device.index is None else device.index
+    on = {"device_id": str(index), "use_tf32": str(int(torch.backends.cuda.matmul.allow_tf32))}
+    session = onnxruntime.InferenceSession(source, options, providers=[(_CUDA, on), _CPU])
+    if _CUDA not in session.get_providers():  # it goes on with the CPU, and only logs why
+        raise UserError(
+            f"--device {device}: onnxruntime {onnxruntime.__version__} does not find the CUDA and cuDNN that it was "
+            f"built for (torch has CUDA {torch.version.cuda}); install an onnxruntime-gpu that fits, or give "
+            "--device cpu"
+        )
+    return session
+
+
+def run_bound(session: "onnxruntime.InferenceSession", images: Tensor) -> Tensor:
+    """Logits (B, K, H, W) of images (B, 3, H, W) float32 on the session's device, where the logits are, too.
+
+    Nothing is copied to the host: onnxruntime reads the images and writes the logits where torch holds them.
+    """
+    images = images.contiguous()
+    logits = images.new_empty(len(images), *session.get_outputs()[0].shape[1:])
+    binding, where = session.io_binding(), (images.device.type, images.device.index or 0, np.float32)
+    binding.bind_input("images", *where, tuple(images.shape), images.data_ptr())
+    binding.bind_output("logits", *where, tuple(logits.shape), logits.data_ptr())
+    if images.is_cuda:  # onnxruntime has a stream of its own, and waits for that one only
+        torch.cuda.current_stream(images.device).synchronize()
+    session.run_with_iobinding(binding)
+    return logits
 
 
 def export_program(model: Segmenter, facts: Facts, path: Path, images: Tensor) -> float:
     """Write a torch.export program (.pt2), checked like `export_onnx`; its `facts` are an extra file of that name."""
-    _check_fixed(model)
+    model, images = _traceable(model), images.cpu()
     example = images[:1].expand(_TRACED_BATCH, -1, -1, -1).contiguous()
     with torch.no_grad():
         program = torch.export.export(model, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
@@ -113,12 +164,17 @@ def metadata(model: Segmenter, facts: Facts) -> dict[str, str]:
 def compare(model: Segmenter, run: Callable[[np.ndarray], np.ndarray], images: Tensor) -> float:
     """The largest difference of a logit between a model and its export, at batch 1 and at all images.
 
+    Args:
+        model: in float32; on CUDA it runs without TF32, which alone would differ by more than `TOLERANCE`.
+        images: (B, 3, H, W) on the model's device.
+
     Raises:
         UserError: where it is more than `TOLERANCE`.
     """
-    with torch.inference_mode():
-        wanted = model(images).numpy()
-    found = run(images.numpy()), run(images[:1].numpy())
+    with torch.inference_mode(), exact_float32():
+        wanted = model(images).cpu().numpy()
+    host = images.cpu().numpy()
+    found = run(host), run(host[:1])
     differences = np.abs(found[0] - wanted).reshape(len(images), -1).max(axis=1)
     largest = max(float(differences.max()), float(np.abs(found[1] - wanted[:1]).max()))
     if not largest <= TOLERANCE:
@@ -130,9 +186,12 @@ def compare(model: Segmenter, run: Callable[[np.ndarray], np.ndarray], images: T
     return largest
 
 
-def _check_fixed(model: Segmenter) -> None:
+def _traceable(model: Segmenter) -> Segmenter:
+    """The model on the CPU in float32: itself, or a copy."""
     if model.recipe.adaptive:
         raise UserError("export: merging that adapts to the image has no fixed graph; give ALGM windows and pairs")
+    weights = {(p.device.type, p.dtype) for p in model.parameters()}
+    return model if weights == {("cpu", torch.float32)} else deepcopy(model).to("cpu", torch.float32)
 
 
 def _stable_sort(self: Any, stable: bool | None = None, dim: int = -1, descending: bool = False) -> Any:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from raycomp.data.images import IMAGES, listed, read_image
 from raycomp.data.resize import resized_image
 from raycomp.deploy import model as models
 from raycomp.deploy.model import FACTS, Facts
+from raycomp.deploy.program import moved
 from raycomp.errors import UserError, first_line, nearest
 from raycomp.evaluate.labels import labels_at
 from raycomp.evaluate.miou import normalised, sliding_logits
@@ -29,8 +31,10 @@ Run = Callable[[Tensor], Tensor]
 def open_model(path: Path, device: torch.device) -> tuple[Run, Facts]:
     """An exported model by its suffix: `.safetensors` or `.pt2` run by torch, `.onnx` by onnxruntime.
 
+    The model takes images on the device, and its logits are there, too.
+
     Raises:
-        UserError: for a file that is missing, or is not an export of ours.
+        UserError: for a file that is missing, or is not an export of ours, or that cannot run on the device.
     """
     if path.suffix not in MODELS:
         raise UserError(f"{path}: expected a model that `raycomp export` wrote: {', '.join(MODELS)}")
@@ -39,7 +43,7 @@ def open_model(path: Path, device: torch.device) -> tuple[Run, Facts]:
         hint = nearest(path.name, there) if there else f"there is none in {path.parent}"
         raise UserError(f"no model {path}; {hint}")
     if path.suffix == ".onnx":
-        return _open_onnx(path)
+        return _open_onnx(path, device)
     if path.suffix == ".pt2":
         return _open_program(path, device)
     facts, model = models.read_facts(path), models.load(path)
@@ -48,15 +52,17 @@ def open_model(path: Path, device: torch.device) -> tuple[Run, Facts]:
     return model.to(device), facts
 
 
-def _open_onnx(path: Path) -> tuple[Run, Facts]:
-    from raycomp.deploy.onnx import open_session
+def _open_onnx(path: Path, device: torch.device) -> tuple[Run, Facts]:
+    from raycomp.deploy.onnx import open_session, run_bound
 
     try:
-        session = open_session(str(path))
+        session = open_session(str(path), device)
+    except UserError:
+        raise
     except Exception as error:  # onnxruntime raises kinds of its own
         raise UserError(f"{path}: not a readable ONNX graph ({first_line(error)})") from None
     facts = models.parse_facts(session.get_modelmeta().custom_metadata_map.get(FACTS), path)
-    return lambda x: torch.from_numpy(session.run(None, {"images": x.cpu().numpy()})[0]), facts
+    return partial(run_bound, session), facts
 
 
 def _open_program(path: Path, device: torch.device) -> tuple[Run, Facts]:
@@ -65,7 +71,8 @@ def _open_program(path: Path, device: torch.device) -> tuple[Run, Facts]:
         program = torch.export.load(path, extra_files=held)
     except Exception as error:  # torch's reader raises many kinds
         raise UserError(f"{path}: not a readable torch.export program ({first_line(error)})") from None
-    return program.module().to(device), models.parse_facts(held[FACTS], path)
+    facts = models.parse_facts(held[FACTS], path)
+    return (program if device.type == "cpu" else moved(program, device)).module(), facts
 
 
 def image_files(path: Path) -> list[Path]:

@@ -1,5 +1,6 @@
 """CUDA graphs: a model whose hundreds of launches are recorded once, and replayed as one."""
 
+import time
 import warnings
 from collections.abc import Callable
 
@@ -7,6 +8,7 @@ import torch
 from torch import Tensor
 
 Run = Callable[[Tensor], Tensor]
+_LAUNCHING = 0.8  # of a call's time; the rest is waiting for the device
 
 
 def graphed(run: Run, example: Tensor) -> Run:
@@ -31,6 +33,31 @@ def graphed(run: Run, example: Tensor) -> Run:
     except RuntimeError as error:
         warnings.warn(f"no CUDA graph, every launch is made anew: {error}", stacklevel=2)
         return run
+
+
+class Replayed:
+    """A function that becomes a graph where launching its kernels takes the host longer than the device runs them.
+
+    Small models, and small batches of large ones, leave a device waiting for launches; in others a graph gains less
+    than its capture costs. The second call, when libraries are loaded and kernels compiled, is timed.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self._run, self._calls = run, 0
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Answer as `run`; once there is a graph, in a buffer that the next call overwrites."""
+        self._calls += 1
+        if not x.is_cuda or self._calls != 2:
+            return self._run(x)
+        torch.cuda.synchronize(x.device)
+        started = time.perf_counter()
+        answer = self._run(x)
+        launched = time.perf_counter()
+        torch.cuda.synchronize(x.device)
+        if launched - started > _LAUNCHING * (time.perf_counter() - started):
+            self._run = graphed(self._run, x)
+        return answer
 
 
 class _Graph:

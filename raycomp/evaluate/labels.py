@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from raycomp import kernels
 from raycomp.models.segmenter import upsampled
 from raycomp.shape import Size
 
@@ -22,8 +23,12 @@ def most_likely(scores: Tensor, patch: int, size: Size) -> Tensor:
     """The most likely class of each pixel (B, height, width) int64, of class scores (B, K, h, w) of patches.
 
     As the argmax of `Segmenter`'s logits. Scores in half precision are upsampled in float32, which keeps apart what
-    upsampling in half precision rounds to ties.
+    upsampling in half precision rounds to ties. On a CUDA device one kernel does both, and no logits are written.
     """
+    if kernels.usable(scores):
+        from raycomp.kernels.labels import fused_labels
+
+        return fused_labels(scores, patch, size).long()
     each = _images_at_once(scores, scores.shape[1] * size[0] * size[1])
     return torch.cat([upsampled(part.float(), patch, size).argmax(1) for part in scores.split(each)])
 

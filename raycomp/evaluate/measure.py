@@ -21,6 +21,7 @@ from raycomp.errors import UserError
 from raycomp.evaluate.accuracy import Accuracy
 from raycomp.evaluate.confusions import Confusions
 from raycomp.evaluate.effective_rank import EffectiveRank, effective_rank
+from raycomp.evaluate.graphs import Replayed, graphed
 from raycomp.evaluate.miou import class_iou, first_window, miou
 from raycomp.evaluate.per_image import PerImage
 from raycomp.evaluate.resident import Resident, resident
@@ -45,7 +46,7 @@ class Measurement:
     """(16, 5) mIoU of each type and severity; NaN where not measured, or on images without a labelled pixel."""
     rank: EffectiveRank
     latency_ms: float
-    """Median of one image at batch 1; NaN where it was not to be timed."""
+    """Median of one image at batch 1, on CUDA of a graph's replay; NaN where it was not to be timed."""
     throughput: float
     """Images a second at the configured batch, pre- and post-processing included."""
     images: int
@@ -103,6 +104,7 @@ def measure(
     order: list[int] = []
     early = data.chosen(config.first) if stage == "search" and config.first is not None else chosen[:0]
     first: Accuracy | None = None
+    run = model.patch_scores if adaptive else Replayed(model.patch_scores)
     with torch.inference_mode():
         for part in (early, np.setdiff1d(chosen, early)):
             if not len(part):
@@ -110,7 +112,7 @@ def measure(
             own = images.by_size(part)
             order += own
             with recorded(model) if adaptive else nullcontext() as passes:
-                images.count(own, model.patch_scores, view, batch, confusions)
+                images.count(own, run, view, batch, confusions)
             if passes is not None:
                 tokens += images.tokens(own, passes, view)
             table = confusions.table()
@@ -122,7 +124,10 @@ def measure(
         shown = chosen[data.variants[chosen] == CLEAN][: _RANK_IMAGES[stage]].tolist()
         probe = torch.cat([first_window(view.normalised(images.images[i][None]), window) for i in shown])
         rank = effective_rank(model, probe)
-        milliseconds = latency_ms(model, probe[:1], _LATENCY_RUNS[stage]) if latency else float("nan")
+        milliseconds = float("nan")
+        if latency:
+            timed = model if adaptive else graphed(model, probe[:1])
+            milliseconds = latency_ms(timed, probe[:1], _LATENCY_RUNS[stage])
     clean, corrupted = miou(table[0]), _by_variant(table, data.variants[chosen])
     if not (np.isfinite(clean) and np.isfinite(corrupted).any()):
         raise UserError(f"evaluation.{stage}: no pixel of its clean, or of its corrupted, images is labelled")

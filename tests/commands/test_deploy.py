@@ -39,3 +39,9 @@ def test_an_image_is_never_overwritten(folder):
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: --out in: the folder of in/x.png; choose another")
     assert (folder / "in" / "x.png").read_bytes() == before
+
+
+def test_only_torch_is_compiled(folder):
+    done = raycomp(folder, "speed", "m.safetensors", "--compile", "--runtime", "onnxruntime")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: --compile: torch alone is compiled, and --runtime onnxruntime does not name it\n"

@@ -57,6 +57,20 @@ def test_images_are_segmented_as_a_viewer_shows_them(model, tmp_path):
     assert np.array_equal(deep_labels, labels)
 
 
+def test_logits_may_lie_elsewhere_than_images(model, folder):
+    """Images on torch's meta device, which refuses to mix with the CPU, where the logits are."""
+    facts = models.facts_of(model, DATA.model_copy(update={"short_side": None}), CLASSES)
+
+    def run(images):
+        return torch.randn(len(images), 5, *images.shape[-2:], generator=torch.Generator().manual_seed(0))
+
+    found, wanted = (list(predict(run, facts, image_files(folder), torch.device(d))) for d in ("meta", "cpu"))
+    assert [labels.shape for _, _, labels in found] == [(100, 80), (48, 64)]
+    for (_, _, one), (_, _, other) in zip(found, wanted, strict=True):
+        assert len(np.unique(one)) == 5
+        assert np.array_equal(one, other)
+
+
 def test_files_that_cannot_be_used_are_named(model, folder):
     with pytest.raises(UserError, match="no such image or folder"):
         image_files(folder / "none.png")

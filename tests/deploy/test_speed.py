@@ -1,6 +1,7 @@
 """Speeds are ratios against the dense model; what saves nothing is flagged."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -38,6 +39,31 @@ def test_onnxruntime_is_timed_in_float32(model, saliency):
     assert [s.runtime for s in found] == ["onnxruntime"] * 2
     with pytest.raises(UserError, match="--dtype bfloat16: onnxruntime is timed in float32"):
         speeds({"made": made}, ["onnxruntime"], [2], CPU, torch.bfloat16, 2)
+
+
+def test_onnxruntime_without_cuda_is_refused_before_anything_is_timed(model):
+    with pytest.raises(UserError, match=r"--device cuda: .* install onnxruntime-gpu in its place"):
+        speeds({"made": model}, ["torch", "onnxruntime"], [1], torch.device("cuda"), torch.float32, 1)
+
+
+def test_every_compiled_model_is_compiled_once_for_a_batch(model, saliency, monkeypatch):
+    """Also more of them than torch keeps for one code object; traced only, as a compiler takes minutes."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    monkeypatch.setattr(torch._dynamo.config, "cache_size_limit", 1)
+    made, counters = compressed(model, saliency, "mean_keys"), torch._dynamo.utils.counters
+    counters.clear()
+    found = speeds({"made": made}, ["torch"], [1, 2], CPU, torch.float32, 2, compiled=True)
+    assert [(s.model, s.batch) for s in found] == [("dense", 1), ("made", 1), ("dense", 2), ("made", 2)]
+    assert counters["stats"]["unique_graphs"] == 4
+
+
+def test_a_failing_compiler_is_one_line(model, monkeypatch):
+    def fails(*_, **__):
+        raise RuntimeError("no compiler\nat all")
+
+    monkeypatch.setattr(torch, "compile", lambda *_, **__: fails)
+    with pytest.raises(UserError, match=r"^--compile: torch\.compile fails: no compiler$"):
+        speeds({"made": model}, ["torch"], [1], CPU, torch.float32, 1, compiled=True)
 
 
 def test_saving_flops_but_no_time_is_flagged():

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from raycomp.compress.apply import compress
-from raycomp.evaluate.graphs import graphed
+from raycomp.evaluate.graphs import Replayed, graphed
 from raycomp.recipe import ToMe, dense
 from tests.conftest import TINY, seeded_images
 
@@ -144,3 +144,21 @@ def test_a_graph_answers_like_its_model(model, saliency, merges):
         for one in images:
             torch.testing.assert_close(run(one), made.patch_scores(one), rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(run(images[0][:1]), made.patch_scores(images[0][:1]))
+
+
+@pytest.mark.parametrize("launching", [True, False])
+def test_a_call_that_waits_for_launches_becomes_a_graph(cuda, monkeypatch, launching):
+    clock = iter([0.0, 0.9 if launching else 0.3, 1.0])  # before the launches, after them, when the device is done
+    monkeypatch.setattr("raycomp.evaluate.graphs.time.perf_counter", lambda: next(clock))
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda _: cuda.events.append("synchronise"))
+    run = Replayed(cuda.run)
+    answers = [run(torch.full((3,), float(i)).as_subclass(OnGpu)).clone() for i in range(4)]
+    assert [answer.tolist() for answer in answers] == [[2.0 * i] * 3 for i in range(4)]
+    assert cuda.events.count("synchronise") == 2
+    assert cuda.events.count("replay") == (2 if launching else 0)
+
+
+def test_calls_on_the_cpu_are_not_timed(monkeypatch):
+    monkeypatch.setattr("raycomp.evaluate.graphs.time.perf_counter", lambda: pytest.fail("timed"))
+    run = Replayed(lambda x: x + 1)
+    assert [run(torch.tensor(i)).item() for i in range(3)] == [1, 2, 3]

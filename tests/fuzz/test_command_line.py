@@ -107,9 +107,9 @@ _OPTIONS = {
     "profile": ["--budget", "--tome", "--cts", "--json"],
     "predict": ["--device", "--labels", "--json"],
     "export": ["--formats", "--sweep"],
-    "speed": ["--batch", "--runtime", "--dtype", "--threads", "--rounds", "--device"],
+    "speed": ["--batch", "--runtime", "--dtype", "--threads", "--rounds", "--device", "--compile"],
 }  # fmt: skip
-_FLAGS = ("--json", "--labels", "--help")
+_FLAGS = ("--json", "--labels", "--compile", "--help")
 
 
 @FUZZ
