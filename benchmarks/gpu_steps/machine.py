@@ -1,9 +1,11 @@
 """Versions, imports, what the card can do at most, and whether Ray sees it."""
 
 import importlib
+import json
 import pkgutil
 import platform
 import subprocess
+import sys
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -11,7 +13,7 @@ from typing import Any
 import torch
 
 import raycomp
-from gpu_steps.notes import Notes, Setting
+from gpu_steps.notes import ROOT, Notes, Setting
 from raycomp.evaluate.speed import median_seconds
 
 _PACKAGES = ("torch", "triton", "timm", "ray", "optuna", "botorch", "mlflow", "pyarrow", "onnxruntime", "numpy")
@@ -69,11 +71,13 @@ def _ceilings(setting: Setting) -> dict[str, float]:
 
 
 def _ray() -> dict[str, Any]:
-    from raycomp.search import cluster
-
-    cluster.connect()
-    import ray
-
-    found = ray.cluster_resources()
-    cluster.disconnect()
+    """What Ray sees, asked in a process of its own: a Ray that cannot start waits for half a minute."""
+    lines = ["import json, ray", "from raycomp.search import cluster", "cluster.connect()"]
+    lines.append("print(json.dumps(ray.cluster_resources()))")
+    done = subprocess.run(
+        [sys.executable, "-c", "; ".join(lines)], capture_output=True, text=True, cwd=ROOT, timeout=60
+    )
+    if done.returncode:
+        return {"ray": done.stderr[-500:]}
+    found = json.loads(done.stdout.splitlines()[-1])
     return {"ray_gpus": found.get("GPU", 0.0), "ray_cpus": found.get("CPU", 0.0)}

@@ -6,14 +6,14 @@ from functools import partial
 from typing import Any
 
 import torch
-from raycomp.devices import prepare_device
-from raycomp.evaluate.labels import most_likely
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from gpu_steps.notes import Notes, Setting, random_images
 from raycomp.compress.apply import remerge
+from raycomp.devices import prepare_device
 from raycomp.evaluate.graphs import graphed
+from raycomp.evaluate.labels import most_likely
 from raycomp.evaluate.speed import median_seconds
 from raycomp.flops import gflops
 from raycomp.models.segmenter import Segmenter
@@ -98,7 +98,7 @@ def _counted(setting: Setting, once: Callable[[], Any]) -> dict[str, Any]:
         once()
         torch.cuda.synchronize()
     events = [e for e in profiled.key_averages() if e.device_time_total and not e.key.startswith("Mem")]
-    longest = sorted(events, key=lambda e: -e.self_device_time_total)[:6]
+    longest = sorted(events, key=lambda e: -e.self_device_time_total)[:14]
     return {
         "kernels": sum(e.count for e in events),
         "kernels_ms": sum(e.self_device_time_total for e in events) / 1e3,

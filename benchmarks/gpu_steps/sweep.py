@@ -4,7 +4,6 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -79,8 +78,3 @@ class _PeakMemory:
             used = subprocess.run(asked, capture_output=True, text=True).stdout.strip()
             if used.isdigit():
                 self.gib = max(self.gib or 0.0, int(used) / 1024)
-
-
-def results_of(setting: Setting) -> Path:
-    """Folder of the last sweep."""
-    return setting.folder / "results" / setting.name

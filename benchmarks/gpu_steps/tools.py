@@ -10,61 +10,81 @@ import torch
 from PIL import Image
 
 from gpu_steps.notes import ROOT, SPACE, Notes, Setting
-from gpu_steps.sweep import results_of
 from raycomp import config as configs
+from raycomp.compress.apply import compress
 from raycomp.data.streetscenes import StreetScenes
+from raycomp.deploy import model as models
+from raycomp.deploy.model import facts_of
+from raycomp.deploy.onnx import export_onnx, export_program
+from raycomp.evaluate.miou import normalised
 from raycomp.recipe import Recipe, ToMe, dense
-from raycomp.results.store import Store
-from raycomp.search.base import prepare_base
+from raycomp.search.base import Base, prepare_base
 from raycomp.search.proposal import Proposal
 from raycomp.search.trial import run_trial
 from raycomp.sections import EvaluationConfig, StageConfig
 
+_WINDOWS = ("one", "several_windows")
+
 
 def run(setting: Setting, notes: Notes) -> None:
-    notes.put(out_of_memory=_out_of_memory(setting))
-    row = _merging_row(results_of(setting))
-    models = setting.folder / "models"
-    sweep = ["--sweep", results_of(setting).name, "--results", str(results_of(setting).parent)]
-    formats = ["--formats", "safetensors,onnx,pt2", "--out", str(models)]
-    said = _raycomp("export", row["recipe_id"], *sweep, *formats)
-    notes.put(export=said)
+    base = _base(setting)
+    merging = ToMe(ratios=(0.1,) * base.shape.depth)
+    recipe = dense(base.shape).model_copy(update={"merge": merging})
+    notes.put(out_of_memory=_out_of_memory(setting, base, recipe))
+    exported = _exported(base, recipe, setting.folder / "models")
     images = setting.folder / "images"
     images.mkdir(exist_ok=True)
     scenes = [StreetScenes("val", 4)[index][0] for index in range(4)]
     wide = np.concatenate([np.concatenate(scenes[:2], axis=1), np.concatenate(scenes[2:], axis=1)])[:200, :230]
-    Image.fromarray(scenes[0]).save(images / "one.png")
-    Image.fromarray(wide).save(images / "several_windows.png")
+    for name, pixels in zip(_WINDOWS, (scenes[0], wide), strict=True):
+        Image.fromarray(pixels).save(images / f"{name}.png")
+    wanted = _predicted(setting, exported[0], images, "cpu")
     found: dict[str, Any] = {}
-    whole: dict[str, Any] = {}  # what the CPU predicts
-    for path in (next(models.glob(f"*{suffix}")) for suffix in (".safetensors", ".onnx", ".pt2")):
-        drawn: dict[str, Any] = {}
-        for device in {"cpu", setting.name} if path.suffix == ".safetensors" else {setting.name}:
-            out = setting.folder / f"{path.suffix[1:]}-{device}"
-            words = _raycomp("predict", str(path), str(images), "--out", str(out), "--labels", "--device", device)
-            drawn[device] = {"exit_code": words["exit_code"], "said": words["said"][-200:]}
-            for name in ("one", "several_windows"):
-                if (file := out / f"{name}_labels.png").is_file():
-                    drawn[device][name] = np.asarray(Image.open(file))
-        whole = whole or drawn.get("cpu", {})
-        found[path.suffix] = _compared(whole, drawn[setting.name])
+    for path in exported:
+        found[path.suffix] = _compared(wanted, _predicted(setting, path, images, setting.name))
         notes.put(predict=found)
-    exported = next(iter(models.glob("*.safetensors")))
     runtimes = "torch,onnxruntime" if setting.name == "cpu" or _onnxruntime_has_cuda() else "torch"
     how = ["--device", setting.name, "--batch", "1,16", "--rounds", "2" if setting.small else "15"]
-    words = _raycomp("speed", str(exported), *how, "--runtime", runtimes)
+    words = _raycomp("speed", str(exported[0]), *how, "--runtime", runtimes)
     notes.put(onnxruntime_has_cuda=_onnxruntime_has_cuda(), speed=words)
+
+
+def _base(setting: Setting) -> Base:
+    """The embedded default, its evaluation set measured in large batches."""
+    config, few = configs.load(SPACE), StageConfig(clean=16, corrupted=1, severities=(3,))
+    evaluation = EvaluationConfig(search=few, full=few, batch=16)
+    if not setting.small:  # the set that the other steps made
+        evaluation = config.evaluation.model_copy(update={"batch": 512, "first": None})
+    return prepare_base(config.model_copy(update={"evaluation": evaluation}), print)
+
+
+def _exported(base: Base, recipe: Recipe, folder: Path) -> list[Path]:
+    """The model of a recipe in every format, checked on the CPU as `raycomp export` does."""
+    folder.mkdir(exist_ok=True)
+    model = compress(base.model, recipe, base.saliency).float().eval()
+    facts = facts_of(model, base.config.data, tuple(base.evalset.classes))
+    images = np.stack(base.evalset.images.views()[:4])
+    x = normalised(torch.from_numpy(images), facts.mean, facts.std, torch.float32)
+    paths = [folder / f"model{suffix}" for suffix in (".safetensors", ".onnx", ".pt2")]
+    models.save(model, facts, paths[0])
+    export_onnx(model, facts, paths[1], x)
+    export_program(model, facts, paths[2], x)
+    return paths
+
+
+def _predicted(setting: Setting, model: Path, images: Path, device: str) -> dict[str, Any]:
+    """Labels that `raycomp predict` writes, its exit code and its last words."""
+    out = setting.folder / f"{model.suffix[1:]}-{device}"
+    words = _raycomp("predict", str(model), str(images), "--out", str(out), "--labels", "--device", device)
+    files = {name: out / f"{name}_labels.png" for name in _WINDOWS}
+    labels = {name: np.asarray(Image.open(file)) for name, file in files.items() if file.is_file()}
+    return {"exit_code": words["exit_code"], "said": words["said"][-200:], **labels}
 
 
 def _onnxruntime_has_cuda() -> bool:
     import onnxruntime
 
     return "CUDAExecutionProvider" in onnxruntime.get_available_providers()
-
-
-def _merging_row(folder: Path) -> dict[str, Any]:
-    rows = Store(folder).rows()
-    return next(row for row in rows if Recipe.model_validate_json(row["recipe_json"]).merge is not None)
 
 
 def _raycomp(*words: str) -> dict[str, Any]:
@@ -86,16 +106,10 @@ def _compared(wanted: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
     return shares
 
 
-def _out_of_memory(setting: Setting) -> dict[str, Any]:
-    """A trial with too little memory for its batch, and one after it; on the CPU memory is not limited."""
-    config, few = configs.load(SPACE), StageConfig(clean=16, corrupted=1, severities=(3,))
-    evaluation = EvaluationConfig(search=few, full=few, batch=16 if setting.small else 2048)
-    if not setting.small:  # the set that the other steps made
-        evaluation = config.evaluation.model_copy(update={"batch": 512, "first": None})
-    base = prepare_base(config.model_copy(update={"evaluation": evaluation}), print)
-    merging = ToMe(ratios=(0.1,) * base.shape.depth)
-    recipe, found = dense(base.shape).model_copy(update={"merge": merging}), dict[str, Any]()
-    for name, share in (("roomy", 1.0), ("tight", 0.01), ("hopeless", 0.0001), ("roomy again", 1.0)):
+def _out_of_memory(setting: Setting, base: Base, recipe: Recipe) -> dict[str, Any]:
+    """Trials of one process with less and less memory, and then with all of it; on the CPU memory is not limited."""
+    found: dict[str, Any] = {}
+    for name, share in (("all", 1.0), ("a hundredth", 0.01), ("next to none", 0.0001), ("all again", 1.0)):
         if setting.name == "cuda":
             torch.cuda.empty_cache()
             torch.cuda.set_per_process_memory_fraction(share)

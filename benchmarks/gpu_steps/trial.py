@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from raycomp.devices import prepare_device
 from torch.profiler import ProfilerActivity, profile
 
 from gpu_steps.models import build, recipes
@@ -15,6 +14,7 @@ from raycomp.compress.saliency import from_gradients
 from raycomp.config import SweepConfig
 from raycomp.data.corruptions import VARIANTS
 from raycomp.data.evalset import CLEAN, EvalSet, Stack
+from raycomp.devices import prepare_device
 from raycomp.memory import keep_freed_memory
 from raycomp.recipe import dense
 from raycomp.search.base import Base
@@ -74,7 +74,10 @@ def _base(setting: Setting) -> Base:
     )
     rng, count = np.random.default_rng(0), clean + corrupted * len(VARIANTS)
     pixels = rng.integers(0, 256, count * height * width * 3, dtype=np.uint8)
-    labels = rng.integers(0, shape.classes, clean * height * width, dtype=np.uint8)
+    regions = rng.integers(
+        0, shape.classes, (clean, 4, 4), dtype=np.uint8
+    )  # neighbours are of one class, as on photographs
+    labels = regions.repeat(-(-height // 4), 1).repeat(-(-width // 4), 2)[:, :height, :width].reshape(-1)
     variants = [CLEAN] * clean + [v for v in range(len(VARIANTS)) for _ in range(corrupted)]
     evalset = EvalSet(
         images=Stack(pixels, np.tile([height, width, 3], (count, 1))),
