@@ -39,8 +39,8 @@ class Measurement:
     corrupted: np.ndarray
     """(16, 5) mIoU of each type and severity; NaN where not measured, or on images without a labelled pixel."""
     rank: EffectiveRank
-    latency_ms: float
-    """Median of one image at batch 1."""
+    latency_ms: float | None
+    """Median of one image at batch 1; None where it was not timed."""
     throughput: float
     """Images a second at the configured batch, pre- and post-processing included."""
     images: int
@@ -68,6 +68,7 @@ def measure(
     sizes: DataConfig,
     device: torch.device,
     bars: Sequence[Accuracy] = (),
+    timed: bool = True,
 ) -> Measurement:
     """Measure a compressed model on one stage of the evaluation set.
 
@@ -75,6 +76,7 @@ def measure(
         model: in evaluation mode, in float32 on any device; it is moved and cast.
         stage: `search` or `full`.
         bars: figures that the first images of the search stage must reach, one of each two.
+        timed: whether to time one image.
 
     Raises:
         Stopped: for a model that is below both.
@@ -120,7 +122,7 @@ def measure(
         seen = (torch.from_numpy(views[i][None]).to(device) for i in shown)
         probe = torch.cat([first_window(normalised(x, pixels.mean, pixels.std, dtype), window) for x in seen])
         rank = effective_rank(model, probe)
-        latency = latency_ms(model, probe[:1], _LATENCY_RUNS[stage])
+        latency = latency_ms(model, probe[:1], _LATENCY_RUNS[stage]) if timed else None
     clean, corrupted = miou(table[0]), _by_variant(table, data.variants[chosen])
     if not (np.isfinite(clean) and np.isfinite(corrupted).any()):
         raise UserError(f"evaluation.{stage}: no pixel of its clean, or of its corrupted, images is labelled")
