@@ -24,7 +24,7 @@ from raycomp.report.compare import final_front
 from raycomp.results.row import Row, check_measured
 from raycomp.results.store import Store, sweep_folder
 from raycomp.results.tracking import Tracker, tracking_uri
-from raycomp.search import cluster
+from raycomp.search import cluster, placement
 from raycomp.storage import located
 
 _DEFAULT_SPACE = Path(__file__).resolve().parents[1] / "search_spaces" / "streetscenes_vit_micro.yaml"
@@ -70,12 +70,15 @@ def main(
     from raycomp.benchmark.run import Shared, find_settings, measure_cells, measure_speed
     from raycomp.report.benchmark_page import write_page
     from raycomp.search.base import cached_scores, check_same, prepare_base
+    from raycomp.search.scoring import scored_by_worker
     from raycomp.train import preloaded
 
     def say(line: str) -> None:
         console.print(line, highlight=False, soft_wrap=True)
 
-    base = prepare_base(config, say, "cts" in config.benchmark.methods, config.nvit.criterion)
+    placement.announce(config, say, say)
+    with_policy = "cts" in config.benchmark.methods
+    base = prepare_base(config, say, with_policy, config.nvit.criterion, scored_by_worker)
     if front and (searched := front[0]["checkpoint"].split()[0]) != base.checkpoint:
         raise UserError(f"--sweep {sweep}: it searched checkpoint {searched}, here it is {base.checkpoint}")
     check_same(store.rows(), base, folder)
@@ -96,7 +99,7 @@ def main(
     try:
         if sweep is not None:
             of = f"{base.checkpoint}-{base.evalset.fingerprint}"
-            scores = cached_scores(base.model, config, finished.config().search.criterion, of, say)
+            scores = cached_scores(base.model, config, finished.config().search.criterion, of, say, scored_by_worker)
         settings = find_settings(shared, front, scores, base, say)
         measure_cells(shared, settings, store, base, on_row)
         try:

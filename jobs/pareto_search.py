@@ -41,7 +41,7 @@ from raycomp.results.mirror import Mirror
 from raycomp.results.row import Row, check_measured
 from raycomp.results.store import Store, sweep_folder
 from raycomp.results.tracking import Tracker, tracking_uri
-from raycomp.search import cluster
+from raycomp.search import cluster, placement
 from raycomp.search.space import Space
 from raycomp.shape import ModelShape
 
@@ -94,6 +94,7 @@ def main(
     from raycomp.search.base import check_same, prepare_base
     from raycomp.search.latency import with_latency
     from raycomp.search.proposer import Proposer
+    from raycomp.search.scoring import scored_by_worker
     from raycomp.search.study import StudyCopy, study_uri
     from raycomp.search.sweep import run_sweep
     from raycomp.train import preloaded
@@ -104,7 +105,8 @@ def main(
     def warn(line: str) -> None:
         console.print(line, style="yellow", highlight=False, soft_wrap=True)
 
-    base = prepare_base(config, say)
+    placement.announce(config, say, warn, "--gpus")
+    base = prepare_base(config, say, scorer=scored_by_worker)
     store.open(config)
     if timed:
         base = with_latency(base, folder, say)
@@ -115,8 +117,6 @@ def main(
         check_same(rows, base, folder)
         say(f"{folder}: found {proposer.trials_done} of {config.search.trials} trials, going on")
     say(f"trials to run: {proposer.agenda}")
-    if cluster.is_empty() and config.search.workers is None:
-        say("the cluster has no workers yet, nor says how many it may get: one trial at a time unless --workers tells")
     samples = preloaded(config, config.recovery.steps, say)
     uri = tracking_uri(tracking, results)
     tracker = Tracker(uri, folder, config, base.evalset.classes, warn)

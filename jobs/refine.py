@@ -29,7 +29,7 @@ from raycomp.report.compare import agreement, dense_row, final_front, front_volu
 from raycomp.results.row import Row, check_measured, cost_share
 from raycomp.results.store import Store, sweep_folder
 from raycomp.results.tracking import Tracker, tracking_uri
-from raycomp.search import cluster
+from raycomp.search import cluster, placement
 
 
 def main(
@@ -75,18 +75,21 @@ def main(
     from raycomp.report.plot import plot_front
     from raycomp.search.base import check_same, prepare_base
     from raycomp.search.latency import with_latency
+    from raycomp.search.scoring import scored_by_worker
     from raycomp.train import Standing, preloaded
 
     def say(line: str) -> None:
         console.print(line, highlight=False, soft_wrap=True)
 
-    base = prepare_base(config, say)
+    placement.check_room(config, say)
+    base = prepare_base(config, say, scorer=scored_by_worker)
     if config.search.limit == "latency":
         base = with_latency(base, folder, say)
     check_same([row for row in rows if row["stage"] != "benchmark"], base, folder)
     wanted = wanted_of(rows, budget, config.refine.seeds, top, parts(recipes))
     gpus = int(ray.cluster_resources().get("GPU", 0))
     count = config.refine.workers or gpus or int(ray.cluster_resources().get("CPU", 1))
+    placement.check_training(count, gpus > 0, say)
     samples = preloaded(config.changed("train", **config.refine.train.model_dump()), config.refine.train.steps, say)
     shared = Shared(
         base=ray.put(base),
@@ -162,13 +165,15 @@ def rerank(store: Store, space: Path | None, split: str | None, results: str, tr
     from raycomp.report.html.page import write_page
     from raycomp.search.base import check_same, prepare_base
     from raycomp.search.latency import with_latency
+    from raycomp.search.scoring import scored_by_worker
     from raycomp.search.sweep import run_sweep
     from raycomp.train import preloaded
 
     def say(line: str) -> None:
         console.print(line, highlight=False, soft_wrap=True)
 
-    base = prepare_base(config, say)
+    placement.announce(config, say, say)
+    base = prepare_base(config, say, scorer=scored_by_worker)
     for one in wanted[1:]:
         if base.elastic is not None and (problem := base.elastic.space.outside(one.recipe)):
             raise UserError(f"recipe {one.recipe.id}: outside of what the elastic model was trained over: {problem}")

@@ -33,6 +33,7 @@ from raycomp.data.open import open_split
 from raycomp.data.resize import at_least, centre, resized_image
 from raycomp.data.samples import NORMALIZATIONS, Samples
 from raycomp.data.streetscenes import StreetScenes
+from raycomp.devices import prepare_device
 from raycomp.errors import UserError
 from raycomp.evaluate.labels import labels_at
 from raycomp.evaluate.miou import class_iou, confusion, normalised, sliding_logits
@@ -99,6 +100,7 @@ def main(
     if warning := absent_in(held_out, min(len(held_out), settings.eval_images), sweep.data.eval_split):
         print(warning, flush=True)
     keep_freed_memory()
+    prepare_device(device_of(device))
     job = _Job(sweep, settings, shape, samples, held_out, device_of(device), state)
     if policy:
         made = _train_policy(job)

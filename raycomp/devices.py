@@ -1,5 +1,17 @@
-"""Devices by their cards' names, and float32 arithmetic without TF32."""
+"""Devices: cards' names, float32 arithmetic without TF32, settings of a process, and what is left after an error.
 
+The same seed gives the same bits on a CPU. On CUDA these operations of this project add floats in no fixed order, so
+that two runs differ in the last bits (list of `torch.use_deterministic_algorithms`):
+
+- `scatter_add_` and `index_add_` of floats: tokens merged into one (`raycomp.compress.merge`). Counts are integers,
+  and exact: a confusion matrix depends on the order of nothing.
+- backward of bilinear `F.interpolate`, of cross-entropy over pixels, of convolutions and of the fused attention
+  kernels: training, and saliencies.
+
+Matrix products are the same bits in two runs, but not at two batch sizes: cuBLAS chooses its kernel by the shape.
+"""
+
+import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -25,3 +37,41 @@ def exact_float32() -> Iterator[None]:
         yield
     finally:
         matmul.allow_tf32, cudnn.allow_tf32 = before
+
+
+def prepare_device(device: torch.device) -> None:
+    """Set up this process for models of many shapes on a device.
+
+    cuDNN's attention, where torch chooses it, plans anew for every shape, in 0.06 to 0.4 s
+    (https://github.com/pytorch/pytorch/pull/155958), and merging gives every block a token count of its own. The other
+    fused kernels need no plan.
+    """
+    if device.type == "cuda":
+        torch.backends.cuda.enable_cudnn_sdp(False)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that a card is full: of torch's allocator, or of a library that allocates by itself."""
+    return isinstance(error, torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and any(text in str(error) for text in _FULL)
+    )
+
+
+_FULL = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
+
+
+def free(device: torch.device) -> None:
+    """Give back what tensors that nothing refers to hold of a card; call it after the `except` block that has them."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def responds(device: torch.device) -> bool:
+    """Whether a device still computes: after some errors CUDA refuses all work of the process until it ends."""
+    try:
+        free(device)
+        total = torch.ones(8, device=device).sum().item()  # waits for the kernels
+    except RuntimeError:
+        return False
+    return total == 8

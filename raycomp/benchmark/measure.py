@@ -13,6 +13,7 @@ from raycomp.benchmark.pictures import Pictures, pictures
 from raycomp.benchmark.settings import Setting, built, find_threshold
 from raycomp.compress.apply import remerge
 from raycomp.data.samples import Samples
+from raycomp.devices import device_name
 from raycomp.evaluate.measure import measure
 from raycomp.flops import gflops
 from raycomp.recipe import dense
@@ -20,7 +21,7 @@ from raycomp.recover import finetuned
 from raycomp.results.row import Row
 from raycomp.search.base import Base
 from raycomp.search.proposal import Proposal
-from raycomp.search.trial import described, measured
+from raycomp.search.trial import described, measured, shares_card
 from raycomp.storage import AnyPath
 
 
@@ -45,7 +46,7 @@ def measure_cell(
         state: file of the recovery under way, to be removed once the row is written.
     """
     started, clock, config = datetime.now(UTC), time.perf_counter(), base.config
-    row = _described(base, cell, setting) | {"started": started, "git_commit": commit, "device": str(device)}
+    row = _described(base, cell, setting) | {"started": started, "git_commit": commit, "device": device_name(device)}
     kept: tuple[Pictures | None, dict[str, np.ndarray] | None] = (None, None)
     try:
         model = built(base, setting)
@@ -58,7 +59,9 @@ def measure_cell(
                 row |= _described(base, cell, setting)
         row["seconds_recover"] = time.perf_counter() - clock - row["seconds_build"]
         weights = {name: t.cpu().numpy() for name, t in model.state_dict().items() if ".sharer." not in name}
-        result = measure(model, base.evalset, "full", config.evaluation, config.data, device)
+        result = measure(
+            model, base.evalset, "full", config.evaluation, config.data, device, timed=not shares_card(config)
+        )
         row |= measured(base, setting.recipe, result)
         row |= {"batch": 1 if setting.recipe.adaptive else config.evaluation.batch}
         row |= {"seconds_measure": result.seconds, "status": "complete", "error": ""}

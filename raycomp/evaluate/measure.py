@@ -45,8 +45,8 @@ class Measurement:
     corrupted: np.ndarray
     """(16, 5) mIoU of each type and severity; NaN where not measured, or on images without a labelled pixel."""
     rank: EffectiveRank
-    latency_ms: float
-    """Median of one image at batch 1, on CUDA of a graph's replay; NaN where it was not to be timed."""
+    latency_ms: float | None
+    """Median of one image at batch 1, on CUDA of a graph's replay; None where it was not timed."""
     throughput: float
     """Images a second at the configured batch, pre- and post-processing included."""
     images: int
@@ -74,7 +74,7 @@ def measure(
     sizes: DataConfig,
     device: torch.device,
     bars: Sequence[Accuracy] = (),
-    latency: bool = True,
+    timed: bool = True,
 ) -> Measurement:
     """Measure a compressed model on one stage of the evaluation set.
 
@@ -82,7 +82,7 @@ def measure(
         model: in evaluation mode, in float32 on any device; it is moved and cast.
         stage: `search` or `full`.
         bars: figures that the first images of the search stage must reach, one of each two.
-        latency: whether to time the model; else `latency_ms` is NaN.
+        timed: whether to time one image.
 
     Raises:
         Stopped: for a model that is below both.
@@ -124,10 +124,10 @@ def measure(
         shown = chosen[data.variants[chosen] == CLEAN][: _RANK_IMAGES[stage]].tolist()
         probe = torch.cat([first_window(view.normalised(images.images[i][None]), window) for i in shown])
         rank = effective_rank(model, probe)
-        milliseconds = float("nan")
-        if latency:
-            timed = model if adaptive else graphed(model, probe[:1])
-            milliseconds = latency_ms(timed, probe[:1], _LATENCY_RUNS[stage])
+        latency = None
+        if timed:
+            alone = model if adaptive else graphed(model, probe[:1])
+            latency = latency_ms(alone, probe[:1], _LATENCY_RUNS[stage])
     clean, corrupted = miou(table[0]), _by_variant(table, data.variants[chosen])
     if not (np.isfinite(clean) and np.isfinite(corrupted).any()):
         raise UserError(f"evaluation.{stage}: no pixel of its clean, or of its corrupted, images is labelled")
@@ -137,7 +137,7 @@ def measure(
         class_iou=class_iou(table[0]),
         corrupted=corrupted.reshape(len(TYPES), len(SEVERITIES)),
         rank=rank,
-        latency_ms=milliseconds,
+        latency_ms=latency,
         throughput=throughput,
         images=len(chosen),
         seconds=time.perf_counter() - started,

@@ -9,6 +9,7 @@ import ray
 import torch
 
 from raycomp.deploy.model import load
+from raycomp.devices import device_name
 from raycomp.errors import UserError, nearest
 from raycomp.evaluate.measure import measure
 from raycomp.files import fetched
@@ -21,7 +22,7 @@ from raycomp.search.base import Base
 from raycomp.search.cluster import finished, prepare_worker, remote
 from raycomp.search.pareto import most_useful
 from raycomp.search.proposal import Proposal
-from raycomp.search.trial import described, git_commit, measured
+from raycomp.search.trial import described, git_commit, measured, shares_card
 from raycomp.train import Standing
 
 STAGE = "refined"
@@ -118,12 +119,13 @@ def _measure(shared: Shared, target: Target) -> Row:
     device, base = prepare_worker(), ray.get(shared.base)
     with fetched(model_path(shared, target)) as local:
         model = load(local)
-    result = measure(model, base.evalset, "full", base.config.evaluation, base.config.data, device)
+    config = base.config
+    result = measure(model, base.evalset, "full", config.evaluation, config.data, device, timed=not shares_card(config))
     return {
         **measured(base, target.recipe, result),
         "params": sum(p.numel() for p in model.parameters()),
         "threads": torch.get_num_threads(),
-        "device": str(device),
+        "device": device_name(device),
         "seconds_measure": result.seconds,
         "seconds": result.seconds,
         "status": "complete",

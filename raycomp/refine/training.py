@@ -15,6 +15,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig, get_context
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from ray.util.queue import Queue
 
+from raycomp.devices import prepare_device
 from raycomp.errors import UserError
 from raycomp.files import fetched
 from raycomp.memory import keep_freed_memory
@@ -138,6 +139,8 @@ def _worker(given: dict[str, Any]) -> None:
     shared, target, reports = given["shared"], given["target"], given["reports"]
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     keep_freed_memory()
+    device = get_device()
+    prepare_device(device)
     base: Base = ray.get(shared.base)
     samples = None if shared.samples is None else ray.get(shared.samples)
     first = get_context().get_world_rank() == 0
@@ -151,7 +154,7 @@ def _worker(given: dict[str, Any]) -> None:
         model = recovered(base, target.recipe, samples, cpu, shared.folder)
         train = shared.config.train.model_copy(update={"seed": target.seed})
         state = shared.folder / "states" / f"refined-{target.recipe.id}-seed{target.seed}.state"
-        made = trained_on(base, model, train, shared.config.distill, samples, get_device(), state, report)
+        made = trained_on(base, model, train, shared.config.distill, samples, device, state, report)
         if first:
             checkpoints.save(made, model_path(shared, target), {"refined": _made(shared)})
             state.unlink(missing_ok=True)

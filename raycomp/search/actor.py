@@ -10,7 +10,7 @@ from raycomp.results.store import Store
 from raycomp.search.base import Base
 from raycomp.search.cluster import prepare_worker
 from raycomp.search.proposal import Proposal
-from raycomp.search.trial import run_trial
+from raycomp.search.trial import DeviceLost, run_trial
 from raycomp.storage import AnyPath
 
 
@@ -21,12 +21,25 @@ class Trial(tune.Trainable):
         self, config: dict[str, Any], base: Base, samples: Samples | None, folder: AnyPath, commit: str
     ) -> None:
         self._base, self._samples, self._store, self._commit = base, samples, Store(folder), commit
-        self._device = prepare_worker()
+        self._problem = self._lost = ""
+        try:
+            self._device = prepare_worker()
+        except UserError as error:  # told by the first step: what fails here, Tune tries again
+            self._problem = str(error)
         self._proposal = Proposal.from_config(config)
 
     def step(self) -> dict[str, Any]:
+        """Measure; the driver reads `problem`, for which no trial can run, and `lost`, for which this actor ends."""
+        if self._lost:
+            raise RuntimeError(self._lost)  # Tune ends the actor
+        if self._problem:
+            return {"done": True, "problem": self._problem}
         folder = self._store.folder
-        row = run_trial(self._base, self._samples, self._proposal, folder, self._device, self._commit)
+        try:
+            row = run_trial(self._base, self._samples, self._proposal, folder, self._device, self._commit)
+        except DeviceLost as lost:  # a result first, as what an actor raises does not reach the searcher
+            self._lost = str(lost)
+            return {"done": False, "lost": self._lost}
         try:
             self._store.write(row)
         except UserError as error:  # measuring it again would not help

@@ -22,6 +22,7 @@ from raycomp.data.labelled import absent_classes, check_stages
 from raycomp.data.open import open_split
 from raycomp.data.resize import at_least, centre
 from raycomp.data.samples import IGNORE, NORMALIZATIONS, Sample
+from raycomp.devices import prepare_device
 from raycomp.errors import UserError
 from raycomp.evaluate.latency_table import LatencyTable
 from raycomp.evaluate.miou import normalised
@@ -90,13 +91,13 @@ class Base:
     @cached_property
     def model(self) -> Segmenter:
         """The dense model, over these same arrays."""
-        return _over(self.weights, self.shape)
+        return over(self.weights, self.shape)
 
     @cached_property
     def elastic_model(self) -> Segmenter:
         """The elastic model at full width, over these same arrays; where there is one."""
         assert self.elastic is not None
-        return _over(self.elastic.weights, self.shape)
+        return over(self.elastic.weights, self.shape)
 
     @cached_property
     def _elsewhere(self) -> dict[tuple[nn.Module, torch.device], nn.Module]:
@@ -140,13 +141,15 @@ def prepare_base(
     report: Callable[[str], None],
     with_policy: bool = False,
     criterion: Criterion | None = None,
+    scorer: "Scorer | None" = None,
 ) -> Base:
-    """Load checkpoint and data, and compute or read the cached saliencies.
+    """Load checkpoint and data, and compute or read the cached saliencies; an elastic model is cut without any.
 
     Args:
         report: called with a line about each step that takes time.
         with_policy: whether to load the policy network of CTS, too.
         criterion: the score of a unit; by default that of the search.
+        scorer: what computes saliencies; by default this process.
 
     Raises:
         UserError: for a checkpoint, data set or class count that does not fit.
@@ -168,7 +171,11 @@ def prepare_base(
     if warning := absent_classes(evalset.labels.views(), evalset.classes, config.data.eval_split):
         report(warning)
     weights = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
-    scores = cached_scores(model, config, criterion or config.search.criterion, f"{mark}-{evalset.fingerprint}", report)
+    if criterion is None and config.recovery.mode == "elastic":
+        scores = prefix_saliency(model.shape)
+    else:
+        of = f"{mark}-{evalset.fingerprint}"
+        scores = cached_scores(model, config, criterion or config.search.criterion, of, report, scorer)
     in_memory = Stack(np.array(evalset.images.pixels), evalset.images.shapes)
     labels = Stack(np.array(evalset.labels.pixels), evalset.labels.shapes)
     originals = evalset.originals and Stack(np.array(evalset.originals.pixels), evalset.originals.shapes)
@@ -183,11 +190,11 @@ def prepare_base(
         policy_weights=None if policy is None else {name: t.numpy() for name, t in policy.state_dict().items()},
         policy_checkpoint="" if policy_path is None else checkpoints.fingerprint(policy_path),
         elastic=_elastic(config, model.shape),
-        calibration=_crops(model.shape, config)[0] if config.recovery.mode == "reconstruct" else None,
+        calibration=calibration_crops(model.shape, config)[0] if config.recovery.mode == "reconstruct" else None,
     )
 
 
-def _over(weights: dict[str, np.ndarray], shape: ModelShape) -> Segmenter:
+def over(weights: dict[str, np.ndarray], shape: ModelShape) -> Segmenter:
     """A dense model over arrays, which may be read-only."""
     model = empty(shape, dense(shape))
     model.load_state_dict({name: torch.from_numpy(w) for name, w in weights.items()}, assign=True)
@@ -248,48 +255,78 @@ def _policy(path: Path, config: SweepConfig, shape: ModelShape) -> Policy:
     return policy
 
 
+Scorer = Callable[[Segmenter, SweepConfig, Criterion, Path], saliencies.Saliency]
+"""Computes saliencies of a dense model; the file is for what an interrupted run leaves."""
+
+
 def cached_scores(
-    model: Segmenter, config: SweepConfig, criterion: Criterion, of: str, report: Callable[[str], None]
+    model: Segmenter,
+    config: SweepConfig,
+    criterion: Criterion,
+    of: str,
+    report: Callable[[str], None],
+    scorer: Scorer | None = None,
 ) -> saliencies.Saliency:
     """Saliency of a dense model from the cache, or computed and put there.
 
     Args:
         of: fingerprints of the weights and images.
         report: called with a line where it is computed.
+        scorer: what computes it; by default this process.
     """
     name = f"{criterion}-{of}-{config.nvit.images}x{config.nvit.batch}-{config.nvit.dtype}"
     cache = cache_folder() / f"saliency-{name}.safetensors"
     if cache.is_file():
         return saliencies.load(cache)
     report(f"scoring prunable units on {config.nvit.images} training images (kept in {cache.parent})")
-    scores = score(model, config, default_device(), criterion, cache.with_suffix(".part"))
+    scores = (scorer or _scored_here)(model, config, criterion, cache.with_suffix(".part"))
     saliencies.save(scores, cache)
     return scores
 
 
+def _scored_here(model: Segmenter, config: SweepConfig, criterion: Criterion, state: Path) -> saliencies.Saliency:
+    return score(model, config, default_device(), criterion, state)
+
+
 def default_device() -> torch.device:
-    """The GPU where this process sees one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """The GPU where this process sees one, set up for many shapes, else the CPU."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    prepare_device(device)
+    return device
 
 
 def score(
     model: Segmenter, config: SweepConfig, device: torch.device, criterion: Criterion, state: Path | None = None
 ) -> saliencies.Saliency:
     """Saliency of a model, dense or pruned, on centre crops of the training split; see `saliency.compute`."""
+    return score_on(calibration_crops(model.shape, config), model, config, device, criterion, state)
+
+
+def score_on(
+    crops: tuple[np.ndarray, np.ndarray],
+    model: Segmenter,
+    config: SweepConfig,
+    device: torch.device,
+    criterion: Criterion,
+    state: Path | None = None,
+) -> saliencies.Saliency:
+    """The same on crops (n, H, W, 3) and labels (n, H, W) that `calibration_crops` gave."""
     model = model if device.type == "cpu" else deepcopy(model).to(device)
-    batches = _calibration(model.shape, config, device)
+    batches = _calibration(crops, model.shape, config, device)
     return saliencies.compute(model, batches, criterion, getattr(torch, config.nvit.dtype), state)
 
 
-def _calibration(shape: ModelShape, config: SweepConfig, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches of centre crops of the training split, normalised."""
+def _calibration(
+    crops: tuple[np.ndarray, np.ndarray], shape: ModelShape, config: SweepConfig, device: torch.device
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches of crops, normalised."""
     batch, pixels = config.nvit.batch, NORMALIZATIONS[shape.normalization]
-    images, labels = (torch.from_numpy(part) for part in _crops(shape, config))
+    images, labels = (torch.from_numpy(part) for part in crops)
     for x, y in zip(images.split(batch), labels.split(batch), strict=True):
         yield normalised(x.to(device), pixels.mean, pixels.std, torch.float32), y.to(device)
 
 
-def _crops(shape: ModelShape, config: SweepConfig) -> tuple[np.ndarray, np.ndarray]:
+def calibration_crops(shape: ModelShape, config: SweepConfig) -> tuple[np.ndarray, np.ndarray]:
     """Centres of the calibration images of the training split, and their labels."""
     count, window = config.nvit.images, config.data.window_for(shape)
     samples = open_split(config.data, config.data.train_split, count)

@@ -2,9 +2,10 @@
 
 import logging
 import os
+import platform
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -77,6 +78,13 @@ def is_empty() -> bool:
     return not ray.cluster_resources().get("CPU")
 
 
+def nodes() -> list[dict[str, float]]:
+    """Resources of every node that is up."""
+    import ray
+
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
 def gpus_per_trial(config: SweepConfig) -> float:
     """As configured; by default one where the cluster has any."""
     import ray
@@ -86,24 +94,53 @@ def gpus_per_trial(config: SweepConfig) -> float:
     return 1.0 if ray.cluster_resources().get("GPU") else 0.0
 
 
-def workers(config: SweepConfig) -> int:
-    """Trials at a time: as configured, or as many as the cluster's GPUs or CPUs hold."""
-    import ray
+def trial_resources(config: SweepConfig) -> dict[str, float]:
+    """What a trial asks Ray for, by Ray's names; memory in bytes."""
+    memory = config.search.memory_per_trial
+    own = {} if memory is None else {"memory": memory * 2**30}
+    return {"CPU": 1.0, "GPU": gpus_per_trial(config), **own}
 
+
+def room(node: Mapping[str, float], config: SweepConfig) -> int:
+    """Trials that a node can run at a time; a share of a GPU lies on one card."""
+    wanted = trial_resources(config)
+    gpus = wanted.pop("GPU")
+    fits = [int(node.get(name, 0.0) / amount) for name, amount in wanted.items()]
+    if gpus:
+        cards = node.get("GPU", 0.0)
+        fits.append(int(cards) * int(1 / gpus + 1e-9) if gpus < 1 else int(cards / gpus))
+    return min(fits)
+
+
+def workers(config: SweepConfig) -> int:
+    """Trials at a time: as configured, or as many as the cluster's nodes have room for."""
     if config.search.workers is not None:
         return config.search.workers
-    total, gpus = ray.cluster_resources(), gpus_per_trial(config)
-    return max(1, int(total.get("GPU", 0) / gpus if gpus else total.get("CPU", 1)))
+    return max(1, sum(room(node, config) for node in nodes()))
 
 
 def prepare_worker() -> "torch.device":
-    """Set up a task or actor: one thread, as many workers as cores run side by side. Returns its GPU, else the CPU."""
+    """Set up a task or actor: one thread, as many workers as cores run side by side. Returns its GPU, else the CPU.
+
+    Raises:
+        UserError: for a GPU that Ray gives and torch does not see.
+    """
     import ray
     import torch
 
+    from raycomp.devices import prepare_device
+
     torch.set_num_threads(1)
     keep_freed_memory()
-    return torch.device("cuda" if ray.get_gpu_ids() else "cpu")
+    given = ray.get_gpu_ids()
+    if given and not torch.cuda.is_available():
+        raise UserError(
+            f"Ray gives a worker on {platform.node()} GPU {given[0]}, which torch {torch.__version__} does not see "
+            "(driver, or a torch without CUDA?); --gpus 0 runs trials on CPUs"
+        )
+    device = torch.device("cuda" if given else "cpu")
+    prepare_device(device)
+    return device
 
 
 def remote(function: Callable[..., Any], config: SweepConfig, retries: int) -> Any:

@@ -12,14 +12,13 @@ from typing import Any
 from ray import tune
 from ray.tune.search import Searcher
 
-from raycomp.config import SweepConfig
 from raycomp.data.samples import Samples
 from raycomp.errors import UserError
 from raycomp.results.row import Row, check_measured, is_dense
 from raycomp.results.store import Store
 from raycomp.search.actor import Trial
 from raycomp.search.base import Base
-from raycomp.search.cluster import gpus_per_trial, workers
+from raycomp.search.cluster import trial_resources, workers
 from raycomp.search.proposal import Proposal, Source
 from raycomp.search.trial import described, git_commit
 
@@ -54,10 +53,14 @@ def run_sweep(
     """
     config = base.config
     parameters = {"base": base, "samples": samples, "folder": store.folder.resolve(), "commit": git_commit()}
+    resources = {name.lower(): amount for name, amount in trial_resources(config).items()}  # as Tune calls them
     searcher = _Searcher(proposer, store, base, on_row)
     with tempfile.TemporaryDirectory(prefix="raycomp-tune-") as scratch:
         tuner = tune.Tuner(
-            tune.with_resources(tune.with_parameters(trial, **parameters), _resources(config)),
+            tune.with_resources(
+                tune.with_parameters(trial, **parameters),
+                resources,
+            ),
             tune_config=tune.TuneConfig(
                 search_alg=searcher,
                 num_samples=-1,
@@ -77,11 +80,6 @@ def run_sweep(
     return Outcome(rows=list(proposer.rows.values()), finished=proposer.finished)
 
 
-def _resources(config: SweepConfig) -> dict[str, float]:
-    memory = config.search.memory_per_trial
-    return {"cpu": 1, "gpu": gpus_per_trial(config), **({} if memory is None else {"memory": memory * 2**30})}
-
-
 class _Searcher(Searcher):
     """Tune's view of the proposer."""
 
@@ -91,6 +89,8 @@ class _Searcher(Searcher):
         self._running: dict[str, Proposal] = {}
         self._deaths: Counter[tuple[str, str]] = Counter()
         self._again: deque[Proposal] = deque()
+        self._lost: dict[tuple[str, str], str] = {}
+        """Why the worker of a trial ended, where it could still say so."""
         self.problem = ""
         """Why no more trials are proposed, where that is not for the sweep's own reasons."""
 
@@ -108,6 +108,11 @@ class _Searcher(Searcher):
             return Searcher.FINISHED if self._proposer.finished else None
         self._running[trial_id] = proposal
         return proposal.to_config()
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Keep a worker's last words: out of memory, or a device that does not compute any more."""
+        if result.get("lost"):
+            self._lost[self._running[trial_id].key] = result["lost"]
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Tell the proposer; the row in the store is the result."""
@@ -141,8 +146,11 @@ class _Searcher(Searcher):
         if times <= self._base.config.search.max_failures:
             self._again.append(proposal)
             return None
+        why = self._lost.get(proposal.key)
         text = f"the trial's worker died {times} times, of too little memory maybe (search.max_failures)"
-        row = described(self._base, proposal) | {"status": "failed", "error": text}
+        if why is not None:
+            text = f"the trial ended its worker {times} times (search.max_failures), the last time by {why}"
+        row = described(self._base, proposal) | {"status": "failed", "error": text[:2000]}
         self._store.write(row)
         return row
 

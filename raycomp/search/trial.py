@@ -12,13 +12,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from raycomp.config import SweepConfig
 from raycomp.data.samples import Samples
+from raycomp.devices import device_name, free, is_out_of_memory, responds
 from raycomp.errors import UserError
 from raycomp.evaluate.accuracy import Accuracy
 from raycomp.evaluate.latency_table import LatencyTable
 from raycomp.evaluate.measure import Measurement, Stopped, measure
 from raycomp.evaluate.robustness import summary
 from raycomp.flops import Profile, gflops, profile
+from raycomp.models.segmenter import Segmenter
 from raycomp.recipe import Recipe, dense
 from raycomp.recover import recovered
 from raycomp.results.row import Row, widths
@@ -31,6 +34,10 @@ from raycomp.storage import AnyPath
 _LIBRARIES = ("raycomp", "torch", "timm", "numpy", "ray", "optuna", "imagecorruptions", "scikit-image", "opencv-python")
 
 
+class DeviceLost(Exception):  # noqa: N818  not the recipe's error
+    """The device is full, or refuses to compute: the process must end, and another one may measure the recipe."""
+
+
 def run_trial(
     base: Base, samples: Samples | None, proposal: Proposal, folder: AnyPath, device: torch.device, commit: str
 ) -> Row:
@@ -39,27 +46,69 @@ def run_trial(
     Args:
         samples: training images of the recovery; None opens the data set's own.
         folder: of the sweep, for models that the recovery trains.
+
+    Raises:
+        DeviceLost: for a card without memory for the recovery, or for a batch of one; and where a card does not
+            compute any more.
     """
     started, clock = datetime.now(UTC), time.perf_counter()
-    row = described(base, proposal) | {"started": started, "git_commit": commit, "device": str(device)}
+    row = described(base, proposal) | {"started": started, "git_commit": commit, "device": device_name(device)}
+    full = _attempt(base, samples, proposal, folder, device, row)
+    # From here on neither a traceback nor the model holds memory of the card.
+    if row["status"] == "failed" and (full or (device.type == "cuda" and not responds(device))):
+        raise DeviceLost(row["error"])
+    row["seconds"] = time.perf_counter() - clock
+    return row
+
+
+def _attempt(
+    base: Base, samples: Samples | None, proposal: Proposal, folder: AnyPath, device: torch.device, row: Row
+) -> bool:
+    """Fill in a row with what is measured, or with what went wrong. Returns whether the card was full."""
+    clock = time.perf_counter()
     try:
         with time_limit(base.config.search.trial_seconds):
             model = recovered(base, proposal.recipe, samples, device, folder)
-            built = time.perf_counter() - clock
+            row["seconds_build"] = time.perf_counter() - clock
             row["params"] = sum(p.numel() for p in model.parameters())
-            settings = base.config.evaluation, base.config.data
-            result = measure(model, base.evalset, proposal.stage, *settings, device, proposal.bars)
+            result = _measured_in_batches(base, model, proposal, device, row)
         row |= measured(base, proposal.recipe, result, per_image=proposal.stage != "search")
-        row |= {"seconds_build": built, "seconds_measure": result.seconds, "status": "complete", "error": ""}
+        row |= {"seconds_measure": result.seconds, "status": "complete", "error": ""}
     except Stopped as stopped:
         row |= _first(stopped.first) | {"images": stopped.images, "seconds_measure": stopped.seconds}
-        row |= {"seconds_build": built, "status": "stopped", "error": ""}
+        row |= {"status": "stopped", "error": ""}
     except (RuntimeError, MemoryError, ValueError, TimeoutError, UserError) as error:
         row |= {"status": "failed", "error": f"{type(error).__name__}: {error}"[:2000]}
-        if device.type == "cuda":
-            torch.cuda.empty_cache()  # what ran out of memory would leave the next trial less of it
-    row["seconds"] = time.perf_counter() - clock
-    return row
+        return is_out_of_memory(error)
+    return False
+
+
+def _measured_in_batches(
+    base: Base, model: Segmenter, proposal: Proposal, device: torch.device, row: Row
+) -> Measurement:
+    """Measure in batches of the configured size, halved until the card has room for one; `row` is told which.
+
+    Accuracy does not depend on it; throughput does.
+    """
+    settings, data = base.config.evaluation, base.config.data
+    batch = 1 if proposal.recipe.adaptive else settings.batch
+    while True:
+        row["batch"] = batch
+        own = settings.model_copy(update={"batch": batch})
+        try:
+            return measure(
+                model, base.evalset, proposal.stage, own, data, device, proposal.bars, not shares_card(base.config)
+            )
+        except RuntimeError as error:
+            if batch == 1 or not is_out_of_memory(error):
+                raise
+        free(device)  # after the block: until then the traceback holds the tensors
+        batch //= 2
+
+
+def shares_card(config: SweepConfig) -> bool:
+    """Whether trials run side by side on a card, so that the latency of one is of all."""
+    return 0 < (config.search.gpus_per_trial or 0) < 1
 
 
 def described(base: Base, proposal: Proposal) -> Row:

@@ -1,0 +1,92 @@
+"""What a trial does where a card is full, or broken. The card is pretended: errors are raised where CUDA would."""
+
+import weakref
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from raycomp.evaluate.measure import measure
+from raycomp.recipe import dense
+from raycomp.search import trial
+from raycomp.search.proposal import Proposal
+from raycomp.search.trial import DeviceLost, run_trial
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+TIMES = {"started", "seconds", "seconds_build", "seconds_measure", "latency_ms", "throughput"}
+FULL = [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+]
+
+
+def proposal(base) -> Proposal:
+    return Proposal(0, "search", "reference", "", dense(base.shape))
+
+
+def with_search(base, **search):
+    return replace(base, config=base.config.changed("search", **search))
+
+
+@pytest.mark.parametrize("error", FULL)
+@pytest.mark.parametrize(("room", "batch"), [(32, 32), (9, 8), (1, 1)])
+def test_a_full_card_halves_the_batch_and_changes_no_result(base, tmp_path, monkeypatch, error, room, batch):
+    wanted = run_trial(base, None, proposal(base), tmp_path, CPU, "")
+    held = []
+
+    def crowded(model, evalset, stage, settings, *others):
+        if settings.batch > room:
+            activations = torch.zeros(8)
+            held.append(weakref.ref(activations))
+            raise type(error)(*error.args)  # a new one, which no other frame holds
+        assert all(tensor() is None for tensor in held), "what failed still holds its memory"
+        return measure(model, evalset, stage, settings, *others)
+
+    monkeypatch.setattr(trial, "measure", crowded)
+    row = run_trial(base, None, proposal(base), tmp_path, CPU, "")
+    assert (wanted["batch"], row["batch"], row["status"]) == (32, batch, "complete")
+    same = row.keys() - TIMES - {"batch", "per_image"}
+    np.testing.assert_equal({name: row[name] for name in same}, {name: wanted[name] for name in same})
+
+
+@pytest.mark.parametrize("error", FULL)
+@pytest.mark.parametrize("where", ["measure", "recovered"])
+def test_a_card_without_memory_for_a_batch_of_one_or_for_training_is_lost(base, tmp_path, monkeypatch, where, error):
+    calls = []
+
+    def full(*arguments):
+        calls.append(arguments)
+        raise error
+
+    monkeypatch.setattr(trial, where, full)
+    with pytest.raises(DeviceLost, match=str(error)[:20]):
+        run_trial(base, None, proposal(base), tmp_path, CPU, "")
+    assert len(calls) == (6 if where == "measure" else 1)  # batches of 32, 16, 8, 4, 2, 1; training is not tried again
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_another_error_of_a_card_fails_the_recipe_or_ends_the_worker(base, tmp_path, monkeypatch, answers):
+    def broken(*_):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(trial, "measure", broken)
+    monkeypatch.setattr(trial, "device_name", lambda device: "NVIDIA H100")
+    monkeypatch.setattr(trial, "responds", lambda device: answers)
+    if not answers:
+        with pytest.raises(DeviceLost, match="illegal memory access"):
+            run_trial(base, None, proposal(base), tmp_path, CUDA, "")
+        return
+    row = run_trial(base, None, proposal(base), tmp_path, CUDA, "")
+    assert (row["status"], row["device"]) == ("failed", "NVIDIA H100")
+    assert "illegal memory access" in row["error"]
+
+
+@pytest.mark.parametrize(
+    ("gpus", "alone"), [(None, True), (0, True), (0.25, False), (0.999, False), (1, True), (2, True)]
+)
+def test_latency_is_measured_only_by_a_trial_that_has_its_card_alone(base, tmp_path, gpus, alone):
+    row = run_trial(with_search(base, gpus_per_trial=gpus), None, proposal(base), tmp_path, CPU, "")
+    assert row["device"] == "cpu"
+    assert row["throughput"] > 0
+    assert (row["latency_ms"] is not None) == alone

@@ -1,0 +1,102 @@
+"""Workers in a Ray of the test's own, with GPUs that Ray is told of and torch does not see."""
+
+import os
+from dataclasses import replace
+
+import pytest
+import ray
+import torch
+
+from raycomp.errors import UserError
+from raycomp.recipe import dense
+from raycomp.refine.transfer import Given
+from raycomp.results.store import Store
+from raycomp.search import actor, scoring
+from raycomp.search.base import score
+from raycomp.search.proposal import Proposal
+from raycomp.search.sweep import run_sweep
+from raycomp.search.trial import DeviceLost, described
+from tests.conftest import seeded_model
+from tests.search.test_base import SHAPE, config
+
+pytestmark = pytest.mark.slow
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_ray():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_AUTH_MODE", "disabled")  # else it counts whether Ray or raycomp is imported first
+        ray.init("local", num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False)
+        yield
+        ray.shutdown()
+
+
+class Losing(actor.Trial):
+    """Loses its device as often as a recipe's label says, and writes which process measured."""
+
+    def setup(self, config, **parameters):
+        super().setup(config, **parameters)
+        actor.run_trial = self.measured
+
+    def measured(self, base, samples, proposal, folder, device, commit):
+        marks = folder / "marks"
+        with marks.open("a") as file:
+            file.write(f"{proposal.number} {os.getpid()}\n")
+        runs = [line.split()[0] for line in marks.read_text().splitlines()]
+        if runs.count(str(proposal.number)) <= int(proposal.label):
+            raise DeviceLost("AcceleratorError: CUDA error: an illegal memory access was encountered")
+        return described(base, proposal) | {"status": "complete", "error": ""}
+
+
+def measured(base, folder, losses, **search):
+    """A sweep by one worker of recipes whose workers are lost so often: its rows by number, and who ran what."""
+    proposals = [
+        Proposal(number, "full", "reference" if number == 0 else "known", str(times), recipe)
+        for number, times in enumerate(losses)
+        for recipe in [dense(base.shape).model_copy(update={"embed": base.shape.width - 8 * number})]
+    ]
+    own = replace(base, config=base.config.changed("search", workers=1, gpus_per_trial=0, **search))
+    store = Store(folder)
+    store.open(own.config)
+    outcome = run_sweep(own, None, store, Given(proposals, []), lambda row: None, Losing)
+    assert outcome.finished
+    return {row["number"]: row for row in outcome.rows}, (folder / "marks").read_text().splitlines()
+
+
+def test_a_worker_that_loses_its_device_ends_and_another_takes_the_trial(base, tmp_path):
+    rows, runs = measured(base, tmp_path, (0, 1, 0, 9, 0), max_failures=2)
+    assert [rows[number]["status"] for number in range(5)] == ["complete"] * 3 + ["failed", "complete"]
+    assert rows[3]["error"] == (
+        "the trial ended its worker 3 times (search.max_failures), the last time by "
+        "AcceleratorError: CUDA error: an illegal memory access was encountered"
+    )
+    ran = [line.split() for line in runs]
+    assert [number for number, _ in ran].count("1") == 2
+    assert [number for number, _ in ran].count("3") == 3
+    losses = [pid for number, pid in ran if number == "3"] + [next(pid for number, pid in ran if number == "1")]
+    assert len(set(losses)) == 4, "a worker went on after it lost its device"
+
+
+def test_saliency_by_a_worker_is_that_of_the_driver(tmp_path, monkeypatch):
+    """The task is told of no GPU, and would use one where trials do."""
+    monkeypatch.setenv("RAYCOMP_CACHE", str(tmp_path))
+    model, settings = seeded_model(SHAPE), config(tmp_path / "data", (True, True, True))
+    monkeypatch.setattr(scoring, "gpus_per_trial", lambda _: 1.0)
+    settings = settings.changed("search", gpus_per_trial=0)
+    found = scoring.scored_by_worker(model, settings, "nvit", tmp_path / "x.part")
+    wanted = score(model, settings, CPU, "nvit")
+    assert found.keys() == wanted.keys()
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+
+
+def test_what_is_wrong_with_a_gpu_is_one_line_of_the_sweep_and_of_saliency(base, tmp_path, monkeypatch):
+    settings = config(tmp_path / "data", (True,)).changed("search", gpus_per_trial=0.5)
+    problem = r"^Ray gives a worker on \S+ GPU 0, which torch \S+ does not see"
+    with pytest.raises(UserError, match=problem):
+        scoring.scored_by_worker(seeded_model(SHAPE), settings, "nvit", tmp_path / "x.part")
+    own, store = replace(base, config=base.config.changed("search", gpus_per_trial=0.5)), Store(tmp_path / "sweep")
+    store.open(own.config)
+    first = Proposal(0, "search", "reference", "", dense(base.shape))
+    with pytest.raises(UserError, match=problem):
+        run_sweep(own, None, store, Given([first], []), lambda row: None)
