@@ -5,12 +5,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from raycomp.devices import exact_float32
 
 from gpu_steps.notes import SPACE, Notes, Setting
 from raycomp import config as configs
 from raycomp.compress.apply import compress
 from raycomp.data.samples import NORMALIZATIONS
+from raycomp.devices import exact_float32
 from raycomp.evaluate.measure import measure
 from raycomp.evaluate.miou import normalised
 from raycomp.recipe import Algm, Cts, Recipe, dense
@@ -26,7 +26,7 @@ def run(setting: Setting, notes: Notes) -> None:
     if setting.small:
         few = StageConfig(clean=4, corrupted=1, severities=(3,))
         config = config.model_copy(update={"evaluation": EvaluationConfig(search=few, full=few)})
-    base = prepare_base(config, print, with_policy=True)
+    base = prepare_base(config, print, with_policy=True, criterion="taylor")
     whole = dense(base.shape)
     shares = known(base.shape, base.shape.image, (0.4,))
     recipes: dict[str, Recipe] = {

@@ -1,16 +1,16 @@
 """Export, predict and speed on the device, and a trial that runs out of memory before a good one in one process."""
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
+from typer.testing import CliRunner
 
-from gpu_steps.notes import ROOT, SPACE, Notes, Setting
+from gpu_steps.notes import SPACE, Notes, Setting
 from raycomp import config as configs
+from raycomp.cli import app
 from raycomp.compress.apply import compress
 from raycomp.data.streetscenes import StreetScenes
 from raycomp.deploy import model as models
@@ -61,7 +61,7 @@ def _base(setting: Setting) -> Base:
 def _exported(base: Base, recipe: Recipe, folder: Path) -> list[Path]:
     """The model of a recipe in every format, checked on the CPU as `raycomp export` does."""
     folder.mkdir(exist_ok=True)
-    model = compress(base.model, recipe, base.saliency).float().eval()
+    model = compress(base.model, recipe, None).float().eval()
     facts = facts_of(model, base.config.data, tuple(base.evalset.classes))
     images = np.stack(base.evalset.images.views()[:4])
     x = normalised(torch.from_numpy(images), facts.mean, facts.std, torch.float32)
@@ -89,10 +89,9 @@ def _onnxruntime_has_cuda() -> bool:
 
 def _raycomp(*words: str) -> dict[str, Any]:
     """A command's exit code and last words."""
-    start = [sys.executable, "-c", "from raycomp.cli import run; run()"]
-    done = subprocess.run([*start, *words], cwd=ROOT, capture_output=True, text=True)
-    print(words, done.stdout, done.stderr)
-    return {"exit_code": done.returncode, "said": (done.stdout + done.stderr)[-1500:]}
+    done = CliRunner().invoke(app, words)
+    print(words, done.output, done.exception)
+    return {"exit_code": done.exit_code, "said": f"{done.output[-1500:]} {done.exception or ''}"}
 
 
 def _compared(wanted: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:

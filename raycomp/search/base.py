@@ -61,8 +61,8 @@ class Base:
     checkpoint: str
     """Fingerprint of the checkpoint file."""
     weights: dict[str, np.ndarray]
-    scores: dict[str, np.ndarray]
-    """Saliency of every unit."""
+    scores: dict[str, np.ndarray] | None
+    """Saliency of every unit of the dense model; None where no recipe is cut by it."""
     evalset: EvalSet
     policy_weights: dict[str, np.ndarray] | None = None
     """Of the policy network of CTS, where one is wanted."""
@@ -121,7 +121,8 @@ class Base:
         """
         if self.elastic is None or recipe == dense(self.shape):
             policy = self.placed(self.policy, device) if self.policy and isinstance(recipe.merge, Cts) else None
-            return compress(self.placed(self.model, device), recipe, self.saliency, policy)
+            scores = None if self.scores is None else self.saliency
+            return compress(self.placed(self.model, device), recipe, scores, policy)
         if problem := self.elastic.space.outside(recipe):
             raise UserError(f"recipe: outside of what the elastic model was trained over: {problem}")
         return compress(self.placed(self.elastic_model, device), recipe, None)
@@ -133,6 +134,7 @@ class Base:
 
     @cached_property
     def saliency(self) -> saliencies.Saliency:
+        assert self.scores is not None
         return {name: torch.from_numpy(score) for name, score in self.scores.items()}
 
 
@@ -171,9 +173,8 @@ def prepare_base(
     if warning := absent_classes(evalset.labels.views(), evalset.classes, config.data.eval_split):
         report(warning)
     weights = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
-    if criterion is None and config.recovery.mode == "elastic":
-        scores = prefix_saliency(model.shape)
-    else:
+    scores = None
+    if criterion is not None or config.recovery.mode != "elastic":  # else all but the dense recipe are elastic
         of = f"{mark}-{evalset.fingerprint}"
         scores = cached_scores(model, config, criterion or config.search.criterion, of, report, scorer)
     in_memory = Stack(np.array(evalset.images.pixels), evalset.images.shapes)
@@ -185,7 +186,7 @@ def prepare_base(
         shape=model.shape,
         checkpoint=mark,
         weights=weights,
-        scores={name: score.numpy() for name, score in scores.items()},
+        scores=None if scores is None else {name: score.numpy() for name, score in scores.items()},
         evalset=replace(evalset, images=in_memory, labels=labels, originals=originals),
         policy_weights=None if policy is None else {name: t.numpy() for name, t in policy.state_dict().items()},
         policy_checkpoint="" if policy_path is None else checkpoints.fingerprint(policy_path),
