@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from raycomp import kernels
 from raycomp.flops import decoder_widths
 from raycomp.models._timm import DropPath, Mlp, PatchEmbed, resample_abs_pos_embed
 from raycomp.recipe import BlockWidths, Recipe
@@ -57,6 +58,11 @@ class Sharer(Protocol):
         ...
 
 
+_HALF = (torch.bfloat16, torch.float16)
+_KERNEL_WITHOUT_BIAS = True
+"""Whether the kernel of `raycomp.kernels.attention` also stands in for torch's flash, or only where that cannot run."""
+
+
 class Attention(nn.Module):
     """Multi-head self-attention whose QK and V widths may differ; the scale stays the dense one's."""
 
@@ -77,10 +83,15 @@ class Attention(nn.Module):
         query, key, value = (
             part.view(B, N, H, -1).transpose(1, 2) for part in self.qkv(x).split((H * qk, H * qk, H * v), dim=-1)
         )  # (B, H, N, qk), (B, H, N, qk), (B, H, N, v)
-        bias = None if log_size is None else log_size.to(query.dtype)[:, None, None, :]
-        # The fused kernels want one head width: pad the narrower side with zeros, which changes nothing.
-        wide = max(qk, v)
         dropout = self.dropout if self.training else 0.0
+        wide = max(qk, v)
+        fits = query.dtype in _HALF and wide <= 128 and not dropout
+        if fits and (_KERNEL_WITHOUT_BIAS or log_size is not None) and kernels.usable(query, key, value):
+            from raycomp.kernels import attention
+
+            return self.proj(attention.attend(query, key, value, log_size, self.scale)), key
+        bias = None if log_size is None else log_size.to(query.dtype)[:, None, None, :]
+        # Torch's fused kernels want one head width: pad the narrower side with zeros, which changes nothing.
         out = F.scaled_dot_product_attention(
             _padded(query, wide), _padded(key, wide), _padded(value, wide), bias, dropout, scale=self.scale
         )

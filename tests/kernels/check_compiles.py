@@ -12,7 +12,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
-from raycomp.kernels import groups, pairs, upsample
+from raycomp.kernels import attention, groups, pairs, upsample
 
 TARGET = GPUTarget("cuda", 90, 32)
 TYPES = {
@@ -37,12 +37,12 @@ def launches(monkeypatch) -> list[tuple[Any, tuple[Any, ...], dict[str, Any]]]:
     return made
 
 
-def cubin(kernel: Any, arguments: tuple[Any, ...], options: dict[str, Any], aligned: bool) -> bytes:
+def machine(kernel: Any, arguments: tuple[Any, ...], options: dict[str, Any], aligned: bool) -> dict[str, Any]:
     """Compile a launch as Triton specialises it: ones are constants, and multiples of 16 are known as such."""
     signature, constants, hints = {}, {}, {}
     for parameter, value in zip(kernel.params, arguments, strict=True):
         specialised = not parameter.do_not_specialize
-        if parameter.is_constexpr or (type(value) is int and value == 1 and specialised):
+        if parameter.is_constexpr or value is None or (type(value) is int and value == 1 and specialised):
             signature[parameter.name], constants[parameter.name] = "constexpr", value
             continue
         if isinstance(value, torch.Tensor):
@@ -52,7 +52,7 @@ def cubin(kernel: Any, arguments: tuple[Any, ...], options: dict[str, Any], alig
             multiple = specialised and value % 16 == 0
         if multiple:
             hints[(parameter.num,)] = [["tt.divisibility", 16]]
-    return compiled(ASTSource(kernel, signature, constants, hints), target=TARGET, options=options).asm["cubin"]
+    return compiled(ASTSource(kernel, signature, constants, hints), target=TARGET, options=options).asm
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -67,7 +67,7 @@ def test_the_merge_step(launches, dtype, tokens, heads, width, prefix):
     names = [kernel.fn.__name__ for kernel, _, _ in launches]
     assert names == ["_unit", "_best", "_unit", "_best", "_positions", "_members", "_means"]
     for launch in launches:
-        assert cubin(*launch, aligned=width % 16 == 0)
+        assert machine(*launch, aligned=width % 16 == 0)["cubin"]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -77,4 +77,24 @@ def test_labels(launches, dtype, patch):
     upsample.labels(torch.empty(2, 150, 3, 4, dtype=dtype), patch, (3 * patch, 60))
     assert len(launches) == 2
     for launch in launches:
-        assert cubin(*launch, aligned=True)
+        assert machine(*launch, aligned=True)["cubin"]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize(("heads", "qk", "v"), [(12, 64, 64), (3, 40, 56), (4, 72, 24), (1, 128, 128), (3, 20, 12)])
+def test_attention(launches, dtype, biased, heads, qk, v):
+    """Products run on Hopper's tensor cores, and a thread loads 16 bytes at once where widths allow it."""
+    for images in (1, 32):
+        qkv = torch.empty(images, 1026, heads * (2 * qk + v), dtype=dtype)
+        parts = [
+            part.unflatten(2, (heads, -1)).transpose(1, 2) for part in qkv.split([heads * qk] * 2 + [heads * v], 2)
+        ]
+        attention.attend(*parts, torch.empty(images, 1026) if biased else None, 0.125)
+    assert len(launches) == 2
+    aligned = (qk | v) % 8 == 0
+    for launch in launches:
+        made = machine(*launch, aligned=aligned)
+        assert made["cubin"]
+        assert "wgmma.mma_async" in made["ptx"]
+        assert ("cp.async.cg.shared.global" in made["ptx"]) == aligned

@@ -6,10 +6,16 @@ import pytest
 import torch
 
 from raycomp import kernels
+from raycomp.compress import tome
 from raycomp.compress.apply import compress
+from raycomp.compress.merge import match
+from raycomp.kernels import attention
+from raycomp.kernels.attention import attend
 from raycomp.recipe import Algm, Merge, ToMe, dense
 from tests.conftest import TINY, seeded_images
-from tests.kernels.place import DEVICE
+from tests.kernels.place import DEVICE, bfloat16_products
+
+__all__ = ["bfloat16_products"]
 
 
 @pytest.mark.parametrize(
@@ -33,3 +39,33 @@ def test_a_merging_model_answers_the_same(merge: Merge, model, saliency, monkeyp
     assert torch.equal(kept.source, tokens.source)
     assert torch.equal(kept.size, tokens.size)
     torch.testing.assert_close(found, features, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.usefixtures("bfloat16_products")
+@pytest.mark.parametrize("merge", [None, ToMe(ratios=(0.3, 0.2, 0.1))])
+def test_attention_in_bfloat16_is_as_close_to_float32_as_torch(merge: Merge | None, model, saliency, monkeypatch):
+    """Who merges is taken from float32: rounding decides between pairs that are nearly as similar."""
+    made = compress(deepcopy(model), dense(TINY).model_copy(update={"merge": merge}), saliency)
+    images = seeded_images(TINY)
+    pairs: list[torch.Tensor] = []
+
+    def keep(*arguments) -> torch.Tensor:
+        pairs.append(match(*arguments))
+        return pairs[-1]
+
+    monkeypatch.setattr(tome, "match", keep)
+    monkeypatch.setattr(kernels, "usable", lambda *_: False)
+    with torch.inference_mode():
+        exact = made.patch_scores(images)
+        made, images = made.to(DEVICE, torch.bfloat16), images.to(DEVICE, torch.bfloat16)
+        errors, launched = [], []
+        for fused in (False, True):
+            again = iter(pairs)
+            monkeypatch.setattr(tome, "match", lambda *_, again=again: next(again).to(DEVICE))
+            monkeypatch.setattr(kernels, "usable", lambda *_, fused=fused: fused)
+            if fused:
+                monkeypatch.setattr(attention, "attend", lambda *given: launched.append(given[3]) or attend(*given))
+            errors.append((made.patch_scores(images).float().cpu() - exact).abs().mean().item())
+    biased = [log_size is not None for log_size in launched]
+    assert biased == [False, merge is not None, merge is not None, False]  # three blocks and one of the decoder
+    assert 0 < errors[1] < 1.5 * errors[0] < 0.1

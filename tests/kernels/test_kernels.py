@@ -14,8 +14,6 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from raycomp import kernels
-from raycomp.kernels.labels import fused_labels
-from raycomp.models.segmenter import upsampled
 
 HERE = Path(__file__).parent
 needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="needs Triton, which is on PyPI for Linux only")
@@ -30,7 +28,9 @@ def run(check: str, scratch: Path, **environment: str) -> None:
 
 @needs_triton
 @pytest.mark.slow
-@pytest.mark.parametrize("check", ["check_pairs.py", "check_groups.py", "check_upsample.py", "check_model.py"])
+@pytest.mark.parametrize(
+    "check", ["check_attention.py", "check_pairs.py", "check_groups.py", "check_upsample.py", "check_model.py"]
+)
 def test_the_kernels_answer_like_torch(check, tmp_path):
     run(check, tmp_path, TRITON_INTERPRET="0" if torch.cuda.is_available() else "1")
 
@@ -108,25 +108,3 @@ def test_what_stands_in_for_a_cuda_tensor_is_not_one(monkeypatch):
         fake = torch.empty(2, device="cuda")
     assert fake.is_cuda
     assert not kernels.usable(fake)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_labels_without_a_kernel_are_those_of_the_logits(dtype):
-    scores = torch.randn(3, 5, 3, 4, generator=torch.Generator().manual_seed(0)).to(dtype)
-    labels = fused_labels(scores, 8, (20, 31))
-    assert labels.dtype == torch.uint8
-    assert torch.equal(labels.long(), upsampled(scores.float(), 8, (20, 31)).argmax(1))
-
-
-def test_labels_of_more_logits_than_torch_upsamples_at_once(monkeypatch):
-    """No memory for 2^31 logits here: the shapes of what is upsampled are looked at."""
-    parts = []
-
-    def keep(scores: torch.Tensor, patch: int, size: tuple[int, int]) -> torch.Tensor:
-        parts.append(scores.shape[0] * scores.shape[1] * scores.shape[2] * scores.shape[3] * patch**2)
-        return scores
-
-    monkeypatch.setattr("raycomp.kernels.labels.upsampled", keep)
-    fused_labels(torch.zeros(120, 150, 32, 32), 16, (512, 512))
-    assert sum(parts) == 120 * 150 * 512 * 512
-    assert max(parts) < 2**31
