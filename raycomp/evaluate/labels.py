@@ -43,7 +43,7 @@ def labels_of_windows(
     n, K = scores.shape[1:3]
     if n == 1 and size == window:
         return most_likely(scores[:, 0], patch, size)
-    each = _images_at_once(scores, K * max(n * window[0] * window[1], seen[0] * seen[1]))
+    each = _images_at_once(scores, K * max(seen[0] * seen[1], size[0] * size[1]))
     found = []
     for part in scores.float().split(each):
         logits = (upsampled(part[:, index], patch, window) for index in range(n))
