@@ -1,33 +1,35 @@
 """Trials a minute: the loop one would write first, against a sweep's worker.
 
-    python benchmarks/throughput.py [--trials 6] [--device cuda]
+    python benchmarks/throughput.py [--trials 6] [--device cuda] [--against FOLDER]
 
 The first loop reads the checkpoint, draws the images and corrupts them anew in every trial, and measures one variant
 after the other in float32. Both measure the search stage of the same random recipes, taking turns, on one thread, and
 must find the same accuracy. The worker measures effective rank and latency on top.
+`--against` names another working tree of the project, whose worker takes turns with them.
 """
 
+import os
+import subprocess
+import sys
 import time
 from pathlib import Path
+from statistics import median
 from typing import Annotated
 
 import numpy as np
 import torch
 import typer
+from throughput_worker import measured, prepared
 
-from raycomp import config as configs
 from raycomp.compress.apply import compress
 from raycomp.data.corruptions import VARIANTS, corrupt
 from raycomp.data.open import open_split
 from raycomp.data.samples import NORMALIZATIONS
 from raycomp.evaluate.miou import confusion, miou
-from raycomp.memory import keep_freed_memory
 from raycomp.models import checkpoints
 from raycomp.recipe import Recipe
-from raycomp.search.base import Base, prepare_base
-from raycomp.search.proposal import Proposal
+from raycomp.search.base import Base
 from raycomp.search.space import Space
-from raycomp.search.trial import run_trial
 
 ROOT = Path(__file__).resolve().parents[1]
 BATCH = 32
@@ -36,39 +38,64 @@ BATCH = 32
 def main(
     trials: Annotated[int, typer.Option()] = 6,
     device: Annotated[str, typer.Option()] = "cpu",
+    against: Annotated[Path | None, typer.Option(help="Another working tree.")] = None,
 ) -> None:
-    torch.set_num_threads(1)
-    keep_freed_memory()
-    config = configs.load(ROOT / "search_spaces" / "streetscenes_vit_micro.yaml")
-    base, place = prepare_base(config, print), torch.device(device)
-    grid = Space(base.shape, config.space, config.data.window_for(base.shape))
+    base, place = prepared(), torch.device(device)
+    grid = Space(base.shape, base.config.space, base.config.data.window_for(base.shape))
     rng = np.random.default_rng(0)
     recipes = [
         grid.recipe(grid.project(grid.draw(rng, 0.2 * grid.gflops({})), 0.6 * grid.gflops({}))) for _ in range(trials)
     ]
-    _worker(base, recipes[0], place)  # what a worker does once
+    measured(base, recipes[0], place)  # what a worker does once
+    other = None if against is None else _Other(against, device)
+    if other is not None:
+        other.measured(recipes[0])
     straight: list[dict[str, float]] = []
     ours: list[float] = []
-    print(f"{'recipe':14}{'straight s':>12}{'worker s':>10}{'clean mIoU of both':>24}")
+    theirs: list[float] = []
+    print(f"{'recipe':14}{'straight s':>12}{'worker s':>10}{'other s':>10}{'clean mIoU':>12}")
     for recipe in recipes:
         clean, parts = _straight(base, recipe, place)
-        began = time.perf_counter()
-        found = _worker(base, recipe, place)
-        ours.append(time.perf_counter() - began)
         straight.append(parts)
-        print(f"{recipe.id:14}{sum(parts.values()):12.2f}{ours[-1]:10.2f}{clean:15.6f} {found:.6f}", flush=True)
+        seconds, found = measured(base, recipe, place)
+        ours.append(seconds)
         assert abs(clean - found) < 1e-3
+        text = f"{recipe.id:14}{sum(parts.values()):12.2f}{seconds:10.2f}"
+        if other is not None:
+            seconds, clean = other.measured(recipe)
+            theirs.append(seconds)
+            assert abs(clean - found) < 1e-3
+        print(f"{text}{theirs[-1] if theirs else float('nan'):10.2f}{found:12.6f}", flush=True)
     each = {part: sum(one[part] for one in straight) / trials for part in straight[0]}
     mean = sum(ours) / trials
     print("straight, seconds a trial: " + ", ".join(f"{part} {seconds:.2f}" for part, seconds in each.items()))
     print(f"worker, seconds a trial: {mean:.2f}, that is {60 / mean:.0f} trials a minute and thread")
     print(f"trials a minute: {sum(each.values()) / mean:.1f}x; measuring alone: {each['measuring'] / mean:.2f}x")
+    if theirs:
+        ratios = sorted(their / our for their, our in zip(theirs, ours, strict=True))
+        listed = " ".join(f"{ratio:.2f}" for ratio in ratios)
+        print(f"worker of {against}: {sum(theirs) / trials:.2f} s a trial, {median(ratios):.2f}x ours ({listed})")
 
 
-def _worker(base: Base, recipe: Recipe, device: torch.device) -> float:
-    row = run_trial(base, None, Proposal(0, "search", "proposed", "", recipe), Path(), device, "")
-    assert row["status"] == "complete", row["error"]
-    return float(row["clean_miou"])
+class _Other:
+    """A worker of another tree's package."""
+
+    def __init__(self, tree: Path, device: str) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, ROOT / "benchmarks" / "throughput_worker.py", device],
+            env={**os.environ, "PYTHONPATH": str(tree.resolve())},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def measured(self, recipe: Recipe) -> tuple[float, float]:
+        """Seconds and clean mIoU of a trial; the process ends with this one."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        print(recipe.canonical_json(), file=self._process.stdin, flush=True)
+        seconds, clean = self._process.stdout.readline().split()
+        return float(seconds), float(clean)
 
 
 def _straight(base: Base, recipe: Recipe, device: torch.device) -> tuple[float, dict[str, float]]:

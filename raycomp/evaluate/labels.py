@@ -58,7 +58,7 @@ def labels_of_windows(
         return upsample.labels_of_windows(scores, patch, window, corners, seen)
     if n == 1 and size == window:
         return most_likely(scores[:, 0], patch, size)
-    each = _images_at_once(scores, K * max(n * window[0] * window[1], seen[0] * seen[1]))
+    each = _images_at_once(scores, K * max(seen[0] * seen[1], size[0] * size[1]))
     found = []
     for part in scores.float().split(each):
         logits = (upsampled(part[:, index], patch, window) for index in range(n))

@@ -1,0 +1,44 @@
+"""What `throughput.py` times of a sweep's worker: the search stage of recipes, one a line on standard input.
+
+In a process of its own, so that it can run on the package of another working tree; what it imports shall be in all.
+"""
+
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from raycomp import config as configs
+from raycomp.memory import keep_freed_memory
+from raycomp.recipe import Recipe
+from raycomp.search.base import Base, prepare_base
+from raycomp.search.proposal import Proposal
+from raycomp.search.trial import run_trial
+
+SPACE = Path(__file__).resolve().parents[1] / "search_spaces" / "streetscenes_vit_micro.yaml"
+
+
+def prepared() -> Base:
+    """What all trials share."""
+    torch.set_num_threads(1)
+    keep_freed_memory()
+    return prepare_base(configs.load(SPACE), lambda line: print(line, file=sys.stderr))
+
+
+def measured(base: Base, recipe: Recipe, device: torch.device) -> tuple[float, float]:
+    """Seconds and clean mIoU of a trial."""
+    began = time.perf_counter()
+    row = run_trial(base, None, Proposal(0, "search", "proposed", "", recipe), Path(), device, "")
+    assert row["status"] == "complete", row["error"]
+    return time.perf_counter() - began, float(row["clean_miou"])
+
+
+def main(device: str) -> None:
+    base = prepared()
+    for line in sys.stdin:
+        print(*measured(base, Recipe.model_validate_json(line), torch.device(device)), flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
