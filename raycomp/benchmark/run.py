@@ -66,7 +66,7 @@ def find_settings(
         if setting is not None:
             known[level] = setting
     missing = [level for level in wanted if level not in known]
-    table = _latency_table(shared) if missing and shared.config.nvit.latency_weight else None
+    table = _latency_table(shared, say) if missing and shared.config.nvit.latency_weight else None
     task = remote(_find, shared.config, retries=2)
     waiting = {task.remote(shared.base, shared.samples, level, table): level for level in missing}
     for done in finished(waiting):
@@ -149,10 +149,10 @@ def _failed(store: Store, base: Base, cell: Cell, setting: Setting, problem: str
     return row
 
 
-def _latency_table(shared: Shared) -> LatencyTable:
+def _latency_table(shared: Shared, say: Callable[[str], None]) -> LatencyTable:
     """The table of NViT's latency term."""
     path, batch = shared.folder / "settings" / "latency.json", shared.config.evaluation.batch
-    return latency_table(path, shared.base, shared.config, batch, merging=False)
+    return latency_table(path, shared.base, shared.config, batch, merging=False, report=say)
 
 
 def _find(base: Base, samples: Samples | None, level: Level, latency: LatencyTable | None) -> Setting:

@@ -21,6 +21,7 @@ from raycomp.shape import ModelShape
 _MODELS = 12  # beside the dense one
 _ROUNDS, _WARM_UP = 9, 2
 _LEAST_WIDTH = 0.25
+_STEP = 8  # of widths, but not of the number of heads
 
 Clock = Callable[[Mapping[int, Callable[[], object]], torch.device, int, int], Mapping[int, float]]
 
@@ -57,19 +58,26 @@ def _fit(predicted: np.ndarray, merges: np.ndarray, measured: np.ndarray) -> Fit
 
 
 def _drawn(shape: ModelShape, rng: np.random.Generator, merges: bool) -> Recipe:
-    """Widths between a quarter and all, some models narrow and some wide; of those that merge, some much."""
+    """Widths between a quarter and all, some models narrow and some wide; of those that merge, some much.
 
-    def width(full: int, least: float) -> int:
-        return max(1, round(full * rng.uniform(least, 1)))
+    Widths are those that spaces offer: multiples of 8 where the dense one is. Others are slow on cards.
+    """
+
+    def width(full: int, least: float, step: int) -> int:
+        return step * max(1, round(full // step * rng.uniform(least, 1)))
+
+    def channels(full: int, least: float) -> int:
+        return width(full, least, 1 if full % _STEP else _STEP)
 
     least = rng.uniform(_LEAST_WIDTH, 1)
     blocks = []
     for _ in range(shape.depth):
-        head = width(shape.head_dim, least)
-        blocks.append(BlockWidths(heads=width(shape.heads, least), qk=head, v=head, mlp=width(shape.mlp, least)))
+        head = channels(shape.head_dim, least)
+        mlp = channels(shape.mlp, least)
+        blocks.append(BlockWidths(heads=width(shape.heads, least, 1), qk=head, v=head, mlp=mlp))
     most = rng.uniform(0.05, 0.4)
     merge = ToMe(ratios=tuple(rng.uniform(0, most, shape.depth).tolist())) if merges else None
-    return Recipe(embed=width(shape.width, least), blocks=tuple(blocks), merge=merge)
+    return Recipe(embed=channels(shape.width, least), blocks=tuple(blocks), merge=merge)
 
 
 def _model(shape: ModelShape, recipe: Recipe) -> Segmenter:

@@ -18,6 +18,7 @@ from scipy.interpolate import RegularGridInterpolator
 from torch import Tensor
 
 from raycomp.compress.tome import ToMeMerger
+from raycomp.devices import device_name
 from raycomp.errors import UserError
 from raycomp.evaluate.speed import median_seconds
 from raycomp.files import written
@@ -31,7 +32,7 @@ _EIGHTHS = (1, 4, 8)  # of all patches
 _SHARES = (0.125, 0.5)  # of tokens merged
 _TILTS = (-0.5, 0.0, 0.5)
 _ROUNDS, _WARM_UP = 5, 1
-_EVICTED = 2**20  # floats that pass through the caches between two runs
+_EVICTED = 2**20  # floats that pass through a CPU's caches between two runs
 _Run = tuple[Callable[[Tensor], object], Tensor]
 Fit = tuple[float, float, float]
 """Power, factor and merging: parts of t ms and m blocks that merge take factor * t^power * exp(merging * m / t) ms."""
@@ -59,6 +60,8 @@ class LatencyTable:
     """Token counts measured, ascending; the last is all."""
     parts: dict[str, np.ndarray]
     """Of each part: its axes, then tokens; without merging, or where tokens do not count, all tokens alone."""
+    device: str
+    """What it was measured on: cpu, or the card's name; see `device_name`."""
     setting: str
     """Device, precision, batch and tokens of the measurement."""
     fit: Fit = NO_FIT
@@ -112,10 +115,10 @@ class LatencyTable:
         """Write the table as JSON, whole or not at all."""
         held = {"shape": self.shape.model_dump(mode="json"), "image": self.image, "axes": self.axes}
         parts = {name: values.tolist() for name, values in self.parts.items()}
+        held |= {"tokens": self.tokens, "parts": parts}
+        held |= {"device": self.device, "setting": self.setting, "fit": self.fit}
         with written(path) as temporary:
-            temporary.write_text(
-                json.dumps(held | {"tokens": self.tokens, "parts": parts, "setting": self.setting, "fit": self.fit})
-            )
+            temporary.write_text(json.dumps(held))
 
     @classmethod
     def load(cls, path: AnyPath) -> "LatencyTable":
@@ -128,8 +131,10 @@ class LatencyTable:
             held = json.loads(path.read_text())
             parts = {name: np.array(held["parts"][name]) for name in held["parts"]}
             shape, image = ModelShape.model_validate(held["shape"]), tuple(held["image"])
-            fit = tuple(held.get("fit", NO_FIT))  # tables of before had none
-            return cls(shape, image, held["axes"], held["tokens"], parts, held["setting"], fit)
+            setting = str(held["setting"])
+            device = held.get("device", setting.partition(" ")[0])
+            fit = tuple(held.get("fit", NO_FIT))  # tables of before had none, and cuda for all cards
+            return cls(shape, image, held["axes"], held["tokens"], parts, device, setting, fit)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path}: not a latency table ({type(error).__name__}); delete it") from None
 
@@ -170,8 +175,16 @@ def measure_latency(
             times = [time(*getattr(parts, name)(*point)) for point in itertools.product(*grid)]
             found[name] = np.array(times).reshape([len(values) for values in grid])
     precision, threads, version = str(dtype).removeprefix("torch."), torch.get_num_threads(), torch.__version__
-    setting = f"{device} {precision} batch {batch} tokens {tokens[-1]} threads {threads} torch {version}"
-    return LatencyTable(shape, parts.image, axes, tokens, found, setting)
+    name = device_name(device)
+    setting = f"{name} {precision} batch {batch} tokens {tokens[-1]} threads {threads} torch {version}"
+    return LatencyTable(shape, parts.image, axes, tokens, found, name, setting)
+
+
+def _evicted(device: torch.device) -> int:
+    """Floats to pass through a device's caches so that nothing of before stays: on a card four times its L2."""
+    if device.type != "cuda":
+        return _EVICTED
+    return 4 * torch.cuda.get_device_properties(device).L2_cache_size // torch.float32.itemsize
 
 
 @dataclass(frozen=True)
@@ -194,7 +207,7 @@ class _Parts:
         in the caches, and was up to half faster than in a model."""
         block = self._block(self.shape.width, dense(self.shape).blocks[0])
         merge, x = self.merging(self.shape.width, self.shape.head_dim, _SHARES[0], self.tokens)
-        passed = torch.zeros(_EVICTED, device=self.device)
+        passed = torch.zeros(_evicted(self.device), device=self.device)
 
         def between() -> None:
             merge(block.feed(block.attend(x)[0]))

@@ -21,7 +21,11 @@ def latency_ms(model: Callable[[Tensor], Tensor], images: Tensor, runs: int = 15
 def median_seconds(
     runs: Mapping[Name, Callable[[], object]], device: torch.device, rounds: int, warm_up: int
 ) -> dict[Name, float]:
-    """Median time of each run; they take turns, so that a change in the machine's speed meets them all."""
+    """Median time of each run; they take turns, so that a change in the machine's speed meets them all.
+
+    On a card, wall clock from an idle device to an idle device. CUDA events would leave out the launches before the
+    first kernel, and with many short kernels the host is what a user waits for.
+    """
     times: dict[Name, list[float]] = {name: [] for name in runs}
     for turn in range(warm_up + rounds):
         for name, run in runs.items():

@@ -1,6 +1,7 @@
 """The latency table, with FLOPs in place of a clock: the sum of its parts is what a whole model counts."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,8 +10,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from raycomp.compress.apply import compress
 from raycomp.errors import UserError
-from raycomp.evaluate.latency_fit import fitted
-from raycomp.evaluate.latency_table import NO_FIT, LatencyTable, measure_latency
+from raycomp.evaluate.latency_fit import _drawn, fitted
+from raycomp.evaluate.latency_table import NO_FIT, LatencyTable, _evicted, measure_latency
 from raycomp.models.segmenter import Segmenter
 from raycomp.recipe import Algm, BlockWidths, Recipe, ToMe, dense, tokens_removed
 from tests.conftest import TINY
@@ -67,10 +68,34 @@ def test_it_is_the_same_after_a_round_trip(table, tmp_path):
     again = LatencyTable.load(tmp_path / "table.json")
     assert again.latency_ms(dense(TINY)) == table.latency_ms(dense(TINY))
     assert again.setting == table.setting
+    assert again.setting.startswith("cpu float32 batch 2 ")
+    assert again.device == "cpu"
+    older = json.loads((tmp_path / "table.json").read_text()) | {"setting": "cuda float32 batch 2 tokens 50"}
+    del older["device"]
+    (tmp_path / "table.json").write_text(json.dumps(older))
+    assert LatencyTable.load(tmp_path / "table.json").device == "cuda"
     for text in ("{", "[]"):
         (tmp_path / "table.json").write_text(text)
         with pytest.raises(UserError, match="not a latency table"):
             LatencyTable.load(tmp_path / "table.json")
+
+
+def test_a_card_has_its_whole_cache_evicted(monkeypatch):
+    h100 = SimpleNamespace(L2_cache_size=50 * 2**20)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: h100)
+    assert 4 * _evicted(torch.device("cuda")) == 4 * 50 * 2**20  # bytes
+    assert 4 * _evicted(CPU) == 4 * 2**20
+
+
+def test_whole_models_are_fitted_at_widths_that_spaces_offer(rng):
+    shape = TINY.model_copy(update={"width": 96, "heads": 8})  # of heads of 12 channels
+    drawn = [_drawn(shape, rng, merges=False) for _ in range(50)]
+    blocks = [block for recipe in drawn for block in recipe.blocks]
+    assert {recipe.embed for recipe in drawn} <= {24, 32, 40, 48, 56, 64, 72, 80, 88, 96}
+    assert {block.heads for block in blocks} == {2, 3, 4, 5, 6, 7, 8}
+    assert {block.qk for block in blocks} | {block.v for block in blocks} <= set(range(1, 13))
+    assert {block.mlp % 8 for block in blocks} == {0}
+    assert min(block.mlp for block in blocks) < 200 < max(block.mlp for block in blocks) <= 384
 
 
 def test_real_times_are_positive():

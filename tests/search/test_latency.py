@@ -1,0 +1,48 @@
+"""A latency table that a sweep kept, where its workers have another device now."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from raycomp.evaluate.latency_table import measure_latency
+from raycomp.search import latency
+from tests.conftest import TINY
+
+SMALL = TINY.model_copy(update={"image": (16, 16)})
+
+
+@pytest.fixture(scope="module")
+def table():
+    return measure_latency(SMALL, 1, torch.device("cpu"), torch.float32, time=lambda *_: 1.0)
+
+
+@pytest.mark.parametrize(
+    ("timed_on", "gpus", "card", "says"),
+    [
+        ("cpu", 0.0, "", None),
+        ("NVIDIA H100", 0.5, "NVIDIA H100", None),
+        ("NVIDIA H100", 1.0, "NVIDIA H100 PCIe", "timed on NVIDIA H100, and workers here have NVIDIA H100 PCIe: "),
+        (
+            "cuda",
+            1.0,
+            "NVIDIA L4",
+            "timed on cuda, and workers here have NVIDIA L4: ",
+        ),
+        ("NVIDIA L4", 0.0, "", "timed on NVIDIA L4, and workers here have cpu: "),
+    ],
+)
+def test_a_table_of_another_device_is_named(table, base, tmp_path, monkeypatch, timed_on, gpus, card, says):
+    class Task:
+        def remote(self):
+            return card
+
+    monkeypatch.setattr(latency, "gpus_per_trial", lambda _: gpus)
+    monkeypatch.setattr(latency, "remote", lambda function, config, retries: Task())
+    monkeypatch.setattr(latency, "result", lambda reference: reference)
+    replace(table, device=timed_on).save(tmp_path / "latency.json")
+    lines = []
+    kept = latency.latency_table(tmp_path / "latency.json", base, base.config, 1, False, lines.append)
+    assert kept.device == timed_on
+    assert len(lines) == (says is not None)
+    assert says is None or says in lines[0]
