@@ -91,6 +91,7 @@ def main(
 def _step(name: str, device: str, small: bool, out: Path) -> None:
     """Run one step in this process, its output in a log."""
     os.setsid()
+    multiprocessing.set_start_method("fork", force=True)  # for loaders, as in a job; the step itself came by forkserver
     with (out / f"{name}.log").open("w") as log:
         for stream in (1, 2):
             os.dup2(log.fileno(), stream)

@@ -1,5 +1,9 @@
 """How many trials run at a time, by what a cluster has; and how a trial asks for memory."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import ray
 import torch
@@ -59,3 +63,12 @@ def test_a_gpu_that_torch_does_not_see_is_told_in_a_line(monkeypatch):
         cluster.prepare_worker()
     monkeypatch.setattr(ray, "get_gpu_ids", list)
     assert cluster.prepare_worker() == torch.device("cpu")
+
+
+def test_ray_may_be_imported_first(tmp_path):
+    """Ray reads RAY_AUTH_MODE when it is imported: set after that, it would hold for Ray's processes alone."""
+    program = "import ray; from raycomp.search import cluster; cluster.connect(); print(ray.cluster_resources()['CPU'])"
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    environment |= {"HOME": str(tmp_path), "RAY_TMPDIR": os.environ.get("RAY_TMPDIR", "/tmp")}  # no token there
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr

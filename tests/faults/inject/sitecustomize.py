@@ -42,7 +42,7 @@ class _Patch(importlib.abc.MetaPathFinder):
             run(module)
             measure = module.measure
 
-            def faulty(model, *arguments):
+            def faulty(model, *arguments, **options):
                 time.sleep(FAULTS.get("", 0))
                 match FAULTS.get(model.recipe.id):
                     case "memory":
@@ -51,7 +51,7 @@ class _Patch(importlib.abc.MetaPathFinder):
                         os.kill(os.getpid(), signal.SIGKILL)
                     case "hang":
                         time.sleep(3600)
-                return measure(model, *arguments)
+                return measure(model, *arguments, **options)
 
             module.measure = faulty
             if CLOCK:
