@@ -43,7 +43,7 @@ def run(setting: Setting, notes: Notes) -> None:
     for path in exported:
         found[path.suffix] = _compared(wanted, _predicted(setting, path, images, setting.name))
         notes.put(predict=found)
-    runtimes = "torch,onnxruntime" if setting.name == "cpu" or _onnxruntime_has_cuda() else "torch"
+    runtimes = "torch,onnxruntime" if _onnxruntime_has_cuda() else "torch"
     how = ["--device", setting.name, "--batch", "1,16", "--rounds", "2" if setting.small else "15"]
     words = _raycomp("speed", str(exported[0]), *how, "--runtime", runtimes)
     notes.put(onnxruntime_has_cuda=_onnxruntime_has_cuda(), speed=words)

@@ -1,4 +1,4 @@
-"""The search. Ray's settings stand here, as Ray reads some when it is imported, and modules of this package import it."""
+"""The search. Ray's settings stand here, as Ray reads some when it is imported, which modules of this package do."""
 
 import os
 import sys
