@@ -11,7 +11,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-_SOURCES, _DESTINATIONS, _CHANNELS = 32, 64, 32  # of one tile of scores
+_CHANNELS = 64  # at most, of one tile of vectors that is read once
+_PROGRAMS = 132  # that fill the multiprocessors of an H100 or H200
 _ELEMENTS = 2048  # of one tile of vectors
 
 
@@ -20,16 +21,17 @@ def best_partners(metric: Tensor, prefix: int) -> tuple[Tensor, Tensor]:
     if metric.dim() == 3:
         metric = metric[:, None]
     B, H, N, C = metric.shape
-    sources, width = (N + 1) // 2, triton.next_power_of_2(C)
-    unit = torch.empty(B, N, C, dtype=torch.float32, device=metric.device)
+    sources, width = (N + 1) // 2, max(16, triton.next_power_of_2(C))
+    chunk = width if width <= _CHANNELS else 32
+    pitch = triton.cdiv(C, chunk) * chunk  # whole tiles, filled with zeros
+    unit = torch.empty(B, N, pitch, dtype=torch.float32, device=metric.device)
     rows = max(1, _ELEMENTS // width)
-    _unit[(triton.cdiv(N, rows), B)](metric, unit, *metric.stride(), H, N, C, rows, width)
+    _unit[(triton.cdiv(N, rows), B)](metric, unit, *metric.stride(), H, N, C, pitch, rows, width)
     best = torch.empty(B, sources, dtype=torch.float32, device=metric.device)
     partner = torch.empty(B, sources, dtype=torch.int64, device=metric.device)
-    grid = (triton.cdiv(sources, _SOURCES), B)
-    _best[grid](
-        unit, best, partner, N, C, (prefix + 1) // 2, prefix // 2,
-        _SOURCES, _DESTINATIONS, min(_CHANNELS, max(16, width)),
+    rows, columns = (64, 32) if B * triton.cdiv(sources, 64) >= _PROGRAMS else (16, 64)
+    _best[(triton.cdiv(sources, rows), B)](
+        unit, best, partner, N, (prefix + 1) // 2, prefix // 2, pitch, rows, columns, chunk
     )  # fmt: skip
     return best, partner
 
@@ -54,10 +56,14 @@ def _unit(
     heads: int,
     tokens: int,
     channels: int,
+    pitch: int,
     ROWS: tl.constexpr,
     WIDTH: tl.constexpr,
 ) -> None:
-    """Mean over heads of metric (B, H, N, C), rounded to its dtype as torch does, then scaled to length 1."""
+    """Mean over heads of metric (B, H, N, C), rounded to its dtype as torch does, then scaled to length 1.
+
+    Zeros fill each row up to the pitch.
+    """
     image = tl.program_id(1).to(tl.int64)
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     channel = tl.arange(0, WIDTH)
@@ -70,11 +76,11 @@ def _unit(
         metric += head_stride
     mean = tl.div_rn(total, heads * 1.0).to(metric.dtype.element_ty).to(tl.float32)
     norm = tl.maximum(tl.sqrt_rn(tl.sum(mean * mean, axis=1)), 1e-12)
-    unit += image * tokens * channels
+    unit += image * tokens * pitch
     tl.store(
-        unit + row[:, None] * channels + channel[None, :],
+        unit + row[:, None] * pitch + channel[None, :],
         tl.div_rn(mean, tl.broadcast_to(norm[:, None], (ROWS, WIDTH))),
-        inside,
+        (row < tokens)[:, None] & (channel < pitch)[None, :],
     )
 
 
@@ -84,46 +90,53 @@ def _best(
     best: tl.tensor,
     partner: tl.tensor,
     tokens: int,
-    channels: int,
     source_specials: int,
     destination_specials: int,
+    PITCH: tl.constexpr,
     SOURCES: tl.constexpr,
     DESTINATIONS: tl.constexpr,
     CHANNELS: tl.constexpr,
 ) -> None:
-    """Highest cosine of a tile of sources and whose it is, over tiles of destinations; of equals the first."""
+    """Highest cosine of a tile of sources and whose it is, over tiles of destinations; of equals the first.
+
+    Three TF32 products stand for one of float32 (one alone would let many scores tie). A number is split into 11 bits
+    and the next 11, which leaves out at most 2^-23 of it: with the product of both rests, 2^-22, a cosine of unit
+    vectors is within 2^-21 = 5e-7 (Cauchy-Schwarz). Sums of a tile start from zero and are added up in float32.
+    """
     image = tl.program_id(1).to(tl.int64)
-    unit += image * tokens * channels
+    unit += image * tokens * PITCH
     sources, destinations = (tokens + 1) // 2, tokens // 2
     source = tl.program_id(0) * SOURCES + tl.arange(0, SOURCES)
     lane, channel = tl.arange(0, DESTINATIONS), tl.arange(0, CHANNELS)
-    highest = tl.full((SOURCES,), float("-inf"), tl.float32)
-    whose = tl.zeros((SOURCES,), tl.int32)
+    row = unit + 2 * source[:, None] * PITCH + channel[None, :]
+    column = unit + (2 * lane + 1)[None, :] * PITCH + channel[:, None]
+    known = (source < sources)[:, None]
+    if CHANNELS == PITCH:
+        a = tl.load(row, known, 0.0)
+    highest = tl.full((SOURCES, DESTINATIONS), float("-inf"), tl.float32)  # of every DESTINATIONS-th
+    whose = tl.zeros((SOURCES, DESTINATIONS), tl.int32)
     for first in range(0, destinations, DESTINATIONS):
         destination = first + lane
+        there = (destination < destinations)[None, :]
         scores = tl.zeros((SOURCES, DESTINATIONS), tl.float32)
-        for start in range(0, channels, CHANNELS):
-            c = start + channel
-            a = tl.load(
-                unit + 2 * source[:, None] * channels + c[None, :],
-                (source < sources)[:, None] & (c < channels)[None, :],
-                0.0,
-            )
-            b = tl.load(
-                unit + (2 * destination + 1)[None, :] * channels + c[:, None],
-                (destination < destinations)[None, :] & (c < channels)[:, None],
-                0.0,
-            )
-            scores = tl.dot(a, b, scores, input_precision="ieee")  # tf32 would let many scores tie
+        if CHANNELS == PITCH:
+            b = tl.load(column + 2 * first * PITCH, there, 0.0)
+            scores = tl.dot(a, b, input_precision="tf32x3")
+        else:
+            for start in range(0, PITCH, CHANNELS):
+                a = tl.load(row + start, known, 0.0)
+                b = tl.load(column + 2 * first * PITCH + start, there, 0.0)
+                scores = tl.dot(a, b, scores, input_precision="tf32x3")
         allowed = (destination >= destination_specials) & (destination < destinations)
-        scores = tl.where(allowed[None, :], scores, float("-inf"))
-        high, which = tl.max(scores, axis=1, return_indices=True, return_indices_tie_break_left=True)
-        whose = tl.where(high > highest, first + which, whose)
-        highest = tl.maximum(high, highest)
+        better = allowed[None, :] & (scores > highest)
+        whose = tl.where(better, destination[None, :], whose)
+        highest = tl.where(better, scores, highest)
+    high = tl.max(highest, axis=1)
+    whose = tl.min(tl.where(highest == high[:, None], whose, destinations), axis=1)  # of equals the first
     special = source < source_specials
-    highest, whose = tl.where(special, float("-inf"), highest), tl.where(special, 0, whose)
+    high, whose = tl.where(special, float("-inf"), high), tl.where(special, 0, whose)
     at = image * sources + source
-    tl.store(best + at, highest, source < sources)
+    tl.store(best + at, high, source < sources)
     tl.store(partner + at, whose.to(tl.int64), source < sources)
 
 

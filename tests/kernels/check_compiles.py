@@ -3,6 +3,7 @@
 The interpreter takes what the compiler refuses, so the launches that the wrappers make are recorded and compiled.
 """
 
+import re
 from typing import Any
 
 import pytest
@@ -68,6 +69,16 @@ def test_the_merge_step(launches, dtype, tokens, heads, width, prefix):
     assert names == ["_unit", "_best", "_unit", "_best", "_positions", "_members", "_means"]
     for launch in launches:
         assert machine(*launch, aligned=width % 16 == 0)["cubin"]
+
+
+@pytest.mark.parametrize("channels", [20, 40, 64, 768])
+def test_best_partners_are_found_by_tensor_cores(launches, channels):
+    for images, instruction in ((1, "mma.sync"), (32, "wgmma.mma_async")):
+        launches.clear()
+        pairs.best_partners(torch.empty(images, 1026, channels), 2)
+        _, best = launches
+        products = re.findall(rf"{instruction}\S*tf32", machine(*best, aligned=True)["ptx"])
+        assert products
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

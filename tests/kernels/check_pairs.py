@@ -13,8 +13,10 @@ SIZES = [(9, 4, 1), (9, 3, 2), (10, 0, 1), (10, 4, 2), (67, 33, 1), (66, 20, 2),
 
 
 @pytest.mark.parametrize(("tokens", "r", "prefix"), SIZES)
-@pytest.mark.parametrize("channels", [6, 40])
-def test_pairs_equal_float64_brute_force(tokens, r, prefix, channels, rng):
+@pytest.mark.parametrize("channels", [6, 40, 72])
+@pytest.mark.parametrize("programs", [1, 132])
+def test_pairs_equal_float64_brute_force(tokens, r, prefix, channels, programs, rng, monkeypatch):
+    monkeypatch.setattr(pairs, "_PROGRAMS", programs)  # tiles are large where they are enough for every multiprocessor
     metric = rng.standard_normal((2, tokens, channels)).astype(np.float32)
     best, partner = pairs.best_partners(torch.from_numpy(metric).to(DEVICE), prefix)
     index = pairs.pair_positions(best, partner, r, tokens, prefix)
