@@ -31,13 +31,14 @@ STEPS = {
     "machine": 40,
     "agreement": 60,
     "attention": 40,
-    "models": 110,
+    "models": 60,
     "merging": 40,
     "parts": 60,
     "trial": 60,
     "training": 80,
     "sweep": 120,
     "tools": 80,
+    "compiled": 80,
 }
 """Each step and its limit in seconds, in the order in which they run; the sum of limits is more than all take."""
 _PRELOADED = ["torch", "raycomp.search.trial"]  # once, for all steps

@@ -1,6 +1,5 @@
 """DeiT-B at 512 px: what share of the FLOPs saved becomes speed, how many kernels a pass launches, and memory."""
 
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -55,9 +54,9 @@ def run(setting: Setting, notes: Notes) -> None:
         images = random_images(setting, batch, shape)
         ways: dict[tuple[str, str], Callable[[], Any]] = {}
         for name, (_, model) in built.items():
-            ways[name, "eager"] = partial(_labels, model.patch_scores, images, shape)
+            ways[name, "eager"] = partial(labels, model.patch_scores, images, shape)
             if setting.name == "cuda":
-                ways[name, "graph"] = partial(_labels, graphed(model.patch_scores, images), images, shape)
+                ways[name, "graph"] = partial(labels, graphed(model.patch_scores, images), images, shape)
         times = median_seconds(ways, setting.device, 3 if setting.small else 15, 3)
         for (name, way), seconds in times.items():
             saved, gained = whole / gflops(shape, built[name][0]), times["dense", way] / seconds
@@ -65,24 +64,11 @@ def run(setting: Setting, notes: Notes) -> None:
             case[way] = {"ms": 1e3 * seconds, "gained": gained, "ratio": gained / saved}
         notes.put(models=found)
         for name, (_, model) in built.items():
-            found[f"batch {batch}"][name] |= _counted(setting, partial(_labels, model.patch_scores, images, shape))
+            found[f"batch {batch}"][name] |= _counted(setting, partial(labels, model.patch_scores, images, shape))
         notes.put(models=found)
-    if setting.name == "cuda":
-        images = random_images(setting, setting.batch, shape)
-        last = list(built)[-1]
-        for name in ("dense", last):
-            _, model = built[name]
-            began = time.perf_counter()
-            compiled = torch.compile(model.patch_scores, dynamic=False)
-            compiled(images)
-            took = time.perf_counter() - began
-            ways = {("", ""): partial(_labels, compiled, images, shape)}
-            seconds = median_seconds(ways, setting.device, 15, 3)["", ""]
-            found[f"batch {setting.batch}"][name]["compiled"] = {"ms": 1e3 * seconds, "compilation_s": took}
-            notes.put(models=found)
 
 
-def _labels(scores: Callable[[Tensor], Tensor], images: Tensor, shape: ModelShape) -> Tensor:
+def labels(scores: Callable[[Tensor], Tensor], images: Tensor, shape: ModelShape) -> Tensor:
     """What a trial does with a batch of windows."""
     return most_likely(scores(images), shape.patch, shape.image)
 
