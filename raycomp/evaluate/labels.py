@@ -36,7 +36,9 @@ def most_likely(scores: Tensor, patch: int, size: Size) -> Tensor:
 def labels_of_windows(
     scores: Tensor, patch: int, window: Size, places: Sequence[Place], seen: Size, size: Size
 ) -> Tensor:
-    """The most likely class of each pixel (B, height, width) int64 of images that were seen window by window.
+    """The most likely class of each pixel (B, height, width) of images that were seen window by window.
+
+    On a CUDA device, at the size that was seen, one kernel adds up, upsamples and compares.
 
     Args:
         scores: (B, n, K, h, w), of the patches of every window.
@@ -44,8 +46,16 @@ def labels_of_windows(
         places: of the n windows.
         seen: size of the images that the windows were cut from.
         size: the size to be labelled at.
+
+    Returns:
+        uint8 by the kernel, else int64.
     """
     n, K = scores.shape[1:3]
+    if size == seen and kernels.usable(scores):
+        from raycomp.kernels import upsample
+
+        corners = tuple((rows.start, columns.start) for rows, columns in places)
+        return upsample.labels_of_windows(scores, patch, window, corners, seen)
     if n == 1 and size == window:
         return most_likely(scores[:, 0], patch, size)
     each = _images_at_once(scores, K * max(n * window[0] * window[1], seen[0] * seen[1]))

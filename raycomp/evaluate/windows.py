@@ -73,7 +73,7 @@ class Labelled:
     images: slice
     """Which of those given."""
     labels: Tensor
-    """(images, height, width) int64."""
+    """(images, height, width), uint8 or int64."""
 
 
 def labelled(

@@ -1,7 +1,9 @@
-"""Labels of pixels from class scores of patches: upsampled and compared in one kernel, without logits in memory.
+"""Labels of pixels from class scores of windows: upsampled, added up and compared in one kernel, without logits.
 
-Legend: B batch, K classes, h w grid of patches, H W pixels.
+Legend: B batch, n windows of an image, K classes, h w grid of patches, H W pixels.
 """
+
+from functools import lru_cache
 
 import torch
 import triton
@@ -10,68 +12,146 @@ from torch import Tensor
 
 from raycomp.shape import Size
 
+Corner = tuple[int, int]
+"""Top row and left column of a window."""
+
 
 def labels(scores: Tensor, patch: int, size: Size) -> Tensor:
-    """`raycomp.kernels.labels.fused_labels` on a CUDA device.
+    """`raycomp.kernels.labels.fused_labels` on a CUDA device."""
+    return labels_of_windows(scores[:, None], patch, size, ((0, 0),), size)
 
-    The pixels between four neighbouring patch centres share these four scores: one program takes them.
+
+def labels_of_windows(scores: Tensor, patch: int, window: Size, corners: tuple[Corner, ...], size: Size) -> Tensor:
+    """The most likely class of every pixel, of logits added up over the windows; equals: the lower class.
+
+    Windows are added in their order, in float32. The sum is not divided by the number of windows of a pixel, which all
+    its classes share. Tiles are one patch large, and launched by how many windows lie on them.
+
+    Args:
+        scores: (B, n, K, h, w) on a CUDA device, at most 255 classes.
+        patch: side of a patch, pixels; half-pixel centres as in F.interpolate, clamped at the border of each window.
+        window: height and width of a window, pixels; at most h * patch and w * patch.
+        corners: of the n windows, which must fill all of `size`.
+        size: height and width (H, W) of the image.
+
+    Returns:
+        (B, H, W) uint8.
     """
-    B, K, rows, columns = scores.shape
-    height, width = size
-    found = torch.empty(B, height, width, dtype=torch.uint8, device=scores.device)
+    B, _, K, rows, columns = scores.shape
+    found = torch.empty(B, *size, dtype=torch.uint8, device=scores.device)
+    # scores of patches, along each side, that a tile may need: 2 where the patches of all windows lie on one grid
+    down, across = (2 if all(corner[axis] % patch == 0 for corner in corners) else 3 for axis in (0, 1))
     side = triton.next_power_of_2(patch)
-    grid = ((rows + 1) * (columns + 1), B)
-    _labels[grid](
-        scores, found, *scores.stride(), K, rows, columns, height, width, patch, 1 / patch, side,
-        num_warps=min(8, max(1, side * side // 256)),
-    )  # fmt: skip
+    for number, tiles in _tiles(patch, window, corners, size, scores.device):
+        _labels[(len(tiles), B)](
+            scores, tiles, found, *scores.stride(), K, rows, columns, *window, *size, patch, 1 / patch,
+            number, down, across, side, num_warps=min(8, max(1, side * side // 256)),
+        )  # fmt: skip
     return found
 
 
-@triton.jit(do_not_specialize=["classes", "rows", "columns", "height", "width", "patch", "scale"])
+@lru_cache(maxsize=1024)  # sizes of images, of 50 KB each where two windows overlap
+def _tiles(
+    patch: int, window: Size, corners: tuple[Corner, ...], size: Size, device: torch.device
+) -> list[tuple[int, Tensor]]:
+    """Tiles (tiles, 2 + 3 * number) int32 by the number of windows on them: corner, then index and corner of each.
+
+    A tile reaches from one patch centre of a window at (0, 0) to the next, or to the border of the image.
+    """
+    starts, meets = [], []
+    for axis in (0, 1):
+        start = torch.arange(patch // 2 - patch, size[axis], patch)
+        first = torch.tensor([corner[axis] for corner in corners])[:, None]
+        starts.append(start)
+        end = (start + patch).clamp(min=1)  # above 0 even where a patch is a pixel
+        meets.append((first < end) & (first + window[axis] > start.clamp(min=0)))  # (n, tiles of a side)
+    meet = (meets[0][:, :, None] & meets[1][:, None, :]).flatten(1).T  # (tiles, n)
+    tiles, places = torch.cartesian_prod(*starts), torch.tensor(corners)
+    counts = meet.sum(1)
+    found = []
+    for number in counts.unique().tolist():
+        chosen = counts == number
+        which = meet[chosen].nonzero()[:, 1].view(-1, number, 1)
+        table = torch.cat([tiles[chosen], torch.cat([which, places[which[..., 0]]], dim=2).flatten(1)], dim=1)
+        found.append((number, table.int().to(device)))
+    return found
+
+
+@triton.jit(
+    do_not_specialize=["classes", "rows", "columns", "window_height", "window_width", "height", "width", "patch"]
+)
 def _labels(
     scores: tl.tensor,
+    tiles: tl.tensor,
     labels: tl.tensor,
     image_stride: int,
+    window_stride: int,
     class_stride: int,
     row_stride: int,
     column_stride: int,
     classes: int,
     rows: int,
     columns: int,
+    window_height: int,
+    window_width: int,
     height: int,
     width: int,
     patch: int,
     scale: float,
+    WINDOWS: tl.constexpr,
+    DOWN: tl.constexpr,
+    ACROSS: tl.constexpr,
     SIDE: tl.constexpr,
 ) -> None:
-    """Label the pixels below and right of the centre of one patch, up to the next centres; or those at the border."""
+    """Label one tile. Weights of the patches, which no class changes, are made before the loop over classes."""
     image = tl.program_id(1).to(tl.int64)
-    row = tl.program_id(0) // (columns + 1) - 1  # of the patches above, -1 at the border
-    column = tl.program_id(0) % (columns + 1) - 1
-    step = tl.arange(0, SIDE)
-    y, x = row * patch + patch // 2 + step, column * patch + patch // 2 + step
-    # half-pixel centres, clamped at the first patch, as in F.interpolate
-    top, left = tl.maximum(row, 0), tl.maximum(column, 0)
-    down = tl.maximum((y.to(tl.float32) + 0.5) * scale - 0.5, 0.0) - top.to(tl.float32)
-    right = tl.maximum((x.to(tl.float32) + 0.5) * scale - 0.5, 0.0) - left.to(tl.float32)
-    up, back = 1.0 - down, 1.0 - right
-    bottom, far = tl.minimum(row + 1, rows - 1), tl.minimum(column + 1, columns - 1)
+    tiles += tl.program_id(0) * (2 + 3 * WINDOWS)
     scores += image * image_stride
-    top_left, top_right = top * row_stride + left * column_stride, top * row_stride + far * column_stride
-    bottom_left, bottom_right = bottom * row_stride + left * column_stride, bottom * row_stride + far * column_stride
+    step = tl.arange(0, SIDE)
+    top, left = tl.load(tiles), tl.load(tiles + 1)
+    patches, vertical, horizontal = (), (), ()  # offsets and weights, of each window those of its patches
+    for i in tl.static_range(WINDOWS):
+        y, x = top - tl.load(tiles + 3 + 3 * i), left - tl.load(tiles + 4 + 3 * i)  # of the tile in the window
+        row, column = _first(y, patch), _first(x, patch)
+        window = tl.load(tiles + 2 + 3 * i) * window_stride
+        for a in tl.static_range(DOWN):
+            vertical += (_weight(y + step, row + a, window_height, rows, scale),)  # type: ignore[assignment]
+            for b in tl.static_range(ACROSS):
+                at = tl.minimum(row + a, rows - 1) * row_stride + tl.minimum(column + b, columns - 1) * column_stride
+                patches += (window + at,)  # type: ignore[assignment]
+        for b in tl.static_range(ACROSS):
+            horizontal += (_weight(x + step, column + b, window_width, columns, scale),)  # type: ignore[assignment]
     highest = tl.full((SIDE, SIDE), float("-inf"), tl.float32)
     label = tl.zeros((SIDE, SIDE), tl.int32)
     for k in range(classes):
-        a = tl.load(scores + top_left).to(tl.float32)
-        b = tl.load(scores + top_right).to(tl.float32)
-        c = tl.load(scores + bottom_left).to(tl.float32)
-        d = tl.load(scores + bottom_right).to(tl.float32)
-        above, below = back * a + right * b, back * c + right * d  # (SIDE,)
-        logit = up[:, None] * above[None, :] + down[:, None] * below[None, :]
+        logit = tl.zeros((SIDE, SIDE), tl.float32)
+        for i in tl.static_range(WINDOWS):
+            part = tl.zeros((SIDE, SIDE), tl.float32)
+            for a in tl.static_range(DOWN):
+                line = tl.zeros((SIDE,), tl.float32)
+                for b in tl.static_range(ACROSS):
+                    score = tl.load(scores + patches[(i * DOWN + a) * ACROSS + b]).to(tl.float32)
+                    line += horizontal[i * ACROSS + b] * score
+                part += vertical[i * DOWN + a][:, None] * line[None, :]
+            logit += part
         better = logit > highest
         highest, label = tl.where(better, logit, highest), tl.where(better, k, label)
         scores += class_stride
+    y, x = top + step, left + step
     inside = ((step < patch) & (y >= 0) & (y < height))[:, None] & ((step < patch) & (x >= 0) & (x < width))[None, :]
     labels += image * height * width
     tl.store(labels + y[:, None] * width + x[None, :], label.to(tl.uint8), inside)
+
+
+@triton.jit
+def _first(start: tl.tensor, patch: int) -> tl.tensor:
+    """The first patch that pixels from `start` on may need; in integers, as rounding could take a centre past it."""
+    return tl.maximum(2 * start + 1 - patch, 0) // (2 * patch)
+
+
+@triton.jit
+def _weight(pixel: tl.tensor, index: tl.tensor, length: int, count: tl.tensor, scale: float) -> tl.tensor:
+    """Weights of a patch for pixels along one side of a window: 1 at its centre, 0 at its neighbours' and outside."""
+    where = tl.maximum((pixel.to(tl.float32) + 0.5) * scale - 0.5, 0.0)
+    off = tl.abs(tl.minimum(where, (count - 1).to(tl.float32)) - index.to(tl.float32))
+    return tl.where((pixel >= 0) & (pixel < length), tl.maximum(1.0 - off, 0.0), 0.0)

@@ -78,3 +78,21 @@ def test_labels(launches, dtype, patch):
     assert len(launches) == 2
     for launch in launches:
         assert cubin(*launch, aligned=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("patch", "corners", "windows"),
+    [
+        (14, ((0, 0), (0, 23)), [1, 2]),
+        (16, ((0, 0), (0, 23), (5, 0), (5, 23)), [2, 4]),
+        (8, ((0, 0), (8, 0), (16, 0)), [1, 2, 3]),
+    ],
+)
+def test_labels_of_windows(launches, dtype, patch, corners, windows):
+    scores = torch.empty(2, len(corners), 12, 150, dtype=dtype).transpose(2, 3).unflatten(3, (3, 4))
+    size = tuple(side * patch + max(corner[axis] for corner in corners) for axis, side in ((0, 3), (1, 4)))
+    upsample.labels_of_windows(scores, patch, (3 * patch, 4 * patch), corners, size)
+    assert [arguments[-4] for _, arguments, _ in launches] == windows  # on a tile
+    for launch in launches:
+        assert cubin(*launch, aligned=True)

@@ -30,7 +30,9 @@ def run(check: str, scratch: Path, **environment: str) -> None:
 
 @needs_triton
 @pytest.mark.slow
-@pytest.mark.parametrize("check", ["check_pairs.py", "check_groups.py", "check_upsample.py", "check_model.py"])
+@pytest.mark.parametrize(
+    "check", ["check_pairs.py", "check_groups.py", "check_upsample.py", "check_windows.py", "check_model.py"]
+)
 def test_the_kernels_answer_like_torch(check, tmp_path):
     run(check, tmp_path, TRITON_INTERPRET="0" if torch.cuda.is_available() else "1")
 
