@@ -9,7 +9,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-_FLOATS = (torch.float32, torch.bfloat16, torch.float16)
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.uint8)
 
 
 def usable(*tensors: Tensor) -> bool:
@@ -21,7 +21,7 @@ def usable(*tensors: Tensor) -> bool:
     if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined]  # not in its __all__
         return False
     return (
-        all(type(x) is Tensor and x.is_cuda and x.dtype in _FLOATS for x in tensors)
+        all(type(x) is Tensor and x.is_cuda and x.dtype in _DTYPES for x in tensors)
         and not (torch.is_grad_enabled() and any(x.requires_grad for x in tensors))
         and all(x.get_device() == torch.cuda.current_device() for x in tensors)  # where Triton launches
         and available()

@@ -12,7 +12,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
-from raycomp.kernels import groups, pairs, upsample
+from raycomp.kernels import count, groups, pairs, upsample
 
 TARGET = GPUTarget("cuda", 90, 32)
 TYPES = {
@@ -96,3 +96,10 @@ def test_labels_of_windows(launches, dtype, patch, corners, windows):
     assert [arguments[-4] for _, arguments, _ in launches] == windows  # on a tile
     for launch in launches:
         assert cubin(*launch, aligned=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64])
+def test_counts(launches, dtype):
+    count.confusions(torch.empty(2, 31, 37, dtype=torch.uint8), torch.empty(2, 31, 37, dtype=dtype), 150)
+    assert len(launches) == 1
+    assert cubin(*launches[0], aligned=False)

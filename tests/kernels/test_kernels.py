@@ -31,7 +31,8 @@ def run(check: str, scratch: Path, **environment: str) -> None:
 @needs_triton
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "check", ["check_pairs.py", "check_groups.py", "check_upsample.py", "check_windows.py", "check_model.py"]
+    "check",
+    ["check_pairs.py", "check_groups.py", "check_upsample.py", "check_windows.py", "check_count.py", "check_model.py"],
 )
 def test_the_kernels_answer_like_torch(check, tmp_path):
     run(check, tmp_path, TRITON_INTERPRET="0" if torch.cuda.is_available() else "1")
@@ -58,7 +59,7 @@ def on_gpu(monkeypatch) -> torch.Tensor:
 
 def test_the_kernels_are_for_cuda_and_what_needs_no_gradient(on_gpu, monkeypatch):
     assert kernels.usable(on_gpu)
-    assert kernels.usable(on_gpu.bfloat16(), on_gpu.half())
+    assert kernels.usable(on_gpu.bfloat16(), on_gpu.half(), on_gpu.byte())
     assert not kernels.usable(on_gpu.double())
     assert not kernels.usable(on_gpu, torch.zeros(2))
     with monkeypatch.context() as other:
