@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from raycomp import kernels
+
 
 class Confusions:
     """Counts of a measurement: of each variant whole, of each image by class."""
@@ -17,7 +19,7 @@ class Confusions:
         self._by_class: list[Tensor] = []
 
     def add(self, truth: Tensor, predicted: Tensor, variants: Tensor) -> None:
-        """Count images (B, H, W): labels uint8, predictions int64; `variants` (B,) int64 says where each belongs."""
+        """Count images (B, H, W): labels uint8, predictions uint8 or int64; `variants` (B,) int64 of each."""
         counts = _counts(truth, predicted, self._classes)
         self._table.index_add_(0, variants, counts.long())
         hits = counts.diagonal(dim1=1, dim2=2)
@@ -38,6 +40,10 @@ def _counts(truth: Tensor, predicted: Tensor, classes: int) -> Tensor:
 
     Added up in place, as a bincount would look up the largest value first, for which a GPU makes the host wait.
     """
+    if kernels.usable(truth):
+        from raycomp.kernels import count
+
+        return count.confusions(truth, predicted, classes)
     B, rows = len(truth), classes + 1  # the last one for IGNORE, which sorting out beforehand would take longer
     image = torch.arange(B, device=truth.device)[:, None, None]
     cell = (image * rows + truth.clamp(max=classes)) * classes + predicted

@@ -5,11 +5,13 @@ Triton is imported when the first CUDA tensor arrives, so that nothing on a CPU 
 
 import warnings
 from functools import cache
+from importlib.metadata import version
 
 import torch
 from torch import Tensor
 
-_FLOATS = (torch.float32, torch.bfloat16, torch.float16)
+_LEAST = (3, 6)  # comes with torch 2.11
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.uint8)
 
 
 def usable(*tensors: Tensor) -> bool:
@@ -21,7 +23,7 @@ def usable(*tensors: Tensor) -> bool:
     if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined]  # not in its __all__
         return False
     return (
-        all(type(x) is Tensor and x.is_cuda and x.dtype in _FLOATS for x in tensors)
+        all(type(x) is Tensor and x.is_cuda and x.dtype in _DTYPES for x in tensors)
         and not (torch.is_grad_enabled() and any(x.requires_grad for x in tensors))
         and all(x.get_device() == torch.cuda.current_device() for x in tensors)  # where Triton launches
         and available()
@@ -37,6 +39,9 @@ def available() -> bool:
     try:
         from raycomp.kernels import groups
 
+        if (found := _triton()) < _LEAST:
+            raise ImportError(f"Triton {found} is older than {_LEAST}, which the kernels were tried with")
+
         x, size = torch.ones(1, 2, 16, device="cuda"), torch.ones(1, 2, device="cuda")
         groups.merge(x, size, torch.zeros(1, 2, dtype=torch.int64, device="cuda"), 1)
     except torch.OutOfMemoryError:  # says nothing of Triton, and must not be remembered
@@ -45,3 +50,8 @@ def available() -> bool:
         warnings.warn(f"no Triton kernels, plain torch in their place: {error!r}", stacklevel=2)
         return False
     return True
+
+
+def _triton() -> tuple[int, ...]:
+    """Major and minor version."""
+    return tuple(int(part) for part in version("triton").split(".")[:2])

@@ -13,7 +13,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
-from raycomp.kernels import attention, groups, pairs, upsample
+from raycomp.kernels import attention, count, groups, pairs, upsample
 
 TARGET = GPUTarget("cuda", 90, 32)
 TYPES = {
@@ -114,7 +114,11 @@ def test_attention(launches, dtype, biased, heads, qk, v):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(
     ("patch", "corners", "windows"),
-    [(14, ((0, 0), (0, 23)), [1, 2]), (16, ((0, 0), (5, 7)) * 2, [2, 4]), (8, ((0, 0), (8, 0), (16, 0)), [1, 2, 3])],
+    [
+        (14, ((0, 0), (0, 23)), [1, 2]),
+        (16, ((0, 0), (0, 23), (5, 0), (5, 23)), [2, 4]),
+        (8, ((0, 0), (8, 0), (16, 0)), [1, 2, 3]),
+    ],
 )
 def test_labels_of_windows(launches, dtype, patch, corners, windows):
     scores = torch.empty(2, len(corners), 12, 150, dtype=dtype).transpose(2, 3).unflatten(3, (3, 4))
@@ -123,3 +127,10 @@ def test_labels_of_windows(launches, dtype, patch, corners, windows):
     assert [arguments[-4] for _, arguments, _ in launches] == windows  # on a tile
     for launch in launches:
         assert machine(*launch, aligned=True)["cubin"]
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64])
+def test_counts(launches, dtype):
+    count.confusions(torch.empty(2, 31, 37, dtype=torch.uint8), torch.empty(2, 31, 37, dtype=dtype), 150)
+    assert len(launches) == 1
+    assert machine(*launches[0], aligned=False)["cubin"]

@@ -36,6 +36,7 @@ def run(check: str, scratch: Path, **environment: str) -> None:
         "check_groups.py",
         "check_upsample.py",
         "check_windows.py",
+        "check_count.py",
         "check_model.py",
     ],
 )
@@ -64,7 +65,7 @@ def on_gpu(monkeypatch) -> torch.Tensor:
 
 def test_the_kernels_are_for_cuda_and_what_needs_no_gradient(on_gpu, monkeypatch):
     assert kernels.usable(on_gpu)
-    assert kernels.usable(on_gpu.bfloat16(), on_gpu.half())
+    assert kernels.usable(on_gpu.bfloat16(), on_gpu.half(), on_gpu.byte())
     assert not kernels.usable(on_gpu.double())
     assert not kernels.usable(on_gpu, torch.zeros(2))
     with monkeypatch.context() as other:
@@ -89,6 +90,7 @@ def test_a_full_device_says_nothing_of_triton(monkeypatch):
         raise torch.OutOfMemoryError
 
     monkeypatch.setattr(torch, "ones", full)
+    monkeypatch.setattr(kernels, "_triton", lambda: (3, 6))
     monkeypatch.setitem(sys.modules, "raycomp.kernels.groups", sys)  # what imports Triton
     with pytest.raises(torch.OutOfMemoryError):
         kernels.available.__wrapped__()
