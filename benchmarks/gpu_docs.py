@@ -6,6 +6,7 @@ from typing import Any
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "results" / "gpu.md"
 Figures = Mapping[str, Any]
+_NO_KERNEL = ("aten::", "Command Buffer", "Activity Buffer", "Buffer Flush")  # sums, and the profiler's own
 
 
 def write_page(held: Figures) -> Path:
@@ -19,17 +20,23 @@ def page(held: Figures) -> str:
     """The page of one run's figures."""
     steps: Figures = held["steps"]
     parts = [_head(steps)]
-    for name, (title, text, render) in _SECTIONS.items():
-        if name in steps and steps[name]["status"] != "failed":
+    for name, (title, text, needed, render) in _SECTIONS.items():
+        if needed in steps.get(name, {}):
             tables = "\n".join(render(steps[name]))
             parts.append(f"## {title}\n\n{text}\n\n{tables}\n")
-    failed = {name: step for name, step in steps.items() if step["status"] != "done"}
-    if failed:
-        lines = [
-            f"- `{name}` {step['status']}: {step.get('error', 'its limit is too short')}"
-            for name, step in failed.items()
-        ]
-        parts.append("## Steps that did not finish\n\n" + "\n".join(lines) + "\n")
+    left = [f"- `{name}` was not run." for name in _SECTIONS if name not in steps]
+    left += [
+        f"- `{name}` {step['status']} after {step['seconds']:.0f} s"
+        + (f": {step['error']}" if "error" in step else ".")
+        for name, step in steps.items()
+        if step["status"] != "done"
+    ]
+    if left:
+        parts.append(
+            "## Steps that did not finish\n\nWhat they had measured until then stands above.\n\n"
+            + "\n".join(left)
+            + "\n"
+        )
     return "\n".join(parts)
 
 
@@ -134,7 +141,8 @@ def _trial(step: Figures) -> list[str]:
     rows = [(name, one["first_s"], one["then_s"], one["trials_an_hour"]) for name, one in step["trials"].items()]
     lines = _table(["Recipe", "First time, s", "Again, s", "Trials an hour"], rows)
     if "card_ms" in step:
-        top = [(f"`{name[:60]}`", count, ms) for name, (count, ms) in list(step["card_ms"].items())[:10] if ms]
+        kernels = {name: one for name, one in step["card_ms"].items() if not name.startswith(_NO_KERNEL)}
+        top = [(f"`{name[:60]}`", count, ms) for name, (count, ms) in list(kernels.items())[:8]]
         lines += ["", *_table(["Longest on the card, last recipe", "Calls", "ms"], top)]
     return lines
 
@@ -175,46 +183,58 @@ def _tools(step: Figures) -> list[str]:
     return [*lines, "", *_table(["`raycomp predict --device cuda`", "Exit code", "One window", "Several"], rows)]
 
 
-_SECTIONS: dict[str, tuple[str, str, Any]] = {
+_SECTIONS: dict[str, tuple[str, str, str, Any]] = {
     "agreement": (
         "The CPU's numbers",
         "The embedded default, logits in float32 without TF32. CPU and GPU see the same images.",
+        "logits",
         _agreement,
     ),
     "attention": (
         "Attention",
         "A bias is the logarithm of token sizes. `fused` is the kernel of `raycomp/kernels`; the others are torch's.\n"
         "cuDNN's kernel plans anew for every shape, and merging gives every block its own: workers leave it out.",
+        "attention",
         _attention,
     ),
     "models": (
         "DeiT-B at 512 px",
         "One pass to labels, in bfloat16, random weights, widths cut alike in every block and as many merges in each.\n"
         "The ratio is the speed gained over the FLOPs saved, of CUDA graphs.",
+        "models",
         _models,
     ),
     "merging": (
         "Merging",
         "How much faster than the published algorithm written out straight, without CUDA graphs.",
+        "merging",
         _merging,
     ),
-    "parts": ("Parts of a trial", "DeiT-B at 512 px with 150 classes.", _parts),
+    "parts": ("Parts of a trial", "DeiT-B at 512 px with 150 classes.", "rank", _parts),
     "trial": (
         "A trial",
         "DeiT-B at 512 px and 150 classes: 570 images of 512x683, 1,140 windows, noise as images, one worker.",
+        "trials",
         _trial,
     ),
-    "training": ("Training", "Loading left out as far as eight processes can.", _training),
+    "training": ("Training", "Loading left out as far as eight processes can.", "steps_per_second", _training),
     "sweep": (
         "A sweep",
         "`jobs/pareto_search.py` on the embedded default, 40 trials: four share the card, 16 its host's cores.",
+        "cuda",
         _sweep,
     ),
     "compiled": (
         "torch.compile",
         "For a finished model only: in a search every recipe would be compiled anew. Compiled graphs do without our\n"
         "kernels.",
+        "compiled",
         _compiled,
     ),
-    "tools": ("Exported models, and too little memory", "A merging recipe of the sweep.", _tools),
+    "tools": (
+        "Exported models, and too little memory",
+        "The embedded default with 10 % merged in each block.",
+        "out_of_memory",
+        _tools,
+    ),
 }

@@ -28,7 +28,6 @@ import typer
 from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.trial import TrialState
 from scipy.stats import t as student
-from trial_functions import Elastic, Formula
 
 from raycomp.flops import gflops
 from raycomp.recipe import dense
@@ -37,6 +36,7 @@ from raycomp.search.proposal import Proposal
 from raycomp.search.proposer import Proposer
 from raycomp.search.sampler import distributions
 from raycomp.sections import SearchConfig
+from trial_functions import Elastic, Formula
 
 BUDGET = 0.6
 MILESTONES = (20, 40, 50, 100, 200, 500)

@@ -19,7 +19,6 @@ from typing import Annotated
 import numpy as np
 import torch
 import typer
-from throughput_worker import measured, prepared
 
 from raycomp.compress.apply import compress
 from raycomp.data.corruptions import VARIANTS, corrupt
@@ -30,6 +29,7 @@ from raycomp.models import checkpoints
 from raycomp.recipe import Recipe
 from raycomp.search.base import Base
 from raycomp.search.space import Space
+from throughput_worker import measured, prepared
 
 ROOT = Path(__file__).resolve().parents[1]
 BATCH = 32

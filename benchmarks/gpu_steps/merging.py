@@ -2,11 +2,11 @@
 
 from typing import Any
 
-import merge_step
 import torch
-from raycomp.devices import prepare_device
 
+import merge_step
 from gpu_steps.notes import Notes, Setting
+from raycomp.devices import prepare_device
 
 
 def run(setting: Setting, notes: Notes) -> None:

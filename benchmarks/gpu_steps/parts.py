@@ -4,13 +4,13 @@ import time
 from functools import partial
 
 import torch
-from raycomp.evaluate.labels import most_likely
 from torch import Tensor
 
 from gpu_steps.models import build
 from gpu_steps.notes import Notes, Setting
 from raycomp.compress import saliency
 from raycomp.evaluate.effective_rank import erank
+from raycomp.evaluate.labels import most_likely
 from raycomp.evaluate.speed import median_seconds
 from raycomp.models.segmenter import upsampled
 from raycomp.recipe import dense
