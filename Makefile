@@ -3,6 +3,7 @@
 # make coverage the same, and the share of lines of each file that they ran
 # make test-faults   break sweeps on purpose, for longer than `make test` does
 # make fuzz     try odd files, paths and environments, five minutes a kind (MINUTES=5); briefly in `make test`, too
+# make gpu      what the code does on a GPU: figures and a table into gpu-results (benchmarks/gpu.py)
 # All set up .venv when it is missing. ARGS="--trials 200" is passed on to the job.
 
 PYTHON ?= python3
@@ -12,7 +13,7 @@ STAMP = $(VENV)/.installed
 ARGS ?=
 MINUTES ?= 5
 
-.PHONY: pareto test test-faults fuzz coverage lint types setup clean
+.PHONY: pareto test test-faults fuzz gpu coverage lint types setup clean
 .DELETE_ON_ERROR:
 
 pareto: $(STAMP)
@@ -26,6 +27,9 @@ test-faults: $(STAMP)
 
 fuzz: $(STAMP)
 	OMP_NUM_THREADS=1 RAYCOMP_FUZZ_MINUTES=$(MINUTES) $(BIN)/python -m pytest tests/fuzz $(ARGS)
+
+gpu: $(STAMP)
+	$(BIN)/python benchmarks/gpu.py --out gpu-results $(ARGS)
 
 coverage: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=term $(ARGS)

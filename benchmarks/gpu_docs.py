@@ -19,7 +19,7 @@ def write_page(held: Figures) -> Path:
 def page(held: Figures) -> str:
     """The page of one run's figures."""
     steps: Figures = held["steps"]
-    parts = [_head(steps)]
+    parts = [_head(steps) + "".join(f"\n{note}\n" for note in held.get("notes", []))]
     for name, (title, text, needed, render) in _SECTIONS.items():
         if needed in steps.get(name, {}):
             tables = "\n".join(render(steps[name]))
@@ -143,7 +143,7 @@ def _trial(step: Figures) -> list[str]:
     if "card_ms" in step:
         kernels = {name: one for name, one in step["card_ms"].items() if not name.startswith(_NO_KERNEL)}
         top = [(f"`{name[:60]}`", count, ms) for name, (count, ms) in list(kernels.items())[:8]]
-        lines += ["", *_table(["Longest on the card, last recipe", "Calls", "ms"], top)]
+        lines += ["", *_table(["Longest on the card, of dense", "Calls", "ms"], top)]
     return lines
 
 

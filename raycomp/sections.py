@@ -144,7 +144,7 @@ class EvaluationConfig(Section):
     full: StageConfig = StageConfig(clean=128, corrupted=16)
     """The dense model, the baselines and the front, at the end."""
     batch: int = Field(default=32, gt=0)
-    """Images of a forward pass; merging that adapts to the image is measured one by one."""
+    """Windows of a forward pass, halved where a GPU has no room for them; adaptive merging takes one at a time."""
     at: Literal["original", "resized"] = "original"
     """Size at which the full set is measured, where `data.short_side` resizes images. original: labels at their stored
     size, as in published figures. resized: labels at the size of the images, which is faster. The search stage always
