@@ -36,7 +36,7 @@ STEPS = {
     "parts": 60,
     "trial": 60,
     "training": 80,
-    "sweep": 120,
+    "sweep": 150,
     "tools": 80,
     "compiled": 80,
 }

@@ -43,8 +43,7 @@ class _InterruptedError(Exception):
 
 def run(setting: Setting, notes: Notes) -> None:
     found: dict[str, Any] = {}
-    steps = 14 if setting.small else 70
-    for kind in ("dense", "elastic"):
+    for kind, steps in (("dense", 14 if setting.small else 70), ("elastic", 14 if setting.small else 25)):
         for precision in ("float32", "tf32", "bfloat16"):
             torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
             config = _config(setting, steps, "bfloat16" if precision == "bfloat16" else "float32")
@@ -103,7 +102,7 @@ def _trained(
 
 def _resumed(setting: Setting) -> dict[str, float]:
     """One training in one go, and one that is stopped after the saved state and goes on."""
-    config = _config(setting, 215 if setting.small else 300, "float32")
+    config = _config(setting, 215, "float32")
     whole, _ = _trained(setting, config, pixel_loss)
     state = setting.folder / "training.pt"
     _, before = _trained(setting, config, pixel_loss, state, stop=202)
