@@ -70,6 +70,7 @@ def test_another_error_of_a_card_fails_the_recipe_or_ends_the_worker(base, tmp_p
     def broken(*_):
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
+    monkeypatch.setattr(trial, "recovered", lambda base, recipe, *_: base.cut(recipe))  # not on the card
     monkeypatch.setattr(trial, "measure", broken)
     monkeypatch.setattr(trial, "device_name", lambda device: "NVIDIA H100")
     monkeypatch.setattr(trial, "responds", lambda device: answers)

@@ -25,11 +25,9 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module", autouse=True)
 def own_ray():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_AUTH_MODE", "disabled")  # else it counts whether Ray or raycomp is imported first
-        ray.init("local", num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False)
-        yield
-        ray.shutdown()
+    ray.init("local", num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
 
 
 class Losing(actor.Trial):
