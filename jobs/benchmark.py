@@ -6,7 +6,6 @@
 An interrupted comparison goes on with the same command; more seeds, methods or speed-ups are added to it.
 """
 
-import gc
 import os
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,6 +18,7 @@ from raycomp import config as configs
 from raycomp.cli import guarded, interrupted
 from raycomp.commands.inputs import parts, runs_command
 from raycomp.errors import UserError
+from raycomp.memory import leave_memory_to_the_system
 from raycomp.report import tables
 from raycomp.report.compare import final_front
 from raycomp.results.row import Row, check_measured
@@ -120,7 +120,7 @@ def main(
     tracker.attach([folder / "sweep.yaml", *written])
     say(f"page:  {written[0]}\nrows:  {folder / 'trials'}/*.parquet")
     say(f"runs:  {runs_command(uri)}")
-    gc.freeze()  # or Python spends seconds, at exit, freeing torch's modules one by one
+    leave_memory_to_the_system()
 
 
 def _configured(

@@ -6,7 +6,6 @@
 Ctrl-C leaves a usable result; the same command goes on from it.
 """
 
-import gc
 import os
 import shlex
 import sys
@@ -23,6 +22,7 @@ from raycomp import config as configs
 from raycomp.cli import INTERRUPTED, guarded
 from raycomp.commands.inputs import print_json, results_option, runs_command, shape_of
 from raycomp.errors import UserError
+from raycomp.memory import leave_memory_to_the_system
 from raycomp.recipe import dense
 from raycomp.report import tables
 from raycomp.report.compare import (
@@ -174,7 +174,7 @@ def main(
     if found.front:
         say(f"next:   raycomp pick {folder.name} --max-drop 2{results_option(results)}")
     leaving.join()
-    gc.freeze()  # or Python spends seconds, at exit, freeing torch's modules one by one
+    leave_memory_to_the_system()
     if not outcome.finished:
         console.print("interrupted: the same command goes on from here", style="yellow")
         sys.exit(INTERRUPTED)

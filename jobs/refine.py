@@ -11,7 +11,6 @@ Or measure it elsewhere, without training, as a sweep of its own that all comman
 Ctrl-C loses at most the steps since the last saved state; the same command goes on.
 """
 
-import gc
 import os
 from pathlib import Path
 from typing import Annotated
@@ -24,6 +23,7 @@ from raycomp import config as configs
 from raycomp.cli import guarded, interrupted
 from raycomp.commands.inputs import Results, numbers, parts, runs_command, shape_of
 from raycomp.errors import UserError
+from raycomp.memory import leave_memory_to_the_system
 from raycomp.report import tables
 from raycomp.report.compare import agreement, dense_row, final_front, front_volume, origins, rank_text, refined_front
 from raycomp.results.row import Row, check_measured, cost_share
@@ -143,7 +143,7 @@ def main(
     tracker.attach([picture])
     say(f"models: {folder / 'refined'}/*.safetensors\nplot:   {picture}")
     say(f"runs:   {runs_command(uri)}")
-    gc.freeze()  # or Python spends seconds, at exit, freeing torch's modules one by one
+    leave_memory_to_the_system()
     check_measured(refined)
 
 
@@ -215,7 +215,7 @@ def rerank(store: Store, space: Path | None, split: str | None, results: str, tr
     tracker.attach([page])
     say(f"rows:   {there.folder / 'trials'}/*.parquet\nreport: {page}")
     say(f"runs:   {runs_command(uri)}")
-    gc.freeze()
+    leave_memory_to_the_system()
     check_measured(outcome.rows)
 
 
