@@ -3,8 +3,8 @@
 The same seed gives the same bits on a CPU. On CUDA these operations of this project add floats in no fixed order, so
 that two runs differ in the last bits (list of `torch.use_deterministic_algorithms`):
 
-- `scatter_add_` and `index_add_` of floats: tokens merged into one (`raycomp.compress.merge`). Counts are integers,
-  and exact: a confusion matrix depends on the order of nothing.
+- `scatter_add_` and `index_add_` of floats: tokens merged into one by plain torch, in training and where Triton is
+  missing; the kernels add in a fixed order. Confusion matrices are counts, which no order changes.
 - backward of bilinear `F.interpolate`, of cross-entropy over pixels, of convolutions and of the fused attention
   kernels: training, and saliencies.
 
@@ -42,9 +42,8 @@ def exact_float32() -> Iterator[None]:
 def prepare_device(device: torch.device) -> None:
     """Set up this process for models of many shapes on a device.
 
-    cuDNN's attention, where torch chooses it, plans anew for every shape, in 0.06 to 0.4 s
-    (https://github.com/pytorch/pytorch/pull/155958), and merging gives every block a token count of its own. The other
-    fused kernels need no plan.
+    cuDNN's attention, where torch chooses it, plans anew for every shape, in 0.06 s and more (docs/results/gpu.md), and
+    merging gives every block a token count of its own. The other fused kernels need no plan.
     """
     if device.type == "cuda":
         torch.backends.cuda.enable_cudnn_sdp(False)

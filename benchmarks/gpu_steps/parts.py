@@ -38,14 +38,14 @@ def run(setting: Setting, notes: Notes) -> None:
     notes.put(labels_of_a_large_batch=bool((large[-1] == large[0]).all()))
 
     model = build(shape, dense(shape), setting).float()
-    batch = [(torch.randn(2 if setting.small else 8, 3, *shape.image, device=device), None)]
-    truth = torch.randint(0, shape.classes, (len(batch[0][0]), *shape.image), device=device, dtype=torch.uint8)
+    images = torch.randn(2 if setting.small else 8, 3, *shape.image, device=device)
+    truth = torch.randint(0, shape.classes, (len(images), *shape.image), device=device, dtype=torch.uint8)
     if setting.name == "cuda":
         torch.cuda.reset_peak_memory_stats()
     seconds = []
     for _ in range(3):
         began = time.perf_counter()
-        saliency.compute(model, [(batch[0][0], truth)], "taylor", setting.dtype)
+        saliency.compute(model, [(images, truth)], "taylor", setting.dtype)
         if setting.name == "cuda":
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - began)

@@ -26,9 +26,9 @@ def most_likely(scores: Tensor, patch: int, size: Size) -> Tensor:
     upsampling in half precision rounds to ties. On a CUDA device one kernel does both, and no logits are written.
     """
     if kernels.usable(scores):
-        from raycomp.kernels.labels import fused_labels
+        from raycomp.kernels import upsample
 
-        return fused_labels(scores, patch, size).long()
+        return upsample.labels(scores, patch, size).long()
     each = _images_at_once(scores, scores.shape[1] * size[0] * size[1])
     return torch.cat([upsampled(part.float(), patch, size).argmax(1) for part in scores.split(each)])
 

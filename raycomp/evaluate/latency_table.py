@@ -132,8 +132,8 @@ class LatencyTable:
             parts = {name: np.array(held["parts"][name]) for name in held["parts"]}
             shape, image = ModelShape.model_validate(held["shape"]), tuple(held["image"])
             setting = str(held["setting"])
-            device = held.get("device", setting.partition(" ")[0])
-            fit = tuple(held.get("fit", NO_FIT))  # tables of before had none, and cuda for all cards
+            # Older tables have neither; the first word of their setting is cpu or cuda.
+            device, fit = held.get("device", setting.partition(" ")[0]), tuple(held.get("fit", NO_FIT))
             return cls(shape, image, held["axes"], held["tokens"], parts, device, setting, fit)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path}: not a latency table ({type(error).__name__}); delete it") from None
@@ -181,7 +181,7 @@ def measure_latency(
 
 
 def _evicted(device: torch.device) -> int:
-    """Floats to pass through a device's caches so that nothing of before stays: on a card four times its L2."""
+    """How many floats push everything else out of a device's caches: on a card four times its L2."""
     if device.type != "cuda":
         return _EVICTED
     return 4 * torch.cuda.get_device_properties(device).L2_cache_size // torch.float32.itemsize

@@ -82,7 +82,6 @@ def labelled(
     sizes: Sequence[tuple[Size, Size]],
     view: View,
     batch: int,
-    full: bool = False,
 ) -> Iterator[Labelled]:
     """Label images in their order, neighbours of one size together.
 
@@ -91,16 +90,12 @@ def labelled(
         images: each gives its pixels (H, W, 3) uint8.
         sizes: of each image, and the size that it is labelled at.
         batch: windows of a batch.
-        full: fill the last batch, too, with windows of zeros.
     """
     windows = (window for image in images for window in view.windows(image()))
     left: Tensor | None = None  # scores of an image whose other windows are yet to come
     done = 0
     while some := list(islice(windows, batch)):
-        x = view.input(some)
-        if full and len(some) < batch:
-            x = torch.cat([x, x.new_zeros(batch - len(some), *x.shape[1:])])
-        scores = run(x)[: len(some)]
+        scores = run(view.input(some))
         scores = scores if left is None else torch.cat([left, scores])
         for (size, at), group in groupby(_finished(sizes, done, view, len(scores))):
             places, count = view.places(size), len(list(group))

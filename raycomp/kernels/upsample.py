@@ -17,7 +17,7 @@ Corner = tuple[int, int]
 
 
 def labels(scores: Tensor, patch: int, size: Size) -> Tensor:
-    """`raycomp.kernels.labels.fused_labels` on a CUDA device."""
+    """The most likely class of every pixel, of class scores (B, K, h, w) of one window; see `labels_of_windows`."""
     return labels_of_windows(scores[:, None], patch, size, ((0, 0),), size)
 
 

@@ -59,8 +59,6 @@ class Sharer(Protocol):
 
 
 _HALF = (torch.bfloat16, torch.float16)
-_KERNEL_WITHOUT_BIAS = True
-"""Whether the kernel of `raycomp.kernels.attention` also stands in for torch's flash, or only where that cannot run."""
 
 
 class Attention(nn.Module):
@@ -86,7 +84,7 @@ class Attention(nn.Module):
         dropout = self.dropout if self.training else 0.0
         wide = max(qk, v)
         fits = query.dtype in _HALF and wide <= 128 and not dropout
-        if fits and (_KERNEL_WITHOUT_BIAS or log_size is not None) and kernels.usable(query, key, value):
+        if fits and kernels.usable(query, key, value):
             from raycomp.kernels import attention
 
             return self.proj(attention.attend(query, key, value, log_size, self.scale)), key

@@ -30,7 +30,7 @@ def announce(config: SweepConfig, say: Callable[[str], None], warn: Callable[[st
     gpus, nodes = cluster.gpus_per_trial(config), cluster.nodes()
     if cluster.is_empty():
         one = "" if config.search.workers else ": one trial at a time unless --workers tells"
-        say(f"the cluster has no workers yet, nor says how many it may get{one}")
+        say(f"the cluster has no workers yet; how many it may get is unknown{one}")
         return
     asked, room = cluster.workers(config), sum(cluster.room(node, config) for node in nodes)
     few = "" if asked <= room else f"; now there is no room for {asked} (--workers)"

@@ -57,10 +57,7 @@ def run_sweep(
     searcher = _Searcher(proposer, store, base, on_row)
     with tempfile.TemporaryDirectory(prefix="raycomp-tune-") as scratch:
         tuner = tune.Tuner(
-            tune.with_resources(
-                tune.with_parameters(trial, **parameters),
-                resources,
-            ),
+            tune.with_resources(tune.with_parameters(trial, **parameters), resources),
             tune_config=tune.TuneConfig(
                 search_alg=searcher,
                 num_samples=-1,

@@ -32,9 +32,8 @@ def scores(x: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("batch", [1, 2, 5, 100])
-@pytest.mark.parametrize("full", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_labels_are_those_of_sliding_windows_alone(batch, full, dtype, rng):
+def test_labels_are_those_of_sliding_windows_alone(batch, dtype, rng):
     images = [torch.from_numpy(rng.integers(0, 256, (*size, 3)).astype(np.uint8)) for size, _ in SIZES]
     pixels = NORMALIZATIONS["deit"]
     view = View(pixels, WINDOW, 20, PATCH, dtype)
@@ -57,7 +56,7 @@ def test_labels_are_those_of_sliding_windows_alone(batch, full, dtype, rng):
         return memory[: len(x)]
 
     found: list[torch.Tensor] = []
-    for some in labelled(run, [lambda image=image: image for image in images], SIZES, view, batch, full):
+    for some in labelled(run, [lambda image=image: image for image in images], SIZES, view, batch):
         assert some.images.start == len(found)
         found += some.labels
         assert some.images.stop == len(found)
@@ -66,7 +65,6 @@ def test_labels_are_those_of_sliding_windows_alone(batch, full, dtype, rng):
         assert torch.equal(one, other)
     assert {len(x) for x in batches[:-1]} <= {batch}
     assert len(batches) == -(-len(windows) // batch)
-    assert not full or len(batches[-1]) == batch
     assert torch.equal(torch.cat(batches)[: len(windows)], torch.stack(windows))
 
 

@@ -4,12 +4,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from raycomp.kernels.labels import fused_labels
+from raycomp.kernels import upsample
 from tests.kernels.place import DEVICE
 
 
 def check(scores: torch.Tensor, patch: int, size: tuple[int, int]) -> None:
-    labels = fused_labels(scores.to(DEVICE), patch, size).cpu()
+    labels = upsample.labels(scores.to(DEVICE), patch, size).cpu()
     assert labels.dtype == torch.uint8
     height, width = size
     logits = F.interpolate(scores.float(), scale_factor=float(patch), mode="bilinear")[..., :height, :width]
@@ -47,4 +47,4 @@ def test_scores_with_the_classes_last_as_a_model_gives_them():
 
 def test_equal_scores_take_the_lower_class():
     scores = torch.tensor([0.0, 2.0, 2.0, 1.0])[None, :, None, None].expand(1, 4, 2, 3)
-    assert fused_labels(scores.to(DEVICE), 4, (8, 12)).eq(1).all()
+    assert upsample.labels(scores.to(DEVICE), 4, (8, 12)).eq(1).all()

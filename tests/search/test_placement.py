@@ -43,7 +43,11 @@ def told(search: dict[str, float]) -> tuple[list[str], list[str]]:
         ([H100], {"gpus_per_trial": 0}, "trials run on 16 CPU workers: --gpus is 0, and leaves 1 GPU(s) unused"),
         ([CPUS], {}, "trials run on 2 CPU workers: Ray sees no GPU"),
         ([CPUS], {"workers": 1}, "trials run on 1 CPU worker: Ray sees no GPU"),
-        ([], {}, "the cluster has no workers yet, nor says how many it may get: one trial at a time unless --workers"),
+        (
+            [],
+            {},
+            "the cluster has no workers yet; how many it may get is unknown: one trial at a time unless --workers",
+        ),
     ],
 )
 def test_a_line_says_what_trials_run_on(monkeypatch, nodes, search, line):
