@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-os.environ["RAY_AUTH_MODE"] = "disabled"  # a cluster of its own, on loopback
+if __name__ == "__main__":  # before Ray is imported, and not in a process that only imports this file
+    os.environ["RAY_AUTH_MODE"] = "disabled"  # a cluster of its own, on loopback
 
 import typer
 

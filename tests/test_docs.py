@@ -1,6 +1,7 @@
 """What the documents tell a person to type exists, and so do the files that they point to."""
 
 import importlib.util
+import os
 import re
 import shlex
 
@@ -51,6 +52,17 @@ def command_of(monkeypatch):
         return typer.main.get_command(job), words[2:]
 
     return find
+
+
+@pytest.mark.parametrize("script", sorted((ROOT / "jobs").glob("*.py")), ids=lambda script: script.stem)
+def test_importing_a_job_changes_no_environment_variable(script, monkeypatch):
+    """A variable such as RAY_AUTH_MODE would reach every Ray that the same process starts later."""
+    importlib.import_module("raycomp.search")  # sets Ray's defaults
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    before = dict(os.environ)
+    spec = importlib.util.spec_from_file_location(script.stem, script)
+    spec.loader.exec_module(importlib.util.module_from_spec(spec))
+    assert dict(os.environ) == before
 
 
 def within(group: click.Group, words: list[str]) -> tuple[click.Command, list[str]]:
