@@ -16,7 +16,7 @@ from raycomp.jobs.session import INTERRUPTED
 
 app = typer.Typer(
     help="Find prune-then-merge recipes for ViT segmentation models.",
-    epilog="On a Ray cluster: ray job submit -- python jobs/pareto_search.py --help",
+    epilog="As a job on a Ray cluster: ray job submit -- raycomp search",
     no_args_is_help=True,
 )
 _COMMANDS: dict[str, dict[str, Callable[..., None]]] = {

@@ -104,7 +104,7 @@ def _say_plan(config: configs.SweepConfig, store: Store, space: Path, as_json: b
         checkpoints.load(checkpoints.locate(named), shape)
     else:
         console.print(
-            f"{named} is not there yet; jobs/train.py --out {shlex.quote(named)} makes it",
+            f"{named} is not there yet; raycomp train --out {shlex.quote(named)} makes it",
             style="yellow",
             highlight=False,
         )
