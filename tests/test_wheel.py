@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import sysconfig
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -49,7 +50,8 @@ def run(environment: Path, place: Path, program: str, *arguments: str) -> str:
 def test_the_package_is_that_of_the_wheel(environment, place):
     found = run(environment, place, "python", "-c", "import raycomp; print(raycomp.__file__)")
     assert Path(found.strip()).is_relative_to(environment)
-    assert run(environment, place, "raycomp", "--version") == "raycomp 0.2.0\n"
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert run(environment, place, "raycomp", "--version") == f"raycomp {version}\n"
 
 
 def test_every_job_is_a_command(environment, place):

@@ -30,7 +30,7 @@ class Session:
     def __init__(self, config: SweepConfig, store: Store, uri: str, console: Console) -> None:
         self.config, self.store, self.uri, self.console = config, store, uri, console
         self._tracker: Tracker | None = None
-        self._tracked = False
+        self._ended = False
         self._leaving: Thread | None = None
 
     @property
@@ -41,7 +41,7 @@ class Session:
     @property
     def tracking(self) -> bool:
         """Whether the MLflow run has started, and perhaps ended since."""
-        return self._tracked
+        return self._tracker is not None
 
     def say(self, line: str) -> None:
         """Print a line."""
@@ -81,8 +81,7 @@ class Session:
 
     def track(self, classes: Sequence[str], rows: Iterable[Row] = ()) -> Tracker:
         """Start the MLflow run, with the rows that there are already."""
-        self._tracked, tracker = True, Tracker(self.uri, self.folder, self.config, classes, self.warn)
-        self._tracker = tracker
+        self._tracker = tracker = Tracker(self.uri, self.folder, self.config, classes, self.warn)
         cluster.stop_like_ctrl_c(tracker.killed)
         for row in rows:
             tracker.log(row)
@@ -90,9 +89,9 @@ class Session:
 
     def finish(self, front: Iterable[Row] | None, finished: bool, hypervolume: float | None = None) -> None:
         """End the MLflow run, unless it has ended or none was started; see `Tracker.finish`."""
-        if self._tracker is not None:
-            tracker, self._tracker = self._tracker, None
-            tracker.finish(front, finished, hypervolume)
+        if self._tracker is not None and not self._ended:
+            self._ended = True
+            self._tracker.finish(front, finished, hypervolume)
 
     def leave(self) -> None:
         """Begin to leave the cluster, in a thread, as what follows needs it no more."""
@@ -100,7 +99,7 @@ class Session:
             self._leaving = Thread(target=cluster.disconnect)
             self._leaving.start()
 
-    def left(self) -> None:
+    def wait_until_left(self) -> None:
         """Wait until the cluster is left."""
         self.leave()
         if self._leaving is not None:
@@ -131,12 +130,11 @@ def session(config: SweepConfig, store: Store, uri: str, console: Console) -> It
             raise
         job.warn("interrupted: the same command goes on from here")
         job.finish(None, finished=False)
-        job.left()
         sys.exit(INTERRUPTED)
     except Exception:
         job.finish(None, finished=False)
         raise
     finally:
-        job.left()
+        job.wait_until_left()
         store.lock.drop()
         leave_memory_to_the_system()
