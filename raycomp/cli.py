@@ -5,32 +5,36 @@ import sys
 from collections.abc import Callable
 from importlib.metadata import version
 from io import TextIOWrapper
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import Annotated
 
 import typer
 from pydantic import ValidationError
 
-from raycomp.commands import choose, deploy, inspect, manage
+from raycomp.commands import autoscale_demo, benchmark, choose, deploy, inspect, manage, prune, refine, search, train
 from raycomp.errors import UserError, one_line
-from raycomp.search import cluster
-
-if TYPE_CHECKING:  # slow to import
-    from raycomp.results.tracking import Tracker
+from raycomp.jobs.session import INTERRUPTED
 
 app = typer.Typer(
     help="Find prune-then-merge recipes for ViT segmentation models.",
-    epilog="A sweep is a job: python jobs/pareto_search.py --help",
+    epilog="As a job on a Ray cluster: ray job submit -- raycomp search",
     no_args_is_help=True,
 )
 _COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
-    "Before and during a sweep": {"profile": inspect.profile_command, "status": manage.status_command},
-    "What it found": {
+    "From a model to a front": {
+        "profile": inspect.profile_command,
+        "train": train.train_command,
+        "search": search.search_command,
+        "status": manage.status_command,
+        "refine": refine.refine_command,
+    },
+    "What a sweep found": {
         "front": inspect.front_command,
         "pick": choose.pick_command,
         "explain": inspect.explain_command,
         "report": choose.report_command,
         "compare": choose.compare_command,
     },
+    "Other methods": {"prune": prune.prune_command, "benchmark": benchmark.benchmark_command},
     "From a recipe to a model": {
         "export": deploy.export_command,
         "predict": deploy.predict_command,
@@ -41,6 +45,7 @@ _COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
 for _panel, _commands in _COMMANDS.items():
     for _name, _command in _commands.items():
         app.command(_name, rich_help_panel=_panel)(_command)
+app.command("autoscale-demo", hidden=True)(autoscale_demo.autoscale_demo_command)
 
 
 def _version(wanted: bool) -> None:
@@ -54,18 +59,6 @@ def _options(
     _: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
 ) -> None:
     """Options of the program itself; each command has its own."""
-
-
-INTERRUPTED = 130
-"""Exit code of a job that Ctrl-C or `ray job stop` ended with a usable result."""
-
-
-def interrupted(tracker: "Tracker", say: Callable[[str], None]) -> NoReturn:
-    """End a job that Ctrl-C or `ray job stop` met: what is measured stays, and the same command goes on."""
-    say("interrupted: the same command goes on from here")
-    tracker.finish(None, finished=False)
-    cluster.disconnect()
-    sys.exit(INTERRUPTED)
 
 
 _PLAINLY = "raycomp.plainly"

@@ -47,7 +47,7 @@ class ModelConfig(Section):
     shape: ModelShape | None = None
     """Dimensions; needed for training and for `profile` before a checkpoint exists."""
     elastic: str | None = None
-    """The same model trained for all recipes of the space (`jobs/train.py --elastic`), named likewise."""
+    """The same model trained for all recipes of the space (`raycomp train --elastic`), named likewise."""
     backbone: str | None = None
     """For training: timm model whose ImageNet weights the encoder starts from."""
     backbone_file: Path | None = None
@@ -310,7 +310,7 @@ class NvitConfig(Section):
     least_heads: int = Field(default=1, gt=0)
     """Heads that every block keeps."""
     criterion: Criterion = "nvit"
-    """The score of a unit, for `jobs/prune.py` and `jobs/benchmark.py`; sweeps have `search.criterion`."""
+    """The score of a unit, for `raycomp prune` and `raycomp benchmark`; sweeps have `search.criterion`."""
     rounds: int = Field(default=8, gt=0)
     """Rounds of pruning; the smaller model is scored anew before each but the first."""
     momentum: float = Field(default=0.0, ge=0, lt=1)
@@ -337,7 +337,7 @@ class NvitConfig(Section):
 
 
 class PolicyConfig(Section):
-    """The policy network of CTS, which says where tokens may be shared; trained by `jobs/train.py --policy`."""
+    """The policy network of CTS, which says where tokens may be shared; trained by `raycomp train --policy`."""
 
     kind: Literal["efficientnet_lite0", "small"] = "efficientnet_lite0"
     """efficientnet_lite0: the paper's; small: a few convolutions."""
@@ -355,7 +355,7 @@ class PolicyConfig(Section):
 
 
 class ElasticConfig(Section):
-    """How an elastic model is trained over random recipes of the space, by `jobs/train.py --elastic`."""
+    """How an elastic model is trained over random recipes of the space, by `raycomp train --elastic`."""
 
     least: Share = 0.2
     """The cheapest recipes trained, as a share of the dense GFLOPs; costs are drawn log-uniformly from there up."""
@@ -388,7 +388,7 @@ class RecoveryConfig(Section):
 
 
 class RefineConfig(Section):
-    """How `jobs/refine.py` fine-tunes the front of a finished sweep."""
+    """How `raycomp refine` fine-tunes the front of a finished sweep."""
 
     distill: float = Field(default=1.0, ge=0)
     """Weight of the agreement with the dense model, beside the cross-entropy."""
@@ -401,7 +401,7 @@ class RefineConfig(Section):
 
 
 class BenchmarkConfig(Section):
-    """What `jobs/benchmark.py` compares; the defaults are the paper's methods and compression levels."""
+    """What `raycomp benchmark` compares; the defaults are the paper's methods and compression levels."""
 
     methods: Distinct[Literal["algm", "cts", "tome", "nvit", "nvit+tome"]] = Field(
         default=("algm", "cts", "tome", "nvit", "nvit+tome"), min_length=1

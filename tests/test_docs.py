@@ -40,7 +40,7 @@ def command_of(monkeypatch):
             return within(typer.main.get_command(app), words[1:])
         script = ROOT / words[1]
         assert script.is_file(), f"there is no {words[1]}"
-        if "typer" not in script.read_text():
+        if not re.search(r"typer|raycomp\.cli", script.read_text()):
             return None
         spec = importlib.util.spec_from_file_location(script.stem, script)
         module = importlib.util.module_from_spec(spec)

@@ -40,7 +40,7 @@ def export_command(
     recipe: Annotated[str, typer.Argument(help="Recipe id (a prefix will do) of a sweep.")],
     out: Annotated[Path, typer.Option(help="Folder to write into.")] = Path(),
     formats: Annotated[str, typer.Option(help="Of safetensors, onnx, pt2.")] = "safetensors,onnx",
-    refined: Annotated[bool, typer.Option("--refined", help="The model that jobs/refine.py made of it.")] = False,
+    refined: Annotated[bool, typer.Option("--refined", help="The model that raycomp refine made of it.")] = False,
     sweep: Sweep = None,
     results: Results = "results",
     as_json: Json = False,
@@ -67,7 +67,7 @@ def export_command(
     if refined:
         trained: list[AnyPath] = list((folder / "refined").glob(f"{found.id}-seed*.safetensors"))
         if not trained:
-            raise UserError(f"recipe {found.id}: no refined model in {folder}; jobs/refine.py makes one")
+            raise UserError(f"recipe {found.id}: no refined model in {folder}; raycomp refine makes one")
         with fetched(min(trained, key=str)) as local:
             network = models.load(local)
     else:

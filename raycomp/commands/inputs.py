@@ -1,6 +1,7 @@
 """What the commands share: finding recipes and shapes, reading options, printing JSON."""
 
 import json
+import os
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from raycomp.errors import UserError, nearest
 from raycomp.recipe import Recipe
 from raycomp.results.store import Store
 from raycomp.shape import ModelShape, Size
+from raycomp.shipped import search_spaces, space_file
 from raycomp.storage import AnyPath, located, without_password
 
 if TYPE_CHECKING:
@@ -38,6 +40,22 @@ Sweep = Annotated[
     typer.Option(help="The sweep that a recipe is of, where several have it.", autocompletion=complete_sweep),
 ]
 Results = Annotated[str, typer.Option(help="Folder that holds the sweeps, or a URI: s3://bucket/results.")]
+Tracking = Annotated[str | None, typer.Option(help="MLflow tracking URI; by default SQLite in the results.")]
+OutFolder = Annotated[str, typer.Option(help="Folder for results, or a URI: s3://bucket/results.")]
+DataFolder = Annotated[Path | None, typer.Option(help="Folder of the data set, in place of the file's.")]
+Checkpoint = Annotated[str | None, typer.Option(help="Dense checkpoint, in place of the file's.")]
+
+
+def complete_space(incomplete: str) -> list[str]:
+    """Names of the shipped search spaces, for the shell to complete."""
+    return [name for name in search_spaces() if name.startswith(incomplete)]
+
+
+AS_SPACE: dict[str, Any] = {"parser": space_file, "metavar": "FILE|NAME", "autocompletion": complete_space}
+"""Of an option or argument that takes a search space: a file, or the name of a shipped one."""
+Space = Annotated[Path, typer.Option(help="Search space: a file, or the name of a shipped one.", **AS_SPACE)]
+DEFAULT_SPACE = Path("streetscenes_vit_micro")
+"""Its model, of 1.9 million parameters, is shipped too."""
 
 
 def results_option(results: str) -> str:
@@ -88,6 +106,16 @@ def check_suffix(option: str, path: Path, suffix: str) -> None:
     """
     if path.suffix.lower() != suffix:
         raise UserError(f"{option} {path}: expected a file that ends in {suffix}, as in {path.stem or 'name'}{suffix}")
+
+
+def check_writable(option: str, path: Path) -> None:
+    """Check that a file can be written beside what is there.
+
+    Raises:
+        UserError: where its folder is not writable.
+    """
+    if not os.access(path.parent if path.parent.is_dir() else Path(), os.W_OK):
+        raise UserError(f"{option} {path}: the folder is not writable")
 
 
 def is_file(text: str) -> bool:

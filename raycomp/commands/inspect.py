@@ -8,6 +8,7 @@ import typer
 
 from raycomp import config as configs
 from raycomp.commands.inputs import (
+    AS_SPACE,
     Json,
     Results,
     Sweep,
@@ -42,7 +43,7 @@ from raycomp.storage import AnyPath
 
 
 def profile_command(
-    space: Annotated[Path, typer.Argument(help="Search space file.")],
+    space: Annotated[Path, typer.Argument(help="Search space: a file, or the name of a shipped one.", **AS_SPACE)],
     budget: Annotated[str | None, typer.Option(help="GFLOPs limit, for example 50%; by default the file's.")] = None,
     tome: Annotated[str, typer.Option(help="ToMe's r per block, for example 40,95,140: what they cost.")] = "",
     cts: Annotated[str, typer.Option(help="CTS's R, for example 0.3,0.6,0.7: what they cost.")] = "",
@@ -148,7 +149,7 @@ def _beside(item: Comparison) -> dict[str, Any]:
 
 def explain_command(
     recipe: Annotated[str, typer.Argument(help="Recipe id (a prefix will do) of a sweep, or a YAML or JSON file.")],
-    space: Annotated[Path | None, typer.Option(help="Search space of a recipe file.")] = None,
+    space: Annotated[Path | None, typer.Option(help="Search space of a recipe file.", **AS_SPACE)] = None,
     sweep: Sweep = None,
     results: Results = "results",
     as_json: Json = False,

@@ -23,7 +23,7 @@ def status_command(
     """Which sweeps there are, which of them run, and how far they are."""
     names = [sweep] if sweep else sorted(path.parent.name for path in located(results).glob("*/sweep.yaml"))
     if not names:
-        raise UserError(f"there is no sweep in {results}; jobs/pareto_search.py makes one")
+        raise UserError(f"there is no sweep in {results}; raycomp search makes one")
     found = list[Status]()
     for name in names:
         try:

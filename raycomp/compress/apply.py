@@ -27,7 +27,7 @@ def compress(model: Segmenter, recipe: Recipe, saliency: Saliency | None, policy
     compressed = prune(model, recipe, saliency)
     if isinstance(recipe.merge, Cts):
         if policy is None:
-            raise UserError("recipe: merge.method cts needs policy.checkpoint: train one with jobs/train.py --policy")
+            raise UserError("recipe: merge.method cts needs policy.checkpoint: train one with raycomp train --policy")
         compressed.encoder.sharer = Sharing(recipe.merge, deepcopy(policy), model.shape.prefix).eval()
     remerge(compressed, recipe)
     return compressed

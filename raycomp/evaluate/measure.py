@@ -91,47 +91,27 @@ def measure(
     started = time.perf_counter()
     dtype = getattr(torch, config.dtype)
     model = model.to(device=device, dtype=dtype)
-    window, stride = sizes.window_for(model.shape), sizes.stride_for(model.shape)
-    view = View(NORMALIZATIONS[model.shape.normalization], window, stride, model.shape.patch, dtype)
+    shape, window = model.shape, sizes.window_for(model.shape)
+    view = View(NORMALIZATIONS[shape.normalization], window, sizes.stride_for(shape), shape.patch, dtype)
     chosen = data.chosen(config.search if stage == "search" else config.full)
-    stack = data.labels if stage == "search" or config.at == "resized" else data.originals or data.labels
-    labels = resident(stack, device, data.label_of[chosen].tolist())
-    images = _Images(data, resident(data.images, device, chosen.tolist()), labels)
-    adaptive = model.recipe.adaptive
-    batch = 1 if adaptive else config.batch  # in a batch, all windows would merge what the least mergeable does
-    tokens: list[list[int]] = []
-    confusions = Confusions(1 + len(VARIANTS), model.shape.classes, device)
-    order: list[int] = []
     early = data.chosen(config.first) if stage == "search" and config.first is not None else chosen[:0]
+    images = _Images.staged(data, chosen, device, at_original_size=stage == "full" and config.at != "resized")
+    counts = _Counts(model, images, view, config.batch, device)
     first: Accuracy | None = None
-    run = model.patch_scores if adaptive else Replayed(model.patch_scores)
     with torch.inference_mode():
-        for part in (early, np.setdiff1d(chosen, early)):
-            if not len(part):
-                continue
-            own = images.by_size(part)
-            order += own
-            with recorded(model) if adaptive else nullcontext() as passes:
-                images.count(own, run, view, batch, confusions)
-            if passes is not None:
-                tokens += images.tokens(own, passes, view)
-            table = confusions.table()
-            if part is early:
-                first = Accuracy(miou(table[0]), float(np.nanmean(_by_variant(table, data.variants[early]))))
-                if any(first.clean < bar.clean and first.corrupted < bar.corrupted for bar in bars):
-                    raise Stopped(first, len(early), time.perf_counter() - started)
+        if len(early):
+            first = _accuracy(counts.add(early), data.variants[early])
+            if any(first.clean < bar.clean and first.corrupted < bar.corrupted for bar in bars):
+                raise Stopped(first, len(early), time.perf_counter() - started)
+        table = counts.add(np.setdiff1d(chosen, early))
         throughput = len(chosen) / (time.perf_counter() - started)
         shown = chosen[data.variants[chosen] == CLEAN][: _RANK_IMAGES[stage]].tolist()
         probe = torch.cat([first_window(view.normalised(images.images[i][None]), window) for i in shown])
         rank = effective_rank(model, probe)
-        latency = None
-        if timed:
-            alone = model if adaptive else graphed(model, probe[:1])
-            latency = latency_ms(alone, probe[:1], _LATENCY_RUNS[stage])
+        latency = _latency_ms(model, probe[:1], stage) if timed else None
     clean, corrupted = miou(table[0]), _by_variant(table, data.variants[chosen])
     if not (np.isfinite(clean) and np.isfinite(corrupted).any()):
         raise UserError(f"evaluation.{stage}: no pixel of its clean, or of its corrupted, images is labelled")
-    hits, union = confusions.by_class()
     return Measurement(
         clean_miou=clean,
         class_iou=class_iou(table[0]),
@@ -141,10 +121,19 @@ def measure(
         throughput=throughput,
         images=len(chosen),
         seconds=time.perf_counter() - started,
-        tokens=tokens,
+        tokens=counts.tokens,
         first=first,
-        per_image=PerImage(hits, union, data.variants[order], data.label_of[order]),
+        per_image=counts.per_image(),
     )
+
+
+def _latency_ms(model: Segmenter, image: Tensor, stage: str) -> float:
+    """Median of one image; adaptive merging cannot be a graph, as its tokens depend on the image."""
+    return latency_ms(model if model.recipe.adaptive else graphed(model, image), image, _LATENCY_RUNS[stage])
+
+
+def _accuracy(confusions: np.ndarray, measured: np.ndarray) -> Accuracy:
+    return Accuracy(miou(confusions[0]), float(np.nanmean(_by_variant(confusions, measured))))
 
 
 def _by_variant(confusions: np.ndarray, measured: np.ndarray) -> np.ndarray:
@@ -163,6 +152,13 @@ class _Images:
     data: EvalSet
     images: Resident
     truth: Resident
+
+    @classmethod
+    def staged(cls, data: EvalSet, chosen: np.ndarray, device: torch.device, at_original_size: bool) -> "_Images":
+        """Copy images, and their labels at the original size where asked for and different, to a device."""
+        stack = (data.originals if at_original_size else None) or data.labels
+        truth = resident(stack, device, data.label_of[chosen].tolist())
+        return cls(data, resident(data.images, device, chosen.tolist()), truth)
 
     def by_size(self, part: np.ndarray) -> list[int]:
         """The images of a part, those of one size, and of labels of one size, one after the other."""
@@ -189,3 +185,33 @@ class _Images:
 
     def _truth_shape(self, index: int) -> tuple[int, int, int]:
         return self.truth.shape(int(self.data.label_of[index]))
+
+
+class _Counts:
+    """What a model makes of images, added up part by part."""
+
+    def __init__(self, model: Segmenter, images: _Images, view: View, batch: int, device: torch.device) -> None:
+        self._model, self._images, self._view = model, images, view
+        adaptive = model.recipe.adaptive
+        self._batch = 1 if adaptive else batch  # in a batch, all windows would merge what the least mergeable does
+        self._run = model.patch_scores if adaptive else Replayed(model.patch_scores)
+        self._confusions = Confusions(1 + len(VARIANTS), model.shape.classes, device)
+        self._order: list[int] = []
+        self.tokens: list[list[int]] = []
+        """For adaptive merging: tokens after each block of every pass on a clean image."""
+
+    def add(self, part: np.ndarray) -> np.ndarray:
+        """Label more images; confusions (V, K, K) of all so far."""
+        own = self._images.by_size(part)
+        self._order += own
+        with recorded(self._model) if self._model.recipe.adaptive else nullcontext() as passes:
+            self._images.count(own, self._run, self._view, self._batch, self._confusions)
+        if passes is not None:
+            self.tokens += self._images.tokens(own, passes, self._view)
+        return self._confusions.table()
+
+    def per_image(self) -> PerImage:
+        """Hits and unions of each image by class."""
+        hits, union = self._confusions.by_class()
+        data = self._images.data
+        return PerImage(hits, union, data.variants[self._order], data.label_of[self._order])

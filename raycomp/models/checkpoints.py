@@ -76,7 +76,7 @@ def elastic_space(path: Path) -> SpaceConfig:
     """
     text = metadata(path).get(ELASTIC)
     if text is None:
-        raise UserError(f"{path}: not an elastic model; jobs/train.py --elastic makes one of a dense one")
+        raise UserError(f"{path}: not an elastic model; raycomp train --elastic makes one of a dense one")
     try:
         return SpaceConfig.model_validate_json(text)
     except ValidationError as error:

@@ -211,7 +211,7 @@ def trained_space(config: SweepConfig, shape: ModelShape) -> Space | None:
     if config.recovery.mode != "elastic":
         return None
     if config.model.elastic is None:
-        raise UserError("field 'model.elastic' is missing: recovery.mode elastic needs one (jobs/train.py --elastic)")
+        raise UserError("field 'model.elastic' is missing: recovery.mode elastic needs one (raycomp train --elastic)")
     path, window = checkpoints.locate(config.model.elastic, "model.elastic"), config.data.window_for(shape)
     trained, space = Space(shape, checkpoints.elastic_space(path), window), Space(shape, config.space, window)
     if problem := trained.outside(space.recipe(space.smallest)):
@@ -245,7 +245,7 @@ def check_same(rows: Sequence[Row], base: Base, folder: AnyPath) -> None:
 
 def _policy_path(config: SweepConfig) -> Path:
     if config.policy.checkpoint is None:
-        raise UserError("field 'policy.checkpoint' is missing: CTS needs one, which jobs/train.py --policy makes")
+        raise UserError("field 'policy.checkpoint' is missing: CTS needs one, which raycomp train --policy makes")
     return checkpoints.locate(config.policy.checkpoint, "policy.checkpoint")
 
 

@@ -1,4 +1,4 @@
-"""What a sweep would run and what it takes, before it is started: `jobs/pareto_search.py --dry-run`."""
+"""What a sweep would run and what it takes, before it is started: `raycomp search --dry-run`."""
 
 import math
 from dataclasses import dataclass

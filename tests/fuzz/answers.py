@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import TypeVar
 from unittest.mock import patch
 
-from raycomp.cli import INTERRUPTED, app, guarded
+from raycomp.cli import app, guarded
 from raycomp.errors import UserError
+from raycomp.jobs.session import INTERRUPTED
 
 _T = TypeVar("_T")
 SECONDS = 20.0

@@ -1,11 +1,9 @@
 """Search spaces and recipes as people write them: `raycomp profile`, `explain`, and a sweep's `--dry-run`."""
 
-import importlib.util
 import os
 import shutil
 from pathlib import Path
 
-import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,19 +14,6 @@ from tests.conftest import TINY
 from tests.fuzz.answers import Given, answer, command, place, untouched
 from tests.fuzz.conftest import FUZZ
 from tests.fuzz.strategies import SPACE, yaml_files
-
-_JOB = Path(__file__).resolve().parents[2] / "jobs" / "pareto_search.py"
-
-
-@pytest.fixture(scope="module")
-def job():
-    """The function that `jobs/pareto_search.py` runs."""
-    spec = importlib.util.spec_from_file_location("fuzzed_job", _JOB)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.main
 
 
 @FUZZ
@@ -52,12 +37,12 @@ def test_profile(data, given_files: Given):
 
 @FUZZ
 @given(data=yaml_files(SPACE))
-def test_dry_run(data, given_files: Given, job):
+def test_dry_run(data, given_files: Given):
     with place() as folder:
         _link(given_files, folder)
         (folder / "space.yaml").write_bytes(data)
         with untouched(folder):
-            command(["--space", "space.yaml", "--dry-run", "--results", "out"], program=job)
+            command(["search", "--space", "space.yaml", "--dry-run", "--results", "out"])
 
 
 _RECIPE = dense(TINY).model_dump(mode="json")

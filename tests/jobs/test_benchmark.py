@@ -1,6 +1,5 @@
 """The benchmark job as a user runs it: from nothing to the page, again, and with bad options."""
 
-import runpy
 import signal
 import subprocess
 import sys
@@ -10,6 +9,8 @@ import pytest
 import torch
 import yaml
 
+from raycomp import config as configs
+from raycomp.commands.benchmark import configured
 from raycomp.flops import gflops
 from raycomp.models import checkpoints
 from raycomp.models.policy import Policy
@@ -120,8 +121,7 @@ def test_a_policy_is_trained_and_used(place):
 def test_a_space_whose_trials_are_fine_tuned_is_compared_from_the_dense_model(place):
     space = yaml.safe_load((place / "space.yaml").read_text()) | {"recovery": {"mode": "finetune", "steps": 5}}
     (place / "tuned.yaml").write_text(yaml.safe_dump(space))
-    configured = runpy.run_path(str(ROOT / "jobs" / "benchmark.py"))["_configured"]
-    assert configured(place / "tuned.yaml", *[None] * 6).recovery == RecoveryConfig()
+    assert configured(configs.load(place / "tuned.yaml")).recovery == RecoveryConfig()
 
 
 @pytest.mark.slow

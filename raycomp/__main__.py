@@ -1,0 +1,5 @@
+"""`python -m raycomp` is the `raycomp` command."""
+
+from raycomp.cli import run
+
+run()

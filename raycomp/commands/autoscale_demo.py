@@ -1,0 +1,40 @@
+"""`raycomp autoscale-demo`: a sweep on a local cluster that grows and shrinks. Thin; Ray is imported late."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from raycomp.commands.inputs import DEFAULT_SPACE, Space
+from raycomp.report import tables
+from raycomp.results.store import Store, sweep_folder
+
+
+def autoscale_demo_command(
+    space: Space = DEFAULT_SPACE,
+    nodes: Annotated[int, typer.Option(min=1, help="Nodes at most.")] = 2,
+    trials: Annotated[int, typer.Option(min=1, help="Recipes to measure.")] = 24,
+    idle: Annotated[float, typer.Option(min=1, help="Seconds after which an idle node goes.")] = 12.0,
+    name: Annotated[str, typer.Option(help="Name of the sweep.")] = "autoscaled",
+    results: Annotated[Path, typer.Option(help="Folder for results.")] = Path("results"),
+) -> None:
+    """Run the sweep, watch the cluster until its last node has gone, and draw both over time."""
+    folder, console = sweep_folder(str(results), name), tables.console()
+    options = ["--space", space, "--results", results, "--name", name, "--trials", trials, "--workers", nodes]
+    command = [sys.executable, "-m", "raycomp", "search", *map(str, options)]
+    os.environ["RAY_AUTH_MODE"] = "disabled"  # a cluster of its own, on loopback; Ray reads this as it is imported
+    from raycomp.jobs.autoscale_demo import watched
+    from raycomp.report.autoscale import plot_cluster
+
+    started, moments = watched(command, nodes, idle, lambda line: console.print(line, highlight=False))
+    rows = Store(folder).rows()
+    ends = [row["started"].timestamp() + row["seconds"] - started for row in rows]
+    picture = Path(str(folder)) / "autoscale.png"
+    seconds, counts, running = zip(*((m.seconds, m.nodes, m.running) for m in moments), strict=True)
+    plot_cluster(seconds, counts, running, [end for end in ends if end > 0], f"{name}: up to {nodes} node(s)", picture)
+    busy = sum(running) / max(1, sum(counts))
+    most = f"at most {max(counts)} node(s), none at the start and {counts[-1]} in the end"
+    console.print(f"{len(rows)} rows; {most}; trials held {busy:.0%} of the nodes' time", highlight=False)
+    console.print(f"plot:  {picture}", highlight=False, soft_wrap=True)

@@ -1,0 +1,91 @@
+"""`raycomp benchmark`: the methods of the paper at matched GFLOPs. Thin; torch is imported late."""
+
+from typing import Annotated
+
+import typer
+
+from raycomp import config as configs
+from raycomp.commands.inputs import (
+    DEFAULT_SPACE,
+    Checkpoint,
+    DataFolder,
+    OutFolder,
+    Space,
+    Tracking,
+    parts,
+    runs_command,
+)
+from raycomp.errors import UserError
+from raycomp.jobs.session import session, share_cores
+from raycomp.report import tables
+from raycomp.report.compare import final_front
+from raycomp.results.store import Store, sweep_folder
+from raycomp.results.tracking import tracking_uri
+from raycomp.storage import located
+
+
+def benchmark_command(
+    space: Space = DEFAULT_SPACE,
+    recovery: Annotated[int | None, typer.Option(help="Fine-tuning steps of every model; 0 measures as cut.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Highest learning rate of the fine-tuning.")] = None,
+    train_between: Annotated[int | None, typer.Option(help="Training steps after each round of NViT.")] = None,
+    seeds: Annotated[str | None, typer.Option(help="Seeds of the fine-tuning, for example 0,1,2.")] = None,
+    methods: Annotated[str | None, typer.Option(help="Of algm, cts, tome, nvit, nvit+tome.")] = None,
+    speedups: Annotated[str | None, typer.Option(help="Dense GFLOPs over the recipe's, for example 1.4,2.5.")] = None,
+    sweep: Annotated[str | None, typer.Option(help="Folder of a finished sweep, to compare its front.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Name of the results; by default the space's, and -benchmark.")
+    ] = None,
+    results: OutFolder = "results",
+    data: DataFolder = None,
+    checkpoint: Checkpoint = None,
+    policy: Annotated[str | None, typer.Option(help="Policy network of CTS, in place of the file's.")] = None,
+    tracking: Tracking = None,
+) -> None:
+    """Compare the methods of the paper at matched GFLOPs: tables and figures."""
+    config = configured(configs.load(space), recovery, lr, train_between, seeds, methods, speedups)
+    config = config.changed("data", root=data).changed("model", checkpoint=checkpoint)
+    config = config.changed("policy", checkpoint=policy)
+    folder = sweep_folder(results, name or f"{config.name}-benchmark")
+    config = config.model_copy(update={"name": folder.name})
+    store = Store(folder)
+    store.check(config)
+    share_cores()
+    finished = None if sweep is None else _finished(sweep, config.model.checkpoint)
+    with session(config, store, tracking_uri(tracking, results), tables.console()) as job:
+        from raycomp.jobs.benchmark import benchmark
+
+        benchmark(job, finished)
+        job.say(f"runs:  {runs_command(job.uri)}")
+
+
+def configured(
+    config: configs.SweepConfig,
+    recovery: int | None = None,
+    lr: float | None = None,
+    train_between: int | None = None,
+    seeds: str | None = None,
+    methods: str | None = None,
+    speedups: str | None = None,
+) -> configs.SweepConfig:
+    """The settings of a comparison: every method cuts the dense model, and the options stand in for the file's."""
+    config = config.changed("recovery", mode="none", steps=0)
+    lists = {"seeds": seeds, "methods": methods, "speedups": speedups}
+    given = {key: parts(text) for key, text in lists.items() if text is not None}
+    steps = {key: value for key, value in (("steps", recovery), ("lr", lr)) if value is not None}
+    wanted = config.benchmark.recovery.model_dump() | steps
+    return config.training_between(train_between).changed("benchmark", **given, recovery=wanted)
+
+
+def _finished(sweep: str, checkpoint: str) -> Store:
+    """The results of a sweep that has a front, of this checkpoint."""
+    store = Store(located(sweep))
+    front = final_front(store.rows(), store.config().search.budget)
+    if not front:
+        raise UserError(f"--sweep {sweep}: it has no measured recipe within its budget")
+    from raycomp.models import checkpoints
+
+    searched, here = front[0]["checkpoint"].split()[0], checkpoints.fingerprint(checkpoints.locate(checkpoint))
+    if searched != here:
+        raise UserError(f"--sweep {sweep}: it searched checkpoint {searched}, here it is {here}")
+    return store

@@ -1,0 +1,62 @@
+"""`raycomp prune`: the dense model by NViT, to a share of its GFLOPs or latency. Thin; torch is imported late."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+import yaml
+
+from raycomp import config as configs
+from raycomp.commands.inputs import Checkpoint, DataFolder, Space, check_suffix, check_writable
+from raycomp.errors import UserError
+from raycomp.flops import profile
+from raycomp.recipe import dense
+from raycomp.report import tables
+
+if TYPE_CHECKING:
+    from raycomp.jobs.prune import Pruned
+
+
+def prune_command(
+    space: Space,
+    out: Annotated[Path, typer.Option(help="Checkpoint to write (.safetensors); the recipe lands beside it.")],
+    to_gflops: Annotated[str | None, typer.Option("--gflops", help="Target as a share of dense, e.g. 60%.")] = None,
+    to_latency: Annotated[
+        str | None, typer.Option("--latency", help="Target as a share of the dense model's time.")
+    ] = None,
+    train_between: Annotated[int | None, typer.Option(help="Training steps after each round but the last.")] = None,
+    weight: Annotated[float | None, typer.Option(help="eta: score per millisecond saved, the latency term.")] = None,
+    data: DataFolder = None,
+    checkpoint: Checkpoint = None,
+) -> None:
+    """Prune the dense model by NViT to a target, and say what is left."""
+    if (to_gflops is None) == (to_latency is None):
+        raise UserError("give either --gflops or --latency, for example --gflops 60%")
+    check_suffix("--out", out, ".safetensors")
+    check_writable("--out", out)
+    config = configs.load(space, budget=to_gflops or to_latency)
+    config = config.changed("data", root=data).changed("model", checkpoint=checkpoint)
+    config = config.changed("nvit", latency_weight=weight).training_between(train_between)
+    from raycomp.files import check_outputs
+    from raycomp.jobs.prune import pruned
+    from raycomp.models import checkpoints
+
+    recipe_file, console = out.with_suffix(".yaml"), tables.console()
+    check_outputs(f"--out {out}", [out, recipe_file], [space, checkpoints.locate(config.model.checkpoint)])
+    share, by_latency = config.search.budget, to_latency is not None
+    made = pruned(config, share, by_latency, lambda line: console.print(line, highlight=False, soft_wrap=True))
+    target = f"{share:.1%} of dense {'latency' if by_latency else 'GFLOPs'}"
+    checkpoints.save(made.model, out, {"pruned_from": made.checkpoint, "target": target})
+    recipe_file.write_text(yaml.safe_dump(made.model.recipe.model_dump(mode="json"), sort_keys=False))
+    _print(made)
+    console.print(f"model:  {out}\nrecipe: {recipe_file}", highlight=False, soft_wrap=True)
+
+
+def _print(made: "Pruned") -> None:
+    """Print what is left of the widths, GFLOPs and predicted latency."""
+    console, shape, recipe = tables.console(), made.model.shape, made.model.recipe
+    whole = dense(shape)
+    console.print(tables.recipe_table(recipe, profile(shape, recipe, made.image), profile(shape, whole, made.image)))
+    if made.table is not None:
+        times = made.table.latency_ms(recipe), made.table.latency_ms(whole)
+        console.print(f"by the table: {times[0]:.3g} of {times[1]:.3g} ms ({made.table.setting})", highlight=False)

@@ -1,0 +1,129 @@
+"""`raycomp search`: the Pareto front of prune-then-merge recipes under a limit. Thin; torch is imported late."""
+
+import shlex
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from raycomp import config as configs
+from raycomp.commands.inputs import (
+    DEFAULT_SPACE,
+    OutFolder,
+    Space,
+    Tracking,
+    print_json,
+    results_option,
+    runs_command,
+    shape_of,
+)
+from raycomp.errors import UserError
+from raycomp.jobs.session import session, share_cores
+from raycomp.recipe import dense
+from raycomp.report import tables
+from raycomp.results.row import check_measured
+from raycomp.results.store import Store, sweep_folder
+from raycomp.results.tracking import tracking_uri
+from raycomp.search.space import Space as Grid
+from raycomp.shape import ModelShape
+
+
+def search_command(
+    space: Space = DEFAULT_SPACE,
+    budget: Annotated[str | None, typer.Option(help="Limit as a share of dense, for example 50%.")] = None,
+    limit: Annotated[str | None, typer.Option(help="What is limited: gflops, or latency on this device.")] = None,
+    trials: Annotated[int | None, typer.Option(help="Recipes to measure.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the sweep; by default the space's.")] = None,
+    results: OutFolder = "results",
+    seed: Annotated[int | None, typer.Option(help="Seed of the proposals.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Trials at a time.")] = None,
+    gpus: Annotated[float | None, typer.Option(help="GPUs of a trial; 0.25 packs four on one.")] = None,
+    tracking: Tracking = None,
+    study: Annotated[str | None, typer.Option(help="Optuna's storage, for example postgresql://HOST/NAME.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run and what it takes.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="With --dry-run: as JSON.")] = False,
+) -> None:
+    """Search the Pareto front of prune-then-merge recipes under a limit, print it, and draw it."""
+    if as_json and not dry_run:
+        raise UserError("--json goes with --dry-run; what a sweep found, raycomp front NAME --json tells")
+    config = configs.load(space, budget=budget, limit=limit, trials=trials, seed=seed, workers=workers)
+    config = config.changed("search", gpus_per_trial=gpus)
+    folder = sweep_folder(results, name or config.name)
+    config = config.model_copy(update={"name": folder.name})  # by which rows, runs and studies are told apart
+    store = Store(folder)
+    share_cores()
+    if dry_run:
+        _say_plan(config, store, space, as_json)
+        return
+    store.check(config)
+    _check(config)
+    with session(config, store, tracking_uri(tracking, results), tables.console()) as job:
+        from raycomp.jobs.search import search
+
+        found, finished = search(job, study)
+        job.say(f"runs:   {runs_command(job.uri)}")
+        if found.front:
+            job.say(f"next:   raycomp pick {folder.name} --max-drop 2{results_option(results)}")
+        if not finished:
+            raise KeyboardInterrupt
+    check_measured([row for row in found.rows if row["stage"] in ("search", "full")])
+
+
+def _check(config: configs.SweepConfig) -> None:
+    """Check, before anything is loaded, that the budget can be met, and that the files of the models are there."""
+    if (shape := config.model.shape) is not None and config.search.limit != "latency":
+        grid = _grid(config, shape)
+        grid.check_budget(config.search.budget * grid.cost(dense(shape)))
+    from raycomp.models import checkpoints
+
+    checkpoints.locate(config.model.checkpoint)
+    if config.model.elastic is not None:
+        checkpoints.locate(config.model.elastic, "model.elastic")
+
+
+def _say_plan(config: configs.SweepConfig, store: Store, space: Path, as_json: bool) -> None:
+    """What a sweep would run; nothing is written, and no cluster is asked."""
+    shape, _ = shape_of(config, space)
+    grid = _grid(config, shape)
+    limit = config.search.budget * grid.cost(dense(shape))
+    in_time = config.search.limit == "latency"  # what that takes is measured by the sweep itself
+    if not in_time:
+        grid.check_budget(limit)
+    search = config.search
+    if in_time:
+        known = tuple(share for share in search.known if share <= search.budget)
+        search = search.model_copy(update={"budget": 1.0, "known": known})
+    from raycomp.models import checkpoints
+    from raycomp.search.base import trained_space
+    from raycomp.search.plan import plan
+    from raycomp.search.proposer import Proposer
+
+    named, console = config.model.checkpoint, tables.console(aside=as_json)
+    if _is_there(named):
+        checkpoints.load(checkpoints.locate(named), shape)
+    else:
+        console.print(
+            f"{named} is not there yet; raycomp train --out {shlex.quote(named)} makes it",
+            style="yellow",
+            highlight=False,
+        )
+    elastic = config.model.elastic
+    measurable = trained_space(config, shape) if elastic is not None and _is_there(elastic) else None
+    rows = store.rows() if (store.folder / "sweep.yaml").is_file() else []
+    planned = plan(config, Proposer(grid, search, rows, measurable))
+    if as_json:
+        allowed = {"limit": config.search.limit, "budget": config.search.budget, "gflops": None if in_time else limit}
+        print_json({"sweep": config.name, "trials": config.search.trials, **allowed, **asdict(planned)})
+        return
+    console.print(tables.plan_table(config, planned, limit, store))
+    if planned.warning:
+        console.print(planned.warning, style="yellow", highlight=False, soft_wrap=True)
+
+
+def _is_there(named: str) -> bool:
+    return named.startswith("package:") or Path(named).is_file()
+
+
+def _grid(config: configs.SweepConfig, shape: ModelShape) -> Grid:
+    return Grid(shape, config.space, config.data.window_for(shape))

@@ -1,0 +1,180 @@
+"""`raycomp train`: the dense model of a search space, an elastic one, or CTS's policy. Thin; torch is imported late."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from raycomp import config as configs
+from raycomp.commands.inputs import DataFolder, Space, check_suffix, check_writable, device_of
+from raycomp.errors import UserError
+from raycomp.files import check_outputs
+from raycomp.memory import keep_freed_memory
+from raycomp.policies import check_superpatches
+from raycomp.sections import TrainConfig
+from raycomp.shape import ModelShape
+
+if TYPE_CHECKING:
+    from raycomp.models.policy import Policy
+    from raycomp.models.segmenter import Segmenter
+    from raycomp.train import Standing
+    from raycomp.trainers.job import Made, TrainingJob
+
+_Kind = Literal["train", "elastic", "policy"]
+"""What is trained, by the section of its settings; `train` is the dense model."""
+
+
+def train_command(
+    space: Space,
+    out: Annotated[Path, typer.Option(help="Checkpoint to write (.safetensors); the card lands beside it.")],
+    policy: Annotated[bool, typer.Option("--policy", help="Train the policy network of CTS instead.")] = False,
+    elastic: Annotated[bool, typer.Option("--elastic", help="Train model.checkpoint for every recipe.")] = False,
+    steps: Annotated[int | None, typer.Option(help="Steps, in place of the file's.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Highest learning rate, in place of the file's.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed, in place of the file's.")] = None,
+    start: Annotated[Path | None, typer.Option(help="Checkpoint (or .state) of the same shape to go on from.")] = None,
+    data: DataFolder = None,
+    backbone: Annotated[Path | None, typer.Option(help="File with ImageNet weights, in place of a download.")] = None,
+    half: Annotated[bool, typer.Option(help="Store float16 weights.")] = False,
+    device: Annotated[
+        str | None, typer.Option(help="cpu or cuda.", show_default="cuda where torch sees a GPU, else cpu")
+    ] = None,
+) -> None:
+    """Train a dense Segmenter, with --elastic one for all recipes of the space, with --policy CTS's network."""
+    if policy and elastic:
+        raise UserError("--policy and --elastic: choose one")
+    check_suffix("--out", out, ".safetensors")
+    kind: _Kind = "policy" if policy else "elastic" if elastic else "train"
+    sweep = configs.load(space).changed("data", root=data).changed("model", backbone_file=backbone)
+    sweep, settings = _configured(sweep, kind, {"steps": steps, "lr": lr, "seed": seed})
+    shape = _shape(space, sweep, settings, policy)
+    check_writable("--out", out)
+    from raycomp.models import checkpoints
+
+    if elastic and start is None:
+        start = checkpoints.locate(sweep.model.checkpoint)
+    state = out.with_suffix(checkpoints.STATE)
+    check_outputs(f"--out {out}", [out, out.with_suffix(".md"), state], [space, start, sweep.model.backbone_file])
+    job = _job(sweep, settings, shape, state, device)
+    _save(job, _made(job, kind, start, half), out, start, half)
+    state.unlink(missing_ok=True)
+
+
+def _configured(
+    sweep: configs.SweepConfig, kind: _Kind, options: dict[str, Any]
+) -> tuple[configs.SweepConfig, TrainConfig]:
+    """The settings with the options that were given, and those of the training among them."""
+    given = {name: value for name, value in options.items() if value is not None}
+    if kind == "train":
+        sweep = sweep.changed("train", **given)
+        return sweep, sweep.train
+    before = sweep.policy.train if kind == "policy" else sweep.elastic.train
+    sweep = sweep.changed(kind, train={**before.model_dump(), **given})
+    return sweep, sweep.policy.train if kind == "policy" else sweep.elastic.train
+
+
+def _shape(space: Path, sweep: configs.SweepConfig, settings: TrainConfig, policy: bool) -> ModelShape:
+    """The dimensions to train; a policy's superpatches must tile its input."""
+    shape = sweep.model.shape
+    if shape is None:
+        raise UserError(f"{space}: field 'model.shape' is missing: training needs the dimensions")
+    if policy:
+        check_superpatches("policy.train.crop", settings.crop or shape.image, shape.patch)
+        check_superpatches("data.window", sweep.data.window_for(shape), shape.patch)
+    return shape
+
+
+def _job(
+    sweep: configs.SweepConfig, settings: TrainConfig, shape: ModelShape, state: Path, device: str | None
+) -> "TrainingJob":
+    """Open the data, and set up the device."""
+    import torch
+
+    from raycomp.data.labelled import absent_in
+    from raycomp.data.open import open_split
+    from raycomp.data.samples import Samples
+    from raycomp.data.streetscenes import StreetScenes
+    from raycomp.devices import prepare_device
+    from raycomp.train import Preloaded
+    from raycomp.trainers.job import TrainingJob
+
+    where = device_of(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    samples: Samples = open_split(sweep.data, sweep.data.train_split, settings.images or 0)
+    held_out = open_split(sweep.data, sweep.data.eval_split, settings.eval_images)
+    if isinstance(samples, StreetScenes):
+        samples = Preloaded(samples)
+    if warning := absent_in(held_out, min(len(held_out), settings.eval_images), sweep.data.eval_split):
+        _say(warning)
+    keep_freed_memory()
+    prepare_device(where)
+    return TrainingJob(
+        sweep=sweep,
+        settings=settings,
+        shape=shape,
+        samples=samples,
+        held_out=held_out,
+        device=where,
+        state=state,
+        progress=partial(_progress, settings.steps),
+        say=_say,
+    )
+
+
+def _made(job: "TrainingJob", kind: _Kind, start: Path | None, half: bool) -> "Made[Policy] | Made[Segmenter]":
+    from raycomp.trainers.dense import train_dense
+    from raycomp.trainers.elastic import train_elastic
+    from raycomp.trainers.policy import train_policy
+
+    if kind == "policy":
+        return train_policy(job)
+    if kind == "elastic" and start is not None:
+        return train_elastic(job, start, half)
+    return train_dense(job, start, half)
+
+
+def _save(
+    job: "TrainingJob", made: "Made[Policy] | Made[Segmenter]", out: Path, start: Path | None, half: bool
+) -> None:
+    """Write the checkpoint and its card, and say what it reaches."""
+    from raycomp.models import checkpoints
+    from raycomp.models.policy import Policy
+    from raycomp.trainers.card import facts, write_card
+
+    said = facts(job, made, start)
+    if isinstance(made.network, Policy):
+        checkpoints.save_policy(made.network, out, said)
+    else:
+        checkpoints.save(made.network, out, said, half)
+    write_card(out.with_suffix(".md"), made, said)
+    _say(f"{out}: {made.summary} on {said['eval_data']}, {said['minutes']} minutes")
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+@contextmanager
+def _progress(steps: int) -> Iterator[Callable[["Standing"], None]]:
+    """Show a training: a bar in a terminal, a line now and then elsewhere."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("training"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[loss]}"),
+        TimeRemainingColumn(),
+    )
+    every = max(1, steps // 50)
+    with Progress(*columns) as bar:
+        task = bar.add_task("training", total=steps, loss="")
+
+        def report(at: "Standing") -> None:
+            bar.update(task, completed=at.step, loss=f"loss {at.loss:.3f}")
+            if not bar.console.is_terminal and at.step % every == 0:
+                _say(f"step {at.step}/{at.steps} loss {at.loss:.4f} lr {at.lr:.2e}")
+
+        yield report

@@ -1,0 +1,1 @@
+"""What `raycomp train` trains, one file a kind of network: dense, elastic, policy. The loop is `raycomp.train`."""

@@ -1,0 +1,35 @@
+"""Train a dense Segmenter, from random or ImageNet weights, or from a checkpoint."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from raycomp.models import checkpoints
+from raycomp.models.segmenter import Segmenter, init_weights
+from raycomp.recipe import dense
+from raycomp.trainers.job import Made, TrainingJob
+
+
+def train_dense(job: TrainingJob, start: Path | None, half: bool) -> Made[Segmenter]:
+    """Train the dense model and measure each class.
+
+    Args:
+        start: a checkpoint to go on from.
+        half: whether float16 weights will be stored; these are then what is measured.
+    """
+    model = Segmenter(job.shape, dense(job.shape))
+    model.regularise(job.settings.drop_path, job.settings.decoder_dropout)
+    init_weights(model, torch.Generator().manual_seed(job.settings.seed))
+    if start is not None:
+        model.load_state_dict(checkpoints.load(start, job.shape).state_dict())
+    elif job.sweep.model.backbone or job.sweep.model.backbone_file:
+        checkpoints.load_backbone(model, job.sweep.model.backbone, job.sweep.model.backbone_file)
+    model, seconds = job.fit(model)
+    if half:
+        model = model.half().float()
+    ious = job.class_iou(model)
+    lines = (f"| {name} | {iou:.3f} |" for name, iou in zip(job.held_out.classes, ious, strict=True))
+    miou = f"{np.nanmean(ious):.4f}"
+    table = "\n".join(["| class | IoU |", "|---|---|", *lines])
+    return Made(model, "Segmenter", {"miou": miou}, table, f"mIoU {miou}", seconds)
