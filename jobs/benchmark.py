@@ -15,6 +15,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: workers share the
 import typer
 
 from raycomp import config as configs
+from raycomp.benchmark.cells import levels
 from raycomp.cli import guarded, interrupted
 from raycomp.commands.inputs import parts, runs_command
 from raycomp.errors import UserError
@@ -77,7 +78,7 @@ def main(
         console.print(line, highlight=False, soft_wrap=True)
 
     placement.announce(config, say, say)
-    with_policy = "cts" in config.benchmark.methods
+    with_policy = any(level.needs_policy for level in levels(config.benchmark, with_found=False))
     base = prepare_base(config, say, with_policy, config.nvit.criterion, scored_by_worker)
     if front and (searched := front[0]["checkpoint"].split()[0]) != base.checkpoint:
         raise UserError(f"--sweep {sweep}: it searched checkpoint {searched}, here it is {base.checkpoint}")

@@ -225,7 +225,7 @@ def _is_there(named: str) -> bool:
 
 
 def _grid(config: configs.SweepConfig, shape: ModelShape) -> Space:
-    return Space(shape, config.space, config.data.window_for(shape))
+    return Space(shape, config.space, config.data.window_for(shape), policy=config.policy.kind)
 
 
 if __name__ == "__main__":

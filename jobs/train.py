@@ -194,7 +194,7 @@ def _train_elastic(job: _Job, start: Path, half: bool) -> _Made:
     model = ordered(teacher, score(teacher, sweep, job.device, sweep.search.criterion))
     model.regularise(job.settings.drop_path, job.settings.decoder_dropout)
     teacher.requires_grad_(False)
-    space = Space(shape, sweep.space, sweep.data.window_for(shape))
+    space = Space(shape, sweep.space, sweep.data.window_for(shape), policy=sweep.policy.kind)
     least = settings.least * space.gflops({})
     always = [dense(shape), space.recipe(space.narrowest(least))]
 
@@ -207,7 +207,7 @@ def _train_elastic(job: _Job, start: Path, half: bool) -> _Made:
     if half:
         model = model.half().float()
     shares = tuple(share for share in sweep.search.known if share >= settings.least)
-    plain = known(shape, space.image, shares, least=space.recipe(space.smallest))
+    plain = known(shape, space.image, shares, least=space.recipe(space.smallest), merging=space.merging)
     inside = [one for one in plain if not space.outside(one.recipe)]
     print(f"measuring full width and {len(inside)} known recipes on {job.count} images", flush=True)
     full = f"{np.nanmean(_evaluate(model, job)):.4f}"

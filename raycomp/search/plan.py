@@ -19,7 +19,7 @@ from raycomp.recipe import dense
 from raycomp.results.row import cost_share
 from raycomp.search.base import default_device
 from raycomp.search.confirmed import CONFIRMED, confirmed
-from raycomp.search.known import BASELINES, kind_of
+from raycomp.search.known import is_baseline
 from raycomp.search.proposer import Proposer
 from raycomp.sections import DataConfig, StageConfig
 from raycomp.shape import ModelShape, enlarged_to
@@ -111,8 +111,8 @@ def _confirmed(proposer: Proposer, proposed: int) -> tuple[list[float], int]:
     left = [row for row in measured if ("full", row["recipe_id"]) not in proposer.rows]
     if not proposer.first and not proposed:
         return [cost_share(row) for row in left], 0
-    fixed = [row for row in left if row["origin"] == "reference" or kind_of(row["label"]) in BASELINES]
-    coming = [one for one in proposer.first if one.origin == "reference" or kind_of(one.label) in BASELINES]
+    fixed = [row for row in left if row["origin"] == "reference" or is_baseline(row["label"])]
+    coming = [one for one in proposer.first if one.origin == "reference" or is_baseline(one.label)]
     shares = [cost_share(row) for row in fixed]
     shares += [proposer.space.cost(one.recipe) / proposer.dense_cost for one in coming]
     others = len(left) - len(fixed) + len(proposer.first) - len(coming) + proposed
