@@ -6,7 +6,7 @@ from functools import partial
 
 import torch
 
-from raycomp.compress.apply import remerge
+from raycomp.compress.apply import let_merge
 from raycomp.config import SweepConfig
 from raycomp.data.corruptions import TYPES
 from raycomp.data.evalset import open_checked
@@ -14,6 +14,7 @@ from raycomp.data.labelled import absent_in
 from raycomp.data.samples import Samples
 from raycomp.evaluate.miou import anchors
 from raycomp.evaluate.speed import median_seconds
+from raycomp.models.policy import Policy
 from raycomp.models.segmenter import Segmenter
 from raycomp.recipe import dense
 from raycomp.results.row import cost_share
@@ -125,7 +126,8 @@ def _pass_seconds(config: SweepConfig, proposer: Proposer, device: torch.device)
     full = {name: dimension.full for name, dimension in space.dimensions.items()}
     dearest = space.recipe(space.project(full, config.search.budget * proposer.dense_cost))
     models = {name: Segmenter(space.shape, recipe) for name, recipe in (("dense", dense(space.shape)), ("at", dearest))}
-    remerge(models["at"], dearest)
+    kind = None if dearest.merge is None else dearest.merge.policy_kind
+    let_merge(models["at"], dearest, None if kind is None else Policy(kind, space.shape.patch))
     inputs = torch.randn(batch, 3, *space.image, device=device, dtype=dtype)
     for model in models.values():
         model.eval().to(device, dtype)

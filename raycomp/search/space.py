@@ -161,11 +161,11 @@ class Space:
 
     @cached_property
     def cheapest(self) -> Params:
-        """The point that costs least: the smallest, but in time merging late may cost more than it saves."""
-        if self.latency is None:
+        """The point that costs least: the smallest, unless merging costs more, in time or by a policy."""
+        if self.latency is None and not self.merging.needs_policy:
             return self.smallest
-        blocks = range(self.shape.depth + 1)
-        early = [self.smallest | {f"merge_{i}": 0 for i in range(first, self.shape.depth)} for first in blocks]
+        merged = self.merging.dimensions
+        early = [self.smallest | dict.fromkeys(merged[first:], 0) for first in range(len(merged) + 1)]
         known = [{name: point[name] for name in self.dimensions} for point in early]
         return min([{name: d.full for name, d in self.dimensions.items()}, *known], key=self._cost)
 
