@@ -20,6 +20,7 @@ from raycomp.evaluate.latency_fit import fitted
 from raycomp.evaluate.latency_table import measure_latency
 from raycomp.evaluate.speed import median_seconds
 from raycomp.memory import keep_freed_memory
+from raycomp.merging import ToMe
 from raycomp.models.segmenter import Segmenter
 from raycomp.recipe import dense
 from raycomp.search.base import default_device
@@ -42,7 +43,9 @@ def main(
         raise typer.BadParameter("the space names no model.shape")
     window = config.data.window_for(shape)
     started = time.perf_counter()
-    table = fitted(measure_latency(shape, batch, device, dtype, window, merging=True), batch, device, dtype)
+    table = fitted(
+        measure_latency(shape, batch, device, dtype, window, ToMe(ratios=(0.5,) * shape.depth)), batch, device, dtype
+    )
     print(f"table: {table.setting}, measured in {time.perf_counter() - started:.0f} s")
 
     grid, whole = Space(shape, config.space, window), Segmenter(shape, dense(shape)).eval()

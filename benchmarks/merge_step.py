@@ -18,12 +18,13 @@ import typer
 from torch import Tensor
 
 from raycomp import kernels
-from raycomp.compress.merge import best_partners, match, merge, pair_positions
-from raycomp.compress.tome import ToMeMerger
 from raycomp.evaluate.speed import median_seconds
 from raycomp.memory import keep_freed_memory
-from raycomp.models.segmenter import Attention, Block, Segmenter, Tokens
-from raycomp.recipe import ToMe, dense, rounded_share
+from raycomp.merging import ToMe
+from raycomp.merging.base import rounded_share
+from raycomp.merging.tokens import Tokens, best_partners, match, merge, pair_positions
+from raycomp.models.segmenter import Attention, Block, Segmenter
+from raycomp.recipe import dense
 from raycomp.shape import ModelShape, deit_base_distilled, vit
 
 ROUNDS, WARM_UP = 9, 2
@@ -91,7 +92,7 @@ def measured(shape: ModelShape, ratio: float, batch: int, device: torch.device, 
     torch.manual_seed(0)
     model = Segmenter(shape, dense(shape)).to(device, dtype).eval()
     block = cast("Block", model.encoder.blocks[1])
-    merger = ToMeMerger(ToMe(ratios=(ratio,) * shape.depth), shape.prefix)
+    merging = ToMe(ratios=(ratio,) * shape.depth)
     rows, columns = shape.grid(shape.image)
     patches = rows * columns
     N = shape.prefix + patches
@@ -108,7 +109,7 @@ def measured(shape: ModelShape, ratio: float, batch: int, device: torch.device, 
 
     def ours() -> Tensor:
         out, keys = block.attend(x, tokens.size.log())
-        return block.feed(merger(1, out, keys, tokens, (rows, columns))[0])
+        return block.feed(merging.merge(1, out, keys, tokens, (rows, columns), shape.prefix)[0])
 
     def plain() -> Tensor:
         return block.feed(block.attend(x)[0])
@@ -116,7 +117,7 @@ def measured(shape: ModelShape, ratio: float, batch: int, device: torch.device, 
     def plain_step() -> None:
         usable, kernels.usable = kernels.usable, lambda *_: False
         try:
-            merger(1, x, keys, tokens, (rows, columns))
+            merging.merge(1, x, keys, tokens, (rows, columns), shape.prefix)
         finally:
             kernels.usable = usable
 
@@ -125,7 +126,7 @@ def measured(shape: ModelShape, ratio: float, batch: int, device: torch.device, 
         "block": ours,
         "dense": plain,
         "straight step": partial(straight_merge, x, keys, size, r, shape.prefix),
-        "step": partial(merger, 1, x, keys, tokens, (rows, columns)),
+        "step": partial(merging.merge, 1, x, keys, tokens, (rows, columns), shape.prefix),
     }
     if kernels.usable(x):
         steps["plain step"] = plain_step

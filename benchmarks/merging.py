@@ -16,9 +16,11 @@ from raycomp.compress.apply import remerge
 from raycomp.evaluate.speed import median_seconds
 from raycomp.flops import gflops
 from raycomp.memory import keep_freed_memory
+from raycomp.merging import ToMe
+from raycomp.merging.tome import constant_r
 from raycomp.models.segmenter import Segmenter
-from raycomp.recipe import Recipe, ToMe, constant_r, dense
-from raycomp.search.known import UNIFORM_BOTH, known, uniform_tome
+from raycomp.recipe import Recipe, dense
+from raycomp.search.known import baselines, known
 from raycomp.search.matched import bisect
 from raycomp.shape import ModelShape, deit_base_distilled, vit
 
@@ -58,14 +60,15 @@ def main(
 def matched(shape: ModelShape) -> Recipe:
     """ToMe with the same r in every block, at the moderate compression."""
     target = gflops(shape, dense(shape)) / MODERATE
-    build = lambda strength: uniform_tome(dense(shape), shape, shape.image, strength)  # noqa: E731
+    merge = ToMe(ratios=(0.5,) * shape.depth)
+    build = lambda strength: dense(shape).merging(merge.at(strength, shape, shape.image))  # noqa: E731
     return bisect(build, lambda recipe: gflops(shape, recipe), target).nearest(target, 0.01)[0]
 
 
 def aggressive(shape: ModelShape) -> Recipe:
     """All widths, then tokens, cut alike, at the aggressive compression."""
     found = {one.kind: one.recipe for one in known(shape, shape.image, (1 / AGGRESSIVE,))}
-    return found[UNIFORM_BOTH]
+    return found[baselines()[-1]]
 
 
 def merging(shape: ModelShape, ratios: tuple[float, ...]) -> Recipe:

@@ -7,6 +7,7 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from raycomp.errors import UserError, first_line, nearest, shown
+from raycomp.merging import METHODS
 from raycomp.sections import (
     BenchmarkConfig,
     DataConfig,
@@ -64,6 +65,13 @@ class SweepConfig(Section):
         names, shape = self.data.classes, self.model.shape
         if names is not None and shape is not None and len(names) != shape.classes:
             raise ValueError(f"data.classes names {len(names)}, model.shape.classes is {shape.classes}")
+        return self
+
+    @model_validator(mode="after")
+    def _time_of_merging(self) -> Self:
+        if self.search.limit == "latency" and not METHODS[self.space.merge].uniform_step:
+            timed = ", ".join(name for name, method in METHODS.items() if method.uniform_step)
+            raise ValueError(f"search.limit latency predicts no time of merge {self.space.merge}; allowed: {timed}")
         return self
 
     @model_validator(mode="after")

@@ -2,7 +2,7 @@
 
 Convention (fvcore's, REFERENCE 2): one multiply-add counts 1; LayerNorm 5 an element; bilinear
 upsampling 4 an output element; batch normalisation 2; softmax, GELU, residual adds, gathers and
-scatters are free. The matching matmul of a merge step counts, and so does CTS's policy network.
+scatters are free. The matching matmul of a merge step counts, and so do networks that say where to merge.
 
 Legend: N tokens, E embedding width, H heads, K classes.
 """
@@ -10,8 +10,7 @@ Legend: N tokens, E embedding width, H heads, K classes.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from raycomp.policies import policy_cost
-from raycomp.recipe import Algm, Cts, Recipe, ToMe, tokens_removed
+from raycomp.recipe import Recipe, tokens_removed
 from raycomp.shape import ModelShape, Size
 
 NORM_COST = 5
@@ -25,7 +24,7 @@ class Profile:
 
     gflops: float
     embedding: float
-    """Patch embedding, and the policy network of CTS."""
+    """Patch embedding, and a policy network where the merge method has one."""
     blocks: tuple[float, ...]
     """Each encoder block, its matching step included."""
     decoder: float
@@ -84,13 +83,14 @@ def profile(
         counts = [patches + shape.prefix, *tokens]
         before, removed = 0, [counts[i] - counts[i + 1] for i in range(shape.depth)]
     embedding = (patches - before) * embed * 3 * shape.patch**2
-    if isinstance(recipe.merge, Cts):
-        embedding += policy_cost(recipe.merge.policy, shape.patch, (height, width))
+    if recipe.merge is not None:
+        embedding += recipe.merge.extra_cost(shape.patch, (height, width))
     n = patches - before + shape.prefix
     blocks, after = [], []
     for index, (widths, r) in enumerate(zip(recipe.blocks, removed, strict=True)):
         cost = _attention(n, embed, widths.heads, widths.qk, widths.v)
-        cost += _matching(n, _metric_width(recipe, index, r))
+        if recipe.merge is not None:
+            cost += _matching(n, recipe.merge.metric_width(index, r, embed, widths.heads, widths.qk))
         n -= r
         cost += NORM_COST * n * embed + 2 * n * embed * widths.mlp
         blocks.append(cost)
@@ -118,17 +118,6 @@ def _attention(n: int, embed: int, heads: int, qk: int, v: int) -> int:
     norm = NORM_COST * n * embed
     qkv = n * embed * heads * (2 * qk + v)
     return norm + qkv + n * n * heads * (qk + v) + n * heads * v * embed
-
-
-def _metric_width(recipe: Recipe, block: int, merged: int) -> int:
-    """Width of the vectors that a block compares to merge pairs; 0 where it does not."""
-    widths = recipe.blocks[block]
-    match recipe.merge:
-        case ToMe(metric=metric) if merged:
-            return widths.qk * (widths.heads if metric == "keys" else 1)
-        case Algm(blocks=(_, globally)) as algm if block == globally - 1 and (algm.adaptive or merged):
-            return recipe.embed
-    return 0
 
 
 def _matching(n: int, metric_width: int) -> int:

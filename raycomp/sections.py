@@ -2,11 +2,12 @@
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeAlias, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from raycomp.errors import nearest
+from raycomp.merging import METHODS
 from raycomp.shape import BACKBONES, ModelShape, Scale, Side, Size, vit_fields
 
 
@@ -27,6 +28,14 @@ Share = Annotated[float, BeforeValidator(_share)]
 
 Criterion = Literal["nvit", "taylor"]
 """How prunable units are scored; `raycomp.compress.saliency` defines both."""
+
+
+if TYPE_CHECKING:
+    MergeName: TypeAlias = str
+    BenchmarkName: TypeAlias = str
+else:  # what is allowed follows from the methods there are
+    MergeName = Literal[tuple(METHODS)]
+    BenchmarkName = Literal[(*METHODS, "nvit", *(f"nvit+{name}" for name in METHODS))]
 
 
 def _distinct(values: tuple[object, ...]) -> tuple[object, ...]:
@@ -188,8 +197,10 @@ class SpaceConfig(Section):
     """Values of each block, per head."""
     mlp: WidthRange | None = None
     """Hidden channels of each block's MLP."""
+    merge: MergeName = "tome"
+    """The merge method whose settings vary."""
     merge_high: float = Field(default=0.5, ge=0, le=0.5)
-    """Highest merge ratio of a block; 0 turns merging off."""
+    """Highest merge ratio of a block; 0 turns merging off, 0.5 is the most that the method can."""
     merge_step: float = Field(default=1 / 64, gt=0, le=0.5)
     """Distance between two merge ratios."""
 
@@ -403,9 +414,7 @@ class RefineConfig(Section):
 class BenchmarkConfig(Section):
     """What `raycomp benchmark` compares; the defaults are the paper's methods and compression levels."""
 
-    methods: Distinct[Literal["algm", "cts", "tome", "nvit", "nvit+tome"]] = Field(
-        default=("algm", "cts", "tome", "nvit", "nvit+tome"), min_length=1
-    )
+    methods: Distinct[BenchmarkName] = Field(default=("algm", "cts", "tome", "nvit", "nvit+tome"), min_length=1)
     """Which methods are compared."""
     speedups: Distinct[Annotated[float, Field(gt=1)]] = Field(default=(1.4, 2.5, 3.7), min_length=1)
     """Dense GFLOPs over the recipe's: mild, moderate, aggressive."""

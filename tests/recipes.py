@@ -4,7 +4,8 @@ import numpy as np
 import torch
 
 from raycomp.compress.saliency import Saliency
-from raycomp.recipe import Algm, BlockWidths, Cts, Merge, Recipe, ToMe
+from raycomp.merging import Algm, Cts, Merge, ToMe
+from raycomp.recipe import BlockWidths, Recipe
 from raycomp.shape import ModelShape
 
 METHODS = ("mean_keys", "keys", "algm", "adaptive", "cts", "none")

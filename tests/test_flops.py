@@ -5,14 +5,15 @@ import pytest
 import torch
 
 from raycomp.compress.apply import compress
-from raycomp.compress.cts import Sharing
-from raycomp.compress.tome import ToMeMerger
 from raycomp.errors import UserError
 from raycomp.evaluate.tokens import tokens_per_block
 from raycomp.flops import gflops, profile
+from raycomp.merging import Cts, ToMe
+from raycomp.merging.tokens import Sharing
+from raycomp.merging.tome import constant_r
 from raycomp.models.policy import Policy
 from raycomp.models.segmenter import Segmenter
-from raycomp.recipe import Cts, Recipe, ToMe, constant_r, dense
+from raycomp.recipe import Recipe, dense
 from raycomp.shape import ModelShape, deit_base_distilled, vit
 from tests.conftest import TINY, seeded_model, seeded_saliency
 from tests.counting import counted_gflops
@@ -89,7 +90,7 @@ def test_analytic_count_equals_fvcore_on_tome(r, monkeypatch):
     shape = deit_base_distilled(*ADE20K)
     recipe = tome_recipe(shape, r, "keys")
     model = Segmenter(shape, recipe).eval()
-    model.encoder.merger = ToMeMerger(recipe.merge, shape.prefix)
+    model.encoder.merger = recipe.merge
     assert counted_gflops(model, monkeypatch) == pytest.approx(gflops(shape, recipe), abs=0.01)
 
 

@@ -7,8 +7,9 @@ import torch.nn.functional as F
 from raycomp.compress.apply import compress
 from raycomp.data.samples import IGNORE
 from raycomp.losses import distilled, nested, pixel_loss
+from raycomp.merging import ToMe
 from raycomp.models.cross_entropy import cross_entropy
-from raycomp.recipe import ToMe, dense
+from raycomp.recipe import dense
 from tests.conftest import TINY, seeded_images, seeded_model
 
 IMAGES = seeded_images(TINY)

@@ -4,7 +4,9 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from raycomp.recipe import BlockWidths, Recipe, ToMe, constant_r, dense, from_counts, merge_counts
+from raycomp.merging import ToMe
+from raycomp.merging.tome import constant_r, from_counts, merge_counts
+from raycomp.recipe import BlockWidths, Recipe, dense
 from raycomp.shape import deit_base_distilled
 from tests.conftest import TINY
 

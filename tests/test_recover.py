@@ -12,7 +12,8 @@ from raycomp.compress.apply import compress
 from raycomp.compress.elastic import ordered
 from raycomp.data.streetscenes import StreetScenes
 from raycomp.errors import UserError
-from raycomp.recipe import Cts, ToMe, dense
+from raycomp.merging import Cts, ToMe
+from raycomp.recipe import dense
 from raycomp.recover import recovered
 from raycomp.results.row import SCHEMA
 from raycomp.search.base import Elastic

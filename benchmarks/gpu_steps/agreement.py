@@ -13,9 +13,10 @@ from raycomp.data.samples import NORMALIZATIONS
 from raycomp.devices import exact_float32
 from raycomp.evaluate.measure import measure
 from raycomp.evaluate.miou import normalised
-from raycomp.recipe import Algm, Cts, Recipe, dense
+from raycomp.merging import Algm, Cts
+from raycomp.recipe import Recipe, dense
 from raycomp.search.base import Base, prepare_base
-from raycomp.search.known import UNIFORM_BOTH, known
+from raycomp.search.known import baselines, known
 from raycomp.sections import EvaluationConfig, StageConfig
 
 _CLOSE = 1e-4  # of a logit
@@ -31,7 +32,7 @@ def run(setting: Setting, notes: Notes) -> None:
     shares = known(base.shape, base.shape.image, (0.4,))
     recipes: dict[str, Recipe] = {
         "dense": whole,
-        "prune+ToMe 40%": next(one.recipe for one in shares if one.kind == UNIFORM_BOTH),
+        "prune+ToMe 40%": next(one.recipe for one in shares if one.kind == baselines()[-1]),
         "ALGM": whole.model_copy(update={"merge": Algm(blocks=(1, 4), windows=0.4, pairs=0.2)}),
         "adaptive ALGM": whole.model_copy(update={"merge": Algm(blocks=(1, 4), threshold=0.9)}),
         "CTS": whole.model_copy(update={"merge": Cts(share=0.4, policy="small")}),

@@ -17,7 +17,7 @@ from raycomp.evaluate.speed import median_seconds
 from raycomp.flops import gflops
 from raycomp.models.segmenter import Segmenter
 from raycomp.recipe import BlockWidths, Recipe, dense
-from raycomp.search.known import UNIFORM_BOTH, known
+from raycomp.search.known import baselines, known
 from raycomp.shape import ModelShape
 
 SPEEDUPS = (1.4, 2.5, 3.7)
@@ -31,7 +31,7 @@ def recipes(shape: ModelShape) -> dict[str, Recipe]:
     found = {"dense": dense(shape)}
     for kind, low in (("narrow heads", None), ("whole heads", least)):
         for one in known(shape, shape.image, tuple(1 / s for s in SPEEDUPS), least=low):
-            if one.kind == UNIFORM_BOTH:
+            if one.kind == baselines()[-1]:
                 found[f"prune+ToMe {1 / one.share:.1f}x, {kind}"] = one.recipe
     return found
 

@@ -17,7 +17,8 @@ from raycomp.deploy import model as models
 from raycomp.deploy.model import facts_of
 from raycomp.deploy.onnx import export_onnx, export_program
 from raycomp.evaluate.miou import normalised
-from raycomp.recipe import Recipe, ToMe, dense
+from raycomp.merging import ToMe
+from raycomp.recipe import Recipe, dense
 from raycomp.search.base import Base, prepare_base
 from raycomp.search.proposal import Proposal
 from raycomp.search.trial import run_trial

@@ -2,16 +2,15 @@
 
 from dataclasses import dataclass
 
+from raycomp.merging import METHODS, MergeMethod
 from raycomp.sections import BenchmarkConfig
 
 STAGE = "benchmark"
 TITLES = {
     "dense": "dense",
-    "algm": "ALGM",
-    "cts": "CTS",
-    "tome": "ToMe",
+    **{name: method.title for name, method in METHODS.items()},
     "nvit": "NViT",
-    "nvit+tome": "NViT+ToMe",
+    **{f"nvit+{name}": f"NViT+{method.title}" for name, method in METHODS.items()},
     "found": "raycomp",
 }
 """Names of the methods in tables and figures; `found` is the best of a finished sweep."""
@@ -29,6 +28,20 @@ class Level:
     def label(self) -> str:
         """`ToMe 2.5x`."""
         return TITLES[self.method] if self.method == "dense" else f"{TITLES[self.method]} {self.speedup:g}x"
+
+    @property
+    def prunes(self) -> bool:
+        """Whether NViT prunes, before anything merges."""
+        return self.method.split("+")[0] == "nvit"
+
+    @property
+    def merging(self) -> type[MergeMethod] | None:
+        """What merges, if anything does."""
+        return METHODS.get(self.method.split("+")[-1])
+
+    @property
+    def needs_policy(self) -> bool:
+        return self.merging is not None and self.merging.needs_policy
 
     @property
     def slug(self) -> str:

@@ -10,7 +10,7 @@ import torch
 
 from raycomp.benchmark.cells import STAGE, Cell
 from raycomp.benchmark.pictures import Pictures, pictures
-from raycomp.benchmark.settings import Setting, built, find_threshold
+from raycomp.benchmark.settings import Setting, built, find_adaptive
 from raycomp.compress.apply import remerge
 from raycomp.data.samples import Samples
 from raycomp.devices import device_name
@@ -53,8 +53,8 @@ def measure_cell(
         row |= {"params": sum(p.numel() for p in model.parameters()), "seconds_build": time.perf_counter() - clock}
         if config.benchmark.recovery.steps:
             model = finetuned(base, model, config.benchmark.recovery, cell.seed, samples, device, state)
-            if setting.recipe.adaptive:  # other features, other tokens: T is matched to the model that is measured
-                setting = find_threshold(base, deepcopy(model), setting.target, device)
+            if setting.recipe.adaptive:  # other features, other tokens: the strength is matched anew
+                setting = find_adaptive(base, deepcopy(model), setting.target, device)
                 remerge(model, setting.recipe)
                 row |= _described(base, cell, setting)
         row["seconds_recover"] = time.perf_counter() - clock - row["seconds_build"]

@@ -1,15 +1,15 @@
-"""Find each method's setting at a target GFLOPs: r, T, R or NViT's threshold (matched FLOPs)."""
+"""Find each method's setting at a target GFLOPs: the strength of its merging, NViT's threshold, or both."""
 
 import json
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from raycomp.benchmark.cells import Level
-from raycomp.compress.apply import compress, remerge
+from raycomp.compress.apply import compress, let_merge, remerge
 from raycomp.compress.nvit import nvit
 from raycomp.compress.prune import prune
 from raycomp.compress.saliency import Saliency
@@ -23,11 +23,10 @@ from raycomp.files import fetched, written
 from raycomp.flops import gflops, profile
 from raycomp.models import checkpoints
 from raycomp.models.segmenter import Segmenter
-from raycomp.recipe import Algm, Cts, Recipe, algm_blocks, dense, merge_counts, shared_superpatches
+from raycomp.recipe import Recipe, dense
 from raycomp.recover import retraining
 from raycomp.results.row import Row
 from raycomp.search.base import Base, score
-from raycomp.search.known import uniform_tome
 from raycomp.search.matched import bisect
 from raycomp.storage import AnyPath
 
@@ -88,16 +87,13 @@ class Setting:
 
 def mark_of(base: Base, level: Level) -> str:
     """Changes when the weights, the policy network, the images or the scores behind a level's setting do."""
-    match level.method:
-        case "cts":
-            own = base.policy_checkpoint
-        case "nvit" | "nvit+tome":
-            own = base.config.nvit.criterion
-        case "algm":
-            own = "merged first"  # an older release ordered tokens otherwise
-        case _:
-            own = ""
-    return " ".join((base.checkpoint, base.evalset.fingerprint, own)).strip()
+    merging = level.merging
+    behind = (
+        base.config.nvit.criterion if level.prunes else "",
+        base.policy_checkpoint if level.needs_policy else "",
+        merging.revision if merging else "",
+    )
+    return " ".join(filter(None, (base.checkpoint, base.evalset.fingerprint, *behind)))
 
 
 def built(base: Base, setting: Setting) -> Segmenter:
@@ -105,7 +101,7 @@ def built(base: Base, setting: Setting) -> Segmenter:
     if setting.pruned is None:
         return compress(base.model, setting.recipe, base.saliency, base.policy)
     model = deepcopy(setting.pruned)
-    remerge(model, setting.recipe)
+    let_merge(model, setting.recipe, base.policy)
     return model
 
 
@@ -127,31 +123,25 @@ def find(
     full = gflops(shape, whole, window)
     target = full / level.speedup
 
-    def cost(recipe: Recipe) -> float:
-        return gflops(shape, recipe, window)
-
-    match level.method:
-        case "dense":
-            return Setting(whole, full, full, "")
-        case "tome":
-            merging = bisect(lambda s: uniform_tome(whole, shape, window, s), cost, target)
-            recipe, found = merging.nearest(target, TOLERANCE)
-            return Setting(recipe, found, target, _tome_text(base, recipe))
-        case "cts":
-            kind = base.config.policy.kind
-            shares = bisect(lambda s: _with(whole, Cts(share=0.75 * s, policy=kind)), cost, target)
-            recipe, found = shares.nearest(target, TOLERANCE)
-            return Setting(recipe, found, target, _cts_text(base, recipe))
-        case "algm":
-            start = _with(whole, Algm(blocks=algm_blocks(shape.depth), threshold=1))
-            return find_threshold(base, compress(base.model, start, base.saliency), target, device)
-        case "nvit":
-            return find_nvit(base, target, device, latency, samples)
-    pruned = find_nvit(base, full / level.speedup**0.5, device, latency, samples)
-    both = bisect(lambda s: uniform_tome(pruned.recipe, shape, window, s), cost, target)
-    recipe, found = both.nearest(target, TOLERANCE)
-    text = f"NViT to {pruned.gflops / full:.0%}, {_tome_text(base, recipe)}"
-    return Setting(recipe, found, target, text, pruned.pruned)
+    if level.method == "dense":
+        return Setting(whole, full, full, "")
+    if level.merging is None:
+        return find_nvit(base, target, device, latency, samples)
+    pruned = find_nvit(base, full / level.speedup**0.5, device, latency, samples) if level.prunes else None
+    widths = whole if pruned is None else pruned.recipe
+    start = level.merging.standard(shape, base.config.policy.kind)
+    if start.adaptive:
+        begun = Setting(widths.merging(start), full, target, "", None if pruned is None else pruned.pruned)
+        setting = find_adaptive(base, built(base, begun), target, device)
+    else:
+        matched = bisect(
+            lambda s: widths.merging(start.at(s, shape, window)), lambda r: gflops(shape, r, window), target
+        )
+        recipe, found = matched.nearest(target, TOLERANCE)
+        setting = Setting(recipe, found, target, (recipe.merge or start.at(0.0, shape, window)).setting(shape, window))
+    if pruned is None:
+        return setting
+    return replace(setting, text=f"NViT to {pruned.gflops / full:.0%}, {setting.text}", pruned=pruned.pruned)
 
 
 def from_front(members: Sequence[Row], scores: Saliency, base: Base, level: Level) -> Setting:
@@ -170,27 +160,25 @@ def from_front(members: Sequence[Row], scores: Saliency, base: Base, level: Leve
     return Setting(recipe, gflops(shape, recipe, window), target, f"recipe {row['recipe_id']}", model)
 
 
-def find_threshold(base: Base, model: Segmenter, target: float, device: torch.device) -> Setting:
-    """ALGM's T at which a model, as it is now, costs the target on average."""
-    recipe = model.recipe
-    assert isinstance(recipe.merge, Algm)
-    blocks = recipe.merge.blocks
-    model = model.to(device)
-    thresholds = bisect(
-        lambda s: _with(recipe, Algm(blocks=blocks, threshold=1 - 2 * s)),
+def find_adaptive(base: Base, model: Segmenter, target: float, device: torch.device) -> Setting:
+    """The strength at which a model's adaptive merging, as it is now, costs the target on average."""
+    shape, window, recipe = base.shape, base.config.data.window_for(base.shape), model.recipe
+    start, model = recipe.merge, model.to(device)
+    assert start is not None
+    matched = bisect(
+        lambda s: recipe.merging(start.at(s, shape, window)),
         lambda tried: measured_gflops(base, model, tried, device),
         target,
         _CLOSE,
     )
-    found, cost = thresholds.nearest(target, TOLERANCE)
-    assert isinstance(found.merge, Algm)
-    return Setting(found, cost, target, f"T = {found.merge.threshold:.3f}")
+    found, cost = matched.nearest(target, TOLERANCE)
+    return Setting(found, cost, target, (found.merge or start).setting(shape, window))
 
 
 def measured_gflops(base: Base, model: Segmenter, recipe: Recipe, device: torch.device) -> float:
     """Mean GFLOPs of a model with a recipe's merging over all windows of the clean evaluation images, one at a time."""
     remerge(model, recipe)
-    last = max(recipe.merge.blocks) if isinstance(recipe.merge, Algm) else base.shape.depth  # none merges after it
+    last = base.shape.depth if recipe.merge is None else recipe.merge.last_block(base.shape.depth)
     data, window = base.config.data, base.config.data.window_for(base.shape)
     pixels = NORMALIZATIONS[base.shape.normalization]
     images = base.evalset.images.views()
@@ -225,24 +213,3 @@ def find_nvit(
     mlp = sum(block.mlp for block in recipe.blocks) / shape.depth
     text = f"EMB {recipe.embed}, H {heads:.1f}, MLP {mlp:.0f}"
     return Setting(recipe, found.cost, target, text, found.model)
-
-
-def _with(recipe: Recipe, merge: Cts | Algm) -> Recipe:
-    return Recipe(embed=recipe.embed, blocks=recipe.blocks, merge=merge)
-
-
-def _tome_text(base: Base, recipe: Recipe) -> str:
-    """r, mean merges of the blocks that could merge as many."""
-    left, free = base.shape.grid(base.config.data.window)[0] * base.shape.grid(base.config.data.window)[1], []
-    for count in merge_counts(base.shape, recipe.ratios, base.config.data.window):
-        if 2 * count < left - 1:  # not cut off by half of what is left
-            free.append(count)
-        left -= count
-    return f"r = {sum(free) / max(1, len(free)):.4g}"
-
-
-def _cts_text(base: Base, recipe: Recipe) -> str:
-    if not isinstance(recipe.merge, Cts):
-        return "R = 0"
-    rows, columns = base.shape.grid(base.config.data.window)
-    return f"R = {3 * shared_superpatches(recipe.merge.share, rows * columns) / (rows * columns):.3f}"

@@ -8,13 +8,12 @@ import torch
 
 from raycomp.benchmark.cells import Level
 from raycomp.benchmark.settings import Setting, built
-from raycomp.compress.apply import compress
 from raycomp.data.samples import NORMALIZATIONS
 from raycomp.evaluate.miou import first_window, normalised
 from raycomp.evaluate.speed import median_seconds
 from raycomp.evaluate.tokens import tokens_per_block
 from raycomp.flops import gflops
-from raycomp.recipe import Algm, Recipe
+from raycomp.recipe import Recipe
 from raycomp.search.base import Base
 
 _ROUNDS, _WARM_UP = 7, 2
@@ -61,17 +60,11 @@ def time_settings(base: Base, settings: dict[Level, Setting], device: torch.devi
 
 
 def batched(base: Base, setting: Setting, images: torch.Tensor) -> Recipe:
-    """The recipe itself; for adaptive ALGM the fixed counts that its images merge on average."""
+    """The recipe itself; for adaptive merging the fixed counts that its images merge on average."""
     merge = setting.recipe.merge
-    if not isinstance(merge, Algm) or not merge.adaptive:
+    if merge is None or not merge.adaptive:
         return setting.recipe
-    model = compress(base.model, setting.recipe, base.saliency).to(images.device)
+    model = built(base, setting).to(images.device)
     counts = np.mean([tokens_per_block(model, image[None]) for image in images], axis=0)
     rows, columns = base.shape.grid((images.shape[-2], images.shape[-1]))
-    local, globally = (counts[block - 1] - base.shape.prefix for block in merge.blocks)
-    fixed = Algm(
-        blocks=merge.blocks,
-        windows=(rows * columns - local) / 3 / (rows * columns // 4),
-        pairs=min(0.5, 1 - globally / local),
-    )
-    return Recipe(embed=setting.recipe.embed, blocks=setting.recipe.blocks, merge=fixed)
+    return setting.recipe.merging(merge.fixed(counts - base.shape.prefix, rows * columns))

@@ -22,7 +22,9 @@ from raycomp.commands.inputs import (
 )
 from raycomp.errors import UserError
 from raycomp.flops import Profile, profile
-from raycomp.recipe import Cts, Recipe, ToMe, check_fits, constant_r, dense
+from raycomp.merging import Cts, ToMe
+from raycomp.merging.tome import constant_r
+from raycomp.recipe import Recipe, check_fits, dense
 from raycomp.report import tables
 from raycomp.report.compare import (
     Comparison,
@@ -52,7 +54,7 @@ def profile_command(
     """Can the budget be met? Tokens and GFLOPs per block of the dense and the smallest recipe."""
     sweep = configs.load(space, budget=budget)
     shape, image = shape_of(sweep, space)
-    grid = Space(shape, sweep.space, image)
+    grid = Space(shape, sweep.space, image, policy=sweep.policy.kind)
     limit = sweep.search.budget * profile(shape, dense(shape), image).gflops
     grid.check_budget(limit)
     fitted = grid.recipe(grid.project({name: d.full for name, d in grid.dimensions.items()}, limit))

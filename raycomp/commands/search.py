@@ -126,4 +126,4 @@ def _is_there(named: str) -> bool:
 
 
 def _grid(config: configs.SweepConfig, shape: ModelShape) -> Grid:
-    return Grid(shape, config.space, config.data.window_for(shape))
+    return Grid(shape, config.space, config.data.window_for(shape), policy=config.policy.kind)

@@ -4,14 +4,12 @@ from copy import deepcopy
 
 from torch import nn
 
-from raycomp.compress.algm import AlgmMerger
-from raycomp.compress.cts import Sharing
 from raycomp.compress.prune import prune
 from raycomp.compress.saliency import Saliency
-from raycomp.compress.tome import ToMeMerger
 from raycomp.errors import UserError
+from raycomp.merging.tokens import Sharing
 from raycomp.models.segmenter import Segmenter
-from raycomp.recipe import Algm, Cts, Recipe, ToMe
+from raycomp.recipe import Recipe
 
 
 def compress(model: Segmenter, recipe: Recipe, saliency: Saliency | None, policy: nn.Module | None = None) -> Segmenter:
@@ -25,21 +23,26 @@ def compress(model: Segmenter, recipe: Recipe, saliency: Saliency | None, policy
         UserError: for a recipe that does not fit the model.
     """
     compressed = prune(model, recipe, saliency)
-    if isinstance(recipe.merge, Cts):
-        if policy is None:
-            raise UserError("recipe: merge.method cts needs policy.checkpoint: train one with raycomp train --policy")
-        compressed.encoder.sharer = Sharing(recipe.merge, deepcopy(policy), model.shape.prefix).eval()
-    remerge(compressed, recipe)
+    let_merge(compressed, recipe, policy)
     return compressed
+
+
+def let_merge(model: Segmenter, recipe: Recipe, policy: nn.Module | None) -> None:
+    """Let a model merge everywhere as a recipe of its own widths says; a policy network is copied into it.
+
+    Raises:
+        UserError: for a method that needs a policy network where there is none.
+    """
+    if recipe.merge is not None and recipe.merge.needs_policy:
+        if policy is None:
+            method = recipe.merge.method
+            raise UserError(
+                f"recipe: merge.method {method} needs policy.checkpoint: train one with raycomp train --policy"
+            )
+        model.encoder.sharer = Sharing(recipe.merge, deepcopy(policy), model.shape.prefix).eval()
+    remerge(model, recipe)
 
 
 def remerge(model: Segmenter, recipe: Recipe) -> None:
     """Let a model merge inside its blocks as a recipe of its own widths says."""
-    model.recipe, prefix = recipe, model.shape.prefix
-    match recipe.merge:
-        case ToMe() as tome:
-            model.encoder.merger = ToMeMerger(tome, prefix)
-        case Algm() as algm:
-            model.encoder.merger = AlgmMerger(algm, prefix)
-        case _:
-            model.encoder.merger = None
+    model.recipe, model.encoder.merger = recipe, recipe.merge

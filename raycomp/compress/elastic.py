@@ -12,6 +12,7 @@ from raycomp.compress.apply import remerge
 from raycomp.compress.prune import cut_along, kept_units, sliced
 from raycomp.compress.saliency import Saliency
 from raycomp.compress.slices import first_units
+from raycomp.errors import UserError
 from raycomp.models.segmenter import Segmenter
 from raycomp.recipe import Recipe, check_fits, dense
 
@@ -30,6 +31,8 @@ class Nested(nn.Module):
     def __init__(self, model: Segmenter, recipe: Recipe) -> None:
         super().__init__()
         check_fits(model.shape, recipe)
+        if recipe.merge is not None and recipe.merge.needs_policy:
+            raise UserError(f"space.merge {recipe.merge.method}: an elastic model is trained without a policy network")
         self._model, self._cuts = model, first_units(model, recipe)
         with torch.device("meta"):
             frame = Segmenter(model.shape, recipe).train(model.training)

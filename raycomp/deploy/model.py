@@ -6,15 +6,13 @@ from typing import Annotated
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from raycomp.compress.apply import remerge
-from raycomp.compress.cts import Sharing
+from raycomp.compress.apply import let_merge
 from raycomp.config import explain
 from raycomp.data.samples import NORMALIZATIONS
 from raycomp.errors import UserError
 from raycomp.files import written
 from raycomp.models import checkpoints
 from raycomp.models.segmenter import Segmenter
-from raycomp.recipe import Cts
 from raycomp.sections import DataConfig
 from raycomp.shape import Side
 
@@ -83,10 +81,7 @@ def load(path: Path | str) -> Segmenter:
         UserError: for a file that is not a model of ours.
     """
     model = checkpoints.load(Path(path))
-    if isinstance(model.recipe.merge, Cts):
-        policy = checkpoints.load_sharing_policy(Path(path), model)
-        model.encoder.sharer = Sharing(model.recipe.merge, policy, model.shape.prefix).eval()
-    remerge(model, model.recipe)
+    let_merge(model, model.recipe, checkpoints.load_sharing_policy(Path(path), model))
     return model
 
 

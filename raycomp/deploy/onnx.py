@@ -189,7 +189,7 @@ def compare(model: Segmenter, run: Callable[[np.ndarray], np.ndarray], images: T
 def _traceable(model: Segmenter) -> Segmenter:
     """The model on the CPU in float32: itself, or a copy."""
     if model.recipe.adaptive:
-        raise UserError("export: merging that adapts to the image has no fixed graph; give ALGM windows and pairs")
+        raise UserError("export: merging that adapts to the image has no fixed graph; give settings of fixed counts")
     weights = {(p.device.type, p.dtype) for p in model.parameters()}
     return model if weights == {("cpu", torch.float32)} else deepcopy(model).to("cpu", torch.float32)
 

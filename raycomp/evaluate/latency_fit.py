@@ -14,8 +14,10 @@ import torch
 from raycomp.compress.apply import remerge
 from raycomp.evaluate.latency_table import NO_FIT, Fit, LatencyTable
 from raycomp.evaluate.speed import median_seconds
+from raycomp.merging import METHODS, MergeMethod
 from raycomp.models.segmenter import Segmenter
-from raycomp.recipe import BlockWidths, Recipe, ToMe, dense, tokens_removed
+from raycomp.recipe import BlockWidths, Recipe, dense, tokens_removed
+from raycomp.sections import PolicyConfig
 from raycomp.shape import ModelShape
 
 _MODELS = 12  # beside the dense one
@@ -35,9 +37,10 @@ def fitted(
         batch: the table's, and so with device and dtype.
         clock: seconds of several runs; see `median_seconds`.
     """
-    merging = "merging" in table.parts
+    method = METHODS[table.method].standard(table.shape, PolicyConfig().kind)
+    merging = method if "merging" in table.parts else None
     rng = np.random.default_rng(0)
-    recipes = [dense(table.shape), *(_drawn(table.shape, rng, merging and i % 3 > 0) for i in range(_MODELS))]
+    recipes = [dense(table.shape), *(_drawn(table.shape, rng, merging if i % 3 else None) for i in range(_MODELS))]
     models = [_model(table.shape, recipe).eval().to(device, dtype) for recipe in recipes]
     images = torch.randn(batch, 3, *table.image, device=device, dtype=dtype)
     with torch.inference_mode():
@@ -57,7 +60,7 @@ def _fit(predicted: np.ndarray, merges: np.ndarray, measured: np.ndarray) -> Fit
     return float(found[0]), float(np.exp(found[1])), float(found[2]) if merges.any() else 0.0
 
 
-def _drawn(shape: ModelShape, rng: np.random.Generator, merges: bool) -> Recipe:
+def _drawn(shape: ModelShape, rng: np.random.Generator, merging: MergeMethod | None) -> Recipe:
     """Widths between a quarter and all, some models narrow and some wide; of those that merge, some much.
 
     Widths are those that spaces offer: multiples of 8 where the dense one is. Others are slow on cards.
@@ -76,8 +79,12 @@ def _drawn(shape: ModelShape, rng: np.random.Generator, merges: bool) -> Recipe:
         mlp = channels(shape.mlp, least)
         blocks.append(BlockWidths(heads=width(shape.heads, least, 1), qk=head, v=head, mlp=mlp))
     most = rng.uniform(0.05, 0.4)
-    merge = ToMe(ratios=tuple(rng.uniform(0, most, shape.depth).tolist())) if merges else None
-    return Recipe(embed=channels(shape.width, least), blocks=tuple(blocks), merge=merge)
+    merge = None
+    if merging is not None:
+        merge = merging.with_searched(
+            dict(zip(merging.dimensions, rng.uniform(0, most, shape.depth).tolist(), strict=True))
+        )
+    return Recipe(embed=channels(shape.width, least), blocks=tuple(blocks)).merging(merge)
 
 
 def _model(shape: ModelShape, recipe: Recipe) -> Segmenter:

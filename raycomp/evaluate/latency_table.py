@@ -17,13 +17,15 @@ import torch
 from scipy.interpolate import RegularGridInterpolator
 from torch import Tensor
 
-from raycomp.compress.tome import ToMeMerger
 from raycomp.devices import device_name
 from raycomp.errors import UserError
 from raycomp.evaluate.speed import median_seconds
 from raycomp.files import written
-from raycomp.models.segmenter import Block, Segmenter, Tokens, restore, upsampled
-from raycomp.recipe import BlockWidths, Recipe, ToMe, dense, tokens_removed
+from raycomp.merging import METHODS, MergeMethod
+from raycomp.merging.tokens import Tokens
+from raycomp.models.segmenter import Block, Segmenter, restore, upsampled
+from raycomp.recipe import BlockWidths, Recipe, dense, tokens_removed
+from raycomp.sections import PolicyConfig, SpaceConfig
 from raycomp.shape import ModelShape, Size
 from raycomp.storage import AnyPath
 
@@ -66,14 +68,16 @@ class LatencyTable:
     """Device, precision, batch and tokens of the measurement."""
     fit: Fit = NO_FIT
     """How whole models differ from the sum of their parts."""
+    method: str = SpaceConfig().merge
+    """What merges, where there is a part that does."""
 
     def latency_ms(self, recipe: Recipe) -> float:
         """One pass of the table's batch through the model of a recipe.
 
         Raises:
-            ValueError: for merging other than ToMe, or any in a table made without.
+            ValueError: for merging by another method than the table's, or any in a table made without.
         """
-        if recipe.merge is not None and ("merging" not in self.parts or not isinstance(recipe.merge, ToMe)):
+        if recipe.merge is not None and ("merging" not in self.parts or recipe.merge.method != self.method):
             raise ValueError(f"no latencies of merging by {recipe.merge.method}")
         embed, blocks = recipe.embed, recipe.blocks
         _, removed = tokens_removed(self.shape, recipe.merge, self.image)
@@ -116,7 +120,7 @@ class LatencyTable:
         held = {"shape": self.shape.model_dump(mode="json"), "image": self.image, "axes": self.axes}
         parts = {name: values.tolist() for name, values in self.parts.items()}
         held |= {"tokens": self.tokens, "parts": parts}
-        held |= {"device": self.device, "setting": self.setting, "fit": self.fit}
+        held |= {"device": self.device, "setting": self.setting, "fit": self.fit, "method": self.method}
         with written(path) as temporary:
             temporary.write_text(json.dumps(held))
 
@@ -132,9 +136,10 @@ class LatencyTable:
             parts = {name: np.array(held["parts"][name]) for name in held["parts"]}
             shape, image = ModelShape.model_validate(held["shape"]), tuple(held["image"])
             setting = str(held["setting"])
-            # Older tables have neither; the first word of their setting is cpu or cuda.
+            # Older tables have none of these; the first word of their setting is cpu or cuda.
             device, fit = held.get("device", setting.partition(" ")[0]), tuple(held.get("fit", NO_FIT))
-            return cls(shape, image, held["axes"], held["tokens"], parts, device, setting, fit)
+            method = held.get("method", cls.method)
+            return cls(shape, image, held["axes"], held["tokens"], parts, device, setting, fit, method)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path}: not a latency table ({type(error).__name__}); delete it") from None
 
@@ -145,17 +150,19 @@ def measure_latency(
     device: torch.device,
     dtype: torch.dtype,
     image: Size | None = None,
-    merging: bool = False,
+    merging: MergeMethod | None = None,
     time: Callable[..., float] | None = None,
 ) -> LatencyTable:
     """Time the parts of a dense shape's models at every point of the grid.
 
     Args:
         image: height and width; by default the shape's own.
-        merging: also with fewer tokens, and the merging itself, which takes four times as long.
+        merging: any settings of a method with a `uniform_step`: also time fewer tokens, and the merging itself, which
+            takes four times as long.
         time: milliseconds of a function of one tensor; by default its median where other layers run in between.
     """
-    parts = _Parts(shape, batch, device, dtype, image or shape.image)
+    method = merging or METHODS[SpaceConfig().merge].standard(shape, PolicyConfig().kind)
+    parts = _Parts(shape, batch, device, dtype, image or shape.image, method)
     time = time or parts.clock()
     most = {"embed": shape.width, "heads": shape.heads, "wide": shape.head_dim, "qk": shape.head_dim, "mlp": shape.mlp}
     axes: dict[str, list[float]] = {
@@ -168,16 +175,16 @@ def measure_latency(
     found: dict[str, np.ndarray] = {}
     with torch.inference_mode():
         for name, names in _AXES.items():
-            if not merging and name in ("weighted", "merging"):
+            if merging is None and name in ("weighted", "merging"):
                 continue
-            counts = tokens if merging and name not in ("embedding", "attention") else tokens[-1:]
+            counts = tokens if merging is not None and name not in ("embedding", "attention") else tokens[-1:]
             grid: list[list[float]] = [*(axes[axis] for axis in names), [*counts]]
             times = [time(*getattr(parts, name)(*point)) for point in itertools.product(*grid)]
             found[name] = np.array(times).reshape([len(values) for values in grid])
     precision, threads, version = str(dtype).removeprefix("torch."), torch.get_num_threads(), torch.__version__
     name = device_name(device)
     setting = f"{name} {precision} batch {batch} tokens {tokens[-1]} threads {threads} torch {version}"
-    return LatencyTable(shape, parts.image, axes, tokens, found, name, setting)
+    return LatencyTable(shape, parts.image, axes, tokens, found, name, setting, method=method.method)
 
 
 def _evicted(device: torch.device) -> int:
@@ -196,6 +203,7 @@ class _Parts:
     device: torch.device
     dtype: torch.dtype
     image: Size
+    method: MergeMethod
 
     @property
     def tokens(self) -> int:
@@ -229,15 +237,19 @@ class _Parts:
 
     def weighted(self, embed: int, heads: int, wide: int, tilt: float, n: int) -> _Run:
         block = self._attention(embed, heads, wide, tilt)
-        size = self._record(n).size
-        return lambda x: block.attend(x, size.log()), self._random(n, embed)
+        size = self._record(n).size if self.method.proportional else None
+        return lambda x: block.attend(x, None if size is None else size.log()), self._random(n, embed)
 
     def merging(self, embed: int, qk: int, share: float, n: int) -> _Run:
-        merge = ToMeMerger(ToMe(ratios=(share,)), self.shape.prefix)
+        merge, grid, prefix = (
+            self.method.with_searched({"merge_0": share}),
+            self.shape.grid(self.image),
+            self.shape.prefix,
+        )
         heads, record = self.shape.heads, self._record(n)
         projected = self._random(n, 3 * heads, qk)  # keys lie between queries and values, as attention leaves them
         keys = projected[:, :, heads : 2 * heads].transpose(1, 2)
-        return lambda x: merge(0, x, keys, record, self.shape.grid(self.image)), self._random(n, embed)
+        return lambda x: merge.merge(0, x, keys, record, grid, prefix), self._random(n, embed)
 
     def mlp(self, embed: int, mlp: int, n: int) -> _Run:
         return self._block(embed, BlockWidths(heads=1, qk=1, v=1, mlp=mlp)).feed, self._random(n, embed)

@@ -2,7 +2,7 @@
 
 import ray
 
-from raycomp.benchmark.cells import Level
+from raycomp.benchmark.cells import Level, levels
 from raycomp.benchmark.run import Shared, find_settings, measure_cells, measure_speed
 from raycomp.benchmark.settings import Setting
 from raycomp.benchmark.speed import Timing
@@ -28,7 +28,7 @@ def benchmark(session: Session, sweep: Store | None) -> None:
     """
     config, say = session.config, session.say
     placement.announce(config, say, session.warn)
-    with_policy = "cts" in config.benchmark.methods
+    with_policy = any(level.needs_policy for level in levels(config.benchmark, with_found=False))
     base = session.prepared(session.store.rows(), with_policy=with_policy, criterion=config.nvit.criterion)
     steps = max(config.benchmark.recovery.steps, config.nvit.training_steps)
     samples = preloaded(config, steps, say)

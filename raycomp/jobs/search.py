@@ -50,7 +50,7 @@ def search(session: Session, study: str | None) -> tuple[Found, bool]:
     placement.announce(config, session.say, session.warn, "--gpus")
     base = session.timed(session.prepared(before))
     measurable = None if base.elastic is None else base.elastic.space
-    space = Space(base.shape, config.space, config.data.window_for(base.shape))
+    space = Space(base.shape, config.space, config.data.window_for(base.shape), policy=config.policy.kind)
     proposer = Proposer(replace(space, latency=base.latency), config.search, before, measurable)
     if before:
         session.say(f"{session.folder}: found {proposer.trials_done} of {config.search.trials} trials, going on")

@@ -15,7 +15,7 @@ _POSITIONS, _WIDTH = 8, 256  # of one tile of means
 
 
 def merge(x: Tensor, size: Tensor, index: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """`raycomp.compress.merge.merge`; every position from 0 to count must occur in index."""
+    """`raycomp.merging.tokens.merge`; every position from 0 to count must occur in index."""
     B, N, E = x.shape
     x, size, index = x.contiguous(), size.contiguous(), index.contiguous()
     members = torch.empty(B, N, dtype=torch.int32, device=x.device)

@@ -17,7 +17,7 @@ _ELEMENTS = 2048  # of one tile of vectors
 
 
 def best_partners(metric: Tensor, prefix: int) -> tuple[Tensor, Tensor]:
-    """`raycomp.compress.merge.best_partners` of metric (B, N, C), or of the mean over heads of (B, H, N, C)."""
+    """`raycomp.merging.tokens.best_partners` of metric (B, N, C), or of the mean over heads of (B, H, N, C)."""
     if metric.dim() == 3:
         metric = metric[:, None]
     B, H, N, C = metric.shape
@@ -37,7 +37,7 @@ def best_partners(metric: Tensor, prefix: int) -> tuple[Tensor, Tensor]:
 
 
 def pair_positions(best: Tensor, partner: Tensor, r: int, tokens: int, prefix: int) -> Tensor:
-    """`raycomp.compress.merge.pair_positions`, one program for each image."""
+    """`raycomp.merging.tokens.pair_positions`, one program for each image."""
     B, sources = best.shape
     index = torch.empty(B, tokens, dtype=torch.int64, device=best.device)
     block = triton.next_power_of_2(sources)

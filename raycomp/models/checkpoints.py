@@ -17,7 +17,7 @@ from raycomp.models._timm import create_model, resample_abs_pos_embed
 from raycomp.models.policy import Policy
 from raycomp.models.segmenter import Segmenter, empty
 from raycomp.models.tensors import metadata as metadata
-from raycomp.recipe import Cts, Recipe, check_fits, dense
+from raycomp.recipe import Recipe, check_fits, dense
 from raycomp.sections import SpaceConfig
 from raycomp.shape import ModelShape
 from raycomp.storage import AnyPath
@@ -167,14 +167,16 @@ def load_policy(path: Path, shape: ModelShape) -> Policy:
     return policy.eval()
 
 
-def load_sharing_policy(path: Path, model: Segmenter) -> Policy:
-    """The policy network in a checkpoint of a model that shares tokens (CTS).
+def load_sharing_policy(path: Path, model: Segmenter) -> Policy | None:
+    """The policy network in a checkpoint of a model; None where its merge method needs none.
 
     Raises:
         UserError: for a checkpoint that was written without it.
     """
-    assert isinstance(model.recipe.merge, Cts)
-    policy = Policy(model.recipe.merge.policy, model.shape.patch)
+    merge = model.recipe.merge
+    if merge is None or merge.policy_kind is None:
+        return None
+    policy = Policy(merge.policy_kind, model.shape.patch)
     own = {n.removeprefix(_SHARER): t for n, t in tensors.read(path).items() if n.startswith(_SHARER)}
     tensors.fill(policy, own, path)
     return policy.eval()

@@ -8,9 +8,8 @@ Legend: B batch, N tokens, P special tokens, E embedding width, H heads, K class
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from itertools import islice
-from typing import Protocol, cast
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -18,44 +17,13 @@ from torch import Tensor, nn
 
 from raycomp import kernels
 from raycomp.flops import decoder_widths
+from raycomp.merging import MergeMethod
+from raycomp.merging.tokens import Sharing, Tokens, patch_pixels
 from raycomp.models._timm import DropPath, Mlp, PatchEmbed, resample_abs_pos_embed
 from raycomp.recipe import BlockWidths, Recipe
-from raycomp.shape import Grid, ModelShape, Size
+from raycomp.shape import ModelShape, Size
 
 _UPSAMPLED_AT_ONCE = 2**31 - 1  # CUDA's channels-last kernel refuses more outputs
-
-
-@dataclass(slots=True)
-class Tokens:
-    """What merging must remember: how many patches each token stands for, and where they went."""
-
-    size: Tensor
-    """(B, N) float32, patches in each token."""
-    source: Tensor
-    """(B, patches) int64, the token that stands for each original patch."""
-
-
-class Merger(Protocol):
-    """Merges tokens of a block between its attention and its MLP."""
-
-    @property
-    def proportional(self) -> bool:
-        """Whether attention weighs a merged token by the patches it stands for."""
-        ...
-
-    def __call__(
-        self, block: int, x: Tensor, keys: Tensor, tokens: Tokens | None, grid: Grid
-    ) -> tuple[Tensor, Tokens | None]:
-        """Map x (B, N, E) and the block's keys (B, H, N, qk) to fewer tokens and their record."""
-        ...
-
-
-class Sharer(Protocol):
-    """Embeds images with fewer tokens than patches."""
-
-    def __call__(self, images: Tensor, projection: nn.Conv2d, position: Tensor, grid: Grid) -> tuple[Tensor, Tokens]:
-        """Map images (B, 3, H, W), with positions (1, h*w, E), to tokens (B, N, E) and their record."""
-        ...
 
 
 _HALF = (torch.bfloat16, torch.float16)
@@ -131,8 +99,8 @@ class Encoder(nn.Module):
         super().__init__()
         embed, (rows, columns) = recipe.embed, shape.grid()
         self.shape = shape
-        self.merger: Merger | None = None
-        self.sharer: Sharer | None = None
+        self.merger: MergeMethod | None = None
+        self.sharer: Sharing | None = None
         self.patch_embed = PatchEmbed(None, shape.patch, 3, embed)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, embed))
         self.dist_token = nn.Parameter(torch.zeros(1, 1, embed)) if shape.prefix == 2 else None
@@ -159,7 +127,7 @@ class Encoder(nn.Module):
             by_size = tokens is not None and self.merger is not None and self.merger.proportional
             x, keys = block.attend(x, tokens.size.log() if tokens is not None and by_size else None)
             if self.merger is not None:
-                x, tokens = self.merger(index, x, keys, tokens, grid)
+                x, tokens = self.merger.merge(index, x, keys, tokens, grid, self.shape.prefix)
             x = block.feed(x)
         return self.norm(x), tokens
 
@@ -189,13 +157,6 @@ class Encoder(nn.Module):
 def linear_embedding(images: Tensor, projection: nn.Conv2d) -> Tensor:
     """Embed the patches of images (B, 3, h*p, w*p) by a projection of stride p, as one matrix product: (B, h*w, E)."""
     return F.linear(patch_pixels(images, projection.stride[0]), projection.weight.flatten(1), projection.bias)
-
-
-def patch_pixels(images: Tensor, side: int) -> Tensor:
-    """Pixels of every patch of images (B, 3, h*p, w*p), in the order of a projection's weights: (B, h*w, 3*p*p)."""
-    B, channels, height, width = images.shape
-    x = images.view(B, channels, height // side, side, width // side, side)
-    return x.permute(0, 2, 4, 1, 3, 5).reshape(B, height // side * (width // side), channels * side * side)
 
 
 class LinearDecoder(nn.Module):

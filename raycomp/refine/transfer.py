@@ -10,7 +10,7 @@ from raycomp.recipe import Recipe, check_fits, dense
 from raycomp.report.compare import final_front
 from raycomp.results.row import Row
 from raycomp.results.store import completed
-from raycomp.search.known import BASELINES, kind_of
+from raycomp.search.known import is_baseline
 from raycomp.search.proposal import Proposal
 from raycomp.shape import ModelShape, Size
 
@@ -36,7 +36,7 @@ def proposals(rows: Sequence[Row], budget_share: float, shape: ModelShape, windo
     """
     members = final_front(rows, budget_share)
     stage = members[0]["stage"] if members else "full"
-    baselines = [row for row in completed(rows, stage) if kind_of(row["label"]) in BASELINES]
+    baselines = [row for row in completed(rows, stage) if is_baseline(row["label"])]
     rows_of = {row["recipe_id"]: row for row in (*baselines, *members) if row["recipe_id"] != dense(shape).id}
     recipes = [(Recipe.model_validate_json(row["recipe_json"]), row) for row in rows_of.values()]
     found = [Proposal(0, "full", "reference", "dense", dense(shape))]

@@ -155,7 +155,7 @@ def _curves(found: Sequence[Result]) -> list[tuple[str, list[Result]]]:
 def _style(method: str, line: bool = False) -> dict[str, object]:
     dense = method == "dense"
     style: dict[str, object] = {
-        "label": TITLES[method], "color": _COLORS[method], "marker": _MARKERS[method],
+        "label": TITLES[method], "color": _COLORS.get(method, "#5c8a8a"), "marker": _MARKERS.get(method, "X"),
         "ms": 13 if dense else 6, "lw": 0 if dense else 1.5, "zorder": 5 if dense else 2,
     }  # fmt: skip
     return style if line else style | {"capsize": 3}

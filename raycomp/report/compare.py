@@ -12,7 +12,7 @@ from raycomp.report.trust import Trust, trust
 from raycomp.results.row import Row, cost, cost_share
 from raycomp.results.store import completed
 from raycomp.search.confirmed import confirmed
-from raycomp.search.known import BASELINES, counted, kind_of
+from raycomp.search.known import baselines_of, counted, kind_of
 from raycomp.search.pareto import front, hypervolume
 
 _MATCHED = 0.8  # of a limit that a baseline spends at least, or it says little of it
@@ -123,7 +123,7 @@ def compare(rows: Sequence[Row], budget_share: float) -> list[Comparison]:
     stage = members[0]["stage"]
     whole = dense_row(rows, stage)
     sure = trust(members)
-    curves = {kind: baseline_curve(rows, stage, kind) for kind in BASELINES}
+    curves = {kind: baseline_curve(rows, stage, kind) for kind in baselines_of(row["label"] for row in rows)}
     return [
         Comparison(
             row=row,
@@ -148,11 +148,11 @@ def at_budgets(rows: Sequence[Row], shares: Sequence[float], budget_share: float
         for share in shares
         if row["label"] and _MATCHED * share <= cost_share(row) <= share * (1 + 1e-3)  # elsewhere it may cost another
     }
-    result = []
+    result, kinds = [], baselines_of(row["label"] for row in rows)
     for share in sorted(shares, reverse=True):
         affordable = [row for row in members if cost_share(row) <= share]
         best = max(affordable, key=lambda row: row["clean_miou"] + row["corrupted_miou"], default=None)
-        result.append(AtBudget(share, best, {kind: measured.get((f"{kind} {share:.0%}", share)) for kind in BASELINES}))
+        result.append(AtBudget(share, best, {kind: measured.get((f"{kind} {share:.0%}", share)) for kind in kinds}))
     return result
 
 

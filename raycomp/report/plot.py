@@ -14,14 +14,14 @@ from raycomp.files import written
 from raycomp.report.compare import baseline_curve, dense_row, final_front, refined_rows
 from raycomp.results.row import Row, cost, timed
 from raycomp.results.store import completed
-from raycomp.search.known import BASELINES
+from raycomp.search.known import baselines_of
 from raycomp.storage import AnyPath
 
 if TYPE_CHECKING:  # needs torch
     from raycomp.deploy.speed import Speed
 
-_COLORS = dict(zip(BASELINES, ("#d1495b", "#8d6a9f", "#e09f3e"), strict=True))
-_MARKERS = dict(zip(BASELINES, ("v", "s", "D"), strict=True))
+_BASELINES = (("#d1495b", "v"), ("#8d6a9f", "s"), ("#e09f3e", "D"))
+"""Colours and markers of merging, pruning, and both."""
 _FRONT, _REFINED = "#1b6ca8", "#3a7d44"
 
 
@@ -51,10 +51,10 @@ def _panel(axes: Axes, rows: Sequence[Row], budget_share: float, name: str) -> N
     stage = members[0]["stage"] if members else "search"
     trials = completed(rows, "search")
     axes.scatter(*_xy(trials, name), s=12, color="0.75", label="trials (search stage: fewer images)", zorder=1)
-    for kind in BASELINES:
+    for kind, (color, marker) in zip(baselines_of(row["label"] for row in rows), _BASELINES, strict=True):
         curve = baseline_curve(rows, stage, kind)
         # Above the front, which may have the same recipe.
-        axes.plot(*_xy(curve, name), color=_COLORS[kind], marker=_MARKERS[kind], ms=4, lw=1.2, label=kind, zorder=5)
+        axes.plot(*_xy(curve, name), color=color, marker=marker, ms=4, lw=1.2, label=kind, zorder=5)
     # The front has three objectives: its members need not rise along this one.
     axes.scatter(*_xy(members, name), s=46, color=_FRONT, edgecolor="white", label="Pareto front", zorder=4)
     axes.step(*_xy(_staircase(members, name), name), where="post", color=_FRONT, lw=1.5, zorder=3)

@@ -16,7 +16,7 @@ from raycomp.report.trust import Trust
 from raycomp.results.row import Row, cost_share, timed
 from raycomp.results.row import cost as cost_of
 from raycomp.results.store import Store
-from raycomp.search.known import BASELINES, counted
+from raycomp.search.known import baselines, counted
 
 if TYPE_CHECKING:  # needs torch, which the other commands do without
     from raycomp.deploy.speed import Speed
@@ -56,7 +56,8 @@ def front_table(comparisons: Sequence[Comparison], in_time: bool, of: Origins) -
         f"Pareto front{by}: mIoU in %; gains in points, clean / corrupted, over dense and uniform baselines at {equal}"
     )
     sure = any(item.trust is not None for item in comparisons)
-    versus = [Column(f"vs {kind.removeprefix('uniform ')}", under="vs dense") for kind in BASELINES]
+    kinds = tuple(comparisons[0].baselines) if comparisons else baselines()
+    versus = [Column(f"vs {kind.removeprefix('uniform ')}", under="vs dense") for kind in kinds]
     costs = [Column("GFLOPs"), Column("share", under="GFLOPs")]
     if in_time:
         costs += [Column("ms", under="GFLOPs"), Column("of dense", under="GFLOPs")]
@@ -73,7 +74,7 @@ def front_table(comparisons: Sequence[Comparison], in_time: bool, of: Origins) -
             *((f"{row['predicted_ms']:.3g}", f"{row['predicted_share']:.1%}") if in_time else ()),
             *_with_intervals(row, item.trust),
             _points(item.dense),
-            *(_points(item.baselines[kind]) for kind in BASELINES),
+            *(_points(item.baselines[kind]) for kind in kinds),
             *([_tie(item.trust)] if sure else []),
         )
     return table
@@ -83,11 +84,12 @@ def budget_table(budgets: Sequence[AtBudget], of: Origins) -> FittedTable:
     """The best recipe at each budget beside the baselines matched to it, clean / corrupted mIoU."""
     equal = "time" if any(item.best is not None and timed(item.best) for item in budgets) else "GFLOPs"
     title = f"At matched {equal}: clean / corrupted mIoU in %"
-    columns = [Column("budget"), Column(of.best), *(Column(kind, under=of.best) for kind in BASELINES)]
+    kinds = tuple(budgets[0].baselines) if budgets else baselines()
+    columns = [Column("budget"), Column(of.best), *(Column(kind, under=of.best) for kind in kinds)]
     caption = f"{of.best}: of the front within the budget, the highest mean of clean and corrupted"
     table = FittedTable(title, columns, caption)
     for item in budgets:
-        table.add_row(f"{item.share:.0%}", _both(item.best), *(_both(item.baselines[kind]) for kind in BASELINES))
+        table.add_row(f"{item.share:.0%}", _both(item.best), *(_both(item.baselines[kind]) for kind in kinds))
     return table
 
 

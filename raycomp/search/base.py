@@ -26,10 +26,11 @@ from raycomp.devices import prepare_device
 from raycomp.errors import UserError
 from raycomp.evaluate.latency_table import LatencyTable
 from raycomp.evaluate.miou import normalised
+from raycomp.merging import METHODS
 from raycomp.models import checkpoints
 from raycomp.models.policy import Policy
 from raycomp.models.segmenter import Segmenter, empty
-from raycomp.recipe import Cts, Recipe, dense
+from raycomp.recipe import Recipe, dense
 from raycomp.results.row import Row
 from raycomp.search.space import Space
 from raycomp.sections import Criterion
@@ -119,13 +120,14 @@ class Base:
         Raises:
             UserError: for a recipe that does not fit the model, or that the elastic model was not trained for.
         """
+        shares = recipe.merge is not None and recipe.merge.needs_policy
+        policy = self.placed(self.policy, device) if self.policy and shares else None
         if self.elastic is None or recipe == dense(self.shape):
-            policy = self.placed(self.policy, device) if self.policy and isinstance(recipe.merge, Cts) else None
             scores = None if self.scores is None else self.saliency
             return compress(self.placed(self.model, device), recipe, scores, policy)
         if problem := self.elastic.space.outside(recipe):
             raise UserError(f"recipe: outside of what the elastic model was trained over: {problem}")
-        return compress(self.placed(self.elastic_model, device), recipe, None)
+        return compress(self.placed(self.elastic_model, device), recipe, None, policy)
 
     @property
     def mark(self) -> str:
@@ -149,7 +151,7 @@ def prepare_base(
 
     Args:
         report: called with a line about each step that takes time.
-        with_policy: whether to load the policy network of CTS, too.
+        with_policy: whether to load the policy network, too, where the search space does not need it.
         criterion: the score of a unit; by default that of the search.
         scorer: what computes saliencies; by default this process.
 
@@ -159,6 +161,7 @@ def prepare_base(
     path = checkpoints.locate(config.model.checkpoint)
     model = checkpoints.load(path, config.model.shape)
     mark = checkpoints.fingerprint(path)
+    with_policy = with_policy or METHODS[config.space.merge].needs_policy
     policy_path = _policy_path(config) if with_policy else None
     policy = None if policy_path is None else _policy(policy_path, config, model.shape)
 
@@ -213,7 +216,8 @@ def trained_space(config: SweepConfig, shape: ModelShape) -> Space | None:
     if config.model.elastic is None:
         raise UserError("field 'model.elastic' is missing: recovery.mode elastic needs one (raycomp train --elastic)")
     path, window = checkpoints.locate(config.model.elastic, "model.elastic"), config.data.window_for(shape)
-    trained, space = Space(shape, checkpoints.elastic_space(path), window), Space(shape, config.space, window)
+    trained = Space(shape, checkpoints.elastic_space(path), window)
+    space = Space(shape, config.space, window, policy=config.policy.kind)
     if problem := trained.outside(space.recipe(space.smallest)):
         raise UserError(f"space: goes beyond what {path} was trained over: {problem}")
     return trained

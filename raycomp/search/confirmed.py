@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from raycomp.results.row import Row, cost
 from raycomp.results.store import completed
-from raycomp.search.known import BASELINES, kind_of
+from raycomp.search.known import is_baseline
 from raycomp.search.pareto import most_useful
 
 CONFIRMED = 12
@@ -16,7 +16,7 @@ def confirmed(rows: Iterable[Row]) -> list[Row]:
     search = completed(rows, "search")
     reference = [row for row in search if row["origin"] == "reference"]
     trials = [row for row in search if row["origin"] != "reference"]
-    baselines = [row for row in trials if kind_of(row["label"]) in BASELINES]
+    baselines = [row for row in trials if is_baseline(row["label"])]
     most = cost(reference[0]) if reference else max(map(cost, trials), default=1.0)
     chosen = most_useful(trials, CONFIRMED, most)
     return list({row["recipe_id"]: row for row in (*reference, *baselines, *chosen)}.values())

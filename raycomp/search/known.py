@@ -2,20 +2,21 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import partial
 
 from raycomp.flops import gflops
-from raycomp.recipe import BlockWidths, Recipe, ToMe, dense, from_counts
+from raycomp.merging import METHODS, MergeMethod
+from raycomp.recipe import BlockWidths, Recipe, dense
 from raycomp.search.matched import bisect
+from raycomp.sections import PolicyConfig, SpaceConfig
 from raycomp.shape import ModelShape, Size
 
 Cost = Callable[[Recipe], float]
 
-UNIFORM_TOME, UNIFORM_PRUNING, UNIFORM_BOTH = "uniform ToMe", "uniform pruning", "uniform prune+ToMe"
-BASELINES = (UNIFORM_TOME, UNIFORM_PRUNING, UNIFORM_BOTH)
-"""What a search must beat: the same in every block."""
-_BEST_FIRST = (UNIFORM_BOTH, UNIFORM_PRUNING, UNIFORM_TOME, "MLP 75% + early ToMe", "early ToMe")
-"""Kinds by the accuracy that street scenes keep at half of the dense GFLOPs and below, the baselines before others."""
+UNIFORM_PRUNING = "uniform pruning"
+_UNIFORM, _UNIFORM_BOTH, _NARROWER = "uniform ", "uniform prune+", "MLP 75% + "
+_BEST_FIRST = (_UNIFORM_BOTH, UNIFORM_PRUNING, _UNIFORM, _NARROWER, "")
+"""How kinds begin, by the accuracy that street scenes keep at half of the dense GFLOPs and below, the baselines before
+others."""
 _MULTIPLE = 8  # widths that hardware likes
 _MOST_PRUNED = 0.9
 
@@ -43,32 +44,50 @@ def kind_of(label: str) -> str:
     return label.rpartition(" ")[0]
 
 
+def baselines(title: str = METHODS[SpaceConfig().merge].title) -> tuple[str, str, str]:
+    """What a search must beat, the same in every block: merging by the method of this title, pruning, and both."""
+    return _UNIFORM + title, UNIFORM_PRUNING, _UNIFORM_BOTH + title
+
+
+def baselines_of(labels: Iterable[str]) -> tuple[str, str, str]:
+    """The baselines of a sweep whose rows have these labels; those of the default merge method where none merges."""
+    merging = {kind_of(label) for label in labels if is_baseline(label)} - {UNIFORM_PRUNING}
+    return baselines(min(merging).removeprefix(_UNIFORM_BOTH).removeprefix(_UNIFORM)) if merging else baselines()
+
+
+def is_baseline(label: str) -> bool:
+    """Whether a row's label is that of a baseline."""
+    return kind_of(label).startswith(_UNIFORM)
+
+
 def known(
     shape: ModelShape,
     image: Size,
     shares: tuple[float, ...],
     cost: Cost | None = None,
     least: Recipe | None = None,
+    merging: MergeMethod | None = None,
 ) -> Iterator[Known]:
     """Known recipes at each share of the dense cost that they can reach, most expensive first.
 
     Args:
         cost: of a recipe; by default GFLOPs.
         least: the narrowest widths allowed.
+        merging: any settings of the method that merges; by default those of spaces that name none.
     """
+    merging = merging or METHODS[SpaceConfig().merge].standard(shape, PolicyConfig().kind)
+    schedules = merging.schedules(shape, image)
+    last = list(schedules)[-1]
     cost = cost or (lambda recipe: gflops(shape, recipe, image))
     whole, narrower = dense(shape), _with_mlp(shape, 0.75)
     for share in sorted(shares, reverse=True):
         target = share * cost(whole)
         half_way = _matched(lambda s: pruned(shape, s, least), cost, cost(whole) * share**0.5)
-        builders: dict[str, Callable[[float], Recipe]] = {
-            UNIFORM_TOME: lambda s: uniform_tome(whole, shape, image, s),
-            "early ToMe": lambda s: early_tome(whole, shape, image, s),
-            UNIFORM_PRUNING: lambda s: pruned(shape, s, least),
-            "MLP 75% + early ToMe": lambda s: early_tome(narrower, shape, image, s),
-        }
+        builders = {f"{name} {merging.title}": _merging(whole, merge) for name, merge in schedules.items()}
+        builders[UNIFORM_PRUNING] = lambda s: pruned(shape, s, least)
+        builders[f"{_NARROWER}{last} {merging.title}"] = _merging(narrower, schedules[last])
         if half_way is not None:
-            builders[UNIFORM_BOTH] = partial(uniform_tome, half_way, shape, image)
+            builders[_UNIFORM_BOTH + merging.title] = _merging(half_way, schedules["uniform"])
         for kind, build in builders.items():
             recipe = _matched(build, cost, target)
             if recipe is not None:
@@ -82,24 +101,13 @@ def best_first(found: Iterable[Known]) -> list[Known]:
     The best kind comes first; of each, the dearest and the cheapest before those between, so that it spans the costs.
     """
     there = list(found)
-    by_kind = [[one for one in there if one.kind == kind] for kind in _BEST_FIRST]
+    kinds = sorted(dict.fromkeys(one.kind for one in there), key=_rank)
+    by_kind = [[one for one in there if one.kind == kind] for kind in kinds]
     return [one for own in by_kind for one in (*own[:1], *own[1:][-1:], *own[1:-1])]
 
 
-def uniform_tome(base: Recipe, shape: ModelShape, image: Size, strength: float) -> Recipe:
-    """The same number of merges in every block (the paper's schedule); strength 0 to 1 is r = 0 to N/2."""
-    rows, columns = shape.grid(image)
-    r = strength * rows * columns / 2
-    counts = [round((i + 1) * r) - round(i * r) for i in range(shape.depth)]  # fractional r, spread evenly
-    return _merging(base, shape, image, counts)
-
-
-def early_tome(base: Recipe, shape: ModelShape, image: Size, strength: float) -> Recipe:
-    """Merges that fall off geometrically with depth; past strength 0.5 the fall becomes less steep."""
-    rows, columns = shape.grid(image)
-    first = min(1.0, 2 * strength) * rows * columns / 2
-    decay = 0.4 + max(0.0, 2 * strength - 1) * 0.5
-    return _merging(base, shape, image, [round(first * decay**i) for i in range(shape.depth)])
+def _rank(kind: str) -> int:
+    return next(rank for rank, start in enumerate(_BEST_FIRST) if kind.startswith(start))
 
 
 def pruned(shape: ModelShape, strength: float, least: Recipe | None = None) -> Recipe:
@@ -127,8 +135,8 @@ def _with_mlp(shape: ModelShape, keep: float) -> Recipe:
     return Recipe(embed=whole.embed, blocks=(narrow,) * shape.depth)
 
 
-def _merging(base: Recipe, shape: ModelShape, image: Size, counts: list[int]) -> Recipe:
-    return Recipe(embed=base.embed, blocks=base.blocks, merge=ToMe(ratios=from_counts(shape, counts, image)))
+def _merging(widths: Recipe, schedule: Callable[[float], MergeMethod]) -> Callable[[float], Recipe]:
+    return lambda strength: widths.merging(schedule(strength))
 
 
 def _multiple(value: float, most: int, multiple: int = _MULTIPLE) -> int:

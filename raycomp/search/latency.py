@@ -10,6 +10,7 @@ from raycomp.config import SweepConfig
 from raycomp.devices import device_name
 from raycomp.evaluate.latency_fit import fitted
 from raycomp.evaluate.latency_table import LatencyTable, measure_latency
+from raycomp.merging import METHODS
 from raycomp.recipe import dense
 from raycomp.search.base import Base
 from raycomp.search.cluster import gpus_per_trial, prepare_worker, remote, result
@@ -62,5 +63,7 @@ def _device() -> str:
 
 def _measure(base: Base, batch: int, merging: bool) -> LatencyTable:
     device, dtype = prepare_worker(), getattr(torch, base.config.evaluation.dtype)
-    table = measure_latency(base.shape, batch, device, dtype, base.config.data.window, merging)
+    config, shape = base.config, base.shape
+    method = METHODS[config.space.merge].standard(shape, config.policy.kind) if merging else None
+    table = measure_latency(shape, batch, device, dtype, config.data.window, method)
     return fitted(table, batch, device, dtype)

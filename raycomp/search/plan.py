@@ -6,7 +6,7 @@ from functools import partial
 
 import torch
 
-from raycomp.compress.apply import remerge
+from raycomp.compress.apply import let_merge
 from raycomp.config import SweepConfig
 from raycomp.data.corruptions import TYPES
 from raycomp.data.evalset import open_checked
@@ -14,12 +14,13 @@ from raycomp.data.labelled import absent_in
 from raycomp.data.samples import Samples
 from raycomp.evaluate.miou import anchors
 from raycomp.evaluate.speed import median_seconds
+from raycomp.models.policy import Policy
 from raycomp.models.segmenter import Segmenter
 from raycomp.recipe import dense
 from raycomp.results.row import cost_share
 from raycomp.search.base import default_device
 from raycomp.search.confirmed import CONFIRMED, confirmed
-from raycomp.search.known import BASELINES, kind_of
+from raycomp.search.known import is_baseline
 from raycomp.search.proposer import Proposer
 from raycomp.sections import DataConfig, StageConfig
 from raycomp.shape import ModelShape, enlarged_to
@@ -111,8 +112,8 @@ def _confirmed(proposer: Proposer, proposed: int) -> tuple[list[float], int]:
     left = [row for row in measured if ("full", row["recipe_id"]) not in proposer.rows]
     if not proposer.first and not proposed:
         return [cost_share(row) for row in left], 0
-    fixed = [row for row in left if row["origin"] == "reference" or kind_of(row["label"]) in BASELINES]
-    coming = [one for one in proposer.first if one.origin == "reference" or kind_of(one.label) in BASELINES]
+    fixed = [row for row in left if row["origin"] == "reference" or is_baseline(row["label"])]
+    coming = [one for one in proposer.first if one.origin == "reference" or is_baseline(one.label)]
     shares = [cost_share(row) for row in fixed]
     shares += [proposer.space.cost(one.recipe) / proposer.dense_cost for one in coming]
     others = len(left) - len(fixed) + len(proposer.first) - len(coming) + proposed
@@ -125,7 +126,8 @@ def _pass_seconds(config: SweepConfig, proposer: Proposer, device: torch.device)
     full = {name: dimension.full for name, dimension in space.dimensions.items()}
     dearest = space.recipe(space.project(full, config.search.budget * proposer.dense_cost))
     models = {name: Segmenter(space.shape, recipe) for name, recipe in (("dense", dense(space.shape)), ("at", dearest))}
-    remerge(models["at"], dearest)
+    kind = None if dearest.merge is None else dearest.merge.policy_kind
+    let_merge(models["at"], dearest, None if kind is None else Policy(kind, space.shape.patch))
     inputs = torch.randn(batch, 3, *space.image, device=device, dtype=dtype)
     for model in models.values():
         model.eval().to(device, dtype)

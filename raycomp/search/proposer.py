@@ -117,7 +117,7 @@ class Proposer:
         inside = self._measurable
         least = None if inside is None else inside.recipe(inside.smallest)
         offered: dict[str, Known] = {}
-        for one in known(self.space.shape, self.space.image, shares, self.space.cost, least):
+        for one in known(self.space.shape, self.space.image, shares, self.space.cost, least, self.space.merging):
             if inside is None or not inside.outside(one.recipe):
                 offered.setdefault(one.recipe.id, one)
         offered.pop(self.dense.id, None)

@@ -10,8 +10,9 @@ import numpy as np
 
 from raycomp.errors import UserError
 from raycomp.flops import gflops
-from raycomp.recipe import BlockWidths, Recipe, ToMe, dense
-from raycomp.sections import SpaceConfig, WidthRange
+from raycomp.merging import METHODS, MergeMethod
+from raycomp.recipe import BlockWidths, Recipe, dense
+from raycomp.sections import PolicyConfig, SpaceConfig, WidthRange
 from raycomp.shape import ModelShape, Size
 
 if TYPE_CHECKING:  # needs torch, which telling bad input does without
@@ -64,10 +65,17 @@ class Space:
     image: Size
     latency: "LatencyTable | None" = None
     """Where budgets limit milliseconds in place of GFLOPs."""
+    policy: str = PolicyConfig().kind
+    """Kind of the policy network, for a merge method that needs one."""
+
+    @cached_property
+    def merging(self) -> MergeMethod:
+        """The merge method whose ratios vary; its other settings are those of its paper."""
+        return METHODS[self.config.merge].standard(self.shape, self.policy)
 
     @cached_property
     def dimensions(self) -> dict[str, Dimension]:
-        """Every integer that may vary, by name: `embed`, `heads_0`, ..., `merge_7`."""
+        """Every integer that may vary, by name: `embed`, `heads_0`, ..., `merge_7`; its kind comes before the `_`."""
         found: list[Dimension] = []
         full = {"embed": self.shape.width, "heads": self.shape.heads, "mlp": self.shape.mlp}
         full |= {"qk": self.shape.head_dim, "v": self.shape.head_dim}
@@ -77,9 +85,8 @@ class Space:
             names = [f"{kind}_{block}" for block in range(self.shape.depth)]
             if (allowed := getattr(self.config, kind)) is not None:
                 found += self._widths(kind, allowed, full[kind], names)
-        most = round(self.config.merge_high / self.config.merge_step)
-        if most:
-            found += [Dimension(f"merge_{block}", 0, most, 1, 0) for block in range(self.shape.depth)]
+        if most := round(self.config.merge_high / self.config.merge_step):
+            found += [Dimension(name, 0, most, 1, 0) for name in self.merging.dimensions]
         return {dimension.name: dimension for dimension in found}
 
     def _widths(self, kind: str, allowed: WidthRange, full: int, names: list[str]) -> list[Dimension]:
@@ -99,16 +106,18 @@ class Space:
             _block_widths(*(params.get(f"{kind}_{i}", getattr(block, kind)) for kind in _BLOCK_WIDTHS))
             for i, block in enumerate(whole.blocks)
         )
-        ratios = tuple(params.get(f"merge_{i}", 0) * self.config.merge_step for i in range(self.shape.depth))
-        return Recipe(embed=params.get("embed", whole.embed), blocks=blocks, merge=ToMe(ratios=ratios))
+        ratios = {name: params.get(name, 0) * self.config.merge_step for name in self.merging.dimensions}
+        merge = self.merging.with_searched(ratios)
+        return Recipe.model_validate({"embed": params.get("embed", whole.embed), "blocks": blocks, "merge": merge})
 
     def params(self, recipe: Recipe) -> Params:
         """The point of the grid nearest to a recipe."""
         exact: dict[str, float] = {"embed": recipe.embed}
-        for i, (block, ratio) in enumerate(zip(recipe.blocks, recipe.ratios, strict=True)):
+        for i, block in enumerate(recipe.blocks):
             exact |= {f"{kind}_{i}": getattr(block, kind) for kind in _BLOCK_WIDTHS}
-            exact[f"merge_{i}"] = ratio / self.config.merge_step
-        return {name: dimension.snap(exact[name]) for name, dimension in self.dimensions.items()}
+        ratios = recipe.merge.searched if isinstance(recipe.merge, type(self.merging)) else {}
+        exact |= {name: ratio / self.config.merge_step for name, ratio in ratios.items()}
+        return {name: dimension.snap(exact.get(name, 0)) for name, dimension in self.dimensions.items()}
 
     def gflops(self, params: Params) -> float:
         """GFLOPs of the recipe at a point."""
@@ -132,10 +141,17 @@ class Space:
         for field, (width, least) in widths.items():
             if width < least:
                 return f"{field} is {width}, the least is {least}"
-        if recipe.merge is not None and not isinstance(recipe.merge, ToMe):
-            return f"merge.method is {recipe.merge.method!r}, the only one is 'tome'"
-        if (most := max(recipe.ratios, default=0.0)) > self.config.merge_high:
+        return "" if recipe.merge is None else self._merges_outside(recipe.merge)
+
+    def _merges_outside(self, merge: MergeMethod) -> str:
+        if merge.method != self.config.merge:
+            return f"merge.method is {merge.method!r}, the only one is {self.config.merge!r}"
+        if merge.adaptive:
+            return "merging is adaptive, and a space has fixed counts alone"
+        if (most := max(merge.searched.values())) > self.config.merge_high:
             return f"a merge ratio is {most}, the highest is {self.config.merge_high}"
+        if other := set(merge.searched) - set(self.merging.dimensions):
+            return f"it merges at {min(other)}, a space only at {', '.join(self.merging.dimensions)}"
         return ""
 
     @cached_property
@@ -145,11 +161,11 @@ class Space:
 
     @cached_property
     def cheapest(self) -> Params:
-        """The point that costs least: the smallest, but in time merging late may cost more than it saves."""
-        if self.latency is None:
+        """The point that costs least: the smallest, unless merging costs more, in time or by a policy."""
+        if self.latency is None and not self.merging.needs_policy:
             return self.smallest
-        blocks = range(self.shape.depth + 1)
-        early = [self.smallest | {f"merge_{i}": 0 for i in range(first, self.shape.depth)} for first in blocks]
+        merged = self.merging.dimensions
+        early = [self.smallest | dict.fromkeys(merged[first:], 0) for first in range(len(merged) + 1)]
         known = [{name: point[name] for name in self.dimensions} for point in early]
         return min([{name: d.full for name, d in self.dimensions.items()}, *known], key=self._cost)
 
@@ -213,8 +229,8 @@ class Space:
         """All widths at their low ends, and equal merging in all blocks down to `least` GFLOPs."""
 
         def merged(compression: float) -> Params:
-            merging = {name: d.at(compression) for name, d in self.dimensions.items() if name.startswith("merge_")}
-            return self.smallest | merging
+            names = [name for name in self.merging.dimensions if name in self.dimensions]
+            return self.smallest | {name: self.dimensions[name].at(compression) for name in names}
 
         return merged(0.0) if self.gflops(merged(0.0)) <= least else self._least(merged, 0.0, 1.0, least, self.gflops)
 

@@ -29,7 +29,7 @@ def train_elastic(job: TrainingJob, start: Path, half: bool) -> Made[Segmenter]:
     model = ordered(teacher, score(teacher, sweep, job.device, sweep.search.criterion))
     model.regularise(job.settings.drop_path, job.settings.decoder_dropout)
     teacher.requires_grad_(False)
-    space, settings = Space(shape, sweep.space, sweep.data.window_for(shape)), sweep.elastic
+    space, settings = Space(shape, sweep.space, sweep.data.window_for(shape), policy=sweep.policy.kind), sweep.elastic
     least = settings.least * space.gflops({})
     always = [dense(shape), space.recipe(space.narrowest(least))]
 
@@ -49,7 +49,7 @@ def train_elastic(job: TrainingJob, start: Path, half: bool) -> Made[Segmenter]:
 def _measured(job: TrainingJob, model: Segmenter, space: Space) -> tuple[str, str]:
     """The mIoU of the full width, and a table with that of the known recipes that the space has."""
     shares = tuple(share for share in job.sweep.search.known if share >= job.sweep.elastic.least)
-    plain = known(job.shape, space.image, shares, least=space.recipe(space.smallest))
+    plain = known(job.shape, space.image, shares, least=space.recipe(space.smallest), merging=space.merging)
     inside = [one for one in plain if not space.outside(one.recipe)]
     job.say(f"measuring full width and {len(inside)} known recipes on {job.count} images")
     full = f"{np.nanmean(job.class_iou(model)):.4f}"

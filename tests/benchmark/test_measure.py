@@ -13,7 +13,8 @@ from raycomp.benchmark.settings import Setting, built, find
 from raycomp.benchmark.speed import batched, time_settings
 from raycomp.data.streetscenes import StreetScenes
 from raycomp.flops import gflops
-from raycomp.recipe import Algm, dense
+from raycomp.merging import Algm
+from raycomp.recipe import dense
 from raycomp.results.row import SCHEMA, identity
 from raycomp.results.store import Store
 from tests.bases import SHAPE

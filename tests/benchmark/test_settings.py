@@ -14,7 +14,8 @@ from raycomp.errors import UserError
 from raycomp.evaluate.latency_table import measure_latency
 from raycomp.evaluate.miou import normalised
 from raycomp.flops import gflops
-from raycomp.recipe import Algm, Cts, Recipe, ToMe, dense
+from raycomp.merging import Algm, Cts, ToMe
+from raycomp.recipe import Recipe, dense
 from raycomp.sections import BenchmarkConfig
 from tests.bases import CLEAN_IMAGES, SHAPE
 from tests.counting import counted

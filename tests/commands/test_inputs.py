@@ -7,7 +7,8 @@ from raycomp.cli import app
 from raycomp.commands.inputs import names, numbers, stored_recipe
 from raycomp.config import SweepConfig
 from raycomp.errors import UserError
-from raycomp.recipe import ToMe, dense
+from raycomp.merging import ToMe
+from raycomp.recipe import dense
 from raycomp.results.store import Store
 from raycomp.search.proposal import Proposal
 from tests.conftest import TINY

@@ -8,8 +8,9 @@ from torch.func import functional_call
 from raycomp.compress.apply import compress
 from raycomp.compress.elastic import Nested, ordered
 from raycomp.compress.prune import kept_units, sliced
+from raycomp.merging import ToMe
 from raycomp.models.segmenter import Segmenter
-from raycomp.recipe import BlockWidths, Recipe, ToMe, dense
+from raycomp.recipe import BlockWidths, Recipe, dense
 from tests.conftest import TINY, seeded_images, seeded_model, seeded_saliency
 from tests.copies import Copies
 from tests.recipes import falling

@@ -9,7 +9,8 @@ import torch
 from raycomp.deploy.speed import Speed, speeds
 from raycomp.errors import UserError
 from raycomp.flops import gflops
-from raycomp.recipe import ToMe, dense
+from raycomp.merging import ToMe
+from raycomp.recipe import dense
 from raycomp.report.tables import speed_table
 from raycomp.results.store import Store
 from raycomp.search.proposal import Proposal

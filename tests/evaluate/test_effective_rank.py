@@ -6,8 +6,9 @@ import torch
 
 from raycomp.compress.apply import compress
 from raycomp.evaluate.effective_rank import effective_rank, erank
+from raycomp.merging import Algm, Cts, ToMe
 from raycomp.models.segmenter import restore
-from raycomp.recipe import Algm, Cts, Recipe, ToMe, dense
+from raycomp.recipe import Recipe, dense
 from tests.bases import SHAPE
 
 BLOCKS = dense(SHAPE).blocks

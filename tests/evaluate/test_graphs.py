@@ -10,7 +10,8 @@ import torch
 
 from raycomp.compress.apply import compress
 from raycomp.evaluate.graphs import Replayed, graphed
-from raycomp.recipe import ToMe, dense
+from raycomp.merging import ToMe
+from raycomp.recipe import dense
 from tests.conftest import TINY, seeded_images
 
 

@@ -12,8 +12,9 @@ from raycomp.compress.apply import compress
 from raycomp.errors import UserError
 from raycomp.evaluate.latency_fit import _drawn, fitted
 from raycomp.evaluate.latency_table import NO_FIT, LatencyTable, _evicted, measure_latency
+from raycomp.merging import Algm, ToMe
 from raycomp.models.segmenter import Segmenter
-from raycomp.recipe import Algm, BlockWidths, Recipe, ToMe, dense, tokens_removed
+from raycomp.recipe import BlockWidths, Recipe, dense, tokens_removed
 from tests.conftest import TINY
 
 CPU = torch.device("cpu")
@@ -28,7 +29,7 @@ def counted(run, x: torch.Tensor) -> float:
 
 @pytest.fixture(scope="module")
 def table() -> LatencyTable:
-    return measure_latency(TINY, 2, CPU, torch.float32, merging=True, time=counted)
+    return measure_latency(TINY, 2, CPU, torch.float32, merging=ToMe(ratios=(0.5,) * 3), time=counted)
 
 
 def whole(recipe: Recipe) -> float:
@@ -89,7 +90,7 @@ def test_a_card_has_its_whole_cache_evicted(monkeypatch):
 
 def test_whole_models_are_fitted_at_widths_that_spaces_offer(rng):
     shape = TINY.model_copy(update={"width": 96, "heads": 8})  # of heads of 12 channels
-    drawn = [_drawn(shape, rng, merges=False) for _ in range(50)]
+    drawn = [_drawn(shape, rng, merging=None) for _ in range(50)]
     blocks = [block for recipe in drawn for block in recipe.blocks]
     assert {recipe.embed for recipe in drawn} <= {24, 32, 40, 48, 56, 64, 72, 80, 88, 96}
     assert {block.heads for block in blocks} == {2, 3, 4, 5, 6, 7, 8}
@@ -107,7 +108,7 @@ def test_real_times_are_positive():
 
 def test_a_model_with_one_head_has_a_table_too():
     single = TINY.model_copy(update={"heads": 1, "image": (16, 16)})
-    table = measure_latency(single, 1, CPU, torch.float32, merging=True, time=counted)
+    table = measure_latency(single, 1, CPU, torch.float32, merging=ToMe(ratios=(0.5,) * 3), time=counted)
     model = Segmenter(single, dense(single)).eval()
     with torch.inference_mode():
         assert table.latency_ms(dense(single)) == pytest.approx(counted(model, torch.randn(1, 3, 16, 16)))
@@ -136,7 +137,9 @@ def test_what_whole_models_take_longer_is_learned(table):
 
 def test_a_fit_to_real_times_is_kept(tmp_path):
     small = TINY.model_copy(update={"image": (32, 32)})
-    better = fitted(measure_latency(small, 2, CPU, torch.float32, merging=True), 2, CPU, torch.float32)
+    better = fitted(
+        measure_latency(small, 2, CPU, torch.float32, merging=ToMe(ratios=(0.5,) * 3)), 2, CPU, torch.float32
+    )
     assert np.isfinite(better.fit).all()
     assert better.latency_ms(dense(small)) > 0
     better.save(tmp_path / "table.json")

@@ -13,7 +13,8 @@ from raycomp.errors import UserError
 from raycomp.evaluate.measure import measure
 from raycomp.evaluate.miou import normalised
 from raycomp.evaluate.robustness import summary
-from raycomp.recipe import Algm, Recipe, ToMe, dense
+from raycomp.merging import Algm, ToMe
+from raycomp.recipe import Recipe, dense
 from raycomp.search.proposal import Proposal
 from raycomp.search.trial import run_trial
 from raycomp.sections import StageConfig

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from raycomp.compress.merge import merge as by_torch
 from raycomp.kernels import groups
+from raycomp.merging.tokens import merge as by_torch
 from tests.kernels.place import DEVICE
 
 

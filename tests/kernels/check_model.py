@@ -8,10 +8,11 @@ import torch
 from raycomp import kernels
 from raycomp.compress import tome
 from raycomp.compress.apply import compress
-from raycomp.compress.merge import match
 from raycomp.kernels import attention
 from raycomp.kernels.attention import attend
-from raycomp.recipe import Algm, Merge, ToMe, dense
+from raycomp.merging import Algm, Merge, ToMe
+from raycomp.merging.tokens import match
+from raycomp.recipe import dense
 from tests.conftest import TINY, seeded_images
 from tests.kernels.place import DEVICE, bfloat16_products
 

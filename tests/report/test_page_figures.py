@@ -2,7 +2,8 @@
 
 import pytest
 
-from raycomp.recipe import BlockWidths, Recipe, ToMe, dense
+from raycomp.merging import ToMe
+from raycomp.recipe import BlockWidths, Recipe, dense
 from raycomp.report.compare import origins
 from raycomp.report.found import Found, difference
 from raycomp.report.html.figures import beside_paper_figure, describe, front_figure, fronts_figure, history_figure

@@ -4,7 +4,7 @@ import pytest
 
 from raycomp.config import SweepConfig
 from raycomp.recipe import dense
-from raycomp.search.known import BASELINES, kind_of
+from raycomp.search.known import is_baseline
 from raycomp.search.plan import plan, stage_images
 from raycomp.search.proposer import Proposer
 from raycomp.sections import StageConfig
@@ -61,9 +61,8 @@ def test_hours_are_between_those_of_the_cheapest_proposals_and_those_at_the_limi
     done = drive(Proposer(SPACE, told.search, []))
     images = {stage: 9 * stage_images(getattr(told.evaluation, stage)) for stage in ("search", "full")}
     shares = {p.key: fake_row(TINY, p)["gflops_share"] for p in done}
-    certain = [
-        p for p in done if p.origin != "proposed" and (p.stage == "search" or kind_of(p.label) in ("", *BASELINES))
-    ]
+    by_hand = [p for p in done if p.origin != "proposed"]
+    certain = [p for p in by_hand if p.stage == "search" or p.origin == "reference" or is_baseline(p.label)]
     sure = promised.pass_ms * sum(images[p.stage] * shares[p.key] for p in certain)
     possible = promised.full - promised.full_least
     proposed, more = promised.proposed * images["search"], possible * images["full"]

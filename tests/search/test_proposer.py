@@ -6,7 +6,7 @@ import pytest
 
 from raycomp.errors import UserError
 from raycomp.recipe import BlockWidths, Recipe, dense
-from raycomp.search.known import BASELINES, UNIFORM_BOTH, UNIFORM_PRUNING, UNIFORM_TOME, Known, best_first, known
+from raycomp.search.known import Known, baselines, best_first, known
 from raycomp.search.pareto import front
 from raycomp.search.proposal import Proposal
 from raycomp.search.proposer import Proposer
@@ -14,6 +14,8 @@ from raycomp.search.space import Space
 from raycomp.sections import SearchConfig, SpaceConfig, WidthRange
 from tests.conftest import TINY
 from tests.search.fakes import TokenClock, fake_row
+
+UNIFORM_TOME, UNIFORM_PRUNING, UNIFORM_BOTH = BASELINES = baselines()
 
 SPACE = Space(TINY, SpaceConfig(embed=WidthRange(low=16), mlp=WidthRange(low=32, step=16)), TINY.image)
 SEARCH = SearchConfig(budget=0.7, trials=30, known=(0.7, 0.5))

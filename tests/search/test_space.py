@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from raycomp.errors import UserError
 from raycomp.flops import gflops
-from raycomp.recipe import Algm, BlockWidths, ToMe, dense
+from raycomp.merging import Algm, ToMe
+from raycomp.recipe import BlockWidths, dense
 from raycomp.search.space import Space
 from raycomp.sections import SpaceConfig, WidthRange
 from raycomp.shape import deit_base_distilled

@@ -12,13 +12,12 @@ from raycomp.report.plot import axis_bottom
 from raycomp.report.published import DENSE, PUBLISHED
 from raycomp.results.row import Row, cost, cost_share, timed
 from raycomp.results.store import completed
-from raycomp.search.known import BASELINES
+from raycomp.search.known import baselines_of
 
 OBJECTIVES = {"clean_miou": "clean mIoU (%)", "corrupted_miou": "corrupted mIoU (%)"}
 FRONT, GREY, INK = "#1b6ca8", "#b8b8b8", "#222222"
 COLORS = ("#d1495b", "#8d6a9f", "#e09f3e", "#3a7d44", "#5c8a8a", "#a0522d")
 _SYMBOLS = ("triangle-down", "square", "diamond", "cross", "x", "star-triangle-up")
-_FAMILIES = {"prune": "triangle-right", "tome": "triangle-up", "prune+tome": "circle"}
 
 
 def front_figure(found: Found) -> go.Figure:
@@ -27,11 +26,13 @@ def front_figure(found: Found) -> go.Figure:
     unit = "predicted ms per batch" if any(map(timed, found.rows)) else "GFLOPs per image"
     members = {row["recipe_id"] for row in found.front}
     rest = [row for row in completed(found.trials, "search") if row["recipe_id"] not in members]
-    for family, symbol in _FAMILIES.items():
+    for family in sorted({row["family"] for row in rest} - {"dense"}, key=lambda name: (name != "prune", len(name))):
         own = [row for row in rest if row["family"] == family]
+        symbol = "triangle-right" if family == "prune" else "circle" if "+" in family else "triangle-up"
         _points(figure, own, f"search stage: {family}", {"color": GREY, "size": 6, "symbol": symbol})
     _points(figure, found.front, "Pareto front", {"color": FRONT, "size": 11, "line": {"color": "white", "width": 1}})
-    for (kind, color), symbol in zip(zip(BASELINES, COLORS, strict=False), _SYMBOLS, strict=False):
+    kinds = baselines_of(row["label"] for row in found.rows)
+    for kind, color, symbol in zip(kinds, COLORS, _SYMBOLS, strict=False):
         curve = baseline_curve(found.rows, found.stage, kind)
         _points(figure, curve, kind, {"color": color, "size": 6, "symbol": symbol}, mode="lines+markers")
     _points(figure, refined_rows(found.rows), "refined", {"color": "#3a7d44", "size": 9, "symbol": "star"})

@@ -33,7 +33,7 @@ from raycomp.report.html.recipe_figures import (
 )
 from raycomp.report.published import comparability
 from raycomp.results.row import Row, cost_share, ended, timed
-from raycomp.search.known import BASELINES
+from raycomp.search.known import baselines_of
 from raycomp.storage import AnyPath
 
 _BROKEN = 3  # classes that are named as what broke, at most
@@ -73,7 +73,7 @@ def write_page(sweeps: Sequence[Found], path: AnyPath) -> None:
         cheapest=_cheapest(comparisons),
         in_time=any(map(timed, found.rows)),
         budgets=at_budgets(found.rows, found.config.search.known, found.share),
-        baselines=BASELINES,
+        baselines=baselines_of(row["label"] for row in found.rows),
         best=origins(found.rows).best,
         comparability=comparability(found.config, found.stage),
         figures=figures,

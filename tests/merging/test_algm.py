@@ -5,12 +5,14 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from raycomp.compress.algm import AlgmMerger, alike, window_scores
 from raycomp.compress.apply import compress
-from raycomp.compress.merge import best_windows_first
 from raycomp.errors import UserError
+from raycomp.evaluate.tokens import tokens_per_block
+from raycomp.merging import Algm
+from raycomp.merging.algm import algm_blocks, alike
+from raycomp.merging.tokens import best_windows_first, window_scores
 from raycomp.models.segmenter import restore
-from raycomp.recipe import Algm, Recipe, algm_blocks, dense
+from raycomp.recipe import Recipe, dense
 from tests.conftest import seeded_images, seeded_model, seeded_saliency
 
 
@@ -74,8 +76,8 @@ def test_both_merges_equal_brute_force_on_one_image(grid, prefix, seed):
     x = rng.standard_normal((prefix + rows * columns, 5)) + 1.5
     scores = np.array(brute_force_scores(x[prefix:], grid))
     threshold = round(float(np.median(scores)), 6)
-    merger = AlgmMerger(Algm(blocks=(1, 2), threshold=threshold), prefix)
-    local, record = merger(0, torch.from_numpy(x)[None], torch.empty(0), None, grid)
+    algm = Algm(blocks=(1, 2), threshold=threshold)
+    local, record = algm.merge(0, torch.from_numpy(x)[None], torch.empty(0), None, grid, prefix)
 
     together = scores >= threshold
     assert 0 < together.sum() < len(together)
@@ -84,7 +86,7 @@ def test_both_merges_equal_brute_force_on_one_image(grid, prefix, seed):
     np.testing.assert_allclose(local[0], expected, rtol=1e-6)
     assert record.source[0].tolist() == positions[prefix:].tolist()
 
-    final, record = merger(1, local, torch.empty(0), record, grid)
+    final, record = algm.merge(1, local, torch.empty(0), record, grid, prefix)
     sizes = np.array([(positions == p).sum() for p in range(positions.max() + 1)], dtype=float)
     groups, means = brute_force_groups(local[0].numpy(), sizes, prefix, block=2)
     assert len(groups) < len(sizes)
@@ -123,17 +125,7 @@ def test_a_batch_merges_what_its_least_merging_image_would(model, saliency, shap
 def test_fixed_counts_equal_adaptive_ones_that_merge_as_many(model, saliency, shape):
     image = seeded_images(shape, count=1)
     adaptive = compress(model, algm_recipe(shape, threshold=0.1), saliency)
-    counts: list[int] = []
-    merger = adaptive.encoder.merger
-
-    def counting(block, x, keys, tokens, grid):
-        x, tokens = merger(block, x, keys, tokens, grid)
-        counts.append(x.shape[1])
-        return x, tokens
-
-    counting.proportional = False
-    adaptive.encoder.merger = counting
-    logits = adaptive(image)
+    logits, counts = adaptive(image), tokens_per_block(adaptive, image)
     patches = 6 * 8
     merged_windows = (patches + 2 - counts[0]) // 3
     left = counts[0] - 2
@@ -160,7 +152,9 @@ def test_merging_nothing_changes_nothing(model, saliency, shape):
     assert off == dense(shape)
     assert torch.equal(compress(model, off, saliency)(images), model(images))
     nearly_off = compress(model, algm_recipe(shape, threshold=1.0), saliency).encoder
-    merged, tokens = nearly_off.merger(0, images.flatten(1).view(2, -1, 32)[:, :50], torch.empty(0), None, (6, 8))
+    merged, tokens = nearly_off.merger.merge(
+        0, images.flatten(1).view(2, -1, 32)[:, :50], torch.empty(0), None, (6, 8), 2
+    )
     assert tokens is None
     assert merged.shape[1] == 50
 

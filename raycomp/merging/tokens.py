@@ -1,4 +1,4 @@
-"""Merge tokens that are given the same position: bipartite pairs, 2x2 windows, size-weighted means.
+"""Tensor operations of all merge methods: bipartite pairs, 2x2 windows, size-weighted means. Needs torch.
 
 Bolya et al., "Token Merging: Your ViT But Faster", ICLR 2023 (REFERENCE 4) for pairs; Norouzi et al.,
 "ALGM", CVPR 2024 (REFERENCE 5) for windows.
@@ -8,13 +8,52 @@ On a CUDA device the kernels of `raycomp.kernels` give the same answers within r
 Legend: B batch, N tokens, P special tokens, E embedding width, H heads, W windows of 2x2 patches.
 """
 
+from dataclasses import dataclass
+from typing import Self
+
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from raycomp import kernels
-from raycomp.models.segmenter import Tokens
+from raycomp.merging.base import MergeMethod
 from raycomp.shape import Grid
+
+
+@dataclass(slots=True)
+class Tokens:
+    """What merging must remember: how many patches each token stands for, and where they went."""
+
+    size: Tensor
+    """(B, N) float32, patches in each token."""
+    source: Tensor
+    """(B, patches) int64, the token that stands for each original patch."""
+
+
+class Sharing(nn.Module):
+    """A policy network, and the method that embeds images with fewer tokens as it says."""
+
+    def __init__(self, method: MergeMethod, policy: nn.Module, prefix: int) -> None:
+        super().__init__()
+        self.method, self.policy, self.prefix = method, policy, prefix
+
+    def train(self, mode: bool = True) -> Self:
+        """Nothing: the policy is trained on its own, and its batch statistics stay as they are."""
+        del mode
+        return super().train(False)
+
+    def forward(self, images: Tensor, projection: nn.Conv2d, position: Tensor, grid: Grid) -> tuple[Tensor, Tokens]:
+        """Embed images (B, 3, h*p, w*p) with position (1, h*w, E): tokens (B, N, E) and their record."""
+        with torch.no_grad():
+            logits = self.policy(images)  # (B, 2, h/2, w/2)
+        return self.method.embed(images, logits, projection, position, grid, self.prefix)
+
+
+def patch_pixels(images: Tensor, side: int) -> Tensor:
+    """Pixels of every patch of images (B, 3, h*p, w*p), in the order of a projection's weights: (B, h*w, 3*p*p)."""
+    B, channels, height, width = images.shape
+    x = images.view(B, channels, height // side, side, width // side, side)
+    return x.permute(0, 2, 4, 1, 3, 5).reshape(B, height // side * (width // side), channels * side * side)
 
 
 @torch.no_grad()
@@ -90,6 +129,20 @@ def windows(x: Tensor, grid: Grid) -> Tensor:
     return x.reshape(B, rows // 2 * (columns // 2), 4, E)
 
 
+def window_of_patch(grid: Grid, device: torch.device) -> Tensor:
+    """(h*w,): the 2x2 window of each patch."""
+    row, column = torch.arange(grid[0], device=device), torch.arange(grid[1], device=device)
+    return (row[:, None] // 2 * (grid[1] // 2) + column // 2).flatten()
+
+
+@torch.no_grad()
+def window_scores(patches: Tensor, grid: Grid) -> Tensor:
+    """Mean cosine of the six pairs in each 2x2 window: patches (B, h*w, E) to (B, h/2 * w/2)."""
+    unit = F.normalize(windows(patches if patches.dtype == torch.float64 else patches.float(), grid), dim=-1)
+    # |u1 + u2 + u3 + u4|^2 = 4 + 2 * (sum of the six cosines)
+    return (unit.sum(2).square().sum(-1) - 4) / 12
+
+
 def window_positions(together: Tensor, grid: Grid, prefix: int) -> Tensor:
     """Let the four patches of chosen windows share the place of the first of them.
 
@@ -136,6 +189,13 @@ def best_windows_first(scores: Tensor, count: int, grid: Grid, prefix: int) -> T
     others = count + (~merges).cumsum(1) - 1
     index = prefix + torch.where(merges, rank, others)
     return torch.cat([torch.arange(prefix, device=device).expand(B, -1), index], dim=1)
+
+
+def first_of_each(positions: Tensor, count: int) -> Tensor:
+    """The patch that comes first among those of a position, for each of `count` positions from 0: (B, count)."""
+    patches = torch.arange(positions.shape[1], device=positions.device).expand_as(positions)
+    none = positions.new_full((positions.shape[0], count), positions.shape[1])
+    return none.scatter_reduce(1, positions, patches, "amin")
 
 
 def _ranks(scores: Tensor) -> Tensor:

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from raycomp.compress.apply import compress
-from raycomp.recipe import BlockWidths, Recipe, ToMe, dense
+from raycomp.merging import ToMe
+from raycomp.recipe import BlockWidths, Recipe, dense
 from tests.conftest import seeded_images
 
 

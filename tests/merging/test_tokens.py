@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from raycomp.compress.merge import best_windows, match, merge, window_positions, windows
-from raycomp.models.segmenter import Tokens, restore
+from raycomp.merging.tokens import Tokens, best_windows, match, merge, window_positions, windows
+from raycomp.models.segmenter import restore
 
 
 def brute_force_match(metric: np.ndarray, r: int, prefix: int) -> list[int]:

@@ -6,11 +6,12 @@ import torch
 from pydantic import ValidationError
 
 from raycomp.compress.apply import compress
-from raycomp.compress.cts import share
 from raycomp.errors import UserError
+from raycomp.merging import Cts
+from raycomp.merging.cts import share, shared_superpatches
 from raycomp.models.policy import Policy
 from raycomp.models.segmenter import restore
-from raycomp.recipe import Cts, Recipe, dense, shared_superpatches
+from raycomp.recipe import Recipe, dense
 from tests.conftest import seeded_images, seeded_model, seeded_saliency
 
 

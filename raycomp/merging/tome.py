@@ -1,0 +1,140 @@
+"""ToMe: the most similar tokens merge a little in every block, and attention weighs them by size.
+
+Bolya et al., "Token Merging: Your ViT But Faster", ICLR 2023 (REFERENCE 4).
+
+Legend: B batch, N tokens, E embedding width, H heads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
+
+from pydantic import Field
+
+from raycomp.merging.base import RATIO_DIGITS, ROUNDED, MergeMethod, merged_pairs
+from raycomp.shape import Grid, ModelShape, Size
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from raycomp.merging.tokens import Tokens
+
+
+class ToMe(MergeMethod):
+    """Token merging with a ratio for each block."""
+
+    title: ClassVar[str] = "ToMe"
+    symbol: ClassVar[str] = "r"
+    proportional: ClassVar[bool] = True
+    uniform_step: ClassVar[bool] = True
+
+    method: Literal["tome"] = "tome"
+    ratios: tuple[Annotated[float, Field(ge=0, le=0.5), ROUNDED], ...]
+    """Share of the mergeable tokens that merge, one a block; a block at 0 is left alone."""
+    metric: Literal["mean_keys", "keys"] = "mean_keys"
+    """Similarity of keys averaged over heads (ToMe), or of all heads' keys side by side (what
+    the paper's GFLOPs count, REFERENCE 2)."""
+
+    def check_depth(self, depth: int) -> None:
+        if len(self.ratios) != depth:
+            raise ValueError(f"merge.ratios has {len(self.ratios)} entries for {depth} blocks")
+
+    @property
+    def empty(self) -> bool:
+        return not any(self.ratios)
+
+    def tokens_removed(self, shape: ModelShape, image: Size | None) -> tuple[int, list[int]]:
+        return 0, merge_counts(shape, self.ratios, image)
+
+    def metric_width(self, block: int, merged: int, embed: int, heads: int, qk: int) -> int:
+        del block, embed
+        if not merged:
+            return 0
+        return qk * (heads if self.metric == "keys" else 1)
+
+    def merge(
+        self, block: int, x: Tensor, keys: Tensor, tokens: Tokens | None, grid: Grid, prefix: int
+    ) -> tuple[Tensor, Tokens | None]:
+        from raycomp.merging.tokens import match, merge_tokens
+
+        del grid
+        N = x.shape[1]
+        r = merged_pairs(self.ratios[block], N - prefix)
+        if r == 0:
+            return x, tokens
+        metric = keys if self.metric == "mean_keys" else keys.transpose(1, 2).flatten(2)
+        return merge_tokens(x, tokens, match(metric, r, prefix), N - r, prefix)
+
+    @classmethod
+    def standard(cls, shape: ModelShape, policy: str) -> Self:
+        del policy
+        return cls(ratios=(0.5,) * shape.depth)
+
+    def at(self, strength: float, shape: ModelShape, image: Size | None) -> Self:
+        """The same number of merges in every block (the paper's schedule); strength 0 to 1 is r = 0 to N/2."""
+        rows, columns = shape.grid(image)
+        r = strength * rows * columns / 2
+        counts = [round((i + 1) * r) - round(i * r) for i in range(shape.depth)]  # fractional r, spread evenly
+        return self._with_counts(counts, shape, image)
+
+    def schedules(self, shape: ModelShape, image: Size | None) -> dict[str, Callable[[float], Self]]:
+        uniform = super().schedules(shape, image)
+        return uniform | {"early": lambda strength: self._early(strength, shape, image)}
+
+    def _early(self, strength: float, shape: ModelShape, image: Size | None) -> Self:
+        """Merges that fall off geometrically with depth; past strength 0.5 the fall becomes less steep."""
+        rows, columns = shape.grid(image)
+        first = min(1.0, 2 * strength) * rows * columns / 2
+        decay = 0.4 + max(0.0, 2 * strength - 1) * 0.5
+        return self._with_counts([round(first * decay**i) for i in range(shape.depth)], shape, image)
+
+    def _with_counts(self, counts: Sequence[int], shape: ModelShape, image: Size | None) -> Self:
+        return type(self)(ratios=from_counts(shape, counts, image), metric=self.metric)
+
+    def setting(self, shape: ModelShape, image: Size | None) -> str:
+        """r, mean merges of the blocks that could merge as many."""
+        (rows, columns), free = shape.grid(image), []
+        left = rows * columns
+        for count in merge_counts(shape, self.ratios, image):
+            if 2 * count < left - 1:  # not cut off by half of what is left
+                free.append(count)
+            left -= count
+        return f"{self.symbol} = {sum(free) / max(1, len(free)):.4g}"
+
+    @property
+    def dimensions(self) -> tuple[str, ...]:
+        return tuple(f"merge_{block}" for block in range(len(self.ratios)))
+
+    @property
+    def searched(self) -> dict[str, float]:
+        return dict(zip(self.dimensions, self.ratios, strict=True))
+
+    def with_searched(self, ratios: Mapping[str, float]) -> Self:
+        return type(self)(ratios=tuple(ratios.get(name, 0.0) for name in self.dimensions), metric=self.metric)
+
+
+def merge_counts(shape: ModelShape, ratios: Sequence[float], image: Size | None = None) -> list[int]:
+    """How many tokens merge in each block: round(ratio * mergeable), at most half of them."""
+    rows, columns = shape.grid(image)
+    mergeable, counts = rows * columns, []
+    for ratio in ratios:
+        counts.append(merged_pairs(ratio, mergeable))
+        mergeable -= counts[-1]
+    return counts
+
+
+def constant_r(shape: ModelShape, r: int, image: Size | None = None) -> tuple[float, ...]:
+    """Ratios that merge `r` tokens in every block, as long as there are 2r to merge."""
+    return from_counts(shape, [r] * shape.depth, image)
+
+
+def from_counts(shape: ModelShape, counts: Sequence[int], image: Size | None = None) -> tuple[float, ...]:
+    """Ratios that merge these numbers of tokens, capped at half of what each block sees."""
+    rows, columns = shape.grid(image)
+    mergeable, ratios = rows * columns, []
+    for r in counts:
+        merged = min(r, mergeable // 2)
+        ratios.append(round(merged / mergeable, RATIO_DIGITS))
+        mergeable -= merged
+    return tuple(ratios)

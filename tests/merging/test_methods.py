@@ -1,0 +1,247 @@
+"""What holds for every merge method in the union: a new one is covered by adding it there."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from pydantic import ValidationError
+
+import raycomp
+from raycomp.benchmark.cells import Level, levels
+from raycomp.benchmark.settings import built, find
+from raycomp.benchmark.speed import batched
+from raycomp.compress.apply import compress
+from raycomp.compress.elastic import Nested
+from raycomp.config import SweepConfig
+from raycomp.data.samples import NORMALIZATIONS
+from raycomp.deploy import model as models
+from raycomp.deploy.onnx import export_onnx
+from raycomp.errors import UserError
+from raycomp.evaluate.miou import normalised
+from raycomp.evaluate.tokens import tokens_per_block
+from raycomp.flops import gflops, profile
+from raycomp.merging import METHODS, MergeMethod
+from raycomp.models.policy import Policy
+from raycomp.recipe import BlockWidths, Recipe, dense
+from raycomp.search.known import baselines, baselines_of, is_baseline, known
+from raycomp.search.matched import bisect
+from raycomp.search.proposal import Proposal
+from raycomp.search.space import Space
+from raycomp.search.trial import run_trial
+from raycomp.sections import BenchmarkConfig, SpaceConfig, WidthRange
+from raycomp.shape import deit_base_distilled
+from tests.bases import SHAPE
+from tests.conftest import TINY, seeded_images
+from tests.counting import counted_gflops
+
+CPU = torch.device("cpu")
+PAPER = deit_base_distilled((512, 512), 150)  # large enough for a policy network to pay
+GREY = (0.5, 0.5, 0.5)
+FACTS = models.Facts(classes=tuple("abcde"), mean=GREY, std=GREY, window=(48, 64), stride=48, short_side=None)
+NARROW = Recipe(embed=24, blocks=(BlockWidths(heads=3, qk=4, v=8, mlp=64),) * 3)
+STRENGTHS = (0.1, 0.5, 1.0)
+every_method = pytest.mark.parametrize("name", METHODS)
+
+
+def fixed(name: str, strength: float, shape=TINY) -> MergeMethod:
+    """A method at fixed counts, which are known before an image is."""
+    return METHODS[name].standard(shape, "small").schedules(shape, shape.image)["uniform"](strength)
+
+
+@pytest.fixture(scope="module")
+def policy() -> Policy:
+    torch.manual_seed(0)
+    return Policy("small", TINY.patch).eval()
+
+
+def space(name: str) -> Space:
+    widths = {"embed": WidthRange(low=16), "mlp": WidthRange(low=32, step=16)}
+    return Space(TINY, SpaceConfig(**widths, merge=name), TINY.image, policy="small")
+
+
+@every_method
+@pytest.mark.parametrize("strength", STRENGTHS)
+def test_a_built_model_has_the_tokens_and_the_cost_that_were_predicted(
+    name, strength, model, saliency, policy, monkeypatch
+):
+    recipe = NARROW.merging(fixed(name, strength))
+    compressed, cost = compress(model, recipe, saliency, policy), profile(TINY, recipe)
+    assert tuple(tokens_per_block(compressed, seeded_images(TINY, 1))) == cost.tokens
+    assert cost.tokens[-1] < 48 + 2
+    assert counted_gflops(compressed, monkeypatch) == pytest.approx(cost.gflops, rel=1e-9)
+
+
+@every_method
+def test_sizes_add_up_and_every_patch_finds_its_token(name, model, saliency, policy):
+    recipe = dense(TINY).merging(fixed(name, 0.6))
+    features, tokens = compress(model, recipe, saliency, policy).encoder(seeded_images(TINY))
+    assert tokens.size.sum(1).tolist() == [48 + 2, 48 + 2]
+    assert tokens.size.shape[1] == features.shape[1]
+    patches = torch.zeros_like(tokens.size).scatter_add_(1, tokens.source, torch.ones(2, 48))
+    assert torch.equal(patches[:, 2:], tokens.size[:, 2:])
+
+
+@every_method
+def test_the_adaptive_form_costs_what_its_tokens_do(name, model, saliency, policy, monkeypatch):
+    start = METHODS[name].standard(TINY, "small")
+    recipe = dense(TINY).merging(start.at(0.5, TINY, TINY.image))
+    compressed = compress(model, recipe, saliency, policy)
+    tokens = tokens_per_block(compressed, torch.zeros(1, 3, *TINY.image))
+    known_before = None if recipe.adaptive else profile(TINY, recipe).tokens
+    assert known_before in (None, tuple(tokens))
+    cost = gflops(TINY, recipe, tokens=tokens if recipe.adaptive else None)
+    assert counted_gflops(compressed, monkeypatch) == pytest.approx(cost, rel=1e-9)
+
+
+@every_method
+def test_recipes_come_back_from_text_with_their_id_and_family(name):
+    recipe = dense(TINY).merging(fixed(name, 0.5))
+    assert Recipe.model_validate_json(recipe.canonical_json()).id == recipe.id
+    assert Recipe.model_validate(yaml.safe_load(yaml.safe_dump(recipe.model_dump(mode="json")))) == recipe
+    assert recipe.family(TINY) == name
+    assert NARROW.merging(recipe.merge).family(TINY) == f"prune+{name}"
+
+
+@every_method
+def test_merging_nothing_is_no_merging(name):
+    merge = fixed(name, 0.0)
+    assert merge.empty
+    assert dense(TINY).merging(merge).id == dense(TINY).id
+    assert not fixed(name, 0.5).empty
+
+
+@every_method
+def test_a_space_has_its_dimensions_and_gives_its_points_back(name, rng):
+    grid = space(name)
+    names = [n for n in grid.dimensions if n.partition("_")[0] == "merge"]
+    assert tuple(names) == fixed(name, 0.5).dimensions
+    for _ in range(20):
+        point = {n: int(rng.choice(range(d.low, d.high + 1, d.step))) for n, d in grid.dimensions.items()}
+        recipe = grid.recipe(point)
+        assert grid.params(recipe) == point
+        assert grid.outside(recipe) == ""
+    assert grid.recipe(grid.smallest).merge == grid.merging.with_searched(dict.fromkeys(names, 0.5))
+
+
+@every_method
+def test_a_space_meets_its_budget_and_draws_recipes_that_merge(name):
+    grid, full = space(name), gflops(TINY, dense(TINY))
+    budget = 0.5 * (full + grid.gflops(grid.smallest))
+    grid.check_budget(budget)
+    drawn = [grid.draw(np.random.default_rng(seed), budget) for seed in range(20)]
+    assert all(grid.gflops(grid.project(point, budget)) <= budget for point in drawn)
+    assert name in {grid.recipe(point).family(TINY).removeprefix("prune+") for point in drawn}
+    assert grid.gflops(grid.narrowest(0.0)) == grid.gflops(grid.smallest)
+
+
+@every_method
+def test_a_space_of_another_method_refuses_it(name):
+    other = next(one for one in METHODS if one != name)
+    problem = space(other).outside(dense(TINY).merging(fixed(name, 0.5)))
+    assert problem == f"merge.method is {name!r}, the only one is {other!r}"
+
+
+@every_method
+def test_a_space_refuses_what_adapts_to_the_image(name):
+    recipe = dense(TINY).merging(METHODS[name].standard(TINY, "small"))
+    assert ("adaptive" in space(name).outside(recipe)) == recipe.adaptive
+
+
+@every_method
+def test_known_recipes_merge_by_it_and_cost_at_most_their_share(name):
+    full = gflops(PAPER, dense(PAPER))
+    found = list(known(PAPER, PAPER.image, (0.8,), merging=METHODS[name].standard(PAPER, "small")))
+    expected = baselines(METHODS[name].title)
+    assert {one.kind for one in found} >= set(expected)
+    assert baselines_of(one.label for one in found) == expected
+    assert {one.kind for one in found if is_baseline(one.label)} == set(expected)
+    assert all(gflops(PAPER, one.recipe) <= 0.8 * full for one in found)
+    assert all(one.recipe.merge.method == name for one in found if one.kind != expected[1])
+
+
+@every_method
+def test_its_strength_is_matched_to_a_cost(name):
+    whole = dense(PAPER)
+    target = 0.7 * gflops(PAPER, whole)
+    matched = bisect(lambda s: whole.merging(fixed(name, s, PAPER)), lambda recipe: gflops(PAPER, recipe), target)
+    assert matched.below_cost <= target < matched.above_cost
+    assert matched.nearest(target, 0.01)[1] == pytest.approx(target, rel=0.01)
+
+
+@every_method
+@pytest.mark.parametrize("prefix", ["", "nvit+"])
+def test_a_benchmark_matches_it_alone_and_after_pruning(name, prefix, base):
+    level = Level(1.25, prefix + name)
+    assert level in levels(BenchmarkConfig(methods=(prefix + name,), speedups=(1.25,)), with_found=False)
+    setting = find(base, level, CPU)
+    assert setting.reached
+    assert setting.text.endswith(setting.recipe.merge.setting(SHAPE, SHAPE.image))
+    assert (setting.pruned is not None) == bool(prefix)
+    pixels = NORMALIZATIONS[SHAPE.normalization]
+    image = torch.from_numpy(base.evalset.images.views()[0][None].copy())
+    x = normalised(image, pixels.mean, pixels.std, torch.float32)
+    recipe = batched(base, setting, x)
+    assert not recipe.adaptive
+    made = tokens_per_block(built(base, setting), x)
+    assert profile(SHAPE, recipe).tokens[-1] == pytest.approx(made[-1], abs=1)
+
+
+@every_method
+def test_a_trial_measures_it(name, base, tmp_path):
+    recipe = dense(SHAPE).merging(fixed(name, 0.4, SHAPE))
+    row = run_trial(base, None, Proposal(0, "search", "proposed", "", recipe), tmp_path, CPU, "")
+    assert (row["status"], row["family"]) == ("complete", name)
+    assert row["gflops"] == pytest.approx(gflops(SHAPE, recipe))
+    assert row["ratios"] == list(recipe.ratios)
+
+
+@every_method
+def test_a_written_model_comes_back(name, model, saliency, policy, tmp_path):
+    made, images = compress(model, NARROW.merging(fixed(name, 0.5)), saliency, policy), seeded_images(TINY)
+    models.save(made, FACTS, tmp_path / "made.safetensors")
+    assert torch.equal(raycomp.load(str(tmp_path / "made.safetensors"))(images), made(images))
+
+
+@pytest.mark.slow
+@every_method
+def test_an_exported_graph_answers_like_torch(name, model, saliency, policy, tmp_path):
+    made = compress(model, NARROW.merging(fixed(name, 0.5)), saliency, policy)
+    assert export_onnx(made, FACTS, tmp_path / "made.onnx", seeded_images(TINY, 3)) < 1e-4
+
+
+@every_method
+def test_gradients_reach_the_weights_through_it(name, model, saliency, policy):
+    trained = compress(model, NARROW.merging(fixed(name, 0.5)), saliency, policy).train()
+    trained(seeded_images(TINY)).square().mean().backward()
+    assert trained.encoder.patch_embed.proj.weight.grad.abs().sum() > 0
+
+
+@every_method
+def test_an_elastic_model_is_trained_over_it_unless_it_needs_a_policy(name, model):
+    recipe = dense(TINY).merging(fixed(name, 0.5))
+    if METHODS[name].needs_policy:
+        with pytest.raises(UserError, match="trained without a policy network"):
+            Nested(model, recipe)
+    else:
+        assert Nested(model, recipe)(seeded_images(TINY)).shape == (2, 5, 6, 8)
+
+
+@every_method
+def test_a_limit_of_time_needs_one_step_for_all_blocks(name):
+    sections = {"model": {"checkpoint": "none"}, "data": {"dataset": "streetscenes"}, "search": {"limit": "latency"}}
+    data = {"name": "tiny", **sections, "space": {"merge": name}}
+    if METHODS[name].uniform_step:
+        assert SweepConfig.model_validate(data).space.merge == name
+    else:
+        with pytest.raises(ValidationError, match=f"no time of merge {name}; allowed: tome"):
+            SweepConfig.model_validate(data)
+
+
+def test_recipes_costs_and_spaces_start_without_torch():
+    names = "cli config flops recipe merging search.space search.known search.matched benchmark.cells"
+    imports = "; ".join(f"import raycomp.{name}" for name in names.split())
+    code = f"import sys; {imports}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
