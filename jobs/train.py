@@ -35,8 +35,9 @@ from raycomp.data.samples import NORMALIZATIONS, Samples
 from raycomp.data.streetscenes import StreetScenes
 from raycomp.devices import prepare_device
 from raycomp.errors import UserError
+from raycomp.evaluate.confusions import confusion
 from raycomp.evaluate.labels import labels_at
-from raycomp.evaluate.miou import class_iou, confusion, normalised, sliding_logits
+from raycomp.evaluate.miou import class_iou, normalised, sliding_logits
 from raycomp.evaluate.sharing import precision
 from raycomp.files import check_outputs
 from raycomp.losses import Loss, nested, pixel_loss
@@ -280,7 +281,7 @@ def _evaluate(model: Segmenter, job: _Job) -> np.ndarray:
             image = resized_image(image, job.sweep.data.scale.of(size))
             x = normalised(torch.from_numpy(image)[None].to(job.device), pixels.mean, pixels.std, torch.float32)
             logits = sliding_logits(model, x, window, job.sweep.data.stride_for(job.shape))
-            matrix += confusion(torch.from_numpy(label), labels_at(logits, size)[0].cpu(), classes)
+            matrix += confusion(torch.from_numpy(label)[None], labels_at(logits, size).cpu(), classes)[0]
     return class_iou(matrix.numpy())
 
 

@@ -11,16 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from raycomp.data.samples import IGNORE
 from raycomp.evaluate.labels import Place, averaged
 from raycomp.shape import Size, enlarged_to
-
-
-def confusion(truth: Tensor, predicted: Tensor, classes: int) -> Tensor:
-    """Count pixels by (true class, predicted class), ignoring label 255: (K, K) int64, one bincount."""
-    valid = truth != IGNORE
-    pairs = truth[valid].long() * classes + predicted[valid].long()
-    return torch.bincount(pairs, minlength=classes * classes).view(classes, classes)
 
 
 def class_iou(matrix: np.ndarray) -> np.ndarray:
