@@ -17,7 +17,7 @@ import typer
 from raycomp import config as configs
 from raycomp.cli import guarded, interrupted
 from raycomp.commands.inputs import parts, runs_command
-from raycomp.errors import UserError
+from raycomp.errors import UserError, last_line
 from raycomp.memory import leave_memory_to_the_system
 from raycomp.report import tables
 from raycomp.report.compare import final_front
@@ -105,7 +105,7 @@ def main(
         try:
             timings = measure_speed(shared, settings)
         except ray.exceptions.RayError as error:  # out of memory with all models at once, for example
-            say(f"no speeds: {str(error).splitlines()[-1]}")
+            say(f"no speeds: {last_line(error)}")
             timings = []
     except KeyboardInterrupt:
         interrupted(tracker, say)

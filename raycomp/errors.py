@@ -31,9 +31,14 @@ def shown(value: object) -> str:
     return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}..."
 
 
-def first_line(error: Exception) -> str:
-    """What an error of a library says, on one line; its kind where it says nothing."""
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+def first_line(error: BaseException | str) -> str:
+    """The first line of an error of a library; its type where it says nothing."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def last_line(error: BaseException) -> str:
+    """The last line of an error of Ray, which names the cause; its type where it says nothing."""
+    return (str(error).splitlines() or [type(error).__name__])[-1]
 
 
 def nearest(value: object, allowed: Iterable[object]) -> str:

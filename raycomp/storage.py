@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from pyarrow import ArrowInvalid
 from pyarrow.fs import FileSelector, FileSystem, FileType
 
-from raycomp.errors import UserError
+from raycomp.errors import UserError, first_line
 
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://")
 _PASSWORD = re.compile(r"(?<=://)([^/@:\s]*):[^/@\s]+@")
@@ -119,7 +119,7 @@ def located(text: str) -> AnyPath:
     try:
         fs, key = FileSystem.from_uri(text)
     except (ArrowInvalid, OSError) as error:
-        raise UserError(f"{without_password(text)}: no storage that is known ({str(error).splitlines()[0]})") from None
+        raise UserError(f"{without_password(text)}: no storage that is known ({first_line(error)})") from None
     if scheme[1] == "file":
         return Path(key)
     if not key:

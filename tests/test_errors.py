@@ -2,7 +2,9 @@
 
 import pickle
 
-from raycomp.errors import UserError, shown
+import pytest
+
+from raycomp.errors import UserError, first_line, last_line, shown
 
 
 def test_line_breaks_and_control_characters_are_escaped():
@@ -19,3 +21,16 @@ def test_a_value_is_cut_where_it_is_long():
     assert shown("a\n") == "'a\\n'"
     assert shown("a" * 1000) == f"'{'a' * 199}..."
     assert shown(16**5000) == "a number of thousands of digits"
+
+
+@pytest.mark.parametrize(
+    ("error", "first", "last"),
+    [
+        (ValueError("one"), "one", "one"),
+        (ValueError("one\ntwo\r\nthree\n"), "one", "three"),
+        (ValueError(), "ValueError", "ValueError"),
+        (OSError(28, "No space left"), "[Errno 28] No space left", "[Errno 28] No space left"),
+    ],
+)
+def test_one_line_stands_for_an_error(error, first, last):
+    assert (first_line(error), last_line(error)) == (first, last)
