@@ -58,6 +58,20 @@ def test_the_same_seed_trains_the_same_model_whatever_the_loader_processes():
         assert all(torch.equal(weights[0][name], other[name]) for name in other)
 
 
+@pytest.mark.parametrize(("crop", "size"), [(None, (64, 64)), ((32, 48), (32, 48)), ((64, 128), (64, 128))])
+def test_a_training_sees_crops_of_the_size_that_its_settings_say(crop, size):
+    seen = []
+
+    def loss(model, images, labels):
+        seen.append((tuple(images.shape[2:]), tuple(labels.shape[1:])))
+        yield model.patch_scores(images).mean()
+
+    config = CONFIG.model_copy(update={"steps": 2, "crop": crop})
+    model = Segmenter(SHAPE, dense(SHAPE))
+    train(model, SHAPE, StreetScenes("train", 4), config, torch.device("cpu"), lambda _: None, loss)
+    assert seen == [(size, size)] * 2
+
+
 class InterruptionError(Exception):
     pass
 

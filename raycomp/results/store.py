@@ -194,13 +194,15 @@ class Store:
 
 
 def _completed(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings with what held in releases that had no field for it, where that is not today's default."""
+    """Settings with what held in releases that had no field for it, without the field that is no more."""
     undropped = {"decoder_dropout": 0.0}
     if not isinstance(settings, dict):
         raise TypeError("expected sections")
     train = {"train": undropped | settings["train"]} if "train" in settings else {}
     sections = {name: settings[name] for name in ("elastic", "refine", "policy") if "train" in settings.get(name, {})}
     trained = {name: section | {"train": undropped | section["train"]} for name, section in sections.items()}
+    if isinstance(nvit := settings.get("nvit"), dict) and nvit.get("least_heads") == 1:  # a setting until 0.1
+        settings = settings | {"nvit": {name: value for name, value in nvit.items() if name != "least_heads"}}
     return settings | train | trained
 
 
