@@ -15,10 +15,9 @@ from pathlib import Path, PurePosixPath
 from pyarrow import ArrowInvalid
 from pyarrow.fs import FileSelector, FileSystem, FileType
 
-from raycomp.errors import UserError, first_line
+from raycomp.errors import UserError, first_line, without_password
 
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://")
-_PASSWORD = re.compile(r"(?<=://)([^/@:\s]*):[^/@\s]+@")
 
 
 @dataclass(frozen=True)
@@ -130,8 +129,3 @@ def located(text: str) -> AnyPath:
 def resolved(path: Path) -> Path:
     """The path without links; of one that leads back to itself, what `Path.resolve` gives since Python 3.13."""
     return Path(os.path.realpath(path))
-
-
-def without_password(text: str) -> str:
-    """The text with the passwords of its URIs left out, for all that people and files get to see."""
-    return _PASSWORD.sub(r"\1:***@", text)

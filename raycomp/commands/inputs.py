@@ -12,11 +12,11 @@ import yaml
 from pydantic import ValidationError
 
 from raycomp import config as configs
-from raycomp.errors import UserError, first_line, nearest
+from raycomp.errors import UserError, first_line, nearest, without_password
 from raycomp.recipe import Recipe
 from raycomp.results.store import Store
 from raycomp.shape import ModelShape, Size
-from raycomp.storage import AnyPath, located, without_password
+from raycomp.storage import AnyPath, located
 
 if TYPE_CHECKING:
     import torch

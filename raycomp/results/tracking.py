@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from raycomp.config import SweepConfig
+from raycomp.errors import logger
 from raycomp.files import fetched
 from raycomp.results import experiment
 from raycomp.results.lock import alone
@@ -197,6 +198,7 @@ class Tracker(Mirror):
                 if row["origin"] == "reference":  # of the whole sweep, too
                     self._inputs.log(self._parent, row)
             except Exception:  # an older server, say: what runs are of is in their tags, too
+                logger.debug("logging the inputs of a run", exc_info=True)
                 self._inputs = None
         if not complete:
             self._client.set_tag(run, "error", row["error"] or "")
