@@ -22,7 +22,7 @@ import typer
 
 from raycomp.compress.apply import compress
 from raycomp.data.corruptions import VARIANTS, corrupt
-from raycomp.data.open import open_split
+from raycomp.data.datasets import open_split
 from raycomp.data.samples import NORMALIZATIONS
 from raycomp.evaluate.confusions import confusion
 from raycomp.evaluate.miou import miou

@@ -28,8 +28,8 @@ from raycomp.cli import guarded
 from raycomp.commands.inputs import check_suffix, device_of
 from raycomp.compress.apply import compress
 from raycomp.compress.elastic import ordered
+from raycomp.data.datasets import open_split
 from raycomp.data.labelled import absent_in
-from raycomp.data.open import open_split
 from raycomp.data.resize import at_least, centre, resized_image
 from raycomp.data.samples import NORMALIZATIONS, Samples
 from raycomp.data.streetscenes import StreetScenes
@@ -40,10 +40,10 @@ from raycomp.evaluate.labels import labels_at
 from raycomp.evaluate.miou import class_iou, normalised, sliding_logits
 from raycomp.evaluate.sharing import precision
 from raycomp.files import check_outputs
-from raycomp.losses import Loss, nested, pixel_loss
+from raycomp.losses import Loss, nested, pixel_loss, policy_loss
 from raycomp.memory import keep_freed_memory
 from raycomp.models import checkpoints
-from raycomp.models.policy import Policy, policy_loss
+from raycomp.models.policy import Policy
 from raycomp.models.segmenter import Segmenter, init_weights
 from raycomp.policies import check_superpatches
 from raycomp.recipe import Recipe, dense

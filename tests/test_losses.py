@@ -6,8 +6,7 @@ import torch.nn.functional as F
 
 from raycomp.compress.apply import compress
 from raycomp.data.samples import IGNORE
-from raycomp.losses import distilled, nested, pixel_loss
-from raycomp.models.cross_entropy import cross_entropy
+from raycomp.losses import cross_entropy, distilled, nested, pixel_loss
 from raycomp.recipe import ToMe, dense
 from tests.conftest import TINY, seeded_images, seeded_model
 

@@ -12,8 +12,9 @@ from raycomp.data.streetscenes import StreetScenes
 from raycomp.errors import UserError
 from raycomp.evaluate.miou import normalised
 from raycomp.evaluate.sharing import precision
+from raycomp.losses import policy_loss
 from raycomp.models import checkpoints
-from raycomp.models.policy import Policy, policy_loss
+from raycomp.models.policy import Policy
 from raycomp.models.segmenter import Segmenter, init_weights
 from raycomp.recipe import dense
 from raycomp.sections import AugmentConfig, TrainConfig

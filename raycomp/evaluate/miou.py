@@ -5,6 +5,7 @@ Legend: B batch, K classes, H W pixels.
 
 from collections.abc import Callable, Iterator
 from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,6 +14,15 @@ from torch import Tensor
 
 from raycomp.evaluate.labels import Place, averaged
 from raycomp.shape import Size, enlarged_to
+
+
+class Accuracy(NamedTuple):
+    """The two figures that recipes are compared by, in [0, 1]."""
+
+    clean: float
+    """mIoU of the clean images."""
+    corrupted: float
+    """Mean mIoU over the corrupted variants."""
 
 
 def class_iou(matrix: np.ndarray) -> np.ndarray:

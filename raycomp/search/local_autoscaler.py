@@ -2,8 +2,8 @@
 
 Each node is a raylet with one CPU. Not for production: see `cluster.yaml` and `deploy/` for real machines.
 
-`ray.cluster_utils.AutoscalingCluster` would do the same, but in Ray 2.60 it raises FileNotFoundError: its `example.yaml`
-is not in the wheel. And it begins and ends with `ray stop --force`, which ends every Ray cluster of this machine.
+`ray.cluster_utils.AutoscalingCluster` would do the same, but in Ray 2.60 it raises FileNotFoundError, as the wheel has
+no `example.yaml`. And it begins and ends with `ray stop --force`, which ends every Ray cluster of this machine.
 """
 
 import os

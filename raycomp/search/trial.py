@@ -16,9 +16,9 @@ from raycomp.config import SweepConfig
 from raycomp.data.samples import Samples
 from raycomp.devices import device_name, free, is_out_of_memory, responds
 from raycomp.errors import UserError, logger
-from raycomp.evaluate.accuracy import Accuracy
 from raycomp.evaluate.latency_table import LatencyTable
 from raycomp.evaluate.measure import Measurement, Stopped, measure
+from raycomp.evaluate.miou import Accuracy
 from raycomp.evaluate.robustness import summary
 from raycomp.flops import Profile, gflops, profile
 from raycomp.models.segmenter import Segmenter
