@@ -22,7 +22,8 @@ from raycomp.config import SweepConfig
 from raycomp.data.corruptions import SEVERITIES, TYPES, VARIANTS
 from raycomp.data.evalset import CLEAN
 from raycomp.data.samples import IGNORE, NORMALIZATIONS
-from raycomp.evaluate.miou import confusion, miou, normalised
+from raycomp.evaluate.confusions import confusion
+from raycomp.evaluate.miou import miou, normalised
 from raycomp.memory import keep_freed_memory
 from raycomp.report.compare import first_agreement, spearman
 from raycomp.search.base import Base, prepare_base
@@ -96,10 +97,9 @@ def _confusions(base: Base, model: torch.nn.Module, chosen: np.ndarray) -> Itera
         for part in np.array_split(chosen, -(-len(chosen) // 32)):
             x = torch.from_numpy(np.stack([images[i] for i in part]))
             predicted = model(normalised(x, pixels.mean, pixels.std, torch.float32)).argmax(1)
-            for i, one in zip(part, predicted, strict=True):
-                label = torch.from_numpy(np.array(labels[data.label_of[i]][..., 0]))
-                assert int(label.max()) in {*range(base.shape.classes), IGNORE}
-                yield confusion(label, one, base.shape.classes).numpy()
+            truth = torch.from_numpy(np.stack([labels[data.label_of[i]][..., 0] for i in part]))
+            assert set(truth.unique().tolist()) <= {*range(base.shape.classes), IGNORE}
+            yield from confusion(truth, predicted, base.shape.classes).numpy()
 
 
 @app.command()

@@ -22,9 +22,10 @@ import typer
 
 from raycomp.compress.apply import compress
 from raycomp.data.corruptions import VARIANTS, corrupt
-from raycomp.data.open import open_split
+from raycomp.data.datasets import open_split
 from raycomp.data.samples import NORMALIZATIONS
-from raycomp.evaluate.miou import confusion, miou
+from raycomp.evaluate.confusions import confusion
+from raycomp.evaluate.miou import miou
 from raycomp.models import checkpoints
 from raycomp.recipe import Recipe
 from raycomp.search.base import Base
@@ -128,7 +129,7 @@ def _straight(base: Base, recipe: Recipe, device: torch.device) -> tuple[float, 
                 images = np.stack([image for image, _ in variant[start : start + BATCH]])
                 labels = torch.from_numpy(np.stack([label for _, label in variant[start : start + BATCH]]))
                 predicted = model(_normalised(images, base.shape.normalization).to(device)).argmax(1).cpu()
-                matrix += confusion(labels, predicted, base.shape.classes)
+                matrix += confusion(labels, predicted, base.shape.classes).sum(0)
             found.append(miou(matrix.numpy()))
     seconds["measuring"] = time.perf_counter() - began
     return found[0], seconds

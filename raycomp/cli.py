@@ -11,7 +11,7 @@ import typer
 from pydantic import ValidationError
 
 from raycomp.commands import autoscale_demo, benchmark, choose, deploy, inspect, manage, prune, refine, search, train
-from raycomp.errors import UserError, one_line
+from raycomp.errors import UserError, logger, one_line, show_log
 from raycomp.jobs.session import INTERRUPTED
 
 app = typer.Typer(
@@ -101,9 +101,11 @@ def guarded(command: Callable[..., None]) -> None:
     if program is not command:
         program.command()(command)
     try:
+        show_log()
         code = program(standalone_mode=False)  # or typer would frame its own errors, without the value
         sys.exit(code if isinstance(code, int) else 0)
     except UserError as error:
+        logger.debug("ended by", exc_info=True)
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except typer.TyperException as error:

@@ -6,7 +6,7 @@ from typing import Any, Self
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from raycomp.errors import UserError, first_line, nearest, shown
+from raycomp.errors import UserError, first_line, logger, nearest, shown
 from raycomp.merging import METHODS
 from raycomp.sections import (
     BenchmarkConfig,
@@ -172,6 +172,7 @@ def parsed(text: str) -> Any:
     except RecursionError:
         raise yaml.YAMLError("it is nested too deeply") from None
     except Exception as error:  # PyYAML raises many kinds for a value that its tag does not allow, such as a 31 June
+        logger.debug("reading YAML", exc_info=True)
         raise yaml.YAMLError(f"a value cannot be read ({first_line(error)})") from None
 
 

@@ -12,10 +12,11 @@ Matrix products are the same bits in two runs, but not at two batch sizes: cuBLA
 """
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
+from torch import Tensor
 
 
 def device_name(device: torch.device) -> str:
@@ -74,3 +75,19 @@ def responds(device: torch.device) -> bool:
     except RuntimeError:
         return False
     return total == 8
+
+
+def moved(tensors: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    """Tensors of one dtype on a device, by one copy: each on its own would wait for the device.
+
+    Those that came over share one memory.
+    """
+    apart = {name: tensor for name, tensor in tensors.items() if tensor.device != device}
+    if not apart:
+        return dict(tensors)
+    flat = torch.cat([tensor.reshape(-1) for tensor in apart.values()]).to(device)
+    parts = flat.split([tensor.numel() for tensor in apart.values()])
+    return {
+        **tensors,
+        **{name: part.view(tensor.shape) for (name, tensor), part in zip(apart.items(), parts, strict=True)},
+    }

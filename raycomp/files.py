@@ -9,7 +9,7 @@ from pathlib import Path
 from pyarrow.fs import LocalFileSystem, copy_files
 from safetensors import SafetensorError
 
-from raycomp.errors import UserError
+from raycomp.errors import UserError, first_line
 from raycomp.storage import AnyPath, resolved
 
 _UMASK = os.umask(0)
@@ -40,17 +40,15 @@ def written(path: AnyPath) -> Iterator[Path]:
     try:
         if isinstance(path, Path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            with _beside(path) as temporary:
+            with _replacing(path, path.suffix) as temporary:
                 yield temporary
-                temporary.chmod(0o666 & ~_UMASK)  # safetensors makes files that their owner alone can read
-                temporary.replace(path)
         else:
             with tempfile.TemporaryDirectory(prefix="raycomp-") as scratch:
                 temporary = Path(scratch) / path.name
                 yield temporary
                 copy_files(str(temporary), str(path.key), LocalFileSystem(), path.fs)
     except (OSError, RuntimeError, SafetensorError) as error:  # what Python, torch and safetensors raise on a full disk
-        raise UserError(f"{path}: not written: {str(error).splitlines()[0]}") from error
+        raise UserError(f"{path}: not written: {first_line(error)}") from error
 
 
 def put_aside(path: Path) -> Path:
@@ -61,11 +59,32 @@ def put_aside(path: Path) -> Path:
     return path.rename(aside)
 
 
+def write_bytes(path: AnyPath, data: bytes) -> None:
+    """Write a small file whole or not at all, in a folder that exists.
+
+    Raises:
+        OSError: where it cannot be written; `path` stays as it was.
+    """
+    if isinstance(path, Path):
+        with _replacing(path) as temporary:
+            temporary.write_bytes(data)
+    else:
+        path.write_bytes(data)
+
+
 @contextmanager
-def _beside(path: Path) -> Iterator[Path]:
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+def _replacing(path: Path, suffix: str = "") -> Iterator[Path]:
+    """A temporary file beside `path` that replaces it if the block ends without an error, to outlive a power cut.
+
+    A `suffix` is for writers that go by it; without one, no pattern such as `*.parquet` finds the temporary file.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp{suffix}")
     try:
         yield temporary
+        temporary.chmod(0o666 & ~_UMASK)  # safetensors makes files that their owner alone can read
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 

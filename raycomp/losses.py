@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from raycomp.compress.elastic import Nested
-from raycomp.models.cross_entropy import cross_entropy
+from raycomp.data.samples import IGNORE
+from raycomp.models.policy import one_class
 from raycomp.models.segmenter import Segmenter, upsampled
 from raycomp.recipe import Recipe
 
@@ -23,9 +24,28 @@ Loss = Callable[[nn.Module, Tensor, Tensor], Iterator[Tensor]]
 each is differentiated before the next is computed, so that only one graph is held."""
 
 
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """torch's mean over labelled places; where there are none, 0 with gradients of 0, and not NaN.
+
+    Nobody asks the device whether anything is labelled.
+
+    Args:
+        logits: (B, K, height, width).
+        labels: (B, height, width), classes or IGNORE.
+    """
+    total = F.cross_entropy(logits.float(), labels.long(), ignore_index=IGNORE, reduction="sum")
+    return total / (labels != IGNORE).sum().clamp(min=1)
+
+
 def pixel_loss(model: nn.Module, images: Tensor, labels: Tensor) -> Iterator[Tensor]:
     """Cross-entropy over the labelled pixels."""
     yield cross_entropy(model(images), labels)
+
+
+def policy_loss(policy: nn.Module, images: Tensor, labels: Tensor, ignore_border: bool) -> Iterator[Tensor]:
+    """Cross-entropy of a policy's answers against `one_class`; see `Loss`."""
+    logits = policy(images)
+    yield cross_entropy(logits, one_class(labels, images.shape[-1] // logits.shape[-1], ignore_border))
 
 
 def distilled(teacher: Segmenter, weight: float) -> Loss:

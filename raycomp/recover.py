@@ -9,7 +9,7 @@ from copy import deepcopy
 import torch
 
 from raycomp.compress.reconstruct import reconstruct
-from raycomp.data.open import open_split
+from raycomp.data.datasets import open_split
 from raycomp.data.samples import NORMALIZATIONS, Samples
 from raycomp.deploy.model import load
 from raycomp.evaluate.miou import normalised

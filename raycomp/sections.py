@@ -213,7 +213,8 @@ class SearchConfig(Section):
     budget: Share = 0.6
     """The limit as a share of the dense model's."""
     latency_batch: int = Field(default=1, gt=0)
-    """Images timed together."""
+    """For limit latency: images timed together. Set it to the batch that the model is to run at: what a width saves
+    depends on it."""
     trials: int = Field(default=60, gt=0)
     """Recipes that the search measures, the known ones included; dense, and what the full set adds, do not count."""
     sampler: Literal["gp", "tpe", "nsga2", "random"] = "gp"
@@ -261,7 +262,8 @@ class TrainConfig(Section):
     batch: int = Field(default=8, gt=0)
     """Images of a step; workers that train together share them evenly."""
     crop: tuple[Side, Side] | None = None
-    """Height and width of what is cut from an image, pixels; by default the size the model is made for."""
+    """Height and width of what is cut from an image, pixels; by default the size the model is made for. Set it where
+    `data.window` is another size, to train a model on windows like those it is measured on."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
     """sgd: with Nesterov momentum 0.9."""
     lr: float = Field(default=1e-3, gt=0)
@@ -318,8 +320,6 @@ class NvitConfig(Section):
     """The same of value channels."""
     mlp: int = Field(default=16, gt=0)
     """The same of MLP channels."""
-    least_heads: int = Field(default=1, gt=0)
-    """Heads that every block keeps."""
     criterion: Criterion = "nvit"
     """The score of a unit, for `raycomp prune` and `raycomp benchmark`; sweeps have `search.criterion`."""
     rounds: int = Field(default=8, gt=0)
@@ -331,7 +331,8 @@ class NvitConfig(Section):
     """Training after each round but the last, before the model is scored anew. By default there is none; its learning
     rate is by default that of `benchmark.recovery`."""
     tolerance: float = Field(default=0.99, gt=0, le=1)
-    """The least cost, relative to the target, that a removal may lead to."""
+    """The least cost, relative to the target, that a removal may lead to. Lower it where pruning ends above its
+    target, as the groups of a small model may each be more than 1 % of its cost."""
     latency_weight: float = Field(default=0.0, ge=0)
     """eta: score per millisecond that a removal saves."""
     images: int = Field(default=64, gt=0)

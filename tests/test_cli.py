@@ -47,6 +47,22 @@ def folder(tmp_path_factory):
     return folder
 
 
+@pytest.mark.parametrize("level", ["debug", "DEBUG", "warning"])
+def test_the_log_has_the_traceback_of_what_ends_as_one_line(folder, level):
+    (folder / "dated.yaml").write_text("name: 2001-99-99")
+    done = raycomp(folder, "profile", "dated.yaml", RAYCOMP_LOG=level)
+    *before, last = done.stderr.splitlines()
+    assert last.startswith("error: dated.yaml: not valid YAML: a value cannot be read (month must be in 1..12")
+    raised = "ValueError: month must be in 1..12" in "\n".join(before)
+    assert raised == ("Traceback (most recent call last):" in before) == (level != "warning")
+    assert done.returncode == 2
+
+
+def test_a_level_that_the_log_does_not_have_is_refused(folder):
+    done = raycomp(folder, "status", RAYCOMP_LOG="debgu")
+    assert (done.stderr, done.returncode) == ("error: RAYCOMP_LOG is 'debgu': did you mean 'debug'?\n", 2)
+
+
 @pytest.fixture(scope="module")
 def trusted(folder):
     """With a sweep of one recipe whose figures have intervals."""

@@ -48,6 +48,7 @@ def test_elastic_models_and_fronts_are_trained_like_the_dense_model(read):
         ({"elastic": 3}, "'elastic'"),
         ({"refine": {"train": {"step": 3}}}, "'refine.train.step'"),
         ({"train": {"lr": float("inf")}}, "'train.lr'"),
+        ({"nvit": {"least_heads": 1}}, "unknown field 'nvit.least_heads': did you mean 'heads'?"),
         ({"train": {"crop": [64, 0]}}, "'train.crop.1'"),
         ({"train": {"augment": {"scale": [2, 0.5]}}}, "scale is [2.0, 0.5]"),
         ({"train": {"augment": {"scale": [0, 0.5]}}}, "'train.augment.scale.0'"),

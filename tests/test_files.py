@@ -1,12 +1,14 @@
 """Files are written whole or not at all, and a full disk is one line."""
 
+import os
 import subprocess
 import sys
+from contextlib import nullcontext
 
 import pytest
 
 from raycomp.errors import UserError
-from raycomp.files import check_outputs, written
+from raycomp.files import check_outputs, write_bytes, written
 
 FULL = """
 import resource, sys
@@ -55,6 +57,30 @@ def test_what_a_block_raises_of_its_own_goes_through(tmp_path):
     with pytest.raises(UserError, match=r"a\.txt: not written"), written(tmp_path / "none" / "a.txt") as temporary:
         pass
     assert list(tmp_path.rglob("*.txt")) == []
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_file_is_replaced_once_the_disk_has_the_new_one(fails, tmp_path, monkeypatch):
+    """Where the disk tells of an error only then, the file stays as it was and nothing is left beside it."""
+    (tmp_path / "row.parquet").write_text("before")
+    rows = []
+
+    def fsync(_):
+        rows.append([path.read_text() for path in tmp_path.glob("*.parquet")])
+        if fails:
+            raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(OSError, match="Input/output error") if fails else nullcontext():
+        write_bytes(tmp_path / "row.parquet", b"after")
+    assert rows == [["before"]]  # no reader takes the temporary file for a row
+    with (
+        pytest.raises(UserError, match=r"model\.pt: not written: .*Input/output") if fails else nullcontext(),
+        written(tmp_path / "model.pt") as temporary,
+    ):
+        temporary.write_text("weights")
+    kept = {"row.parquet": "before"} if fails else {"row.parquet": "after", "model.pt": "weights"}
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == kept
 
 
 def test_a_file_that_is_read_is_not_overwritten(tmp_path):

@@ -6,9 +6,8 @@ import torch.nn.functional as F
 
 from raycomp.compress.apply import compress
 from raycomp.data.samples import IGNORE
-from raycomp.losses import distilled, nested, pixel_loss
+from raycomp.losses import cross_entropy, distilled, nested, pixel_loss
 from raycomp.merging import ToMe
-from raycomp.models.cross_entropy import cross_entropy
 from raycomp.recipe import dense
 from tests.conftest import TINY, seeded_images, seeded_model
 

@@ -12,8 +12,9 @@ from raycomp.data.streetscenes import StreetScenes
 from raycomp.errors import UserError
 from raycomp.evaluate.miou import normalised
 from raycomp.evaluate.sharing import precision
+from raycomp.losses import policy_loss
 from raycomp.models import checkpoints
-from raycomp.models.policy import Policy, policy_loss
+from raycomp.models.policy import Policy
 from raycomp.models.segmenter import Segmenter, init_weights
 from raycomp.recipe import dense
 from raycomp.sections import AugmentConfig, TrainConfig
@@ -56,6 +57,20 @@ def test_the_same_seed_trains_the_same_model_whatever_the_loader_processes():
     weights = [trained(CONFIG.model_copy(update={"workers": workers}))[0].state_dict() for workers in (0, 0, 2)]
     for other in weights[1:]:
         assert all(torch.equal(weights[0][name], other[name]) for name in other)
+
+
+@pytest.mark.parametrize(("crop", "size"), [(None, (64, 64)), ((32, 48), (32, 48)), ((64, 128), (64, 128))])
+def test_a_training_sees_crops_of_the_size_that_its_settings_say(crop, size):
+    seen = []
+
+    def loss(model, images, labels):
+        seen.append((tuple(images.shape[2:]), tuple(labels.shape[1:])))
+        yield model.patch_scores(images).mean()
+
+    config = CONFIG.model_copy(update={"steps": 2, "crop": crop})
+    model = Segmenter(SHAPE, dense(SHAPE))
+    train(model, SHAPE, StreetScenes("train", 4), config, torch.device("cpu"), lambda _: None, loss)
+    assert seen == [(size, size)] * 2
 
 
 class InterruptionError(Exception):

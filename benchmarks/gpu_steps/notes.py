@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from raycomp.files import write_bytes
 from raycomp.shape import ModelShape, deit_base_distilled, vit
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -61,9 +62,7 @@ class Notes:
     def put(self, **figures: Any) -> None:
         """Add figures that JSON can hold, or replace them."""
         self._figures |= figures
-        temporary = self._path.with_suffix(".part")
-        temporary.write_text(json.dumps(self._figures, indent=1, default=float))
-        temporary.replace(self._path)
+        write_bytes(self._path, json.dumps(self._figures, indent=1, default=float).encode())
 
 
 def random_images(setting: Setting, batch: int, shape: ModelShape) -> torch.Tensor:

@@ -14,6 +14,7 @@ from raycomp.benchmark.settings import Setting, built, find_adaptive
 from raycomp.compress.apply import remerge
 from raycomp.data.samples import Samples
 from raycomp.devices import device_name
+from raycomp.errors import logger
 from raycomp.evaluate.measure import measure
 from raycomp.flops import gflops
 from raycomp.recipe import dense
@@ -68,6 +69,7 @@ def measure_cell(
         if cell.seed == config.benchmark.seeds[0]:
             kept = (pictures(model, base, device), weights)
     except Exception as error:  # whatever breaks one model, the others are measured
+        logger.debug("measuring %s", setting.recipe.id, exc_info=True)
         row |= {"status": "failed", "error": f"{type(error).__name__}: {error}"[:2000]}
     row["seconds"] = time.perf_counter() - clock
     return Measured(row, *kept)

@@ -13,12 +13,12 @@ import yaml
 from pydantic import ValidationError
 
 from raycomp import config as configs
-from raycomp.errors import UserError, nearest
+from raycomp.errors import UserError, first_line, nearest, without_password
 from raycomp.recipe import Recipe
 from raycomp.results.store import Store
 from raycomp.shape import ModelShape, Size
 from raycomp.shipped import search_spaces, space_file
-from raycomp.storage import AnyPath, located, without_password
+from raycomp.storage import AnyPath, located
 
 if TYPE_CHECKING:
     import torch
@@ -158,7 +158,7 @@ def read_recipe(path: Path) -> Recipe:
     try:
         return Recipe.model_validate(configs.parsed(path.read_text()))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: not readable as YAML ({str(error).splitlines()[0]})") from None
+        raise UserError(f"{path}: not readable as YAML ({first_line(error)})") from None
     except ValidationError as error:
         raise UserError(f"{path}: {configs.explain(error, Recipe)}") from None
 

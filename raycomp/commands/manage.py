@@ -6,13 +6,13 @@ from typing import Annotated
 import typer
 
 from raycomp.commands.inputs import Json, Results, complete_sweep, print_json
-from raycomp.errors import UserError, first_line
+from raycomp.errors import UserError, first_line, logger, without_password
 from raycomp.report import tables
 from raycomp.report.compare import final_front, front_volume, refined_front
 from raycomp.report.status import Status, status_of
 from raycomp.results.row import class_names
 from raycomp.results.store import Store, sweep_folder
-from raycomp.storage import located, without_password
+from raycomp.storage import located
 
 
 def status_command(
@@ -58,6 +58,7 @@ def track_command(
     try:
         missing = tracker.missing(rows)
     except Exception as error:  # whatever a server or database answers
+        logger.debug("asking MLflow at %s", shown, exc_info=True)
         raise UserError(without_password(f"MLflow at {uri}: {first_line(error)}")) from None
     if backfill and missing:
         for row in rows:

@@ -93,8 +93,8 @@ def _job(
     """Open the data, and set up the device."""
     import torch
 
+    from raycomp.data.datasets import open_split
     from raycomp.data.labelled import absent_in
-    from raycomp.data.open import open_split
     from raycomp.data.samples import Samples
     from raycomp.data.streetscenes import StreetScenes
     from raycomp.devices import prepare_device

@@ -152,7 +152,7 @@ class _Round:
             return self.recipe.model_copy(update={"embed": left}) if left >= group else None
         widths = self.recipe.blocks[block]
         left = getattr(widths, _FIELDS[kind]) - group
-        if left < (self.config.least_heads if kind == "head" else group):
+        if left < (1 if kind == "head" else group):
             return None
         blocks = list(self.recipe.blocks)
         blocks[block] = widths.model_copy(update={_FIELDS[kind]: left})

@@ -12,7 +12,7 @@ from torch import Tensor
 from raycomp.compress.layout import axes
 from raycomp.compress.saliency import Saliency
 from raycomp.compress.slices import Cut, cut, first_units, units_in
-from raycomp.compress.transfer import moved
+from raycomp.devices import moved
 from raycomp.flops import decoder_widths
 from raycomp.models.segmenter import Segmenter
 from raycomp.recipe import Recipe, check_fits

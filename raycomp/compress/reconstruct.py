@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from raycomp.compress.prune import kept_units
 from raycomp.compress.saliency import Saliency
-from raycomp.compress.transfer import moved
+from raycomp.devices import moved
 from raycomp.models.segmenter import Block, MaskDecoder, Segmenter
 
 RIDGE = 1e-2  # relative to the mean of the inputs' second moments; holds back directions that calibration hardly shows

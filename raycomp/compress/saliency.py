@@ -19,8 +19,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from raycomp.compress.layout import axes
-from raycomp.compress.transfer import moved
 from raycomp.data.samples import IGNORE
+from raycomp.devices import moved
 from raycomp.files import written
 from raycomp.flops import decoder_widths
 from raycomp.models.segmenter import Segmenter

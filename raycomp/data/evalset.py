@@ -21,7 +21,7 @@ import cv2
 import numpy as np
 
 from raycomp.data import corruptions
-from raycomp.data.open import open_split
+from raycomp.data.datasets import open_split
 from raycomp.data.resize import resized
 from raycomp.data.samples import IGNORE, Sample, Samples, nothing_labelled
 from raycomp.errors import UserError

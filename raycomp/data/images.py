@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 
-from raycomp.errors import UserError, first_line
+from raycomp.errors import UserError, first_line, logger
 
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 _SIXTEEN = ("I;16", "I;16L", "I;16B", "I;16N")
@@ -69,6 +69,7 @@ def read_differently(data: bytes, is_label: bool) -> bool:
                 told = any(word in data for word in _TURNED)
                 return scaled or (told and image.getexif().get(ExifTags.Base.Orientation, 1) != 1)
         except Exception:  # reading it says so, with its name
+            logger.debug("looking for the orientation of an image", exc_info=True)
             return False
 
 
@@ -87,6 +88,7 @@ def _opened(path: Path) -> tuple[Image.Image, str]:
             most = 2 * (Image.MAX_IMAGE_PIXELS or 0)  # from there on Pillow refuses
             raise UserError(f"{path}: more than {most} pixels; cut it into smaller images") from None
         except Exception as error:  # Pillow's decoders raise kinds of their own on damaged files
+            logger.debug("reading %s", path, exc_info=True)
             raise UserError(f"{path}: cannot be read as an image ({first_line(error)})") from None
 
 

@@ -15,7 +15,7 @@ from raycomp.data.resize import resized_image
 from raycomp.deploy import model as models
 from raycomp.deploy.model import FACTS, Facts
 from raycomp.deploy.program import moved
-from raycomp.errors import UserError, first_line, nearest
+from raycomp.errors import UserError, first_line, logger, nearest
 from raycomp.evaluate.labels import labels_at
 from raycomp.evaluate.miou import normalised, sliding_logits
 from raycomp.files import written
@@ -60,6 +60,7 @@ def _open_onnx(path: Path, device: torch.device) -> tuple[Run, Facts]:
     except UserError:
         raise
     except Exception as error:  # onnxruntime raises kinds of its own
+        logger.debug("reading %s", path, exc_info=True)
         raise UserError(f"{path}: not a readable ONNX graph ({first_line(error)})") from None
     facts = models.parse_facts(session.get_modelmeta().custom_metadata_map.get(FACTS), path)
     return partial(run_bound, session), facts
@@ -70,6 +71,7 @@ def _open_program(path: Path, device: torch.device) -> tuple[Run, Facts]:
     try:
         program = torch.export.load(path, extra_files=held)
     except Exception as error:  # torch's reader raises many kinds
+        logger.debug("reading %s", path, exc_info=True)
         raise UserError(f"{path}: not a readable torch.export program ({first_line(error)})") from None
     facts = models.parse_facts(held[FACTS], path)
     return (program if device.type == "cpu" else moved(program, device)).module(), facts

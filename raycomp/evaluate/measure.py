@@ -18,11 +18,10 @@ from raycomp.data.corruptions import SEVERITIES, TYPES, VARIANTS
 from raycomp.data.evalset import CLEAN, EvalSet
 from raycomp.data.samples import NORMALIZATIONS
 from raycomp.errors import UserError
-from raycomp.evaluate.accuracy import Accuracy
 from raycomp.evaluate.confusions import Confusions
 from raycomp.evaluate.effective_rank import EffectiveRank, effective_rank
 from raycomp.evaluate.graphs import Replayed, graphed
-from raycomp.evaluate.miou import class_iou, first_window, miou
+from raycomp.evaluate.miou import Accuracy, class_iou, first_window, miou
 from raycomp.evaluate.per_image import PerImage
 from raycomp.evaluate.resident import Resident, resident
 from raycomp.evaluate.speed import latency_ms

@@ -5,22 +5,24 @@ Legend: B batch, K classes, H W pixels.
 
 from collections.abc import Callable, Iterator
 from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from raycomp.data.samples import IGNORE
 from raycomp.evaluate.labels import Place, averaged
 from raycomp.shape import Size, enlarged_to
 
 
-def confusion(truth: Tensor, predicted: Tensor, classes: int) -> Tensor:
-    """Count pixels by (true class, predicted class), ignoring label 255: (K, K) int64, one bincount."""
-    valid = truth != IGNORE
-    pairs = truth[valid].long() * classes + predicted[valid].long()
-    return torch.bincount(pairs, minlength=classes * classes).view(classes, classes)
+class Accuracy(NamedTuple):
+    """The two figures that recipes are compared by, in [0, 1]."""
+
+    clean: float
+    """mIoU of the clean images."""
+    corrupted: float
+    """Mean mIoU over the corrupted variants."""
 
 
 def class_iou(matrix: np.ndarray) -> np.ndarray:

@@ -6,6 +6,7 @@ from raycomp.benchmark.cells import Level, levels
 from raycomp.benchmark.run import Shared, find_settings, measure_cells, measure_speed
 from raycomp.benchmark.settings import Setting
 from raycomp.benchmark.speed import Timing
+from raycomp.errors import last_line
 from raycomp.jobs.session import Session
 from raycomp.report.benchmark_page import write_page
 from raycomp.report.compare import final_front
@@ -67,7 +68,7 @@ def _timings(session: Session, shared: Shared, settings: dict[Level, Setting]) -
     try:
         return measure_speed(shared, settings)
     except ray.exceptions.RayError as error:
-        session.say(f"no speeds: {str(error).splitlines()[-1]}")
+        session.say(f"no speeds: {last_line(error)}")
         return []
 
 

@@ -10,6 +10,8 @@ from importlib.metadata import version
 import torch
 from torch import Tensor
 
+from raycomp.errors import logger
+
 _LEAST = (3, 6)  # comes with torch 2.11
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.uint8)
 
@@ -47,6 +49,7 @@ def available() -> bool:
     except torch.OutOfMemoryError:  # says nothing of Triton, and must not be remembered
         raise
     except Exception as error:
+        logger.debug("trying the Triton kernels", exc_info=True)
         warnings.warn(f"no Triton kernels, plain torch in their place: {error!r}", stacklevel=2)
         return False
     return True

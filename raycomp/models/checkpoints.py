@@ -11,7 +11,7 @@ import torch
 from pydantic import BaseModel, ValidationError
 
 from raycomp.config import explain
-from raycomp.errors import UserError, first_line, nearest
+from raycomp.errors import UserError, first_line, logger, nearest
 from raycomp.models import official, tensors
 from raycomp.models._timm import create_model, resample_abs_pos_embed
 from raycomp.models.policy import Policy
@@ -195,6 +195,7 @@ def load_backbone(model: Segmenter, name: str | None, file: Path | None) -> None
         try:
             found = create_model(str(name), pretrained=True).state_dict()
         except Exception as error:  # timm and its hub client raise many kinds
+            logger.debug("fetching %s", name, exc_info=True)
             raise UserError(
                 f"model.backbone {name!r} cannot be fetched ({first_line(error)}); give model.backbone_file"
             ) from None

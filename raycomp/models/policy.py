@@ -1,13 +1,10 @@
 """Build the policy networks of CTS; `raycomp.policies` has their layers as numbers and what they cost."""
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor, nn
 
 from raycomp.data.samples import IGNORE
 from raycomp.models._timm import create_model
-from raycomp.models.cross_entropy import cross_entropy
 from raycomp.policies import check_policy, small_channels
 
 
@@ -43,12 +40,6 @@ def _small(patch: int) -> nn.Sequential:
 
 def _convolution(inputs: int, outputs: int, stride: int) -> list[nn.Module]:
     return [nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)]
-
-
-def policy_loss(policy: nn.Module, images: Tensor, labels: Tensor, ignore_border: bool) -> Iterator[Tensor]:
-    """Cross-entropy of a policy's answers against `one_class`; see `raycomp.losses.Loss`."""
-    logits = policy(images)
-    yield cross_entropy(logits, one_class(labels, images.shape[-1] // logits.shape[-1], ignore_border))
 
 
 def one_class(labels: Tensor, superpatch: int, ignore_border: bool) -> Tensor:

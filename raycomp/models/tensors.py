@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from raycomp.errors import UserError, first_line, nearest
+from raycomp.errors import UserError, first_line, logger, nearest
 from raycomp.files import written
 from raycomp.storage import AnyPath
 
@@ -102,6 +102,7 @@ def unpickled(path: Path) -> Any:
     except pickle.UnpicklingError:
         raise UserError(f"{path}: refused: it holds Python objects besides tensors, or is not a checkpoint") from None
     except Exception as error:  # a damaged file makes torch's reader raise many kinds
+        logger.debug("reading %s", path, exc_info=True)
         raise UserError(f"{path}: not a readable checkpoint ({first_line(error)})") from None
 
 

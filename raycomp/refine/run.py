@@ -10,7 +10,7 @@ import torch
 
 from raycomp.deploy.model import load
 from raycomp.devices import device_name
-from raycomp.errors import UserError, nearest
+from raycomp.errors import UserError, last_line, nearest
 from raycomp.evaluate.measure import measure
 from raycomp.files import fetched
 from raycomp.recipe import Recipe
@@ -110,7 +110,7 @@ def _result(reference: Any) -> Row:
     try:
         found: Row = ray.get(reference)
     except ray.exceptions.RayError as error:
-        return {"status": "failed", "error": str(error).splitlines()[-1][:2000]}
+        return {"status": "failed", "error": last_line(error)[:2000]}
     return found
 
 

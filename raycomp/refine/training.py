@@ -16,7 +16,7 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from ray.util.queue import Queue
 
 from raycomp.devices import prepare_device
-from raycomp.errors import UserError
+from raycomp.errors import UserError, last_line, logger
 from raycomp.files import fetched
 from raycomp.memory import keep_freed_memory
 from raycomp.models import checkpoints
@@ -105,6 +105,7 @@ def refine_one(shared: Shared, target: Target, on_step: Callable[[Standing], Non
             try:
                 trainer.fit()
             except BaseException as error:  # told by the thread that waits
+                logger.debug("refining %s", target.recipe.id, exc_info=True)
                 problems.append(error)
 
         thread = Thread(target=fit, daemon=True)
@@ -117,7 +118,7 @@ def refine_one(shared: Shared, target: Target, on_step: Callable[[Standing], Non
     if told:
         raise UserError(told)
     if problems or not is_refined(shared, target):
-        what = str(problems[0]).splitlines()[-1] if problems else "no model was written"
+        what = last_line(problems[0]) if problems else "no model was written"
         raise UserError(f"refining {target.recipe.id} failed: {what}; the same command goes on")
 
 

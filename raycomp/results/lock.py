@@ -11,8 +11,6 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
@@ -26,17 +24,12 @@ _WATCHED = 3 * RENEWED
 _LOOKED_AT = 0.3  # seconds that somebody who asks for the holder may be in the way
 
 
-@contextmanager
-def alone(path: Path) -> Iterator[None]:
-    """Let processes of this machine into a block one after the other, by a lock on a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
 class Lock:
     """Held from `take` until it is dropped, or its process ends."""
+
+    # Not filelock, which locks what only this machine sees: it has no lock in object storage. On a file system it takes
+    # the same flock, but only exclusively, so that two `raycomp status` at once would each see the other as a writer.
+    # And its releases before 4 (tried: 3.16, 3.20) empty the file of a lock that is held, which says who holds it.
 
     def __init__(self, folder: AnyPath) -> None:
         self._folder = folder

@@ -9,9 +9,8 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from raycomp.errors import first_line
+from raycomp.errors import first_line, logger, without_password
 from raycomp.results.row import Row, identity
-from raycomp.storage import without_password
 
 _PATIENCE = 30.0  # seconds until a copy that failed is tried again
 _LONGEST = 90.0  # seconds that a job waits, at its end, for a copy that does not get on
@@ -69,6 +68,7 @@ class Mirror:
                 self._waiting = deque([*self._rows.values(), *texts])
             step()
         except Exception as error:  # whatever a server or database does, the sweep goes on
+            logger.debug("writing to %s at %s", self._name, self._where, exc_info=True)
             self._connected, self._next_try = False, time.monotonic() + _PATIENCE
             self._tell(error)
             return False

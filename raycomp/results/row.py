@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from raycomp.errors import UserError
+from raycomp.errors import UserError, first_line
 from raycomp.recipe import Recipe
 
 Row = dict[str, Any]
@@ -140,7 +140,7 @@ def check_measured(rows: Sequence[Row]) -> None:
 
 
 def _first_error(row: Row) -> str:
-    return str(row["error"] or "unknown error").splitlines()[0]
+    return first_line(row["error"] or "unknown error")
 
 
 def identity(row: Row) -> str:

@@ -18,7 +18,8 @@ import yaml
 from pydantic import ValidationError
 
 from raycomp.config import LONGEST_NAME, NAME, SweepConfig, explain, parsed
-from raycomp.errors import UserError, nearest
+from raycomp.errors import UserError, first_line, nearest
+from raycomp.files import write_bytes
 from raycomp.results.lock import Lock
 from raycomp.results.row import SCHEMA, Row, identity
 from raycomp.storage import AnyPath, located
@@ -80,7 +81,7 @@ class Store:
             for left in self.folder.glob(f"{_TRIALS}/.*.tmp"):  # by a process that was killed while it wrote
                 left.unlink(missing_ok=True)
             text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
-            _write(self.folder / _CONFIG, text.encode())
+            write_bytes(self.folder / _CONFIG, text.encode())
             (self.folder / _FINISHED).unlink(missing_ok=True)
         except OSError as error:
             raise self._unwritable(error) from None
@@ -92,7 +93,7 @@ class Store:
             UserError: where the mark cannot be written.
         """
         try:
-            _write(self.folder / _FINISHED, b"")
+            write_bytes(self.folder / _FINISHED, b"")
         except OSError as error:
             raise self._unwritable(error) from None
 
@@ -102,7 +103,7 @@ class Store:
         return (self.folder / _FINISHED).is_file()
 
     def _unwritable(self, error: OSError) -> UserError:
-        reason = error.strerror or str(error).splitlines()[0]
+        reason = error.strerror or first_line(error)
         return UserError(f"results folder {self.folder}: not writable ({reason})")
 
     def _check_same(self, ours: dict[str, object]) -> None:
@@ -121,7 +122,7 @@ class Store:
             UserError: where it cannot be written, because the disk is full for example.
         """
         try:
-            _write(self._path(row), _parquet([row]))
+            write_bytes(self._path(row), _parquet([row]))
         except OSError as error:
             raise self._unwritable(error) from None
 
@@ -156,7 +157,7 @@ class Store:
         replaced = [path for path in self.files() if path.name != _COMPACT]
         try:
             if replaced:
-                _write(self.folder / _TRIALS / _COMPACT, _parquet(self.rows()))
+                write_bytes(self.folder / _TRIALS / _COMPACT, _parquet(self.rows()))
             for path in replaced:
                 path.unlink(missing_ok=True)
         except OSError as error:
@@ -189,17 +190,19 @@ class Store:
         except ValidationError as error:
             raise UserError(f"{path}: {explain(error, SweepConfig)}") from None
         except (TypeError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise UserError(f"{path}: not the settings of a sweep ({str(error).splitlines()[0]})") from None
+            raise UserError(f"{path}: not the settings of a sweep ({first_line(error)})") from None
 
 
 def _completed(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings with what held in releases that had no field for it, where that is not today's default."""
+    """Settings with what held in releases that had no field for it, without the field that is no more."""
     undropped = {"decoder_dropout": 0.0}
     if not isinstance(settings, dict):
         raise TypeError("expected sections")
     train = {"train": undropped | settings["train"]} if "train" in settings else {}
     sections = {name: settings[name] for name in ("elastic", "refine", "policy") if "train" in settings.get(name, {})}
     trained = {name: section | {"train": undropped | section["train"]} for name, section in sections.items()}
+    if isinstance(nvit := settings.get("nvit"), dict) and nvit.get("least_heads") == 1:  # a setting until 0.1
+        settings = settings | {"nvit": {name: value for name, value in nvit.items() if name != "least_heads"}}
     return settings | train | trained
 
 
@@ -207,7 +210,7 @@ def _read(path: AnyPath) -> list[Row]:
     try:  # without threads: one that lets go of the file's bytes while Python ends aborts the process
         table = pq.ParquetFile(pa.BufferReader(path.read_bytes())).read(use_threads=False)
     except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(f"{path}: not a readable Parquet file ({str(error).splitlines()[0]})") from None
+        raise UserError(f"{path}: not a readable Parquet file ({first_line(error)})") from None
     if missing := {"stage", "recipe_id", "status"} - set(table.column_names):
         raise UserError(f"{path}: no row of raycomp's, as it has no column {min(missing)!r}")
     rows: list[Row] = table.to_pylist()
@@ -226,22 +229,6 @@ def _parquet(rows: list[Row]) -> bytes:
 def completed(rows: Iterable[Row], stage: str) -> list[Row]:
     """The complete rows of one stage."""
     return [row for row in rows if row["stage"] == stage and row["status"] == "complete"]
-
-
-def _write(path: AnyPath, data: bytes) -> None:
-    """Write a file that outlives even the machine's power, whole or not at all."""
-    if not isinstance(path, Path):
-        path.write_bytes(data)
-        return
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _without_trials(config: dict[str, Any]) -> dict[str, Any]:

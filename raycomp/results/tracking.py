@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
+from filelock import FileLock
+
 from raycomp.config import SweepConfig
+from raycomp.errors import logger
 from raycomp.files import fetched
 from raycomp.results import experiment
-from raycomp.results.lock import alone
 from raycomp.results.mirror import Mirror
 from raycomp.results.row import Row, cost_share, identity
 from raycomp.results.tracked_inputs import Inputs
@@ -108,9 +110,7 @@ class Tracker(Mirror):
         if (file := experiment.sqlite_file(self._uri)) is None:
             self._open()
         else:
-            with alone(
-                file.parent / ".mlflow.lock"
-            ):  # of processes that make a database at once, all but one would fail
+            with FileLock(file.parent / ".mlflow.lock"):  # of processes that make one at once, all but one would fail
                 self._open()
         assert self._client is not None
         tags = {_SWEEP: self._config.name, _PATH: str(self._folder.resolve())}
@@ -197,6 +197,7 @@ class Tracker(Mirror):
                 if row["origin"] == "reference":  # of the whole sweep, too
                     self._inputs.log(self._parent, row)
             except Exception:  # an older server, say: what runs are of is in their tags, too
+                logger.debug("logging the inputs of a run", exc_info=True)
                 self._inputs = None
         if not complete:
             self._client.set_tag(run, "error", row["error"] or "")

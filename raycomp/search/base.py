@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from raycomp.compress import saliency as saliencies
 from raycomp.compress.apply import compress
 from raycomp.config import SweepConfig
+from raycomp.data.datasets import open_split
 from raycomp.data.evalset import EvalSet, Stack, cache_folder, prepare
 from raycomp.data.labelled import absent_classes, check_stages
-from raycomp.data.open import open_split
 from raycomp.data.resize import at_least, centre
 from raycomp.data.samples import IGNORE, NORMALIZATIONS, Sample
 from raycomp.devices import prepare_device

@@ -41,6 +41,9 @@ def candidates(dimensions: Sequence[Dimension], front: np.ndarray, count: int, r
     Args:
         front: (F, D), the best points known; may be empty.
     """
+    # BoTorch (0.18, read) has nothing that draws these: `optimize_acqf_discrete` is given its candidates, and
+    # `optimize_acqf_discrete_local_search` moves one dimension at a time, where a relative may move all of a kind, and
+    # constrains by linear inequalities, which the cost of a recipe is not.
     kinds: dict[str, list[int]] = {}
     for index, dimension in enumerate(dimensions):
         kinds.setdefault(dimension.name.partition("_")[0], []).append(index)

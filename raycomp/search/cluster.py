@@ -10,7 +10,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from raycomp.config import SweepConfig
-from raycomp.errors import UserError
+from raycomp.errors import UserError, show_log
 from raycomp.memory import keep_freed_memory
 from raycomp.search.address import joined
 
@@ -124,6 +124,7 @@ def prepare_worker() -> "torch.device":
 
     from raycomp.devices import prepare_device
 
+    show_log()
     torch.set_num_threads(1)
     keep_freed_memory()
     given = ray.get_gpu_ids()

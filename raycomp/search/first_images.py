@@ -3,7 +3,7 @@
 import moocore
 import numpy as np
 
-from raycomp.evaluate.accuracy import Accuracy
+from raycomp.evaluate.miou import Accuracy
 from raycomp.results.row import Row, cost
 from raycomp.search.pareto import front
 

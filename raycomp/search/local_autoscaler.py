@@ -1,6 +1,9 @@
 """A Ray cluster on this machine whose nodes come and go, by Ray's own autoscaler and its fake nodes: to try it out.
 
 Each node is a raylet with one CPU. Not for production: see `cluster.yaml` and `deploy/` for real machines.
+
+`ray.cluster_utils.AutoscalingCluster` would do the same, but in Ray 2.60 it raises FileNotFoundError, as the wheel has
+no `example.yaml`. And it begins and ends with `ray stop --force`, which ends every Ray cluster of this machine.
 """
 
 import os

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from raycomp.config import SweepConfig
-from raycomp.errors import UserError
+from raycomp.errors import UserError, logger
 from raycomp.search import cluster
 from raycomp.search.address import joined
 
@@ -110,6 +110,7 @@ def may_grow() -> bool:
                 return True
             types = {node.node_id: node.ray_node_type_name for node in (*status.active_nodes, *status.idle_nodes)}
     except Exception:  # of a Ray whose internals differ: waiting with a warning is right there, too
+        logger.debug("asking Ray what its autoscaler does", exc_info=True)
         return True
     return not (types and all(kind == f"node_{node}" for node, kind in types.items()))
 

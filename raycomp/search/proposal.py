@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
-from raycomp.evaluate.accuracy import Accuracy
+from raycomp.evaluate.miou import Accuracy
 from raycomp.recipe import Recipe
 from raycomp.results.row import Row
 

@@ -136,6 +136,10 @@ def expected_improvement(
     mean: Tensor, deviation: Tensor, certain: Tensor, front: FastNondominatedPartitioning
 ) -> Tensor:
     """What each candidate (C, 2), (C, 2), (C, 1) is expected to add to the hypervolume (C,)."""
+    # BoTorch's qExpectedHypervolumeImprovement could replace this, its objective a class that appends the certain cost
+    # (a GenericDeterministicModel in the list has no sampler). Tried, 0.18.1 on one core with 250 candidates and these
+    # models: the same best candidate, the same 20 best; 19, 24 and 116 ms after 20, 60 and 300 trials, where this takes
+    # 19, 30 and 57 with the prediction. qLogExpectedHypervolumeImprovement: also the same, 87 to 316 ms.
     normal = draw_sobol_normal_samples(2, _SAMPLES, seed=0).to(mean)
     drawn = mean + normal[:, None] * deviation  # (S, C, 2)
     objectives = torch.cat([drawn, certain.expand(_SAMPLES, -1, 1)], dim=-1)[:, :, None]  # (S, C, 1, M)

@@ -15,10 +15,10 @@ import torch
 from raycomp.config import SweepConfig
 from raycomp.data.samples import Samples
 from raycomp.devices import device_name, free, is_out_of_memory, responds
-from raycomp.errors import UserError
-from raycomp.evaluate.accuracy import Accuracy
+from raycomp.errors import UserError, logger
 from raycomp.evaluate.latency_table import LatencyTable
 from raycomp.evaluate.measure import Measurement, Stopped, measure
+from raycomp.evaluate.miou import Accuracy
 from raycomp.evaluate.robustness import summary
 from raycomp.flops import Profile, gflops, profile
 from raycomp.models.segmenter import Segmenter
@@ -78,6 +78,7 @@ def _attempt(
         row |= _first(stopped.first) | {"images": stopped.images, "seconds_measure": stopped.seconds}
         row |= {"status": "stopped", "error": ""}
     except (RuntimeError, MemoryError, ValueError, TimeoutError, UserError) as error:
+        logger.debug("trial %s", proposal.recipe.id, exc_info=True)
         row |= {"status": "failed", "error": f"{type(error).__name__}: {error}"[:2000]}
         return is_out_of_memory(error)
     return False

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from raycomp.config import SweepConfig
 from raycomp.data.resize import at_least, centre, resized_image
 from raycomp.data.samples import NORMALIZATIONS, Samples
+from raycomp.evaluate.confusions import confusion
 from raycomp.evaluate.labels import labels_at
-from raycomp.evaluate.miou import class_iou, confusion, normalised, sliding_logits
+from raycomp.evaluate.miou import class_iou, normalised, sliding_logits
 from raycomp.losses import Loss, pixel_loss
 from raycomp.models.segmenter import Segmenter
 from raycomp.sections import TrainConfig
@@ -77,7 +78,7 @@ class TrainingJob:
                 image = resized_image(image, self.sweep.data.scale.of(size))
                 x = normalised(torch.from_numpy(image)[None].to(self.device), pixels.mean, pixels.std, torch.float32)
                 logits = sliding_logits(model, x, window, stride)
-                matrix += confusion(torch.from_numpy(label), labels_at(logits, size)[0].cpu(), classes)
+                matrix += confusion(torch.from_numpy(label)[None], labels_at(logits, size).cpu(), classes)[0]
         return class_iou(matrix.numpy())
 
     def crops(self) -> Iterator[tuple[Tensor, Tensor]]:

@@ -5,7 +5,8 @@ from functools import partial
 import torch
 
 from raycomp.evaluate.sharing import precision
-from raycomp.models.policy import Policy, policy_loss
+from raycomp.losses import policy_loss
+from raycomp.models.policy import Policy
 from raycomp.trainers.job import Made, TrainingJob
 
 _SHARES = (0.25, 0.5, 0.75, 0.9)

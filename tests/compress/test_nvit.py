@@ -74,6 +74,19 @@ def test_the_target_is_met_within_a_percent_and_only_smaller_models_are_scored(m
     assert len({block.mlp for block in found.model.recipe.blocks}) > 1  # widths are per block
 
 
+@pytest.mark.parametrize(
+    ("tolerance", "reached", "ends_at"), [(0.8, True, 0.81), (0.9, True, 0.97), (0.99, False, 1.06)]
+)
+def test_the_tolerance_bounds_how_far_below_the_target_a_removal_may_go(model, saliency, tolerance, reached, ends_at):
+    """A group of half an MLP may be too large for the last removal."""
+    config = CONFIG.model_copy(update={"mlp": 64, "rounds": 1, "tolerance": tolerance})
+    target = 0.65 * cost(dense(TINY))
+    found = nvit(model, saliency, seeded_saliency, target, cost, config)
+    assert found.reached is reached
+    assert found.cost / target == pytest.approx(ends_at, abs=0.005)
+    assert found.cost >= tolerance * target
+
+
 def test_a_unit_once_pruned_never_comes_back(model, saliency):
     built = []
 

@@ -9,7 +9,7 @@ from raycomp.compress.layout import axes
 from raycomp.compress.nvit import surviving
 from raycomp.compress.prune import cut_along, kept_units, prune, sliced
 from raycomp.compress.slices import first_units
-from raycomp.compress.transfer import moved
+from raycomp.devices import moved
 from raycomp.models.segmenter import Segmenter
 from raycomp.recipe import BlockWidths, Recipe, dense
 from tests.conftest import TINY, seeded_model, seeded_saliency

@@ -8,11 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from raycomp.data.ade20k import Ade20k
-from raycomp.data.camvid import CamVid
-from raycomp.data.cityscapes import Cityscapes
-from raycomp.data.open import open_split
-from raycomp.data.own import Own
+from raycomp.data.datasets import Ade20k, CamVid, Cityscapes, Own, open_split
 from raycomp.data.samples import IGNORE
 from raycomp.errors import UserError
 from raycomp.sections import DataConfig

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from raycomp.data.datasets import open_split
 from raycomp.data.evalset import prepare
 from raycomp.data.labelled import absent_classes, check_stages
-from raycomp.data.open import open_split
 from raycomp.data.samples import IGNORE
 from raycomp.sections import DataConfig, EvaluationConfig
 from tests.fuzz.answers import Given, answer, command, place, untouched

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from raycomp.errors import UserError
-from raycomp.models.policy import Policy, one_class, policy_loss
+from raycomp.losses import policy_loss
+from raycomp.models.policy import Policy, one_class
 from raycomp.policies import check_superpatches, policy_cost
 from tests.counting import counted
 

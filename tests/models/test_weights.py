@@ -10,7 +10,8 @@ from raycomp import config as configs
 from raycomp.compress.apply import compress
 from raycomp.data.samples import NORMALIZATIONS
 from raycomp.data.streetscenes import VERSION, StreetScenes
-from raycomp.evaluate.miou import class_iou, confusion, normalised
+from raycomp.evaluate.confusions import confusion
+from raycomp.evaluate.miou import class_iou, normalised
 from raycomp.models import checkpoints
 from raycomp.models.segmenter import Segmenter
 from raycomp.search.known import baselines, known
@@ -29,7 +30,7 @@ def accuracy(model: Segmenter) -> float:
         for index in range(len(scenes)):
             image, label = scenes[index]
             x = normalised(torch.from_numpy(image)[None], pixels.mean, pixels.std, torch.float32)
-            matrix += confusion(torch.from_numpy(label)[None], model(x).argmax(1), 11)
+            matrix += confusion(torch.from_numpy(label)[None], model(x).argmax(1), 11)[0]
     return float(np.nanmean(class_iou(matrix.numpy())))
 
 

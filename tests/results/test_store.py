@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 
 import pyarrow.parquet as pq
 import pytest
@@ -108,6 +109,7 @@ def test_another_sweep_in_the_folder_is_refused(store):
 
 def test_a_folder_that_another_process_writes_to_is_refused_until_it_ends(store):
     code = f"""
+from contextlib import nullcontext
 from pathlib import Path
 from raycomp.errors import UserError
 from raycomp.results.store import Store
@@ -229,3 +231,11 @@ def test_a_sweep_of_a_release_without_dropout_was_trained_without(store):
     config = store.config()
     rates = [s.train.decoder_dropout for s in (config, config.elastic, config.refine, config.policy)]
     assert rates == [0.0] * 4
+
+
+def test_a_sweep_keeps_the_heads_that_were_a_setting_once(store):
+    settings = yaml.safe_load((store.folder / "sweep.yaml").read_text())
+    for least, fits in ((1, True), (2, False)):
+        (store.folder / "sweep.yaml").write_text(yaml.safe_dump(settings | {"nvit": {"least_heads": least}}))
+        with nullcontext() if fits else pytest.raises(UserError, match=r"unknown field 'nvit\.least_heads'"):
+            assert store.config() == CONFIG

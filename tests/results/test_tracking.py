@@ -8,11 +8,11 @@ from datetime import UTC, datetime
 import pytest
 from mlflow import MlflowClient
 
+from raycomp.errors import without_password
 from raycomp.recipe import dense
 from raycomp.results.mirror import Mirror
 from raycomp.results.tracking import Tracker, default_uri
 from raycomp.search.proposal import Proposal
-from raycomp.storage import without_password
 from tests.conftest import TINY
 from tests.results.test_store import CONFIG
 from tests.search.fakes import fake_row

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from raycomp.errors import UserError
-from raycomp.evaluate.accuracy import Accuracy
 from raycomp.evaluate.measure import Stopped, measure
+from raycomp.evaluate.miou import Accuracy
 from raycomp.recipe import dense
 from raycomp.results.row import SCHEMA, Row
 from raycomp.search.first_images import FirstImages

@@ -17,6 +17,23 @@ def table():
     return measure_latency(SMALL, 1, torch.device("cpu"), torch.float32, time=lambda *_: 1.0)
 
 
+@pytest.mark.parametrize("batch", [1, 3])
+def test_models_are_timed_at_the_batch_of_the_settings(base, tmp_path, monkeypatch, batch):
+    class Task:
+        def remote(self, base, *options):
+            return options
+
+    def measured(options):
+        assert options == (batch, True)
+        return measure_latency(SMALL, batch, torch.device("cpu"), torch.float32, time=lambda *_: 1.0)
+
+    monkeypatch.setattr(latency, "remote", lambda function, config, retries: Task())
+    monkeypatch.setattr(latency, "result", measured)
+    own = replace(base, shape=SMALL, config=base.config.changed("search", latency_batch=batch))
+    timed = latency.with_latency(own, tmp_path, lambda _: None)
+    assert f"batch {batch}" in timed.latency.setting
+
+
 @pytest.mark.parametrize(
     ("timed_on", "gpus", "card", "says"),
     [
