@@ -1,19 +1,24 @@
 # make pareto   search the embedded default and print its Pareto front
 # make test     run the tests
-# make coverage the same, and the share of lines of each file that they ran
+# make test-fast     the tests for the inner loop: none that is marked slow
+# make test-oldest   the core tests, with the oldest versions that pyproject.toml allows, in .venv-oldest
+# make coverage the same as make test, and the share of lines of each file that they ran
 # make test-faults   break sweeps on purpose, for longer than `make test` does
 # make fuzz     try odd files, paths and environments, five minutes a kind (MINUTES=5); briefly in `make test`, too
 # make gpu      what the code does on a GPU: figures and a table into gpu-results (benchmarks/gpu.py)
+# make docs     write the reference pages from the code, and check the documents
 # All set up .venv when it is missing. ARGS="--trials 200" is passed on to the job.
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 STAMP = $(VENV)/.installed
+OLDEST = .venv-oldest
+CORE = tests/compress tests/data tests/evaluate tests/models tests/results tests/test_recipe.py tests/test_flops.py
 ARGS ?=
 MINUTES ?= 5
 
-.PHONY: pareto test test-faults fuzz gpu coverage lint types setup clean
+.PHONY: pareto test test-fast test-oldest docs test-faults fuzz gpu coverage lint types setup clean
 .DELETE_ON_ERROR:
 
 pareto: $(STAMP)
@@ -21,6 +26,16 @@ pareto: $(STAMP)
 
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+
+test-fast: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not faults" $(ARGS)
+
+test-oldest: $(OLDEST)/.installed
+	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -n 2 --dist loadfile $(CORE) $(ARGS)
+
+docs: $(STAMP)
+	$(BIN)/python docs/render.py
+	$(BIN)/python -m pytest tests/test_docs.py $(ARGS)
 
 test-faults: $(STAMP)
 	OMP_NUM_THREADS=1 RAYCOMP_DRIVER_KILLS=20 $(BIN)/python -m pytest -m faults $(ARGS)
@@ -51,5 +66,12 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,jobs,onnx]'
 	@touch $(STAMP)
 
+$(OLDEST)/.installed: pyproject.toml
+	$(PYTHON) -m venv --clear $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check uv
+	$(OLDEST)/bin/uv pip install --quiet --python $(OLDEST)/bin/python --resolution lowest-direct -e '.[onnx]'
+	$(OLDEST)/bin/uv pip install --quiet --python $(OLDEST)/bin/python pytest pytest-xdist hypothesis fvcore
+	@touch $@
+
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(OLDEST) .mypy_cache .ruff_cache .pytest_cache

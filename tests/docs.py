@@ -4,7 +4,12 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
+JOBS = {"search": "pareto_search", "train": "train", "refine": "refine", "benchmark": "benchmark", "prune": "prune"}
+"""`raycomp COMMAND` -> the script of the same options in jobs/."""
 
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _COMMAND = re.compile(r"(raycomp|python|ray job submit) ")
@@ -24,3 +29,8 @@ def commands(page: Path) -> list[str]:
 def prose(page: Path) -> str:
     """A page without its blocks."""
     return _FENCE.sub("", page.read_text())
+
+
+def name(page: Path) -> str:
+    """A page's path in the repository."""
+    return str(page.relative_to(ROOT))

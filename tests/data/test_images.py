@@ -4,6 +4,7 @@ import io
 
 import cv2
 import numpy as np
+import PIL
 import pytest
 from PIL import Image
 
@@ -103,6 +104,8 @@ def test_values_without_a_known_range_are_refused(tmp_path, dtype, kind):
 @pytest.mark.parametrize(("bits", "count"), [(1, 2), (2, 4), (4, 16), (8, 256)])
 @pytest.mark.parametrize("mode", ["L", "P"])
 def test_labels_of_few_bits_are_the_values_stored(tmp_path, mode, bits, count):
+    if mode == "L" and bits < 8 and int(PIL.__version__.split(".")[0]) < 13:
+        pytest.skip("Pillow before 13 writes 8 bits whatever is asked for")
     values = (np.arange(54) % count).astype(np.uint8).reshape(6, 9)
     image = Image.fromarray(values)
     if mode == "P":
