@@ -1,7 +1,8 @@
-"""Means over seeds with their intervals."""
+"""How figures are written: means over seeds with their intervals, and times."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 import numpy as np
 
@@ -27,3 +28,15 @@ class Figure:
     def percent(self) -> str:
         """`43.21 ± 0.12`, or without the interval where there is none."""
         return f"{100 * self.mean:.2f}" + (f" ± {100 * self.half:.2f}" if self.half else "")
+
+
+def duration(seconds: float) -> str:
+    """A time in the unit that suits it: `95 s`, `13 min`, `2.4 h`."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def moment(when: datetime) -> str:
+    """`2026-03-01 17:05 UTC`, of a time that knows its zone."""
+    return f"{when.astimezone(UTC):%Y-%m-%d %H:%M} UTC"

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from raycomp.report.figures import duration
 from raycomp.results.row import Row, cost_share
 from raycomp.search.pareto import front, hypervolume
 from raycomp.search.proposer import Proposer
@@ -77,15 +78,10 @@ class SweepProgress:
         """Time left in this stage, once there is a pace to judge by."""
         if self._stage_rows < 3:
             return ""
-        return f", about {_time(left * (time.monotonic() - self._stage_first) / (self._stage_rows - 1))}"
+        return f", about {duration(left * (time.monotonic() - self._stage_first) / (self._stage_rows - 1))}"
 
 
 def _miou(row: Row) -> str:
     if row["status"] != "complete":
         return str(row["status"])
     return f"{100 * row['clean_miou']:.1f} / {100 * row['corrupted_miou']:.1f}"
-
-
-def _time(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

@@ -10,7 +10,7 @@ from raycomp.config import SweepConfig
 from raycomp.flops import Profile
 from raycomp.recipe import Recipe
 from raycomp.report.compare import AtBudget, Comparison, Gain, Origins, at_budgets, origins
-from raycomp.report.figures import Figure
+from raycomp.report.figures import Figure, duration, moment
 from raycomp.report.fitted import Column, FittedTable
 from raycomp.report.trust import Trust
 from raycomp.results.row import Row, cost_share, timed
@@ -210,7 +210,7 @@ def status_table(statuses: "Sequence[Status]") -> FittedTable:
     columns = [Column("sweep", text=True), Column("state", text=True), *counted, Column("last row", under="state")]
     table = FittedTable("Sweeps, the one last written to first", [*columns, Column("by", text=True, under="state")])
     for s in statuses:
-        last = "" if s.last is None else f"{s.last.astimezone():%Y-%m-%d %H:%M:%S}"
+        last = "" if s.last is None else moment(s.last)
         searched = f"{s.trials}/{s.wanted}" if s.trials or not s.full else ""  # else measured elsewhere only
         counts = searched, str(s.failed or ""), str(s.full or ""), str(s.front or "")
         table.add_row(s.sweep, s.state, *counts, last, s.writer)
@@ -225,8 +225,7 @@ def plan_table(config: SweepConfig, plan: "Plan", gflops: float, store: Store) -
     limit = f"{search.budget:.0%} of dense" + (f" = {gflops:.4g} GFLOPs" if search.limit == "gflops" else ", in time")
     there = f", {plan.done} measured already" if plan.done else ""
     trials = f"{search.trials}: {counted(plan.known)}, {plan.proposed} proposed by {search.sampler}{there}"
-    unit, factor = ("hours", 1) if plan.hours >= 1 else ("minutes", 60)
-    span = _range(f"{factor * plan.hours_least:.1f}", f"{factor * plan.hours:.1f}")
+    span = _range(duration(3600 * plan.hours_least), duration(3600 * plan.hours))
     passes = f"{plan.pass_ms:.2f} ms a window dense, {plan.limit_ms:.2f} at the limit"
     table.add_row("limit", limit)
     table.add_row("trials", trials)
@@ -239,7 +238,7 @@ def plan_table(config: SweepConfig, plan: "Plan", gflops: float, store: Store) -
     table.add_row(
         "images through a model", f"{_range(f'{plan.images_least:,}', f'{plan.images:,}')}{windows}{training}"
     )
-    table.add_row("that is", f"{span} {unit} of models on one such {plan.device} ({passes})")
+    table.add_row("that is", f"{span} of models on one such {plan.device} ({passes})")
     table.add_row("results", str(store.folder))
     return table
 

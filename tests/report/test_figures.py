@@ -1,12 +1,13 @@
 """Intervals against scipy's own, and the table of a refined front."""
 
+from datetime import UTC, datetime, timedelta, timezone
 from io import StringIO
 
 import pytest
 from rich.console import Console
 from scipy import stats
 
-from raycomp.report.figures import Figure
+from raycomp.report.figures import Figure, duration, moment
 from raycomp.report.tables import refined_table
 
 
@@ -16,6 +17,19 @@ def test_the_interval_is_student_s():
     found = Figure.of(values)
     assert (found.mean - found.half, found.mean + found.half) == pytest.approx((low, high))
     assert Figure.of([0.5]).percent() == "50.00"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0 s"), (0.6, "1 s"), (119, "119 s"), (120, "2 min"), (7199, "120 min"), (7200, "2.0 h"), (90000, "25.0 h")],
+)
+def test_a_duration_is_in_the_unit_that_suits_it(seconds, text):
+    assert duration(seconds) == text
+
+
+@pytest.mark.parametrize("zone", [UTC, timezone(timedelta(hours=5, minutes=30))])
+def test_a_moment_is_told_in_utc(zone):
+    assert moment(datetime(2026, 3, 1, 17, 5, 59, tzinfo=UTC).astimezone(zone)) == "2026-03-01 17:05 UTC"
 
 
 def row(recipe: str, clean: float, status: str = "complete", **more):

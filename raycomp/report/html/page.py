@@ -21,6 +21,7 @@ from raycomp.report.compare import (
     rank_text,
     stage_agreement,
 )
+from raycomp.report.figures import duration, moment
 from raycomp.report.found import Found, difference, named
 from raycomp.report.html.figures import beside_paper_figure, front_figure, fronts_figure, history_figure
 from raycomp.report.html.importance import importance
@@ -85,7 +86,7 @@ def write_page(sweeps: Sequence[Found], path: AnyPath) -> None:
         alike=[{}] + [agreement(found.rows, other.rows) for other in sweeps[1:]],
         data=Markup(json.dumps(data).replace("<", "\\u003c")),  # noqa: S704  JSON, and no tag or comment can begin in it
         plotly=Markup(get_plotlyjs()),  # noqa: S704
-        written=datetime.now(UTC),
+        written=moment(datetime.now(UTC)),
     )
     with written(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
@@ -175,14 +176,14 @@ def _facts(found: Found) -> list[tuple[str, str]]:
         *([("Hypervolume of the search", f"{found.hypervolumes[-1]:.4f}")] if found.hypervolumes else []),
         (
             "Time of all workers",
-            f"{_time(whole)}: " + ", ".join(f"{_time(s)} {name}" for name, s in spent.items() if s),
+            f"{duration(whole)}: " + ", ".join(f"{duration(s)} {name}" for name, s in spent.items() if s),
         ),
     ]
     ends = [end for row in found.rows if (end := ended(row)) is not None]
     if ends:
         began = min(row["started"] for row in found.rows if row.get("started") is not None)
-        span = _time((max(ends) - began).total_seconds())
-        facts.append(("Begun, and first to last", f"{began:%Y-%m-%d %H:%M} UTC, {span}"))
+        span = duration((max(ends) - began).total_seconds())
+        facts.append(("Begun, and first to last", f"{moment(began)}, {span}"))
     return facts
 
 
@@ -195,9 +196,3 @@ def _origin(found: Found) -> list[tuple[str, str]]:
     counts = ", ".join(f"{count} {status}" for status, count in statuses.items()) or "none"
     trials = [("Trials", f"{counts} of {search.trials}"), ("Of them", str(origins(found.rows)))]
     return [*trials, ("Sampler, seed", f"{search.sampler}, {search.seed}")]
-
-
-def _time(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
