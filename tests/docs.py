@@ -8,8 +8,6 @@ PAGES = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")),
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
-JOBS = {"search": "pareto_search", "train": "train", "refine": "refine", "benchmark": "benchmark", "prune": "prune"}
-"""`raycomp COMMAND` -> the script of the same options in jobs/."""
 
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _COMMAND = re.compile(r"(raycomp|python|ray job submit) ")

@@ -17,9 +17,10 @@ from raycomp.cli import app
 from raycomp.compress.apply import compress
 from raycomp.config import load
 from raycomp.deploy import model as models
+from raycomp.merging import ToMe
 from raycomp.models import checkpoints
-from raycomp.recipe import ToMe, dense
-from tests.docs import JOBS, PAGES, ROOT, blocks, commands, name, prose
+from raycomp.recipe import dense
+from tests.docs import PAGES, ROOT, blocks, commands, name, prose
 
 _INLINE = re.compile(r"`((?:raycomp|python) [^`]+)`")
 _LINK = re.compile(r"\]\((?!http)([^)#\s]*)(?:#([^)]+))?\)")
@@ -52,8 +53,6 @@ def command_of(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
 
     def find(words: list[str]) -> tuple[click.Command, list[str]] | None:
-        if words[0] == "raycomp" and words[1] in JOBS and words[1] not in typer.main.get_command(app).commands:
-            words = ["python", f"jobs/{JOBS[words[1]]}.py", *words[2:]]
         if words[0] == "raycomp":
             return within(typer.main.get_command(app), words[1:])
         script = ROOT / words[1]

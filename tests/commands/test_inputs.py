@@ -63,11 +63,10 @@ def test_what_is_not_there_or_not_unique_is_said(tmp_path):
         stored_recipe("", str(tmp_path))
 
 
-def test_every_command_speaks_json():
+def test_every_command_that_answers_speaks_json():
     commands = typer.main.get_group(app).commands
-    without = [name for name, command in commands.items() if not any("--json" in p.opts for p in command.params)]
-    assert without == []
-    assert len(commands) == 12
+    without = {name for name, command in commands.items() if not any("--json" in p.opts for p in command.params)}
+    assert without == {"train", "refine", "prune", "benchmark", "autoscale-demo"}, "only jobs may do without"
 
 
 def test_lists_of_numbers_and_names():

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from tests.docs import JOBS, ROOT, blocks, commands
+from tests.docs import ROOT, blocks, commands
 from tests.jobs.test_pareto_search import execute
 
 PAGE = ROOT / "docs" / "guides" / "own.md"
@@ -44,10 +44,7 @@ def test_the_page_can_be_followed(place):
     said = {}
     for line in (line for line in commands(PAGE) if not line.startswith("ray ")):  # which needs a cluster
         words = shlex.split(line, comments=True)
-        if words[1] in JOBS:
-            words = [sys.executable, str(ROOT / "jobs" / f"{JOBS[words[1]]}.py"), *words[2:]]
-        else:
-            words[0] = str(Path(sys.executable).with_name("raycomp"))
+        words[0] = str(Path(sys.executable).with_name("raycomp"))
         words = ["barn=0" if word.startswith("barn=") else word for word in words]  # nothing is learned in three steps
         done = execute(place, *words)
         assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
