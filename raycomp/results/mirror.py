@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable
 
 from raycomp.errors import first_line
-from raycomp.results.row import Row, identity
+from raycomp.results.row import Row
 from raycomp.storage import without_password
 
 _PATIENCE = 30.0  # seconds until a copy that failed is tried again
@@ -83,7 +83,7 @@ class Mirror:
         while (item := self._queue.get()) is not None:
             self._waiting.append(item)
             if not isinstance(item, str):
-                self._rows[identity(item)] = item
+                self._rows[item.identity] = item
             if time.monotonic() >= self._next_try:
                 self.guarded(self._drain)
         self.guarded(self._drain)

@@ -6,14 +6,13 @@ from functools import partial
 
 from raycomp.flops import gflops
 from raycomp.recipe import BlockWidths, Recipe, ToMe, dense, from_counts
+from raycomp.results.query import BASELINES
 from raycomp.search.matched import bisect
 from raycomp.shape import ModelShape, Size
 
 Cost = Callable[[Recipe], float]
 
-UNIFORM_TOME, UNIFORM_PRUNING, UNIFORM_BOTH = "uniform ToMe", "uniform pruning", "uniform prune+ToMe"
-BASELINES = (UNIFORM_TOME, UNIFORM_PRUNING, UNIFORM_BOTH)
-"""What a search must beat: the same in every block."""
+UNIFORM_TOME, UNIFORM_PRUNING, UNIFORM_BOTH = BASELINES
 _BEST_FIRST = (UNIFORM_BOTH, UNIFORM_PRUNING, UNIFORM_TOME, "MLP 75% + early ToMe", "early ToMe")
 """Kinds by the accuracy that street scenes keep at half of the dense GFLOPs and below, the baselines before others."""
 _MULTIPLE = 8  # widths that hardware likes
@@ -31,16 +30,6 @@ class Known:
     @property
     def label(self) -> str:
         return f"{self.kind} {self.share:.0%}"
-
-
-def counted(count: int) -> str:
-    """`1 known recipe`, `12 known recipes`."""
-    return f"{count} known recipe" + ("" if count == 1 else "s")
-
-
-def kind_of(label: str) -> str:
-    """The kind that a row's label names, as of "uniform ToMe 50%"; empty of recipes that were searched for."""
-    return label.rpartition(" ")[0]
 
 
 def known(
