@@ -15,13 +15,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: workers share the
 import typer
 
 from raycomp import config as configs
+from raycomp import objectives
 from raycomp.cli import guarded, interrupted
 from raycomp.commands.inputs import parts, runs_command
 from raycomp.errors import UserError
 from raycomp.memory import leave_memory_to_the_system
 from raycomp.report import tables
-from raycomp.report.compare import final_front
-from raycomp.results.row import Row, check_measured
+from raycomp.results.query import check_measured, final_front
+from raycomp.results.row import Row
 from raycomp.results.store import Store, sweep_folder
 from raycomp.results.tracking import Tracker, tracking_uri
 from raycomp.search import cluster, placement
@@ -79,7 +80,7 @@ def main(
     placement.announce(config, say, say)
     with_policy = "cts" in config.benchmark.methods
     base = prepare_base(config, say, with_policy, config.nvit.criterion, scored_by_worker)
-    if front and (searched := front[0]["checkpoint"].split()[0]) != base.checkpoint:
+    if front and (searched := front[0].checkpoint.split()[0]) != base.checkpoint:
         raise UserError(f"--sweep {sweep}: it searched checkpoint {searched}, here it is {base.checkpoint}")
     check_same(store.rows(), base, folder)
     store.open(config)
@@ -144,13 +145,10 @@ def _list(text: str | None) -> list[str] | None:
 
 
 def _line(row: Row) -> str:
-    if row["status"] != "complete":
-        return f"{row['label']} failed: {row['error']}"
-    times = f"{row['seconds']:.0f} s"
-    return (
-        f"{row['label']}, seed {row['seed']}: {row['gflops']:.4g} GFLOPs, "
-        f"{100 * row['clean_miou']:.2f} / {100 * row['corrupted_miou']:.2f}, {times}"
-    )
+    if row.status != "complete":
+        return f"{row.label} failed: {row.error}"
+    times = f"{row.seconds:.0f} s"
+    return f"{row.label}, seed {row.seed}: {row.gflops:.4g} GFLOPs, {objectives.both(row)}, {times}"
 
 
 if __name__ == "__main__":

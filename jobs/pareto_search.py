@@ -25,20 +25,21 @@ from raycomp.errors import UserError
 from raycomp.memory import leave_memory_to_the_system
 from raycomp.recipe import dense
 from raycomp.report import tables
-from raycomp.report.compare import (
+from raycomp.report.compare import rank_text
+from raycomp.report.published import comparability
+from raycomp.results.mirror import Mirror
+from raycomp.results.query import (
     at_budgets,
+    check_measured,
     final_front,
     final_stage,
     first_agreement,
     front_volume,
     origins,
-    rank_text,
     refined_front,
     stage_agreement,
 )
-from raycomp.report.published import comparability
-from raycomp.results.mirror import Mirror
-from raycomp.results.row import Row, check_measured
+from raycomp.results.row import Row
 from raycomp.results.store import Store, sweep_folder
 from raycomp.results.tracking import Tracker, tracking_uri
 from raycomp.search import cluster, placement
@@ -158,7 +159,7 @@ def main(
         console.print(tables.budget_table(budgets, origins(rows)))
     for objective, rho in first_agreement(rows).items():
         say(f"first images ranked {objective} like the whole search stage: Spearman {rank_text(rho)}")
-    if stopped := sum(row["status"] == "stopped" for row in rows):
+    if stopped := sum(row.status == "stopped" for row in rows):
         say(f"stopped after the first images, as they could not reach the front: {stopped} trials")
     for objective, rho in stage_agreement(rows).items():
         say(f"search stage ranked {objective} like the full set: Spearman {rank_text(rho)}")
@@ -178,7 +179,7 @@ def main(
     if not outcome.finished:
         console.print("interrupted: the same command goes on from here", style="yellow")
         sys.exit(INTERRUPTED)
-    check_measured([row for row in rows if row["stage"] in ("search", "full")])
+    check_measured([row for row in rows if row.stage in ("search", "full")])
 
 
 def _say_plan(config: configs.SweepConfig, store: Store, space: Path, as_json: bool) -> None:

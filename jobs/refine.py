@@ -20,13 +20,23 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: workers share the
 import typer
 
 from raycomp import config as configs
+from raycomp import objectives
 from raycomp.cli import guarded, interrupted
 from raycomp.commands.inputs import Results, numbers, parts, runs_command, shape_of
 from raycomp.errors import UserError
 from raycomp.memory import leave_memory_to_the_system
 from raycomp.report import tables
-from raycomp.report.compare import agreement, dense_row, final_front, front_volume, origins, rank_text, refined_front
-from raycomp.results.row import Row, check_measured, cost_share
+from raycomp.report.compare import rank_text
+from raycomp.results.query import (
+    agreement,
+    check_measured,
+    dense_row,
+    final_front,
+    front_volume,
+    origins,
+    refined_front,
+)
+from raycomp.results.row import Row
 from raycomp.results.store import Store, sweep_folder
 from raycomp.results.tracking import Tracker, tracking_uri
 from raycomp.search import cluster, placement
@@ -85,7 +95,7 @@ def main(
     base = prepare_base(config, say, scorer=scored_by_worker)
     if config.search.limit == "latency":
         base = with_latency(base, folder, say)
-    check_same([row for row in rows if row["stage"] != "benchmark"], base, folder)
+    check_same([row for row in rows if row.stage != "benchmark"], base, folder)
     wanted = wanted_of(rows, budget, config.refine.seeds, top, parts(recipes))
     gpus = int(ray.cluster_resources().get("GPU", 0))
     count = config.refine.workers or gpus or int(ray.cluster_resources().get("CPU", 1))
@@ -134,8 +144,8 @@ def main(
             tracker.finish(None, finished=False)
             raise
     cluster.disconnect()
-    found = list({one.found["recipe_id"]: one.found for one in wanted}.values())
-    console.print(tables.refined_table(found, refined, dense_row(rows, found[0]["stage"])))
+    found = list({one.found.recipe_id: one.found for one in wanted}.values())
+    console.print(tables.refined_table(found, refined, dense_row(rows, found[0].stage)))
     picture = folder / "refined.png"
     rows = store.rows()
     plot_front(rows, budget, f"{config.name}: front as found and refined", picture)
@@ -220,12 +230,9 @@ def rerank(store: Store, space: Path | None, split: str | None, results: str, tr
 
 
 def _line(row: Row) -> str:
-    if row["status"] != "complete":
-        return f"{row['recipe_id']} seed {row['seed']} failed: {row['error']}"
-    return (
-        f"{row['recipe_id']} seed {row['seed']}, {cost_share(row):.0%} of dense: "
-        f"{100 * row['clean_miou']:.2f} / {100 * row['corrupted_miou']:.2f}"
-    )
+    if row.status != "complete":
+        return f"{row.recipe_id} seed {row.seed} failed: {row.error}"
+    return f"{row.recipe_id} seed {row.seed}, {row.cost_share:.0%} of dense: {objectives.both(row)}"
 
 
 if __name__ == "__main__":
