@@ -22,8 +22,8 @@ from raycomp.memory import keep_freed_memory
 from raycomp.models.segmenter import Segmenter
 from raycomp.recipe import Recipe
 from raycomp.recover import recovered
-from raycomp.report.compare import at_budgets
-from raycomp.results.row import Row, cost_share
+from raycomp.results.query import at_budgets
+from raycomp.results.row import Row
 from raycomp.results.store import Store
 from raycomp.search.base import Base, default_device, prepare_base
 
@@ -58,7 +58,7 @@ def main(
                 continue
             for name, model in models(base, best, store.folder, refined):
                 found.append(accuracy(base, model))
-                where = f"{store.folder.name} {name} {cost_share(best):.1%}"
+                where = f"{store.folder.name} {name} {best.cost_share:.1%}"
                 print(f"  {where}: {shown(found[-1])}, {difference(found[-1], whole)}", flush=True)
         if found:
             gaps = 100 * (np.array(found) - whole)
@@ -73,10 +73,10 @@ def main(
 def models(base: Base, best: Row, folder: Path, refined: bool) -> list[tuple[str, Segmenter]]:
     """The models of a recipe by name: as the sweep measured it, or its refined ones."""
     if refined:
-        made = sorted((folder / "refined").glob(f"{best['recipe_id']}-seed*.safetensors"))
+        made = sorted((folder / "refined").glob(f"{best.recipe_id}-seed*.safetensors"))
         return [(path.stem, load(path)) for path in made]
-    recipe = Recipe.model_validate_json(best["recipe_json"])
-    return [(best["recipe_id"], recovered(base, recipe, None, default_device(), folder))]
+    recipe = Recipe.model_validate_json(best.recipe_json)
+    return [(best.recipe_id, recovered(base, recipe, None, default_device(), folder))]
 
 
 def accuracy(base: Base, model: Segmenter) -> Accuracy:

@@ -37,10 +37,20 @@ ROOT = Path(__file__).resolve().parents[1]
 def made_up(space: Space, proposal: Proposal) -> Row:
     """A row, as large as most."""
     recipe = proposal.recipe
-    names = {"stage": proposal.stage, "origin": proposal.origin, "label": proposal.label, "number": proposal.number}
-    figures = {"clean_miou": 0.5, "corrupted_miou": 0.4, "gflops": gflops(space.shape, recipe), "class_iou": [0.5] * 11}
-    known = {"recipe_id": recipe.id, "recipe_json": recipe.canonical_json(), "status": "complete", "error": ""}
-    return {**names, **known, **figures, "corrupted_by_variant": [0.4] * 80}
+    return Row(
+        stage=proposal.stage,
+        origin=proposal.origin,
+        label=proposal.label,
+        number=proposal.number,
+        recipe_id=recipe.id,
+        recipe_json=recipe.canonical_json(),
+        status="complete",
+        gflops=gflops(space.shape, recipe),
+        clean_miou=0.5,
+        corrupted_miou=0.4,
+        class_iou=[0.5] * 11,
+        corrupted_by_variant=[0.4] * 80,
+    )
 
 
 class Instant(tune.Trainable):

@@ -17,7 +17,8 @@ from raycomp.config import load
 from raycomp.evaluate.measure import measure
 from raycomp.memory import keep_freed_memory
 from raycomp.recipe import dense
-from raycomp.report.compare import rank_text, spearman
+from raycomp.report.compare import rank_text
+from raycomp.results.query import spearman
 from raycomp.search.base import default_device, prepare_base
 from raycomp.search.known import known
 from raycomp.search.space import Space

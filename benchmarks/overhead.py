@@ -46,12 +46,12 @@ def main() -> None:
         stop.set()
         watcher.join()
         rows = [row for path in Path(folder).glob("*/sweep.yaml") for row in Store(path.parent).rows()]
-    search = [row for row in rows if row["stage"] == "search"]
-    inside = sum(row["seconds_measure"] + row["seconds_build"] for row in rows)
-    first = min(row["started"] for row in rows)
-    last = max(row["started"].timestamp() + row["seconds"] for row in rows)
-    trials = sum(row["seconds_measure"] + row["seconds_build"] for row in search)
-    search_span = max(row["started"].timestamp() + row["seconds"] for row in search) - first.timestamp()
+    search = [row for row in rows if row.stage == "search"]
+    inside = sum(row.seconds_measure + row.seconds_build for row in rows)
+    first = min(row.started for row in rows)
+    last = max(row.started.timestamp() + row.seconds for row in rows)
+    trials = sum(row.seconds_measure + row.seconds_build for row in search)
+    search_span = max(row.started.timestamp() + row.seconds for row in search) - first.timestamp()
     print(f"rows:                  {len(search)} in search, {len(rows) - len(search)} on the full set")
     print(f"wall time:             {wall:.0f} s on {workers} workers")
     print(f"outside evaluation:    {1 - inside / (workers * wall):.1%} of {workers} x {wall:.0f} s")

@@ -27,7 +27,7 @@ from raycomp.evaluate.measure import measure
 from raycomp.memory import keep_freed_memory
 from raycomp.recipe import Recipe
 from raycomp.recover import finetuned, recovered
-from raycomp.report.compare import spearman
+from raycomp.results.query import spearman
 from raycomp.search.base import Base, default_device, prepare_base
 from raycomp.search.space import Space
 from raycomp.sections import FinetuneConfig

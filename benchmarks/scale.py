@@ -14,6 +14,7 @@ import resource
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -67,9 +68,9 @@ def loaded(trials: int, workers: int = 1) -> tuple[SweepConfig, Space]:
 def made_up(space: Space, proposal: Proposal) -> Row:
     """A row as large as a real one."""
     row = fake_row(space.shape, proposal)
-    if row["status"] == "complete":
-        row |= {"class_iou": [0.5] * 11, "corrupted_by_variant": [0.4] * 80, "seconds": 30.0, "params": 10**6}
-    return row
+    if row.status != "complete":
+        return row
+    return replace(row, class_iou=[0.5] * 11, corrupted_by_variant=[0.4] * 80, seconds=30.0, params=10**6)
 
 
 class Stopwatch:

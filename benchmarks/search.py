@@ -29,6 +29,7 @@ from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESample
 from optuna.trial import TrialState
 from scipy.stats import t as student
 
+from raycomp import objectives
 from raycomp.flops import gflops
 from raycomp.recipe import dense
 from raycomp.results.row import Row
@@ -46,7 +47,7 @@ Function = Formula | Elastic
 
 @dataclass(frozen=True)
 class Run:
-    """A search: objectives (trials, 3), and seconds of each trial and of its proposal."""
+    """A search: objectives (trials, M), and seconds of each trial and of its proposal."""
 
     objectives: np.ndarray
     seconds: np.ndarray
@@ -54,14 +55,15 @@ class Run:
 
     def hypervolumes(self, whole: np.ndarray) -> np.ndarray:
         """After each trial (trials,); `whole`: objectives of the dense model."""
-        points = self.objectives / whole * [-1, -1, 1 / BUDGET]
-        corner = [-0.5, -0.5, 1.0]
+        points = objectives.minimised(self.objectives / whole)
+        points[:, -1] /= BUDGET
+        corner = objectives.minimised([*(0.5 for _ in objectives.measured()), 1.0])
         return np.array([moocore.hypervolume(points[: n + 1], ref=corner) for n in range(len(points))])
 
 
 def plain(make: Callable[[int], BaseSampler], function: Function, seed: int, trials: int) -> Run:
     """What one would write around Optuna."""
-    study = optuna.create_study(directions=["maximize", "maximize", "minimize"], sampler=make(seed))
+    study = optuna.create_study(directions=objectives.directions(), sampler=make(seed))
     space = function.space
     budget = BUDGET * space.gflops({})
     grid = distributions(space)
@@ -100,14 +102,22 @@ def sweep(sampler: str, function: Function, seed: int, trials: int) -> Run:
 
 def _row(proposal: Proposal, clean: float, corrupted: float, cost: float) -> Row:
     recipe = proposal.recipe
-    names = {"stage": "search", "status": "complete", "origin": proposal.origin, "label": proposal.label}
-    measured = {"clean_miou": clean, "corrupted_miou": corrupted, "gflops": cost}
-    return {**names, "recipe_id": recipe.id, "recipe_json": recipe.canonical_json(), **measured}
+    return Row(
+        stage="search",
+        status="complete",
+        origin=proposal.origin,
+        label=proposal.label,
+        recipe_id=recipe.id,
+        recipe_json=recipe.canonical_json(),
+        clean_miou=clean,
+        corrupted_miou=corrupted,
+        gflops=cost,
+    )
 
 
 def _run(found: list[tuple[float, ...]]) -> Run:
     table = np.array(found)
-    return Run(table[:, :3], table[:, 3], table[:, 4])
+    return Run(table[:, :-2], table[:, -2], table[:, -1])
 
 
 ARMS: dict[str, Callable[[Function, int, int], Run]] = {

@@ -25,9 +25,9 @@ from raycomp.data.samples import IGNORE, NORMALIZATIONS
 from raycomp.evaluate.confusions import confusion
 from raycomp.evaluate.miou import miou, normalised
 from raycomp.memory import keep_freed_memory
-from raycomp.report.compare import first_agreement, spearman
+from raycomp.results.pareto import hypervolume
+from raycomp.results.query import first_agreement, spearman
 from raycomp.search.base import Base, prepare_base
-from raycomp.search.pareto import hypervolume
 from raycomp.search.proposer import Proposer
 from raycomp.search.space import Space
 from raycomp.search.trial import run_trial
@@ -134,7 +134,7 @@ def _search(config: SweepConfig, base: Base, grid: Space, seed: int, staged: boo
         seconds += time.perf_counter() - began
         proposer.tell(row)
     rows = list(proposer.rows.values())
-    stopped = sum(row["status"] == "stopped" for row in rows)
+    stopped = sum(row.status == "stopped" for row in rows)
     volume = hypervolume(proposer.search_rows(), proposer.dense_cost)
     rho = " / ".join(f"{value:.3f}" for value in first_agreement(rows).values())
     print(f"{seed:<6}{'yes' if staged else 'no':>14}{seconds:9.0f}{stopped:9}{volume:13.4f}{rho:>24}", flush=True)

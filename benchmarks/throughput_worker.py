@@ -30,8 +30,8 @@ def measured(base: Base, recipe: Recipe, device: torch.device) -> tuple[float, f
     """Seconds and clean mIoU of a trial."""
     began = time.perf_counter()
     row = run_trial(base, None, Proposal(0, "search", "proposed", "", recipe), Path(), device, "")
-    assert row["status"] == "complete", row["error"]
-    return time.perf_counter() - began, float(row["clean_miou"])
+    assert row.status == "complete", row.error
+    return time.perf_counter() - began, float(row.clean_miou)
 
 
 def main(device: str) -> None:

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -71,8 +72,13 @@ def trusted(folder):
     store = Store(folder / "results" / "trusted")
     store.open(CONFIG)
     store.write(
-        fake_row(TINY, Proposal(1, "search", "proposed", "", dense(TINY).model_copy(update={"embed": 16})))
-        | {"clean_miou": 0.5, "corrupted_miou": 0.5, "per_image": images.packed(), "rpc": 1.0}
+        replace(
+            fake_row(TINY, Proposal(1, "search", "proposed", "", dense(TINY).model_copy(update={"embed": 16}))),
+            clean_miou=0.5,
+            corrupted_miou=0.5,
+            per_image=images.packed(),
+            rpc=1.0,
+        )
     )
     return folder
 

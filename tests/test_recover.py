@@ -15,7 +15,6 @@ from raycomp.errors import UserError
 from raycomp.merging import Cts, ToMe
 from raycomp.recipe import dense
 from raycomp.recover import recovered
-from raycomp.results.row import SCHEMA
 from raycomp.search.base import Elastic
 from raycomp.search.proposal import Proposal
 from raycomp.search.space import Space
@@ -143,9 +142,8 @@ def test_a_trial_says_how_it_recovered(base, mode, tmp_path):
     base = recovering(base, mode=mode, **({"steps": 2} if mode == "finetune" else {}))
     base = replace(base, calibration=np.stack(base.evalset.images.views()[:4]))
     row = run_trial(base, SAMPLES, Proposal(1, "search", "proposed", "", NARROW), tmp_path, CPU, "")
-    assert row["status"] == "complete", row["error"]
-    assert (row["recovery"], row["recovery_steps"]) == (mode, 2 if mode == "finetune" else 0)
-    assert set(row) <= set(SCHEMA.names)
+    assert row.status == "complete", row.error
+    assert (row.recovery, row.recovery_steps) == (mode, 2 if mode == "finetune" else 0)
 
 
 @pytest.mark.parametrize("values", [{"mode": "finetune"}, {"mode": "none", "steps": 3}])

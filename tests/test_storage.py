@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -84,13 +85,13 @@ def test_a_sweep_is_stored_and_compacted(bucket):
     store = Store(sweep_folder(bucket, "tiny"))
     store.open(CONFIG)
     assert Store(sweep_folder(bucket, "tiny")).config() == CONFIG
-    rows = [{**ROW, "recipe_id": f"{number:012x}", "number": number} for number in range(4)]
+    rows = [replace(ROW, recipe_id=f"{number:012x}", number=number) for number in range(4)]
     for row in rows:
         store.write(row)
     store.write(rows[1])
     before = store.rows()
-    assert [row["number"] for row in before] == [0, 1, 2, 3]
-    assert store.read("search", rows[2]["recipe_id"]) == before[2]
+    assert [row.number for row in before] == [0, 1, 2, 3]
+    assert store.read("search", rows[2].recipe_id) == before[2]
     assert store.compact() == 4
     assert store.rows() == before
     with pytest.raises(UserError, match="did you mean 'tiny'"):

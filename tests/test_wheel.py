@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from raycomp.results.store import Store, completed
+from raycomp.results.query import completed
+from raycomp.results.store import Store
 from tests.jobs.test_pareto_search import ROOT, make_place
 
 pytestmark = pytest.mark.slow

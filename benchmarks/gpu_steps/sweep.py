@@ -39,18 +39,18 @@ def _sweep(setting: Setting, name: str, options: list[str]) -> dict[str, Any]:
     with peak:
         done = subprocess.run([*job, "--results", str(results), *options], cwd=ROOT, capture_output=True, text=True)
     print(done.stdout, done.stderr)
-    rows = [row for row in Store(results / name).rows() if row["stage"] == "search"]
-    searched = sorted(row["started"] for row in rows)
-    ends = max((row["started"].timestamp() + row["seconds"] for row in rows), default=0.0)
+    rows = [row for row in Store(results / name).rows() if row.stage == "search"]
+    searched = sorted(row.started for row in rows)
+    ends = max((row.started.timestamp() + row.seconds for row in rows), default=0.0)
     span = ends - searched[0].timestamp() if searched else float("nan")
     return {
         "exit_code": done.returncode,
         "seconds": time.monotonic() - began,
         "trials": len(rows),
-        "failed": [row["error"] for row in rows if row["status"] == "failed"],
+        "failed": [row.error for row in rows if row.status == "failed"],
         "trials_a_minute": 60 * len(rows) / span,
-        "seconds_a_trial": sorted(row["seconds"] for row in rows)[len(rows) // 2] if rows else None,
-        "device": rows[0]["device"] if rows else "",
+        "seconds_a_trial": sorted(row.seconds for row in rows)[len(rows) // 2] if rows else None,
+        "device": rows[0].device if rows else "",
         "card_peak_gib": peak.gib,
         "said": [line for line in done.stdout.splitlines() if "trials run" in line or "GPU" in line],
         "last_words": done.stdout[-300:] if done.returncode else "",

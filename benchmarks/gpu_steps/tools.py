@@ -115,8 +115,8 @@ def _out_of_memory(setting: Setting, base: Base, recipe: Recipe) -> dict[str, An
             torch.cuda.set_per_process_memory_fraction(share)
         try:
             row = run_trial(base, None, Proposal(0, "search", "proposed", "", recipe), Path(), setting.device, "")
-            found[name] = {"status": row["status"], "batch": row["batch"], "error": row["error"][:200]}
-            found[name]["clean_miou"] = row.get("clean_miou")
+            found[name] = {"status": row.status, "batch": row.batch, "error": row.error[:200]}
+            found[name]["clean_miou"] = row.clean_miou
         except Exception as error:  # how an actor is ended
             found[name] = {"raised": f"{type(error).__name__}: {error}"[:200]}
     return found

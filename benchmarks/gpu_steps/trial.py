@@ -48,8 +48,8 @@ def run(setting: Setting, notes: Notes) -> None:
 def _trial(base: Base, recipe: Any, setting: Setting) -> float:
     began = time.perf_counter()
     row = run_trial(base, None, Proposal(0, "search", "proposed", "", recipe), Path(), setting.device, "")
-    if row["status"] != "complete":
-        raise RuntimeError(row["error"])
+    if row.status != "complete":
+        raise RuntimeError(row.error)
     return time.perf_counter() - began
 
 

@@ -2,7 +2,7 @@
 
 import time
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 import numpy as np
@@ -14,7 +14,6 @@ from raycomp.benchmark.settings import Setting, built, find_adaptive
 from raycomp.compress.apply import remerge
 from raycomp.data.samples import Samples
 from raycomp.devices import device_name
-from raycomp.errors import logger
 from raycomp.evaluate.measure import measure
 from raycomp.flops import gflops
 from raycomp.recipe import dense
@@ -22,7 +21,8 @@ from raycomp.recover import finetuned
 from raycomp.results.row import Row
 from raycomp.search.base import Base
 from raycomp.search.proposal import Proposal
-from raycomp.search.trial import described, measured, shares_card
+from raycomp.search.rows import described, failed, measured
+from raycomp.search.trial import shares_card
 from raycomp.storage import AnyPath
 
 
@@ -47,32 +47,33 @@ def measure_cell(
         state: file of the recovery under way, to be removed once the row is written.
     """
     started, clock, config = datetime.now(UTC), time.perf_counter(), base.config
-    row = _described(base, cell, setting) | {"started": started, "git_commit": commit, "device": device_name(device)}
+    row = _described(base, cell, setting, started)
+    row = replace(row, git_commit=commit, device=device_name(device))
     kept: tuple[Pictures | None, dict[str, np.ndarray] | None] = (None, None)
     try:
         model = built(base, setting)
-        row |= {"params": sum(p.numel() for p in model.parameters()), "seconds_build": time.perf_counter() - clock}
+        building = time.perf_counter() - clock
+        row = replace(row, params=sum(p.numel() for p in model.parameters()), seconds_build=building)
         if config.benchmark.recovery.steps:
             model = finetuned(base, model, config.benchmark.recovery, cell.seed, samples, device, state)
             if setting.recipe.adaptive:  # other features, other tokens: the strength is matched anew
                 setting = find_adaptive(base, deepcopy(model), setting.target, device)
                 remerge(model, setting.recipe)
-                row |= _described(base, cell, setting)
-        row["seconds_recover"] = time.perf_counter() - clock - row["seconds_build"]
+                again = _described(base, cell, setting, started)
+                row = replace(
+                    again, git_commit=commit, device=row.device, params=row.params, seconds_build=row.seconds_build
+                )
+        row = replace(row, seconds_recover=time.perf_counter() - clock - building)
         weights = {name: t.cpu().numpy() for name, t in model.state_dict().items() if ".sharer." not in name}
         result = measure(
             model, base.evalset, "full", config.evaluation, config.data, device, timed=not shares_card(config)
         )
-        row |= measured(base, setting.recipe, result)
-        row |= {"batch": 1 if setting.recipe.adaptive else config.evaluation.batch}
-        row |= {"seconds_measure": result.seconds, "status": "complete", "error": ""}
+        row = replace(measured(row, base, result), batch=1 if setting.recipe.adaptive else config.evaluation.batch)
         if cell.seed == config.benchmark.seeds[0]:
             kept = (pictures(model, base, device), weights)
     except Exception as error:  # whatever breaks one model, the others are measured
-        logger.debug("measuring %s", setting.recipe.id, exc_info=True)
-        row |= {"status": "failed", "error": f"{type(error).__name__}: {error}"[:2000]}
-    row["seconds"] = time.perf_counter() - clock
-    return Measured(row, *kept)
+        row = failed(row, error)
+    return Measured(replace(row, seconds=time.perf_counter() - clock), *kept)
 
 
 def unreachable(setting: Setting) -> str:
@@ -82,18 +83,20 @@ def unreachable(setting: Setting) -> str:
 
 def failed_row(base: Base, cell: Cell, setting: Setting, problem: str) -> Row:
     """The row of a cell that was not measured."""
-    return _described(base, cell, setting) | {"status": "failed", "error": problem, "started": datetime.now(UTC)}
+    return failed(_described(base, cell, setting, datetime.now(UTC)), problem)
 
 
-def _described(base: Base, cell: Cell, setting: Setting) -> Row:
+def _described(base: Base, cell: Cell, setting: Setting, started: datetime) -> Row:
     proposal = Proposal(0, STAGE, cell.level.method, cell.level.label, setting.recipe)
-    window = base.config.data.window_for(base.shape)
-    return described(base, proposal) | {
-        "seed": cell.seed,
-        "setting": setting.text,
-        "target_gflops": setting.target,
-        "gflops": setting.gflops,
-        "gflops_share": setting.gflops / gflops(base.shape, dense(base.shape), window),
-        "recovery": "finetune" if base.config.benchmark.recovery.steps else "none",
-        "recovery_steps": base.config.benchmark.recovery.steps,
-    }
+    window, steps = base.config.data.window_for(base.shape), base.config.benchmark.recovery.steps
+    return replace(
+        described(base, proposal),
+        started=started,
+        seed=cell.seed,
+        setting=setting.text,
+        target_gflops=setting.target,
+        gflops=setting.gflops,
+        gflops_share=setting.gflops / gflops(base.shape, dense(base.shape), window),
+        recovery="finetune" if steps else "none",
+        recovery_steps=steps,
+    )

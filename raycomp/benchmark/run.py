@@ -26,7 +26,7 @@ from raycomp.results.store import Store
 from raycomp.search.base import Base
 from raycomp.search.cluster import finished, prepare_worker, remote, result
 from raycomp.search.latency import latency_table
-from raycomp.search.trial import git_commit
+from raycomp.search.rows import git_commit
 from raycomp.storage import AnyPath
 
 
@@ -85,7 +85,7 @@ def measure_cells(
     wanted = [cell for cell in cells(shared.config.benchmark, True) if cell.level in settings]
     waiting: dict[Any, Cell] = {}
     task = remote(_measure, shared.config, retries=shared.config.search.max_failures)
-    done_before = {(row["label"], row["seed"]): row for row in store.rows() if row["status"] == "complete"}
+    done_before = {(row.label, row.seed): row for row in store.rows() if row.status == "complete"}
     for cell in wanted:
         setting, row = settings[cell.level], done_before.get((cell.level.label, cell.seed))
         if row is not None and _same(row, setting):
@@ -118,9 +118,7 @@ def measure_speed(shared: Shared, settings: dict[Level, Setting]) -> list[Timing
 
 def _same(row: Row, setting: Setting) -> bool:
     """Whether a row is of this setting; adaptive merging may have been matched again after the recovery."""
-    return bool(row["target_gflops"] == setting.target) and (
-        setting.recipe.adaptive or row["recipe_id"] == setting.recipe.id
-    )
+    return bool(row.target_gflops == setting.target) and (setting.recipe.adaptive or row.recipe_id == setting.recipe.id)
 
 
 def _state(shared: Shared, cell: Cell) -> AnyPath:
@@ -137,8 +135,8 @@ def _keep(shared: Shared, base: Base, cell: Cell, setting: Setting, found: Measu
         model.encoder.sharer = None  # the policy has a file of its own
         facts = {
             "label": cell.level.label,
-            "setting": found.row["setting"],
-            "recovery": str(found.row["recovery_steps"]),
+            "setting": found.row.setting or "",
+            "recovery": str(found.row.recovery_steps),
         }
         checkpoints.save(model, shared.folder / "models" / f"{cell.level.slug}.safetensors", facts)
 

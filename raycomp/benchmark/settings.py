@@ -23,9 +23,10 @@ from raycomp.files import fetched, written
 from raycomp.flops import gflops, profile
 from raycomp.models import checkpoints
 from raycomp.models.segmenter import Segmenter
+from raycomp.objectives import mean_accuracy
 from raycomp.recipe import Recipe, dense
 from raycomp.recover import retraining
-from raycomp.results.row import Row
+from raycomp.results.row import Row, present
 from raycomp.search.base import Base, score
 from raycomp.search.matched import bisect
 from raycomp.storage import AnyPath
@@ -152,12 +153,11 @@ def from_front(members: Sequence[Row], scores: Saliency, base: Base, level: Leve
     """
     shape, window = base.shape, base.config.data.window_for(base.shape)
     target = gflops(shape, dense(shape), window) / level.speedup
-    affordable = [row for row in members if row["gflops"] <= target * (1 + TOLERANCE)]
-    best = max(affordable, key=lambda row: row["clean_miou"] + row["corrupted_miou"], default=None)
-    row = best or min(members, key=lambda row: row["gflops"])
-    recipe = Recipe.model_validate_json(row["recipe_json"])
+    affordable = [row for row in members if present(row.gflops) <= target * (1 + TOLERANCE)]
+    row = max(affordable, key=mean_accuracy, default=None) or min(members, key=lambda row: present(row.gflops))
+    recipe = row.recipe
     model = prune(base.model, recipe, scores)
-    return Setting(recipe, gflops(shape, recipe, window), target, f"recipe {row['recipe_id']}", model)
+    return Setting(recipe, gflops(shape, recipe, window), target, f"recipe {row.recipe_id}", model)
 
 
 def find_adaptive(base: Base, model: Segmenter, target: float, device: torch.device) -> Setting:

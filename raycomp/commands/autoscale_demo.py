@@ -30,7 +30,7 @@ def autoscale_demo_command(
 
     started, moments = watched(command, nodes, idle, lambda line: console.print(line, highlight=False))
     rows = Store(folder).rows()
-    ends = [row["started"].timestamp() + row["seconds"] - started for row in rows]
+    ends = [row.ended.timestamp() - started for row in rows if row.ended is not None]
     picture = Path(str(folder)) / "autoscale.png"
     seconds, counts, running = zip(*((m.seconds, m.nodes, m.running) for m in moments), strict=True)
     plot_cluster(seconds, counts, running, [end for end in ends if end > 0], f"{name}: up to {nodes} node(s)", picture)

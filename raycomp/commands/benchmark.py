@@ -18,7 +18,7 @@ from raycomp.commands.inputs import (
 from raycomp.errors import UserError
 from raycomp.jobs.session import session, share_cores
 from raycomp.report import tables
-from raycomp.report.compare import final_front
+from raycomp.results.query import final_front
 from raycomp.results.store import Store, sweep_folder
 from raycomp.results.tracking import tracking_uri
 from raycomp.storage import located
@@ -85,7 +85,7 @@ def _finished(sweep: str, checkpoint: str) -> Store:
         raise UserError(f"--sweep {sweep}: it has no measured recipe within its budget")
     from raycomp.models import checkpoints
 
-    searched, here = front[0]["checkpoint"].split()[0], checkpoints.fingerprint(checkpoints.locate(checkpoint))
+    searched, here = front[0].checkpoint.split()[0], checkpoints.fingerprint(checkpoints.locate(checkpoint))
     if searched != here:
         raise UserError(f"--sweep {sweep}: it searched checkpoint {searched}, here it is {here}")
     return store

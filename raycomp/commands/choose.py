@@ -2,7 +2,6 @@
 
 import math
 import webbrowser
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -13,9 +12,8 @@ from raycomp.commands.inputs import Json, Results, check_suffix, complete_sweep,
 from raycomp.errors import UserError
 from raycomp.report import tables
 from raycomp.report.choose import Limits, choose
-from raycomp.report.compare import at_budgets, dense_row, final_front
 from raycomp.report.trust import trust
-from raycomp.results.row import class_names
+from raycomp.results.query import at_budgets, class_names, dense_row, final_front
 from raycomp.results.store import Store, sweep_folder
 from raycomp.sections import Share
 
@@ -58,10 +56,10 @@ def pick_command(
     store = Store(sweep_folder(results, sweep))
     budget, rows = store.config().search.budget, store.rows()
     found = choose(rows, limits)
-    best, whole = found[0], dense_row(rows, found[0]["stage"])
+    best, whole = found[0], dense_row(rows, found[0].stage)
     trusts = trust(found) | trust(final_front(rows, budget))  # of the front's, as `raycomp front` tells it
     if as_json:
-        recipe, *others = ({**row, "trust": (sure := trusts.get(row["recipe_id"])) and asdict(sure)} for row in found)
+        recipe, *others = (row.columns() | {"trust": trusts.get(row.recipe_id)} for row in found)
         print_json({"recipe": recipe, "others": others})
         return
     console = tables.console()
@@ -70,7 +68,7 @@ def pick_command(
     console.print(tables.picked_table(found[: 1 + _SHOWN], whole, indices, order, trusts))
     if len(found) > 1 + _SHOWN:
         console.print(f"and {len(found) - 1 - _SHOWN} more")
-    named = f"{best['recipe_id'][:6]} --sweep {sweep}{results_option(results)}"
+    named = f"{best.recipe_id[:6]} --sweep {sweep}{results_option(results)}"
     console.print(f"where its GFLOPs go:  raycomp explain {named}", highlight=False, soft_wrap=True)
     console.print(f"to use it:            raycomp export {named} --out models", highlight=False, soft_wrap=True)
 
@@ -86,7 +84,7 @@ def compare_command(sweeps: Sweeps, results: Results = "results", as_json: Json 
         shares = found[0].config.search.known
         print_json([{"sweep": one.name, "trials": len(one.trials), "hypervolume": one.hypervolume(),
                      "stage": one.stage, "front": one.front, "difference": difference(found[0], one),
-                     "budgets": [asdict(at) for at in at_budgets(one.rows, shares, one.share)]}
+                     "budgets": at_budgets(one.rows, shares, one.share)}
                     for one in found])  # fmt: skip
         return
     console = tables.console()

@@ -19,9 +19,8 @@ from raycomp.commands.inputs import (
     stored_recipe,
 )
 from raycomp.errors import UserError, nearest
-from raycomp.recipe import Recipe
 from raycomp.report import tables
-from raycomp.report.compare import final_front
+from raycomp.results.query import final_front
 from raycomp.results.store import Store, sweep_folder
 from raycomp.storage import AnyPath
 
@@ -198,7 +197,7 @@ def _models(given: str, results: str) -> "dict[str, Segmenter]":
         raise UserError(f"speed: sweep {given} has no front yet")
     made = {}
     for row in front:
-        recipe = Recipe.model_validate_json(row["recipe_json"])
+        recipe = row.recipe
         made[recipe.id] = Segmenter(shape, recipe).eval()
         remerge(made[recipe.id], recipe)
     return made

@@ -4,7 +4,7 @@ import json
 import os
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from raycomp import config as configs
 from raycomp.errors import UserError, first_line, nearest, without_password
 from raycomp.recipe import Recipe
+from raycomp.results.row import Row
 from raycomp.results.store import Store
 from raycomp.shape import ModelShape, Size
 from raycomp.shipped import search_spaces, space_file
@@ -164,11 +165,15 @@ def read_recipe(path: Path) -> Recipe:
 
 
 def print_json(value: Any) -> None:
-    """Print JSON; NaN, which JSON lacks, becomes null, and bytes are left out."""
+    """Print JSON of rows and other data; NaN, which JSON lacks, becomes null, and bytes are left out."""
     print(json.dumps(_plain(value), indent=2, default=str))
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, Row):
+        return _plain(value.columns())
+    if is_dataclass(value):
+        return {part.name: _plain(getattr(value, part.name)) for part in fields(value)}
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items() if not isinstance(item, bytes)}
     if isinstance(value, list | tuple):
@@ -200,9 +205,8 @@ def stored_recipe(prefix: str, results: str, sweep: str | None = None) -> Stored
         store = Store(folder)
         config = store.config()
         for row in store.rows():
-            recipe = Recipe.model_validate_json(row["recipe_json"])
-            made = f"{row['checkpoint']} {config.recovery}"
-            known.setdefault(row["recipe_id"], {}).setdefault(made, Stored(recipe, config, folder))
+            made = f"{row.checkpoint} {config.recovery}"
+            known.setdefault(row.recipe_id, {}).setdefault(made, Stored(row.recipe, config, folder))
     matches = [recipe_id for recipe_id in known if recipe_id.startswith(prefix)]
     if not matches:
         hint = nearest(prefix, known) if known else f"there is no sweep {sweep or ''} in {results}"

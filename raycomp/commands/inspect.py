@@ -1,8 +1,7 @@
 """`raycomp profile | front | explain`: what a space can reach, what a sweep found, what a recipe costs."""
 
-from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -26,10 +25,10 @@ from raycomp.merging import Cts, ToMe
 from raycomp.merging.tome import constant_r
 from raycomp.recipe import Recipe, check_fits, dense
 from raycomp.report import tables
-from raycomp.report.compare import (
-    Comparison,
+from raycomp.report.compare import Comparison, compare
+from raycomp.report.published import comparability
+from raycomp.results.query import (
     at_budgets,
-    compare,
     dense_row,
     final_stage,
     first_agreement,
@@ -37,7 +36,6 @@ from raycomp.report.compare import (
     refined_rows,
     stage_agreement,
 )
-from raycomp.report.published import comparability
 from raycomp.results.store import Store, sweep_folder
 from raycomp.search.space import Space
 from raycomp.shape import ModelShape, Size
@@ -117,11 +115,11 @@ def front_command(
         print_json(
             {
                 "stage": final_stage(rows),
-                "origins": asdict(origins(rows)),
+                "origins": origins(rows),
                 "comparability": compares,
                 "dense": dense_row(rows, final_stage(rows)),
-                "front": [{**c.row, **_beside(c)} for c in comparisons],
-                "budgets": [asdict(one) for one in budgets],
+                "front": [c.row.columns() | _beside(c) for c in comparisons],
+                "budgets": budgets,
                 "refined": refined,
                 "agreement": stage_agreement(rows),
                 "first_agreement": first_agreement(rows),
@@ -134,18 +132,18 @@ def front_command(
         console.print(tables.budget_table(budgets, origins(rows)))
     console.print(compares, highlight=False, soft_wrap=True)
     if refined:
-        ids = {row["recipe_id"] for row in refined}
-        found = [c.row for c in comparisons if c.row["recipe_id"] in ids]
+        ids = {row.recipe_id for row in refined}
+        found = [c.row for c in comparisons if c.row.recipe_id in ids]
         console.print(tables.refined_table(found, refined, dense_row(rows, "full")))
 
 
-def _beside(item: Comparison) -> dict[str, Any]:
+def _beside(item: Comparison) -> dict[str, object]:
     """What a front member's row does not say; gains are mIoU, not points."""
     return {
         "rcd": item.rcd,
-        "trust": item.trust and asdict(item.trust),
-        "vs_dense": item.dense and asdict(item.dense),
-        "vs_baselines": {kind: gain and asdict(gain) for kind, gain in item.baselines.items()},
+        "trust": item.trust,
+        "vs_dense": item.dense,
+        "vs_baselines": item.baselines,
     }
 
 
@@ -178,7 +176,7 @@ def explain_command(
     tables.console().print(tables.recipe_table(found, cost, whole))
 
 
-def _cost(cost: Profile) -> dict[str, Any]:
+def _cost(cost: Profile) -> dict[str, object]:
     return {
         "gflops": cost.gflops,
         "gflops_embedding": cost.embedding,

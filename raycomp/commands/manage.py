@@ -8,9 +8,8 @@ import typer
 from raycomp.commands.inputs import Json, Results, complete_sweep, print_json
 from raycomp.errors import UserError, first_line, logger, without_password
 from raycomp.report import tables
-from raycomp.report.compare import final_front, front_volume, refined_front
 from raycomp.report.status import Status, status_of
-from raycomp.results.row import class_names
+from raycomp.results.query import class_names, final_front, front_volume, refined_front
 from raycomp.results.store import Store, sweep_folder
 from raycomp.storage import located
 

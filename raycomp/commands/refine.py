@@ -20,8 +20,7 @@ from raycomp.commands.inputs import (
 from raycomp.errors import UserError
 from raycomp.jobs.session import session, share_cores
 from raycomp.report import tables
-from raycomp.report.compare import final_front
-from raycomp.results.row import check_measured
+from raycomp.results.query import check_measured, final_front
 from raycomp.results.store import Store, sweep_folder
 from raycomp.results.tracking import tracking_uri
 from raycomp.search.proposal import Proposal

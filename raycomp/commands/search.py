@@ -22,7 +22,7 @@ from raycomp.errors import UserError
 from raycomp.jobs.session import session, share_cores
 from raycomp.recipe import dense
 from raycomp.report import tables
-from raycomp.results.row import check_measured
+from raycomp.results.query import check_measured
 from raycomp.results.store import Store, sweep_folder
 from raycomp.results.tracking import tracking_uri
 from raycomp.search.space import Space as Grid
@@ -67,7 +67,7 @@ def search_command(
             job.say(f"next:   raycomp pick {folder.name} --max-drop 2{results_option(results)}")
         if not finished:
             raise KeyboardInterrupt
-    check_measured([row for row in found.rows if row["stage"] in ("search", "full")])
+    check_measured([row for row in found.rows if row.stage in ("search", "full")])
 
 
 def _check(config: configs.SweepConfig) -> None:

@@ -2,6 +2,7 @@
 
 import ray
 
+from raycomp import objectives
 from raycomp.benchmark.cells import Level, levels
 from raycomp.benchmark.run import Shared, find_settings, measure_cells, measure_speed
 from raycomp.benchmark.settings import Setting
@@ -9,8 +10,8 @@ from raycomp.benchmark.speed import Timing
 from raycomp.errors import last_line
 from raycomp.jobs.session import Session
 from raycomp.report.benchmark_page import write_page
-from raycomp.report.compare import final_front
-from raycomp.results.row import Row, check_measured
+from raycomp.results.query import check_measured, final_front
+from raycomp.results.row import Row
 from raycomp.results.store import Store
 from raycomp.search import placement
 from raycomp.search.base import Base, cached_scores
@@ -73,9 +74,6 @@ def _timings(session: Session, shared: Shared, settings: dict[Level, Setting]) -
 
 
 def _line(row: Row) -> str:
-    if row["status"] != "complete":
-        return f"{row['label']} failed: {row['error']}"
-    return (
-        f"{row['label']}, seed {row['seed']}: {row['gflops']:.4g} GFLOPs, "
-        f"{100 * row['clean_miou']:.2f} / {100 * row['corrupted_miou']:.2f}, {row['seconds']:.0f} s"
-    )
+    if row.status != "complete":
+        return f"{row.label} failed: {row.error}"
+    return f"{row.label}, seed {row.seed}: {row.gflops:.4g} GFLOPs, {objectives.both(row)}, {row.seconds:.0f} s"

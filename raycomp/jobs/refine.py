@@ -6,13 +6,14 @@ from contextlib import contextmanager
 import ray
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from raycomp import objectives
 from raycomp.jobs.session import Session
 from raycomp.refine.run import Wanted, refine, wanted_of
 from raycomp.refine.training import Shared
 from raycomp.report import tables
-from raycomp.report.compare import dense_row, final_front, refined_front
 from raycomp.report.plot import plot_front
-from raycomp.results.row import Row, cost_share
+from raycomp.results.query import dense_row, final_front, refined_front
+from raycomp.results.row import Row
 from raycomp.search import placement
 from raycomp.search.base import Base
 from raycomp.train import Standing, preloaded
@@ -31,7 +32,7 @@ def refine_front(session: Session, top: int | None, ids: Sequence[str]) -> list[
     config, store, say = session.config, session.store, session.say
     placement.check_room(config, session.warn)
     rows = store.rows()
-    base = session.prepared([row for row in rows if row["stage"] != "benchmark"], open_store=False)
+    base = session.prepared([row for row in rows if row.stage != "benchmark"], open_store=False)
     base = session.timed(base)
     wanted = wanted_of(rows, config.search.budget, config.refine.seeds, top, ids)
     shared = _shared(session, base)
@@ -55,12 +56,9 @@ def refine_front(session: Session, top: int | None, ids: Sequence[str]) -> list[
 
 def line(row: Row) -> str:
     """A measured row in one line: recipe, seed, cost, mIoU in percent; or why it failed."""
-    if row["status"] != "complete":
-        return f"{row['recipe_id']} seed {row['seed']} failed: {row['error']}"
-    return (
-        f"{row['recipe_id']} seed {row['seed']}, {cost_share(row):.0%} of dense: "
-        f"{100 * row['clean_miou']:.2f} / {100 * row['corrupted_miou']:.2f}"
-    )
+    if row.status != "complete":
+        return f"{row.recipe_id} seed {row.seed} failed: {row.error}"
+    return f"{row.recipe_id} seed {row.seed}, {row.cost_share:.0%} of dense: {objectives.both(row)}"
 
 
 def _shared(session: Session, base: Base) -> Shared:
@@ -102,8 +100,8 @@ def _progress(session: Session, models: int) -> Iterator[Callable[[int, Standing
 
 def _report(session: Session, wanted: Sequence[Wanted], refined: Sequence[Row]) -> None:
     """Print what was refined, draw it, and end the MLflow run."""
-    found = list({one.found["recipe_id"]: one.found for one in wanted}.values())
+    found = list({one.found.recipe_id: one.found for one in wanted}.values())
     rows, budget = session.store.rows(), session.config.search.budget
-    session.console.print(tables.refined_table(found, list(refined), dense_row(rows, found[0]["stage"])))
+    session.console.print(tables.refined_table(found, list(refined), dense_row(rows, found[0].stage)))
     plot_front(rows, budget, f"{session.config.name}: front as found and refined", session.folder / "refined.png")
     session.finish([*final_front(rows, budget), *refined_front(rows)], finished=True)

@@ -6,9 +6,10 @@ from raycomp.jobs.refine import line
 from raycomp.jobs.session import Session
 from raycomp.refine.transfer import Given
 from raycomp.report import tables
-from raycomp.report.compare import agreement, front_volume, origins, rank_text
+from raycomp.report.compare import rank_text
 from raycomp.report.found import Found
 from raycomp.report.html.page import write_page
+from raycomp.results.query import agreement, front_volume, origins
 from raycomp.results.row import Row
 from raycomp.search import placement
 from raycomp.search.proposal import Proposal

@@ -6,23 +6,23 @@ from dataclasses import replace
 from raycomp.data.samples import Samples
 from raycomp.jobs.session import Session
 from raycomp.report import tables
-from raycomp.report.compare import (
-    at_budgets,
-    final_front,
-    final_stage,
-    first_agreement,
-    front_volume,
-    origins,
-    rank_text,
-    refined_front,
-    stage_agreement,
-)
+from raycomp.report.compare import rank_text
 from raycomp.report.found import Found
 from raycomp.report.html.page import write_page
 from raycomp.report.plot import plot_front
 from raycomp.report.progress import SweepProgress
 from raycomp.report.published import comparability
 from raycomp.results.mirror import Mirror
+from raycomp.results.query import (
+    at_budgets,
+    final_front,
+    final_stage,
+    first_agreement,
+    front_volume,
+    origins,
+    refined_front,
+    stage_agreement,
+)
 from raycomp.results.row import Row
 from raycomp.search import placement
 from raycomp.search.base import Base
@@ -104,7 +104,7 @@ def _print(session: Session, found: Found) -> None:
         session.console.print(tables.budget_table(budgets, origins(rows)))
     for objective, rho in first_agreement(rows).items():
         say(f"first images ranked {objective} like the whole search stage: Spearman {rank_text(rho)}")
-    if stopped := sum(row["status"] == "stopped" for row in rows):
+    if stopped := sum(row.status == "stopped" for row in rows):
         say(f"stopped after the first images, as they could not reach the front: {stopped} trials")
     for objective, rho in stage_agreement(rows).items():
         say(f"search stage ranked {objective} like the full set: Spearman {rank_text(rho)}")

@@ -1,9 +1,8 @@
 """Refine the front of a finished sweep: fine-tune its recipes one after the other, then measure them all at once."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any
 
 import ray
 import torch
@@ -13,16 +12,16 @@ from raycomp.devices import device_name
 from raycomp.errors import UserError, last_line, nearest
 from raycomp.evaluate.measure import measure
 from raycomp.files import fetched
-from raycomp.recipe import Recipe
 from raycomp.refine.training import Shared, Target, model_path, refine_one, settings_text
-from raycomp.report.compare import final_front
-from raycomp.results.row import Row, cost, cost_share
-from raycomp.results.store import Store, completed
+from raycomp.results.pareto import most_useful
+from raycomp.results.query import completed, final_front
+from raycomp.results.row import Row
+from raycomp.results.store import Store
 from raycomp.search.base import Base
 from raycomp.search.cluster import finished, prepare_worker, remote
-from raycomp.search.pareto import most_useful
 from raycomp.search.proposal import Proposal
-from raycomp.search.trial import described, git_commit, measured, shares_card
+from raycomp.search.rows import described, failed, git_commit, measured
+from raycomp.search.trial import shares_card
 from raycomp.train import Standing
 
 STAGE = "refined"
@@ -51,15 +50,14 @@ def wanted_of(
     front = final_front(rows, budget_share)
     if not front:
         return []
-    there = [row["recipe_id"] for row in front]
+    there = [row.recipe_id for row in front]
     for prefix in ids:
         if not any(recipe_id.startswith(prefix) for recipe_id in there):
             raise UserError(f"--recipes {prefix}: not on the front; {nearest(prefix, there)}")
     if ids:
-        front = [row for row in front if row["recipe_id"].startswith(tuple(ids))]
-    chosen = most_useful(front, top or len(front), cost(front[0]) / cost_share(front[0]))
-    recipes = [(Recipe.model_validate_json(row["recipe_json"]), row) for row in chosen]
-    return [Wanted(Target(recipe, seed), row) for recipe, row in recipes for seed in seeds]
+        front = [row for row in front if row.recipe_id.startswith(tuple(ids))]
+    chosen = most_useful(front, top or len(front), front[0].cost / front[0].cost_share)
+    return [Wanted(Target(row.recipe, seed), row) for row in chosen for seed in seeds]
 
 
 def refine(
@@ -77,7 +75,7 @@ def refine(
         on_row: called in the driver with every row, old and new.
     """
     text = settings_text(shared.config)
-    done = {(row["recipe_id"], row["seed"]): row for row in completed(store.rows(), STAGE) if row["setting"] == text}
+    done = {(row.recipe_id, row.seed): row for row in completed(store.rows(), STAGE) if row.setting == text}
     rows, waiting = [], {}
     task = remote(_measure, base.config, shared.max_failures)
     for index, one in enumerate(wanted):
@@ -89,45 +87,39 @@ def refine(
             continue
         refine_one(shared, target, lambda at, index=index: on_step(index, at))  # type: ignore[misc]
         started = datetime.now(UTC)
-        proposal = Proposal(index, STAGE, found["origin"], found["label"], target.recipe)
-        waiting[task.remote(shared, target)] = described(base, proposal) | {
-            "seed": target.seed,
-            "setting": text,
-            "recovery": f"{base.config.recovery.mode}, refined",
-            "recovery_steps": shared.config.train.steps,
-            "started": started,
-            "git_commit": git_commit(),
-        }
+        proposal = Proposal(index, STAGE, found.origin, found.label, target.recipe)
+        row = replace(
+            described(base, proposal),
+            seed=target.seed,
+            setting=text,
+            recovery=f"{base.config.recovery.mode}, refined",
+            recovery_steps=shared.config.train.steps,
+            started=started,
+            git_commit=git_commit(),
+        )
+        waiting[task.remote(shared, target, row)] = row
     for ready in finished(waiting):
-        row = waiting[ready] | _result(ready)
+        try:
+            row = ray.get(ready)
+        except ray.exceptions.RayError as error:
+            row = failed(waiting[ready], last_line(error))
         store.write(row)
         rows.append(row)
         on_row(row)
     return rows
 
 
-def _result(reference: Any) -> Row:
-    try:
-        found: Row = ray.get(reference)
-    except ray.exceptions.RayError as error:
-        return {"status": "failed", "error": last_line(error)[:2000]}
-    return found
-
-
-def _measure(shared: Shared, target: Target) -> Row:
-    """In a task: the measured part of a row."""
+def _measure(shared: Shared, target: Target, row: Row) -> Row:
+    """In a task: the complete row."""
     device, base = prepare_worker(), ray.get(shared.base)
     with fetched(model_path(shared, target)) as local:
         model = load(local)
     config = base.config
     result = measure(model, base.evalset, "full", config.evaluation, config.data, device, timed=not shares_card(config))
-    return {
-        **measured(base, target.recipe, result),
-        "params": sum(p.numel() for p in model.parameters()),
-        "threads": torch.get_num_threads(),
-        "device": device_name(device),
-        "seconds_measure": result.seconds,
-        "seconds": result.seconds,
-        "status": "complete",
-        "error": "",
-    }
+    return replace(
+        measured(row, base, result),
+        params=sum(p.numel() for p in model.parameters()),
+        threads=torch.get_num_threads(),
+        device=device_name(device),
+        seconds=result.seconds,
+    )

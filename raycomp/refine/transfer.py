@@ -7,10 +7,8 @@ from raycomp.config import SweepConfig
 from raycomp.errors import UserError
 from raycomp.flops import gflops
 from raycomp.recipe import Recipe, check_fits, dense
-from raycomp.report.compare import final_front
+from raycomp.results.query import completed, final_front, is_baseline
 from raycomp.results.row import Row
-from raycomp.results.store import completed
-from raycomp.search.known import is_baseline
 from raycomp.search.proposal import Proposal
 from raycomp.shape import ModelShape, Size
 
@@ -35,10 +33,10 @@ def proposals(rows: Sequence[Row], budget_share: float, shape: ModelShape, windo
         UserError: for a recipe that a model of this shape cannot be cut to.
     """
     members = final_front(rows, budget_share)
-    stage = members[0]["stage"] if members else "full"
-    baselines = [row for row in completed(rows, stage) if is_baseline(row["label"])]
-    rows_of = {row["recipe_id"]: row for row in (*baselines, *members) if row["recipe_id"] != dense(shape).id}
-    recipes = [(Recipe.model_validate_json(row["recipe_json"]), row) for row in rows_of.values()]
+    stage = members[0].stage if members else "full"
+    baselines = [row for row in completed(rows, stage) if is_baseline(row.label)]
+    rows_of = {row.recipe_id: row for row in (*baselines, *members) if row.recipe_id != dense(shape).id}
+    recipes = [(Recipe.model_validate_json(row.recipe_json), row) for row in rows_of.values()]
     found = [Proposal(0, "full", "reference", "dense", dense(shape))]
     for recipe, _ in recipes:
         try:
@@ -46,7 +44,7 @@ def proposals(rows: Sequence[Row], budget_share: float, shape: ModelShape, windo
         except UserError as error:
             raise UserError(f"recipe {recipe.id} does not fit the other model: {error}") from None
     for recipe, row in sorted(recipes, key=lambda one: -gflops(shape, one[0], window)):
-        found.append(Proposal(len(found), "full", row["origin"], row["label"], recipe))
+        found.append(Proposal(len(found), "full", row.origin, row.label, recipe))
     return found
 
 
@@ -55,8 +53,8 @@ class Given:
 
     def __init__(self, wanted: Sequence[Proposal], rows: Sequence[Row]) -> None:
         """`rows`: what is measured of them already; what failed is tried again."""
-        self.rows = {(row["stage"], row["recipe_id"]): row for row in rows}
-        done = {key for key, row in self.rows.items() if row["status"] == "complete"}
+        self.rows = {(row.stage, row.recipe_id): row for row in rows}
+        done = {key for key, row in self.rows.items() if row.status == "complete"}
         self._waiting = deque(proposal for proposal in wanted if proposal.key not in done)
         self._open = set[tuple[str, str]]()
 
@@ -80,6 +78,6 @@ class Given:
 
     def tell(self, row: Row) -> None:
         """Take a finished row."""
-        key = (row["stage"], row["recipe_id"])
+        key = (row.stage, row.recipe_id)
         self._open.discard(key)
         self.rows[key] = row

@@ -15,8 +15,9 @@ from raycomp.evaluate.robustness import (
     measured_mean,
     relative_corruption_degradation,
 )
+from raycomp.objectives import CLEAN, CORRUPTED
 from raycomp.report.figures import Figure
-from raycomp.results.row import Row
+from raycomp.results.row import Row, present
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,8 @@ def results(rows: Iterable[Row]) -> list[Result]:
     """Complete benchmark rows by level: dense first, then the mildest compression first, methods in their order."""
     groups: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
-        if row["stage"] == STAGE and row["status"] == "complete":
-            groups[row["label"]].append(row)
+        if row.stage == STAGE and row.status == "complete":
+            groups[row.label].append(row)
     found = [_result(label, group) for label, group in groups.items()]
     order = list(TITLES)
     return sorted(found, key=lambda r: (r.speedup, order.index(r.method)))
@@ -54,26 +55,26 @@ def results(rows: Iterable[Row]) -> list[Result]:
 
 def _result(label: str, group: Sequence[Row]) -> Result:
     first = group[0]
-    speedup = 1.0 if first["origin"] == "dense" else float(label.rpartition(" ")[2].removesuffix("x"))
+    speedup = 1.0 if first.origin == "dense" else float(label.rpartition(" ")[2].removesuffix("x"))
     return Result(
-        method=first["origin"],
+        method=first.origin,
         label=label,
         speedup=speedup,
-        setting=first["setting"],
-        gflops=float(np.mean([row["gflops"] for row in group])),
-        clean=Figure.of([row["clean_miou"] for row in group]),
-        noise=Figure.of([row["corrupted_miou"] for row in group]),
-        rank=Figure.of([row["effective_rank"] for row in group]),
-        rank_std=float(np.mean([row["effective_rank_std"] for row in group])),
-        tokens=round(float(np.mean([row["tokens"][-1] for row in group]))),
-        by_variant=np.mean([row["corrupted_by_variant"] for row in group], axis=0).reshape(len(TYPES), -1),
+        setting=first.setting or "",
+        gflops=float(np.mean([present(row.gflops) for row in group])),
+        clean=Figure.of([CLEAN.value(row) for row in group]),
+        noise=Figure.of([CORRUPTED.value(row) for row in group]),
+        rank=Figure.of([present(row.effective_rank) for row in group]),
+        rank_std=float(np.mean([present(row.effective_rank_std) for row in group])),
+        tokens=round(float(np.mean([row.tokens[-1] for row in group]))),
+        by_variant=np.mean([row.corrupted_by_variant for row in group], axis=0).reshape(len(TYPES), -1),
         seeds=len(group),
     )
 
 
 def failures(rows: Iterable[Row]) -> list[str]:
     """One line for every level that has no result: what could not be reached, or failed."""
-    failed = {(r["label"], r["error"]) for r in rows if r["stage"] == STAGE and r["status"] != "complete"}
+    failed = {(r.label, r.error) for r in rows if r.stage == STAGE and r.status != "complete"}
     return [f"{label}: {error}" for label, error in sorted(failed)]
 
 

@@ -30,7 +30,7 @@ def write_page(
     config, found = base.config, results(rows)
     title = f"{config.name}: {len(config.benchmark.methods)} methods at matched GFLOPs"
     recovery = config.benchmark.recovery
-    seeds = sorted({row["seed"] for row in rows})
+    seeds = sorted({row.seed for row in rows})
     facts = [
         f"Data: {config.data.dataset} {config.data.eval_split}, {config.evaluation.full.clean} clean images and "
         f"{config.evaluation.full.corrupted} of each of 80 corrupted variants; checkpoint {base.checkpoint}. "

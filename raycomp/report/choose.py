@@ -4,11 +4,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
+from raycomp import objectives
 from raycomp.errors import UserError, nearest
-from raycomp.report.compare import dense_row, final_stage
-from raycomp.results.row import Row, class_names, cost, cost_share, timed
-from raycomp.results.store import completed
-from raycomp.search.pareto import front
+from raycomp.objectives import CLEAN, CORRUPTED, Objective, mean_accuracy
+from raycomp.results.pareto import front
+from raycomp.results.query import class_names, completed, dense_row, final_stage
+from raycomp.results.row import Row, present
 
 
 @dataclass(frozen=True)
@@ -49,11 +50,11 @@ def choose(rows: Sequence[Row], limits: Limits) -> list[Row]:
             near = min(left, key=least)
             others = "" if text == tests[0][0] else " within the other limits"
             told = _told(near, whole, limits, class_names(rows))
-            raise UserError(f"no recipe{others} has {text}; nearest: {near['recipe_id']} with {told}")
+            raise UserError(f"no recipe{others} has {text}; nearest: {near.recipe_id} with {told}")
         left = passed
     found = left if limits.class_iou else front(left)
-    by_cost = sorted(found, key=lambda row: (cost(row), -_accuracy(row)))
-    return sorted(by_cost, key=lambda row: -_accuracy(row)) if limits.of_cost else by_cost
+    by_cost = sorted(found, key=lambda row: (row.cost, -mean_accuracy(row)))
+    return sorted(by_cost, key=lambda row: -mean_accuracy(row)) if limits.of_cost else by_cost
 
 
 def _tests(limits: Limits, rows: Sequence[Row], whole: Row | None) -> list[tuple[str, Callable[[Row], float]]]:
@@ -61,18 +62,18 @@ def _tests(limits: Limits, rows: Sequence[Row], whole: Row | None) -> list[tuple
     found: list[tuple[str, Callable[[Row], float]]] = []
     if limits.gflops is not None:
         most = limits.gflops
-        found.append((f"at most {most:g} GFLOPs", lambda row: row["gflops"] - most))
+        found.append((f"at most {most:g} GFLOPs", lambda row: present(row.gflops) - most))
     if limits.share is not None:
         part = limits.share
-        what = "time" if any(timed(row) for row in rows) else "GFLOPs"
-        found.append((f"at most {part:.3g} of the dense {what}", lambda row: cost_share(row) - part))
-    for name, drop in (("clean", limits.drop), ("corrupted", limits.corrupted_drop)):
+        what = "time" if any(row.timed for row in rows) else "GFLOPs"
+        found.append((f"at most {part:.3g} of the dense {what}", lambda row: row.cost_share - part))
+    for objective, drop in ((CLEAN, limits.drop), (CORRUPTED, limits.corrupted_drop)):
         if drop is None:
             continue
         if whole is None:
-            raise UserError(f"a limit of the {name} drop needs the dense model, which is not measured yet")
-        least = whole[f"{name}_miou"] - drop / 100
-        found.append((f"a {name} mIoU of {100 * least:.2f} % or more", partial(_miou_lacks, f"{name}_miou", least)))
+            raise UserError(f"a limit of the {objective.short} drop needs the dense model, which is not measured yet")
+        least = objective.value(whole) - drop / 100
+        found.append((f"a {objective.title} of {objective.text(least)} % or more", partial(_lacks, objective, least)))
     names = class_names(rows)
     for name, iou in limits.class_iou.items():
         if name not in names:
@@ -81,23 +82,18 @@ def _tests(limits: Limits, rows: Sequence[Row], whole: Row | None) -> list[tuple
     return found
 
 
-def _miou_lacks(name: str, least: float, row: Row) -> float:
-    return least - float(row[name])
+def _lacks(objective: Objective, least: float, row: Row) -> float:
+    return least - objective.value(row)
 
 
 def _class_lacks(index: int, least: float, row: Row) -> float:
-    value = float(row["class_iou"][index])
+    value = float(row.class_iou[index])
     return least - (value if value == value else 0.0)  # a class that does not occur
 
 
-def _accuracy(row: Row) -> float:
-    return float(row["clean_miou"] + row["corrupted_miou"]) / 2
-
-
 def _told(row: Row, whole: Row | None, limits: Limits, names: Sequence[str]) -> str:
-    text = f"{row['gflops']:.4g} GFLOPs ({row['gflops_share']:.1%}), {100 * row['clean_miou']:.2f} clean"
-    text += f" and {100 * row['corrupted_miou']:.2f} corrupted"
+    figures = (f"{one.text(one.value(row))} {one.short}" for one in objectives.measured())
+    text = f"{row.gflops:.4g} GFLOPs ({row.gflops_share:.1%}), {' and '.join(figures)}"
     if whole is not None:
-        lost = (100 * (row[name] - whole[name]) for name in ("clean_miou", "corrupted_miou"))
-        text += " ({:+.2f} / {:+.2f})".format(*lost)
-    return text + "".join(f", {name} {row['class_iou'][names.index(name)]:.3f}" for name in limits.class_iou)
+        text += f" ({objectives.changes(row, [one.value(whole) for one in objectives.measured()], 2)})"
+    return text + "".join(f", {name} {row.class_iou[names.index(name)]:.3f}" for name in limits.class_iou)

@@ -25,9 +25,13 @@ class Figure:
         spread = float(np.std(values, ddof=1)) / n**0.5 if n > 1 else 0.0
         return cls(float(np.mean(values)), spread * float(student.ppf((1 + _CONFIDENCE) / 2, max(1, n - 1))))
 
+    def text(self, factor: float) -> str:
+        """`43.21 ± 0.12` in the unit that a factor leads to, or without the interval where there is none."""
+        return f"{factor * self.mean:.2f}" + (f" ± {factor * self.half:.2f}" if self.half else "")
+
     def percent(self) -> str:
-        """`43.21 ± 0.12`, or without the interval where there is none."""
-        return f"{100 * self.mean:.2f}" + (f" ± {100 * self.half:.2f}" if self.half else "")
+        """The same in percent."""
+        return self.text(100)
 
 
 def duration(seconds: float) -> str:

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from raycomp.config import SweepConfig
-from raycomp.report.compare import Comparison, compare, dense_row, final_front, final_stage
-from raycomp.results.row import Row, cost
-from raycomp.results.store import Store, completed
-from raycomp.search.pareto import front, hypervolume
+from raycomp.report.compare import Comparison, compare
+from raycomp.results.pareto import front, hypervolume
+from raycomp.results.query import completed, dense_row, final_front, final_stage
+from raycomp.results.row import Row
+from raycomp.results.store import Store
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,8 @@ class Found:
     @cached_property
     def trials(self) -> list[Row]:
         """Rows of the search but for the dense model's, in the order of their proposal."""
-        found = [row for row in self.rows if row["stage"] == "search" and row["origin"] != "reference"]
-        return sorted(found, key=lambda row: int(row["number"]))
+        found = [row for row in self.rows if row.stage == "search" and row.origin != "reference"]
+        return sorted(found, key=lambda row: row.number)
 
     @cached_property
     def comparisons(self) -> list[Comparison]:
@@ -69,9 +70,9 @@ class Found:
         if whole is None:
             return []
         for row in self.trials:
-            if row["status"] == "complete":
+            if row.status == "complete":
                 members = front([*members, row])
-            volumes.append(hypervolume(members, cost(whole)))
+            volumes.append(hypervolume(members, whole.cost))
         return volumes
 
     def hypervolume(self) -> float | None:
@@ -81,7 +82,7 @@ class Found:
 
 def named(row: Row) -> str:
     """What a row is called where its id stands beside it."""
-    return str(row["label"] or row["family"])
+    return row.label or row.family
 
 
 def difference(first: Found, other: Found) -> str:
@@ -89,7 +90,7 @@ def difference(first: Found, other: Found) -> str:
     if first.stage != other.stage:
         return f"the {other.stage} stage in place of the {first.stage} one"
     for column, what in (("checkpoint", "other weights"), ("evalset", "other evaluation images")):
-        marks = [{row.get(column) for row in completed(found.rows, found.stage)} for found in (first, other)]
+        marks = [{getattr(row, column) for row in completed(found.rows, found.stage)} for found in (first, other)]
         if all(marks) and marks[0] != marks[1]:
             return what
     return "" if first.config.search.limit == other.config.search.limit else "another limit (GFLOPs, time)"

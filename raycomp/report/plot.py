@@ -1,7 +1,7 @@
 """The picture of a sweep: accuracy against GFLOPs or time, clean and corrupted, front and baselines."""
 
+import math
 from collections.abc import Callable, Sequence
-from operator import itemgetter
 from typing import TYPE_CHECKING
 
 import matplotlib
@@ -10,11 +10,11 @@ matplotlib.use("Agg")  # no display on a cluster
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
+from raycomp import objectives
 from raycomp.files import written
-from raycomp.report.compare import baseline_curve, dense_row, final_front, refined_rows
-from raycomp.results.row import Row, cost, timed
-from raycomp.results.store import completed
-from raycomp.search.known import baselines_of
+from raycomp.objectives import COST, Objective
+from raycomp.results.query import baseline_curve, baselines_of, completed, dense_row, final_front, refined_rows
+from raycomp.results.row import Row
 from raycomp.storage import AnyPath
 
 if TYPE_CHECKING:  # needs torch
@@ -26,16 +26,15 @@ _FRONT, _REFINED = "#1b6ca8", "#3a7d44"
 
 
 def plot_front(rows: Sequence[Row], budget_share: float, title: str, path: AnyPath) -> None:
-    """Draw clean and corrupted mIoU against what the sweep limits, side by side, into a PNG."""
-    figure, panels = plt.subplots(1, 2, figsize=(11, 4.6), sharex=True, layout="constrained")
-    names = (
-        ("clean_miou", "clean mIoU (%)"),
-        ("corrupted_miou", "corrupted mIoU (%)"),
-    )
-    unit = "predicted milliseconds per batch" if any(map(timed, rows)) else "GFLOPs per image"
-    for axes, (name, label) in zip(panels, names, strict=True):
-        _panel(axes, rows, budget_share, name)
-        axes.set(xlabel=unit, ylabel=label)
+    """Draw the measured objectives against what the sweep limits, side by side, into a PNG."""
+    measured = objectives.measured()
+    size = (5.5 * len(measured), 4.6)
+    figure, grid = plt.subplots(1, len(measured), figsize=size, sharex=True, layout="constrained", squeeze=False)
+    panels = grid[0]
+    unit = "predicted milliseconds per batch" if any(row.timed for row in rows) else "GFLOPs per image"
+    for axes, objective in zip(panels, measured, strict=True):
+        _panel(axes, rows, budget_share, objective)
+        axes.set(xlabel=unit, ylabel=objective.axis)
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
     handles, labels = panels[0].get_legend_handles_labels()
@@ -46,27 +45,30 @@ def plot_front(rows: Sequence[Row], budget_share: float, title: str, path: AnyPa
     plt.close(figure)
 
 
-def _panel(axes: Axes, rows: Sequence[Row], budget_share: float, name: str) -> None:
+def _panel(axes: Axes, rows: Sequence[Row], budget_share: float, objective: Objective) -> None:
     members = final_front(rows, budget_share)
-    stage = members[0]["stage"] if members else "search"
+    stage = members[0].stage if members else "search"
     trials = completed(rows, "search")
-    axes.scatter(*_xy(trials, name), s=12, color="0.75", label="trials (search stage: fewer images)", zorder=1)
-    for kind, (color, marker) in zip(baselines_of(row["label"] for row in rows), _BASELINES, strict=True):
+    axes.scatter(*_xy(trials, objective), s=12, color="0.75", label="trials (search stage: fewer images)", zorder=1)
+    for kind, (color, marker) in zip(baselines_of(rows), _BASELINES, strict=True):
         curve = baseline_curve(rows, stage, kind)
         # Above the front, which may have the same recipe.
-        axes.plot(*_xy(curve, name), color=color, marker=marker, ms=4, lw=1.2, label=kind, zorder=5)
-    # The front has three objectives: its members need not rise along this one.
-    axes.scatter(*_xy(members, name), s=46, color=_FRONT, edgecolor="white", label="Pareto front", zorder=4)
-    axes.step(*_xy(_staircase(members, name), name), where="post", color=_FRONT, lw=1.5, zorder=3)
+        axes.plot(*_xy(curve, objective), color=color, marker=marker, ms=4, lw=1.2, label=kind, zorder=5)
+    # The front has more objectives: its members need not rise along this one.
+    axes.scatter(*_xy(members, objective), s=46, color=_FRONT, edgecolor="white", label="Pareto front", zorder=4)
+    axes.step(*_xy(_staircase(members, objective), objective), where="post", color=_FRONT, lw=1.5, zorder=3)
     if (whole := dense_row(rows, stage)) is not None:
-        axes.scatter(*_xy([whole], name), marker="*", s=170, color="black", label="dense", zorder=4)
-        axes.axhline(100 * whole[name], color="black", lw=0.7, ls=":", zorder=0)
+        axes.scatter(*_xy([whole], objective), marker="*", s=170, color="black", label="dense", zorder=4)
+        axes.axhline(objective.scaled(whole), color="black", lw=0.7, ls=":", zorder=0)
     if refined := refined_rows(rows):
-        ids = sorted({row["recipe_id"] for row in refined}, key=lambda i: _mean(refined, i, cost))
-        x, y = ([_mean(refined, i, value) for i in ids] for value in (cost, itemgetter(name)))
-        axes.plot(x, [100 * v for v in y], color=_REFINED, marker="o", ms=6, lw=1.5, label="refined", zorder=6)
-    best = [100 * row[name] for row in (*members, *([] if whole is None else [whole]))]
-    axes.set_ylim(bottom=axis_bottom(best))
+        ids = sorted({row.recipe_id for row in refined}, key=lambda i: _mean(refined, i, COST.value))
+        x, y = ([_mean(refined, i, value) for i in ids] for value in (COST.value, objective.value))
+        axes.plot(
+            x, [objective.factor * v for v in y], color=_REFINED, marker="o", ms=6, lw=1.5, label="refined", zorder=6
+        )
+    if objective.maximised:
+        best = [objective.scaled(row) for row in (*members, *([] if whole is None else [whole]))]
+        axes.set_ylim(bottom=axis_bottom(best))
 
 
 def plot_speed(speeds: "Sequence[Speed]", title: str, path: AnyPath) -> None:
@@ -94,19 +96,20 @@ def axis_bottom(best: Sequence[float]) -> float:
 
 def _mean(rows: Sequence[Row], recipe_id: str, value: Callable[[Row], float]) -> float:
     """Over the seeds of a recipe."""
-    values = [float(value(row)) for row in rows if row["recipe_id"] == recipe_id]
+    values = [float(value(row)) for row in rows if row.recipe_id == recipe_id]
     return sum(values) / len(values)
 
 
-def _staircase(members: Sequence[Row], name: str) -> list[Row]:
+def _staircase(members: Sequence[Row], objective: Objective) -> list[Row]:
     """The members that are best in this one objective at their cost."""
-    best, steps = -1.0, []
+    best, steps = -math.inf, []
     for row in members:
-        if row[name] > best:
-            best = row[name]
+        value = objective.value(row) if objective.maximised else -objective.value(row)
+        if value > best:
+            best = value
             steps.append(row)
     return steps
 
 
-def _xy(rows: Sequence[Row], name: str) -> tuple[list[float], list[float]]:
-    return [cost(row) for row in rows], [100 * row[name] for row in rows]
+def _xy(rows: Sequence[Row], objective: Objective) -> tuple[list[float], list[float]]:
+    return [row.cost for row in rows], [objective.scaled(row) for row in rows]

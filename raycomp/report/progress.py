@@ -9,9 +9,10 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from raycomp import objectives
 from raycomp.report.figures import duration
-from raycomp.results.row import Row, cost_share
-from raycomp.search.pareto import front, hypervolume
+from raycomp.results.pareto import front, hypervolume
+from raycomp.results.row import Row
 from raycomp.search.proposer import Proposer
 
 
@@ -23,7 +24,7 @@ class SweepProgress:
         self._live = Live(console=console, refresh_per_second=4, transient=False) if console.is_terminal else None
         self._failed, self._stopped, self._measured = 0, 0, len(proposer.search_rows())
         self._front = front(proposer.search_rows())
-        self._origins = Counter(row["origin"] for row in proposer.rows.values() if row["stage"] == "search")
+        self._origins = Counter(row.origin for row in proposer.rows.values() if row.stage == "search")
         self._stage = ""
         self._stage_rows = 0
         self._stage_first = 0.0  # when the stage's first row came: what is before it says nothing of its speed
@@ -42,17 +43,17 @@ class SweepProgress:
 
     def row(self, row: Row) -> None:
         """Count a finished row and show where the sweep stands."""
-        if row["stage"] != self._stage:
-            self._stage, self._stage_rows, self._stage_first = row["stage"], 0, time.monotonic()
+        if row.stage != self._stage:
+            self._stage, self._stage_rows, self._stage_first = row.stage, 0, time.monotonic()
         self._stage_rows += 1
-        self._failed += row["status"] == "failed"
-        self._stopped += row["status"] == "stopped"
-        self._origins[row["origin"]] += row["stage"] == "search"
-        if row["stage"] == "search" and row["status"] == "complete" and row["origin"] != "reference":
+        self._failed += row.status == "failed"
+        self._stopped += row.status == "stopped"
+        self._origins[row.origin] += row.stage == "search"
+        if row.stage == "search" and row.status == "complete" and row.origin != "reference":
             self._measured += 1
             self._front = front([*self._front, row])
-        if row["status"] == "failed":
-            self._console.print(f"trial {row['recipe_id']} failed: {row['error']}", markup=False, style="red")
+        if row.status == "failed":
+            self._console.print(f"trial {row.recipe_id} failed: {row.error}", markup=False, style="red")
         self.say(self._line(row))
 
     def say(self, line: str) -> None:
@@ -63,14 +64,14 @@ class SweepProgress:
 
     def _line(self, row: Row) -> str:
         left = self._proposer.remaining
-        if row["stage"] == "full":
-            return f"full set: {row['family']} {cost_share(row):.0%} done, {left} left{self._time_left(left)}"
+        if row.stage == "full":
+            return f"full set: {row.family} {row.cost_share:.0%} done, {left} left{self._time_left(left)}"
         return (
             f"trial {self._proposer.trials_done}/{self._proposer.config.trials}"
             f" | measured {self._measured}, stopped {self._stopped}, failed {self._failed}, on front {len(self._front)}"
             f" | {self._origins['known']} known, {self._origins['proposed']} proposed"
             f" | hypervolume {hypervolume(self._front, self._proposer.dense_cost):.4f}"
-            f" | last {cost_share(row):.0%}: {_miou(row)} | {left} left"
+            f" | last {row.cost_share:.0%}: {_miou(row)} | {left} left"
             f"{self._time_left(left)}"
         )
 
@@ -82,6 +83,6 @@ class SweepProgress:
 
 
 def _miou(row: Row) -> str:
-    if row["status"] != "complete":
-        return str(row["status"])
-    return f"{100 * row['clean_miou']:.1f} / {100 * row['corrupted_miou']:.1f}"
+    if row.status != "complete":
+        return str(row.status)
+    return objectives.both(row, 1)

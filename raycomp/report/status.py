@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from raycomp.report.found import Found
-from raycomp.results.row import ended
-from raycomp.results.store import Store, completed
+from raycomp.results.query import completed
+from raycomp.results.store import Store
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def status_of(store: Store) -> Status:
     """
     found, writer = Found.read(store), store.lock.holder()
     full = completed(found.rows, "full")
-    ends = [end for row in found.rows if (end := ended(row)) is not None]
+    ends = [end for row in found.rows if (end := row.ended) is not None]
     wanted = found.config.search.trials
     measured = len(found.trials) >= wanted and len(full) > 1  # sweeps of before there was a mark
     return Status(
@@ -47,7 +47,7 @@ def status_of(store: Store) -> Status:
         state="running" if writer else "finished" if store.is_finished or measured else "interrupted",
         trials=len(found.trials),
         wanted=wanted,
-        failed=sum(row["status"] == "failed" for row in found.rows),
+        failed=sum(row.status == "failed" for row in found.rows),
         full=len(full),
         front=len(found.front),
         last=max(ends, default=None),

@@ -6,17 +6,17 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from raycomp import objectives
 from raycomp.config import SweepConfig
 from raycomp.flops import Profile
 from raycomp.recipe import Recipe
-from raycomp.report.compare import AtBudget, Comparison, Gain, Origins, at_budgets, origins
+from raycomp.report.compare import Comparison, Gain
 from raycomp.report.figures import Figure, duration, moment
 from raycomp.report.fitted import Column, FittedTable
 from raycomp.report.trust import Trust
-from raycomp.results.row import Row, cost_share, timed
-from raycomp.results.row import cost as cost_of
+from raycomp.results.query import AtBudget, Origins, at_budgets, baselines, counted, origins
+from raycomp.results.row import Row
 from raycomp.results.store import Store
-from raycomp.search.known import baselines, counted
 
 if TYPE_CHECKING:  # needs torch, which the other commands do without
     from raycomp.deploy.speed import Speed
@@ -24,9 +24,7 @@ if TYPE_CHECKING:  # needs torch, which the other commands do without
     from raycomp.report.status import Status
     from raycomp.search.plan import Plan
 
-_MIOUS = "clean_miou", "corrupted_miou"
 _NAMED = Column("recipe", text=True), Column("family", text=True, under="recipe")
-_ACCURACIES = Column("clean"), Column("corrupted", under="clean")
 _AS_GOOD = Column("as good", text=True, under="recipe")
 _INTERVALS = "±: 95 % over draws of the images; as good: a cheaper recipe that these cannot tell from it"
 _PLAIN_WIDTH = 1000  # columns where the output is not a terminal, and all tables fit in full
@@ -44,7 +42,7 @@ def console(aside: bool = False) -> Console:
 
 
 def front_table(comparisons: Sequence[Comparison], in_time: bool, of: Origins) -> FittedTable:
-    """One line per front member; gains are clean / corrupted mIoU points.
+    """One line per front member; gains are points of the measured objectives.
 
     Args:
         in_time: whether the sweep limits time, which an empty front does not tell.
@@ -52,26 +50,25 @@ def front_table(comparisons: Sequence[Comparison], in_time: bool, of: Origins) -
     """
     equal = "equal time" if in_time else "equal GFLOPs"
     by = _stage([item.row for item in comparisons])
-    title = (
-        f"Pareto front{by}: mIoU in %; gains in points, clean / corrupted, over dense and uniform baselines at {equal}"
-    )
+    gains = f"gains in points, {objectives.shorts()}, over dense and uniform baselines at {equal}"
+    title = f"Pareto front{by}: mIoU in %; {gains}"
     sure = any(item.trust is not None for item in comparisons)
     kinds = tuple(comparisons[0].baselines) if comparisons else baselines()
     versus = [Column(f"vs {kind.removeprefix('uniform ')}", under="vs dense") for kind in kinds]
     costs = [Column("GFLOPs"), Column("share", under="GFLOPs")]
     if in_time:
         costs += [Column("ms", under="GFLOPs"), Column("of dense", under="GFLOPs")]
-    columns = [*_NAMED, *costs, *_ACCURACIES, Column("vs dense"), *versus, *([_AS_GOOD] if sure else [])]
+    columns = [*_NAMED, *costs, *_measured(), Column("vs dense"), *versus, *([_AS_GOOD] if sure else [])]
     notes = (str(of), _INTERVALS if sure else "", "" if comparisons else "no recipe within the limit is measured")
     table = FittedTable(title, columns, "\n".join(filter(None, notes)))
     for item in comparisons:
         row = item.row
         table.add_row(
-            row["recipe_id"],
-            row["label"] or row["family"],
-            f"{row['gflops']:.4f}",
-            f"{row['gflops_share']:.1%}",
-            *((f"{row['predicted_ms']:.3g}", f"{row['predicted_share']:.1%}") if in_time else ()),
+            row.recipe_id,
+            row.label or row.family,
+            f"{row.gflops:.4f}",
+            f"{row.gflops_share:.1%}",
+            *((f"{row.predicted_ms:.3g}", f"{row.predicted_share:.1%}") if in_time else ()),
             *_with_intervals(row, item.trust),
             _points(item.dense),
             *(_points(item.baselines[kind]) for kind in kinds),
@@ -82,8 +79,8 @@ def front_table(comparisons: Sequence[Comparison], in_time: bool, of: Origins) -
 
 def budget_table(budgets: Sequence[AtBudget], of: Origins) -> FittedTable:
     """The best recipe at each budget beside the baselines matched to it, clean / corrupted mIoU."""
-    equal = "time" if any(item.best is not None and timed(item.best) for item in budgets) else "GFLOPs"
-    title = f"At matched {equal}: clean / corrupted mIoU in %"
+    equal = "time" if any(item.best is not None and item.best.timed for item in budgets) else "GFLOPs"
+    title = f"At matched {equal}: {objectives.shorts()} mIoU in %"
     kinds = tuple(budgets[0].baselines) if budgets else baselines()
     columns = [Column("budget"), Column(of.best), *(Column(kind, under=of.best) for kind in kinds)]
     caption = f"{of.best}: of the front within the budget, the highest mean of clean and corrupted"
@@ -139,21 +136,25 @@ def recipe_table(recipe: Recipe, cost: Profile, dense: Profile) -> FittedTable:
 
 def refined_table(found: Sequence[Row], refined: Sequence[Row], whole: Row | None) -> FittedTable:
     """Front members as they were found and as they were refined, mean and 95 % interval over seeds."""
-    title = "Refined front: mIoU in %, clean / corrupted; points against dense"
-    refined_columns = Column("refined clean"), Column("refined corrupted", under="refined clean")
+    title = f"Refined front: mIoU in %, {objectives.shorts()}; points against dense"
+    refined_columns = _measured("refined ")
     columns = [_NAMED[0], Column("GFLOPs"), Column("share", under="GFLOPs"), Column("as found"), *refined_columns]
     table = FittedTable(title, [*columns, Column("vs dense", under="as found")])
     for row in found:
-        own = [r for r in refined if r["recipe_id"] == row["recipe_id"] and r["status"] == "complete"]
-        clean, corrupted = (Figure.of([r[name] for r in own]) if own else None for name in _MIOUS)
+        own = [r for r in refined if r.recipe_id == row.recipe_id and r.status == "complete"]
+        measured = objectives.measured()
+        figures = [Figure.of([one.value(r) for r in own]) for one in measured] if own else []
+        texts = [figure.text(one.factor) for one, figure in zip(measured, figures, strict=bool(own))]
         against = (
             ""
-            if clean is None or corrupted is None or whole is None
-            else f"{100 * (clean.mean - whole[_MIOUS[0]]):+.1f} / {100 * (corrupted.mean - whole[_MIOUS[1]]):+.1f}"
+            if whole is None
+            else " / ".join(
+                one.change(figure.mean - one.value(whole)) for one, figure in zip(measured, figures, strict=bool(own))
+            )
         )
         table.add_row(
-            row["recipe_id"], f"{row['gflops']:.4f}", f"{row['gflops_share']:.1%}", _both(row),
-            "failed" if clean is None else clean.percent(), "" if corrupted is None else corrupted.percent(), against,
+            row.recipe_id, f"{row.gflops:.4f}", f"{row.gflops_share:.1%}", _both(row),
+            *(texts or ["failed", *[""] * (len(measured) - 1)]), against,
         )  # fmt: skip
     return table
 
@@ -167,19 +168,19 @@ def picked_table(
         classes: those that were asked about, and their indices.
         trusts: how sure the figures are, by recipe id.
     """
-    in_time = any(timed(row) for row in rows)
+    in_time = any(row.timed for row in rows)
     costs = Column("ms" if in_time else "GFLOPs"), Column("of dense", under="ms" if in_time else "GFLOPs")
     asked_for = [Column(name, under=next(iter(classes))) for name in classes]
-    columns = [*_NAMED, *costs, *_ACCURACIES, Column("vs dense"), *asked_for, *([_AS_GOOD] if trusts else [])]
+    columns = [*_NAMED, *costs, *_measured(), Column("vs dense"), *asked_for, *([_AS_GOOD] if trusts else [])]
     title = f"{order} first: mIoU in %{_stage(rows)}, points against dense"
     table = FittedTable(title, columns, _INTERVALS if trusts else "")
     for row in rows:
-        lost = [] if whole is None else [100 * (row[name] - whole[name]) for name in _MIOUS]
-        trust = trusts.get(row["recipe_id"])
-        asked = [f"{row['class_iou'][index]:.3f}" for index in classes.values()]
+        lost = "" if whole is None else objectives.changes(row, [one.value(whole) for one in objectives.measured()])
+        trust = trusts.get(row.recipe_id)
+        asked = [f"{row.class_iou[index]:.3f}" for index in classes.values()]
         table.add_row(
-            row["recipe_id"], row["label"] or row["family"], f"{cost_of(row):.4g}", f"{cost_share(row):.1%}",
-            *_with_intervals(row, trust), " / ".join(f"{points:+.1f}" for points in lost), *asked,
+            row.recipe_id, row.label or row.family, f"{row.cost:.4g}", f"{row.cost_share:.1%}",
+            *_with_intervals(row, trust), lost, *asked,
             *([_tie(trust)] if trusts else []), style="bold" if row is rows[0] else "",
         )  # fmt: skip
     return table
@@ -188,7 +189,7 @@ def picked_table(
 def sweeps_table(sweeps: "Sequence[Found]") -> FittedTable:
     """Sweeps beside each other, and the best recipe of each at the budgets of the first."""
     shares = sorted(sweeps[0].config.search.known, reverse=True)
-    title = "Sweeps: best clean / corrupted mIoU in % at shares of the dense cost"
+    title = f"Sweeps: best {objectives.shorts()} mIoU in % at shares of the dense cost"
     counted = [Column(name, under="trials") for name in ("trials", "proposed", "on the front", "hypervolume")]
     best_at = [Column(f"{share:.0%}", under=f"{shares[0]:.0%}") for share in shares]
     table = FittedTable(title, [Column("sweep", text=True), *counted, *best_at])
@@ -264,16 +265,22 @@ def _range(least: str, most: str) -> str:
 
 def _stage(rows: Sequence[Row]) -> str:
     """Says so where rows are of the search stage."""
-    return " by the search stage, on fewer images" if any(row["stage"] == "search" for row in rows) else ""
+    return " by the search stage, on fewer images" if any(row.stage == "search" for row in rows) else ""
 
 
 def _with_intervals(row: Row, trust: Trust | None) -> list[str]:
-    """Clean and corrupted mIoU, with half of their intervals where there are such."""
-    halves = trust.half_widths if trust else (0.0, 0.0)
+    """The measured objectives, with half of their intervals where there are such."""
+    halves = [trust.half_width(one.short) if trust else None for one in objectives.measured()]
     return [
-        f"{100 * row[name]:.2f}" + (f" ±{100 * half:.1f}" if trust else "")
-        for name, half in zip(_MIOUS, halves, strict=True)
+        one.text(one.value(row)) + ("" if half is None else f" ±{one.text(half, 1)}")
+        for one, half in zip(objectives.measured(), halves, strict=True)
     ]
+
+
+def _measured(prefix: str = "") -> list[Column]:
+    """Columns of the measured objectives; in narrow terminals the others go under the first."""
+    first, *others = (prefix + one.short for one in objectives.measured())
+    return [Column(first), *(Column(name, under=first) for name in others)]
 
 
 def _tie(trust: Trust | None) -> str:
@@ -281,8 +288,8 @@ def _tie(trust: Trust | None) -> str:
 
 
 def _points(gain: Gain | None) -> str:
-    return "" if gain is None else f"{100 * gain.clean:+.1f} / {100 * gain.corrupted:+.1f}"
+    return "" if gain is None else " / ".join(one.change(gain[one.short]) for one in objectives.measured())
 
 
 def _both(row: Row | None) -> str:
-    return "" if row is None else f"{100 * row['clean_miou']:.2f} / {100 * row['corrupted_miou']:.2f}"
+    return "" if row is None else objectives.both(row)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from raycomp.evaluate.per_image import PerImage
-from raycomp.results.row import Row, cost
+from raycomp.results.row import Row, present
 
 _DRAWS = 1000
 _Z = 1.96  # standard errors that a 95 % interval is wide, to either side
@@ -29,10 +29,10 @@ class Trust:
     tie: str | None
     """The cheapest member that is not measurably less accurate, clean or corrupted, where there is one."""
 
-    @property
-    def half_widths(self) -> tuple[float, float]:
-        """Of the clean and the corrupted interval."""
-        return (self.clean[1] - self.clean[0]) / 2, (self.corrupted[1] - self.corrupted[0]) / 2
+    def half_width(self, name: str) -> float | None:
+        """Half of the interval of an objective, by its short name; None for one that single images do not tell."""
+        interval = {"clean": self.clean, "corrupted": self.corrupted}.get(name)
+        return None if interval is None else (interval[1] - interval[0]) / 2
 
 
 def trust(members: Sequence[Row]) -> dict[str, Trust]:
@@ -41,14 +41,14 @@ def trust(members: Sequence[Row]) -> dict[str, Trust]:
     Args:
         members: of one stage of one sweep.
     """
-    rows = sorted((row for row in members if row.get("per_image")), key=cost)
-    images = {row["recipe_id"]: PerImage.unpacked(row["per_image"]) for row in rows}
+    rows = sorted((row for row in members if row.per_image), key=lambda row: row.cost)
+    images = {row.recipe_id: PerImage.unpacked(present(row.per_image)) for row in rows}
     figures = {name: one.accuracy() for name, one in images.items()}
     draws = {name: one.drawn(_DRAWS) for name, one in images.items()}
     found = {}
     for index, row in enumerate(rows):
-        own = row["recipe_id"]
-        cheaper = (other["recipe_id"] for other in rows[:index] if cost(other) < cost(row))
+        own = row.recipe_id
+        cheaper = (other.recipe_id for other in rows[:index] if other.cost < row.cost)
         tie = next((c for c in cheaper if _as_good(figures[c] - figures[own], draws[c] - draws[own])), None)
         half = _Z * np.nanstd(draws[own], axis=0, ddof=1)
         (low, low_corrupted), (high, high_corrupted) = (figures[own] - half).tolist(), (figures[own] + half).tolist()

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable
 
 from raycomp.errors import first_line, logger, without_password
-from raycomp.results.row import Row, identity
+from raycomp.results.row import Row
 
 _PATIENCE = 30.0  # seconds until a copy that failed is tried again
 _LONGEST = 90.0  # seconds that a job waits, at its end, for a copy that does not get on
@@ -83,7 +83,7 @@ class Mirror:
         while (item := self._queue.get()) is not None:
             self._waiting.append(item)
             if not isinstance(item, str):
-                self._rows[identity(item)] = item
+                self._rows[item.identity] = item
             if time.monotonic() >= self._next_try:
                 self.guarded(self._drain)
         self.guarded(self._drain)

@@ -5,10 +5,11 @@ A file appears whole or not at all, so a reader never sees half a row. Its name 
 of many files into one; a row's own file, written later, comes before what that holds.
 """
 
+import logging
 import os
 import re
-from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +22,16 @@ from raycomp.config import LONGEST_NAME, NAME, SweepConfig, explain, parsed
 from raycomp.errors import UserError, first_line, nearest
 from raycomp.files import write_bytes
 from raycomp.results.lock import Lock
-from raycomp.results.row import SCHEMA, Row, identity
+from raycomp.results.row import SCHEMA, Row, rows_of, searched, table_of
 from raycomp.storage import AnyPath, located
 
+_LOG = logging.getLogger(__name__)
 _CONFIG = "sweep.yaml"
 _TRIALS = "trials"
 _COMPACT = "compact.parquet"
 _FINISHED = "finished"
 _ROW = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+%-]*")  # names of files
+_NEEDED = ("stage", "recipe_id", "status")  # columns
 _READERS = 16  # files read at once: object storage answers in tens of milliseconds
 
 
@@ -51,6 +54,7 @@ class Store:
     def __init__(self, folder: AnyPath) -> None:
         self.folder = folder
         self.lock = Lock(folder)
+        self._warned = False
 
     def check(self, config: SweepConfig) -> None:
         """Check that the folder can be written and holds no other sweep; one that is there is kept from other jobs.
@@ -122,25 +126,35 @@ class Store:
             UserError: where it cannot be written, because the disk is full for example.
         """
         try:
-            write_bytes(self._path(row), _parquet([row]))
+            write_bytes(self._path(row.identity), _parquet([row]))
         except OSError as error:
             raise self._unwritable(error) from None
 
     def read(self, stage: str, recipe_id: str) -> Row | None:
         """The row that a trial has just written, or None where it did not."""
-        path = self._path({"stage": stage, "recipe_id": recipe_id})
-        return _read(path)[0] if path.is_file() else None
+        path = self._path(searched(stage, recipe_id))
+        return rows_of(_read(path))[0] if path.is_file() else None
 
     def rows(self) -> list[Row]:
         """All rows, by stage and order of proposal; an unreadable file is an error.
+
+        Columns that rows of an older version lack are named in one warning.
 
         Raises:
             UserError: for a file that is not a raycomp row.
         """
         paths = self.files()
         with ThreadPoolExecutor(1 if isinstance(self.folder, Path) else _READERS) as readers:
-            found = {identity(row): row for rows in readers.map(_read, paths) for row in rows}
-        return sorted(found.values(), key=lambda row: (row["stage"] != "search", row["number"]))
+            # tables of one version together, as most of the time goes into single columns
+            tables = [pa.concat_tables(same) for _, same in groupby(readers.map(_read, paths), lambda one: one.schema)]
+        self._warn([name for name in SCHEMA.names if any(name not in table.schema.names for table in tables)])
+        found = {row.identity: row for table in tables for row in rows_of(table)}
+        return sorted(found.values(), key=lambda row: (row.stage != "search", row.number))
+
+    def _warn(self, missing: list[str]) -> None:
+        if missing and not self._warned:
+            self._warned = True
+            _LOG.warning("%s: rows of an older version have no %s", self.folder, ", ".join(missing))
 
     def files(self) -> list[AnyPath]:
         """The files that hold rows; where two hold the same one, the later counts."""
@@ -166,8 +180,7 @@ class Store:
             self.lock.drop()
         return len(replaced)
 
-    def _path(self, row: Row) -> AnyPath:
-        name = identity(row)
+    def _path(self, name: str) -> AnyPath:
         if not _ROW.fullmatch(name):  # a row made elsewhere, say: no file outside of the folder
             raise UserError(f"row {name!r}: not a name for a file")
         return self.folder / _TRIALS / f"{name}.parquet"
@@ -206,29 +219,22 @@ def _completed(settings: dict[str, Any]) -> dict[str, Any]:
     return settings | train | trained
 
 
-def _read(path: AnyPath) -> list[Row]:
+def _read(path: AnyPath) -> pa.Table:
     try:  # without threads: one that lets go of the file's bytes while Python ends aborts the process
         table = pq.ParquetFile(pa.BufferReader(path.read_bytes())).read(use_threads=False)
     except (pa.ArrowInvalid, OSError) as error:
         raise UserError(f"{path}: not a readable Parquet file ({first_line(error)})") from None
-    if missing := {"stage", "recipe_id", "status"} - set(table.column_names):
+    if missing := set(_NEEDED) - set(table.column_names):
         raise UserError(f"{path}: no row of raycomp's, as it has no column {min(missing)!r}")
-    rows: list[Row] = table.to_pylist()
-    return rows
+    return table
 
 
 def _parquet(rows: list[Row]) -> bytes:
     """A file's bytes; compressing and describing a single row takes longer than writing it, and makes it no smaller."""
     sink, many = pa.BufferOutputStream(), len(rows) > 1
-    table = pa.Table.from_pylist(rows, schema=SCHEMA)
     packed = {"compression": "zstd" if many else "none", "use_dictionary": many, "write_statistics": many}
-    pq.write_table(table, sink, **packed)
+    pq.write_table(table_of(rows), sink, **packed)
     return bytes(sink.getvalue().to_pybytes())
-
-
-def completed(rows: Iterable[Row], stage: str) -> list[Row]:
-    """The complete rows of one stage."""
-    return [row for row in rows if row["stage"] == stage and row["status"] == "complete"]
 
 
 def _without_trials(config: dict[str, Any]) -> dict[str, Any]:

@@ -34,10 +34,10 @@ class Inputs:
             "split": data.eval_split,
         }
         name = f"{data.dataset} {data.eval_split}"
-        dataset = Dataset(name=name, digest=str(row["evalset"]), source_type="local", source=json.dumps(source))
+        dataset = Dataset(name=name, digest=str(row.evalset), source_type="local", source=json.dumps(source))
         tags = [InputTag("mlflow.data.context", "evaluation")]
         self._client.log_inputs(
-            run, [DatasetInput(dataset, tags)], [LoggedModelInput(self._model(str(row["checkpoint"])))]
+            run, [DatasetInput(dataset, tags)], [LoggedModelInput(self._model(str(row.checkpoint)))]
         )
 
     def _model(self, mark: str) -> str:

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
+from raycomp import objectives
 from raycomp.config import SweepConfig
 from raycomp.errors import logger
 from raycomp.files import fetched
 from raycomp.results import experiment
 from raycomp.results.mirror import Mirror
-from raycomp.results.row import Row, cost_share, identity
+from raycomp.results.row import Row
 from raycomp.results.tracked_inputs import Inputs
 from raycomp.results.tracked_rows import flat, metrics, note, params, started
 from raycomp.storage import AnyPath, located
@@ -177,30 +178,30 @@ class Tracker(Mirror):
 
     def _is_logged(self, row: Row) -> bool:
         """Whether the row's run is complete; what failed may have been measured since, in a run of its own."""
-        child, complete = self._children.get(identity(row)), row["status"] != "failed"
+        child, complete = self._children.get(row.identity), row.status != "failed"
         if child is None or child.started not in ("", started(row)):
             return False
         return child.status == "FINISHED" or (child.status == "FAILED" and not complete)
 
     def _log(self, row: Row) -> None:
         assert self._client is not None
-        key, complete = identity(row), row["status"] != "failed"
+        key, complete = row.identity, row.status != "failed"
         before = self._children.get(key)
         same = before is not None and before.started in ("", started(row))
         cut_off = before is not None and same and before.status == "RUNNING"  # such a run is filled in
         run = before.run if before is not None and cut_off else self._create(row)
         self._children[key] = _Child(run, "RUNNING", started(row))
         self._batch(run, params=params(row), metrics=metrics(row, self._classes))
-        if self._inputs is not None and row.get("evalset") and row.get("checkpoint"):
+        if self._inputs is not None and row.evalset and row.checkpoint:
             try:
                 self._inputs.log(run, row)
-                if row["origin"] == "reference":  # of the whole sweep, too
+                if row.origin == "reference":  # of the whole sweep, too
                     self._inputs.log(self._parent, row)
             except Exception:  # an older server, say: what runs are of is in their tags, too
                 logger.debug("logging the inputs of a run", exc_info=True)
                 self._inputs = None
         if not complete:
-            self._client.set_tag(run, "error", row["error"] or "")
+            self._client.set_tag(run, "error", row.error or "")
         status = "FINISHED" if complete else "FAILED"
         self._client.set_terminated(run, status)
         self._children[key] = _Child(run, status, started(row))
@@ -233,24 +234,24 @@ class Tracker(Mirror):
     def _create(self, row: Row) -> str:
         """An empty run of a row, under its parent."""
         assert self._client is not None
-        share = 0 if row.get("gflops") is None else cost_share(row)
+        share = 0 if row.gflops is None else row.cost_share
         band = int(100 * share - 1e-9) // _BAND * _BAND
         tags = {
             _PARENT: self._parent,
-            _KEY: identity(row),
+            _KEY: row.identity,
             _STARTED: started(row),
-            _SWEEP: row["sweep"],
-            "stage": row["stage"],
-            "status": row["status"],
-            "origin": row["origin"],
-            "family": row["family"],
-            "recipe_id": row["recipe_id"],
+            _SWEEP: row.sweep,
+            "stage": row.stage,
+            "status": row.status,
+            "origin": row.origin,
+            "family": row.family,
+            "recipe_id": row.recipe_id,
             "budget_band": f"{band}-{band + _BAND}%",
             "on_front": "false",
         }
-        if row["stage"] == "benchmark":
-            tags["method"] = row["origin"]
-        name = f"{row['recipe_id'][:6]} {row['label'] or row['family']}, {row['stage']}"  # columns cut the end off
+        if row.stage == "benchmark":
+            tags["method"] = row.origin
+        name = f"{row.recipe_id[:6]} {row.label or row.family}, {row.stage}"  # columns cut the end off
         return str(self._client.create_run(self._experiment, tags=tags, run_name=name).info.run_id)
 
     def _batch(self, run: str, params: dict[str, str], metrics: dict[str, float] | None = None) -> None:
@@ -276,12 +277,15 @@ class Tracker(Mirror):
 
     def _mark(self, front: list[Row], hypervolume: float | None) -> None:
         assert self._client is not None
-        members = {self._children[key].run for row in front if (key := identity(row)) in self._children}
+        members = {self._children[key].run for row in front if (key := row.identity) in self._children}
         before = {run.info.run_id for run in self._pages(self._of_parent) if run.data.tags.get("on_front") == "true"}
         for run in members ^ before:  # a longer sweep may push a member off
             self._client.set_tag(run, "on_front", str(run in members).lower())
-        if found := [row for row in front if row["stage"] != "refined"]:
-            best = {f"front_{name}": max(float(r[name]) for r in found) for name in ("clean_miou", "corrupted_miou")}
+        if found := [row for row in front if row.stage != "refined"]:
+            best = {
+                f"front_{one.name}": (max if one.maximised else min)(one.value(row) for row in found)
+                for one in objectives.measured()
+            }
             best["front_size"] = float(len(found))
             if hypervolume is not None:
                 best["front_hypervolume"] = hypervolume

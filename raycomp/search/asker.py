@@ -16,11 +16,10 @@ import optuna
 from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from raycomp.recipe import Recipe
-from raycomp.results.row import Row, cost
+from raycomp import objectives
+from raycomp.results.row import Row
 from raycomp.search.first_images import FirstImages
 from raycomp.search.history import FULL, FixedSpaceTPE, condensed
-from raycomp.search.pareto import DIRECTIONS, values
 from raycomp.search.proposal import Proposal
 from raycomp.search.sampler import SurrogateSampler, distributions
 from raycomp.search.space import Space
@@ -41,19 +40,19 @@ class Asker:
         self._distributions = distributions(space)
         self._surrogate, self._first_images = Surrogate(), FirstImages()
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self._study = optuna.create_study(directions=list(DIRECTIONS))
+        self._study = optuna.create_study(directions=objectives.directions())
         self._memory: list[FrozenTrial] = []
         """The complete trials of the study."""
         self._running: dict[str, optuna.Trial] = {}
         self._thread = ThreadPoolExecutor(1, "raycomp-ask")
         self._ask: Future[Proposal | None] | None = None
         for row, following in pairwise(rows):
-            if following["origin"] == "proposed" != row["origin"]:
+            if following.origin == "proposed" != row.origin:
                 self._again(following)  # which was chosen before this known one ended
             self._learn(row)
         self._told = deque(rows[-1:])
         """Rows that the next ask, or the one that is being made, does not know of."""
-        if rows and rows[-1]["origin"] == "proposed":
+        if rows and rows[-1].origin == "proposed":
             self._again(rows[-1])
 
     def tell(self, row: Row) -> None:
@@ -73,13 +72,12 @@ class Asker:
 
     def _again(self, row: Row) -> None:
         """Have the recipe of a row run in the study as it did when it was proposed."""
-        if row["recipe_id"] not in self._running:
-            recipe = Recipe.model_validate_json(row["recipe_json"])
-            self._running[recipe.id] = self._asked(dict(self._space.params(recipe)))
+        if row.recipe_id not in self._running:
+            self._running[row.recipe_id] = self._asked(dict(self._space.params(row.recipe)))
 
     def _learn(self, row: Row) -> None:
         found = self._objectives(row)
-        trial = self._running.pop(row["recipe_id"], None)
+        trial = self._running.pop(row.recipe_id, None)
         if trial is None:
             if (frozen := as_trial(self._space, row, found)) is not None:
                 self._study.add_trial(frozen)
@@ -90,11 +88,11 @@ class Asker:
             self._remember(self._study.tell(trial, found))
         self._first_images.learn(row)
 
-    def _objectives(self, row: Row) -> tuple[float, float, float] | None:
+    def _objectives(self, row: Row) -> tuple[float, ...] | None:
         """What the sampler is told; None for a row that failed."""
-        if row["status"] == "stopped":
-            return *self._first_images.expected(row), cost(row)
-        return values(row) if row["status"] == "complete" else None
+        if row.status == "stopped":
+            return *self._first_images.expected(row), row.cost
+        return objectives.values(row) if row.status == "complete" else None
 
     def _remember(self, trial: FrozenTrial) -> None:
         """Count a complete trial; a memory that is full goes on, condensed, in a new study."""
@@ -102,7 +100,7 @@ class Asker:
         if len(self._memory) < FULL or self._config.sampler == "nsga2":  # which needs its generations whole
             return
         self._memory = condensed(self._memory)
-        self._study = optuna.create_study(directions=list(DIRECTIONS))
+        self._study = optuna.create_study(directions=objectives.directions())
         self._study.add_trials(self._memory)
         self._running = {key: self._asked(running.params) for key, running in self._running.items()}
 
@@ -142,11 +140,11 @@ class Asker:
         return FixedSpaceTPE(self._distributions, seed)
 
 
-def as_trial(space: Space, row: Row, objectives: tuple[float, float, float] | None) -> FrozenTrial | None:
+def as_trial(space: Space, row: Row, found: tuple[float, ...] | None) -> FrozenTrial | None:
     """A row as Optuna's trial, at the nearest point of the grid; None without objectives, or not near."""
-    if objectives is None:
+    if found is None:
         return None
-    params = space.params(Recipe.model_validate_json(row["recipe_json"]))
-    if abs(space.cost(space.recipe(params)) / cost(row) - 1) > _OFF_GRID:
+    params = space.params(row.recipe)
+    if abs(space.cost(space.recipe(params)) / row.cost - 1) > _OFF_GRID:
         return None
-    return create_trial(params=dict(params), distributions=distributions(space), values=list(objectives))
+    return create_trial(params=dict(params), distributions=distributions(space), values=list(found))

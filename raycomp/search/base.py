@@ -240,7 +240,7 @@ def check_same(rows: Sequence[Row], base: Base, folder: AnyPath) -> None:
     """
     now = {"checkpoint": base.mark, "evalset": base.evalset.fingerprint}
     for field, value in now.items():
-        other = next((row[field] for row in rows if row[field] != value), None)
+        other = next((there for row in rows if (there := getattr(row, field)) != value), None)
         if other is not None:
             raise UserError(
                 f"results folder {folder}: rows were measured with {field} {other}, now {value}; choose another --name"

@@ -13,6 +13,8 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import TPESampler
 from optuna.trial import FrozenTrial
 
+from raycomp import objectives
+
 FULL = 600
 """Trials at which the memory is condensed."""
 KEPT = 300
@@ -21,8 +23,8 @@ KEPT = 300
 
 def condensed(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
     """Half of `KEPT` the best by non-dominated rank, half evenly spaced among the others; in their order."""
-    values = np.array([trial.values for trial in trials]) * [-1, -1, 1]
-    by_rank = np.argsort(moocore.pareto_rank(values), kind="stable")
+    points = objectives.minimised([trial.values for trial in trials])
+    by_rank = np.argsort(moocore.pareto_rank(points), kind="stable")
     best, others = by_rank[: KEPT // 2], np.sort(by_rank[KEPT // 2 :])
     spaced = others[np.linspace(0, len(others) - 1, KEPT - KEPT // 2).astype(int)]
     return [trials[index] for index in sorted({*best.tolist(), *spaced.tolist()})]

@@ -6,15 +6,15 @@ from dataclasses import dataclass
 from raycomp.flops import gflops
 from raycomp.merging import METHODS, MergeMethod
 from raycomp.recipe import BlockWidths, Recipe, dense
+from raycomp.results.query import UNIFORM, UNIFORM_BOTH, UNIFORM_PRUNING
 from raycomp.search.matched import bisect
 from raycomp.sections import PolicyConfig, SpaceConfig
 from raycomp.shape import ModelShape, Size
 
 Cost = Callable[[Recipe], float]
 
-UNIFORM_PRUNING = "uniform pruning"
-_UNIFORM, _UNIFORM_BOTH, _NARROWER = "uniform ", "uniform prune+", "MLP 75% + "
-_BEST_FIRST = (_UNIFORM_BOTH, UNIFORM_PRUNING, _UNIFORM, _NARROWER, "")
+_NARROWER = "MLP 75% + "
+_BEST_FIRST = (UNIFORM_BOTH, UNIFORM_PRUNING, UNIFORM, _NARROWER, "")
 """How kinds begin, by the accuracy that street scenes keep at half of the dense GFLOPs and below, the baselines before
 others."""
 _MULTIPLE = 8  # widths that hardware likes
@@ -32,32 +32,6 @@ class Known:
     @property
     def label(self) -> str:
         return f"{self.kind} {self.share:.0%}"
-
-
-def counted(count: int) -> str:
-    """`1 known recipe`, `12 known recipes`."""
-    return f"{count} known recipe" + ("" if count == 1 else "s")
-
-
-def kind_of(label: str) -> str:
-    """The kind that a row's label names, as of "uniform ToMe 50%"; empty of recipes that were searched for."""
-    return label.rpartition(" ")[0]
-
-
-def baselines(title: str = METHODS[SpaceConfig().merge].title) -> tuple[str, str, str]:
-    """What a search must beat, the same in every block: merging by the method of this title, pruning, and both."""
-    return _UNIFORM + title, UNIFORM_PRUNING, _UNIFORM_BOTH + title
-
-
-def baselines_of(labels: Iterable[str]) -> tuple[str, str, str]:
-    """The baselines of a sweep whose rows have these labels; those of the default merge method where none merges."""
-    merging = {kind_of(label) for label in labels if is_baseline(label)} - {UNIFORM_PRUNING}
-    return baselines(min(merging).removeprefix(_UNIFORM_BOTH).removeprefix(_UNIFORM)) if merging else baselines()
-
-
-def is_baseline(label: str) -> bool:
-    """Whether a row's label is that of a baseline."""
-    return kind_of(label).startswith(_UNIFORM)
 
 
 def known(
@@ -87,7 +61,7 @@ def known(
         builders[UNIFORM_PRUNING] = lambda s: pruned(shape, s, least)
         builders[f"{_NARROWER}{last} {merging.title}"] = _merging(narrower, schedules[last])
         if half_way is not None:
-            builders[_UNIFORM_BOTH + merging.title] = _merging(half_way, schedules["uniform"])
+            builders[UNIFORM_BOTH + merging.title] = _merging(half_way, schedules["uniform"])
         for kind, build in builders.items():
             recipe = _matched(build, cost, target)
             if recipe is not None:

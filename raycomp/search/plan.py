@@ -17,10 +17,8 @@ from raycomp.evaluate.speed import median_seconds
 from raycomp.models.policy import Policy
 from raycomp.models.segmenter import Segmenter
 from raycomp.recipe import dense
-from raycomp.results.row import cost_share
+from raycomp.results.query import CONFIRMED, confirmed, is_baseline
 from raycomp.search.base import default_device
-from raycomp.search.confirmed import CONFIRMED, confirmed
-from raycomp.search.known import is_baseline
 from raycomp.search.proposer import Proposer
 from raycomp.sections import DataConfig, StageConfig
 from raycomp.shape import ModelShape, enlarged_to
@@ -109,12 +107,12 @@ def plan(config: SweepConfig, proposer: Proposer) -> Plan:
 def _confirmed(proposer: Proposer, proposed: int) -> tuple[list[float], int]:
     """Shares of the dense cost of what the full set will certainly be run on, and how many more it may be."""
     measured = confirmed(proposer.rows.values())
-    left = [row for row in measured if ("full", row["recipe_id"]) not in proposer.rows]
+    left = [row for row in measured if ("full", row.recipe_id) not in proposer.rows]
     if not proposer.first and not proposed:
-        return [cost_share(row) for row in left], 0
-    fixed = [row for row in left if row["origin"] == "reference" or is_baseline(row["label"])]
+        return [row.cost_share for row in left], 0
+    fixed = [row for row in left if row.origin == "reference" or is_baseline(row.label)]
     coming = [one for one in proposer.first if one.origin == "reference" or is_baseline(one.label)]
-    shares = [cost_share(row) for row in fixed]
+    shares = [row.cost_share for row in fixed]
     shares += [proposer.space.cost(one.recipe) / proposer.dense_cost for one in coming]
     others = len(left) - len(fixed) + len(proposer.first) - len(coming) + proposed
     return shares, min(CONFIRMED, others)

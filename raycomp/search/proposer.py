@@ -7,12 +7,11 @@ from collections import deque
 from collections.abc import Sequence
 from itertools import count
 
-from raycomp.recipe import Recipe, dense
-from raycomp.results.row import Row, is_dense
-from raycomp.results.store import completed
+from raycomp.recipe import dense
+from raycomp.results.query import completed, confirmed, counted
+from raycomp.results.row import Row, present
 from raycomp.search.asker import Asker
-from raycomp.search.confirmed import confirmed
-from raycomp.search.known import Known, best_first, counted, known
+from raycomp.search.known import Known, best_first, known
 from raycomp.search.proposal import Proposal
 from raycomp.search.space import Space
 from raycomp.sections import SearchConfig
@@ -36,8 +35,8 @@ class Proposer:
         self._exhausted = False
         self._confirming = False
         for row in rows:
-            again = is_dense(row) and row["status"] == "failed"  # nothing goes on without the dense model
-            if row["stage"] in ("search", "full") and not again:  # others, as refined ones, were not proposed here
+            again = row.is_dense and row.status == "failed"  # nothing goes on without the dense model
+            if row.stage in ("search", "full") and not again:  # others, as refined ones, were not proposed here
                 self._record(row)
         trials = [row for row in rows if _is_trial(row)]
         self._taken = {recipe_id for stage, recipe_id in self.rows if stage == "search"}
@@ -87,7 +86,7 @@ class Proposer:
 
     def tell(self, row: Row) -> None:
         """Learn from a finished row, complete or failed."""
-        self._open.discard((row["stage"], row["recipe_id"]))
+        self._open.discard((row.stage, row.recipe_id))
         self._record(row)
         if _is_trial(row):
             self._asker.tell(row)
@@ -97,7 +96,7 @@ class Proposer:
         return [row for row in completed(self.rows.values(), "search") if _is_trial(row)]
 
     def _record(self, row: Row) -> None:
-        key = (row["stage"], row["recipe_id"])
+        key = (row.stage, row.recipe_id)
         self._trials_done += key not in self.rows and _is_trial(row)
         self.rows[key] = row
 
@@ -121,13 +120,13 @@ class Proposer:
             if inside is None or not inside.outside(one.recipe):
                 offered.setdefault(one.recipe.id, one)
         offered.pop(self.dense.id, None)
-        done = [row for row in self.rows.values() if row["stage"] == "search"]
-        room = self.config.trials // 2 - sum(row["origin"] == "known" for row in done)
+        done = [row for row in self.rows.values() if row.stage == "search"]
+        room = self.config.trials // 2 - sum(row.origin == "known" for row in done)
         room = max(0, min(room, self.config.trials - self.trials_done))
         left = [one for one in best_first(offered.values()) if ("search", one.recipe.id) not in self.rows][:room]
         queue = [("reference", "dense", self.dense)] if ("search", self.dense.id) not in self.rows else []
         queue += [("known", one.label, one.recipe) for one in offered.values() if one in left]
-        taken = {row["number"] for row in done}
+        taken = {row.number for row in done}
         numbers = (number for number in count() if number not in taken)
         return deque(Proposal(next(numbers), "search", *one) for one in queue)
 
@@ -150,13 +149,13 @@ class Proposer:
         return self._full.popleft() if self._full else None
 
     def _full_proposals(self) -> list[Proposal]:
-        slowest_first = sorted(confirmed(self.rows.values()), key=lambda row: -row["gflops"])  # none waits at the end
+        # none waits at the end
+        slowest_first = sorted(confirmed(self.rows.values()), key=lambda row: -present(row.gflops))
         proposals = [
-            Proposal(number, "full", row["origin"], row["label"], Recipe.model_validate_json(row["recipe_json"]))
-            for number, row in enumerate(slowest_first)
+            Proposal(number, "full", row.origin, row.label, row.recipe) for number, row in enumerate(slowest_first)
         ]
         return [p for p in proposals if p.key not in self.rows]
 
 
 def _is_trial(row: Row) -> bool:
-    return bool(row["stage"] == "search" and row["origin"] != "reference")
+    return row.stage == "search" and row.origin != "reference"

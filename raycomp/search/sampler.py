@@ -1,6 +1,6 @@
 """The sampler of a sweep: of many candidates the one that is expected to add most to the front's hypervolume.
 
-The worst corner of the hypervolume is half of the best accuracies measured, at the budget.
+The worst corner of the hypervolume is half of the best values measured, at the budget.
 """
 
 from typing import Any
@@ -13,6 +13,7 @@ from optuna.distributions import BaseDistribution, IntDistribution
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
+from raycomp import objectives
 from raycomp.search.candidates import candidates, most, point, steps
 from raycomp.search.space import Space
 from raycomp.search.surrogate import Surrogate, chosen, expected, predicted
@@ -69,7 +70,7 @@ class SurrogateSampler(BaseSampler):
             return dict(point(self._dimensions, candidates(self._dimensions, np.empty((0, 0)), 1, rng)[0]))
         measured = np.array([one.values for one in done])
         tried = np.array([steps(self._dimensions, one.params) for one in (*done, *running)])
-        front = tried[: len(done)][moocore.is_nondominated(measured * [-1, -1, 1])]
+        front = tried[: len(done)][moocore.is_nondominated(objectives.minimised(measured))]
         drawn = candidates(self._dimensions, front, _CANDIDATES, rng)
         seen = set(map(tuple, tried.tolist()))
         points = [point(self._dimensions, one) for one in drawn]
@@ -78,8 +79,15 @@ class SurrogateSampler(BaseSampler):
         choice = np.flatnonzero((costs <= self._budget) & fresh)
         if not len(choice):
             return dict(points[int(rng.integers(len(points)))])
-        spent = np.concatenate([measured[:, 2], [self._cost(one.params) for one in running]])
-        best = self._best(measured[:, :2], tried, spent, drawn[choice], costs[choice], 1 + len(running) // _TOGETHER)
+        spent = np.concatenate([measured[:, -1], [self._cost(one.params) for one in running]])
+        best = self._best(
+            measured[:, :-1] * objectives.signs()[:-1],
+            tried,
+            spent,
+            drawn[choice],
+            costs[choice],
+            1 + len(running) // _TOGETHER,
+        )
         self._surrogate.ahead.extend(points[choice[index]] for index in best[1:])
         return dict(points[choice[best[0]]])
 
@@ -95,21 +103,31 @@ class SurrogateSampler(BaseSampler):
         costs: np.ndarray,
         count: int,
     ) -> list[int]:
-        """Indices of the best candidates; `tried` has the trials that are complete, then those that still run."""
+        """Indices of the best candidates.
+
+        Args:
+            accuracy: (T, M - 1), the measured objectives of the complete trials, all to be maximised.
+            tried: the trials that are complete, then those that still run.
+        """
         limit = most(self._dimensions)
         models = self._surrogate.models(tried / limit, accuracy)
         known = torch.cat([expected(models, tried / limit), torch.from_numpy(-spent / self._budget)[:, None]], dim=1)
         known = _thinned(known)
-        corner = torch.tensor([*accuracy.max(0) / 2, -1.0], dtype=torch.float64)
+        corner = torch.tensor([*_worst(accuracy.max(0)), -1.0], dtype=torch.float64)
         mean, deviation = predicted(models, drawn / limit)
         relative = torch.from_numpy(costs / self._budget)
         return chosen(mean, deviation, relative, known, corner, min(count, len(costs)))
 
 
 def _thinned(known: torch.Tensor) -> torch.Tensor:
-    """The front of objectives (T, 3), all maximised; of a larger one, members evenly spaced by cost."""
+    """The front of objectives (T, M), all maximised, the cost last; of a larger one, members evenly spaced by cost."""
     front = known[moocore.is_nondominated(-known.numpy())]
     if len(front) <= _FRONT:
         return front
     spaced = np.linspace(0, len(front) - 1, _FRONT).astype(int)
-    return front[front[:, 2].argsort()[spaced]]
+    return front[front[:, -1].argsort()[spaced]]
+
+
+def _worst(best: np.ndarray) -> np.ndarray:
+    """The worst corner of the measured objectives: half of what is maximised, twice of what is minimised."""
+    return np.where(objectives.signs()[:-1] > 0, best / 2, best * 2)

@@ -9,7 +9,6 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import optuna
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
@@ -17,19 +16,18 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.storages.journal._file import LOCK_FILE_SUFFIX
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from raycomp import objectives
 from raycomp.errors import first_line
 from raycomp.files import put_aside
 from raycomp.results.mirror import Mirror
 from raycomp.results.row import Row
 from raycomp.search.asker import as_trial
-from raycomp.search.pareto import DIRECTIONS, values
 from raycomp.search.space import Space
 from raycomp.storage import AnyPath
 
 _ROW = "raycomp.row"
 _JOURNAL = "journal:"
 _HELD = 5.0  # seconds after which a lock that stays the same is nobody's
-_OBJECTIVES = ["clean_miou", "corrupted_miou", "cost"]
 
 
 def study_uri(given: str | None, folder: AnyPath) -> str | None:
@@ -53,31 +51,34 @@ class StudyCopy(Mirror):
         """Open or create the study, and see which rows it has."""
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._study = optuna.create_study(
-            storage=self._storage(), study_name=self._study_name, directions=list(DIRECTIONS), load_if_exists=True
+            storage=self._storage(),
+            study_name=self._study_name,
+            directions=objectives.directions(),
+            load_if_exists=True,
         )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            self._study.set_metric_names(_OBJECTIVES)
+            self._study.set_metric_names([objective.name for objective in objectives.OBJECTIVES])
         self._there = {str(trial.user_attrs.get(_ROW)) for trial in self._study.get_trials(deepcopy=False)}
 
     def write(self, item: Row | str) -> None:
         """Add a row of the search."""
         assert self._study is not None
-        if isinstance(item, str) or item["stage"] != "search":
+        if isinstance(item, str) or item.stage != "search":
             return
-        key = f"{item['recipe_id']} {item['status']}"
+        key = f"{item.recipe_id} {item.status}"
         if key in self._there:
             return
         self._study.add_trial(self._trial(item, key))
         self._there.add(key)
 
     def _trial(self, row: Row, key: str) -> FrozenTrial:
-        attrs: dict[str, Any] = {_ROW: key, **{name: row[name] for name in ("recipe_id", "origin", "label")}}
-        frozen = as_trial(self._space, row, values(row) if row["status"] == "complete" else None)
+        attrs = {_ROW: key, "recipe_id": row.recipe_id, "origin": row.origin, "label": row.label}
+        frozen = as_trial(self._space, row, objectives.values(row) if row.status == "complete" else None)
         if frozen is not None:
             frozen.user_attrs = attrs
             return frozen
-        failed = row["status"] == "failed"  # else stopped, or a known recipe that Optuna's distributions do not hold
+        failed = row.status == "failed"  # else stopped, or a known recipe that Optuna's distributions do not hold
         return create_trial(state=TrialState.FAIL if failed else TrialState.PRUNED, user_attrs=attrs)
 
     def _storage(self) -> BaseStorage:

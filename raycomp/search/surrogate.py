@@ -1,6 +1,6 @@
-"""Gaussian processes that predict a recipe's accuracy from its compression, and what a trial is expected to bring.
+"""Gaussian processes that predict a recipe's measured objectives, and what a trial is expected to bring.
 
-GFLOPs are known for every recipe, so only clean and corrupted mIoU are modelled. Models are BoTorch's, with the priors
+The cost is known for every recipe, so only the other objectives are modelled. Models are BoTorch's, with the priors
 of Hvarfner et al., "Vanilla Bayesian Optimization Performs Great in High Dimensions", ICML 2024; the expected
 improvement of the hypervolume is that of Daulton et al., "Differentiable Expected Hypervolume Improvement for Parallel
 Multi-Objective Bayesian Optimization", NeurIPS 2020.
@@ -35,7 +35,7 @@ State = dict[str, Tensor]
 
 
 class Surrogate:
-    """Models of both accuracies. Their hyperparameters follow from the trials alone, and are kept between asks."""
+    """Models of the measured objectives; hyperparameters follow from the trials alone and are kept between asks."""
 
     def __init__(self) -> None:
         self._fitted_at, self._states = 0, list[State]()
@@ -48,7 +48,7 @@ class Surrogate:
         Args:
             compression: (T, D) in [0, 1]; where these are more than the accuracies, the others are trials that still
                 run, and count as what is expected of them.
-            accuracy: (at most T, 2).
+            accuracy: (at most T, M - 1), to be maximised.
         """
         X, Y = torch.from_numpy(compression), torch.from_numpy(accuracy)
         done = len(Y)
@@ -57,7 +57,7 @@ class Surrogate:
             warnings.simplefilter("ignore", NumericalWarning)
             if (first := _fit_at(done)) != self._fitted_at:
                 chosen = np.unique(np.linspace(0, first - 1, min(first, _FITTED)).astype(int))
-                self._states = [_fitted(X[chosen], Y[chosen, j : j + 1]) for j in range(2)]
+                self._states = [_fitted(X[chosen], Y[chosen, j : j + 1]) for j in range(Y.shape[1])]
                 self._fitted_at = first
             models = self._given(X[:done], Y)
             if done == len(X):
@@ -65,7 +65,10 @@ class Surrogate:
             return self._given(X, torch.cat([Y, expected(models, compression[done:])]))
 
     def _given(self, inputs: Tensor, targets: Tensor) -> list[SingleTaskGP]:
-        models = [SingleTaskGP(inputs, targets[:, j : j + 1], outcome_transform=Standardize(1)) for j in range(2)]
+        models = [
+            SingleTaskGP(inputs, targets[:, j : j + 1], outcome_transform=Standardize(1))
+            for j in range(targets.shape[1])
+        ]
         for model, state in zip(models, self._states, strict=True):
             model.load_state_dict({**model.state_dict(), **state})
             model.eval()
@@ -90,7 +93,7 @@ def _fitted(inputs: Tensor, targets: Tensor) -> State:
 
 @torch.no_grad()
 def expected(models: list[SingleTaskGP], compression: np.ndarray) -> Tensor:
-    """Mean (T, 2) of both accuracies, without the work that deviations are."""
+    """Mean (T, M - 1) of the measured objectives, without the work that deviations are."""
     with skip_posterior_variances():
         return torch.cat([model.posterior(torch.from_numpy(compression)).mean for model in models], dim=1)
 
@@ -112,11 +115,11 @@ def chosen(
     """Candidates that are expected to add most to the hypervolume, each given those before it.
 
     Args:
-        mean: (C, 2) of the uncertain objectives, which are maximised.
-        deviation: (C, 2).
+        mean: (C, M - 1) of the uncertain objectives, which are maximised.
+        deviation: (C, M - 1).
         cost: (C,), the last objective, which is certain, and minimised.
-        known: (T, 3) objectives of the trials, their cost negated.
-        reference: (3,), the worst corner.
+        known: (T, M) objectives of the trials, their cost negated.
+        reference: (M,), the worst corner.
         count: how many to choose, at most C.
     """
     front, certain = FastNondominatedPartitioning(ref_point=reference, Y=known), -cost[:, None]
@@ -135,12 +138,12 @@ def chosen(
 def expected_improvement(
     mean: Tensor, deviation: Tensor, certain: Tensor, front: FastNondominatedPartitioning
 ) -> Tensor:
-    """What each candidate (C, 2), (C, 2), (C, 1) is expected to add to the hypervolume (C,)."""
+    """What each candidate (C, M - 1), (C, M - 1), (C, 1) is expected to add to the hypervolume (C,)."""
     # BoTorch's qExpectedHypervolumeImprovement could replace this, its objective a class that appends the certain cost
     # (a GenericDeterministicModel in the list has no sampler). Tried, 0.18.1 on one core with 250 candidates and these
     # models: the same best candidate, the same 20 best; 19, 24 and 116 ms after 20, 60 and 300 trials, where this takes
     # 19, 30 and 57 with the prediction. qLogExpectedHypervolumeImprovement: also the same, 87 to 316 ms.
-    normal = draw_sobol_normal_samples(2, _SAMPLES, seed=0).to(mean)
+    normal = draw_sobol_normal_samples(mean.shape[1], _SAMPLES, seed=0).to(mean)
     drawn = mean + normal[:, None] * deviation  # (S, C, 2)
     objectives = torch.cat([drawn, certain.expand(_SAMPLES, -1, 1)], dim=-1)[:, :, None]  # (S, C, 1, M)
     low, high = front.get_hypercell_bounds()  # (K, M)

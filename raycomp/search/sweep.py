@@ -14,13 +14,14 @@ from ray.tune.search import Searcher
 
 from raycomp.data.samples import Samples
 from raycomp.errors import UserError
-from raycomp.results.row import Row, check_measured, is_dense
+from raycomp.results.query import check_measured
+from raycomp.results.row import Row
 from raycomp.results.store import Store
 from raycomp.search.actor import Trial
 from raycomp.search.base import Base
 from raycomp.search.cluster import trial_resources, workers
 from raycomp.search.proposal import Proposal, Source
-from raycomp.search.trial import described, git_commit
+from raycomp.search.rows import described, failed, git_commit
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,7 @@ class _Searcher(Searcher):
         self._proposer.tell(row)
         self._on_row(row)
         try:
-            check_measured([row] if is_dense(row) else [])
+            check_measured([row] if row.is_dense else [])
         except UserError as without_dense:  # nothing to judge the other trials by: they need not run
             self.problem = str(without_dense)
 
@@ -147,7 +148,7 @@ class _Searcher(Searcher):
         text = f"the trial's worker died {times} times, of too little memory maybe (search.max_failures)"
         if why is not None:
             text = f"the trial ended its worker {times} times (search.max_failures), the last time by {why}"
-        row = described(self._base, proposal) | {"status": "failed", "error": text[:2000]}
+        row = failed(described(self._base, proposal), text)
         self._store.write(row)
         return row
 

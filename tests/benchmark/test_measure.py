@@ -15,7 +15,6 @@ from raycomp.data.streetscenes import StreetScenes
 from raycomp.flops import gflops
 from raycomp.merging import Algm
 from raycomp.recipe import dense
-from raycomp.results.row import SCHEMA, identity
 from raycomp.results.store import Store
 from tests.bases import SHAPE
 
@@ -37,21 +36,20 @@ def test_a_cell_gives_a_whole_row_and_its_pictures(base, method, tmp_path):
     cell, found = setting(base, method, tmp_path)
     made = measure_cell(base, None, cell, found, tmp_path / "state.pt", CPU, "commit")
     row, kept = made.row, made.pictures
-    assert row["status"] == "complete", row["error"]
-    assert row["gflops"] == pytest.approx(found.gflops, rel=1e-9)
-    assert row["recipe_id"] == found.recipe.id
-    assert len(row["corrupted_by_variant"]) == 80
-    assert set(row) <= set(SCHEMA.names)
+    assert row.status == "complete", row.error
+    assert row.gflops == pytest.approx(found.gflops, rel=1e-9)
+    assert row.recipe_id == found.recipe.id
+    assert len(row.corrupted_by_variant) == 80
     store = Store(tmp_path)
     store.open(base.config)
     store.write(row)
-    assert [path.name for path in store.files()] == [f"{identity(row)}.parquet"]
+    assert [path.name for path in store.files()] == [f"{row.identity}.parquet"]
     assert kept.predictions.shape == (3, 64, 64)
     assert kept.sources.shape == (3, 8, 8)
     kept.save(tmp_path / "kept.npz")
     assert np.array_equal(Pictures.load(tmp_path / "kept.npz").sources, kept.sources)
     assert made.weights.keys() == base.weights.keys()
-    assert row["tokens"][-1] <= 66
+    assert row.tokens[-1] <= 66
     distinct = len(np.unique(kept.sources[0]))
     assert (distinct < 64) == (method in ("tome", "cts", "algm", "nvit+tome"))
 
@@ -64,36 +62,36 @@ def test_recovery_trains_a_copy_with_the_seed_s_batches(base, tmp_path):
         measure_cell(tuned, samples, Cell(cell.level, seed), found, tmp_path / f"{run}.pt", CPU, "").row
         for run, seed in enumerate((0, 0, 1))
     ]
-    assert [row["status"] for row in rows] == ["complete"] * 3, rows[0]["error"]
-    assert rows[0]["clean_miou"] == rows[1]["clean_miou"]
-    assert rows[0]["corrupted_by_variant"] != rows[2]["corrupted_by_variant"]
+    assert [row.status for row in rows] == ["complete"] * 3, rows[0].error
+    assert rows[0].clean_miou == rows[1].clean_miou
+    assert rows[0].corrupted_by_variant != rows[2].corrupted_by_variant
     assert all(np.array_equal(base.weights[name], tensor) for name, tensor in before.items())
-    assert rows[0]["seconds_recover"] > 0
+    assert rows[0].seconds_recover > 0
 
 
 def test_adaptive_merging_is_matched_again_after_recovery(base, tmp_path):
     cell, found = setting(base, "algm", tmp_path)
     tuned = with_recovery(base, 6)
     row = measure_cell(tuned, StreetScenes("train", 8), cell, found, tmp_path / "state.pt", CPU, "").row
-    assert row["status"] == "complete", row["error"]
-    assert row["gflops"] == pytest.approx(found.target, rel=0.012)
-    assert row["recipe_id"] != found.recipe.id
+    assert row.status == "complete", row.error
+    assert row.gflops == pytest.approx(found.target, rel=0.012)
+    assert row.recipe_id != found.recipe.id
 
 
 def test_an_unreachable_level_says_how_far_the_method_goes(base):
     level = Level(500.0, "cts")
     setting = find(base, level, CPU)
     row = failed_row(base, Cell(level, 0), setting, unreachable(setting))
-    assert row["status"] == "failed"
-    assert "the least is" in row["error"]
-    assert "R = 0.75" in row["error"]
+    assert row.status == "failed"
+    assert "the least is" in row.error
+    assert "R = 0.75" in row.error
 
 
 def test_a_recipe_that_cannot_be_built_is_a_failed_row(base, tmp_path):
     too_wide = Setting(dense(SHAPE).model_copy(update={"embed": 128}), 1.0, 1.0, "")
     row = measure_cell(base, None, Cell(Level(2.0, "nvit"), 0), too_wide, tmp_path, CPU, "").row
-    assert row["status"] == "failed"
-    assert "embed" in row["error"]
+    assert row.status == "failed"
+    assert "embed" in row.error
 
 
 def test_speeds_are_relative_to_dense(base, tmp_path):

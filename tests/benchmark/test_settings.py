@@ -19,6 +19,7 @@ from raycomp.recipe import Recipe, dense
 from raycomp.sections import BenchmarkConfig
 from tests.bases import CLEAN_IMAGES, SHAPE
 from tests.counting import counted
+from tests.helpers.rows import row
 
 CPU = torch.device("cpu")
 METHODS = {"tome": ToMe, "cts": Cts, "algm": Algm, "nvit": type(None), "nvit+tome": ToMe}
@@ -99,13 +100,11 @@ def test_the_latency_term_changes_what_nvit_prunes(base):
 
 
 def test_the_best_of_a_front_that_costs_no_more(base):
-    whole = dense(SHAPE)
-    full = gflops(SHAPE, whole)
+    full, text = gflops(SHAPE, dense(SHAPE)), dense(SHAPE).canonical_json()
     members = [
-        {"recipe_id": str(i), "recipe_json": whole.canonical_json(), "gflops": full * share, "clean_miou": clean,
-         "corrupted_miou": clean}
+        row(recipe_id=str(i), recipe_json=text, gflops=full * share, clean_miou=clean, corrupted_miou=clean)
         for i, (share, clean) in enumerate([(0.3, 0.4), (0.45, 0.6), (0.9, 0.8)])
-    ]  # fmt: skip
+    ]
     assert from_front(members, base.saliency, base, Level(2.0, "found")).text == "recipe 1"
     assert not from_front(members, base.saliency, base, Level(5.0, "found")).reached
     assert isinstance(from_front(members, base.saliency, base, Level(2.0, "found")).recipe, Recipe)
@@ -114,8 +113,8 @@ def test_the_best_of_a_front_that_costs_no_more(base):
 def test_a_recipe_of_a_sweep_is_cut_by_the_scores_of_the_sweep(base):
     """The benchmark's own scores are NViT's; the sweep's are others, which keep other units."""
     narrow = dense(SHAPE).model_copy(update={"embed": 32})
-    row = {"recipe_id": "n", "recipe_json": narrow.canonical_json(), "gflops": gflops(SHAPE, narrow)}
-    members = [row | {"clean_miou": 0.5, "corrupted_miou": 0.5}]
+    cost, text = gflops(SHAPE, narrow), narrow.canonical_json()
+    members = [row(recipe_id="n", recipe_json=text, gflops=cost, clean_miou=0.5, corrupted_miou=0.5)]
     scores = {name: -score for name, score in base.saliency.items()}
     model = built(base, from_front(members, scores, base, Level(1.2, "found")))
     worst = base.saliency["embed"].argsort()[:32].sort().values

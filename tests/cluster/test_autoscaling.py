@@ -24,7 +24,7 @@ def test_nodes_come_with_trials_and_go_and_the_result_is_that_of_a_fixed_cluster
     assert "at most 2 node(s), none at the start and 0 in the end" in " ".join(grown.stdout.split())
     measured = [
         {
-            (row["stage"], row["recipe_id"]): (row["clean_miou"], row["corrupted_miou"], row["gflops"])
+            (row.stage, row.recipe_id): (row.clean_miou, row.corrupted_miou, row.gflops)
             for row in Store(place / "results" / name).rows()
         }
         for name in ("fixed", "grown")

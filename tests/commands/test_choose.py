@@ -1,6 +1,7 @@
 """`raycomp pick | compare | report | status`: the answer a user wants, or what comes nearest to it."""
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -11,9 +12,9 @@ from raycomp.commands.inspect import front_command
 from raycomp.commands.manage import status_command
 from raycomp.errors import UserError
 from raycomp.report.choose import Limits, choose
-from raycomp.report.compare import dense_row
 from raycomp.report.found import Found, difference
 from raycomp.report.status import status_of
+from raycomp.results.row import Row
 from raycomp.results.store import Store
 from tests.evaluate.test_per_image import made
 from tests.report.test_page import found, stored
@@ -25,44 +26,44 @@ def results(tmp_path_factory):
 
 
 ROWS = found().rows
-FULL = [row for row in ROWS if row["stage"] == "full"]
-DENSE = next(row for row in FULL if row["origin"] == "reference")
+FULL = [row for row in ROWS if row.stage == "full"]
+DENSE = next(row for row in FULL if row.origin == "reference")
 
 
-def points(row: dict, name: str) -> float:
-    return 100 * (DENSE[name] - row[name])
+def points(row: Row, name: str) -> float:
+    return 100 * (getattr(DENSE, name) - getattr(row, name))
 
 
-def accuracy(row: dict) -> float:
-    return row["clean_miou"] + row["corrupted_miou"]
+def accuracy(row: Row) -> float:
+    return row.clean_miou + row.corrupted_miou
 
 
 def test_within_a_cost_the_most_accurate():
-    limit = 0.5 * DENSE["gflops"]
+    limit = 0.5 * DENSE.gflops
     best, *others = choose(ROWS, Limits(gflops=limit))
-    inside = [row for row in FULL if row["gflops"] <= limit]
+    inside = [row for row in FULL if row.gflops <= limit]
     assert accuracy(best) == max(map(accuracy, inside))
-    assert all(row["gflops"] <= limit for row in others)
+    assert all(row.gflops <= limit for row in others)
     assert choose(ROWS, Limits(share=0.5))[0] == best
 
 
 def test_accurate_enough_and_then_the_cheapest():
     best = choose(ROWS, Limits(drop=8.0, corrupted_drop=10.0))[0]
     enough = [r for r in FULL if points(r, "clean_miou") <= 8.0 and points(r, "corrupted_miou") <= 10.0]
-    assert best["gflops"] == min(row["gflops"] for row in enough)
+    assert best.gflops == min(row.gflops for row in enough)
     assert len(enough) < len(FULL)
 
 
 def test_a_class_may_ask_for_what_others_dominate():
     """The last class's IoU is random, so its best recipe need not be on the front."""
-    least = max(row["class_iou"][3] for row in FULL)
+    least = max(row.class_iou[3] for row in FULL)
     [best] = choose(ROWS, Limits(share=1.0, class_iou={"</script><b>sign": least}))
-    assert best["class_iou"][3] == least
+    assert best.class_iou[3] == least
 
 
 def test_what_cannot_be_had_is_told_with_what_comes_nearest():
-    cheapest = min(FULL, key=lambda row: row["gflops"])
-    with pytest.raises(UserError, match=rf"no recipe has at most 0.0001 GFLOPs; nearest: {cheapest['recipe_id']} with"):
+    cheapest = min(FULL, key=lambda row: row.gflops)
+    with pytest.raises(UserError, match=rf"no recipe has at most 0.0001 GFLOPs; nearest: {cheapest.recipe_id} with"):
         choose(ROWS, Limits(gflops=0.0001))
     with pytest.raises(UserError, match="no recipe within the other limits has a clean mIoU of"):
         choose(ROWS, Limits(share=0.5, drop=-50.0))
@@ -73,12 +74,12 @@ def test_what_cannot_be_had_is_told_with_what_comes_nearest():
     with pytest.raises(UserError, match="no complete trial yet"):
         choose([], Limits())
     with pytest.raises(UserError, match="needs the dense model"):
-        choose([row for row in ROWS if row["origin"] != "reference"], Limits(drop=1.0))
+        choose([row for row in ROWS if row.origin != "reference"], Limits(drop=1.0))
 
 
 def test_a_search_that_has_no_full_stage_yet_can_be_picked_from():
-    rows = [row for row in ROWS if row["stage"] == "search"]
-    assert choose(rows, Limits(share=0.5))[0]["stage"] == "search"
+    rows = [row for row in ROWS if row.stage == "search"]
+    assert choose(rows, Limits(share=0.5))[0].stage == "search"
 
 
 def test_a_drop_is_of_both_accuracies_unless_one_is_named(results, capsys):
@@ -88,19 +89,19 @@ def test_a_drop_is_of_both_accuracies_unless_one_is_named(results, capsys):
         return [told["recipe"], *told["others"]]
 
     def lost(row: dict, name: str) -> float:
-        return 100 * (dense_row(ROWS, "full")[name] - row[name])
+        return 100 * (getattr(DENSE, name) - row[name])
 
     cheapest = found().front[0]  # in these rows corruption costs a fifth more
-    most = (lost(cheapest, "clean_miou") + lost(cheapest, "corrupted_miou")) / 2
+    most = (points(cheapest, "clean_miou") + points(cheapest, "corrupted_miou")) / 2
     both, clean = picked(max_drop=most), picked(max_clean_drop=most)
     assert all(max(lost(row, "clean_miou"), lost(row, "corrupted_miou")) <= most for row in both)
-    assert clean[0]["recipe_id"] == cheapest["recipe_id"] != both[0]["recipe_id"]
+    assert clean[0]["recipe_id"] == cheapest.recipe_id != both[0]["recipe_id"]
     assert picked(max_drop=most, max_corrupted_drop=2 * most) == both, "the strictest holds"
 
 
 def test_pick_is_as_sure_of_a_recipe_as_the_front_is(tmp_path, capsys):
-    images = {row["recipe_id"]: made(number).packed() for number, row in enumerate(FULL)}
-    rows = [row | {"per_image": images[row["recipe_id"]]} if row["stage"] == "full" else row for row in ROWS]
+    images = {row.recipe_id: made(number).packed() for number, row in enumerate(FULL)}
+    rows = [replace(row, per_image=images[row.recipe_id]) if row.stage == "full" else row for row in ROWS]
     store = Store(tmp_path / "sure")
     store.open(found().config)
     for row in rows:
@@ -140,10 +141,10 @@ def test_the_command_says_how_to_go_on(results, capsys):
     pick_command("tiny", max_share="50%", min_class_iou=["pole=0.1"], results=results)
     text = capsys.readouterr().out
     best = choose(ROWS, Limits(share=0.5, class_iou={"pole": 0.1}))[0]
-    assert f"raycomp export {best['recipe_id'][:6]} --sweep tiny --results {results} --out models" in text
-    pick_command("tiny", max_gflops=best["gflops"], results=results, as_json=True)
+    assert f"raycomp export {best.recipe_id[:6]} --sweep tiny --results {results} --out models" in text
+    pick_command("tiny", max_gflops=best.gflops, results=results, as_json=True)
     told = json.loads(capsys.readouterr().out)
-    assert told["recipe"]["gflops"] <= best["gflops"]
+    assert told["recipe"]["gflops"] <= best.gflops
 
 
 @pytest.mark.parametrize(
@@ -211,13 +212,13 @@ def test_rows_of_older_sweeps_and_of_refining_are_read_too(tmp_path, capsys):
     """Some have no names of classes, no figures of images, no seconds, or the dense model's full row alone."""
     begun = datetime(2026, 11, 1, tzinfo=UTC)
     sweep = found()
-    old = [{**row, "classes": None, "started": begun} for row in sweep.rows]
-    refined = {**sweep.front[0], "stage": "refined", "seed": 0, "started": begun, "seconds": None}
-    mixed = [*old[:-1], {**sweep.rows[-1], "started": begun}, refined]
+    old = [replace(row, classes=(), started=begun) for row in sweep.rows]
+    refined = replace(sweep.front[0], stage="refined", seed=0, started=begun, seconds=None)
+    mixed = [*old[:-1], replace(sweep.rows[-1], started=begun), refined]
     store = Store(tmp_path / "old")
     store.open(sweep.config)
     for row in mixed:
-        store.write(row | {"sweep": "other name"})
+        store.write(replace(row, sweep="other name"))
     store.lock.drop()
     assert status_of(store).last == begun + timedelta(seconds=1)
     report_command(["old"], results=str(tmp_path))
@@ -225,15 +226,15 @@ def test_rows_of_older_sweeps_and_of_refining_are_read_too(tmp_path, capsys):
     assert "--sweep old --out models" in page
     pick_command("old", min_class_iou=["pole=0.1"], results=str(tmp_path))
     assert "--sweep old" in capsys.readouterr().out
-    first = [row for row in ROWS if row["stage"] == "search" or row["origin"] == "reference"]
-    assert choose(first, Limits(share=0.5))[0]["stage"] == "search"
+    first = [row for row in ROWS if row.stage == "search" or row.origin == "reference"]
+    assert choose(first, Limits(share=0.5))[0].stage == "search"
 
 
 def test_a_sweep_measured_elsewhere_is_told_from_one_that_was_searched(tmp_path, capsys):
-    full = [{**row, "evalset": "others"} for row in FULL]
+    full = [replace(row, evalset="others") for row in FULL]
     elsewhere = Found("there", found().config, full)
     assert difference(found(), elsewhere) == "other evaluation images"
-    unfinished = Found("searched", found().config, [row for row in ROWS if row["stage"] == "search"])
+    unfinished = Found("searched", found().config, [row for row in ROWS if row.stage == "search"])
     assert difference(found(), unfinished) == "the search stage in place of the full one"
     timed = elsewhere.config.changed("search", limit="latency")
     assert difference(elsewhere, Found("timed", timed, full)) == "another limit (GFLOPs, time)"

@@ -1,5 +1,7 @@
 """Finding a recipe by a prefix of its id, and reading lists."""
 
+from dataclasses import replace
+
 import pytest
 import typer
 
@@ -30,7 +32,7 @@ def add_sweep(results, name: str, mode: str = "none", checkpoint: str = "a") -> 
     store.open(config)
     for number, recipe in enumerate(RECIPES):
         store.write(
-            fake_row(TINY, Proposal(number, "search", "known", "", recipe)) | {"sweep": name, "checkpoint": checkpoint}
+            replace(fake_row(TINY, Proposal(number, "search", "known", "", recipe)), sweep=name, checkpoint=checkpoint)
         )
 
 

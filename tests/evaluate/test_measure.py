@@ -98,6 +98,6 @@ def test_nothing_labelled_is_an_error_and_fails_a_trial(base):
         measured(base, data, "search")
     proposal = Proposal(0, "search", "reference", "", dense(SHAPE))
     row = run_trial(replace(base, evalset=data), None, proposal, None, CPU, "")
-    assert row["status"] == "failed"
-    assert "clean_miou" not in row
-    assert "is labelled" in row["error"]
+    assert row.status == "failed"
+    assert row.clean_miou is None
+    assert "is labelled" in row.error

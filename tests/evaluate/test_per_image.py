@@ -9,6 +9,8 @@ from raycomp.evaluate.measure import measure
 from raycomp.evaluate.per_image import PerImage
 from raycomp.recipe import dense
 from raycomp.report.trust import trust
+from raycomp.results.row import Row
+from tests.helpers import rows
 
 
 def made(seed: int, images: int = 12, classes: int = 4) -> PerImage:
@@ -56,8 +58,8 @@ def test_every_image_once_is_the_measurement(base):
         assert np.mean(hits[union > 0] / union[union > 0]) == pytest.approx(result.corrupted.reshape(-1)[variant])
 
 
-def row(name: str, cost: float, images: PerImage) -> dict:
-    return {"recipe_id": name, "gflops": cost, "per_image": images.packed()}
+def row(name: str, cost: float, images: PerImage) -> Row:
+    return rows.row(recipe_id=name, gflops=cost, per_image=images.packed())
 
 
 def test_intervals_hold_the_figure_and_ties_are_told():
@@ -77,7 +79,7 @@ def test_intervals_hold_the_figure_and_ties_are_told():
         for low, high in (found[name].clean, found[name].corrupted):
             assert low < rate < high
             assert high - low < 0.01
-    assert trust([{"recipe_id": "old", "gflops": 1.0}]) == {}
+    assert trust([rows.row(recipe_id="old", gflops=1.0)]) == {}
 
 
 @pytest.mark.parametrize("images", [1, 2, 4])

@@ -46,10 +46,10 @@ def log(place: Path, name: str) -> str:
 def found(place: Path, name: str, results: str = "results") -> Found:
     """What was measured of every recipe at every stage; each once, and whole."""
     rows = Store(place / results / name).rows()
-    keys = [(row["stage"], row["recipe_id"]) for row in rows]
+    keys = [(row.stage, row.recipe_id) for row in rows]
     assert len(keys) == len(set(keys))
     return {
-        key: (row["clean_miou"], row["corrupted_miou"], row["gflops"]) if row["status"] == "complete" else row["error"]
+        key: (row.clean_miou, row.corrupted_miou, row.gflops) if row.status == "complete" else row.error
         for key, row in zip(keys, rows, strict=True)
     }
 

@@ -23,7 +23,7 @@ def test_a_clock_that_jumps_changes_nothing(place, undisturbed, tmp_path):
     assert found(place, "clock") == undisturbed
     assert logged(place, "clock") == sorted("-".join(key) for key in undisturbed)
     rows = Store(place / "results" / "clock").rows()
-    started = [row["started"].timestamp() for row in rows]
+    started = [row.started.timestamp() for row in rows]
     assert max(started) - min(started) > 4 * day, "the clock did not jump"
-    assert all(0 < row["seconds"] < 120 and math.isfinite(row["latency_ms"]) for row in rows)
+    assert all(0 < row.seconds < 120 and math.isfinite(row.latency_ms) for row in rows)
     assert "about -" not in log(place, "clock"), "a time left that is negative"

@@ -73,5 +73,5 @@ def test_a_node_that_goes_in_the_middle_of_a_trial_costs_nothing_but_time(place,
     end_session(nodes[0])  # raylet and workers, at once
     finish(process, place, "spot")
     assert found(place, "spot") == undisturbed_random
-    died = [row for row in Store(place / "results" / "spot").rows() if row["status"] != "complete"]
+    died = [row for row in Store(place / "results" / "spot").rows() if row.status != "complete"]
     assert died == []

@@ -7,6 +7,7 @@ import os
 import resource
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -90,9 +91,9 @@ def given_files(tmp_path_factory) -> Given:
     store = Store(folder / "results" / sweep.name)
     store.open(sweep.config)
     for row in sweep.rows:
-        store.write(row | {"sweep": sweep.name})
+        store.write(replace(row, sweep=sweep.name))
     store.finish()
     store.lock.drop()
     store.compact()
-    best = next(row["recipe_id"] for row in sweep.rows if row["stage"] == "full")
+    best = next(row.recipe_id for row in sweep.rows if row.stage == "full")
     return Given(folder, best)

@@ -15,7 +15,8 @@ from raycomp.flops import gflops
 from raycomp.models import checkpoints
 from raycomp.models.policy import Policy
 from raycomp.recipe import Recipe, dense
-from raycomp.results.store import Store, completed
+from raycomp.results.query import completed
+from raycomp.results.store import Store
 from raycomp.sections import RecoveryConfig
 from tests.conftest import TINY, seeded_model
 from tests.jobs.test_pareto_search import environment, execute
@@ -81,18 +82,18 @@ def interrupted_after(place: Path, line: str, *extra: str) -> int:
 def test_from_nothing_to_the_page_and_on_with_more_seeds(place):
     assert interrupted_after(place, "cell 2/6", "--recovery", "2", "--seeds", "0") == 130
     folder = place / "results" / "tiny-benchmark"
-    before = {row["label"]: row["started"] for row in completed(Store(folder).rows(), "benchmark")}
+    before = {row.label: row.started for row in completed(Store(folder).rows(), "benchmark")}
     assert 2 <= len(before) < 6
 
     first = run(place, "--recovery", "2", "--seeds", "0")
     assert first.returncode == 0, first.stdout + first.stderr
     rows = completed(Store(folder).rows(), "benchmark")
-    assert {row["label"]: row["started"] for row in rows}.items() >= before.items()
-    assert {row["origin"] for row in rows} == {"dense", "algm", "cts", "tome", "nvit", "nvit+tome"}
-    full = next(row["gflops"] for row in rows if row["origin"] == "dense")
+    assert {row.label: row.started for row in rows}.items() >= before.items()
+    assert {row.origin for row in rows} == {"dense", "algm", "cts", "tome", "nvit", "nvit+tome"}
+    full = next(row.gflops for row in rows if row.origin == "dense")
     for row in rows:
-        if row["origin"] != "dense":
-            assert row["gflops"] == pytest.approx(full / 1.4, rel=0.04)
+        if row.origin != "dense":
+            assert row.gflops == pytest.approx(full / 1.4, rel=0.04)
     assert "| 1.4x | ALGM | T = " in (folder / "benchmark.md").read_text()
     assert all((folder / f"fig{n}.png").is_file() for n in (2, 3, 4))
 
@@ -100,8 +101,8 @@ def test_from_nothing_to_the_page_and_on_with_more_seeds(place):
     assert again.returncode == 0, again.stdout + again.stderr
     after = completed(Store(folder).rows(), "benchmark")
     assert len(after) == len(rows) + 2 * 3
-    kept = {(r["label"], r["seed"]): r["started"] for r in after}
-    assert all(kept[(r["label"], r["seed"])] == r["started"] for r in rows)
+    kept = {(r.label, r.seed): r.started for r in after}
+    assert all(kept[(r.label, r.seed)] == r.started for r in rows)
     assert " ± " in (folder / "benchmark.md").read_text()
 
     other = run(place, "--recovery", "3")

@@ -10,7 +10,8 @@ from PIL import Image
 
 from raycomp.data.streetscenes import StreetScenes
 from raycomp.models import checkpoints
-from raycomp.results.store import Store, completed
+from raycomp.results.query import completed
+from raycomp.results.store import Store
 from tests.conftest import seeded_model
 from tests.jobs.test_pareto_search import ROOT, SHAPE, execute
 
@@ -63,15 +64,15 @@ def test_an_elastic_model_is_trained_searched_and_deployed(place):
     rows = completed(Store(place / "results" / "tiny").rows(), "search")
     assert len(rows) == 7
     files = [checkpoints.fingerprint(place / name) for name in ("model.safetensors", "elastic.safetensors")]
-    assert {row["checkpoint"] for row in rows} == {" ".join(files)}
-    assert {row["recovery"] for row in rows} == {"elastic"}
-    assert min(min(row["mlp"]) for row in rows) >= 64  # uniform pruning at 40% is outside of what was trained
+    assert {row.checkpoint for row in rows} == {" ".join(files)}
+    assert {row.recovery for row in rows} == {"elastic"}
+    assert min(min(row.mlp) for row in rows) >= 64  # uniform pruning at 40% is outside of what was trained
     refined = run(place, "refine.py", "--sweep", "tiny", "--steps", "4", "--top", "1", "--seeds", "0,1")
     assert refined.returncode == 0, refined.stdout + refined.stderr
     assert "refining 2 model(s) by 4 steps on 2 worker(s)" in refined.stdout
     assert "model 2/2 measured" in refined.stdout
     tuned = completed(Store(place / "results" / "tiny").rows(), "refined")
-    assert {(row["seed"], row["recovery"], row["recovery_steps"]) for row in tuned} == {
+    assert {(row.seed, row.recovery, row.recovery_steps) for row in tuned} == {
         (0, "elastic, refined", 4),
         (1, "elastic, refined", 4),
     }
@@ -83,7 +84,7 @@ def test_an_elastic_model_is_trained_searched_and_deployed(place):
     assert "model 1/2 loss" not in again.stdout, "trained twice"
     shown = raycomp(place, "front", "tiny")
     assert "Refined front" in shown.stdout, shown.stderr
-    assert tuned[0]["recipe_id"] in shown.stdout.partition("Refined front")[2]
+    assert tuned[0].recipe_id in shown.stdout.partition("Refined front")[2]
     as_json = json.loads(raycomp(place, "front", "tiny", "--json").stdout)
     assert [row["seed"] for row in as_json["refined"]] == [0, 1]
     diverged = run(place, "refine.py", "--sweep", "tiny", "--steps", "4", "--top", "1", "--lr", "1e30")
@@ -93,13 +94,13 @@ def test_an_elastic_model_is_trained_searched_and_deployed(place):
     assert elsewhere.returncode == 0, elsewhere.stdout + elsewhere.stderr
     assert "tiny ranked clean_miou as it is here: Spearman" in elsewhere.stdout
     held_out = Store(place / "results" / "tiny-on-test").rows()
-    assert {row["stage"] for row in held_out} == {"full"}
-    assert tuned[0]["recipe_id"] in {row["recipe_id"] for row in held_out}
-    assert {row["evalset"] for row in held_out}.isdisjoint({row["evalset"] for row in rows})
+    assert {row.stage for row in held_out} == {"full"}
+    assert tuned[0].recipe_id in {row.recipe_id for row in held_out}
+    assert {row.evalset for row in held_out}.isdisjoint({row.evalset for row in rows})
     assert raycomp(place, "pick", "tiny-on-test", "--max-share", "70%").returncode == 0
     refused = run(place, "refine.py", "--sweep", "tiny", "--split", "test", "--steps", "3")
     assert (refused.returncode, "--steps 3: --space and --split measure the front" in refused.stderr) == (2, True)
-    found = next(row["recipe_id"] for row in rows if row["family"] == "prune+tome")
+    found = next(row.recipe_id for row in rows if row.family == "prune+tome")
     exported = raycomp(place, "export", found[:8], "--out", "out", "--formats", "safetensors,onnx,pt2", "--json")
     assert exported.returncode == 0, exported.stdout + exported.stderr
     assert exported.stderr.count("of torch's on 8 images") == 2
@@ -119,8 +120,8 @@ def test_an_elastic_model_is_trained_searched_and_deployed(place):
     timed = raycomp(place, "speed", f"out/{found}.safetensors", "--batch", "1,2", "--rounds", "2", "--json")
     assert timed.returncode == 0, timed.stdout + timed.stderr
     assert len(json.loads(timed.stdout)) == 8
-    tuned_id = tuned[0]["recipe_id"]
-    for recipe, code in ((tuned_id, 0), (next(r["recipe_id"] for r in rows if r["recipe_id"] != tuned_id), 2)):
+    tuned_id = tuned[0].recipe_id
+    for recipe, code in ((tuned_id, 0), (next(r.recipe_id for r in rows if r.recipe_id != tuned_id), 2)):
         again = raycomp(place, "export", recipe, "--refined", "--out", "refined", "--formats", "safetensors")
         assert again.returncode == code, again.stdout + again.stderr
     assert len(list((place / "refined").glob("*.safetensors"))) == 1

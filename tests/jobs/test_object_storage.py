@@ -7,7 +7,8 @@ import optuna
 import pytest
 from mlflow import MlflowClient
 
-from raycomp.results.store import Store, completed, sweep_folder
+from raycomp.results.query import completed
+from raycomp.results.store import Store, sweep_folder
 from tests.jobs.test_pareto_search import command, execute, place
 from tests.services import SECRET, mlflow_server, postgres, s3
 
@@ -47,7 +48,7 @@ def test_a_sweep_in_object_storage_and_databases(place, tmp_path, monkeypatch):
         assert "rows:   s3://sweeps/results/far/trials/*.parquet" in first
         store = Store(sweep_folder(RESULTS, "far"))
         rows = store.rows()
-        assert len([row for row in completed(rows, "search") if row["origin"] != "reference"]) == 5
+        assert len([row for row in completed(rows, "search") if row.origin != "reference"]) == 5
         assert completed(rows, "full")
         assert (store.folder / "front.png").read_bytes().startswith(b"\x89PNG")
         options[options.index("5")] = "7"
@@ -60,12 +61,12 @@ def test_a_sweep_in_object_storage_and_databases(place, tmp_path, monkeypatch):
         experiment = client.get_experiment_by_name("raycomp").experiment_id
         runs = client.search_runs([experiment])
         assert len(runs) == len(rows) + 1
-        parent = next(run for run in runs if run.data.tags.get("family") == "sweep")
+        parent = next(run for run in runs if run.data.tags["family"] == "sweep")
         assert (parent.info.status, parent.data.tags["raycomp.folder"]) == ("FINISHED", f"{RESULTS}/far")
         assert {a.path for a in client.list_artifacts(parent.info.run_id)} == {"sweep.yaml", "front.png", "report.html"}
         tool = str(Path(sys.executable).with_name("raycomp"))
         assert "Pareto front" in run(tool, "front", "far", "--results", RESULTS)
-        recipe = rows[3]["recipe_id"]
+        recipe = rows[3].recipe_id
         assert f"Recipe {recipe}" in run(tool, "explain", recipe, "--results", RESULTS)
         assert f"{len(rows)} files put into one" in " ".join(run(tool, "compact", "far", "--results", RESULTS).split())
         assert store.rows() == rows

@@ -15,8 +15,8 @@ from mlflow import MlflowClient
 from raycomp.evaluate.latency_table import LatencyTable
 from raycomp.models import checkpoints
 from raycomp.recipe import dense
-from raycomp.report.compare import final_front
-from raycomp.results.store import Store, completed
+from raycomp.results.query import completed, final_front
+from raycomp.results.store import Store
 from tests.conftest import TINY, seeded_model
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -74,12 +74,12 @@ def test_a_limit_of_time_in_place_of_gflops(place):
     assert done.returncode == 0, done.stdout + done.stderr
     folder = place / "other" / "timed"
     rows = Store(folder).rows()
-    search = [row for row in completed(rows, "search") if row["origin"] != "reference"]
+    search = [row for row in completed(rows, "search") if row.origin != "reference"]
     assert len(search) <= 3  # on a busy machine little may be faster than dense, and the space ends sooner
-    assert all(row["predicted_share"] <= 1 for row in search)
-    assert {row["sweep"] for row in rows} == {"timed"}
-    reference = next(row for row in rows if row["origin"] == "reference")
-    assert reference["predicted_ms"] == LatencyTable.load(folder / "latency.json").latency_ms(dense(SHAPE))
+    assert all(row.predicted_share <= 1 for row in search)
+    assert {row.sweep for row in rows} == {"timed"}
+    reference = next(row for row in rows if row.origin == "reference")
+    assert reference.predicted_ms == LatencyTable.load(folder / "latency.json").latency_ms(dense(SHAPE))
     assert "baselines at equal time" in done.stdout
     assert "of dense" in done.stdout
     table = (folder / "latency.json").read_bytes()
@@ -100,9 +100,9 @@ def test_a_sweep_from_start_to_report(place):
     done = run(place)
     assert done.returncode == 0, done.stdout + done.stderr
     rows = Store(place / "results" / "tiny").rows()
-    search = [row for row in completed(rows, "search") if row["origin"] != "reference"]
+    search = [row for row in completed(rows, "search") if row.origin != "reference"]
     assert len(search) == 14
-    assert all(row["gflops_share"] <= 0.8 for row in search)
+    assert all(row.gflops_share <= 0.8 for row in search)
     assert completed(rows, "full")
     assert "Pareto front" in done.stdout
     assert "trial 14/14 | measured 14" in done.stdout
@@ -115,12 +115,12 @@ def test_a_sweep_from_start_to_report(place):
     assert len(children) == len(rows)
     by_key = {run.data.tags["raycomp.row"]: run for run in children}
     row = search[0]
-    logged = by_key[f"search-{row['recipe_id']}"].data.metrics
-    assert logged["clean_miou"] == pytest.approx(row["clean_miou"])
+    logged = by_key[f"search-{row.recipe_id}"].data.metrics
+    assert logged["clean_miou"] == pytest.approx(row.clean_miou)
     on_front = [run.data for run in children if run.data.tags["on_front"] == "true"]
     [parent] = client.search_runs([experiment], "tags.family = 'sweep'")
     assert parent.data.metrics["front_size"] == len(on_front)
-    whole = next(row["gflops"] for row in rows if row["origin"] == "reference")
+    whole = next(row.gflops for row in rows if row.origin == "reference")
     best = max(
         run.metrics["clean_miou"] * run.metrics["corrupted_miou"] * (1 - run.metrics["gflops"] / whole)
         for run in on_front
@@ -151,7 +151,7 @@ def test_ctrl_c_leaves_a_result_and_the_same_command_goes_on(place):
     assert (folder / "front.png").exists()
     assert "trials to run: " in output
     front = final_front(Store(folder).rows(), 0.8)
-    assert all(row["recipe_id"] in output for row in front), "all that is measured counts, the last trial included"
+    assert all(row.recipe_id in output for row in front), "all that is measured counts, the last trial included"
     assert "Pareto front by the search stage, on fewer images" in output
     before = {p.name: p.stat().st_mtime_ns for p in folder.glob("trials/*.parquet")}
     assert 4 <= len(before) < 15

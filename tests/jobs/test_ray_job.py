@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from raycomp.results.store import Store, completed
+from raycomp.results.query import completed
+from raycomp.results.store import Store
 from tests.jobs.test_pareto_search import command, place
 
 __all__ = ["place"]
@@ -99,15 +100,15 @@ def test_a_job_is_followed_stopped_and_gone_on_with(place, head):
     assert "Pareto front" in logs
     before = Store(folder).rows()
     assert 4 <= len(before) < 41
-    assert all(row["status"] == "complete" for row in before)
+    assert all(row.status == "complete" for row in before)
     assert parent(place, "job") == "KILLED"
     again = submit(head, "--submission-id", "second", "--", *command(place, *options))
     assert again.returncode == 0, again.stdout + again.stderr
     assert f"found {len(completed(before, 'search')) - 1} of 40 trials, going on" in again.stdout
     assert "trial 40/40" in again.stdout
     rows = Store(folder).rows()
-    assert len([row for row in completed(rows, "search") if row["origin"] != "reference"]) == 40
-    assert {row["recipe_id"] for row in before} <= {row["recipe_id"] for row in rows}
+    assert len([row for row in completed(rows, "search") if row.origin != "reference"]) == 40
+    assert {row.recipe_id for row in before} <= {row.recipe_id for row in rows}
     assert parent(place, "job") == "FINISHED"
 
 

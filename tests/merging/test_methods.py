@@ -26,7 +26,8 @@ from raycomp.flops import gflops, profile
 from raycomp.merging import METHODS, MergeMethod
 from raycomp.models.policy import Policy
 from raycomp.recipe import BlockWidths, Recipe, dense
-from raycomp.search.known import baselines, baselines_of, is_baseline, known
+from raycomp.results.query import baselines, baselines_of, is_baseline
+from raycomp.search.known import known
 from raycomp.search.matched import bisect
 from raycomp.search.proposal import Proposal
 from raycomp.search.space import Space
@@ -36,6 +37,7 @@ from raycomp.shape import deit_base_distilled
 from tests.bases import SHAPE
 from tests.conftest import TINY, seeded_images
 from tests.counting import counted_gflops
+from tests.helpers.rows import row
 
 CPU = torch.device("cpu")
 PAPER = deit_base_distilled((512, 512), 150)  # large enough for a policy network to pay
@@ -156,7 +158,7 @@ def test_known_recipes_merge_by_it_and_cost_at_most_their_share(name):
     found = list(known(PAPER, PAPER.image, (0.8,), merging=METHODS[name].standard(PAPER, "small")))
     expected = baselines(METHODS[name].title)
     assert {one.kind for one in found} >= set(expected)
-    assert baselines_of(one.label for one in found) == expected
+    assert baselines_of(row(label=one.label) for one in found) == expected
     assert {one.kind for one in found if is_baseline(one.label)} == set(expected)
     assert all(gflops(PAPER, one.recipe) <= 0.8 * full for one in found)
     assert all(one.recipe.merge.method == name for one in found if one.kind != expected[1])
@@ -192,10 +194,10 @@ def test_a_benchmark_matches_it_alone_and_after_pruning(name, prefix, base):
 @every_method
 def test_a_trial_measures_it(name, base, tmp_path):
     recipe = dense(SHAPE).merging(fixed(name, 0.4, SHAPE))
-    row = run_trial(base, None, Proposal(0, "search", "proposed", "", recipe), tmp_path, CPU, "")
-    assert (row["status"], row["family"]) == ("complete", name)
-    assert row["gflops"] == pytest.approx(gflops(SHAPE, recipe))
-    assert row["ratios"] == list(recipe.ratios)
+    measured = run_trial(base, None, Proposal(0, "search", "proposed", "", recipe), tmp_path, CPU, "")
+    assert (measured.status, measured.family) == ("complete", name)
+    assert measured.gflops == pytest.approx(gflops(SHAPE, recipe))
+    assert measured.ratios == list(recipe.ratios)
 
 
 @every_method

@@ -24,13 +24,13 @@ def test_the_front_with_every_seed_cheapest_first():
     assert [(one.target.recipe.embed, one.target.seed) for one in wanted] == [
         (16, 0), (16, 1), (24, 0), (24, 1), (28, 0), (28, 1),
     ]  # fmt: skip
-    assert all(one.found["recipe_id"] == one.target.recipe.id for one in wanted)
+    assert all(one.found.recipe_id == one.target.recipe.id for one in wanted)
     assert wanted_of(rows(), 0.01, seeds=(0,)) == []
 
 
 def test_fewer_by_number_or_by_id():
     assert len(wanted_of(rows(), 0.95, (0,), top=2)) == 2
-    chosen = rows()[2]["recipe_id"]
-    assert [one.found["recipe_id"] for one in wanted_of(rows(), 0.95, (0,), ids=[chosen[:6]])] == [chosen]
+    chosen = rows()[2].recipe_id
+    assert [one.found.recipe_id for one in wanted_of(rows(), 0.95, (0,), ids=[chosen[:6]])] == [chosen]
     with pytest.raises(UserError, match=r"--recipes 0000: not on the front; "):
         wanted_of(rows(), 0.95, (0,), ids=["0000"])

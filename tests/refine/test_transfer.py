@@ -1,5 +1,7 @@
 """A front measured elsewhere: the same recipes, none over the limit, each once, and what cannot be is told."""
 
+from dataclasses import replace
+
 import pytest
 
 from raycomp.config import SweepConfig
@@ -7,9 +9,8 @@ from raycomp.errors import UserError
 from raycomp.flops import gflops
 from raycomp.recipe import dense
 from raycomp.refine.transfer import Given, proposals, settings
-from raycomp.report.compare import agreement, at_budgets, final_front
-from raycomp.search.known import baselines
-from raycomp.search.pareto import front
+from raycomp.results.pareto import front
+from raycomp.results.query import agreement, at_budgets, baselines, final_front
 from tests.conftest import TINY
 from tests.report.test_page import found
 from tests.search.fakes import fake_row
@@ -27,7 +28,7 @@ def test_dense_baselines_and_front_each_once_and_costliest_first():
     ids = [one.recipe.id for one in chosen]
     assert (chosen[0].origin, chosen[0].recipe) == ("reference", dense(TINY))
     assert len(set(ids)) == len(ids)
-    assert {row["recipe_id"] for row in SWEEP.front} < set(ids)
+    assert {row.recipe_id for row in SWEEP.front} < set(ids)
     assert {one.label.rpartition(" ")[0] for one in chosen} >= set(baselines())
     costs = [gflops(TINY, one.recipe) for one in chosen]
     assert costs == sorted(costs, reverse=True)
@@ -40,19 +41,19 @@ def test_all_are_within_the_limit_there_and_dense_is_no_member_of_the_front():
     assert config.name == "tiny-on-test"
     assert config.data.eval_split == "test"
     rows = [fake_row(LARGE, one) for one in wanted(LARGE)]
-    shares = {row["recipe_id"]: row["gflops_share"] for row in rows}
-    assert any(shares[row["recipe_id"]] > row["gflops_share"] for row in SWEEP.front), "such that it matters"
+    shares = {row.recipe_id: row.gflops_share for row in rows}
+    assert any(shares[row.recipe_id] > row.gflops_share for row in SWEEP.front), "such that it matters"
     members = final_front(rows, config.search.budget)
-    assert {row["recipe_id"] for row in members} <= set(shares) - {dense(LARGE).id}
-    assert {row["recipe_id"] for row in members} == {row["recipe_id"] for row in front(rows[1:])}
+    assert {row.recipe_id for row in members} <= set(shares) - {dense(LARGE).id}
+    assert {row.recipe_id for row in members} == {row.recipe_id for row in front(rows[1:])}
 
 
 def test_a_baseline_that_costs_another_share_there_is_not_set_beside_that_share():
     rows = [fake_row(TINY, one) for one in wanted()]
     [at] = at_budgets(rows, [0.5], 1.0)
-    assert all(row["gflops_share"] <= 0.5005 for row in at.baselines.values() if row is not None)
+    assert all(row.gflops_share <= 0.5005 for row in at.baselines.values() if row is not None)
     assert any(row is not None for row in at.baselines.values())
-    dearer = [{**row, "gflops_share": 1.1 * row["gflops_share"]} for row in rows]
+    dearer = [replace(row, gflops_share=1.1 * row.gflops_share) for row in rows]
     assert not any(at_budgets(dearer, [0.5], 1.1)[0].baselines.values())
 
 
@@ -87,8 +88,8 @@ def test_what_is_measured_is_not_handed_out_again_and_what_failed_is():
 
 
 def test_agreement_is_of_the_recipes_that_both_have():
-    here = [row for row in SWEEP.rows if row["stage"] == "full"]
-    worse = [{**row, "clean_miou": 1 - row["clean_miou"]} for row in here[2:]]
+    here = [row for row in SWEEP.rows if row.stage == "full"]
+    worse = [replace(row, clean_miou=1 - row.clean_miou) for row in here[2:]]
     told = agreement(here, worse)
     assert told["clean_miou"] == pytest.approx(-1)
     assert told["corrupted_miou"] == pytest.approx(1)

@@ -7,16 +7,18 @@ from raycomp.benchmark.pictures import Pictures, Scene
 from raycomp.benchmark.speed import Timing
 from raycomp.report.benchmark import corruption_table, failures, page, results, table_1, table_2
 from raycomp.report.benchmark_plots import merged, plot_accuracy, plot_rank, plot_scenes
+from raycomp.results.row import Row
+from tests.helpers import rows
 
 
-def row(method: str, label: str, seed: int, clean: float, gflops: float = 1.0, status: str = "complete") -> dict:
-    return {
-        "stage": "benchmark", "origin": method, "label": label, "seed": seed, "status": status,
-        "error": "" if status == "complete" else "cannot reach 0.1 GFLOPs",
-        "setting": "s", "gflops": gflops, "clean_miou": clean, "corrupted_miou": clean - 0.1,
-        "effective_rank": 0.5, "effective_rank_std": 0.1, "tokens": [20, 10],
-        "corrupted_by_variant": [0.1 * seed] * 80,
-    }  # fmt: skip
+def row(method: str, label: str, seed: int, clean: float, gflops: float = 1.0, status: str = "complete") -> Row:
+    return rows.row(
+        stage="benchmark", origin=method, label=label, seed=seed, status=status,
+        error="" if status == "complete" else "cannot reach 0.1 GFLOPs",
+        setting="s", gflops=gflops, clean_miou=clean, corrupted_miou=clean - 0.1,
+        effective_rank=0.5, effective_rank_std=0.1, tokens=[20, 10],
+        corrupted_by_variant=[0.1 * seed] * 80,
+    )  # fmt: skip
 
 
 ROWS = [

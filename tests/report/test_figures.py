@@ -9,6 +9,7 @@ from scipy import stats
 
 from raycomp.report.figures import Figure, duration, moment
 from raycomp.report.tables import refined_table
+from tests.helpers import rows
 
 
 def test_the_interval_is_student_s():
@@ -34,7 +35,7 @@ def test_a_moment_is_told_in_utc(zone):
 
 def row(recipe: str, clean: float, status: str = "complete", **more):
     values = {"gflops": 0.3, "gflops_share": 0.5, "clean_miou": clean, "corrupted_miou": clean - 0.2}
-    return {"recipe_id": recipe, "status": status, **values, **more}
+    return rows.row(recipe_id=recipe, status=status, **values, **more)
 
 
 def test_a_refined_front_has_means_over_seeds_and_says_what_failed():

@@ -16,17 +16,17 @@ from raycomp.deploy.speed import Speed
 from raycomp.flops import profile
 from raycomp.recipe import dense
 from raycomp.report import tables
-from raycomp.report.compare import at_budgets, origins
 from raycomp.report.fitted import Column, FittedTable
 from raycomp.report.status import Status
 from raycomp.report.trust import Trust
-from raycomp.search.known import baselines
+from raycomp.results.query import at_budgets, baselines, origins
+from raycomp.results.row import Row
 from raycomp.shape import deit_base_distilled
 from tests.report.test_page import found, stored
 
 WIDTHS = (80, 100, 120, 160)
 SWEEP = found("streetscenes_vit_micro_at_half_of_the_dense_gflops")
-SURE = [replace(c, trust=Trust((0.3, 0.5), (0.2, 0.44), c.row["recipe_id"])) for c in SWEEP.comparisons]
+SURE = [replace(c, trust=Trust((0.3, 0.5), (0.2, 0.44), c.row.recipe_id)) for c in SWEEP.comparisons]
 OF, CLASSES = origins(SWEEP.rows), {f"traffic sign {i}": i % 2 for i in range(12)}
 SHAPE = deit_base_distilled((512, 512), 150)
 WHOLE = profile(SHAPE, dense(SHAPE), (512, 512))
@@ -36,8 +36,8 @@ STATUS = Status(
 SPEED = Speed("249f3edd1668", "onnxruntime", 4096, 1234.5, 12345.67, 12345.6, saved=12.34, gained=0.91)
 
 
-def timed(row: dict) -> dict:
-    return row | {"predicted_ms": 123.456, "predicted_share": 0.6}
+def timed(row: Row) -> Row:
+    return replace(row, predicted_ms=123.456, predicted_share=0.6)
 
 
 TABLES = {
@@ -47,7 +47,7 @@ TABLES = {
     "budgets": lambda: tables.budget_table(at_budgets(SWEEP.rows, (0.7, 0.5), 0.7), OF),
     "picked": lambda: tables.picked_table(SWEEP.front, SWEEP.dense, {}, "Cheapest", {}),
     "picked by class": lambda: tables.picked_table(
-        SWEEP.front, SWEEP.dense, CLASSES, "Cheapest", {c.row["recipe_id"]: c.trust for c in SURE}
+        SWEEP.front, SWEEP.dense, CLASSES, "Cheapest", {c.row.recipe_id: c.trust for c in SURE}
     ),
     "sweeps": lambda: tables.sweeps_table([SWEEP, found("other")]),
     "status": lambda: tables.status_table(
@@ -57,7 +57,7 @@ TABLES = {
     "settings": lambda: tables.settings_table({"dense": WHOLE, "ToMe r = 140, all heads' keys": WHOLE}),
     "recipe": lambda: tables.recipe_table(dense(SHAPE), WHOLE, WHOLE),
     "refined": lambda: tables.refined_table(
-        SWEEP.front, [r | {"seed": s, "clean_miou": 0.3 + s} for r in SWEEP.front for s in (0, 0.4)], SWEEP.dense
+        SWEEP.front, [replace(r, seed=s, clean_miou=0.3 + s) for r in SWEEP.front for s in (0, 0.4)], SWEEP.dense
     ),
     "speed": lambda: tables.speed_table([SPEED, replace(SPEED, model="m" * 50, saved=1.0)]),
 }
@@ -106,12 +106,12 @@ def test_the_front_keeps_cost_and_accuracy_of_the_data():
         text = "\n".join(shown(TABLES["front with intervals"](), width))
         for row in SWEEP.front:
             for figure in (
-                f"{row['gflops']:.4f}",
-                f"{row['gflops_share']:.1%}",
-                f"{100 * row['clean_miou']:.2f} ±10.0",
-                f"{100 * row['corrupted_miou']:.2f} ±12.0",
-                row["recipe_id"],
-                row["label"] or row["family"],
+                f"{row.gflops:.4f}",
+                f"{row.gflops_share:.1%}",
+                f"{100 * row.clean_miou:.2f} ±10.0",
+                f"{100 * row.corrupted_miou:.2f} ±12.0",
+                row.recipe_id,
+                row.label or row.family,
             ):
                 assert figure in text, (width, figure)
         assert all(f"vs {kind.removeprefix('uniform ')}" in text for kind in ("dense", *baselines()))
@@ -170,9 +170,9 @@ def test_the_commands_themselves_keep_to_a_terminal(results, columns, command):
     text = in_terminal(columns, *command, "--results", results)
     assert "…" not in text
     assert "┳┳" not in text
-    best = max(SWEEP.front, key=lambda row: row["clean_miou"] + row["corrupted_miou"])
+    best = max(SWEEP.front, key=lambda row: row.clean_miou + row.corrupted_miou)
     for name in ("clean_miou", "corrupted_miou"):
-        assert f"{100 * best[name]:.2f}" in text
+        assert f"{100 * getattr(best, name):.2f}" in text
     if command[0] != "compare":
-        assert best["recipe_id"] in text
-        assert f"{best['gflops_share']:.1%}" in text
+        assert best.recipe_id in text
+        assert f"{best.gflops_share:.1%}" in text

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -10,9 +11,10 @@ import pytest
 
 from raycomp.config import SweepConfig
 from raycomp.data.corruptions import VARIANTS
-from raycomp.report.compare import agreement
 from raycomp.report.found import Found
 from raycomp.report.html.page import write_page
+from raycomp.results.query import agreement
+from raycomp.results.row import Row
 from raycomp.results.store import Store
 from raycomp.search.proposal import Proposal
 from raycomp.search.proposer import Proposer
@@ -23,15 +25,14 @@ from tests.search.test_proposer import SEARCH, SPACE, drive
 CLASSES = ["sky", "pole", "road", "</script><b>sign"]
 
 
-def measured(proposal: Proposal, **changes) -> dict:
+def measured(proposal: Proposal, **changes) -> Row:
     """A whole row, with what a trial measures beside accuracy."""
     row, rng = fake_row(TINY, proposal), np.random.default_rng(proposal.number)
-    return {
-        **row,
+    whole = {
         "classes": CLASSES,
-        "class_iou": [row["clean_miou"], row["clean_miou"] / 2, float("nan"), 0.1 * float(rng.random())],
-        "corrupted_by_variant": [row["corrupted_miou"]] * len(VARIANTS),
-        "gflops_blocks": [row["gflops"] / 4] * 3,
+        "class_iou": [row.clean_miou, row.clean_miou / 2, float("nan"), 0.1 * float(rng.random())],
+        "corrupted_by_variant": [row.corrupted_miou] * len(VARIANTS),
+        "gflops_blocks": [row.gflops / 4] * 3,
         "tokens": [17, 12, 9],
         "params": 1000 + proposal.number,
         "effective_rank": 0.5,
@@ -41,10 +42,9 @@ def measured(proposal: Proposal, **changes) -> dict:
         "batch": 4,
         "checkpoint": "a",
         "evalset": "b",
-        "started": None,
         "seconds": 1.0,
-        **changes,
     }
+    return replace(row, **whole | changes)
 
 
 def found(name: str = "tiny", seed: int = 0, **changes) -> Found:
@@ -65,7 +65,7 @@ def stored(folder: Path, *sweeps: Found) -> str:
         store = Store(folder / sweep.name)
         store.open(sweep.config)
         for row in sweep.rows:
-            store.write(row | {"sweep": sweep.name})
+            store.write(replace(row, sweep=sweep.name))
         store.lock.drop()
     return str(folder)
 
@@ -117,7 +117,7 @@ def test_a_browser_draws_sorts_and_links(browser, tmp_path):
 
     lines = page.locator("#front-table tbody tr")
     assert lines.count() == len(sweep.front)
-    clean = [row["clean_miou"] for row in sweep.front]
+    clean = [row.clean_miou for row in sweep.front]
     for direction, ordered in (("ascending", sorted(clean)), ("descending", sorted(clean, reverse=True))):
         page.locator("#front-table th button").get_by_text("clean", exact=True).click()
         assert page.locator("#front-table th[aria-sort]").get_attribute("aria-sort") == direction
@@ -125,14 +125,14 @@ def test_a_browser_draws_sorts_and_links(browser, tmp_path):
         assert shown == pytest.approx([100 * value for value in ordered], abs=0.006)
 
     chosen = sweep.front[0]
-    page.locator(f"tr[data-recipe='{chosen['recipe_id']}']").click()
-    assert page.locator("#recipe select").input_value() == chosen["recipe_id"]
-    assert f"export {chosen['recipe_id'][:6]} --sweep" in page.locator("#recipe-facts").inner_text()
+    page.locator(f"tr[data-recipe='{chosen.recipe_id}']").click()
+    assert page.locator("#recipe select").input_value() == chosen.recipe_id
+    assert f"export {chosen.recipe_id[:6]} --sweep" in page.locator("#recipe-facts").inner_text()
     assert "Tokens left at the end\n9 (dense 9)" in page.locator("#recipe-facts").inner_text()
     assert set(page.locator("#front-table tbody td:nth-child(11)").all_inner_texts()) == {"9"}
     for key, row in zip(("Enter", " "), sweep.front[1:], strict=False):
-        page.locator(f"tr[data-recipe='{row['recipe_id']}']").press(key)
-        assert page.locator("tr[aria-selected=true]").get_attribute("data-recipe") == row["recipe_id"]
+        page.locator(f"tr[data-recipe='{row.recipe_id}']").press(key)
+        assert page.locator("tr[aria-selected=true]").get_attribute("data-recipe") == row.recipe_id
     assert page.locator(".plot:not([role=img][aria-label])").count() == 0
     assert problems == []
 
@@ -157,7 +157,7 @@ def test_each_drag_marks_recipes_in_both_panels_and_a_double_click_takes_the_mar
         shown = page.locator("#front-table tbody tr:not(.unmarked)").evaluate_all(
             "all => all.map(r => r.dataset.recipe)"
         )
-        assert set(shown) == {row["recipe_id"] for row in sweep.front} & {one for ids in marked for one in ids}
+        assert set(shown) == {row.recipe_id for row in sweep.front} & {one for ids in marked for one in ids}
         assert problems == []
     page.mouse.dblclick(x + width / 2, y + height / 2)
     page.wait_for_timeout(500)
@@ -168,8 +168,8 @@ def test_each_drag_marks_recipes_in_both_panels_and_a_double_click_takes_the_mar
 
 def test_unknown_cells_sort_last_in_both_directions(browser, tmp_path):
     whole = found()
-    ids = [row["recipe_id"] for row in whole.front]
-    rows = [{**row, "throughput": None if row["recipe_id"] == ids[0] else row["gflops"]} for row in whole.rows]
+    ids = [row.recipe_id for row in whole.front]
+    rows = [replace(row, throughput=None if row.recipe_id == ids[0] else row.gflops) for row in whole.rows]
     write_page([Found("older", whole.config, rows)], tmp_path / "report.html")
     page, problems = opened(browser, tmp_path / "report.html")
     for _ in range(2):
@@ -180,7 +180,7 @@ def test_unknown_cells_sort_last_in_both_directions(browser, tmp_path):
 
 def test_a_limit_of_time_is_told_in_time(browser, tmp_path):
     sweep, clock = found(), {"predicted_ms": 7.0, "predicted_share": 0.5}
-    rows = [{**row, **clock} for row in sweep.rows]
+    rows = [replace(row, **clock) for row in sweep.rows]
     write_page([Found("timed", sweep.config, rows)], tmp_path / "report.html")
     page, problems = opened(browser, tmp_path / "report.html")
     assert page.locator("#front-table th").all_inner_texts()[2:5] == ["ms", "of dense", "GFLOPs"]
@@ -193,7 +193,7 @@ def test_a_limit_of_time_is_told_in_time(browser, tmp_path):
 @pytest.mark.parametrize("width", [1280, 390])
 def test_a_page_is_no_wider_than_its_window(browser, tmp_path, width):
     sweep = found()
-    failed = {**sweep.rows[-1], "status": "failed", "error": "RuntimeError: " + "out_of_memory," * 65}
+    failed = replace(sweep.rows[-1], status="failed", error="RuntimeError: " + "out_of_memory," * 65)
     write_page([Found("tiny", sweep.config, [*sweep.rows, failed]), sweep], tmp_path / "report.html")
     page, problems = opened(browser, tmp_path / "report.html", width)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
@@ -203,11 +203,12 @@ def test_a_page_is_no_wider_than_its_window(browser, tmp_path, width):
 
 def test_what_rows_do_not_say_is_left_out(browser, tmp_path):
     whole = found()
-    old = ("latency_ms", "throughput", "effective_rank", "params", "corrupted_by_variant", "class_iou")
-    first = whole.front[0]["recipe_id"]
-    rows = [{**row, **(dict.fromkeys(old) if row["recipe_id"] == first else {})} for row in whole.rows]
-    undone = [{**row, **dict.fromkeys(old)} if row["origin"] == "reference" else row for row in whole.rows]
-    alone = [row for row in whole.rows if row["origin"] != "reference"]
+    old = dict.fromkeys(("latency_ms", "throughput", "effective_rank", "params"))
+    old |= {"corrupted_by_variant": (), "class_iou": ()}
+    first = whole.front[0].recipe_id
+    rows = [replace(row, **(old if row.recipe_id == first else {})) for row in whole.rows]
+    undone = [replace(row, **old) if row.origin == "reference" else row for row in whole.rows]
+    alone = [row for row in whole.rows if row.origin != "reference"]
     for name, kept in (("old recipe", rows), ("old dense", undone), ("no dense", alone)):
         sweep = Found(name, whole.config, kept)
         write_page([sweep, whole], tmp_path / "report.html")

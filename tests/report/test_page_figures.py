@@ -1,15 +1,17 @@
 """Figures and facts of a sweep's page, without a browser."""
 
+from dataclasses import replace
+
 import pytest
 
 from raycomp.merging import ToMe
 from raycomp.recipe import BlockWidths, Recipe, dense
-from raycomp.report.compare import origins
 from raycomp.report.found import Found, difference
 from raycomp.report.html.figures import beside_paper_figure, describe, front_figure, fronts_figure, history_figure
 from raycomp.report.html.importance import importance
 from raycomp.report.html.page import _cheapest, write_page
 from raycomp.report.html.recipe_figures import class_changes, depth_figure, importance_figure
+from raycomp.results.query import origins
 from raycomp.search.proposal import Proposal
 from tests.conftest import TINY
 from tests.report.test_page import CLASSES, found, measured, proposed
@@ -19,8 +21,8 @@ def test_points_carry_recipes_and_pointers_tell_them():
     sweep = found()
     figure = front_figure(sweep)
     front = next(trace for trace in figure.data if trace.name == "Pareto front")
-    assert list(front.customdata) == [row["recipe_id"] for row in sweep.front]
-    assert list(front.y) == pytest.approx([100 * row["clean_miou"] for row in sweep.front])
+    assert list(front.customdata) == [row.recipe_id for row in sweep.front]
+    assert list(front.y) == pytest.approx([100 * row.clean_miou for row in sweep.front])
     recipe = Recipe(
         embed=24, blocks=(BlockWidths(heads=2, qk=8, v=8, mlp=80),) * 3, merge=ToMe(ratios=(0.5, 0.25, 0.0))
     )
@@ -34,7 +36,7 @@ def test_of_a_dense_model_of_no_accuracy_no_share_is_kept(of_dense, panels):
     sweep = found()
     clean, corrupted = of_dense
     rows = [
-        row | {"clean_miou": clean, "corrupted_miou": corrupted} if row["origin"] == "reference" else row
+        replace(row, clean_miou=clean, corrupted_miou=corrupted) if row.origin == "reference" else row
         for row in sweep.rows
     ]
     figure = beside_paper_figure(Found(sweep.name, sweep.config, rows))
@@ -46,14 +48,14 @@ def test_the_papers_figures_stand_where_the_sweep_is_of_its_data_and_model():
     names = {trace.name for trace in front_figure(sweep).data}
     assert not any(name.startswith("paper") for name in names)
     config = sweep.config.changed("data", dataset="ade20k", root="data")
-    rows = [{**row, "gflops": row["gflops"] * 129.7 / sweep.dense["gflops"]} for row in sweep.rows]
+    rows = [replace(row, gflops=row.gflops * 129.7 / sweep.dense.gflops) for row in sweep.rows]
     names = {trace.name for trace in front_figure(Found("ade", config, rows)).data}
     assert {"paper: dense", "paper: NViT+ToMe"} <= names
 
 
 def test_nothing_of_a_front_is_cut_off_at_the_top():
     sweep = found()
-    refined = {**sweep.front[0], "stage": "refined", "setting": "", "clean_miou": 0.97, "corrupted_miou": 0.91}
+    refined = replace(sweep.front[0], stage="refined", setting="", clean_miou=0.97, corrupted_miou=0.91)
     figure = front_figure(Found("tiny", sweep.config, [*sweep.rows, refined]))
     assert figure.layout.yaxis.range[1] > 97
     assert figure.layout.yaxis2.range[1] > 91
@@ -61,20 +63,20 @@ def test_nothing_of_a_front_is_cut_off_at_the_top():
 
 def test_fronts_of_other_models_and_units_are_beside_each_other_by_their_share():
     sweep, clock = found(), {"predicted_ms": 7.0, "predicted_share": 0.5}
-    larger = found(gflops=2 * sweep.dense["gflops"], gflops_share=0.5)
-    in_time = Found("timed", sweep.config, [{**row, **clock} for row in sweep.rows])
+    larger = found(gflops=2 * sweep.dense.gflops, gflops_share=0.5)
+    in_time = Found("timed", sweep.config, [replace(row, **clock) for row in sweep.rows])
     assert fronts_figure([sweep, found(seed=1)]).layout.xaxis.title.text == "GFLOPs per image"
     assert fronts_figure([in_time, in_time]).layout.xaxis.title.text == "predicted ms per batch"
     for other in (larger, in_time):
         figure = fronts_figure([sweep, other])
         assert figure.layout.xaxis.title.text == "% of its own dense cost"
-        assert list(figure.data[0].x) == pytest.approx([100 * row["gflops_share"] for row in sweep.front])
+        assert list(figure.data[0].x) == pytest.approx([100 * row.gflops_share for row in sweep.front])
         assert set(figure.data[2].x) == {50}
 
 
 def test_a_history_without_a_dense_model_is_left_out_and_the_others_keep_their_colour():
     whole = found()
-    alone = Found("alone", whole.config, [row for row in whole.rows if row["origin"] != "reference"])
+    alone = Found("alone", whole.config, [row for row in whole.rows if row.origin != "reference"])
     drawn = history_figure([alone, whole]).data
     assert [trace.name for trace in drawn] == ["tiny", "tiny: joined the front"]
     assert drawn[0].line.color == history_figure([whole, whole]).data[2].line.color
@@ -88,20 +90,20 @@ def test_blocks_count_from_0_as_they_do_elsewhere():
 
 def test_the_page_begins_with_the_cheapest_recipes_that_lose_little():
     sweep = found()
-    losses = {row["recipe_id"]: loss for row, loss in zip(sweep.front, (0.06, 0.045, 0.019, 0.015), strict=False)}
-    whole = sweep.dense
+    losses = {row.recipe_id: loss for row, loss in zip(sweep.front, (0.06, 0.045, 0.019, 0.015), strict=False)}
+    whole, rows = sweep.dense, []
     for row in sweep.rows:
-        loss = losses.get(row["recipe_id"], 0.0 if row["origin"] == "reference" else 0.2)
-        row |= {"clean_miou": whole["clean_miou"] - loss, "corrupted_miou": whole["corrupted_miou"] - loss / 2}
-    sweep = Found("tiny", sweep.config, sweep.rows)
-    assert [(loss, item and item.row["recipe_id"]) for loss, item in _cheapest(sweep.comparisons)] == [
+        loss = losses.get(row.recipe_id, 0.0 if row.origin == "reference" else 0.2)
+        rows.append(replace(row, clean_miou=whole.clean_miou - loss, corrupted_miou=whole.corrupted_miou - loss / 2))
+    sweep = Found("tiny", sweep.config, rows)
+    assert [(loss, item and item.row.recipe_id) for loss, item in _cheapest(sweep.comparisons)] == [
         (1, None), (2, list(losses)[2]), (5, list(losses)[1])
     ]  # fmt: skip
 
 
 def test_recipes_of_another_sweep_are_not_called_trials(tmp_path):
     sweep = found()
-    rows = [row for row in sweep.rows if row["stage"] == "full"]
+    rows = [row for row in sweep.rows if row.stage == "full"]
     write_page([Found("other", sweep.config, rows)], tmp_path / "report.html")
     text = (tmp_path / "report.html").read_text()
     assert f"<dt>Measured elsewhere</dt><dd>{len(rows) - 1} recipes" in text
@@ -112,7 +114,7 @@ def test_recipes_of_another_sweep_are_not_called_trials(tmp_path):
 @pytest.mark.parametrize(("known_alone", "best"), [(False, "best found"), (True, "best known")])
 def test_the_page_says_how_many_recipes_the_search_proposed(tmp_path, known_alone, best):
     sweep = found()
-    rows = [row for row in sweep.rows if row["origin"] != "proposed" or not known_alone]
+    rows = [row for row in sweep.rows if row.origin != "proposed" or not known_alone]
     write_page([Found("tiny", sweep.config, rows)], tmp_path / "report.html")
     text = (tmp_path / "report.html").read_text()
     assert f"<dt>Of them</dt><dd>{origins(rows)}</dd>" in text
@@ -123,8 +125,8 @@ def test_the_page_says_how_many_recipes_the_search_proposed(tmp_path, known_alon
 
 def test_what_broke_is_told_worst_first_without_classes_that_do_not_occur():
     whole = measured(Proposal(0, "search", "reference", "dense", dense(TINY)))
-    row = {**whole, "class_iou": [0.7, 0.1, float("nan"), 0.5]}
-    changes = class_changes(row, {**whole, "class_iou": [0.8, 0.4, 0.3, 0.5]})
+    row = replace(whole, class_iou=[0.7, 0.1, float("nan"), 0.5])
+    changes = class_changes(row, replace(whole, class_iou=[0.8, 0.4, 0.3, 0.5]))
     assert [name for name, _ in changes] == ["pole", "sky", CLASSES[3]]
     assert [change for _, change in changes] == pytest.approx([-30, -10, 0])
 
@@ -133,16 +135,16 @@ def test_importance_finds_what_accuracy_depends_on():
     sweep = found()
     rows = []
     for row in sweep.rows:
-        value = 0.8 - 0.5 * row["ratios"][0]
-        rows.append({**row, "clean_miou": value, "corrupted_miou": 0.5 - (32 - row["embed"]) / 100})
+        value = 0.8 - 0.5 * row.ratios[0]
+        rows.append(replace(row, clean_miou=value, corrupted_miou=0.5 - (32 - row.embed) / 100))
     shares = importance(Found("known", sweep.config, rows))
     assert max(shares["clean mIoU"], key=shares["clean mIoU"].get) == "merge_0"
     assert max(shares["corrupted mIoU"], key=shares["corrupted mIoU"].get) == "embed"
     assert sum(shares["clean mIoU"].values()) == pytest.approx(1)
     assert importance(Found("few", sweep.config, rows[:12])) == {}
-    flat = [{**row, "clean_miou": 0.5} for row in rows]
+    flat = [replace(row, clean_miou=0.5) for row in rows]
     assert list(importance(Found("flat", sweep.config, flat))) == ["corrupted mIoU"]
-    assert importance(Found("flat", sweep.config, [{**row, "corrupted_miou": 0.5} for row in flat])) == {}
+    assert importance(Found("flat", sweep.config, [replace(row, corrupted_miou=0.5) for row in flat])) == {}
 
 
 def test_sweeps_of_other_images_are_told_apart():

@@ -2,6 +2,7 @@
 
 import json
 from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -56,7 +57,7 @@ def test_a_sweep_lives_in_a_folder_of_any_name(name):
         results = str(Path(top) / name)
         fresh_database(Path(results))
         sweep = found()
-        rows = [row | {"sweep": "tiny"} for row in sweep.rows[:4]]
+        rows = [replace(row, sweep="tiny") for row in sweep.rows[:4]]
         store = Store(sweep_folder(results, "tiny"))
         store.open(sweep.config)
         for row in rows:

@@ -1,19 +1,22 @@
 """What of a sweep's rows is nothing to go on with."""
 
+from dataclasses import replace
+
 import pytest
 
 from raycomp.errors import UserError
 from raycomp.recipe import dense
-from raycomp.results.row import check_measured
+from raycomp.results.query import check_measured
+from raycomp.results.row import Row
 from raycomp.search.proposal import Proposal
 from tests.conftest import TINY
 from tests.search.fakes import fake_row
 
 
-def row(origin: str, status: str, stage: str = "search") -> dict:
-    return fake_row(TINY, Proposal(0, stage, origin, "", dense(TINY)), status) | {
-        "error": "RuntimeError: no memory\nat"
-    }
+def row(origin: str, status: str, stage: str = "search") -> Row:
+    return replace(
+        fake_row(TINY, Proposal(0, stage, origin, "", dense(TINY)), status), error="RuntimeError: no memory\nat"
+    )
 
 
 @pytest.mark.parametrize(

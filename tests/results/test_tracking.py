@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -14,16 +15,19 @@ from raycomp.results.mirror import Mirror
 from raycomp.results.tracking import Tracker, default_uri
 from raycomp.search.proposal import Proposal
 from tests.conftest import TINY
+from tests.helpers import rows
 from tests.results.test_store import CONFIG
 from tests.search.fakes import fake_row
 
 ROWS = [
-    fake_row(TINY, Proposal(0, "search", "reference", "dense", dense(TINY)))
-    | {"class_iou": [0.5, float("nan"), 0.7, 0.8, 0.9]},
+    replace(
+        fake_row(TINY, Proposal(0, "search", "reference", "dense", dense(TINY))),
+        class_iou=[0.5, float("nan"), 0.7, 0.8, 0.9],
+    ),
     fake_row(TINY, Proposal(1, "search", "proposed", "", dense(TINY).model_copy(update={"embed": 24})), "failed"),
     fake_row(TINY, Proposal(2, "search", "proposed", "", dense(TINY).model_copy(update={"embed": 16}))),
 ]
-ROWS = [row | {"evalset": "images", "checkpoint": "weights"} for row in ROWS]
+ROWS = [replace(row, evalset="images", checkpoint="weights") for row in ROWS]
 CLASSES = ("sky", "traffic light", "car", "road", "tree")
 
 
@@ -75,7 +79,7 @@ def test_runs_are_logged_once_and_filled_in_again(tmp_path):
     assert failed.data.tags["error"] == "made to fail"
     assert failed.data.tags["on_front"] == "false"
 
-    mended = next(row for row in ROWS if row["status"] == "failed") | {"status": "complete", "clean_miou": 0.25}
+    mended = replace(next(row for row in ROWS if row.status == "failed"), status="complete", clean_miou=0.25)
     for _ in range(2):  # what failed ran again: a run of its own, once
         tracker = Tracker(default_uri(str(tmp_path)), tmp_path / "sweep", CONFIG, CLASSES, warnings.append)
         tracker.log(mended)
@@ -97,9 +101,9 @@ def test_a_recipe_that_is_refined_anew_replaces_its_run_and_marks_stay_where_non
         assert again.finish(None, finished=False)
         return children(tmp_path)
 
-    row = ROWS[2] | {"stage": "refined", "seed": 0, "setting": "200 steps", "recovery_steps": 200}
-    first = row | {"started": datetime(2026, 11, 1, tzinfo=UTC)}
-    second = row | {"started": datetime(2026, 11, 2, tzinfo=UTC), "setting": "2000 steps", "recovery_steps": 2000}
+    row = replace(ROWS[2], stage="refined", seed=0, setting="200 steps", recovery_steps=200)
+    first = replace(row, started=datetime(2026, 11, 1, tzinfo=UTC))
+    second = replace(row, started=datetime(2026, 11, 2, tzinfo=UTC), setting="2000 steps", recovery_steps=2000)
     assert [run.data.params["recovery_steps"] for run in track_one(first)] == ["200"]
     [run] = track_one(second)
     assert run.data.params["setting"] == "2000 steps"
@@ -182,14 +186,14 @@ def test_a_server_that_comes_back_gets_what_it_missed(tmp_path, monkeypatch):
         def write(self, item):
             if down[0]:
                 raise ConnectionError("down")
-            if item["number"] not in written:  # all are offered again to one that comes back
-                written.append(item["number"])
+            if item.number not in written:  # all are offered again to one that comes back
+                written.append(item.number)
 
     monkeypatch.setattr("raycomp.results.mirror._PATIENCE", 0.0)
     copy = Copy("copy", "somewhere", warnings.append)
     for number in range(9):
         down[0] = 3 <= number < 6
-        copy.log({"number": number, "stage": "search", "recipe_id": f"{number}"})
+        copy.log(rows.row(number=number, recipe_id=f"{number}"))
         deadline = time.monotonic() + 10
         while (copy._queue.qsize() or (not down[0] and len(written) <= number)) and time.monotonic() < deadline:
             time.sleep(0.01)
@@ -211,6 +215,7 @@ import sys, time
 from pathlib import Path
 from mlflow import MlflowClient
 from raycomp.results.tracking import Tracker
+from tests.helpers import rows
 from tests.results.test_store import CONFIG, ROW
 
 place, name = Path(sys.argv[1]), sys.argv[2]

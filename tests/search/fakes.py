@@ -4,9 +4,10 @@ from dataclasses import dataclass
 
 from raycomp.flops import gflops, profile
 from raycomp.recipe import Recipe, dense
-from raycomp.results.row import Row, widths
+from raycomp.results.row import Row
 from raycomp.search.proposal import Proposal
 from raycomp.shape import ModelShape
+from tests.helpers.rows import row
 
 
 @dataclass(frozen=True)
@@ -29,20 +30,26 @@ def fake_row(shape: ModelShape, proposal: Proposal, status: str = "complete", cl
         predicted = clock.latency_ms(recipe)
         timed = {"predicted_ms": predicted, "predicted_share": predicted / clock.latency_ms(whole)}
     accuracy = {"clean_miou": max(0.0, 0.8 - loss), "corrupted_miou": max(0.0, 0.6 - 1.2 * loss)}
-    return {
-        "sweep": "fake",
-        "number": proposal.number,
-        "stage": proposal.stage,
-        "origin": proposal.origin,
-        "label": proposal.label,
-        "status": status,
-        "error": "" if status == "complete" else "made to fail",
-        "recipe_id": recipe.id,
-        "recipe_json": recipe.canonical_json(),
-        "family": recipe.family(shape),
-        "gflops": cost,
-        "gflops_share": cost / gflops(shape, whole),
-        **widths(recipe),
+    blocks = recipe.blocks
+    return row(
+        sweep="fake",
+        number=proposal.number,
+        stage=proposal.stage,
+        origin=proposal.origin,
+        label=proposal.label,
+        status=status,
+        error="" if status == "complete" else "made to fail",
+        recipe_id=recipe.id,
+        recipe_json=recipe.canonical_json(),
+        family=recipe.family(shape),
+        gflops=cost,
+        gflops_share=cost / gflops(shape, whole),
+        embed=recipe.embed,
+        heads=[block.heads for block in blocks],
+        qk=[block.qk for block in blocks],
+        v=[block.v for block in blocks],
+        mlp=[block.mlp for block in blocks],
+        ratios=list(recipe.ratios),
         **timed,
         **(accuracy if status == "complete" else {}),
-    }
+    )

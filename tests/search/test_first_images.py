@@ -10,13 +10,14 @@ from raycomp.errors import UserError
 from raycomp.evaluate.measure import Stopped, measure
 from raycomp.evaluate.miou import Accuracy
 from raycomp.recipe import dense
-from raycomp.results.row import SCHEMA, Row
+from raycomp.results.row import Row
 from raycomp.search.first_images import FirstImages
 from raycomp.search.proposal import Proposal
 from raycomp.search.proposer import Proposer
 from raycomp.search.trial import run_trial
 from raycomp.sections import EvaluationConfig, StageConfig
 from tests.conftest import TINY
+from tests.helpers import rows
 from tests.search.fakes import fake_row
 from tests.search.test_proposer import SEARCH, SPACE
 
@@ -58,13 +59,12 @@ def test_a_model_stops_only_below_both_figures_of_a_bar(base):
 def test_the_row_of_a_stopped_trial_claims_no_accuracy(base, tmp_path):
     proposal = Proposal(3, "search", "proposed", "", dense(base.shape), (Accuracy(1.0, 1.0),))
     row = run_trial(with_first(base), None, Proposal.from_config(proposal.to_config()), tmp_path, CPU, "")
-    assert (row["status"], row["error"], row["images"]) == ("stopped", "", 34)
-    assert 0 <= row["first_clean_miou"] <= 1
-    assert "clean_miou" not in row
-    assert set(row) <= set(SCHEMA.names)
+    assert (row.status, row.error, row.images) == ("stopped", "", 34)
+    assert 0 <= row.first_clean_miou <= 1
+    assert row.clean_miou is None
     whole = run_trial(with_first(base), None, replace(proposal, bars=()), tmp_path, CPU, "")
-    assert whole["status"] == "complete"
-    assert whole["first_clean_miou"] == row["first_clean_miou"]
+    assert whole.status == "complete"
+    assert whole.first_clean_miou == row.first_clean_miou
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_the_first_images_must_be_of_the_search_stage(first, message):
 
 def row(clean: float, corrupted: float, gflops: float, gain: tuple[float, float]) -> Row:
     first = {"first_clean_miou": clean - gain[0], "first_corrupted_miou": corrupted - gain[1]}
-    return {"status": "complete", "clean_miou": clean, "corrupted_miou": corrupted, "gflops": gflops, **first}
+    return rows.row(clean_miou=clean, corrupted_miou=corrupted, gflops=gflops, **first)
 
 
 def test_bars_are_the_front_less_what_trials_gain_and_doubt():
@@ -99,9 +99,9 @@ def test_bars_are_the_front_less_what_trials_gain_and_doubt():
     (bar,) = known.bars(4.5)  # the fourth is the best of those that cost no more
     assert bar == pytest.approx((0.56 - slack[0], 0.36 - slack[1]))
     assert known.bars(0.9) == ()
-    known.learn(row(0.4, 0.5, 2.0, gains[0]) | {"status": "failed"})
+    known.learn(replace(row(0.4, 0.5, 2.0, gains[0]), status="failed"))
     assert len(known.bars(4.5)) == 1
-    stopped = {"first_clean_miou": 0.2, "first_corrupted_miou": 0.1}
+    stopped = rows.row(first_clean_miou=0.2, first_corrupted_miou=0.1)
     assert known.expected(stopped) == pytest.approx((0.2 + clean.mean(), 0.1 + corrupted.mean()))
     known.learn(row(0.4, 0.5, 2.0, gains[0]))
     assert len(known.bars(4.5)) == 2
@@ -111,10 +111,10 @@ def staged_row(proposal: Proposal) -> Row:
     """Half a point is gained over the first images, more or less."""
     found = fake_row(TINY, proposal)
     noise = np.random.default_rng(int(proposal.recipe.id, 16)).normal(0.005, 0.002, 2)
-    first = Accuracy(found["clean_miou"] - noise[0], found["corrupted_miou"] - noise[1])
-    found |= {"first_clean_miou": first.clean, "first_corrupted_miou": first.corrupted}
+    first = Accuracy(found.clean_miou - noise[0], found.corrupted_miou - noise[1])
+    found = replace(found, first_clean_miou=first.clean, first_corrupted_miou=first.corrupted)
     if any(first.clean < bar.clean and first.corrupted < bar.corrupted for bar in proposal.bars):
-        found |= {"status": "stopped", "clean_miou": None, "corrupted_miou": None}
+        found = replace(found, status="stopped", clean_miou=None, corrupted_miou=None)
     return found
 
 
@@ -130,18 +130,18 @@ def drive(proposer: Proposer, stop_after: int | None = None) -> list[tuple[Propo
 def test_what_stops_could_not_have_reached_the_front():
     proposer = Proposer(SPACE, SEARCH.model_copy(update={"sampler": "random", "trials": 60}), [])
     done = drive(proposer)
-    stopped = [p for p, found in done if found["status"] == "stopped"]
+    stopped = [p for p, found in done if found.status == "stopped"]
     assert len(stopped) > 10
     assert all(p.origin == "proposed" for p in stopped)
     assert proposer.trials_done == 60
     assert not {p.recipe.id for p in stopped} & {p.recipe.id for p, _ in done if p.stage == "full"}
-    whole = [found for _, found in done if found["stage"] == "search" and found["status"] == "complete"]
+    whole = [found for _, found in done if found.stage == "search" and found.status == "complete"]
     for proposal in stopped:
         truth = fake_row(TINY, proposal)
         assert any(
-            other["clean_miou"] >= truth["clean_miou"]
-            and other["corrupted_miou"] >= truth["corrupted_miou"]
-            and other["gflops"] <= truth["gflops"]
+            other.clean_miou >= truth.clean_miou
+            and other.corrupted_miou >= truth.corrupted_miou
+            and other.gflops <= truth.gflops
             for other in whole
         )
 
@@ -152,10 +152,8 @@ def test_a_restart_stops_what_an_undisturbed_sweep_does(sampler):
     undisturbed = drive(Proposer(SPACE, search, []))
     before = drive(Proposer(SPACE, search, []), stop_after=25)
     after = drive(Proposer(SPACE, search, [found for _, found in before]))
-    assert sampler == "gp" or any(found["status"] == "stopped" for _, found in before)
-    assert [(p.key, found["status"]) for p, found in before + after] == [
-        (p.key, found["status"]) for p, found in undisturbed
-    ]
+    assert sampler == "gp" or any(found.status == "stopped" for _, found in before)
+    assert [(p.key, found.status) for p, found in before + after] == [(p.key, found.status) for p, found in undisturbed]
 
 
 def test_a_search_space_tells_of_first_images_that_are_not_there(tmp_path):

@@ -6,9 +6,9 @@ import pytest
 from optuna.distributions import IntDistribution
 from optuna.trial import create_trial
 
+from raycomp.objectives import directions
 from raycomp.search import asker, history
 from raycomp.search.history import FixedSpaceTPE, condensed
-from raycomp.search.pareto import DIRECTIONS
 from raycomp.search.proposer import Proposer
 from tests.search.fakes import fake_row
 from tests.search.test_proposer import SEARCH, SPACE, drive
@@ -31,7 +31,7 @@ def test_the_front_stays_and_the_order(monkeypatch):
     whole = trials(400)
     kept = condensed(whole)
     assert 50 <= len(kept) <= 60
-    study = optuna.create_study(directions=list(DIRECTIONS))
+    study = optuna.create_study(directions=directions())
     study.add_trials(whole)
     front = {tuple(trial.values) for trial in study.best_trials}
     held = {tuple(trial.values) for trial in kept}
@@ -43,7 +43,7 @@ def test_the_front_stays_and_the_order(monkeypatch):
 
 def test_the_known_space_proposes_what_optunas_own_does():
     def asked(sampler: optuna.samplers.BaseSampler) -> list[dict]:
-        study = optuna.create_study(directions=list(DIRECTIONS), sampler=sampler)
+        study = optuna.create_study(directions=directions(), sampler=sampler)
         study.add_trials(trials(20))
         return [study.ask(SPACE_OF_TWO).params for _ in range(5)]
 

@@ -4,7 +4,7 @@ import pytest
 
 from raycomp.config import SweepConfig
 from raycomp.recipe import dense
-from raycomp.search.known import is_baseline
+from raycomp.results.query import is_baseline
 from raycomp.search.plan import plan, stage_images
 from raycomp.search.proposer import Proposer
 from raycomp.sections import StageConfig
@@ -60,7 +60,7 @@ def test_hours_are_between_those_of_the_cheapest_proposals_and_those_at_the_limi
     promised = plan(told, Proposer(SPACE, told.search, []))
     done = drive(Proposer(SPACE, told.search, []))
     images = {stage: 9 * stage_images(getattr(told.evaluation, stage)) for stage in ("search", "full")}
-    shares = {p.key: fake_row(TINY, p)["gflops_share"] for p in done}
+    shares = {p.key: fake_row(TINY, p).gflops_share for p in done}
     by_hand = [p for p in done if p.origin != "proposed"]
     certain = [p for p in by_hand if p.stage == "search" or p.origin == "reference" or is_baseline(p.label)]
     sure = promised.pass_ms * sum(images[p.stage] * shares[p.key] for p in certain)
@@ -75,7 +75,7 @@ def test_once_the_search_is_over_what_is_confirmed_is_known():
     told = config()
     done = drive(Proposer(SPACE, told.search, []))
     rows = [fake_row(TINY, p) for p in done]
-    search = [row for row in rows if row["stage"] == "search"]
+    search = [row for row in rows if row.stage == "search"]
     for there in (search, rows[: len(search) + 2], rows):
         promised = plan(told, Proposer(SPACE, told.search, there))
         left = len(rows) - len(there)

@@ -6,8 +6,9 @@ import pytest
 
 from raycomp.errors import UserError
 from raycomp.recipe import BlockWidths, Recipe, dense
-from raycomp.search.known import Known, baselines, best_first, known
-from raycomp.search.pareto import front
+from raycomp.results.pareto import front
+from raycomp.results.query import baselines
+from raycomp.search.known import Known, best_first, known
 from raycomp.search.proposal import Proposal
 from raycomp.search.proposer import Proposer
 from raycomp.search.space import Space
@@ -41,7 +42,7 @@ def test_a_whole_sweep(sampler):
     assert len(search) == 1 + 30
     assert len({p.recipe.id for p in search}) == len(search)
     assert all(SPACE.gflops(SPACE.params(p.recipe)) <= proposer.budget for p in search if p.origin == "proposed")
-    assert all(fake_row(TINY, p)["gflops"] <= proposer.budget for p in search if p.origin == "known")
+    assert all(fake_row(TINY, p).gflops <= proposer.budget for p in search if p.origin == "known")
     origins = [p.origin for p in search[1:]]
     assert origins == sorted(origins)  # known before proposed
 
@@ -67,12 +68,12 @@ def test_a_limit_of_time_counts_in_place_of_gflops():
     search = [p for p in done if p.stage == "search"][1:]
     assert len(search) == 30
     assert all(clock.latency_ms(p.recipe) <= proposer.budget for p in search)
-    assert max(fake_row(TINY, p)["gflops_share"] for p in search) > 0.7  # what is fast need not be cheap
+    assert max(fake_row(TINY, p).gflops_share for p in search) > 0.7  # what is fast need not be cheap
     labels = {p.label for p in search}
     assert {"uniform ToMe 70%", "uniform ToMe 50%"} <= labels
     assert not any("pruning" in label for label in labels)  # which saves no time by this clock
     rows = [fake_row(TINY, p, clock=clock) for p in done]
-    assert [row["predicted_ms"] for row in front(rows)] == sorted(row["predicted_ms"] for row in front(rows))
+    assert [row.predicted_ms for row in front(rows)] == sorted(row.predicted_ms for row in front(rows))
     with pytest.raises(UserError, match=r"cannot be met: the cheapest recipe of the space costs .* ms; nearest"):
         timed.check_budget(6.0)
 
@@ -201,11 +202,11 @@ def test_a_problem_of_the_sampler_is_told_where_the_proposal_is_asked_for(monkey
 
 def test_a_dense_model_that_failed_is_measured_again_and_a_recipe_that_failed_is_not():
     first = [fake_row(TINY, p) for p in drive(Proposer(SPACE, SEARCH, []), 3)]
-    rows = [row | {"status": "failed"} for row in first]
+    rows = [replace(row, status="failed") for row in first]
     again = Proposer(SPACE, SEARCH, rows)
     done = drive(again, 4)
     assert done[0].origin == "reference"
-    assert not {p.recipe.id for p in done[1:]} & {row["recipe_id"] for row in rows}
+    assert not {p.recipe.id for p in done[1:]} & {row.recipe_id for row in rows}
 
 
 def test_known_recipes_leave_half_of_the_trials_to_the_search():
@@ -225,10 +226,10 @@ def test_known_recipes_leave_half_of_the_trials_to_the_search():
         config = SEARCH.model_copy(update={"trials": trials, "sampler": "random"})
         proposals = drive(Proposer(SPACE, config, rows))
         rows += [fake_row(TINY, p) for p in proposals]
-        searched = [row for row in rows if row["stage"] == "search"]
-        assert [row["number"] for row in searched] == list(range(1 + trials))
-        assert [row["label"] for row in searched if row["origin"] == "known"][:2] == kinds[4]
-    assert {row["label"] for row in rows if row["origin"] == "known"} == set(kinds[60])
+        searched = [row for row in rows if row.stage == "search"]
+        assert [row.number for row in searched] == list(range(1 + trials))
+        assert [row.label for row in searched if row.origin == "known"][:2] == kinds[4]
+    assert {row.label for row in rows if row.origin == "known"} == set(kinds[60])
 
 
 def test_more_known_recipes_after_proposals_survive_a_restart():
@@ -237,7 +238,7 @@ def test_more_known_recipes_after_proposals_survive_a_restart():
     undisturbed = [p.key for p in drive(Proposer(SPACE, more, start))]
     for killed_after in range(1, 8):
         before = drive(Proposer(SPACE, more, start), stop_after=killed_after)
-        rows = sorted(start + [fake_row(TINY, p) for p in before], key=lambda r: (r["stage"] != "search", r["number"]))
+        rows = sorted(start + [fake_row(TINY, p) for p in before], key=lambda r: (r.stage != "search", r.number))
         assert [p.key for p in before + drive(Proposer(SPACE, more, rows))] == undisturbed, killed_after
 
 

@@ -11,9 +11,9 @@ from botorch.models.deterministic import GenericDeterministicModel
 from botorch.models.transforms.input import FilterFeatures
 from botorch.utils.multi_objective.box_decompositions import FastNondominatedPartitioning
 
+from raycomp.results.pareto import hypervolume
 from raycomp.search import sampler, surrogate
 from raycomp.search.candidates import candidates, most, point, steps
-from raycomp.search.pareto import hypervolume
 from raycomp.search.proposer import Proposer
 from raycomp.search.surrogate import Surrogate, chosen, expected_improvement, predicted
 from tests.search.fakes import fake_row

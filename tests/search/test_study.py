@@ -42,15 +42,15 @@ def copied(uri: str, proposer: Proposer, rows: list, warn=pytest.fail) -> Mirror
 
 def check(storage: optuna.storages.BaseStorage, rows: list) -> None:
     study = optuna.load_study(study_name="tiny", storage=storage)
-    search = [row for row in rows if row["stage"] == "search"]
+    search = [row for row in rows if row.stage == "search"]
     assert len(study.trials) == len(search)
     assert [t.state for t in study.trials].count(TrialState.FAIL) == 1
-    by_recipe = {row["recipe_id"]: row for row in search}
+    by_recipe = {row.recipe_id: row for row in search}
     complete = [t for t in study.trials if t.state == TrialState.COMPLETE]
     assert len(complete) > len(search) // 2
     for trial in complete:
         row = by_recipe[trial.user_attrs["recipe_id"]]
-        assert trial.values == [row["clean_miou"], row["corrupted_miou"], row["gflops"]]
+        assert trial.values == [row.clean_miou, row.corrupted_miou, row.gflops]
         assert len(trial.params) == len(SPACE.dimensions)
     assert study.best_trials
 

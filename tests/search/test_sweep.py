@@ -19,7 +19,7 @@ class One:
         return self.waiting.pop(0)
 
     def tell(self, row):
-        self.rows[row["stage"], row["recipe_id"]] = row
+        self.rows[row.stage, row.recipe_id] = row
 
 
 class Kept:
@@ -52,5 +52,5 @@ def test_without_the_dense_model_no_more_trials_are_proposed(origin, status, pro
     assert searcher.suggest("a") == first.to_config()
     searcher.on_trial_complete("a", {"done": True})
     assert searcher.problem == problem
-    assert [row["status"] for row in told] == [status]
+    assert [row.status for row in told] == [status]
     assert (searcher.suggest("b") == Searcher.FINISHED) == bool(problem)

@@ -9,6 +9,7 @@ import torch
 
 from raycomp.evaluate.measure import measure
 from raycomp.recipe import dense
+from raycomp.results.row import SCHEMA
 from raycomp.search import trial
 from raycomp.search.proposal import Proposal
 from raycomp.search.trial import DeviceLost, run_trial
@@ -45,9 +46,9 @@ def test_a_full_card_halves_the_batch_and_changes_no_result(base, tmp_path, monk
 
     monkeypatch.setattr(trial, "measure", crowded)
     row = run_trial(base, None, proposal(base), tmp_path, CPU, "")
-    assert (wanted["batch"], row["batch"], row["status"]) == (32, batch, "complete")
-    same = row.keys() - TIMES - {"batch", "per_image"}
-    np.testing.assert_equal({name: row[name] for name in same}, {name: wanted[name] for name in same})
+    assert (wanted.batch, row.batch, row.status) == (32, batch, "complete")
+    same = {*SCHEMA.names} - TIMES - {"batch", "per_image"}
+    np.testing.assert_equal(*({name: one.columns()[name] for name in same} for one in (row, wanted)))
 
 
 @pytest.mark.parametrize("error", FULL)
@@ -79,8 +80,8 @@ def test_another_error_of_a_card_fails_the_recipe_or_ends_the_worker(base, tmp_p
             run_trial(base, None, proposal(base), tmp_path, CUDA, "")
         return
     row = run_trial(base, None, proposal(base), tmp_path, CUDA, "")
-    assert (row["status"], row["device"]) == ("failed", "NVIDIA H100")
-    assert "illegal memory access" in row["error"]
+    assert (row.status, row.device) == ("failed", "NVIDIA H100")
+    assert "illegal memory access" in row.error
 
 
 @pytest.mark.parametrize(
@@ -88,6 +89,6 @@ def test_another_error_of_a_card_fails_the_recipe_or_ends_the_worker(base, tmp_p
 )
 def test_latency_is_measured_only_by_a_trial_that_has_its_card_alone(base, tmp_path, gpus, alone):
     row = run_trial(with_search(base, gpus_per_trial=gpus), None, proposal(base), tmp_path, CPU, "")
-    assert row["device"] == "cpu"
-    assert row["throughput"] > 0
-    assert (row["latency_ms"] is not None) == alone
+    assert row.device == "cpu"
+    assert row.throughput > 0
+    assert (row.latency_ms is not None) == alone

@@ -14,8 +14,9 @@ from raycomp.results.store import Store
 from raycomp.search import actor, scoring
 from raycomp.search.base import score
 from raycomp.search.proposal import Proposal
+from raycomp.search.rows import described
 from raycomp.search.sweep import run_sweep
-from raycomp.search.trial import DeviceLost, described
+from raycomp.search.trial import DeviceLost
 from tests.conftest import seeded_model
 from tests.search.test_base import SHAPE, config
 
@@ -44,7 +45,7 @@ class Losing(actor.Trial):
         runs = [line.split()[0] for line in marks.read_text().splitlines()]
         if runs.count(str(proposal.number)) <= int(proposal.label):
             raise DeviceLost("AcceleratorError: CUDA error: an illegal memory access was encountered")
-        return described(base, proposal) | {"status": "complete", "error": ""}
+        return replace(described(base, proposal), status="complete", error="")
 
 
 def measured(base, folder, losses, **search):
@@ -59,13 +60,13 @@ def measured(base, folder, losses, **search):
     store.open(own.config)
     outcome = run_sweep(own, None, store, Given(proposals, []), lambda row: None, Losing)
     assert outcome.finished
-    return {row["number"]: row for row in outcome.rows}, (folder / "marks").read_text().splitlines()
+    return {row.number: row for row in outcome.rows}, (folder / "marks").read_text().splitlines()
 
 
 def test_a_worker_that_loses_its_device_ends_and_another_takes_the_trial(base, tmp_path):
     rows, runs = measured(base, tmp_path, (0, 1, 0, 9, 0), max_failures=2)
-    assert [rows[number]["status"] for number in range(5)] == ["complete"] * 3 + ["failed", "complete"]
-    assert rows[3]["error"] == (
+    assert [rows[number].status for number in range(5)] == ["complete"] * 3 + ["failed", "complete"]
+    assert rows[3].error == (
         "the trial ended its worker 3 times (search.max_failures), the last time by "
         "AcceleratorError: CUDA error: an illegal memory access was encountered"
     )

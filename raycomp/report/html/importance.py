@@ -7,18 +7,19 @@ from optuna.distributions import BaseDistribution, FloatDistribution, IntDistrib
 from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 from optuna.trial import create_trial
 
+from raycomp import objectives
 from raycomp.report.found import Found
+from raycomp.results.query import completed
 from raycomp.results.row import Row
-from raycomp.results.store import completed
 
 _LEAST = 20  # complete trials before importances say anything
-_OBJECTIVES = {"clean mIoU": "clean_miou", "corrupted mIoU": "corrupted_miou"}
 _KINDS = {"heads": "heads", "qk": "qk", "v": "v", "mlp": "mlp", "ratios": "merge"}
 
 
 def importance(found: Found) -> dict[str, dict[str, float]]:
-    """For either accuracy that varies the share of its variance by dimension (`embed`, `mlp_3`); empty where trials
-    are few.
+    """For each measured objective that varies the share of its variance by dimension (`embed`, `mlp_3`).
+
+    Empty where trials are few.
 
     Hutter et al., "An Efficient Approach for Assessing Hyperparameter Importance", ICML 2014.
     """
@@ -30,23 +31,24 @@ def importance(found: Found) -> dict[str, dict[str, float]]:
     ranges = {name: _range([one[name] for one in params]) for name in varied}
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     shares = {}
-    for title, objective in _OBJECTIVES.items():
-        if len({row[objective] for row in rows}) == 1:  # fANOVA fails where there is no variance to share
+    for objective in objectives.measured():
+        values = [objective.value(row) for row in rows]
+        if len(set(values)) == 1:  # fANOVA fails where there is no variance to share
             continue
-        study = optuna.create_study(direction="maximize")
-        for row, one in zip(rows, params, strict=True):
+        study = optuna.create_study(direction=objective.direction)
+        for value, one in zip(values, params, strict=True):
             own = {name: one[name] for name in varied}
-            study.add_trial(create_trial(params=own, distributions=ranges, value=row[objective]))
+            study.add_trial(create_trial(params=own, distributions=ranges, value=value))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            shares[title] = get_param_importances(study, evaluator=FanovaImportanceEvaluator(seed=0))
+            shares[objective.title] = get_param_importances(study, evaluator=FanovaImportanceEvaluator(seed=0))
     return shares
 
 
 def _params(row: Row) -> dict[str, float]:
-    found = {"embed": row["embed"]}
+    found: dict[str, float] = {"embed": row.embed}
     for column, kind in _KINDS.items():
-        found |= {f"{kind}_{block}": value for block, value in enumerate(row[column])}
+        found |= {f"{kind}_{block}": value for block, value in enumerate(getattr(row, column))}
     return found
 
 

@@ -6,7 +6,8 @@ from plotly.subplots import make_subplots
 
 from raycomp.data.corruptions import SEVERITIES, TYPES
 from raycomp.report.html.figures import FRONT, GREY, styled
-from raycomp.results.row import Row, class_names
+from raycomp.results.query import class_names
+from raycomp.results.row import Row
 
 _WORSE = "#d1495b"
 _PARTS = (("tokens", "tokens"), ("heads", "heads"), ("qk", "QK width"), ("v", "V width"), ("mlp", "MLP width"))
@@ -14,14 +15,14 @@ _PARTS = (("tokens", "tokens"), ("heads", "heads"), ("qk", "QK width"), ("v", "V
 
 def depth_figure(row: Row, dense: Row | None) -> go.Figure:
     """Tokens, widths and GFLOPs of each block, the dense model's behind them where it is known."""
-    whole = dense or {}
-    parts = [(key, title) for key, title in _PARTS if key == "tokens" or row[key] != whole.get(key)]
-    if row.get("gflops_blocks"):
+    parts = [(key, title) for key, title in _PARTS if key == "tokens" or getattr(row, key) != getattr(dense, key, None)]
+    if row.gflops_blocks:
         parts.append(("gflops_blocks", "GFLOPs"))
     figure = styled(make_subplots(1, len(parts), subplot_titles=[title for _, title in parts], horizontal_spacing=0.04))
     for column, (key, title) in enumerate(parts, 1):
-        blocks = list(range(len(row[key])))
-        for values, color, name in ((whole.get(key), "#e4e4e4", "dense"), (row[key], FRONT, "recipe")):
+        blocks = list(range(len(getattr(row, key))))
+        for one, color, name in ((dense, "#e4e4e4", "dense"), (row, FRONT, "recipe")):
+            values = getattr(one, key, ())
             if not values:
                 continue
             text = f"block %{{x}}: %{{y:.4g}} {title}<extra>{name}</extra>"
@@ -29,7 +30,7 @@ def depth_figure(row: Row, dense: Row | None) -> go.Figure:
                 x=blocks, y=values, marker={"color": color}, name=name, legendgroup=name, hovertemplate=text,
                 showlegend=column == 1, row=1, col=column,
             )  # fmt: skip
-    figure.update_xaxes(dtick=max(1, len(row["tokens"]) // 6), tickangle=0, title_text="block")
+    figure.update_xaxes(dtick=max(1, len(row.tokens) // 6), tickangle=0, title_text="block")
     return figure.update_layout(barmode="overlay", bargap=0.15, height=260, legend={"y": -0.35})
 
 
@@ -37,7 +38,7 @@ def class_figure(row: Row, dense: Row) -> go.Figure:
     """Change of the clean IoU of each class against dense, in points, the worst on top."""
     changes = class_changes(row, dense)
     names, values = [name for name, _ in changes], [change for _, change in changes]
-    after, before = (dict(zip(class_names([row, dense]), r["class_iou"], strict=True)) for r in (row, dense))
+    after, before = (dict(zip(class_names([row, dense]), r.class_iou, strict=True)) for r in (row, dense))
     hover = [f"{name}: {100 * before[name]:.1f} → {100 * after[name]:.1f} %" for name in names]
     figure = styled(go.Figure())
     figure.add_bar(
@@ -51,9 +52,7 @@ def class_figure(row: Row, dense: Row) -> go.Figure:
 
 def corruption_figure(row: Row, dense: Row) -> go.Figure:
     """Change of mIoU against dense for each corruption and severity, in points."""
-    after, before = (
-        100 * np.array(r["corrupted_by_variant"], float).reshape(-1, len(SEVERITIES)) for r in (row, dense)
-    )
+    after, before = (100 * np.array(r.corrupted_by_variant, float).reshape(-1, len(SEVERITIES)) for r in (row, dense))
     change = after - before
     bound = float(max(1.0, np.nanmax(np.abs(change)))) if np.isfinite(change).any() else 1.0
     hover = [
@@ -73,7 +72,7 @@ def corruption_figure(row: Row, dense: Row) -> go.Figure:
 
 def class_changes(row: Row, dense: Row) -> list[tuple[str, float]]:
     """Points of clean IoU that each class gained, the one that lost most first; classes that do not occur left out."""
-    changes = zip(class_names([row, dense]), row["class_iou"], dense["class_iou"], strict=True)
+    changes = zip(class_names([row, dense]), row.class_iou, dense.class_iou, strict=True)
     found = [(name, 100 * (after - before)) for name, after, before in changes if after == after and before == before]
     return sorted(found, key=lambda change: change[1])
 

@@ -4,11 +4,13 @@ import itertools
 
 import pytest
 
-from raycomp.search.pareto import front, hypervolume, most_useful
+from raycomp.results.pareto import front, hypervolume, most_useful
+from raycomp.results.row import Row
+from tests.helpers import rows as made
 
 
-def row(clean: float, corrupted: float, gflops: float) -> dict[str, float]:
-    return {"clean_miou": clean, "corrupted_miou": corrupted, "gflops": gflops}
+def row(clean: float, corrupted: float, gflops: float) -> Row:
+    return made.row(clean_miou=clean, corrupted_miou=corrupted, gflops=gflops)
 
 
 def test_front_keeps_what_nothing_dominates():
@@ -20,16 +22,16 @@ def test_front_keeps_what_nothing_dominates():
 def test_front_equals_brute_force(rng):
     rows = [row(*(float(v) for v in rng.random(3))) for _ in range(40)]
 
-    def dominates(a: dict[str, float], b: dict[str, float]) -> bool:
+    def dominates(a: Row, b: Row) -> bool:
         better = (
-            a["clean_miou"] >= b["clean_miou"],
-            a["corrupted_miou"] >= b["corrupted_miou"],
-            a["gflops"] <= b["gflops"],
+            a.clean_miou >= b.clean_miou,
+            a.corrupted_miou >= b.corrupted_miou,
+            a.gflops <= b.gflops,
         )
         return all(better) and a != b
 
     expected = [r for r in rows if not any(dominates(other, r) for other in rows)]
-    assert front(rows) == sorted(expected, key=lambda r: r["gflops"])
+    assert front(rows) == sorted(expected, key=lambda r: r.gflops)
 
 
 def test_hypervolume_of_boxes():

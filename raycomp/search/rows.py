@@ -1,0 +1,154 @@
+"""Rows from proposals and measurements: every row of a sweep, a comparison or a refined front begins here.
+
+A row is frozen: `described` makes it, the others return a copy that says more.
+"""
+
+import json
+import platform
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from raycomp.errors import logger
+from raycomp.evaluate.measure import Measurement, Stopped
+from raycomp.evaluate.robustness import summary
+from raycomp.flops import Profile, gflops, profile
+from raycomp.recipe import dense
+from raycomp.results.row import Row
+from raycomp.search.base import Base
+from raycomp.search.proposal import Proposal
+
+_LIBRARIES = ("raycomp", "torch", "timm", "numpy", "ray", "optuna", "imagecorruptions", "scikit-image", "opencv-python")
+_LONGEST = 2000  # characters of an error
+
+
+def described(base: Base, proposal: Proposal) -> Row:
+    """What is known before anything is measured; the status is empty."""
+    recipe, shape, config = proposal.recipe, base.shape, base.config
+    window, blocks = config.data.window_for(shape), recipe.blocks
+    row = Row(
+        sweep=config.name,
+        number=proposal.number,
+        stage=proposal.stage,
+        origin=proposal.origin,
+        label=proposal.label,
+        status="",
+        recipe_id=recipe.id,
+        recipe_json=recipe.canonical_json(),
+        family=recipe.family(shape),
+        embed=recipe.embed,
+        heads=[block.heads for block in blocks],
+        qk=[block.qk for block in blocks],
+        v=[block.v for block in blocks],
+        mlp=[block.mlp for block in blocks],
+        ratios=list(recipe.ratios),
+        dtype=config.evaluation.dtype,
+        batch=config.evaluation.batch,
+        threads=torch.get_num_threads(),
+        seed=config.search.seed,
+        checkpoint=base.mark,
+        recovery=config.recovery.mode,
+        recovery_steps=config.recovery.steps,
+        dataset=config.data.dataset,
+        evalset=base.evalset.fingerprint,
+        versions=_versions(),
+    )
+    if not recipe.adaptive:
+        row = _with_costs(row, base, [profile(shape, recipe, window)])
+    if base.latency is None:
+        return row
+    predicted = base.latency.latency_ms(recipe)
+    share = predicted / base.latency.latency_ms(dense(base.latency.shape))
+    return replace(row, predicted_ms=predicted, predicted_share=share)
+
+
+def measured(row: Row, base: Base, result: Measurement, per_image: bool = True) -> Row:
+    """The complete row of a measurement; what each image adds is much for every trial of a search."""
+    robust = summary(result.corrupted, result.clean_miou)
+    window, recipe = base.config.data.window_for(base.shape), row.recipe
+    if result.tokens:
+        row = _with_costs(row, base, [profile(base.shape, recipe, window, tokens) for tokens in result.tokens])
+    if result.first is not None:
+        row = replace(row, first_clean_miou=result.first.clean, first_corrupted_miou=result.first.corrupted)
+    return replace(
+        row,
+        status="complete",
+        error="",
+        clean_miou=result.clean_miou,
+        corrupted_miou=robust.mpc,
+        rpc=robust.rpc,
+        corrupted_by_type=_floats(robust.per_type),
+        corrupted_by_severity=_floats(robust.per_severity),
+        corrupted_by_variant=_floats(result.corrupted.reshape(-1)),
+        class_iou=_floats(result.class_iou),
+        classes=list(base.evalset.classes),
+        per_image=result.per_image.packed() if per_image else None,
+        effective_rank=result.rank.mean,
+        effective_rank_std=result.rank.std,
+        latency_ms=result.latency_ms,
+        throughput=result.throughput,
+        images=result.images,
+        seconds_measure=result.seconds,
+    )
+
+
+def stopped(row: Row, early: Stopped) -> Row:
+    """The row of a trial that was given up after its first images."""
+    first, seconds = early.first, early.seconds
+    row = replace(row, first_clean_miou=first.clean, first_corrupted_miou=first.corrupted, images=early.images)
+    return replace(row, seconds_measure=seconds, status="stopped", error="")
+
+
+def failed(row: Row, error: Exception | str) -> Row:
+    """The row of what could not be measured."""
+    if isinstance(error, Exception):
+        logger.debug("recipe %s", row.recipe_id, exc_info=error)
+    text = error if isinstance(error, str) else f"{type(error).__name__}: {error}"
+    return replace(row, status="failed", error=text[:_LONGEST])
+
+
+def git_commit() -> str:
+    """Commit of the checkout this file runs from, read without starting git; empty outside of one."""
+    git = Path(__file__).resolve().parents[2] / ".git"
+    try:
+        head = (git / "HEAD").read_text().strip()
+        return (git / head.removeprefix("ref: ")).read_text().strip() if head.startswith("ref: ") else head
+    except OSError:
+        return ""
+
+
+def _with_costs(row: Row, base: Base, passes: Sequence[Profile]) -> Row:
+    """What a recipe costs: the mean of passes on several images, for adaptive merging."""
+
+    def mean(values: Iterable[float]) -> float:
+        return float(np.mean(list(values)))
+
+    total, window = mean(cost.gflops for cost in passes), base.config.data.window_for(base.shape)
+    return replace(
+        row,
+        tokens=[round(mean(counts)) for counts in zip(*(cost.tokens for cost in passes), strict=True)],
+        gflops=total,
+        gflops_share=total / gflops(base.shape, dense(base.shape), window),
+        gflops_encoder=mean(cost.encoder for cost in passes),
+        gflops_blocks=[mean(block) for block in zip(*(cost.blocks for cost in passes), strict=True)],
+    )
+
+
+def _floats(values: np.ndarray) -> list[float]:
+    return [float(v) for v in values]
+
+
+@cache
+def _versions() -> str:
+    found = {"python": platform.python_version()}
+    for name in _LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return json.dumps(found)
