@@ -15,7 +15,7 @@ import torch.nn.functional as F
 import typer
 from torch import Tensor
 
-from raycomp.evaluate.speed import median_seconds
+from raycomp.evaluate.latency import median_seconds
 
 # batch, heads, tokens, head width: ViT-micro dense and merged, DeiT-B at 512 px
 CASES = ((32, 4, 257, 32), (32, 4, 161, 32), (8, 12, 1026, 64), (8, 12, 513, 64))

@@ -5,7 +5,7 @@
 Sweeps of one search space that differ in their seeds are repeats of one experiment: the best recipe at a share is
 chosen by each sweep's own full stage (clean plus corrupted mIoU), then measured on the test split with all 16 x 5
 corruptions. Prints clean / corrupted mIoU of each, and mean and standard deviation over the sweeps of the difference
-to the dense model, in points. With --refined, a recipe's models of `jobs/refine.py` are measured, each seed a repeat.
+to the dense model, in points. With --refined, a recipe's models of `jobs/refining.py` are measured, each seed a repeat.
 """
 
 from pathlib import Path
@@ -16,6 +16,7 @@ import torch
 import typer
 
 from raycomp.commands.inputs import numbers
+from raycomp.context import Base, default_device, prepare_base
 from raycomp.deploy.model import load
 from raycomp.evaluate.measure import measure
 from raycomp.memory import keep_freed_memory
@@ -25,7 +26,6 @@ from raycomp.recover import recovered
 from raycomp.results.query import at_budgets
 from raycomp.results.row import Row
 from raycomp.results.store import Store
-from raycomp.search.base import Base, default_device, prepare_base
 
 Accuracy = tuple[float, float]
 

@@ -16,15 +16,15 @@ import typer
 
 from raycomp.compress.apply import compress
 from raycomp.config import load
+from raycomp.context import default_device
+from raycomp.evaluate.latency import median_seconds
 from raycomp.evaluate.latency_fit import fitted
 from raycomp.evaluate.latency_table import measure_latency
-from raycomp.evaluate.speed import median_seconds
 from raycomp.memory import keep_freed_memory
 from raycomp.merging import ToMe
 from raycomp.models.segmenter import Segmenter
 from raycomp.recipe import dense
-from raycomp.search.base import default_device
-from raycomp.search.space import Space
+from raycomp.space import Space
 
 ROOT = Path(__file__).resolve().parents[1]
 SEED, ROUNDS, WARM_UP = 2_000_000, 15, 3

@@ -18,7 +18,7 @@ import typer
 from torch import Tensor
 
 from raycomp import kernels
-from raycomp.evaluate.speed import median_seconds
+from raycomp.evaluate.latency import median_seconds
 from raycomp.memory import keep_freed_memory
 from raycomp.merging import ToMe
 from raycomp.merging.base import rounded_share

@@ -13,15 +13,15 @@ import torch
 import typer
 
 from raycomp.compress.apply import remerge
-from raycomp.evaluate.speed import median_seconds
+from raycomp.evaluate.latency import median_seconds
 from raycomp.flops import gflops
+from raycomp.match_cost import bisect
 from raycomp.memory import keep_freed_memory
 from raycomp.merging import ToMe
 from raycomp.merging.tome import constant_r
 from raycomp.models.segmenter import Segmenter
 from raycomp.recipe import Recipe, dense
-from raycomp.search.known import baselines, known
-from raycomp.search.matched import bisect
+from raycomp.search.baselines import baselines, known
 from raycomp.shape import ModelShape, deit_base_distilled, vit
 
 BATCH, MODERATE, AGGRESSIVE = 16, 2.5, 3.7

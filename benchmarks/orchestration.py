@@ -21,15 +21,15 @@ import typer
 from ray import tune
 
 from raycomp import config as configs
+from raycomp.cluster import connection
 from raycomp.config import SweepConfig
 from raycomp.flops import gflops
 from raycomp.results.row import Row
 from raycomp.results.store import Store
-from raycomp.search import cluster
 from raycomp.search.proposal import Proposal
 from raycomp.search.proposer import Proposer
-from raycomp.search.space import Space
 from raycomp.search.sweep import run_sweep
+from raycomp.space import Space
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -108,10 +108,10 @@ def _with_tune(folder: Path, config: SweepConfig, space: Space) -> tuple[float, 
     store.open(config)
     base = SimpleNamespace(config=config, space=space, log=folder)
     began = time.time()
-    cluster.connect()
+    connection.connect()
     starting = time.time() - began
     run_sweep(base, None, store, proposer, lambda _: None, Instant)  # type: ignore[arg-type]
-    cluster.disconnect()
+    connection.disconnect()
     times = [float(line) for line in (folder / "began").read_text().split()]
     return (times[-1] - times[0]) / (len(times) - 1), times[0] - began, starting
 

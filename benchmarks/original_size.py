@@ -14,14 +14,14 @@ import torch
 import typer
 
 from raycomp.config import load
+from raycomp.context import default_device, prepare_base
 from raycomp.evaluate.measure import measure
 from raycomp.memory import keep_freed_memory
 from raycomp.recipe import dense
 from raycomp.report.compare import rank_text
 from raycomp.results.query import spearman
-from raycomp.search.base import default_device, prepare_base
-from raycomp.search.known import known
-from raycomp.search.space import Space
+from raycomp.search.baselines import known
+from raycomp.space import Space
 
 ROOT = Path(__file__).resolve().parents[1]
 

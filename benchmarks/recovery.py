@@ -4,7 +4,7 @@
 
 Draws random recipes of the embedded default's space as elastic training does, with another seed, and measures each as
 cut, reconstructed, cut from the elastic model, fine-tuned from the cut dense model, and refined: fine-tuned from the
-elastic one, as `jobs/refine.py` does (both with the dense model as teacher). All are measured on the full set; each
+elastic one, as `jobs/refining.py` does (both with the dense model as teacher). All are measured on the full set; each
 worker takes one recipe at a time, on one thread.
 Prints clean / corrupted mIoU, seconds of recovery, and Spearman's rank correlations with the fine-tuned accuracy.
 """
@@ -23,15 +23,15 @@ import typer
 
 from raycomp.commands.inputs import names
 from raycomp.config import SweepConfig, load
+from raycomp.context import Base, default_device, prepare_base
 from raycomp.evaluate.measure import measure
 from raycomp.memory import keep_freed_memory
 from raycomp.recipe import Recipe
 from raycomp.recover import finetuned, recovered
 from raycomp.results.query import spearman
-from raycomp.search.base import Base, default_device, prepare_base
-from raycomp.search.space import Space
 from raycomp.sections import FinetuneConfig
-from raycomp.train import Preloaded, preloaded
+from raycomp.space import Space
+from raycomp.training_loop import Preloaded, preloaded
 
 ROOT = Path(__file__).resolve().parents[1]
 MODES = ("none", "reconstruct", "elastic", "finetune", "refine")

@@ -17,19 +17,19 @@ import numpy as np
 import torch
 import typer
 
-from raycomp.benchmark.settings import Setting, built, find_nvit
+from raycomp.benchmark.operating_points import Setting, built, find_nvit
 from raycomp.commands.inputs import numbers
 from raycomp.config import load
+from raycomp.context import Base, default_device, prepare_base
 from raycomp.evaluate.measure import measure
 from raycomp.flops import gflops
 from raycomp.memory import keep_freed_memory
 from raycomp.models.segmenter import Segmenter
 from raycomp.recipe import dense
 from raycomp.recover import finetuned
-from raycomp.search.base import Base, default_device, prepare_base
-from raycomp.search.known import UNIFORM_PRUNING, known
+from raycomp.search.baselines import UNIFORM_PRUNING, known
 from raycomp.sections import FinetuneConfig
-from raycomp.train import preloaded
+from raycomp.training_loop import preloaded
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -20,25 +20,25 @@ from pathlib import Path
 from types import SimpleNamespace
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ.setdefault("RAY_AUTH_MODE", "token")  # before Ray is imported, as raycomp.search.cluster does
+os.environ.setdefault("RAY_AUTH_MODE", "token")  # before Ray is imported, as raycomp.cluster.connection does
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import ray
 from ray import tune
 
 from raycomp import config as configs
+from raycomp.cluster.connection import connect
 from raycomp.config import SweepConfig
 from raycomp.report import tables
 from raycomp.report.progress import SweepProgress
 from raycomp.results.row import Row
 from raycomp.results.store import Store
 from raycomp.results.tracking import Tracker, default_uri
-from raycomp.search.cluster import connect
 from raycomp.search.proposal import Proposal
 from raycomp.search.proposer import Proposer
-from raycomp.search.space import Space
-from raycomp.search.study import StudyCopy, study_uri
-from tests.search.fakes import fake_row
+from raycomp.search.study_replica import StudyCopy, study_uri
+from raycomp.space import Space
+from tests.helpers.trials import fake_row
 
 _SPACE = Path(__file__).resolve().parents[1] / "search_spaces" / "streetscenes_vit_micro.yaml"
 _CLASSES = [f"class {index}" for index in range(11)]

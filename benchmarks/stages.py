@@ -19,6 +19,7 @@ import typer
 
 from raycomp import config as configs
 from raycomp.config import SweepConfig
+from raycomp.context import Base, prepare_base
 from raycomp.data.corruptions import SEVERITIES, TYPES, VARIANTS
 from raycomp.data.evalset import CLEAN
 from raycomp.data.samples import IGNORE, NORMALIZATIONS
@@ -27,10 +28,9 @@ from raycomp.evaluate.miou import miou, normalised
 from raycomp.memory import keep_freed_memory
 from raycomp.results.pareto import hypervolume
 from raycomp.results.query import first_agreement, spearman
-from raycomp.search.base import Base, prepare_base
 from raycomp.search.proposer import Proposer
-from raycomp.search.space import Space
 from raycomp.search.trial import run_trial
+from raycomp.space import Space
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPES, IMAGES, CLEAN_IMAGES, LEAST = 24, 8, 64, 0.17

@@ -21,6 +21,7 @@ import torch
 import typer
 
 from raycomp.compress.apply import compress
+from raycomp.context import Base
 from raycomp.data.corruptions import VARIANTS, corrupt
 from raycomp.data.datasets import open_split
 from raycomp.data.samples import NORMALIZATIONS
@@ -28,8 +29,7 @@ from raycomp.evaluate.confusions import confusion
 from raycomp.evaluate.miou import miou
 from raycomp.models import checkpoints
 from raycomp.recipe import Recipe
-from raycomp.search.base import Base
-from raycomp.search.space import Space
+from raycomp.space import Space
 from throughput_worker import measured, prepared
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 
 from raycomp import config as configs
+from raycomp.context import Base, prepare_base
 from raycomp.memory import keep_freed_memory
 from raycomp.recipe import Recipe
-from raycomp.search.base import Base, prepare_base
 from raycomp.search.proposal import Proposal
 from raycomp.search.trial import run_trial
 

@@ -16,16 +16,16 @@ import pyarrow.parquet as pq
 import torch
 
 from raycomp import config as configs
+from raycomp.context import Base, prepare_base
 from raycomp.data.corruptions import VARIANTS
 from raycomp.evaluate.measure import measure
 from raycomp.files import written
 from raycomp.flops import profile
 from raycomp.memory import keep_freed_memory
 from raycomp.recipe import Recipe, dense
-from raycomp.search.base import Base, prepare_base
-from raycomp.search.space import Space
 from raycomp.sections import SpaceConfig, WidthRange
 from raycomp.shape import deit_base_distilled
+from raycomp.space import Space
 
 ROOT = Path(__file__).resolve().parents[1]
 MEASURED = Path(__file__).with_name("elastic_trials.parquet")

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 import typer
 
-from raycomp.evaluate.speed import median_seconds
+from raycomp.evaluate.latency import median_seconds
 from raycomp.memory import keep_freed_memory
 
 ROUNDS, WARM_UP = 21, 3

@@ -10,7 +10,18 @@ from typing import Annotated
 import typer
 from pydantic import ValidationError
 
-from raycomp.commands import autoscale_demo, benchmark, choose, deploy, inspect, manage, prune, refine, search, train
+from raycomp.commands import (
+    autoscale_demo,
+    benchmark,
+    choose,
+    export,
+    manage,
+    profile_and_explain,
+    prune,
+    refine,
+    search,
+    train,
+)
 from raycomp.errors import UserError, logger, one_line, show_log
 from raycomp.jobs.session import INTERRUPTED
 
@@ -21,24 +32,24 @@ app = typer.Typer(
 )
 _COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
     "From a model to a front": {
-        "profile": inspect.profile_command,
+        "profile": profile_and_explain.profile_command,
         "train": train.train_command,
         "search": search.search_command,
         "status": manage.status_command,
         "refine": refine.refine_command,
     },
     "What a sweep found": {
-        "front": inspect.front_command,
+        "front": profile_and_explain.front_command,
         "pick": choose.pick_command,
-        "explain": inspect.explain_command,
+        "explain": profile_and_explain.explain_command,
         "report": choose.report_command,
         "compare": choose.compare_command,
     },
     "Other methods": {"prune": prune.prune_command, "benchmark": benchmark.benchmark_command},
     "From a recipe to a model": {
-        "export": deploy.export_command,
-        "predict": deploy.predict_command,
-        "speed": deploy.speed_command,
+        "export": export.export_command,
+        "predict": export.predict_command,
+        "speed": export.speed_command,
     },
     "Keeping results in order": {"track": manage.track_command, "compact": manage.compact_command},
 }

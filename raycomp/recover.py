@@ -9,6 +9,7 @@ from copy import deepcopy
 import torch
 
 from raycomp.compress.reconstruct import reconstruct
+from raycomp.context import Base
 from raycomp.data.datasets import open_split
 from raycomp.data.samples import NORMALIZATIONS, Samples
 from raycomp.deploy.model import load
@@ -18,10 +19,9 @@ from raycomp.losses import Loss, distilled, pixel_loss
 from raycomp.models import checkpoints
 from raycomp.models.segmenter import Segmenter
 from raycomp.recipe import Recipe, dense
-from raycomp.search.base import Base
 from raycomp.sections import FinetuneConfig, TrainConfig
 from raycomp.storage import AnyPath
-from raycomp.train import Standing, train
+from raycomp.training_loop import Standing, train
 
 _TRAINING = 2
 """Raise it when the same settings train another model: then none of an older release is read back."""

@@ -9,9 +9,9 @@ import torch
 
 from raycomp.compress import saliency as saliencies
 from raycomp.compress.saliency import Saliency
+from raycomp.context import Base
 from raycomp.models.segmenter import Segmenter, init_weights
 from raycomp.recipe import dense
-from raycomp.search.base import Base
 from raycomp.sections import Criterion
 from raycomp.shape import ModelShape
 
@@ -65,8 +65,8 @@ def saliency(model: Segmenter) -> Saliency:
 
 @pytest.fixture(scope="session")
 def base() -> Base:
-    """See `tests.bases`."""
-    from tests.bases import tiny_base
+    """See `tests.helpers.contexts`."""
+    from tests.helpers.contexts import tiny_base
 
     return tiny_base()
 

@@ -16,8 +16,8 @@ from raycomp.recipe import dense
 from raycomp.results.store import Store
 from raycomp.search.proposal import Proposal
 from tests.conftest import TINY
+from tests.helpers.trials import fake_row
 from tests.results.test_store import CONFIG
-from tests.search.fakes import fake_row
 
 RAYCOMP = str(Path(sys.executable).with_name("raycomp"))
 

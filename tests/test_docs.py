@@ -20,7 +20,7 @@ from raycomp.deploy import model as models
 from raycomp.merging import ToMe
 from raycomp.models import checkpoints
 from raycomp.recipe import dense
-from tests.docs import PAGES, ROOT, blocks, commands, name, prose
+from tests.helpers.documents import PAGES, ROOT, blocks, commands, name, prose
 
 _INLINE = re.compile(r"`((?:raycomp|python) [^`]+)`")
 _LINK = re.compile(r"\]\((?!http)([^)#\s]*)(?:#([^)]+))?\)")

@@ -6,7 +6,7 @@ import torch
 
 from raycomp.compress.apply import compress
 from raycomp.errors import UserError
-from raycomp.evaluate.tokens import tokens_per_block
+from raycomp.evaluate.token_counts import tokens_per_block
 from raycomp.flops import gflops, profile
 from raycomp.merging import Cts, ToMe
 from raycomp.merging.tokens import Sharing
@@ -16,8 +16,8 @@ from raycomp.models.segmenter import Segmenter
 from raycomp.recipe import Recipe, dense
 from raycomp.shape import ModelShape, deit_base_distilled, vit
 from tests.conftest import TINY, seeded_model, seeded_saliency
-from tests.counting import counted_gflops
-from tests.recipes import METHODS, random_recipe
+from tests.helpers.counting import counted_gflops
+from tests.helpers.recipes import METHODS, random_recipe
 
 ADE20K, CITYSCAPES = ((512, 512), 150), ((768, 768), 19)
 

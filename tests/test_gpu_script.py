@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tests.docs import ROOT
+from tests.helpers.documents import ROOT
 
 RESULTS = ROOT / "docs" / "results"
 

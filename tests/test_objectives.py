@@ -8,13 +8,13 @@ from optuna.trial import create_trial
 
 from raycomp import objectives
 from raycomp.objectives import CLEAN, CORRUPTED, COST, Objective
-from raycomp.report.html.figures import front_figure
+from raycomp.report.page.charts import front_figure
 from raycomp.report.tables import console, front_table
 from raycomp.results.pareto import front, hypervolume, most_useful
 from raycomp.results.query import origins, stage_agreement
 from raycomp.results.tracked_rows import metrics
 from raycomp.search import history
-from raycomp.search.first_images import FirstImages
+from raycomp.search.early_stopping import FirstImages
 from raycomp.search.history import condensed
 from raycomp.search.proposer import Proposer
 from tests.helpers.rows import row

@@ -12,7 +12,7 @@ from raycomp.errors import UserError
 from raycomp.models.segmenter import Segmenter, init_weights
 from raycomp.recipe import dense
 from raycomp.sections import AugmentConfig, TrainConfig
-from raycomp.train import train
+from raycomp.training_loop import train
 from tests.conftest import TINY
 
 SHAPE = TINY.model_copy(update={"image": (64, 64), "classes": 11})

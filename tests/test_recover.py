@@ -10,21 +10,21 @@ import torch
 
 from raycomp.compress.apply import compress
 from raycomp.compress.elastic import ordered
+from raycomp.context import Elastic
 from raycomp.data.streetscenes import StreetScenes
 from raycomp.errors import UserError
 from raycomp.merging import Cts, ToMe
 from raycomp.recipe import dense
 from raycomp.recover import recovered
-from raycomp.search.base import Elastic
 from raycomp.search.proposal import Proposal
-from raycomp.search.space import Space
 from raycomp.search.trial import run_trial
 from raycomp.sections import RecoveryConfig, SpaceConfig, WidthRange
+from raycomp.space import Space
 from raycomp.storage import located
-from tests.bases import SHAPE
 from tests.conftest import seeded_images
-from tests.copies import Copies
-from tests.services import s3
+from tests.helpers.contexts import SHAPE
+from tests.helpers.copies import Copies
+from tests.helpers.services import s3
 
 CPU = torch.device("cpu")
 NARROW = dense(SHAPE).model_copy(update={"embed": 48, "merge": ToMe(ratios=(0.2, 0.0, 0.1, 0.0))})

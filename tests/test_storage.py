@@ -15,8 +15,8 @@ from raycomp.files import check_outputs, fetched, written
 from raycomp.results import lock
 from raycomp.results.store import Store, sweep_folder
 from raycomp.storage import ObjectPath, located, resolved
+from tests.helpers.services import SECRET, s3
 from tests.results.test_store import CONFIG, ROW
-from tests.services import SECRET, s3
 
 
 @pytest.fixture(scope="module")

@@ -9,14 +9,14 @@ import torch
 from gpu_steps.notes import SPACE, Notes, Setting
 from raycomp import config as configs
 from raycomp.compress.apply import compress
+from raycomp.context import Base, prepare_base
 from raycomp.data.samples import NORMALIZATIONS
 from raycomp.devices import exact_float32
 from raycomp.evaluate.measure import measure
 from raycomp.evaluate.miou import normalised
 from raycomp.merging import Algm, Cts
 from raycomp.recipe import Recipe, dense
-from raycomp.search.base import Base, prepare_base
-from raycomp.search.known import baselines, known
+from raycomp.search.baselines import baselines, known
 from raycomp.sections import EvaluationConfig, StageConfig
 
 _CLOSE = 1e-4  # of a logit

@@ -11,7 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.profiler import ProfilerActivity, profile
 
 from gpu_steps.notes import Notes, Setting
-from raycomp.evaluate.speed import median_seconds
+from raycomp.evaluate.latency import median_seconds
 
 _BACKENDS = {
     "flash": SDPBackend.FLASH_ATTENTION,

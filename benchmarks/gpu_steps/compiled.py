@@ -10,7 +10,7 @@ import torch
 from gpu_steps.models import build, labels, recipes
 from gpu_steps.notes import Notes, Setting, random_images
 from raycomp.evaluate.graphs import graphed
-from raycomp.evaluate.speed import median_seconds
+from raycomp.evaluate.latency import median_seconds
 
 
 @torch.inference_mode()

@@ -14,7 +14,7 @@ import torch
 
 import raycomp
 from gpu_steps.notes import ROOT, Notes, Setting
-from raycomp.evaluate.speed import median_seconds
+from raycomp.evaluate.latency import median_seconds
 
 _PACKAGES = ("torch", "triton", "timm", "ray", "optuna", "botorch", "mlflow", "pyarrow", "onnxruntime", "numpy")
 

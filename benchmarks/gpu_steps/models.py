@@ -13,11 +13,11 @@ from raycomp.compress.apply import remerge
 from raycomp.devices import prepare_device
 from raycomp.evaluate.graphs import graphed
 from raycomp.evaluate.labels import most_likely
-from raycomp.evaluate.speed import median_seconds
+from raycomp.evaluate.latency import median_seconds
 from raycomp.flops import gflops
 from raycomp.models.segmenter import Segmenter
 from raycomp.recipe import BlockWidths, Recipe, dense
-from raycomp.search.known import baselines, known
+from raycomp.search.baselines import baselines, known
 from raycomp.shape import ModelShape
 
 SPEEDUPS = (1.4, 2.5, 3.7)

@@ -11,7 +11,7 @@ from gpu_steps.notes import Notes, Setting
 from raycomp.compress import saliency
 from raycomp.evaluate.effective_rank import erank
 from raycomp.evaluate.labels import most_likely
-from raycomp.evaluate.speed import median_seconds
+from raycomp.evaluate.latency import median_seconds
 from raycomp.models.segmenter import upsampled
 from raycomp.recipe import dense
 

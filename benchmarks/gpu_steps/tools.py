@@ -12,6 +12,7 @@ from gpu_steps.notes import SPACE, Notes, Setting
 from raycomp import config as configs
 from raycomp.cli import app
 from raycomp.compress.apply import compress
+from raycomp.context import Base, prepare_base
 from raycomp.data.streetscenes import StreetScenes
 from raycomp.deploy import model as models
 from raycomp.deploy.model import facts_of
@@ -19,7 +20,6 @@ from raycomp.deploy.onnx import export_onnx, export_program
 from raycomp.evaluate.miou import normalised
 from raycomp.merging import ToMe
 from raycomp.recipe import Recipe, dense
-from raycomp.search.base import Base, prepare_base
 from raycomp.search.proposal import Proposal
 from raycomp.search.trial import run_trial
 from raycomp.sections import EvaluationConfig, StageConfig

@@ -13,9 +13,9 @@ from gpu_steps.notes import Notes, Setting
 from raycomp.data.samples import Sample
 from raycomp.losses import Loss, nested, pixel_loss
 from raycomp.recipe import Recipe, dense
-from raycomp.search.space import Space
 from raycomp.sections import AugmentConfig, SpaceConfig, TrainConfig, WidthRange
-from raycomp.train import Standing, train
+from raycomp.space import Space
+from raycomp.training_loop import Standing, train
 
 _WARM_UP = 10
 

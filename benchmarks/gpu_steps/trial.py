@@ -12,12 +12,12 @@ from gpu_steps.models import build, recipes
 from gpu_steps.notes import Notes, Setting
 from raycomp.compress.saliency import from_gradients
 from raycomp.config import SweepConfig
+from raycomp.context import Base
 from raycomp.data.corruptions import VARIANTS
 from raycomp.data.evalset import CLEAN, EvalSet, Stack
 from raycomp.devices import prepare_device
 from raycomp.memory import keep_freed_memory
 from raycomp.recipe import dense
-from raycomp.search.base import Base
 from raycomp.search.proposal import Proposal
 from raycomp.search.trial import run_trial
 

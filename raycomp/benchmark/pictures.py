@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from raycomp.context import Base
 from raycomp.data.corruptions import VARIANTS
 from raycomp.data.evalset import CLEAN
 from raycomp.data.resize import at_least
@@ -12,7 +13,6 @@ from raycomp.data.samples import NORMALIZATIONS
 from raycomp.evaluate.miou import normalised
 from raycomp.files import fetched, written
 from raycomp.models.segmenter import Segmenter
-from raycomp.search.base import Base
 from raycomp.storage import AnyPath
 
 _CORRUPTED = (("fog", 3), ("gaussian_noise", 3))

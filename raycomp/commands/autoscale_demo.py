@@ -25,7 +25,7 @@ def autoscale_demo_command(
     options = ["--space", space, "--results", results, "--name", name, "--trials", trials, "--workers", nodes]
     command = [sys.executable, "-m", "raycomp", "search", *map(str, options)]
     os.environ["RAY_AUTH_MODE"] = "disabled"  # a cluster of its own, on loopback; Ray reads this as it is imported
-    from raycomp.jobs.autoscale_demo import watched
+    from raycomp.jobs.autoscaling import watched
     from raycomp.report.autoscale import plot_cluster
 
     started, moments = watched(command, nodes, idle, lambda line: console.print(line, highlight=False))

@@ -53,7 +53,7 @@ def benchmark_command(
     share_cores()
     finished = None if sweep is None else _finished(sweep, config.model.checkpoint)
     with session(config, store, tracking_uri(tracking, results), tables.console()) as job:
-        from raycomp.jobs.benchmark import benchmark
+        from raycomp.jobs.benchmarking import benchmark
 
         benchmark(job, finished)
         job.say(f"runs:  {runs_command(job.uri)}")

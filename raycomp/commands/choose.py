@@ -11,8 +11,8 @@ from pydantic import TypeAdapter, ValidationError
 from raycomp.commands.inputs import Json, Results, check_suffix, complete_sweep, print_json, results_option
 from raycomp.errors import UserError
 from raycomp.report import tables
-from raycomp.report.choose import Limits, choose
-from raycomp.report.trust import trust
+from raycomp.report.choice import Limits, choose
+from raycomp.report.confidence import trust
 from raycomp.results.query import at_budgets, class_names, dense_row, final_front
 from raycomp.results.store import Store, sweep_folder
 from raycomp.sections import Share
@@ -77,7 +77,7 @@ def compare_command(sweeps: Sweeps, results: Results = "results", as_json: Json 
     """Hypervolume, fronts, and the best at each budget of two or more sweeps."""
     if len(sweeps) < 2:
         raise UserError(f"only the sweep {sweeps[0]} is named; compare takes two or more")
-    from raycomp.report.found import Found, difference
+    from raycomp.report.sweep_view import Found, difference
 
     found = [Found.read(Store(sweep_folder(results, name))) for name in sweeps]
     if as_json:
@@ -108,8 +108,8 @@ def report_command(
     """Write one HTML file about a sweep that opens offline; with several names, the first one beside the others."""
     if out is not None:
         check_suffix("--out", out, ".html")
-    from raycomp.report.found import Found
-    from raycomp.report.html.page import write_page
+    from raycomp.report.page.sweep_page import write_page
+    from raycomp.report.sweep_view import Found
 
     found = [Found.read(Store(sweep_folder(results, name))) for name in sweeps]
     path = out or sweep_folder(results, sweeps[0]) / "report.html"

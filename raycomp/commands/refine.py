@@ -56,7 +56,7 @@ def refine_command(
     store.lock.take()
     share_cores()
     with session(config, store, uri, tables.console()) as job:
-        from raycomp.jobs.refine import refine_front
+        from raycomp.jobs.refining import refine_front
 
         refined = refine_front(job, top, parts(recipes))
         job.say(f"runs:   {runs_command(uri)}")
@@ -98,7 +98,7 @@ def _rerank(
             raise UserError(f"{option} {value}: --space and --split measure the front as it is, without training")
     _check_front(store, before)
     share_cores()
-    from raycomp.refine.transfer import proposals, settings
+    from raycomp.refine.rerank import proposals, settings
 
     rows = store.rows()
     config = settings(store.folder.name, before, None if space is None else configs.load(space), split)
@@ -109,8 +109,8 @@ def _rerank(
     there.check(config)
     _check_trained(config, shape, wanted)
     with session(config, there, uri, tables.console()) as job:
-        from raycomp.jobs.rerank import rerank
-        from raycomp.report.found import Found
+        from raycomp.jobs.reranking import rerank
+        from raycomp.report.sweep_view import Found
 
         measured = rerank(job, Found(store.folder.name, before, rows), wanted)
         job.say(f"runs:   {runs_command(uri)}")
@@ -119,7 +119,7 @@ def _rerank(
 
 def _check_trained(config: configs.SweepConfig, shape: ModelShape, wanted: Sequence[Proposal]) -> None:
     """Check that an elastic model was trained over the recipes; the first is the dense model's own."""
-    from raycomp.search.base import trained_space
+    from raycomp.context import trained_space
 
     if (trained := trained_space(config, shape)) is None:
         return

@@ -25,8 +25,8 @@ from raycomp.report import tables
 from raycomp.results.query import check_measured
 from raycomp.results.store import Store, sweep_folder
 from raycomp.results.tracking import tracking_uri
-from raycomp.search.space import Space as Grid
 from raycomp.shape import ModelShape
+from raycomp.space import Space as Grid
 
 
 def search_command(
@@ -59,7 +59,7 @@ def search_command(
     store.check(config)
     _check(config)
     with session(config, store, tracking_uri(tracking, results), tables.console()) as job:
-        from raycomp.jobs.search import search
+        from raycomp.jobs.searching import search
 
         found, finished = search(job, study)
         job.say(f"runs:   {runs_command(job.uri)}")
@@ -94,8 +94,8 @@ def _say_plan(config: configs.SweepConfig, store: Store, space: Path, as_json: b
     if in_time:
         known = tuple(share for share in search.known if share <= search.budget)
         search = search.model_copy(update={"budget": 1.0, "known": known})
+    from raycomp.context import trained_space
     from raycomp.models import checkpoints
-    from raycomp.search.base import trained_space
     from raycomp.search.plan import plan
     from raycomp.search.proposer import Proposer
 

@@ -20,8 +20,8 @@ from raycomp.shape import ModelShape
 if TYPE_CHECKING:
     from raycomp.models.policy import Policy
     from raycomp.models.segmenter import Segmenter
-    from raycomp.train import Standing
     from raycomp.trainers.job import Made, TrainingJob
+    from raycomp.training_loop import Standing
 
 _Kind = Literal["train", "elastic", "policy"]
 """What is trained, by the section of its settings; `train` is the dense model."""
@@ -98,8 +98,8 @@ def _job(
     from raycomp.data.samples import Samples
     from raycomp.data.streetscenes import StreetScenes
     from raycomp.devices import prepare_device
-    from raycomp.train import Preloaded
     from raycomp.trainers.job import TrainingJob
+    from raycomp.training_loop import Preloaded
 
     where = device_of(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     samples: Samples = open_split(sweep.data, sweep.data.train_split, settings.images or 0)
@@ -124,9 +124,9 @@ def _job(
 
 
 def _made(job: "TrainingJob", kind: _Kind, start: Path | None, half: bool) -> "Made[Policy] | Made[Segmenter]":
-    from raycomp.trainers.dense import train_dense
-    from raycomp.trainers.elastic import train_elastic
-    from raycomp.trainers.policy import train_policy
+    from raycomp.trainers.dense_model import train_dense
+    from raycomp.trainers.elastic_model import train_elastic
+    from raycomp.trainers.policy_network import train_policy
 
     if kind == "policy":
         return train_policy(job)

@@ -4,7 +4,7 @@ from copy import deepcopy
 
 from torch import nn
 
-from raycomp.compress.prune import prune
+from raycomp.compress.pruning import prune
 from raycomp.compress.saliency import Saliency
 from raycomp.errors import UserError
 from raycomp.merging.tokens import Sharing

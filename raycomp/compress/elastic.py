@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from raycomp.compress.apply import remerge
-from raycomp.compress.prune import cut_along, kept_units, sliced
+from raycomp.compress.pruning import cut_along, kept_units, sliced
 from raycomp.compress.saliency import Saliency
 from raycomp.compress.slices import first_units
 from raycomp.errors import UserError

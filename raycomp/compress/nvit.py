@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from raycomp.compress.prune import kept_in_heads, kept_units, prune
+from raycomp.compress.pruning import kept_in_heads, kept_units, prune
 from raycomp.compress.saliency import Saliency, attention_widths
 from raycomp.models.segmenter import Segmenter
 from raycomp.recipe import Recipe

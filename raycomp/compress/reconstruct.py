@@ -13,7 +13,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from raycomp.compress.prune import kept_units
+from raycomp.compress.pruning import kept_units
 from raycomp.compress.saliency import Saliency
 from raycomp.devices import moved
 from raycomp.models.segmenter import Block, MaskDecoder, Segmenter

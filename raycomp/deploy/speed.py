@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from raycomp.errors import UserError, first_line
-from raycomp.evaluate.speed import median_seconds
+from raycomp.evaluate.latency import median_seconds
 from raycomp.flops import gflops
 from raycomp.models.segmenter import Segmenter
 from raycomp.recipe import dense

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from raycomp.compress.apply import remerge
+from raycomp.evaluate.latency import median_seconds
 from raycomp.evaluate.latency_table import NO_FIT, Fit, LatencyTable
-from raycomp.evaluate.speed import median_seconds
 from raycomp.merging import METHODS, MergeMethod
 from raycomp.models.segmenter import Segmenter
 from raycomp.recipe import BlockWidths, Recipe, dense, tokens_removed

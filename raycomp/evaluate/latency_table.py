@@ -19,7 +19,7 @@ from torch import Tensor
 
 from raycomp.devices import device_name
 from raycomp.errors import UserError
-from raycomp.evaluate.speed import median_seconds
+from raycomp.evaluate.latency import median_seconds
 from raycomp.files import written
 from raycomp.merging import METHODS, MergeMethod
 from raycomp.merging.tokens import Tokens

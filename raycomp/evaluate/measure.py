@@ -21,11 +21,11 @@ from raycomp.errors import UserError
 from raycomp.evaluate.confusions import Confusions
 from raycomp.evaluate.effective_rank import EffectiveRank, effective_rank
 from raycomp.evaluate.graphs import Replayed, graphed
+from raycomp.evaluate.latency import latency_ms
 from raycomp.evaluate.miou import Accuracy, class_iou, first_window, miou
 from raycomp.evaluate.per_image import PerImage
 from raycomp.evaluate.resident import Resident, resident
-from raycomp.evaluate.speed import latency_ms
-from raycomp.evaluate.tokens import recorded
+from raycomp.evaluate.token_counts import recorded
 from raycomp.evaluate.windows import View, labelled
 from raycomp.models.segmenter import Segmenter
 from raycomp.sections import DataConfig, EvaluationConfig

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from raycomp.cluster import connection
 from raycomp.config import SweepConfig
 from raycomp.memory import leave_memory_to_the_system
 from raycomp.results.row import Row
 from raycomp.results.store import Store
 from raycomp.results.tracking import Tracker
-from raycomp.search import cluster
 from raycomp.storage import AnyPath
 
 if TYPE_CHECKING:  # torch takes seconds, which bad input need not wait for
-    from raycomp.search.base import Base
+    from raycomp.context import Base
 
 INTERRUPTED = 130
 """Exit code of a job that Ctrl-C or `ray job stop` ended with a usable result."""
@@ -62,8 +62,8 @@ class Session:
         Raises:
             UserError: for a checkpoint or data set that does not fit, or that the rows were not measured with.
         """
-        from raycomp.search.base import check_same, prepare_base
-        from raycomp.search.scoring import scored_by_worker
+        from raycomp.cluster.saliency_task import scored_by_worker
+        from raycomp.context import check_same, prepare_base
 
         base = prepare_base(self.config, self.say, scorer=scored_by_worker, **options)
         check_same(rows, base, self.folder)
@@ -75,14 +75,14 @@ class Session:
         """Add the latency table that a limit of time needs, measured where the folder has none yet."""
         if self.config.search.limit != "latency":
             return base
-        from raycomp.search.latency import with_latency
+        from raycomp.cluster.latency_task import with_latency
 
         return with_latency(base, self.folder, self.say)
 
     def track(self, classes: Sequence[str], rows: Iterable[Row] = ()) -> Tracker:
         """Start the MLflow run, with the rows that there are already."""
         self._tracker = tracker = Tracker(self.uri, self.folder, self.config, classes, self.warn)
-        cluster.stop_like_ctrl_c(tracker.killed)
+        connection.stop_like_ctrl_c(tracker.killed)
         for row in rows:
             tracker.log(row)
         return tracker
@@ -96,7 +96,7 @@ class Session:
     def leave(self) -> None:
         """Begin to leave the cluster, in a thread, as what follows needs it no more."""
         if self._leaving is None:
-            self._leaving = Thread(target=cluster.disconnect)
+            self._leaving = Thread(target=connection.disconnect)
             self._leaving.start()
 
     def wait_until_left(self) -> None:
@@ -121,7 +121,7 @@ def session(config: SweepConfig, store: Store, uri: str, console: Console) -> It
     Args:
         uri: of MLflow.
     """
-    cluster.connect()
+    connection.connect()
     job = Session(config, store, uri, console)
     try:
         yield job

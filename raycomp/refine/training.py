@@ -15,6 +15,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig, get_context
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from ray.util.queue import Queue
 
+from raycomp.context import Base
 from raycomp.devices import prepare_device
 from raycomp.errors import UserError, last_line, logger
 from raycomp.files import fetched
@@ -22,10 +23,9 @@ from raycomp.memory import keep_freed_memory
 from raycomp.models import checkpoints
 from raycomp.recipe import Recipe
 from raycomp.recover import recovered, trained_on
-from raycomp.search.base import Base
 from raycomp.sections import RefineConfig
 from raycomp.storage import AnyPath
-from raycomp.train import Standing
+from raycomp.training_loop import Standing
 
 _POLL = 0.5  # seconds between looks at what the workers report
 

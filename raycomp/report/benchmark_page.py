@@ -6,16 +6,16 @@ from dataclasses import asdict
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raycomp.benchmark.cells import TITLES, Level
+from raycomp.benchmark.conditions import TITLES, Level
+from raycomp.benchmark.operating_points import Setting
 from raycomp.benchmark.pictures import Pictures, scenes
-from raycomp.benchmark.settings import Setting
-from raycomp.benchmark.speed import Timing
+from raycomp.benchmark.timing import Timing
+from raycomp.context import Base
 from raycomp.files import written
-from raycomp.report.benchmark import page, results
 from raycomp.report.benchmark_plots import plot_accuracy, plot_rank, plot_scenes
+from raycomp.report.benchmark_tables import page, results
 from raycomp.report.published import comparability
 from raycomp.results.row import Row
-from raycomp.search.base import Base
 from raycomp.storage import AnyPath
 
 

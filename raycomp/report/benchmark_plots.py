@@ -10,11 +10,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
-from raycomp.benchmark.cells import TITLES, Level
+from raycomp.benchmark.conditions import TITLES, Level
 from raycomp.benchmark.pictures import Pictures, Scene
 from raycomp.data.samples import IGNORE
 from raycomp.files import written
-from raycomp.report.benchmark import Result
+from raycomp.report.benchmark_tables import Result
 from raycomp.report.segmentation import legend, painted
 from raycomp.storage import AnyPath
 

@@ -10,7 +10,7 @@ from raycomp import objectives
 from raycomp.data.corruptions import SEVERITIES
 from raycomp.evaluate.robustness import known_mean, relative_corruption_degradation
 from raycomp.objectives import CLEAN
-from raycomp.report.trust import Trust, trust
+from raycomp.report.confidence import Trust, trust
 from raycomp.results.query import baseline_curve, baselines_of, dense_row, final_front
 from raycomp.results.row import Row
 

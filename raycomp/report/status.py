@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime
 
-from raycomp.report.found import Found
+from raycomp.report.sweep_view import Found
 from raycomp.results.query import completed
 from raycomp.results.store import Store
 

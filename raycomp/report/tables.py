@@ -11,17 +11,17 @@ from raycomp.config import SweepConfig
 from raycomp.flops import Profile
 from raycomp.recipe import Recipe
 from raycomp.report.compare import Comparison, Gain
+from raycomp.report.confidence import Trust
 from raycomp.report.figures import Figure, duration, moment
 from raycomp.report.fitted import Column, FittedTable
-from raycomp.report.trust import Trust
 from raycomp.results.query import AtBudget, Origins, at_budgets, baselines, counted, origins
 from raycomp.results.row import Row
 from raycomp.results.store import Store
 
 if TYPE_CHECKING:  # needs torch, which the other commands do without
     from raycomp.deploy.speed import Speed
-    from raycomp.report.found import Found
     from raycomp.report.status import Status
+    from raycomp.report.sweep_view import Found
     from raycomp.search.plan import Plan
 
 _NAMED = Column("recipe", text=True), Column("family", text=True, under="recipe")

@@ -18,7 +18,7 @@ from raycomp.config import SweepConfig
 from raycomp.errors import logger
 from raycomp.files import fetched
 from raycomp.results import experiment
-from raycomp.results.mirror import Mirror
+from raycomp.results.replica import Mirror
 from raycomp.results.row import Row
 from raycomp.results.tracked_inputs import Inputs
 from raycomp.results.tracked_rows import flat, metrics, note, params, started

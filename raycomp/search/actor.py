@@ -4,11 +4,11 @@ from typing import Any
 
 from ray import tune
 
+from raycomp.cluster.connection import prepare_worker
+from raycomp.context import Base
 from raycomp.data.samples import Samples
 from raycomp.errors import UserError
 from raycomp.results.store import Store
-from raycomp.search.base import Base
-from raycomp.search.cluster import prepare_worker
 from raycomp.search.proposal import Proposal
 from raycomp.search.trial import DeviceLost, run_trial
 from raycomp.storage import AnyPath

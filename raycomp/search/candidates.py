@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from raycomp.search.space import Dimension, Params
+from raycomp.space import Dimension, Params
 
 _FRESH = 0.15  # share of candidates that are schedules of their own, not relatives of the front
 _CROSSED, _MUTATED = 0.35, 0.7  # shares of the relatives; some are both

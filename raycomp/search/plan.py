@@ -8,17 +8,17 @@ import torch
 
 from raycomp.compress.apply import let_merge
 from raycomp.config import SweepConfig
+from raycomp.context import default_device
 from raycomp.data.corruptions import TYPES
 from raycomp.data.evalset import open_checked
 from raycomp.data.labelled import absent_in
 from raycomp.data.samples import Samples
+from raycomp.evaluate.latency import median_seconds
 from raycomp.evaluate.miou import anchors
-from raycomp.evaluate.speed import median_seconds
 from raycomp.models.policy import Policy
 from raycomp.models.segmenter import Segmenter
 from raycomp.recipe import dense
 from raycomp.results.query import CONFIRMED, confirmed, is_baseline
-from raycomp.search.base import default_device
 from raycomp.search.proposer import Proposer
 from raycomp.sections import DataConfig, StageConfig
 from raycomp.shape import ModelShape, enlarged_to

@@ -10,11 +10,11 @@ from itertools import count
 from raycomp.recipe import dense
 from raycomp.results.query import completed, confirmed, counted
 from raycomp.results.row import Row, present
-from raycomp.search.asker import Asker
-from raycomp.search.known import Known, best_first, known
+from raycomp.search.ask_tell import Asker
+from raycomp.search.baselines import Known, best_first, known
 from raycomp.search.proposal import Proposal
-from raycomp.search.space import Space
 from raycomp.sections import SearchConfig
+from raycomp.space import Space
 
 
 class Proposer:

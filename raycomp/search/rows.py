@@ -14,13 +14,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from raycomp.context import Base
 from raycomp.errors import logger
 from raycomp.evaluate.measure import Measurement, Stopped
 from raycomp.evaluate.robustness import summary
 from raycomp.flops import Profile, gflops, profile
 from raycomp.recipe import dense
 from raycomp.results.row import Row
-from raycomp.search.base import Base
 from raycomp.search.proposal import Proposal
 
 _LIBRARIES = ("raycomp", "torch", "timm", "numpy", "ray", "optuna", "imagecorruptions", "scikit-image", "opencv-python")

@@ -15,8 +15,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from raycomp import objectives
 from raycomp.search.candidates import candidates, most, point, steps
-from raycomp.search.space import Space
 from raycomp.search.surrogate import Surrogate, chosen, expected, predicted
+from raycomp.space import Space
 
 _LEAST = 10  # complete trials before the models say anything
 _CANDIDATES = 250

@@ -12,14 +12,14 @@ from typing import Any
 from ray import tune
 from ray.tune.search import Searcher
 
+from raycomp.cluster.connection import trial_resources, workers
+from raycomp.context import Base
 from raycomp.data.samples import Samples
 from raycomp.errors import UserError
 from raycomp.results.query import check_measured
 from raycomp.results.row import Row
 from raycomp.results.store import Store
 from raycomp.search.actor import Trial
-from raycomp.search.base import Base
-from raycomp.search.cluster import trial_resources, workers
 from raycomp.search.proposal import Proposal, Source
 from raycomp.search.rows import described, failed, git_commit
 

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 import torch
 
 from raycomp.config import SweepConfig
+from raycomp.context import Base
 from raycomp.data.samples import Samples
 from raycomp.devices import device_name, free, is_out_of_memory, responds
 from raycomp.errors import UserError
@@ -15,10 +16,9 @@ from raycomp.evaluate.measure import Measurement, Stopped, measure
 from raycomp.models.segmenter import Segmenter
 from raycomp.recover import recovered
 from raycomp.results.row import Row
-from raycomp.search.base import Base
-from raycomp.search.limit import time_limit
 from raycomp.search.proposal import Proposal
 from raycomp.search.rows import described, failed, measured, stopped
+from raycomp.search.timeout import time_limit
 from raycomp.storage import AnyPath
 
 

@@ -1,1 +1,1 @@
-"""What `raycomp train` trains, one file a kind of network: dense, elastic, policy. The loop is `raycomp.train`."""
+"""What `raycomp train` trains, one file a kind of network: dense, elastic, policy. The loop is `raycomp.training_loop`."""

@@ -23,7 +23,7 @@ from raycomp.losses import Loss, pixel_loss
 from raycomp.models.segmenter import Segmenter
 from raycomp.sections import TrainConfig
 from raycomp.shape import ModelShape
-from raycomp.train import Standing, Trained, train
+from raycomp.training_loop import Standing, Trained, train
 
 Network = TypeVar("Network", bound=nn.Module, covariant=True)
 Progress = Callable[[], AbstractContextManager[Callable[[Standing], None]]]
@@ -52,7 +52,7 @@ class TrainingJob:
         return min(len(self.held_out), self.settings.eval_images)
 
     def fit(self, model: Trained, loss: Loss = pixel_loss, identity: str = "") -> tuple[Trained, float]:
-        """Train, or go on: the model to keep, and the seconds of all its steps. See `raycomp.train.train`."""
+        """Train, or go on: the model to keep, and the seconds of all its steps. See `raycomp.training_loop.train`."""
         seconds, scale = 0.0, self.sweep.data.scale
         with self.progress() as report:
 

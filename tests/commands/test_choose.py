@@ -8,12 +8,12 @@ import pytest
 
 from raycomp.commands.choose import compare_command, pick_command, report_command
 from raycomp.commands.inputs import complete_sweep
-from raycomp.commands.inspect import front_command
 from raycomp.commands.manage import status_command
+from raycomp.commands.profile_and_explain import front_command
 from raycomp.errors import UserError
-from raycomp.report.choose import Limits, choose
-from raycomp.report.found import Found, difference
+from raycomp.report.choice import Limits, choose
 from raycomp.report.status import status_of
+from raycomp.report.sweep_view import Found, difference
 from raycomp.results.row import Row
 from raycomp.results.store import Store
 from tests.evaluate.test_per_image import made

@@ -14,7 +14,7 @@ from raycomp.recipe import dense
 from raycomp.results.store import Store
 from raycomp.search.proposal import Proposal
 from tests.conftest import TINY
-from tests.search.fakes import fake_row
+from tests.helpers.trials import fake_row
 
 RECIPES = [dense(TINY), dense(TINY).model_copy(update={"merge": ToMe(ratios=(0.5, 0.0, 0.0))})]
 

@@ -7,13 +7,13 @@ from torch.func import functional_call
 
 from raycomp.compress.apply import compress
 from raycomp.compress.elastic import Nested, ordered
-from raycomp.compress.prune import kept_units, sliced
+from raycomp.compress.pruning import kept_units, sliced
 from raycomp.merging import ToMe
 from raycomp.models.segmenter import Segmenter
 from raycomp.recipe import BlockWidths, Recipe, dense
 from tests.conftest import TINY, seeded_images, seeded_model, seeded_saliency
-from tests.copies import Copies
-from tests.recipes import falling
+from tests.helpers.copies import Copies
+from tests.helpers.recipes import falling
 
 BLOCKS = tuple(BlockWidths(heads=h, qk=q, v=v, mlp=m) for h, q, v, m in ((3, 5, 8, 100), (4, 8, 3, 24), (1, 2, 7, 128)))
 NARROW = Recipe(embed=24, blocks=BLOCKS)

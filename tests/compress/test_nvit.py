@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from raycomp.compress.nvit import nvit, surviving
-from raycomp.compress.prune import kept_units, prune
+from raycomp.compress.pruning import kept_units, prune
 from raycomp.flops import gflops
 from raycomp.recipe import BlockWidths, Recipe, dense
 from raycomp.sections import NvitConfig

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from raycomp.compress.prune import prune
+from raycomp.compress.pruning import prune
 from raycomp.compress.reconstruct import RIDGE, reconstruct, refit
 from raycomp.recipe import BlockWidths, Recipe, dense
 from tests.conftest import TINY, seeded_images, seeded_model, seeded_saliency

@@ -6,7 +6,7 @@ import torch
 from raycomp.compress import saliency as saliencies
 from raycomp.compress.saliency import from_gradients
 from tests.conftest import TINY, seeded_images, seeded_model
-from tests.copies import Copies
+from tests.helpers.copies import Copies
 
 # w * dL/dw of every weight of a parameter, all weights of it alike. Blocks of the encoder and of the decoder have the
 # same. TINY has 32 embedding channels, patches of 3 * 8 * 8 = 192 values, 4 heads of 8 QK and 8 V units, and 128 MLP

@@ -7,14 +7,14 @@ import torch
 from raycomp.compress.apply import compress
 from raycomp.compress.layout import axes
 from raycomp.compress.nvit import surviving
-from raycomp.compress.prune import cut_along, kept_units, prune, sliced
+from raycomp.compress.pruning import cut_along, kept_units, prune, sliced
 from raycomp.compress.slices import first_units
 from raycomp.devices import moved
 from raycomp.models.segmenter import Segmenter
 from raycomp.recipe import BlockWidths, Recipe, dense
 from tests.conftest import TINY, seeded_model, seeded_saliency
-from tests.copies import Copies
-from tests.recipes import falling, random_recipe
+from tests.helpers.copies import Copies
+from tests.helpers.recipes import falling, random_recipe
 
 SHAPES = [TINY.model_copy(update=c) for c in ({}, {"decoder": "linear"}, {"prefix": 1, "decoder_depth": 2})]
 

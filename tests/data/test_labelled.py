@@ -12,7 +12,7 @@ from raycomp.data.samples import IGNORE
 from raycomp.errors import UserError
 from raycomp.sections import EvaluationConfig
 
-FULL = {"clean": 4, "corrupted": 1}  # of the set in tests.bases: variant v shows image v % 4
+FULL = {"clean": 4, "corrupted": 1}  # of the set in tests.helpers.contexts: variant v shows image v % 4
 
 
 def unlabelled(base, *sources):

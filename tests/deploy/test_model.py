@@ -17,7 +17,7 @@ from raycomp.models.policy import Policy
 from raycomp.recipe import Recipe
 from raycomp.sections import DataConfig
 from tests.conftest import TINY, seeded_images
-from tests.recipes import METHODS, random_recipe
+from tests.helpers.recipes import METHODS, random_recipe
 
 CLASSES = tuple("abcde")
 DATA = DataConfig(dataset="streetscenes", short_side=64, stride=32)

@@ -14,10 +14,10 @@ from raycomp.recipe import dense
 from raycomp.report.tables import speed_table
 from raycomp.results.store import Store
 from raycomp.search.proposal import Proposal
-from tests.bases import SHAPE
 from tests.conftest import TINY, seeded_model
 from tests.deploy.test_model import compressed
-from tests.search.fakes import fake_row
+from tests.helpers.contexts import SHAPE
+from tests.helpers.trials import fake_row
 
 CPU = torch.device("cpu")
 
@@ -84,7 +84,7 @@ def test_models_that_cannot_be_compared_are_refused(model, saliency):
 
 
 def test_a_sweep_stands_for_the_models_of_its_front(base, tmp_path):
-    from raycomp.commands.deploy import _models
+    from raycomp.commands.export import _models
     from raycomp.report.plot import plot_speed
 
     store = Store(tmp_path / "some")

@@ -9,7 +9,7 @@ from raycomp.evaluate.effective_rank import effective_rank, erank
 from raycomp.merging import Algm, Cts, ToMe
 from raycomp.models.segmenter import restore
 from raycomp.recipe import Recipe, dense
-from tests.bases import SHAPE
+from tests.helpers.contexts import SHAPE
 
 BLOCKS = dense(SHAPE).blocks
 

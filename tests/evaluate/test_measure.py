@@ -18,8 +18,8 @@ from raycomp.recipe import Recipe, dense
 from raycomp.search.proposal import Proposal
 from raycomp.search.trial import run_trial
 from raycomp.sections import StageConfig
-from tests.bases import SHAPE
 from tests.data.test_labelled import unlabelled
+from tests.helpers.contexts import SHAPE
 
 CPU = torch.device("cpu")
 

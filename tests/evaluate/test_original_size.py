@@ -11,7 +11,7 @@ from raycomp.data.evalset import Stack
 from raycomp.evaluate.measure import measure
 from raycomp.evaluate.miou import anchors
 from raycomp.recipe import dense
-from tests.bases import CLEAN_IMAGES
+from tests.helpers.contexts import CLEAN_IMAGES
 
 CPU = torch.device("cpu")
 SIZES = [(64, 64), (100, 100), (37, 50), (100, 100)]

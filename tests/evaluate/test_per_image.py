@@ -8,7 +8,7 @@ from raycomp.data.corruptions import VARIANTS
 from raycomp.evaluate.measure import measure
 from raycomp.evaluate.per_image import PerImage
 from raycomp.recipe import dense
-from raycomp.report.trust import trust
+from raycomp.report.confidence import trust
 from raycomp.results.row import Row
 from tests.helpers import rows
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.faults.sweeps import Found, finish, found, start
+from tests.helpers.sweeps import Found, finish, found, start
 from tests.jobs.test_pareto_search import make_place
 
 

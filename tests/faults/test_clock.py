@@ -5,7 +5,7 @@ import math
 import pytest
 
 from raycomp.results.store import Store
-from tests.faults.sweeps import finish, found, log, logged, rows_there, start, wait_until
+from tests.helpers.sweeps import finish, found, log, logged, rows_there, start, wait_until
 
 pytestmark = pytest.mark.faults
 

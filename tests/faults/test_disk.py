@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.sweeps import finish, found, rows_there, start, wait_until
+from tests.helpers.sweeps import finish, found, rows_there, start, wait_until
 
 pytestmark = pytest.mark.faults
 

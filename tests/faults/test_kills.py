@@ -8,7 +8,7 @@ import time
 import pytest
 
 from raycomp.results.store import Store
-from tests.faults.sweeps import (
+from tests.helpers.sweeps import (
     end_session,
     finish,
     found,

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from raycomp.results.store import Store
-from tests.faults.sweeps import end_session, finish, found, rows_there, start, wait_until
-from tests.services import free_port
+from tests.helpers.services import free_port
+from tests.helpers.sweeps import end_session, finish, found, rows_there, start, wait_until
 
 pytestmark = pytest.mark.faults
 RAY = str(Path(sys.executable).with_name("ray"))

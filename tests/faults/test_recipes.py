@@ -3,7 +3,7 @@
 import pytest
 import yaml
 
-from tests.faults.sweeps import finish, found, start
+from tests.helpers.sweeps import finish, found, start
 
 pytestmark = pytest.mark.faults
 

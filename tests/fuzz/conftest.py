@@ -26,7 +26,7 @@ from raycomp.recipe import dense
 from raycomp.results.store import Store
 from raycomp.sections import DataConfig
 from tests.conftest import TINY, seeded_model
-from tests.fuzz.answers import Given
+from tests.helpers.answers import Given
 from tests.report.test_page import found
 
 MINUTES = float(os.environ.get("RAYCOMP_FUZZ_MINUTES") or 0)

@@ -19,9 +19,9 @@ from raycomp.models import checkpoints, tensors
 from raycomp.models.segmenter import Segmenter
 from raycomp.recipe import dense
 from tests.conftest import TINY
-from tests.fuzz.answers import Given, answer, command, place, untouched
 from tests.fuzz.conftest import FUZZ, FUZZ_LITTLE
-from tests.fuzz.strategies import VALUES, changed, damaged, with_fields_changed, with_tensors_changed, yaml_files
+from tests.helpers.answers import Given, answer, command, place, untouched
+from tests.helpers.strategies import VALUES, changed, damaged, with_fields_changed, with_tensors_changed, yaml_files
 
 _MODEL = dict(Segmenter(TINY, dense(TINY)).state_dict())
 _SUFFIXES = st.sampled_from(

@@ -11,10 +11,10 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raycomp.search import address
-from tests.fuzz.answers import SECONDS, Given, answer, command, place, untouched
+from raycomp.cluster import address
 from tests.fuzz.conftest import FUZZ, FUZZ_LITTLE
-from tests.fuzz.strategies import NAMES, ODD_NAMES, SPACE
+from tests.helpers.answers import SECONDS, Given, answer, command, place, untouched
+from tests.helpers.strategies import NAMES, ODD_NAMES, SPACE
 
 _KINDS = st.sampled_from(["right", "right", "link", "dangling", "loop", "file", "folder", "none"])
 _TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=10)

@@ -15,9 +15,9 @@ from raycomp.data.evalset import prepare
 from raycomp.data.labelled import absent_classes, check_stages
 from raycomp.data.samples import IGNORE
 from raycomp.sections import DataConfig, EvaluationConfig
-from tests.fuzz.answers import Given, answer, command, place, untouched
 from tests.fuzz.conftest import FUZZ, FUZZ_LITTLE
-from tests.fuzz.strategies import ODD_NAMES, SUFFIXES, image_files
+from tests.helpers.answers import Given, answer, command, place, untouched
+from tests.helpers.strategies import ODD_NAMES, SUFFIXES, image_files
 
 _CLASSES = tuple("abcde")
 _LABEL_MODES = ("L", "L", "L", "P", "1", "I", "I;16", "F", "RGB", "LA")

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from raycomp import config as configs
 from raycomp.recipe import dense
 from tests.conftest import TINY
-from tests.fuzz.answers import Given, answer, command, place, untouched
 from tests.fuzz.conftest import FUZZ
-from tests.fuzz.strategies import SPACE, yaml_files
+from tests.helpers.answers import Given, answer, command, place, untouched
+from tests.helpers.strategies import SPACE, yaml_files
 
 
 @FUZZ

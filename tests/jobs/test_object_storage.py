@@ -9,8 +9,8 @@ from mlflow import MlflowClient
 
 from raycomp.results.query import completed
 from raycomp.results.store import Store, sweep_folder
+from tests.helpers.services import SECRET, mlflow_server, postgres, s3
 from tests.jobs.test_pareto_search import command, execute, place
-from tests.services import SECRET, mlflow_server, postgres, s3
 
 __all__ = ["place"]
 RESULTS = "s3://sweeps/results"

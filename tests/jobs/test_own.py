@@ -9,7 +9,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from tests.docs import ROOT, blocks, commands
+from tests.helpers.documents import ROOT, blocks, commands
 from tests.jobs.test_pareto_search import execute
 
 PAGE = ROOT / "docs" / "guides" / "own.md"

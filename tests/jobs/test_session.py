@@ -5,11 +5,11 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
+from raycomp.cluster import connection
 from raycomp.errors import UserError
 from raycomp.jobs import session as sessions
 from raycomp.jobs.session import INTERRUPTED, session
 from raycomp.results.store import Store
-from raycomp.search import cluster
 from tests.results.test_store import CONFIG
 
 
@@ -35,9 +35,9 @@ class FakeTracker:
 def left(monkeypatch):
     """How often Ray was left, in place of a Ray."""
     calls: list[bool] = []
-    monkeypatch.setattr(cluster, "connect", lambda: None)
-    monkeypatch.setattr(cluster, "disconnect", lambda: calls.append(True))
-    monkeypatch.setattr(cluster, "stop_like_ctrl_c", lambda before: None)
+    monkeypatch.setattr(connection, "connect", lambda: None)
+    monkeypatch.setattr(connection, "disconnect", lambda: calls.append(True))
+    monkeypatch.setattr(connection, "stop_like_ctrl_c", lambda before: None)
     monkeypatch.setattr(sessions, "Tracker", FakeTracker)
     monkeypatch.setattr(sessions, "leave_memory_to_the_system", lambda: None)
     return calls

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from raycomp.compress.apply import compress
 from raycomp.errors import UserError
-from raycomp.evaluate.tokens import tokens_per_block
+from raycomp.evaluate.token_counts import tokens_per_block
 from raycomp.merging import Algm
 from raycomp.merging.algm import algm_blocks, alike
 from raycomp.merging.tokens import best_windows_first, window_scores

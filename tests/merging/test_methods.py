@@ -10,9 +10,9 @@ import yaml
 from pydantic import ValidationError
 
 import raycomp
-from raycomp.benchmark.cells import Level, levels
-from raycomp.benchmark.settings import built, find
-from raycomp.benchmark.speed import batched
+from raycomp.benchmark.conditions import Level, levels
+from raycomp.benchmark.operating_points import built, find
+from raycomp.benchmark.timing import batched
 from raycomp.compress.apply import compress
 from raycomp.compress.elastic import Nested
 from raycomp.config import SweepConfig
@@ -21,22 +21,22 @@ from raycomp.deploy import model as models
 from raycomp.deploy.onnx import export_onnx
 from raycomp.errors import UserError
 from raycomp.evaluate.miou import normalised
-from raycomp.evaluate.tokens import tokens_per_block
+from raycomp.evaluate.token_counts import tokens_per_block
 from raycomp.flops import gflops, profile
+from raycomp.match_cost import bisect
 from raycomp.merging import METHODS, MergeMethod
 from raycomp.models.policy import Policy
 from raycomp.recipe import BlockWidths, Recipe, dense
 from raycomp.results.query import baselines, baselines_of, is_baseline
-from raycomp.search.known import known
-from raycomp.search.matched import bisect
+from raycomp.search.baselines import known
 from raycomp.search.proposal import Proposal
-from raycomp.search.space import Space
 from raycomp.search.trial import run_trial
 from raycomp.sections import BenchmarkConfig, SpaceConfig, WidthRange
 from raycomp.shape import deit_base_distilled
-from tests.bases import SHAPE
+from raycomp.space import Space
 from tests.conftest import TINY, seeded_images
-from tests.counting import counted_gflops
+from tests.helpers.contexts import SHAPE
+from tests.helpers.counting import counted_gflops
 from tests.helpers.rows import row
 
 CPU = torch.device("cpu")

@@ -7,7 +7,7 @@ from raycomp.errors import UserError
 from raycomp.losses import policy_loss
 from raycomp.models.policy import Policy, one_class
 from raycomp.policies import check_superpatches, policy_cost
-from tests.counting import counted
+from tests.helpers.counting import counted
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,8 @@ from raycomp.evaluate.miou import class_iou, normalised
 from raycomp.models import checkpoints
 from raycomp.models.segmenter import Segmenter
 from raycomp.results.query import baselines
-from raycomp.search.known import known
-from raycomp.search.space import Space
+from raycomp.search.baselines import known
+from raycomp.space import Space
 
 SPACE = configs.load(Path(__file__).resolve().parents[2] / "search_spaces" / "streetscenes_vit_micro.yaml")
 DENSE = checkpoints.locate(SPACE.model.checkpoint)

@@ -4,10 +4,10 @@ import pytest
 
 from raycomp.errors import UserError
 from raycomp.recipe import dense
-from raycomp.refine.run import wanted_of
+from raycomp.refine.front import wanted_of
 from raycomp.search.proposal import Proposal
 from tests.conftest import TINY
-from tests.search.fakes import fake_row
+from tests.helpers.trials import fake_row
 
 
 def rows() -> list[dict]:

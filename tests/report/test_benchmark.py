@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from raycomp.benchmark.cells import Level
+from raycomp.benchmark.conditions import Level
 from raycomp.benchmark.pictures import Pictures, Scene
-from raycomp.benchmark.speed import Timing
-from raycomp.report.benchmark import corruption_table, failures, page, results, table_1, table_2
+from raycomp.benchmark.timing import Timing
 from raycomp.report.benchmark_plots import merged, plot_accuracy, plot_rank, plot_scenes
+from raycomp.report.benchmark_tables import corruption_table, failures, page, results, table_1, table_2
 from raycomp.results.row import Row
 from tests.helpers import rows
 

@@ -16,9 +16,9 @@ from raycomp.deploy.speed import Speed
 from raycomp.flops import profile
 from raycomp.recipe import dense
 from raycomp.report import tables
+from raycomp.report.confidence import Trust
 from raycomp.report.fitted import Column, FittedTable
 from raycomp.report.status import Status
-from raycomp.report.trust import Trust
 from raycomp.results.query import at_budgets, baselines, origins
 from raycomp.results.row import Row
 from raycomp.shape import deit_base_distilled

@@ -11,15 +11,15 @@ import pytest
 
 from raycomp.config import SweepConfig
 from raycomp.data.corruptions import VARIANTS
-from raycomp.report.found import Found
-from raycomp.report.html.page import write_page
+from raycomp.report.page.sweep_page import write_page
+from raycomp.report.sweep_view import Found
 from raycomp.results.query import agreement
 from raycomp.results.row import Row
 from raycomp.results.store import Store
 from raycomp.search.proposal import Proposal
 from raycomp.search.proposer import Proposer
 from tests.conftest import TINY
-from tests.search.fakes import fake_row
+from tests.helpers.trials import fake_row
 from tests.search.test_proposer import SEARCH, SPACE, drive
 
 CLASSES = ["sky", "pole", "road", "</script><b>sign"]

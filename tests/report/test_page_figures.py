@@ -6,11 +6,11 @@ import pytest
 
 from raycomp.merging import ToMe
 from raycomp.recipe import BlockWidths, Recipe, dense
-from raycomp.report.found import Found, difference
-from raycomp.report.html.figures import beside_paper_figure, describe, front_figure, fronts_figure, history_figure
-from raycomp.report.html.importance import importance
-from raycomp.report.html.page import _cheapest, write_page
-from raycomp.report.html.recipe_figures import class_changes, depth_figure, importance_figure
+from raycomp.report.page.charts import beside_paper_figure, describe, front_figure, fronts_figure, history_figure
+from raycomp.report.page.importance import importance
+from raycomp.report.page.recipe_charts import class_changes, depth_figure, importance_figure
+from raycomp.report.page.sweep_page import _cheapest, write_page
+from raycomp.report.sweep_view import Found, difference
 from raycomp.results.query import origins
 from raycomp.search.proposal import Proposal
 from tests.conftest import TINY

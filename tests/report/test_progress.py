@@ -8,7 +8,7 @@ from raycomp.report.progress import SweepProgress
 from raycomp.search.proposer import Proposer
 from raycomp.sections import SearchConfig
 from tests.conftest import TINY
-from tests.search.fakes import fake_row
+from tests.helpers.trials import fake_row
 from tests.search.test_proposer import SPACE
 
 

@@ -18,7 +18,7 @@ from raycomp.errors import UserError
 from raycomp.results.experiment import sqlite_file, sqlite_uri
 from raycomp.results.store import Store, sweep_folder
 from raycomp.results.tracking import Tracker, default_uri
-from raycomp.search.study import StudyCopy, study_uri
+from raycomp.search.study_replica import StudyCopy, study_uri
 from raycomp.storage import located
 from tests.report.test_page import CLASSES, found
 from tests.results.databases import fresh_database

@@ -10,7 +10,7 @@ from raycomp.results.query import check_measured
 from raycomp.results.row import Row
 from raycomp.search.proposal import Proposal
 from tests.conftest import TINY
-from tests.search.fakes import fake_row
+from tests.helpers.trials import fake_row
 
 
 def row(origin: str, status: str, stage: str = "search") -> Row:

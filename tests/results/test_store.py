@@ -20,7 +20,7 @@ from raycomp.results.store import Store, sweep_folder
 from raycomp.search.proposal import Proposal
 from raycomp.sections import DataConfig, ModelConfig, SearchConfig
 from tests.conftest import TINY
-from tests.search.fakes import fake_row
+from tests.helpers.trials import fake_row
 
 CONFIG = SweepConfig(name="tiny", model=ModelConfig(checkpoint="x"), data=DataConfig(dataset="streetscenes"))
 ROW = fake_row(TINY, Proposal(0, "search", "reference", "dense", dense(TINY)))

@@ -11,13 +11,13 @@ from mlflow import MlflowClient
 
 from raycomp.errors import without_password
 from raycomp.recipe import dense
-from raycomp.results.mirror import Mirror
+from raycomp.results.replica import Mirror
 from raycomp.results.tracking import Tracker, default_uri
 from raycomp.search.proposal import Proposal
 from tests.conftest import TINY
 from tests.helpers import rows
+from tests.helpers.trials import fake_row
 from tests.results.test_store import CONFIG
-from tests.search.fakes import fake_row
 
 ROWS = [
     replace(
@@ -189,7 +189,7 @@ def test_a_server_that_comes_back_gets_what_it_missed(tmp_path, monkeypatch):
             if item.number not in written:  # all are offered again to one that comes back
                 written.append(item.number)
 
-    monkeypatch.setattr("raycomp.results.mirror._PATIENCE", 0.0)
+    monkeypatch.setattr("raycomp.results.replica._PATIENCE", 0.0)
     copy = Copy("copy", "somewhere", warnings.append)
     for number in range(9):
         down[0] = 3 <= number < 6

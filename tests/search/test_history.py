@@ -7,10 +7,10 @@ from optuna.distributions import IntDistribution
 from optuna.trial import create_trial
 
 from raycomp.objectives import directions
-from raycomp.search import asker, history
+from raycomp.search import ask_tell, history
 from raycomp.search.history import FixedSpaceTPE, condensed
 from raycomp.search.proposer import Proposer
-from tests.search.fakes import fake_row
+from tests.helpers.trials import fake_row
 from tests.search.test_proposer import SEARCH, SPACE, drive
 
 SPACE_OF_TWO = {"b": IntDistribution(0, 9), "a": IntDistribution(0, 9), "fixed": IntDistribution(3, 3)}
@@ -53,7 +53,7 @@ def test_the_known_space_proposes_what_optunas_own_does():
 
 @pytest.mark.parametrize("stop", [11, 17, 24, 29])
 def test_a_restart_of_a_long_sweep_proposes_what_an_undisturbed_one_does(monkeypatch, stop):
-    monkeypatch.setattr(asker, "FULL", 12)
+    monkeypatch.setattr(ask_tell, "FULL", 12)
     monkeypatch.setattr(history, "KEPT", 6)
     undisturbed = drive(Proposer(SPACE, SEARCH, []))
     before = drive(Proposer(SPACE, SEARCH, []), stop_after=stop)
@@ -64,7 +64,7 @@ def test_a_restart_of_a_long_sweep_proposes_what_an_undisturbed_one_does(monkeyp
 
 
 def test_trials_that_run_while_the_memory_is_condensed_are_told_all_the_same(monkeypatch):
-    monkeypatch.setattr(asker, "FULL", 10)
+    monkeypatch.setattr(ask_tell, "FULL", 10)
     monkeypatch.setattr(history, "KEPT", 6)
     several = Proposer(SPACE, SEARCH, [])
     running = [several.next() for _ in range(4)]

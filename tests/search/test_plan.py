@@ -9,7 +9,7 @@ from raycomp.search.plan import plan, stage_images
 from raycomp.search.proposer import Proposer
 from raycomp.sections import StageConfig
 from tests.conftest import TINY
-from tests.search.fakes import fake_row
+from tests.helpers.trials import fake_row
 from tests.search.test_proposer import SEARCH, SPACE, drive
 
 

@@ -8,13 +8,13 @@ from raycomp.errors import UserError
 from raycomp.recipe import BlockWidths, Recipe, dense
 from raycomp.results.pareto import front
 from raycomp.results.query import baselines
-from raycomp.search.known import Known, best_first, known
+from raycomp.search.baselines import Known, best_first, known
 from raycomp.search.proposal import Proposal
 from raycomp.search.proposer import Proposer
-from raycomp.search.space import Space
 from raycomp.sections import SearchConfig, SpaceConfig, WidthRange
+from raycomp.space import Space
 from tests.conftest import TINY
-from tests.search.fakes import TokenClock, fake_row
+from tests.helpers.trials import TokenClock, fake_row
 
 UNIFORM_TOME, UNIFORM_PRUNING, UNIFORM_BOTH = BASELINES = baselines()
 

@@ -16,7 +16,7 @@ from raycomp.search import sampler, surrogate
 from raycomp.search.candidates import candidates, most, point, steps
 from raycomp.search.proposer import Proposer
 from raycomp.search.surrogate import Surrogate, chosen, expected_improvement, predicted
-from tests.search.fakes import fake_row
+from tests.helpers.trials import fake_row
 from tests.search.test_proposer import SEARCH, SPACE, drive
 
 DIMENSIONS = list(SPACE.dimensions.values())

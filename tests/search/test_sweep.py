@@ -6,7 +6,7 @@ from raycomp.recipe import dense
 from raycomp.search.proposal import Proposal
 from raycomp.search.sweep import Searcher, _Searcher
 from tests.conftest import TINY
-from tests.search.fakes import fake_row
+from tests.helpers.trials import fake_row
 
 
 class One:

@@ -7,18 +7,19 @@ import pytest
 import ray
 import torch
 
+from raycomp.cluster import saliency_task
+from raycomp.context import score
 from raycomp.errors import UserError
 from raycomp.recipe import dense
-from raycomp.refine.transfer import Given
+from raycomp.refine.rerank import Given
 from raycomp.results.store import Store
-from raycomp.search import actor, scoring
-from raycomp.search.base import score
+from raycomp.search import actor
 from raycomp.search.proposal import Proposal
 from raycomp.search.rows import described
 from raycomp.search.sweep import run_sweep
 from raycomp.search.trial import DeviceLost
 from tests.conftest import seeded_model
-from tests.search.test_base import SHAPE, config
+from tests.test_context import SHAPE, config
 
 pytestmark = pytest.mark.slow
 CPU = torch.device("cpu")
@@ -81,9 +82,9 @@ def test_saliency_by_a_worker_is_that_of_the_driver(tmp_path, monkeypatch):
     """The task is told of no GPU, and would use one where trials do."""
     monkeypatch.setenv("RAYCOMP_CACHE", str(tmp_path))
     model, settings = seeded_model(SHAPE), config(tmp_path / "data", (True, True, True))
-    monkeypatch.setattr(scoring, "gpus_per_trial", lambda _: 1.0)
+    monkeypatch.setattr(saliency_task, "gpus_per_trial", lambda _: 1.0)
     settings = settings.changed("search", gpus_per_trial=0)
-    found = scoring.scored_by_worker(model, settings, "nvit", tmp_path / "x.part")
+    found = saliency_task.scored_by_worker(model, settings, "nvit", tmp_path / "x.part")
     wanted = score(model, settings, CPU, "nvit")
     assert found.keys() == wanted.keys()
     assert all(torch.equal(found[name], wanted[name]) for name in wanted)
@@ -93,7 +94,7 @@ def test_what_is_wrong_with_a_gpu_is_one_line_of_the_sweep_and_of_saliency(base,
     settings = config(tmp_path / "data", (True,)).changed("search", gpus_per_trial=0.5)
     problem = r"^Ray gives a worker on \S+ GPU 0, which torch \S+ does not see"
     with pytest.raises(UserError, match=problem):
-        scoring.scored_by_worker(seeded_model(SHAPE), settings, "nvit", tmp_path / "x.part")
+        saliency_task.scored_by_worker(seeded_model(SHAPE), settings, "nvit", tmp_path / "x.part")
     own, store = replace(base, config=base.config.changed("search", gpus_per_trial=0.5)), Store(tmp_path / "sweep")
     store.open(own.config)
     first = Proposal(0, "search", "reference", "", dense(base.shape))

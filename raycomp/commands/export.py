@@ -1,0 +1,203 @@
+"""`raycomp export | predict | speed`: from a recipe to a model that runs elsewhere. Thin; torch is imported late."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from raycomp.commands.inputs import (
+    Json,
+    Results,
+    Sweep,
+    check_suffix,
+    device_of,
+    is_file,
+    names,
+    numbers,
+    print_json,
+    shape_of,
+    stored_recipe,
+)
+from raycomp.errors import UserError, nearest
+from raycomp.report import tables
+from raycomp.results.query import final_front
+from raycomp.results.store import Store, sweep_folder
+from raycomp.storage import AnyPath
+
+if TYPE_CHECKING:
+    from raycomp.models.segmenter import Segmenter
+
+_FORMATS = ("safetensors", "onnx", "pt2")
+_RUNTIMES = ("torch", "onnxruntime")
+_DTYPES = ("float32", "bfloat16", "float16")
+_CHECKED = 8  # real images that an export is compared on
+
+Device = Annotated[str, typer.Option(help="cpu or cuda.")]
+
+
+def export_command(
+    recipe: Annotated[str, typer.Argument(help="Recipe id (a prefix will do) of a sweep.")],
+    out: Annotated[Path, typer.Option(help="Folder to write into.")] = Path(),
+    formats: Annotated[str, typer.Option(help="Of safetensors, onnx, pt2.")] = "safetensors,onnx",
+    refined: Annotated[bool, typer.Option("--refined", help="The model that raycomp refine made of it.")] = False,
+    sweep: Sweep = None,
+    results: Results = "results",
+    as_json: Json = False,
+) -> None:
+    """Write a recipe's model as safetensors with its recipe, as ONNX, or as a torch.export program."""
+    wanted = names("--formats", formats, _FORMATS)
+    stored = stored_recipe(recipe, results, sweep)
+    found, config, folder = stored.recipe, stored.config, stored.folder
+    import torch
+
+    from raycomp.context import prepare_base
+    from raycomp.deploy import model as models
+    from raycomp.evaluate.miou import first_window, normalised
+    from raycomp.files import check_outputs, fetched
+    from raycomp.models import checkpoints
+    from raycomp.recover import recovered
+
+    paths = {name: out / f"{found.id}.{name}" for name in wanted}
+    beside = [path.with_suffix(".yaml") for name, path in paths.items() if name == "safetensors"]
+    weights = [checkpoints.locate(name) for name in (config.model.checkpoint, config.model.elastic) if name]
+    check_outputs(f"--out {out}", [*paths.values(), *beside], weights)
+    console = tables.console(aside=as_json)
+    base = prepare_base(config, lambda line: console.print(line, highlight=False))
+    if refined:
+        trained: list[AnyPath] = list((folder / "refined").glob(f"{found.id}-seed*.safetensors"))
+        if not trained:
+            raise UserError(f"recipe {found.id}: no refined model in {folder}; raycomp refine makes one")
+        with fetched(min(trained, key=str)) as local:
+            network = models.load(local)
+    else:
+        network = recovered(base, found, None, torch.device("cpu"), folder).float().eval()
+    facts = models.facts_of(network, config.data, tuple(base.evalset.classes))
+    seen = [torch.from_numpy(image[None]) for image in base.evalset.images.views()[:_CHECKED]]
+    normal = (normalised(image, facts.mean, facts.std, torch.float32) for image in seen)
+    images = torch.cat([first_window(image, facts.window) for image in normal])
+    made: list[dict[str, Any]] = []
+    for name, path in paths.items():
+        difference = None
+        if name == "safetensors":
+            models.save(network, facts, path)
+            said = f"raycomp.load({str(path)!r}); recipe in {path.with_suffix('.yaml')}"
+        else:
+            from raycomp.deploy.onnx import export_onnx, export_program
+
+            with tables.console(aside=True).status(f"tracing for {name}, checking it on {len(seen)} images"):
+                difference = (export_onnx if name == "onnx" else export_program)(network, facts, path, images)
+            said = f"logits within {difference:.1e} of torch's on {len(seen)} images"
+        console.print(f"{path}: {said}", highlight=False)
+        made.append({"recipe": found.id, "format": name, "path": path, "logit_difference": difference})
+    if as_json:
+        print_json(made)
+
+
+def predict_command(
+    model: Annotated[Path, typer.Argument(help="Exported model: .safetensors, .onnx or .pt2.")],
+    images: Annotated[Path, typer.Argument(help="An image, or a folder of images.")],
+    out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("predictions"),
+    labels: Annotated[bool, typer.Option("--labels", help="Write class indices, too, as grey PNG.")] = False,
+    device: Device = "cpu",
+    as_json: Json = False,
+) -> None:
+    """Draw the segmentation of an image, or of a folder of images."""
+    from rich.progress import track
+
+    from raycomp.deploy.predict import image_files, labels_of, open_model, pictures, predict, write_labels
+    from raycomp.report.segmentation import draw
+
+    files = image_files(images)
+    drawn = pictures(files, out)
+    where = device_of(device)
+    run, facts = open_model(model, where)
+    note = f"note: {facts.scope}"
+    tables.console(aside=True).print(note, style="yellow", highlight=False, soft_wrap=True)
+    found = predict(run, facts, files, where)
+    console, made = tables.console(aside=as_json), list[dict[str, Any]]()
+    for path, image, predicted in track(found, "segmenting", total=len(files), console=console):
+        picture = drawn[path]
+        indices = labels_of(picture)
+        draw(image, predicted, facts.classes, picture)
+        if labels:
+            write_labels(predicted, indices)
+        shares = {name: float((predicted == index).mean()) for index, name in enumerate(facts.classes)}
+        made.append({"image": path, "picture": picture, "labels": indices if labels else None, "shares": shares})
+    if as_json:
+        print_json(made)
+        return
+    console.print(f"{len(files)} picture(s) in {out}", highlight=False, soft_wrap=True)
+
+
+def speed_command(
+    models: Annotated[list[str], typer.Argument(help="Exported models (.safetensors), or a sweep, for its front.")],
+    batch: Annotated[str, typer.Option(help="Batch sizes.")] = "1,16",
+    runtime: Annotated[str, typer.Option(help="Of torch, onnxruntime.")] = "torch,onnxruntime",
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
+    rounds: Annotated[int, typer.Option(min=1, help="Runs that the medians are of.")] = 15,
+    device: Device = "cpu",
+    compiled: Annotated[bool, typer.Option("--compile", help="Compile what torch runs, by torch.compile.")] = False,
+    plot: Annotated[Path | None, typer.Option(help="Where to draw speed against FLOPs saved, as PNG.")] = None,
+    results: Results = "results",
+    as_json: Json = False,
+) -> None:
+    """Latency and throughput beside GFLOPs, against the dense model: does what is saved become speed?"""
+    runtimes = names("--runtime", runtime, _RUNTIMES)
+    if plot is not None:
+        check_suffix("--plot", plot, ".png")
+    if dtype not in _DTYPES:
+        raise UserError(f"--dtype {dtype}: {nearest(dtype, _DTYPES)}")
+    if compiled and "torch" not in runtimes:
+        raise UserError(f"--compile: torch alone is compiled, and --runtime {runtime} does not name it")
+    import torch
+
+    from raycomp.deploy.speed import speeds
+    from raycomp.devices import device_name
+    from raycomp.memory import keep_freed_memory
+
+    batches = [int(size) for size in numbers("--batch", batch, 1, 4096)]
+    if not batches:
+        raise UserError("--batch names no size; for example 1,16")
+    where = device_of(device)
+    torch.set_num_threads(threads)
+    keep_freed_memory()
+    loaded = {name: model for given in models for name, model in _models(given, results).items()}
+    say = tables.console(aside=True).print  # no moving bar, which would take time from what is timed
+    found = speeds(loaded, runtimes, batches, where, getattr(torch, dtype), rounds, say, compiled)
+    setting = f"{device_name(where)}, {dtype}, {threads} thread(s)" + (", compiled" if compiled else "")
+    if plot is not None:
+        from raycomp.report.plot import plot_speed
+
+        plot_speed(found, setting, plot)
+    if as_json:
+        print_json([{**vars(s), "ratio": s.ratio, "in_vain": s.in_vain} for s in found])
+        return
+    console = tables.console()
+    if plot is not None:
+        console.print(f"plot: {plot}", highlight=False, soft_wrap=True)
+    console.print(f"{setting}, medians of {rounds} runs in turns", highlight=False)
+    console.print(tables.speed_table(found))
+
+
+def _models(given: str, results: str) -> "dict[str, Segmenter]":
+    """An exported model, or those of a sweep's front, whose weights are of no matter for their speed."""
+    import raycomp
+
+    if given.endswith(".safetensors") or is_file(given):
+        return {Path(given).stem: raycomp.load(given)}
+    from raycomp.compress.apply import remerge
+    from raycomp.models.segmenter import Segmenter
+
+    store = Store(sweep_folder(results, given))
+    config = store.config()
+    shape, _ = shape_of(config, store.folder)
+    front = final_front(store.rows(), config.search.budget)
+    if not front:
+        raise UserError(f"speed: sweep {given} has no front yet")
+    made = {}
+    for row in front:
+        recipe = row.recipe
+        made[recipe.id] = Segmenter(shape, recipe).eval()
+        remerge(made[recipe.id], recipe)
+    return made

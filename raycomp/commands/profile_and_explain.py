@@ -1,0 +1,186 @@
+"""`raycomp profile | front | explain`: what a space can reach, what a sweep found, what a recipe costs."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from raycomp import config as configs
+from raycomp.commands.inputs import (
+    AS_SPACE,
+    Json,
+    Results,
+    Sweep,
+    complete_sweep,
+    is_file,
+    numbers,
+    print_json,
+    read_recipe,
+    shape_of,
+    stored_recipe,
+)
+from raycomp.errors import UserError
+from raycomp.flops import Profile, profile
+from raycomp.merging import Cts, ToMe
+from raycomp.merging.tome import constant_r
+from raycomp.recipe import Recipe, check_fits, dense
+from raycomp.report import tables
+from raycomp.report.compare import Comparison, compare
+from raycomp.report.published import comparability
+from raycomp.results.query import (
+    at_budgets,
+    dense_row,
+    final_stage,
+    first_agreement,
+    origins,
+    refined_rows,
+    stage_agreement,
+)
+from raycomp.results.store import Store, sweep_folder
+from raycomp.shape import ModelShape, Size
+from raycomp.space import Space
+from raycomp.storage import AnyPath
+
+
+def profile_command(
+    space: Annotated[Path, typer.Argument(help="Search space: a file, or the name of a shipped one.", **AS_SPACE)],
+    budget: Annotated[str | None, typer.Option(help="GFLOPs limit, for example 50%; by default the file's.")] = None,
+    tome: Annotated[str, typer.Option(help="ToMe's r per block, for example 40,95,140: what they cost.")] = "",
+    cts: Annotated[str, typer.Option(help="CTS's R, for example 0.3,0.6,0.7: what they cost.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Can the budget be met? Tokens and GFLOPs per block of the dense and the smallest recipe."""
+    sweep = configs.load(space, budget=budget)
+    shape, image = shape_of(sweep, space)
+    grid = Space(shape, sweep.space, image, policy=sweep.policy.kind)
+    limit = sweep.search.budget * profile(shape, dense(shape), image).gflops
+    grid.check_budget(limit)
+    fitted = grid.recipe(grid.project({name: d.full for name, d in grid.dimensions.items()}, limit))
+    recipes = {"dense": dense(shape), "at budget": fitted, "smallest": grid.recipe(grid.smallest)}
+    costs = {name: profile(shape, recipe, image) for name, recipe in recipes.items()}
+    asked = {
+        name: profile(shape, recipe, image)
+        for name, recipe in _asked(shape, image, sweep.policy.kind, tome, cts).items()
+    }
+    if as_json:
+        print_json(
+            {
+                "space": sweep.name,
+                "dimensions": len(grid.dimensions),
+                "budget_gflops": limit,
+                "satisfiable": True,
+                **{name.replace(" ", "_"): _cost(cost) for name, cost in (costs | asked).items()},
+            }
+        )
+        return
+    console = tables.console()
+    console.print(f"{sweep.name}: {len(grid.dimensions)} dimensions, input {image[0]}x{image[1]}", highlight=False)
+    console.print(
+        f"budget {sweep.search.budget:.1%} = {limit:.4g} GFLOPs can be met: the space reaches from "
+        f"{costs['smallest'].gflops:.4g} to {costs['dense'].gflops:.4g} GFLOPs",
+        highlight=False,
+    )
+    console.print(tables.profile_table(list(costs.items())))
+    if asked:
+        console.print(tables.settings_table({"dense": costs["dense"]} | asked))
+
+
+def _asked(shape: ModelShape, image: Size, policy: str, tome: str, cts: str) -> dict[str, Recipe]:
+    """Recipes of the settings asked for; ToMe by both metrics, as the paper's GFLOPs are those of all heads' keys."""
+    whole, found = dense(shape), {}
+    for r in numbers("--tome", tome, 0, shape.grid(image)[0] * shape.grid(image)[1] // 2):
+        ratios = constant_r(shape, int(r), image)
+        for metric, name in (("keys", "all heads' keys"), ("mean_keys", "mean keys")):
+            merge = ToMe.model_validate({"ratios": ratios, "metric": metric})
+            found[f"ToMe r = {r:g}, {name}"] = whole.model_copy(update={"merge": merge})
+    for share in numbers("--cts", cts, 0, 0.75):
+        merge_cts = Cts.model_validate({"share": share, "policy": policy})
+        found[f"CTS R = {share:g}"] = whole.model_copy(update={"merge": merge_cts})
+    return found
+
+
+def front_command(
+    sweep: Annotated[str, typer.Argument(help="Name of the sweep.", autocompletion=complete_sweep)],
+    results: Results = "results",
+    as_json: Json = False,
+) -> None:
+    """The Pareto front of a sweep, against dense and the uniform baselines, and what was refined of it."""
+    store = Store(sweep_folder(results, sweep))
+    config, rows = store.config(), store.rows()
+    settings, compares = config.search, comparability(config, final_stage(rows))
+    comparisons = compare(rows, settings.budget)
+    budgets = at_budgets(rows, settings.known, settings.budget)
+    refined = refined_rows(rows)
+    if as_json:
+        print_json(
+            {
+                "stage": final_stage(rows),
+                "origins": origins(rows),
+                "comparability": compares,
+                "dense": dense_row(rows, final_stage(rows)),
+                "front": [c.row.columns() | _beside(c) for c in comparisons],
+                "budgets": budgets,
+                "refined": refined,
+                "agreement": stage_agreement(rows),
+                "first_agreement": first_agreement(rows),
+            }
+        )
+        return
+    console = tables.console()
+    console.print(tables.front_table(comparisons, settings.limit == "latency", origins(rows)))
+    if budgets:
+        console.print(tables.budget_table(budgets, origins(rows)))
+    console.print(compares, highlight=False, soft_wrap=True)
+    if refined:
+        ids = {row.recipe_id for row in refined}
+        found = [c.row for c in comparisons if c.row.recipe_id in ids]
+        console.print(tables.refined_table(found, refined, dense_row(rows, "full")))
+
+
+def _beside(item: Comparison) -> dict[str, object]:
+    """What a front member's row does not say; gains are mIoU, not points."""
+    return {
+        "rcd": item.rcd,
+        "trust": item.trust,
+        "vs_dense": item.dense,
+        "vs_baselines": item.baselines,
+    }
+
+
+def explain_command(
+    recipe: Annotated[str, typer.Argument(help="Recipe id (a prefix will do) of a sweep, or a YAML or JSON file.")],
+    space: Annotated[Path | None, typer.Option(help="Search space of a recipe file.", **AS_SPACE)] = None,
+    sweep: Sweep = None,
+    results: Results = "results",
+    as_json: Json = False,
+) -> None:
+    """Where a recipe spends its GFLOPs along the depth."""
+    if is_file(recipe):
+        if space is None:
+            raise UserError(f"--space is missing: the recipe file {recipe} does not say which model it is for")
+        where: AnyPath = space
+        found, config = read_recipe(Path(recipe)), configs.load(space)
+    else:
+        stored = stored_recipe(recipe, results, sweep)
+        found, config, where = stored.recipe, stored.config, stored.folder / "sweep.yaml"
+    shape, image = shape_of(config, where)
+    check_fits(shape, found)
+    if found.adaptive:
+        raise UserError(f"recipe {found.id}: its tokens and GFLOPs depend on the image; its row has the means")
+    cost, whole = profile(shape, found, image), profile(shape, dense(shape), image)
+    if as_json:
+        print_json(
+            {"id": found.id, "family": found.family(shape), "recipe": found.model_dump(mode="json"), **_cost(cost)}
+        )
+        return
+    tables.console().print(tables.recipe_table(found, cost, whole))
+
+
+def _cost(cost: Profile) -> dict[str, object]:
+    return {
+        "gflops": cost.gflops,
+        "gflops_embedding": cost.embedding,
+        "gflops_blocks": cost.blocks,
+        "gflops_decoder": cost.decoder,
+        "tokens": cost.tokens,
+    }

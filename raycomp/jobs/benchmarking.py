@@ -1,0 +1,79 @@
+"""Compare the methods of the paper at matched GFLOPs: settings, measurements, speeds, and the page of them all."""
+
+import ray
+
+from raycomp import objectives
+from raycomp.benchmark.all_runs import Shared, find_settings, measure_cells, measure_speed
+from raycomp.benchmark.conditions import Level, levels
+from raycomp.benchmark.operating_points import Setting
+from raycomp.benchmark.timing import Timing
+from raycomp.cluster import placement
+from raycomp.cluster.saliency_task import scored_by_worker
+from raycomp.context import Base, cached_scores
+from raycomp.errors import last_line
+from raycomp.jobs.session import Session
+from raycomp.report.benchmark_page import write_page
+from raycomp.results.query import check_measured, final_front
+from raycomp.results.row import Row
+from raycomp.results.store import Store
+from raycomp.training_loop import preloaded
+
+
+def benchmark(session: Session, sweep: Store | None) -> None:
+    """Find every method's setting, measure them all, and write the page.
+
+    Args:
+        sweep: a finished one, whose front is compared, too.
+
+    Raises:
+        UserError: for a sweep of another checkpoint, a method that cannot work on the grid, or nothing measured.
+    """
+    config, say = session.config, session.say
+    placement.announce(config, say, session.warn)
+    with_policy = any(level.needs_policy for level in levels(config.benchmark, with_found=False))
+    base = session.prepared(session.store.rows(), with_policy=with_policy, criterion=config.nvit.criterion)
+    steps = max(config.benchmark.recovery.steps, config.nvit.training_steps)
+    samples = preloaded(config, steps, say)
+    drawn = None if samples is None else ray.put(samples)
+    shared = Shared(ray.put(base), drawn, session.folder.resolve(), config)
+    tracker = session.track(base.evalset.classes)
+    measured: list[Row] = []
+
+    def on_row(row: Row, total: int) -> None:
+        measured.append(row)
+        tracker.log(row)
+        say(f"cell {len(measured)}/{total}: {_line(row)}")
+
+    settings = _settings(session, shared, base, sweep)
+    measure_cells(shared, settings, session.store, base, on_row)
+    timings = _timings(session, shared, settings)
+    session.leave()
+    check_measured(measured)
+    written = write_page(session.folder, base, settings, measured, timings)
+    session.finish(None, finished=True)
+    tracker.attach([session.folder / "sweep.yaml", *written])
+    say(f"page:  {written[0]}\nrows:  {session.folder / 'trials'}/*.parquet")
+
+
+def _settings(session: Session, shared: Shared, base: Base, sweep: Store | None) -> dict[Level, Setting]:
+    if sweep is None:
+        return find_settings(shared, None, None, base, session.say)
+    found = sweep.config().search
+    of = f"{base.checkpoint}-{base.evalset.fingerprint}"
+    scores = cached_scores(base.model, session.config, found.criterion, of, session.say, scored_by_worker)
+    return find_settings(shared, final_front(sweep.rows(), found.budget), scores, base, session.say)
+
+
+def _timings(session: Session, shared: Shared, settings: dict[Level, Setting]) -> list[Timing]:
+    """Speeds of all settings; none where they cannot be had, as when all models together need too much memory."""
+    try:
+        return measure_speed(shared, settings)
+    except ray.exceptions.RayError as error:
+        session.say(f"no speeds: {last_line(error)}")
+        return []
+
+
+def _line(row: Row) -> str:
+    if row.status != "complete":
+        return f"{row.label} failed: {row.error}"
+    return f"{row.label}, seed {row.seed}: {row.gflops:.4g} GFLOPs, {objectives.both(row)}, {row.seconds:.0f} s"

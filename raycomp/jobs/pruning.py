@@ -1,0 +1,67 @@
+"""Prune the dense model by NViT, to a share of its GFLOPs, or of its latency on this device."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from raycomp.compress.nvit import nvit
+from raycomp.config import SweepConfig
+from raycomp.context import default_device, prepare_base, score
+from raycomp.errors import UserError
+from raycomp.evaluate.latency_table import LatencyTable, measure_latency
+from raycomp.flops import gflops
+from raycomp.memory import keep_freed_memory
+from raycomp.models.segmenter import Segmenter
+from raycomp.recipe import Recipe, dense
+from raycomp.recover import retraining
+from raycomp.shape import Size
+from raycomp.training_loop import preloaded
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """A pruned model, and what it was pruned by."""
+
+    model: Segmenter
+    checkpoint: str
+    """Fingerprint of the dense model's file."""
+    image: Size
+    table: LatencyTable | None
+    """Of this device, where a latency was asked for."""
+
+
+def pruned(config: SweepConfig, share: float, by_latency: bool, say: Callable[[str], None]) -> Pruned:
+    """Prune until the cost is a share of the dense model's.
+
+    Args:
+        by_latency: whether the cost is the predicted latency, in place of GFLOPs.
+
+    Raises:
+        UserError: for a share below what NViT can reach.
+    """
+    device = default_device()
+    base = prepare_base(config, say, criterion=config.nvit.criterion)
+    shape, image = base.shape, config.data.window_for(base.shape)
+    keep_freed_memory()
+    table = None
+    if by_latency or config.nvit.latency_weight:
+        say("timing the parts of the model at a grid of widths")
+        table = measure_latency(shape, config.evaluation.batch, device, getattr(torch, config.evaluation.dtype), image)
+
+    def cost(recipe: Recipe) -> float:
+        return table.latency_ms(recipe) if table is not None and by_latency else gflops(shape, recipe, image)
+
+    found = nvit(
+        base.model,
+        base.saliency,
+        lambda small: score(small, config, device, config.nvit.criterion),
+        share * cost(dense(shape)),
+        cost,
+        config.nvit,
+        table.latency_ms if table is not None else None,
+        retraining(base, preloaded(config, config.nvit.training_steps, say), device),
+    )
+    if not found.reached:
+        raise UserError(f"NViT cannot reach {share:.0%} of dense: the least is {found.cost / cost(dense(shape)):.0%}")
+    return Pruned(found.model, base.checkpoint, image, table)

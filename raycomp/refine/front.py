@@ -1,0 +1,125 @@
+"""Refine the front of a finished sweep: fine-tune its recipes one after the other, then measure them all at once."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+
+import ray
+import torch
+
+from raycomp.cluster.connection import finished, prepare_worker, remote
+from raycomp.context import Base
+from raycomp.deploy.model import load
+from raycomp.devices import device_name
+from raycomp.errors import UserError, last_line, nearest
+from raycomp.evaluate.measure import measure
+from raycomp.files import fetched
+from raycomp.refine.training import Shared, Target, model_path, refine_one, settings_text
+from raycomp.results.pareto import most_useful
+from raycomp.results.query import completed, final_front
+from raycomp.results.row import Row
+from raycomp.results.store import Store
+from raycomp.search.proposal import Proposal
+from raycomp.search.rows import described, failed, git_commit, measured
+from raycomp.search.trial import shares_card
+from raycomp.training_loop import Standing
+
+STAGE = "refined"
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A target and the row that it was found by."""
+
+    target: Target
+    found: Row
+
+
+def wanted_of(
+    rows: Sequence[Row], budget_share: float, seeds: Sequence[int], top: int | None = None, ids: Sequence[str] = ()
+) -> list[Wanted]:
+    """The front's recipes with every seed, cheapest first.
+
+    Args:
+        top: of a larger front, as many as add most hypervolume.
+        ids: only these, by prefixes of their ids.
+
+    Raises:
+        UserError: for a prefix that no member of the front has.
+    """
+    front = final_front(rows, budget_share)
+    if not front:
+        return []
+    there = [row.recipe_id for row in front]
+    for prefix in ids:
+        if not any(recipe_id.startswith(prefix) for recipe_id in there):
+            raise UserError(f"--recipes {prefix}: not on the front; {nearest(prefix, there)}")
+    if ids:
+        front = [row for row in front if row.recipe_id.startswith(tuple(ids))]
+    chosen = most_useful(front, top or len(front), front[0].cost / front[0].cost_share)
+    return [Wanted(Target(row.recipe, seed), row) for row in chosen for seed in seeds]
+
+
+def refine(
+    shared: Shared,
+    base: Base,
+    store: Store,
+    wanted: Sequence[Wanted],
+    on_step: Callable[[int, Standing], None],
+    on_row: Callable[[Row], None],
+) -> list[Row]:
+    """Fine-tune and measure; what was measured by the same settings is not done again.
+
+    Args:
+        on_step: called in the driver with the index of the target and where its training stands.
+        on_row: called in the driver with every row, old and new.
+    """
+    text = settings_text(shared.config)
+    done = {(row.recipe_id, row.seed): row for row in completed(store.rows(), STAGE) if row.setting == text}
+    rows, waiting = [], {}
+    task = remote(_measure, base.config, shared.max_failures)
+    for index, one in enumerate(wanted):
+        target, found = one.target, one.found
+        row = done.get((target.recipe.id, target.seed))
+        if row is not None:
+            rows.append(row)
+            on_row(row)
+            continue
+        refine_one(shared, target, lambda at, index=index: on_step(index, at))  # type: ignore[misc]
+        started = datetime.now(UTC)
+        proposal = Proposal(index, STAGE, found.origin, found.label, target.recipe)
+        row = replace(
+            described(base, proposal),
+            seed=target.seed,
+            setting=text,
+            recovery=f"{base.config.recovery.mode}, refined",
+            recovery_steps=shared.config.train.steps,
+            started=started,
+            git_commit=git_commit(),
+        )
+        waiting[task.remote(shared, target, row)] = row
+    for ready in finished(waiting):
+        try:
+            row = ray.get(ready)
+        except ray.exceptions.RayError as error:
+            row = failed(waiting[ready], last_line(error))
+        store.write(row)
+        rows.append(row)
+        on_row(row)
+    return rows
+
+
+def _measure(shared: Shared, target: Target, row: Row) -> Row:
+    """In a task: the complete row."""
+    device, base = prepare_worker(), ray.get(shared.base)
+    with fetched(model_path(shared, target)) as local:
+        model = load(local)
+    config = base.config
+    result = measure(model, base.evalset, "full", config.evaluation, config.data, device, timed=not shares_card(config))
+    return replace(
+        measured(row, base, result),
+        params=sum(p.numel() for p in model.parameters()),
+        threads=torch.get_num_threads(),
+        device=device_name(device),
+        seconds=result.seconds,
+    )

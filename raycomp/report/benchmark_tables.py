@@ -1,0 +1,159 @@
+"""The paper's Table 1 and Table 2 from benchmark rows, with intervals over seeds, as Markdown."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from raycomp.benchmark.conditions import STAGE, TITLES
+from raycomp.benchmark.timing import Timing
+from raycomp.data.corruptions import TYPES
+from raycomp.evaluate.robustness import (
+    corruption_degradation,
+    known_mean,
+    measured_mean,
+    relative_corruption_degradation,
+)
+from raycomp.objectives import CLEAN, CORRUPTED
+from raycomp.report.figures import Figure
+from raycomp.results.row import Row, present
+
+
+@dataclass(frozen=True)
+class Result:
+    """A method at a compression level, over its seeds."""
+
+    method: str
+    label: str
+    speedup: float
+    """Of the target: 1 for dense."""
+    setting: str
+    gflops: float
+    clean: Figure
+    noise: Figure
+    rank: Figure
+    rank_std: float
+    """Mean over seeds of the standard deviation over images."""
+    tokens: int
+    """After the last block, special tokens included; for adaptive merging the mean."""
+    by_variant: np.ndarray
+    """(types, severities), mean over seeds."""
+    seeds: int
+
+
+def results(rows: Iterable[Row]) -> list[Result]:
+    """Complete benchmark rows by level: dense first, then the mildest compression first, methods in their order."""
+    groups: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        if row.stage == STAGE and row.status == "complete":
+            groups[row.label].append(row)
+    found = [_result(label, group) for label, group in groups.items()]
+    order = list(TITLES)
+    return sorted(found, key=lambda r: (r.speedup, order.index(r.method)))
+
+
+def _result(label: str, group: Sequence[Row]) -> Result:
+    first = group[0]
+    speedup = 1.0 if first.origin == "dense" else float(label.rpartition(" ")[2].removesuffix("x"))
+    return Result(
+        method=first.origin,
+        label=label,
+        speedup=speedup,
+        setting=first.setting or "",
+        gflops=float(np.mean([present(row.gflops) for row in group])),
+        clean=Figure.of([CLEAN.value(row) for row in group]),
+        noise=Figure.of([CORRUPTED.value(row) for row in group]),
+        rank=Figure.of([present(row.effective_rank) for row in group]),
+        rank_std=float(np.mean([present(row.effective_rank_std) for row in group])),
+        tokens=round(float(np.mean([row.tokens[-1] for row in group]))),
+        by_variant=np.mean([row.corrupted_by_variant for row in group], axis=0).reshape(len(TYPES), -1),
+        seeds=len(group),
+    )
+
+
+def failures(rows: Iterable[Row]) -> list[str]:
+    """One line for every level that has no result: what could not be reached, or failed."""
+    failed = {(r.label, r.error) for r in rows if r.stage == STAGE and r.status != "complete"}
+    return [f"{label}: {error}" for label, error in sorted(failed)]
+
+
+def table_1(found: Sequence[Result]) -> str:
+    """Method, setting, GFLOPs, clean and noise mIoU; the best of each compression level in bold."""
+    lines = [
+        "| | method | setting | GFLOPs | clean mIoU | noise mIoU | tokens left |",
+        "|---|---|---|---:|---:|---:|---:|",
+    ]
+    for speedup in dict.fromkeys(r.speedup for r in found):
+        level = [r for r in found if r.speedup == speedup]
+        best = {name: max(getattr(r, name).mean for r in level) for name in ("clean", "noise")}
+        for position, r in enumerate(level):
+            name = "" if position else ("dense" if speedup == 1 else f"{speedup:g}x")
+            cells = [_bold(getattr(r, n).percent(), len(level) > 1 and getattr(r, n).mean == best[n]) for n in best]
+            title = TITLES[r.method]
+            lines.append(f"| {name} | {title} | {r.setting} | {r.gflops:.4g} | {cells[0]} | {cells[1]} | {r.tokens} |")
+    return "\n".join(lines)
+
+
+def table_2(found: Sequence[Result], timings: Sequence[Timing]) -> str:
+    """FLOPs saved against speed gained, and their ratio."""
+    lines = [
+        "| method | FLOPs saved | speed gained | gained / saved | images/s | clean mIoU | noise mIoU |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    by_label = {r.label: r for r in found}
+    for timing in timings:
+        r = by_label.get(timing.label)
+        if r is None:
+            continue
+        lines.append(
+            f"| {timing.label} | {timing.flops_saved:.2f}x | {timing.speed_gained:.2f}x "
+            f"| {timing.speed_gained / timing.flops_saved:.2f} | {timing.images_per_second:.1f} "
+            f"| {100 * r.clean.mean:.2f} | {100 * r.noise.mean:.2f} |"
+        )
+    return "\n".join(lines)
+
+
+def corruption_table(found: Sequence[Result]) -> str:
+    """mIoU by corruption type, mean over severities and seeds; CD and rCD against dense, means over types."""
+    names = [*(kind.replace("_", " ") for kind in TYPES), "CD", "rCD"]
+    lines = [f"| | {' | '.join(names)} |", "|---|" + "---:|" * len(names)]
+    dense = next((r for r in found if r.method == "dense"), None)
+    for r in found:
+        values = [f"{100 * value:.1f}" for value in measured_mean(r.by_variant, axis=1)]
+        if dense is not None:
+            cd = corruption_degradation(r.by_variant, dense.by_variant)
+            rcd = relative_corruption_degradation(r.by_variant, r.clean.mean, dense.by_variant, dense.clean.mean)
+            values += ["-" if (mean := known_mean(one)) is None else f"{mean:.2f}" for one in (cd, rcd)]
+        lines.append(f"| {r.label} | {' | '.join(values)} |")
+    return "\n".join(lines)
+
+
+def _bold(text: str, best: bool) -> str:
+    return f"**{text}**" if best else text
+
+
+def page(title: str, facts: Sequence[str], rows: Sequence[Row], timings: Sequence[Timing]) -> str:
+    """The whole comparison as one Markdown page; the figures lie beside it."""
+    found = results(rows)
+    missing = failures(rows)
+    where = timings[0].setting if timings else ""
+    parts = [
+        f"# {title}",
+        *facts,
+        "## Table 1: accuracy at matched GFLOPs",
+        "mIoU in %, noise = mean over 16 corruptions x 5 severities; ± is the 95 % interval over seeds.",
+        table_1(found),
+        *(["Not in the table:", "\n".join(f"- {line}" for line in missing)] if missing else []),
+        "## Fig. 2: accuracy against compute",
+        "![clean above, noise below](fig2.png)",
+        "## Fig. 3: what is merged, and where errors rise",
+        "![images, predictions, merged tokens, new errors](fig3.png)",
+        "## Fig. 4: effective rank against compute",
+        "![effective rank, and surviving tokens](fig4.png)",
+        *([f"## Table 2: FLOPs saved and speed gained\n\n{where}", table_2(found, timings)] if timings else []),
+        "## Noise mIoU by corruption",
+        "CD: error relative to dense; rCD: what corruption adds to the error, relative to dense (Kamann & Rother).",
+        corruption_table(found),
+    ]
+    return "\n\n".join(parts) + "\n"

@@ -1,0 +1,58 @@
+"""Which dimensions of a space decide accuracy, by Optuna's fANOVA over the trials of a sweep."""
+
+import warnings
+
+import optuna
+from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
+from optuna.importance import FanovaImportanceEvaluator, get_param_importances
+from optuna.trial import create_trial
+
+from raycomp import objectives
+from raycomp.report.sweep_view import Found
+from raycomp.results.query import completed
+from raycomp.results.row import Row
+
+_LEAST = 20  # complete trials before importances say anything
+_KINDS = {"heads": "heads", "qk": "qk", "v": "v", "mlp": "mlp", "ratios": "merge"}
+
+
+def importance(found: Found) -> dict[str, dict[str, float]]:
+    """For each measured objective that varies the share of its variance by dimension (`embed`, `mlp_3`).
+
+    Empty where trials are few.
+
+    Hutter et al., "An Efficient Approach for Assessing Hyperparameter Importance", ICML 2014.
+    """
+    rows = completed(found.trials, "search")
+    params = [_params(row) for row in rows]
+    varied = [name for name in params[0] if len({one[name] for one in params}) > 1] if params else []
+    if len(rows) < _LEAST or not varied:
+        return {}
+    ranges = {name: _range([one[name] for one in params]) for name in varied}
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    shares = {}
+    for objective in objectives.measured():
+        values = [objective.value(row) for row in rows]
+        if len(set(values)) == 1:  # fANOVA fails where there is no variance to share
+            continue
+        study = optuna.create_study(direction=objective.direction)
+        for value, one in zip(values, params, strict=True):
+            own = {name: one[name] for name in varied}
+            study.add_trial(create_trial(params=own, distributions=ranges, value=value))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            shares[objective.title] = get_param_importances(study, evaluator=FanovaImportanceEvaluator(seed=0))
+    return shares
+
+
+def _params(row: Row) -> dict[str, float]:
+    found: dict[str, float] = {"embed": row.embed}
+    for column, kind in _KINDS.items():
+        found |= {f"{kind}_{block}": value for block, value in enumerate(getattr(row, column))}
+    return found
+
+
+def _range(values: list[float]) -> BaseDistribution:
+    if all(isinstance(value, int) for value in values):
+        return IntDistribution(int(min(values)), int(max(values)))
+    return FloatDistribution(min(values), max(values))

@@ -1,0 +1,126 @@
+"""The sweep's trials as an Optuna study, for Optuna's dashboard and tools: in a journal file, or a database by URI.
+
+It is a copy. The proposer's own study is in memory and made from the rows: there an ask costs milliseconds, whatever
+the database does, and no trial that was cut off is left behind.
+"""
+
+import os
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import optuna
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal._file import LOCK_FILE_SUFFIX
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from raycomp import objectives
+from raycomp.errors import first_line
+from raycomp.files import put_aside
+from raycomp.results.replica import Mirror
+from raycomp.results.row import Row
+from raycomp.search.ask_tell import as_trial
+from raycomp.space import Space
+from raycomp.storage import AnyPath
+
+_ROW = "raycomp.row"
+_JOURNAL = "journal:"
+_HELD = 5.0  # seconds after which a lock that stays the same is nobody's
+
+
+def study_uri(given: str | None, folder: AnyPath) -> str | None:
+    """Where the study is kept: as given, else in a journal file of the sweep's folder; None in object storage."""
+    if given is not None:
+        return given
+    return f"{_JOURNAL}{(folder / 'study.journal').resolve()}" if isinstance(folder, Path) else None
+
+
+class StudyCopy(Mirror):
+    """Copies search trials, complete and failed, each once."""
+
+    def __init__(self, uri: str, name: str, space: Space, warn: Callable[[str], None]) -> None:
+        """`uri`: journal:FILE, or a database as SQLAlchemy names it."""
+        super().__init__("Optuna's study", uri, warn)
+        self._uri, self._study_name, self._space = uri, name, space
+        self._study: optuna.Study | None = None
+        self._there: set[str] = set()
+
+    def connect(self) -> None:
+        """Open or create the study, and see which rows it has."""
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self._study = optuna.create_study(
+            storage=self._storage(),
+            study_name=self._study_name,
+            directions=objectives.directions(),
+            load_if_exists=True,
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            self._study.set_metric_names([objective.name for objective in objectives.OBJECTIVES])
+        self._there = {str(trial.user_attrs.get(_ROW)) for trial in self._study.get_trials(deepcopy=False)}
+
+    def write(self, item: Row | str) -> None:
+        """Add a row of the search."""
+        assert self._study is not None
+        if isinstance(item, str) or item.stage != "search":
+            return
+        key = f"{item.recipe_id} {item.status}"
+        if key in self._there:
+            return
+        self._study.add_trial(self._trial(item, key))
+        self._there.add(key)
+
+    def _trial(self, row: Row, key: str) -> FrozenTrial:
+        attrs = {_ROW: key, "recipe_id": row.recipe_id, "origin": row.origin, "label": row.label}
+        frozen = as_trial(self._space, row, objectives.values(row) if row.status == "complete" else None)
+        if frozen is not None:
+            frozen.user_attrs = attrs
+            return frozen
+        failed = row.status == "failed"  # else stopped, or a known recipe that Optuna's distributions do not hold
+        return create_trial(state=TrialState.FAIL if failed else TrialState.PRUNED, user_attrs=attrs)
+
+    def _storage(self) -> BaseStorage:
+        if not self._uri.startswith(_JOURNAL):
+            return RDBStorage(self._uri)
+        file = Path(self._uri.removeprefix(_JOURNAL))
+        _unlock(file, self._warn)
+        try:
+            if file.exists() and not _ends_whole(file):  # Optuna would write on in that line, and then read no further
+                raise ValueError("its last line is torn")
+            return JournalStorage(JournalFileBackend(str(file)))
+        except (AttributeError, LookupError, TypeError, ValueError) as error:  # what reading its lines again raises
+            aside = put_aside(file)
+            self._warn(f"{file} was broken ({first_line(error)}): it is {aside.name} now, and a new one is made")
+            return JournalStorage(JournalFileBackend(str(file)))
+
+
+def _ends_whole(file: Path) -> bool:
+    with file.open("rb") as journal:
+        size = journal.seek(0, os.SEEK_END)
+        journal.seek(max(0, size - 1))
+        return journal.read() in (b"", b"\n")
+
+
+def _unlock(file: Path, warn: Callable[[str], None]) -> None:
+    """Remove the lock of a process that was killed while it wrote; others hold theirs for milliseconds, each a new one.
+
+    Optuna waits for half a minute, and for ever where the lock is a link to a file that has been moved.
+    """
+    lock = file.with_name(file.name + LOCK_FILE_SUFFIX)
+    until, held = time.monotonic() + _HELD, _identity(lock)
+    while held is not None and _identity(lock) == held:
+        if time.monotonic() > until:
+            lock.unlink(missing_ok=True)
+            warn(f"{lock} was left by a process that ended: removed")
+            return
+        time.sleep(0.1)
+
+
+def _identity(lock: Path) -> tuple[int, int] | None:
+    try:
+        stat = lock.lstat()
+    except FileNotFoundError:
+        return None
+    return stat.st_ino, stat.st_ctime_ns

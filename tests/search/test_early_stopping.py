@@ -1,0 +1,166 @@
+"""Trials stop after their first images where those say that the front is out of reach, and only there."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from raycomp.errors import UserError
+from raycomp.evaluate.measure import Stopped, measure
+from raycomp.evaluate.miou import Accuracy
+from raycomp.recipe import dense
+from raycomp.results.row import Row
+from raycomp.search.early_stopping import FirstImages
+from raycomp.search.proposal import Proposal
+from raycomp.search.proposer import Proposer
+from raycomp.search.trial import run_trial
+from raycomp.sections import EvaluationConfig, StageConfig
+from tests.conftest import TINY
+from tests.helpers import rows
+from tests.helpers.trials import fake_row
+from tests.search.test_proposer import SEARCH, SPACE
+
+CPU = torch.device("cpu")
+FIRST = StageConfig(clean=2, corrupted=1, severities=(1, 3))
+
+
+def with_first(base):
+    evaluation = base.config.evaluation.model_copy(update={"first": FIRST})
+    return replace(base, config=base.config.model_copy(update={"evaluation": evaluation}))
+
+
+def measured(base, evaluation: EvaluationConfig, bars: tuple[Accuracy, ...] = ()):
+    return measure(base.cut(dense(base.shape)), base.evalset, "search", evaluation, base.config.data, CPU, bars)
+
+
+def test_the_first_images_are_part_of_all(base):
+    config = base.config.evaluation
+    whole = measured(base, config)
+    staged = measured(base, config.model_copy(update={"first": FIRST}))
+    alone = measured(base, config.model_copy(update={"search": FIRST}))
+    assert whole.first is None
+    assert staged.first == (alone.clean_miou, pytest.approx(float(np.nanmean(alone.corrupted)), abs=1e-15))
+    assert (staged.clean_miou, staged.images) == (whole.clean_miou, whole.images)
+    np.testing.assert_array_equal(staged.corrupted, whole.corrupted)
+
+
+def test_a_model_stops_only_below_both_figures_of_a_bar(base):
+    config = base.config.evaluation.model_copy(update={"first": FIRST})
+    first = measured(base, config).first
+    up, down = (Accuracy(first.clean + d, first.corrupted + d) for d in (1e-6, -1e-6))
+    measured(base, config, (down, Accuracy(up.clean, down.corrupted), Accuracy(down.clean, up.corrupted)))
+    with pytest.raises(Stopped) as stopped:
+        measured(base, config, (down, up))
+    assert stopped.value.first == first
+    assert stopped.value.images == 2 + 16 * 2
+
+
+def test_the_row_of_a_stopped_trial_claims_no_accuracy(base, tmp_path):
+    proposal = Proposal(3, "search", "proposed", "", dense(base.shape), (Accuracy(1.0, 1.0),))
+    row = run_trial(with_first(base), None, Proposal.from_config(proposal.to_config()), tmp_path, CPU, "")
+    assert (row.status, row.error, row.images) == ("stopped", "", 34)
+    assert 0 <= row.first_clean_miou <= 1
+    assert row.clean_miou is None
+    whole = run_trial(with_first(base), None, replace(proposal, bars=()), tmp_path, CPU, "")
+    assert whole.status == "complete"
+    assert whole.first_clean_miou == row.first_clean_miou
+
+
+@pytest.mark.parametrize(
+    ("first", "message"),
+    [
+        ({"clean": 65, "corrupted": 1}, "first.clean is 65; at most search.clean, 64"),
+        ({"clean": 1, "corrupted": 3}, "first.corrupted is 3; at most search.corrupted, 2"),
+    ],
+)
+def test_the_first_images_must_be_of_the_search_stage(first, message):
+    with pytest.raises(ValueError, match=message):
+        EvaluationConfig(first=first)
+    with pytest.raises(ValueError, match=r"first.severities has 5, which search.severities has not"):
+        EvaluationConfig(
+            first={"clean": 1, "corrupted": 1}, search=FIRST.model_copy(update={"severities": (1, 2, 3, 4)})
+        )
+
+
+def row(clean: float, corrupted: float, gflops: float, gain: tuple[float, float]) -> Row:
+    first = {"first_clean_miou": clean - gain[0], "first_corrupted_miou": corrupted - gain[1]}
+    return rows.row(clean_miou=clean, corrupted_miou=corrupted, gflops=gflops, **first)
+
+
+def test_bars_are_the_front_less_what_trials_gain_and_doubt():
+    known = FirstImages()
+    gains = [(0.01 * (i % 3), 0.02 * (i % 2)) for i in range(10)]
+    for i, gain in enumerate(gains):
+        assert known.bars(9.0) == ()
+        known.learn(row(0.5 + 0.02 * i, 0.3 + 0.02 * i, 1.0 + i, gain))
+    clean, corrupted = (np.array(gains)[:, j] for j in (0, 1))
+    slack = clean.mean() + 2 * clean.std(ddof=1), corrupted.mean() + 2 * corrupted.std(ddof=1)
+    (bar,) = known.bars(4.5)  # the fourth is the best of those that cost no more
+    assert bar == pytest.approx((0.56 - slack[0], 0.36 - slack[1]))
+    assert known.bars(0.9) == ()
+    known.learn(replace(row(0.4, 0.5, 2.0, gains[0]), status="failed"))
+    assert len(known.bars(4.5)) == 1
+    stopped = rows.row(first_clean_miou=0.2, first_corrupted_miou=0.1)
+    assert known.expected(stopped) == pytest.approx((0.2 + clean.mean(), 0.1 + corrupted.mean()))
+    known.learn(row(0.4, 0.5, 2.0, gains[0]))
+    assert len(known.bars(4.5)) == 2
+
+
+def staged_row(proposal: Proposal) -> Row:
+    """Half a point is gained over the first images, more or less."""
+    found = fake_row(TINY, proposal)
+    noise = np.random.default_rng(int(proposal.recipe.id, 16)).normal(0.005, 0.002, 2)
+    first = Accuracy(found.clean_miou - noise[0], found.corrupted_miou - noise[1])
+    found = replace(found, first_clean_miou=first.clean, first_corrupted_miou=first.corrupted)
+    if any(first.clean < bar.clean and first.corrupted < bar.corrupted for bar in proposal.bars):
+        found = replace(found, status="stopped", clean_miou=None, corrupted_miou=None)
+    return found
+
+
+def drive(proposer: Proposer, stop_after: int | None = None) -> list[tuple[Proposal, Row]]:
+    done: list[tuple[Proposal, Row]] = []
+    while (proposal := proposer.next()) is not None and (stop_after is None or len(done) < stop_after):
+        found = staged_row(proposal)
+        proposer.tell(found)
+        done.append((proposal, found))
+    return done
+
+
+def test_what_stops_could_not_have_reached_the_front():
+    proposer = Proposer(SPACE, SEARCH.model_copy(update={"sampler": "random", "trials": 60}), [])
+    done = drive(proposer)
+    stopped = [p for p, found in done if found.status == "stopped"]
+    assert len(stopped) > 10
+    assert all(p.origin == "proposed" for p in stopped)
+    assert proposer.trials_done == 60
+    assert not {p.recipe.id for p in stopped} & {p.recipe.id for p, _ in done if p.stage == "full"}
+    whole = [found for _, found in done if found.stage == "search" and found.status == "complete"]
+    for proposal in stopped:
+        truth = fake_row(TINY, proposal)
+        assert any(
+            other.clean_miou >= truth.clean_miou
+            and other.corrupted_miou >= truth.corrupted_miou
+            and other.gflops <= truth.gflops
+            for other in whole
+        )
+
+
+@pytest.mark.parametrize("sampler", ["gp", "random"])
+def test_a_restart_stops_what_an_undisturbed_sweep_does(sampler):
+    search = SEARCH.model_copy(update={"sampler": sampler})
+    undisturbed = drive(Proposer(SPACE, search, []))
+    before = drive(Proposer(SPACE, search, []), stop_after=25)
+    after = drive(Proposer(SPACE, search, [found for _, found in before]))
+    assert sampler == "gp" or any(found.status == "stopped" for _, found in before)
+    assert [(p.key, found.status) for p, found in before + after] == [(p.key, found.status) for p, found in undisturbed]
+
+
+def test_a_search_space_tells_of_first_images_that_are_not_there(tmp_path):
+    from raycomp.config import load
+
+    path = tmp_path / "space.yaml"
+    first = "evaluation: {first: {clean: 900, corrupted: 1}}"
+    path.write_text(f"name: a\nmodel: {{checkpoint: x}}\ndata: {{dataset: streetscenes}}\n{first}\n")
+    with pytest.raises(UserError, match=r"first.clean is 900; at most search.clean, 64"):
+        load(path)
