@@ -10,18 +10,7 @@ from typing import Annotated
 import typer
 from pydantic import ValidationError
 
-from raycomp.commands import (
-    autoscale_demo,
-    benchmark,
-    choose,
-    export,
-    manage,
-    profile_and_explain,
-    prune,
-    refine,
-    search,
-    train,
-)
+from raycomp.commands import autoscale_demo, benchmark, choose, export, manage, prune, refine, search, show, train
 from raycomp.errors import UserError, logger, one_line, show_log
 from raycomp.jobs.session import INTERRUPTED
 
@@ -32,16 +21,16 @@ app = typer.Typer(
 )
 _COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
     "From a model to a front": {
-        "profile": profile_and_explain.profile_command,
+        "profile": show.profile_command,
         "train": train.train_command,
         "search": search.search_command,
         "status": manage.status_command,
         "refine": refine.refine_command,
     },
     "What a sweep found": {
-        "front": profile_and_explain.front_command,
+        "front": show.front_command,
         "pick": choose.pick_command,
-        "explain": profile_and_explain.explain_command,
+        "explain": show.explain_command,
         "report": choose.report_command,
         "compare": choose.compare_command,
     },

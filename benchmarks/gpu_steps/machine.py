@@ -72,7 +72,7 @@ def _ceilings(setting: Setting) -> dict[str, float]:
 
 def _ray() -> dict[str, Any]:
     """What Ray sees, asked in a process of its own: a Ray that cannot start waits for half a minute."""
-    lines = ["import json, ray", "from raycomp.search import cluster", "cluster.connect()"]
+    lines = ["import json, ray", "from raycomp.cluster import connection", "connection.connect()"]
     lines.append("print(json.dumps(ray.cluster_resources()))")
     done = subprocess.run(
         [sys.executable, "-c", "; ".join(lines)], capture_output=True, text=True, cwd=ROOT, timeout=60

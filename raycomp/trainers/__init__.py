@@ -1,1 +1,1 @@
-"""What `raycomp train` trains, one file a kind of network: dense, elastic, policy. The loop is `raycomp.training_loop`."""
+"""What `raycomp train` trains, one file a kind of network: dense, elastic, policy. `raycomp.training_loop` is the loop."""

@@ -9,7 +9,7 @@ import pytest
 from raycomp.commands.choose import compare_command, pick_command, report_command
 from raycomp.commands.inputs import complete_sweep
 from raycomp.commands.manage import status_command
-from raycomp.commands.profile_and_explain import front_command
+from raycomp.commands.show import front_command
 from raycomp.errors import UserError
 from raycomp.report.choice import Limits, choose
 from raycomp.report.status import status_of
