@@ -16,7 +16,9 @@ import torch
 import typer
 
 from raycomp.commands.inputs import numbers
-from raycomp.context import Base, default_device, prepare_base
+from raycomp.context.calibration import default_device
+from raycomp.context.preparation import prepare_context
+from raycomp.context.sweep_context import SweepContext
 from raycomp.deploy.model import load
 from raycomp.evaluate.measure import measure
 from raycomp.memory import keep_freed_memory
@@ -44,11 +46,11 @@ def main(
     config = stores[0].config()
     held_out = {"clean": images, "corrupted": 16}
     config = config.changed("data", eval_split="test").changed("evaluation", full=held_out)
-    base = prepare_base(config, print)
-    whole = accuracy(base, base.model)
-    print(f"dense: {shown(whole)} on {base.evalset.fingerprint}")
-    if base.elastic is not None:
-        print(f"elastic at full width: {difference(accuracy(base, base.elastic_model), whole)}")
+    context = prepare_context(config, print)
+    whole = accuracy(context, context.model)
+    print(f"dense: {shown(whole)} on {context.evalset.fingerprint}")
+    if context.elastic is not None:
+        print(f"elastic at full width: {difference(accuracy(context, context.elastic_model), whole)}")
     for share in (percent / 100 for percent in numbers("--shares", shares, 1, 100)):
         found: list[Accuracy] = []
         for store in stores:
@@ -56,8 +58,8 @@ def main(
             if best is None:
                 print(f"{store.folder.name}: nothing at {share:.0%}")
                 continue
-            for name, model in models(base, best, store.folder, refined):
-                found.append(accuracy(base, model))
+            for name, model in models(context, best, store.folder, refined):
+                found.append(accuracy(context, model))
                 where = f"{store.folder.name} {name} {best.cost_share:.1%}"
                 print(f"  {where}: {shown(found[-1])}, {difference(found[-1], whole)}", flush=True)
         if found:
@@ -70,18 +72,18 @@ def main(
             )
 
 
-def models(base: Base, best: Row, folder: Path, refined: bool) -> list[tuple[str, Segmenter]]:
+def models(context: SweepContext, best: Row, folder: Path, refined: bool) -> list[tuple[str, Segmenter]]:
     """The models of a recipe by name: as the sweep measured it, or its refined ones."""
     if refined:
         made = sorted((folder / "refined").glob(f"{best.recipe_id}-seed*.safetensors"))
         return [(path.stem, load(path)) for path in made]
     recipe = Recipe.model_validate_json(best.recipe_json)
-    return [(best.recipe_id, recovered(base, recipe, None, default_device(), folder))]
+    return [(best.recipe_id, recovered(context, recipe, None, default_device(), folder))]
 
 
-def accuracy(base: Base, model: Segmenter) -> Accuracy:
+def accuracy(context: SweepContext, model: Segmenter) -> Accuracy:
     """Clean and corrupted mIoU on the held-out images."""
-    result = measure(model, base.evalset, "full", base.config.evaluation, base.config.data, default_device())
+    result = measure(model, context.evalset, "full", context.config.evaluation, context.config.data, default_device())
     return result.clean_miou, float(np.nanmean(result.corrupted))
 
 

@@ -16,7 +16,7 @@ import typer
 
 from raycomp.compress.apply import compress
 from raycomp.config import load
-from raycomp.context import default_device
+from raycomp.context.calibration import default_device
 from raycomp.evaluate.latency import median_seconds
 from raycomp.evaluate.latency_fit import fitted
 from raycomp.evaluate.latency_table import measure_latency

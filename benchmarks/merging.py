@@ -15,7 +15,7 @@ import typer
 from raycomp.compress.apply import remerge
 from raycomp.evaluate.latency import median_seconds
 from raycomp.flops import gflops
-from raycomp.match_cost import bisect
+from raycomp.match_cost import match_cost
 from raycomp.memory import keep_freed_memory
 from raycomp.merging import ToMe
 from raycomp.merging.tome import constant_r
@@ -62,7 +62,7 @@ def matched(shape: ModelShape) -> Recipe:
     target = gflops(shape, dense(shape)) / MODERATE
     merge = ToMe(ratios=(0.5,) * shape.depth)
     build = lambda strength: dense(shape).merging(merge.at(strength, shape, shape.image))  # noqa: E731
-    return bisect(build, lambda recipe: gflops(shape, recipe), target).nearest(target, 0.01)[0]
+    return match_cost(build, lambda recipe: gflops(shape, recipe), target).nearest(target, 0.01)[0]
 
 
 def aggressive(shape: ModelShape) -> Recipe:

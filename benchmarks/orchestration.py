@@ -56,15 +56,15 @@ def made_up(space: Space, proposal: Proposal) -> Row:
 class Instant(tune.Trainable):
     """Writes the row that it was given, and notes when."""
 
-    def setup(self, config: dict, base: SimpleNamespace, samples: object, folder: Path, commit: str) -> None:
+    def setup(self, config: dict, context: SimpleNamespace, samples: object, folder: Path, commit: str) -> None:
         del samples, commit
-        self._store, self._base = Store(folder), base
+        self._store, self._context = Store(folder), context
         self.reset_config(config)
 
     def step(self) -> dict:
-        with (self._base.log / "began").open("a") as file:
+        with (self._context.log / "began").open("a") as file:
             file.write(f"{time.time()}\n")
-        self._store.write(made_up(self._base.space, self._proposal))
+        self._store.write(made_up(self._context.space, self._proposal))
         return {"done": True}
 
     def reset_config(self, new_config: dict) -> bool:
@@ -106,11 +106,11 @@ def _with_tune(folder: Path, config: SweepConfig, space: Space) -> tuple[float, 
     """Seconds a trial once they run, seconds until the first runs, and those of `ray.init`."""
     store, proposer = Store(folder / "tune"), Proposer(space, config.search, [])
     store.open(config)
-    base = SimpleNamespace(config=config, space=space, log=folder)
+    context = SimpleNamespace(config=config, space=space, log=folder)
     began = time.time()
     connection.connect()
     starting = time.time() - began
-    run_sweep(base, None, store, proposer, lambda _: None, Instant)  # type: ignore[arg-type]
+    run_sweep(context, None, store, proposer, lambda _: None, Instant)  # type: ignore[arg-type]
     connection.disconnect()
     times = [float(line) for line in (folder / "began").read_text().split()]
     return (times[-1] - times[0]) / (len(times) - 1), times[0] - began, starting

@@ -14,7 +14,8 @@ import torch
 import typer
 
 from raycomp.config import load
-from raycomp.context import default_device, prepare_base
+from raycomp.context.calibration import default_device
+from raycomp.context.preparation import prepare_context
 from raycomp.evaluate.measure import measure
 from raycomp.memory import keep_freed_memory
 from raycomp.recipe import dense
@@ -33,18 +34,18 @@ def main(
     torch.set_num_threads(1)
     keep_freed_memory()
     config = load(space).changed("data", short_side=short_side)
-    base = prepare_base(config, print)
-    grid, device = Space(base.shape, config.space, config.data.window_for(base.shape)), default_device()
-    narrowest = grid.recipe(grid.smallest) if base.elastic is not None else None
-    plain = known(base.shape, grid.image, config.search.known, least=narrowest)
-    recipes = {"dense": dense(base.shape)} | {one.label: one.recipe for one in plain if not grid.outside(one.recipe)}
+    context = prepare_context(config, print)
+    grid, device = Space(context.shape, config.space, config.data.window_for(context.shape)), default_device()
+    narrowest = grid.recipe(grid.smallest) if context.elastic is not None else None
+    plain = known(context.shape, grid.image, config.search.baselines, least=narrowest)
+    recipes = {"dense": dense(context.shape)} | {one.label: one.recipe for one in plain if not grid.outside(one.recipe)}
     print(f"{'':28}{'resized':>16}{'s':>6}{'original':>16}{'s':>6}{'difference':>16}", flush=True)
     found = []
     for label, recipe in recipes.items():
         line, pair = f"{label:28}", []
         for at in ("resized", "original"):
             evaluation = config.evaluation.model_copy(update={"at": at})
-            result = measure(base.cut(recipe), base.evalset, "full", evaluation, config.data, device)
+            result = measure(context.cut(recipe), context.evalset, "full", evaluation, config.data, device)
             pair.append((100 * result.clean_miou, 100 * float(np.nanmean(result.corrupted))))
             line += f"{pair[-1][0]:8.2f} /{pair[-1][1]:6.2f}{result.seconds:6.0f}"
         found.append(pair)

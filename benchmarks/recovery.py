@@ -23,13 +23,15 @@ import typer
 
 from raycomp.commands.inputs import names
 from raycomp.config import SweepConfig, load
-from raycomp.context import Base, default_device, prepare_base
+from raycomp.context.calibration import default_device
+from raycomp.context.preparation import prepare_context
+from raycomp.context.sweep_context import SweepContext
 from raycomp.evaluate.measure import measure
 from raycomp.memory import keep_freed_memory
 from raycomp.recipe import Recipe
 from raycomp.recover import finetuned, recovered
 from raycomp.results.query import spearman
-from raycomp.sections import FinetuneConfig
+from raycomp.settings.training import FinetuneConfig
 from raycomp.space import Space
 from raycomp.training_loop import Preloaded, preloaded
 
@@ -43,7 +45,7 @@ SEED = 1_000_000  # apart from those of elastic training, which are drawn below 
 class _Worker:
     """What a process keeps between recipes."""
 
-    bases: dict[str, Base]
+    bases: dict[str, SweepContext]
     grid: Space
     samples: Preloaded | None
     steps: int
@@ -60,7 +62,7 @@ def main(
     workers: Annotated[int, typer.Option()] = 2,
 ) -> None:
     config, chosen = load(space), names("--modes", modes, MODES)
-    prepare_base(config, print)  # evaluation images and saliencies, once for all workers
+    prepare_context(config, print)  # evaluation images and saliencies, once for all workers
     print(f"{'recipe':14}{'of dense':>9}" + "".join(f"{mode:>22}" for mode in chosen), flush=True)
     found: dict[str, list[tuple[float, float]]] = {mode: [] for mode in chosen}
     with ProcessPoolExecutor(workers, get_context("spawn"), prepare, (config, steps, chosen)) as pool:
@@ -86,7 +88,7 @@ def prepare(config: SweepConfig, steps: int, modes: list[str]) -> None:
     global _worker
     torch.set_num_threads(1)
     keep_freed_memory()
-    bases = {mode: prepare_base(configured(config, mode, steps), lambda _: None) for mode in modes}
+    bases = {mode: prepare_context(configured(config, mode, steps), lambda _: None) for mode in modes}
     shape = bases[modes[0]].shape
     grid = Space(shape, config.space, config.data.window_for(shape))
     _worker = _Worker(bases, grid, preloaded(config, steps, lambda _: None), steps)
@@ -107,7 +109,7 @@ def measured(index: int) -> tuple[str, dict[str, tuple[float, float]]]:
     return line, found
 
 
-def accuracy(base: Base, mode: str, recipe: Recipe, scratch: Path) -> tuple[float, float, float]:
+def accuracy(base: SweepContext, mode: str, recipe: Recipe, scratch: Path) -> tuple[float, float, float]:
     """Clean and corrupted mIoU of a recovered recipe, and the seconds that recovery took."""
     device, samples, started = default_device(), _worker.samples, time.perf_counter()
     model = recovered(base, recipe, samples, device, scratch)

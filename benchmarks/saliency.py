@@ -17,10 +17,12 @@ import numpy as np
 import torch
 import typer
 
-from raycomp.benchmark.operating_points import Setting, built, find_nvit
+from raycomp.benchmark.operating_points import OperatingPoint, built, find_nvit
 from raycomp.commands.inputs import numbers
 from raycomp.config import load
-from raycomp.context import Base, default_device, prepare_base
+from raycomp.context.calibration import default_device
+from raycomp.context.preparation import prepare_context
+from raycomp.context.sweep_context import SweepContext
 from raycomp.evaluate.measure import measure
 from raycomp.flops import gflops
 from raycomp.memory import keep_freed_memory
@@ -28,7 +30,7 @@ from raycomp.models.segmenter import Segmenter
 from raycomp.recipe import dense
 from raycomp.recover import finetuned
 from raycomp.search.baselines import UNIFORM_PRUNING, known
-from raycomp.sections import FinetuneConfig
+from raycomp.settings.training import FinetuneConfig
 from raycomp.training_loop import preloaded
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -50,38 +52,40 @@ def main(
     if out.is_file():
         done = {row["arm"]: row for row in map(json.loads, out.read_text().splitlines())}
 
-    def nvit_widths(base: Base, share: float, trained: int) -> Segmenter:
-        settings = {**base.config.benchmark.recovery.model_dump(), "steps": trained}
-        own = replace(base, config=base.config.changed("nvit", train_between=settings))
-        target = share * gflops(base.shape, dense(base.shape), config.data.window_for(base.shape))
-        return built(base, find_nvit(own, target, device, None, samples))
+    def nvit_widths(context: SweepContext, share: float, trained: int) -> Segmenter:
+        points = {**context.config.benchmark.recovery.model_dump(), "steps": trained}
+        own = replace(context, config=context.config.changed("nvit", train_between=points))
+        target = share * gflops(context.shape, dense(context.shape), config.data.window_for(context.shape))
+        return built(context, find_nvit(own, target, device, None, samples))
 
-    def uniform_widths(base: Base, share: float) -> Segmenter:
-        every = known(base.shape, config.data.window_for(base.shape), (share,))
+    def uniform_widths(context: SweepContext, share: float) -> Segmenter:
+        every = known(context.shape, config.data.window_for(context.shape), (share,))
         recipe = next(one.recipe for one in every if one.kind == UNIFORM_PRUNING)
-        return built(base, Setting(recipe, 0.0, 0.0, ""))
+        return built(context, OperatingPoint(recipe, 0.0, 0.0, ""))
 
-    def arms(base: Base, criterion: str, share: float) -> Iterator[tuple[str, Callable[[], Segmenter]]]:
-        yield f"{criterion}, own widths, {share:.0%}", lambda: nvit_widths(base, share, 0)
+    def arms(context: SweepContext, criterion: str, share: float) -> Iterator[tuple[str, Callable[[], Segmenter]]]:
+        yield f"{criterion}, own widths, {share:.0%}", lambda: nvit_widths(context, share, 0)
         if criterion == "nvit":
             named = f"{criterion}, own widths, {between} steps between, {share:.0%}"
-            yield named, lambda: nvit_widths(base, share, between)
-        yield f"{criterion}, uniform widths, {share:.0%}", lambda: uniform_widths(base, share)
+            yield named, lambda: nvit_widths(context, share, between)
+        yield f"{criterion}, uniform widths, {share:.0%}", lambda: uniform_widths(context, share)
 
     print(f"{'clean / corrupted mIoU':44}{'of dense':>9}{'as cut':>16}{f'after {steps} steps':>18}", flush=True)
     for share in numbers("--shares", shares, 1, 100):
         for criterion in ("nvit", "taylor"):
             scored = config.changed("nvit", criterion=criterion)
-            base = prepare_base(scored, print, criterion=criterion)
-            for arm, make in arms(base, criterion, share / 100):
+            context = prepare_context(scored, print, criterion=criterion)
+            for arm, make in arms(context, criterion, share / 100):
                 if arm not in done:
                     model = make()
-                    cut = accuracy(base, model, device)
-                    settings = FinetuneConfig(steps=steps, lr=config.benchmark.recovery.lr)
-                    tuned = finetuned(base, model, settings, 0, samples, device, None)
-                    window = config.data.window_for(base.shape)
-                    cost = gflops(base.shape, model.recipe, window) / gflops(base.shape, dense(base.shape), window)
-                    done[arm] = {"arm": arm, "share": cost, "cut": cut, "tuned": accuracy(base, tuned, device)}
+                    cut = accuracy(context, model, device)
+                    points = FinetuneConfig(steps=steps, lr=config.benchmark.recovery.lr)
+                    tuned = finetuned(context, model, points, 0, samples, device, None)
+                    window = config.data.window_for(context.shape)
+                    cost = gflops(context.shape, model.recipe, window) / gflops(
+                        context.shape, dense(context.shape), window
+                    )
+                    done[arm] = {"arm": arm, "share": cost, "cut": cut, "tuned": accuracy(context, tuned, device)}
                     with out.open("a") as file:
                         file.write(json.dumps(done[arm]) + "\n")
                 row = done[arm]
@@ -89,9 +93,9 @@ def main(
                 print(f"{arm:44}{row['share']:9.1%}" + "".join(figures), flush=True)
 
 
-def accuracy(base: Base, model: Segmenter, device: torch.device) -> tuple[float, float]:
+def accuracy(context: SweepContext, model: Segmenter, device: torch.device) -> tuple[float, float]:
     """Clean and corrupted mIoU of a model on the full set, in %."""
-    result = measure(model, base.evalset, "full", base.config.evaluation, base.config.data, device)
+    result = measure(model, context.evalset, "full", context.config.evaluation, context.config.data, device)
     return 100 * result.clean_miou, 100 * float(np.nanmean(result.corrupted))
 
 

@@ -36,7 +36,7 @@ from raycomp.results.store import Store
 from raycomp.results.tracking import Tracker, default_uri
 from raycomp.search.proposal import Proposal
 from raycomp.search.proposer import Proposer
-from raycomp.search.study_replica import StudyCopy, study_uri
+from raycomp.search.study_replica import StudyReplica, study_uri
 from raycomp.space import Space
 from tests.helpers.trials import fake_row
 
@@ -145,7 +145,7 @@ def copies(folder: Path, config: SweepConfig, proposer: Proposer, rows: list[Row
     assert uri is not None
     for name, copy in (
         ("MLflow child (SQLite)", Tracker(default_uri(str(folder)), folder / "sweep", config, _CLASSES, print)),
-        ("Optuna trial (journal)", StudyCopy(uri, "scale", proposer.space, print)),
+        ("Optuna trial (journal)", StudyReplica(uri, "scale", proposer.space, print)),
     ):
         copy.connect()
         began, cpu = time.perf_counter(), time.thread_time()
@@ -158,10 +158,10 @@ def copies(folder: Path, config: SweepConfig, proposer: Proposer, rows: list[Row
 class Sleeper(tune.Trainable):
     """A worker that takes its time, and writes the row that it was given."""
 
-    def setup(self, config: dict, base: object, samples: object, folder: Path, commit: str) -> None:
+    def setup(self, config: dict, context: object, samples: object, folder: Path, commit: str) -> None:
         del samples, commit
-        self._store, self._space, self._seconds = Store(folder), base.space, base.seconds  # type: ignore[attr-defined]
-        self._log = base.log  # type: ignore[attr-defined]
+        self._store, self._space, self._seconds = Store(folder), context.space, context.seconds  # type: ignore[attr-defined]
+        self._log = context.log  # type: ignore[attr-defined]
         self.reset_config(config)
 
     def step(self) -> dict:
@@ -191,7 +191,7 @@ def with_tune(folder: Path, actors: int, workers: int, seconds: float, rounds: i
     shorter = seconds * actors / workers
     ray.init("local", num_cpus=actors, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     connect()
-    base = SimpleNamespace(config=config, space=space, seconds=shorter, log=folder / "log")
+    context = SimpleNamespace(config=config, space=space, seconds=shorter, log=folder / "log")
     tracker = Tracker(default_uri(str(folder)), folder / "sweep", config, _CLASSES, print)
     with SweepProgress(proposer, tables.console()) as progress:
         progress.say = lambda _: None  # type: ignore[method-assign]
@@ -201,7 +201,7 @@ def with_tune(folder: Path, actors: int, workers: int, seconds: float, rounds: i
             progress.row(row)
 
         cpu = time.process_time()
-        outcome = run_sweep(base, None, store, proposer, on_row, Sleeper)  # type: ignore[arg-type]
+        outcome = run_sweep(context, None, store, proposer, on_row, Sleeper)  # type: ignore[arg-type]
         cpu = time.process_time() - cpu
     ray.shutdown()
     report(folder / "log", shorter, actors, workers, seconds, len(outcome.rows), cpu)

@@ -36,7 +36,7 @@ from raycomp.results.row import Row
 from raycomp.search.proposal import Proposal
 from raycomp.search.proposer import Proposer
 from raycomp.search.sampler import distributions
-from raycomp.sections import SearchConfig
+from raycomp.settings.space_and_search import SearchConfig
 from trial_functions import Elastic, Formula
 
 BUDGET = 0.6

@@ -19,7 +19,8 @@ import typer
 
 from raycomp import config as configs
 from raycomp.config import SweepConfig
-from raycomp.context import Base, prepare_base
+from raycomp.context.preparation import prepare_context
+from raycomp.context.sweep_context import SweepContext
 from raycomp.data.corruptions import SEVERITIES, TYPES, VARIANTS
 from raycomp.data.evalset import CLEAN
 from raycomp.data.samples import IGNORE, NORMALIZATIONS
@@ -37,26 +38,26 @@ RECIPES, IMAGES, CLEAN_IMAGES, LEAST = 24, 8, 64, 0.17
 app = typer.Typer(add_completion=False)
 
 
-def loaded() -> tuple[SweepConfig, Base, Space]:
+def loaded() -> tuple[SweepConfig, SweepContext, Space]:
     torch.set_num_threads(1)
     keep_freed_memory()
     config = configs.load(ROOT / "search_spaces" / "streetscenes_vit_micro.yaml")
-    base = prepare_base(config, print)
-    return config, base, Space(base.shape, config.space, config.data.window_for(base.shape))
+    context = prepare_context(config, print)
+    return config, context, Space(context.shape, config.space, config.data.window_for(context.shape))
 
 
 @app.command()
 def subsets() -> None:
     """How well clean images, severities and types predict the mean over all variants."""
-    config, base, grid = loaded()
+    config, context, grid = loaded()
     wanted = config.evaluation.full.model_copy(update={"clean": CLEAN_IMAGES, "corrupted": IMAGES})
-    chosen = base.evalset.chosen(wanted)
-    variants, rank = base.evalset.variants[chosen], base.evalset.rank[chosen]
+    chosen = context.evalset.chosen(wanted)
+    variants, rank = context.evalset.variants[chosen], context.evalset.rank[chosen]
     rng, whole = np.random.default_rng(0), grid.gflops({})
     counted = []
     for number in range(RECIPES):
         recipe = grid.recipe(grid.project(grid.draw(rng, LEAST * whole), config.search.budget * whole))
-        counted.append(np.stack(list(_confusions(base, base.cut(recipe), chosen))))
+        counted.append(np.stack(list(_confusions(context, context.cut(recipe), chosen))))
         print(f"measured {number + 1} of {RECIPES}", end="\r", flush=True)
 
     def of(part: np.ndarray) -> np.ndarray:
@@ -89,23 +90,23 @@ def subsets() -> None:
         show(f"{name}, {IMAGES} each", corrupted & (kind == index))
 
 
-def _confusions(base: Base, model: torch.nn.Module, chosen: np.ndarray) -> Iterator[np.ndarray]:
+def _confusions(context: SweepContext, model: torch.nn.Module, chosen: np.ndarray) -> Iterator[np.ndarray]:
     """Of every image."""
-    data, pixels = base.evalset, NORMALIZATIONS[base.shape.normalization]
+    data, pixels = context.evalset, NORMALIZATIONS[context.shape.normalization]
     images, labels = data.images.views(), data.labels.views()
     with torch.inference_mode():
         for part in np.array_split(chosen, -(-len(chosen) // 32)):
             x = torch.from_numpy(np.stack([images[i] for i in part]))
             predicted = model(normalised(x, pixels.mean, pixels.std, torch.float32)).argmax(1)
             truth = torch.from_numpy(np.stack([labels[data.label_of[i]][..., 0] for i in part]))
-            assert set(truth.unique().tolist()) <= {*range(base.shape.classes), IGNORE}
-            yield from confusion(truth, predicted, base.shape.classes).numpy()
+            assert set(truth.unique().tolist()) <= {*range(context.shape.classes), IGNORE}
+            yield from confusion(truth, predicted, context.shape.classes).numpy()
 
 
 @app.command()
 def sweeps(seeds: int = 3, sampler: str = "gp") -> None:
     """Time and front of a search with first images, relative to one without."""
-    config, base, grid = loaded()
+    config, context, grid = loaded()
     config = config.changed("search", sampler=sampler)
     print(f"{'seed':6}{'first images':>14}{'seconds':>9}{'stopped':>9}{'hypervolume':>13}{'Spearman first / all':>24}")
     shares, volumes = [], []
@@ -115,16 +116,16 @@ def sweeps(seeds: int = 3, sampler: str = "gp") -> None:
             own = config.changed("search", seed=seed)
             if not staged:
                 own = own.model_copy(update={"evaluation": own.evaluation.model_copy(update={"first": None})})
-            took[staged] = _search(own, base, grid, seed, staged)
+            took[staged] = _search(own, context, grid, seed, staged)
         shares.append(took[True][0] / took[False][0])
         volumes.append(took[True][1] / took[False][1])
     print(f"time with first images, relative: {np.mean(shares):.2f} ({', '.join(f'{s:.2f}' for s in shares)})")
     print(f"hypervolume, relative: {np.mean(volumes):.4f} ({', '.join(f'{v:.4f}' for v in volumes)})")
 
 
-def _search(config: SweepConfig, base: Base, grid: Space, seed: int, staged: bool) -> tuple[float, float]:
+def _search(config: SweepConfig, context: SweepContext, grid: Space, seed: int, staged: bool) -> tuple[float, float]:
     """Seconds in trials, and the hypervolume of the search stage."""
-    own, proposer = replace(base, config=config), Proposer(grid, config.search, [], grid)
+    own, proposer = replace(context, config=config), Proposer(grid, config.search, [], grid)
     seconds = 0.0
     while proposer.trials_done < config.search.trials:
         proposal = proposer.next()

@@ -21,7 +21,7 @@ import torch
 import typer
 
 from raycomp.compress.apply import compress
-from raycomp.context import Base
+from raycomp.context.sweep_context import SweepContext
 from raycomp.data.corruptions import VARIANTS, corrupt
 from raycomp.data.datasets import open_split
 from raycomp.data.samples import NORMALIZATIONS
@@ -41,13 +41,13 @@ def main(
     device: Annotated[str, typer.Option()] = "cpu",
     against: Annotated[Path | None, typer.Option(help="Another working tree.")] = None,
 ) -> None:
-    base, place = prepared(), torch.device(device)
-    grid = Space(base.shape, base.config.space, base.config.data.window_for(base.shape))
+    context, place = prepared(), torch.device(device)
+    grid = Space(context.shape, context.config.space, context.config.data.window_for(context.shape))
     rng = np.random.default_rng(0)
     recipes = [
         grid.recipe(grid.project(grid.draw(rng, 0.2 * grid.gflops({})), 0.6 * grid.gflops({}))) for _ in range(trials)
     ]
-    measured(base, recipes[0], place)  # what a worker does once
+    measured(context, recipes[0], place)  # what a worker does once
     other = None if against is None else _Other(against, device)
     if other is not None:
         other.measured(recipes[0])
@@ -56,9 +56,9 @@ def main(
     theirs: list[float] = []
     print(f"{'recipe':14}{'straight s':>12}{'worker s':>10}{'other s':>10}{'clean mIoU':>12}")
     for recipe in recipes:
-        clean, parts = _straight(base, recipe, place)
+        clean, parts = _straight(context, recipe, place)
         straight.append(parts)
-        seconds, found = measured(base, recipe, place)
+        seconds, found = measured(context, recipe, place)
         ours.append(seconds)
         assert abs(clean - found) < 1e-3
         text = f"{recipe.id:14}{sum(parts.values()):12.2f}{seconds:10.2f}"
@@ -99,12 +99,12 @@ class _Other:
         return float(seconds), float(clean)
 
 
-def _straight(base: Base, recipe: Recipe, device: torch.device) -> tuple[float, dict[str, float]]:
+def _straight(context: SweepContext, recipe: Recipe, device: torch.device) -> tuple[float, dict[str, float]]:
     """Clean mIoU, and seconds of each part."""
-    config, seconds = base.config, {}
+    config, seconds = context.config, {}
     began = time.perf_counter()
     assert config.model.elastic is not None
-    whole = checkpoints.load(checkpoints.locate(config.model.elastic), base.shape)
+    whole = checkpoints.load(checkpoints.locate(config.model.elastic), context.shape)
     model = compress(whole, recipe, None).eval().to(device)
     seconds["model"] = time.perf_counter() - began
 
@@ -124,12 +124,12 @@ def _straight(base: Base, recipe: Recipe, device: torch.device) -> tuple[float, 
     began, found = time.perf_counter(), []
     with torch.no_grad():
         for variant in variants:
-            matrix = torch.zeros(base.shape.classes, base.shape.classes, dtype=torch.int64)
+            matrix = torch.zeros(context.shape.classes, context.shape.classes, dtype=torch.int64)
             for start in range(0, len(variant), BATCH):
                 images = np.stack([image for image, _ in variant[start : start + BATCH]])
                 labels = torch.from_numpy(np.stack([label for _, label in variant[start : start + BATCH]]))
-                predicted = model(_normalised(images, base.shape.normalization).to(device)).argmax(1).cpu()
-                matrix += confusion(labels, predicted, base.shape.classes).sum(0)
+                predicted = model(_normalised(images, context.shape.normalization).to(device)).argmax(1).cpu()
+                matrix += confusion(labels, predicted, context.shape.classes).sum(0)
             found.append(miou(matrix.numpy()))
     seconds["measuring"] = time.perf_counter() - began
     return found[0], seconds

@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 
 from raycomp import config as configs
-from raycomp.context import Base, prepare_base
+from raycomp.context.preparation import prepare_context
+from raycomp.context.sweep_context import SweepContext
 from raycomp.memory import keep_freed_memory
 from raycomp.recipe import Recipe
 from raycomp.search.proposal import Proposal
@@ -19,25 +20,25 @@ from raycomp.search.trial import run_trial
 SPACE = Path(__file__).resolve().parents[1] / "search_spaces" / "streetscenes_vit_micro.yaml"
 
 
-def prepared() -> Base:
+def prepared() -> SweepContext:
     """What all trials share."""
     torch.set_num_threads(1)
     keep_freed_memory()
-    return prepare_base(configs.load(SPACE), lambda line: print(line, file=sys.stderr))
+    return prepare_context(configs.load(SPACE), lambda line: print(line, file=sys.stderr))
 
 
-def measured(base: Base, recipe: Recipe, device: torch.device) -> tuple[float, float]:
+def measured(context: SweepContext, recipe: Recipe, device: torch.device) -> tuple[float, float]:
     """Seconds and clean mIoU of a trial."""
     began = time.perf_counter()
-    row = run_trial(base, None, Proposal(0, "search", "proposed", "", recipe), Path(), device, "")
+    row = run_trial(context, None, Proposal(0, "search", "proposed", "", recipe), Path(), device, "")
     assert row.status == "complete", row.error
     return time.perf_counter() - began, float(row.clean_miou)
 
 
 def main(device: str) -> None:
-    base = prepared()
+    context = prepared()
     for line in sys.stdin:
-        print(*measured(base, Recipe.model_validate_json(line), torch.device(device)), flush=True)
+        print(*measured(context, Recipe.model_validate_json(line), torch.device(device)), flush=True)
 
 
 if __name__ == "__main__":

@@ -16,14 +16,15 @@ import pyarrow.parquet as pq
 import torch
 
 from raycomp import config as configs
-from raycomp.context import Base, prepare_base
+from raycomp.context.preparation import prepare_context
+from raycomp.context.sweep_context import SweepContext
 from raycomp.data.corruptions import VARIANTS
 from raycomp.evaluate.measure import measure
 from raycomp.files import written
 from raycomp.flops import profile
 from raycomp.memory import keep_freed_memory
 from raycomp.recipe import Recipe, dense
-from raycomp.sections import SpaceConfig, WidthRange
+from raycomp.settings.space_and_search import SpaceConfig, WidthRange
 from raycomp.shape import deit_base_distilled
 from raycomp.space import Space
 
@@ -96,18 +97,18 @@ class Elastic:
         torch.set_num_threads(1)
         keep_freed_memory()
         self._config = configs.load(ROOT / "search_spaces" / "streetscenes_vit_micro.yaml")
-        self._base: Base = prepare_base(self._config, lambda _: None)
-        self.shape = self._base.shape
+        self._context: SweepContext = prepare_context(self._config, lambda _: None)
+        self.shape = self._context.shape
         self.space = Space(self.shape, self._config.space, self._config.data.window_for(self.shape))
-        self._mark = f"{self._base.mark} {self._base.evalset.fingerprint}"
+        self._mark = f"{self._context.mark} {self._context.evalset.fingerprint}"
         self._read()
 
     def __call__(self, recipe: Recipe) -> Trial:
         if recipe.id not in self._measured:
             started, device = time.perf_counter(), torch.device("cpu")
             config = self._config
-            model = self._base.cut(recipe)
-            found = measure(model, self._base.evalset, "search", config.evaluation, config.data, device)
+            model = self._context.cut(recipe)
+            found = measure(model, self._context.evalset, "search", config.evaluation, config.data, device)
             corrupted = float(np.nanmean(found.corrupted))
             assert np.isfinite(found.corrupted).sum() == len(VARIANTS)
             self._measured[recipe.id] = Trial(found.clean_miou, corrupted, time.perf_counter() - started)

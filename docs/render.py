@@ -29,7 +29,7 @@ A search space file is YAML. It names a checkpoint, images, and what may vary; `
 that a file leaves out has the default below. An unknown field or a value out of range is refused, with the nearest
 right name. [Your own model and data](../guides/own.md) shows a whole file.
 
-`raycomp/sections.py` is the source of this page; `make docs` writes it.
+`raycomp/settings/` is the source of this page; `make docs` writes it.
 """
 _COLUMNS = """# Columns
 

@@ -1,4 +1,4 @@
-"""A search space file: its sections together, and how it is read; the settings are in `raycomp.sections`."""
+"""A search space file: its sections together, and how it is read; the settings are in `raycomp.settings`."""
 
 from pathlib import Path
 from typing import Any, Self
@@ -8,21 +8,13 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from raycomp.errors import UserError, first_line, logger, nearest, shown
 from raycomp.merging import METHODS
-from raycomp.sections import (
-    BenchmarkConfig,
-    DataConfig,
-    ElasticConfig,
-    EvaluationConfig,
-    ModelConfig,
-    NvitConfig,
-    PolicyConfig,
-    RecoveryConfig,
-    RefineConfig,
-    SearchConfig,
-    Section,
-    SpaceConfig,
-    TrainConfig,
-)
+from raycomp.renamed import renamed_fields
+from raycomp.settings.comparison import BenchmarkConfig, NvitConfig
+from raycomp.settings.evaluation import EvaluationConfig
+from raycomp.settings.model_and_data import DataConfig, ModelConfig
+from raycomp.settings.section import Section
+from raycomp.settings.space_and_search import SearchConfig, SpaceConfig
+from raycomp.settings.training import ElasticConfig, PolicyConfig, RecoveryConfig, RefineConfig, TrainConfig
 
 NAME = "[A-Za-z0-9][A-Za-z0-9_.-]*"
 """Names of search spaces and sweeps, as a regular expression."""
@@ -69,9 +61,11 @@ class SweepConfig(Section):
 
     @model_validator(mode="after")
     def _time_of_merging(self) -> Self:
-        if self.search.limit == "latency" and not METHODS[self.space.merge].uniform_step:
+        if self.search.cost_metric == "latency" and not METHODS[self.space.merge].uniform_step:
             timed = ", ".join(name for name, method in METHODS.items() if method.uniform_step)
-            raise ValueError(f"search.limit latency predicts no time of merge {self.space.merge}; allowed: {timed}")
+            raise ValueError(
+                f"search.cost_metric latency predicts no time of merge {self.space.merge}; allowed: {timed}"
+            )
         return self
 
     @model_validator(mode="after")
@@ -129,6 +123,9 @@ def load(path: Path, **search: object) -> SweepConfig:
         raise UserError(f"{where}: not valid YAML: {getattr(error, 'problem', None) or first_line(error)}") from None
     if not isinstance(raw, dict):
         raise UserError(f"{path}: a search space is a mapping of sections, not {type(raw).__name__}")
+    raw, old = renamed_fields(raw)
+    if old:
+        logger.warning("%s: %s", path, ", ".join(old))
     given = {key: value for key, value in search.items() if value is not None}
     try:
         config = SweepConfig.model_validate(raw)

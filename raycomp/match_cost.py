@@ -9,7 +9,7 @@ _HALVINGS = 40
 
 
 @dataclass(frozen=True, slots=True)
-class Matched:
+class CostMatch:
     """The two recipes, one strength apart, between which a target lies."""
 
     above: Recipe
@@ -28,9 +28,9 @@ class Matched:
         return self.below, self.below_cost
 
 
-def bisect(
+def match_cost(
     build: Callable[[float], Recipe], cost: Callable[[Recipe], float], target: float, close: float = 0.0
-) -> Matched:
+) -> CostMatch:
     """Halve the range of strengths, 0 (nothing) to 1 (the method's most), until no recipe lies between.
 
     Args:
@@ -42,7 +42,7 @@ def bisect(
     above, below = build(low), build(high)
     above_cost, below_cost = cost(above), cost(below)
     if below_cost > target:
-        return Matched(below, below_cost, None, float("inf"))
+        return CostMatch(below, below_cost, None, float("inf"))
     for _ in range(_HALVINGS):
         if min(abs(above_cost - target), abs(below_cost - target)) <= close * target:
             break
@@ -59,4 +59,4 @@ def bisect(
             high, below, below_cost = middle, recipe, found
         else:
             low, above, above_cost = middle, recipe, found
-    return Matched(above, above_cost, below, below_cost)
+    return CostMatch(above, above_cost, below, below_cost)

@@ -67,11 +67,11 @@ class Objective:
 
 CLEAN = Objective(
     name="clean_miou", short="clean", title="clean mIoU", maximised=True, reference=0.0, unit="%", factor=100.0,
-    first="first_clean_miou",
+    first="early_clean_miou",
 )  # fmt: skip
 CORRUPTED = Objective(
     name="corrupted_miou", short="corrupted", title="corrupted mIoU", maximised=True, reference=0.0, unit="%",
-    factor=100.0, first="first_corrupted_miou",
+    factor=100.0, first="early_corrupted_miou",
 )  # fmt: skip
 COST = Objective(name="cost", short="cost", title="cost", maximised=False, reference=1.0)
 

@@ -12,7 +12,8 @@ from raycomp.errors import UserError
 from raycomp.flops import gflops
 from raycomp.merging import METHODS, MergeMethod
 from raycomp.recipe import BlockWidths, Recipe, dense
-from raycomp.sections import PolicyConfig, SpaceConfig, WidthRange
+from raycomp.settings.space_and_search import SpaceConfig, WidthRange
+from raycomp.settings.training import PolicyConfig
 from raycomp.shape import ModelShape, Size
 
 if TYPE_CHECKING:  # needs torch, which telling bad input does without

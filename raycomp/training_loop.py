@@ -30,7 +30,7 @@ from raycomp.errors import UserError
 from raycomp.evaluate.miou import normalised
 from raycomp.files import fetched, written
 from raycomp.losses import Loss, pixel_loss
-from raycomp.sections import TrainConfig
+from raycomp.settings.training import TrainConfig
 from raycomp.shape import OWN_SIZE, ModelShape, Scale, Size
 from raycomp.storage import AnyPath
 

@@ -9,10 +9,10 @@ import torch
 
 from raycomp.compress import saliency as saliencies
 from raycomp.compress.saliency import Saliency
-from raycomp.context import Base
+from raycomp.context.sweep_context import SweepContext
 from raycomp.models.segmenter import Segmenter, init_weights
 from raycomp.recipe import dense
-from raycomp.sections import Criterion
+from raycomp.settings.section import Criterion
 from raycomp.shape import ModelShape
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -64,11 +64,11 @@ def saliency(model: Segmenter) -> Saliency:
 
 
 @pytest.fixture(scope="session")
-def base() -> Base:
+def context() -> SweepContext:
     """See `tests.helpers.contexts`."""
-    from tests.helpers.contexts import tiny_base
+    from tests.helpers.contexts import tiny_context
 
-    return tiny_base()
+    return tiny_context()
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import yaml
 
 from raycomp.config import SweepConfig, load, parsed
 from raycomp.errors import UserError
-from raycomp.sections import TrainConfig
+from raycomp.settings.training import TrainConfig
 
 SPACE = {
     "name": "x",
@@ -66,7 +66,7 @@ def test_elastic_models_and_fronts_are_trained_like_the_dense_model(read):
         ({"model": {"checkpoint": "x", "shape": {**VIT, "vit": ["tiny"]}}}, "shape.vit is ['tiny']"),
         ({"evaluation": {"search": STAGE | {"severities": []}}}, "'evaluation.search.severities'"),
         ({"evaluation": {"full": STAGE | {"severities": [2, 2]}}}, "'evaluation.full.severities'"),
-        ({"search": {"known": ["40%", 0.4]}}, "'search.known'"),
+        ({"search": {"baselines": ["40%", 0.4]}}, "'search.baselines'"),
         ({"refine": {"seeds": [1, 1]}}, "'refine.seeds'"),
         ({"benchmark": {"methods": []}}, "'benchmark.methods'"),
         ({"benchmark": {"methods": ["tome", "tome"]}}, "'benchmark.methods'"),

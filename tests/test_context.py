@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from raycomp.config import SweepConfig
-from raycomp.context import score
+from raycomp.context.calibration import score
 from raycomp.errors import UserError
 from tests.conftest import TINY, seeded_model
 

@@ -9,7 +9,7 @@ from raycomp.errors import UserError
 from raycomp.evaluate.token_counts import tokens_per_block
 from raycomp.flops import gflops, profile
 from raycomp.merging import Cts, ToMe
-from raycomp.merging.tokens import Sharing
+from raycomp.merging.tokens import TokenSharing
 from raycomp.merging.tome import constant_r
 from raycomp.models.policy import Policy
 from raycomp.models.segmenter import Segmenter
@@ -131,7 +131,7 @@ def test_analytic_count_equals_fvcore_on_cts(monkeypatch):
     shape = deit_base_distilled(*ADE20K)
     recipe = dense(shape).model_copy(update={"merge": Cts(share=0.6)})
     model = Segmenter(shape, recipe).eval()
-    model.encoder.sharer = Sharing(recipe.merge, Policy("efficientnet_lite0", 16), shape.prefix).eval()
+    model.encoder.sharer = TokenSharing(recipe.merge, Policy("efficientnet_lite0", 16), shape.prefix).eval()
     assert counted_gflops(model, monkeypatch) == pytest.approx(49.93, abs=0.01)
 
 

@@ -14,7 +14,7 @@ from raycomp.results.pareto import front, hypervolume, most_useful
 from raycomp.results.query import origins, stage_agreement
 from raycomp.results.tracked_rows import metrics
 from raycomp.search import history
-from raycomp.search.early_stopping import FirstImages
+from raycomp.search.early_stopping import EarlyStopping
 from raycomp.search.history import condensed
 from raycomp.search.proposer import Proposer
 from tests.helpers.rows import row
@@ -91,16 +91,16 @@ def test_reports_and_copies_tell_every_objective(chosen):
 
 
 def test_trials_are_stopped_early_only_where_first_images_tell_all_objectives(chosen):
-    learned = FirstImages()
+    learned = EarlyStopping()
     for number in range(12):
         learned.learn(
             row(
-                recipe_id=str(number), clean_miou=0.5, first_clean_miou=0.4, corrupted_miou=0.4,
-                first_corrupted_miou=0.2, latency_ms=3.0, gflops=1.0,
+                recipe_id=str(number), clean_miou=0.5, early_clean_miou=0.4, corrupted_miou=0.4,
+                early_corrupted_miou=0.2, latency_ms=3.0, gflops=1.0,
             )
         )  # fmt: skip
     bars = {"two": [(0.4, np.inf)], "three": [(0.4, 0.2)], "four": []}
     assert [pytest.approx(tuple(bar)) for bar in learned.bars(2.0)] == bars[chosen]
-    stopped = row(status="stopped", first_clean_miou=0.3, first_corrupted_miou=0.1)
+    stopped = row(status="stopped", early_clean_miou=0.3, early_corrupted_miou=0.1)
     expected = {"two": (0.4,), "three": (0.4, 0.3), "four": (0.4, 0.3, 3.0)}
     assert learned.expected(stopped) == pytest.approx(expected[chosen])

@@ -11,7 +11,7 @@ from raycomp.data.streetscenes import StreetScenes
 from raycomp.errors import UserError
 from raycomp.models.segmenter import Segmenter, init_weights
 from raycomp.recipe import dense
-from raycomp.sections import AugmentConfig, TrainConfig
+from raycomp.settings.training import AugmentConfig, TrainConfig
 from raycomp.training_loop import train
 from tests.conftest import TINY
 

@@ -10,7 +10,7 @@ import torch
 
 from raycomp.compress.apply import compress
 from raycomp.compress.elastic import ordered
-from raycomp.context import Elastic
+from raycomp.context.sweep_context import Elastic
 from raycomp.data.streetscenes import StreetScenes
 from raycomp.errors import UserError
 from raycomp.merging import Cts, ToMe
@@ -18,7 +18,8 @@ from raycomp.recipe import dense
 from raycomp.recover import recovered
 from raycomp.search.proposal import Proposal
 from raycomp.search.trial import run_trial
-from raycomp.sections import RecoveryConfig, SpaceConfig, WidthRange
+from raycomp.settings.space_and_search import SpaceConfig, WidthRange
+from raycomp.settings.training import RecoveryConfig
 from raycomp.space import Space
 from raycomp.storage import located
 from tests.conftest import seeded_images
@@ -31,8 +32,8 @@ NARROW = dense(SHAPE).model_copy(update={"embed": 48, "merge": ToMe(ratios=(0.2,
 SAMPLES = StreetScenes("train", 8)
 
 
-def recovering(base, **recovery):
-    return replace(base, config=base.config.changed("recovery", **recovery))
+def recovering(context, **recovery):
+    return replace(context, config=context.config.changed("recovery", **recovery))
 
 
 def weights(model) -> dict[str, torch.Tensor]:
@@ -40,32 +41,32 @@ def weights(model) -> dict[str, torch.Tensor]:
 
 
 @pytest.fixture
-def elastic(base):
-    model = ordered(base.model, base.saliency)
+def elastic(context):
+    model = ordered(context.model, context.saliency)
     with torch.no_grad():  # as a training would, away from the dense model
         for parameter in model.parameters():
             parameter.mul_(1.01)
     space = Space(SHAPE, SpaceConfig(embed=WidthRange(low=40)), SHAPE.image)
     arrays = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
-    return replace(base, elastic=Elastic(arrays, space, "second")), model
+    return replace(context, elastic=Elastic(arrays, space, "second")), model
 
 
 def test_an_elastic_recipe_is_a_slice_and_the_dense_recipe_the_dense_model(elastic):
-    base, model = elastic
+    context, model = elastic
     images = seeded_images(SHAPE)
-    made = recovered(base, NARROW, None, CPU, Path("nowhere"))
+    made = recovered(context, NARROW, None, CPU, Path("nowhere"))
     assert torch.equal(made(images), compress(model, NARROW, None)(images))
-    assert torch.equal(recovered(base, dense(SHAPE), None, CPU, Path("nowhere"))(images), base.model(images))
+    assert torch.equal(recovered(context, dense(SHAPE), None, CPU, Path("nowhere"))(images), context.model(images))
     with pytest.raises(UserError, match="embed is 32, the least is 40"):
-        recovered(base, NARROW.model_copy(update={"embed": 32}), None, CPU, Path("nowhere"))
-    assert base.mark == "weights second"
+        recovered(context, NARROW.model_copy(update={"embed": 32}), None, CPU, Path("nowhere"))
+    assert context.mark == "weights second"
 
 
 def test_a_device_gets_the_weights_once_and_recipes_are_cut_there(elastic):
     """`meta` stands for a GPU, as none is at hand."""
-    base, there = elastic[0], torch.device("meta")
+    context, there = elastic[0], torch.device("meta")
     shared = NARROW.model_copy(update={"merge": Cts(share=0.5, policy="small")})
-    for which, recipe, copies in ((base, NARROW, 0), (replace(base, elastic=None), shared, 1)):
+    for which, recipe, copies in ((context, NARROW, 0), (replace(context, elastic=None), shared, 1)):
         for _ in range(2):
             with Copies() as counted:
                 model, whole = which.cut(recipe, there), which.cut(dense(SHAPE), there)
@@ -76,21 +77,21 @@ def test_a_device_gets_the_weights_once_and_recipes_are_cut_there(elastic):
 
 def test_networks_do_not_travel_with_a_base(elastic):
     """Ray pickles it for every actor; an array goes through the object store, a tensor would not."""
-    base, model = elastic
-    base.cut(NARROW, torch.device("meta"))
-    assert "elastic_model" in vars(base)
-    other = pickle.loads(pickle.dumps(base))
-    assert set(vars(other)) == {field.name for field in fields(base)}
+    context, model = elastic
+    context.cut(NARROW, torch.device("meta"))
+    assert "elastic_model" in vars(context)
+    other = pickle.loads(pickle.dumps(context))
+    assert set(vars(other)) == {field.name for field in fields(context)}
     images = seeded_images(SHAPE)
     assert torch.equal(other.cut(NARROW)(images), compress(model, NARROW, None)(images))
 
 
-def test_a_finetuned_model_is_kept_in_object_storage(base, monkeypatch):
+def test_a_finetuned_model_is_kept_in_object_storage(context, monkeypatch):
     with s3() as storage:
         for name, value in storage.items():
             monkeypatch.setenv(name, value)
         folder = located("s3://sweeps/results/tuned")
-        tuned = recovering(base, mode="finetune", steps=3, lr=1e-2)
+        tuned = recovering(context, mode="finetune", steps=3, lr=1e-2)
         first = recovered(tuned, NARROW, SAMPLES, CPU, folder)
         assert [path.stem for path in (folder / "models").glob("*")] == [NARROW.id]
         assert not list((folder / "states").glob("*"))
@@ -100,9 +101,9 @@ def test_a_finetuned_model_is_kept_in_object_storage(base, monkeypatch):
     assert torch.equal(first.eval()(images), again(images))
 
 
-def test_finetuning_is_done_once_and_leaves_the_dense_model_alone(base, tmp_path, monkeypatch):
-    tuned = recovering(base, mode="finetune", steps=3, lr=1e-2)
-    before = weights(base.model)
+def test_finetuning_is_done_once_and_leaves_the_dense_model_alone(context, tmp_path, monkeypatch):
+    tuned = recovering(context, mode="finetune", steps=3, lr=1e-2)
+    before = weights(context.model)
     first = recovered(tuned, NARROW, SAMPLES, CPU, tmp_path)
     assert not list((tmp_path / "states").iterdir())
     monkeypatch.setattr("raycomp.recover.train", lambda *_: pytest.fail("trained twice"))
@@ -110,38 +111,40 @@ def test_finetuning_is_done_once_and_leaves_the_dense_model_alone(base, tmp_path
     images = seeded_images(SHAPE)
     assert torch.equal(first.eval()(images), again(images))
     assert again.encoder.merger is not None
-    assert any(not torch.equal(first.state_dict()[n], w) for n, w in weights(base.cut(NARROW)).items())
-    assert all(torch.equal(base.model.state_dict()[name], weight) for name, weight in before.items())
+    assert any(not torch.equal(first.state_dict()[n], w) for n, w in weights(context.cut(NARROW)).items())
+    assert all(torch.equal(context.model.state_dict()[name], weight) for name, weight in before.items())
     with pytest.raises(pytest.fail.Exception, match="trained twice"):  # other settings, another model
-        recovered(recovering(base, mode="finetune", steps=4), NARROW, SAMPLES, CPU, tmp_path)
+        recovered(recovering(context, mode="finetune", steps=4), NARROW, SAMPLES, CPU, tmp_path)
 
 
-def test_distillation_moves_the_model_elsewhere(base, tmp_path):
+def test_distillation_moves_the_model_elsewhere(context, tmp_path):
     made = [
         weights(
-            recovered(recovering(base, mode="finetune", steps=2, distill=d), NARROW, SAMPLES, CPU, tmp_path / str(d))
+            recovered(recovering(context, mode="finetune", steps=2, distill=d), NARROW, SAMPLES, CPU, tmp_path / str(d))
         )
         for d in (0.0, 1.0)
     ]
     assert any(not torch.equal(made[0][name], made[1][name]) for name in made[0])
 
 
-def test_reconstruction_comes_nearer_to_the_dense_model(base):
-    images = np.stack(base.evalset.images.views()[:4])
-    refitted = replace(recovering(base, mode="reconstruct"), calibration=images)
+def test_reconstruction_comes_nearer_to_the_dense_model(context):
+    images = np.stack(context.evalset.images.views()[:4])
+    refitted = replace(recovering(context, mode="reconstruct"), calibration=images)
     x = (torch.from_numpy(images).permute(0, 3, 1, 2) / 255 - 0.5) / 0.5
     errors = [
-        (recovered(b, NARROW, None, CPU, Path("nowhere")).patch_scores(x) - base.model.patch_scores(x)).square().mean()
-        for b in (base, refitted)
+        (recovered(b, NARROW, None, CPU, Path("nowhere")).patch_scores(x) - context.model.patch_scores(x))
+        .square()
+        .mean()
+        for b in (context, refitted)
     ]
     assert errors[1] < errors[0]
 
 
 @pytest.mark.parametrize("mode", ["none", "finetune", "reconstruct"])
-def test_a_trial_says_how_it_recovered(base, mode, tmp_path):
-    base = recovering(base, mode=mode, **({"steps": 2} if mode == "finetune" else {}))
-    base = replace(base, calibration=np.stack(base.evalset.images.views()[:4]))
-    row = run_trial(base, SAMPLES, Proposal(1, "search", "proposed", "", NARROW), tmp_path, CPU, "")
+def test_a_trial_says_how_it_recovered(context, mode, tmp_path):
+    context = recovering(context, mode=mode, **({"steps": 2} if mode == "finetune" else {}))
+    context = replace(context, calibration=np.stack(context.evalset.images.views()[:4]))
+    row = run_trial(context, SAMPLES, Proposal(1, "search", "proposed", "", NARROW), tmp_path, CPU, "")
     assert row.status == "complete", row.error
     assert (row.recovery, row.recovery_steps) == (mode, 2 if mode == "finetune" else 0)
 

@@ -11,7 +11,7 @@ from raycomp.errors import UserError
 from raycomp.flops import gflops
 from raycomp.merging import Algm, ToMe
 from raycomp.recipe import BlockWidths, dense
-from raycomp.sections import SpaceConfig, WidthRange
+from raycomp.settings.space_and_search import SpaceConfig, WidthRange
 from raycomp.shape import deit_base_distilled
 from raycomp.space import Space
 from tests.conftest import TINY

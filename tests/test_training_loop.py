@@ -17,7 +17,7 @@ from raycomp.models import checkpoints
 from raycomp.models.policy import Policy
 from raycomp.models.segmenter import Segmenter, init_weights
 from raycomp.recipe import dense
-from raycomp.sections import AugmentConfig, TrainConfig
+from raycomp.settings.training import AugmentConfig, TrainConfig
 from raycomp.shape import Scale
 from raycomp.training_loop import Standing, _follow, _optimizer, _rate, _Saved, train, without_padding
 from tests.conftest import TINY, seeded_images, seeded_model

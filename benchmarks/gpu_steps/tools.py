@@ -12,7 +12,8 @@ from gpu_steps.notes import SPACE, Notes, Setting
 from raycomp import config as configs
 from raycomp.cli import app
 from raycomp.compress.apply import compress
-from raycomp.context import Base, prepare_base
+from raycomp.context.preparation import prepare_context
+from raycomp.context.sweep_context import SweepContext
 from raycomp.data.streetscenes import StreetScenes
 from raycomp.deploy import model as models
 from raycomp.deploy.model import facts_of
@@ -22,17 +23,17 @@ from raycomp.merging import ToMe
 from raycomp.recipe import Recipe, dense
 from raycomp.search.proposal import Proposal
 from raycomp.search.trial import run_trial
-from raycomp.sections import EvaluationConfig, StageConfig
+from raycomp.settings.evaluation import EvaluationConfig, StageConfig
 
 _WINDOWS = ("one", "several_windows")
 
 
 def run(setting: Setting, notes: Notes) -> None:
-    base = _base(setting)
-    merging = ToMe(ratios=(0.1,) * base.shape.depth)
-    recipe = dense(base.shape).model_copy(update={"merge": merging})
-    notes.put(out_of_memory=_out_of_memory(setting, base, recipe))
-    exported = _exported(base, recipe, setting.folder / "models")
+    context = _context(setting)
+    merging = ToMe(ratios=(0.1,) * context.shape.depth)
+    recipe = dense(context.shape).model_copy(update={"merge": merging})
+    notes.put(out_of_memory=_out_of_memory(setting, context, recipe))
+    exported = _exported(context, recipe, setting.folder / "models")
     images = setting.folder / "images"
     images.mkdir(exist_ok=True)
     scenes = [StreetScenes("val", 4)[index][0] for index in range(4)]
@@ -50,21 +51,21 @@ def run(setting: Setting, notes: Notes) -> None:
     notes.put(onnxruntime_has_cuda=_onnxruntime_has_cuda(), speed=words)
 
 
-def _base(setting: Setting) -> Base:
+def _context(setting: Setting) -> SweepContext:
     """The embedded default, its evaluation set measured in large batches."""
     config, few = configs.load(SPACE), StageConfig(clean=16, corrupted=1, severities=(3,))
     evaluation = EvaluationConfig(search=few, full=few, batch=16)
     if not setting.small:  # the set that the other steps made
         evaluation = config.evaluation.model_copy(update={"batch": 512, "first": None})
-    return prepare_base(config.model_copy(update={"evaluation": evaluation}), print)
+    return prepare_context(config.model_copy(update={"evaluation": evaluation}), print)
 
 
-def _exported(base: Base, recipe: Recipe, folder: Path) -> list[Path]:
+def _exported(context: SweepContext, recipe: Recipe, folder: Path) -> list[Path]:
     """The model of a recipe in every format, checked on the CPU as `raycomp export` does."""
     folder.mkdir(exist_ok=True)
-    model = compress(base.model, recipe, None).float().eval()
-    facts = facts_of(model, base.config.data, tuple(base.evalset.classes))
-    images = np.stack(base.evalset.images.views()[:4])
+    model = compress(context.model, recipe, None).float().eval()
+    facts = facts_of(model, context.config.data, tuple(context.evalset.classes))
+    images = np.stack(context.evalset.images.views()[:4])
     x = normalised(torch.from_numpy(images), facts.mean, facts.std, torch.float32)
     paths = [folder / f"model{suffix}" for suffix in (".safetensors", ".onnx", ".pt2")]
     models.save(model, facts, paths[0])
@@ -106,7 +107,7 @@ def _compared(wanted: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
     return shares
 
 
-def _out_of_memory(setting: Setting, base: Base, recipe: Recipe) -> dict[str, Any]:
+def _out_of_memory(setting: Setting, context: SweepContext, recipe: Recipe) -> dict[str, Any]:
     """Trials of one process with less and less memory, and then with all of it; on the CPU memory is not limited."""
     found: dict[str, Any] = {}
     for name, share in (("all", 1.0), ("a hundredth", 0.01), ("next to none", 0.0001), ("all again", 1.0)):
@@ -114,7 +115,7 @@ def _out_of_memory(setting: Setting, base: Base, recipe: Recipe) -> dict[str, An
             torch.cuda.empty_cache()
             torch.cuda.set_per_process_memory_fraction(share)
         try:
-            row = run_trial(base, None, Proposal(0, "search", "proposed", "", recipe), Path(), setting.device, "")
+            row = run_trial(context, None, Proposal(0, "search", "proposed", "", recipe), Path(), setting.device, "")
             found[name] = {"status": row.status, "batch": row.batch, "error": row.error[:200]}
             found[name]["clean_miou"] = row.clean_miou
         except Exception as error:  # how an actor is ended

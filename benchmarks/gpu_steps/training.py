@@ -13,7 +13,8 @@ from gpu_steps.notes import Notes, Setting
 from raycomp.data.samples import Sample
 from raycomp.losses import Loss, nested, pixel_loss
 from raycomp.recipe import Recipe, dense
-from raycomp.sections import AugmentConfig, SpaceConfig, TrainConfig, WidthRange
+from raycomp.settings.space_and_search import SpaceConfig, WidthRange
+from raycomp.settings.training import AugmentConfig, TrainConfig
 from raycomp.space import Space
 from raycomp.training_loop import Standing, train
 

@@ -12,7 +12,7 @@ from gpu_steps.models import build, recipes
 from gpu_steps.notes import Notes, Setting
 from raycomp.compress.saliency import from_gradients
 from raycomp.config import SweepConfig
-from raycomp.context import Base
+from raycomp.context.sweep_context import SweepContext
 from raycomp.data.corruptions import VARIANTS
 from raycomp.data.evalset import CLEAN, EvalSet, Stack
 from raycomp.devices import prepare_device
@@ -25,17 +25,17 @@ from raycomp.search.trial import run_trial
 def run(setting: Setting, notes: Notes) -> None:
     prepare_device(setting.device)
     keep_freed_memory()
-    base, found = _base(setting), dict[str, Any]()
+    context, found = _context(setting), dict[str, Any]()
     chosen = [(name, recipe) for name, recipe in recipes(setting.design).items() if "1.4x" not in name]
     for name, recipe in reversed(chosen):
-        taken = [_trial(base, recipe, setting) for _ in range(2)]
+        taken = [_trial(context, recipe, setting) for _ in range(2)]
         found[name] = {"first_s": taken[0], "then_s": taken[1], "trials_an_hour": 3600 / taken[1]}
         if setting.name == "cuda":
             found[name]["peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
-        notes.put(images=len(base.evalset.variants), trials=found)
+        notes.put(images=len(context.evalset.variants), trials=found)
     if setting.name == "cuda":
         with profile(activities=[ProfilerActivity.CUDA, ProfilerActivity.CPU]) as profiled:
-            _trial(base, recipe, setting)
+            _trial(context, recipe, setting)
         events = profiled.key_averages()
         on_card = sorted(events, key=lambda e: -e.self_device_time_total)[:14]
         on_host = sorted(events, key=lambda e: -e.self_cpu_time_total)[:14]
@@ -45,15 +45,15 @@ def run(setting: Setting, notes: Notes) -> None:
         )
 
 
-def _trial(base: Base, recipe: Any, setting: Setting) -> float:
+def _trial(context: SweepContext, recipe: Any, setting: Setting) -> float:
     began = time.perf_counter()
-    row = run_trial(base, None, Proposal(0, "search", "proposed", "", recipe), Path(), setting.device, "")
+    row = run_trial(context, None, Proposal(0, "search", "proposed", "", recipe), Path(), setting.device, "")
     if row.status != "complete":
         raise RuntimeError(row.error)
     return time.perf_counter() - began
 
 
-def _base(setting: Setting) -> Base:
+def _context(setting: Setting) -> SweepContext:
     """Random weights, noise as images, 250 clean ones and 4 of each of 80 variants."""
     shape = setting.design
     clean, corrupted = (4, 1) if setting.small else (250, 4)
@@ -91,7 +91,7 @@ def _base(setting: Setting) -> Base:
     dense_model = build(shape, dense(shape), Setting("cpu", setting.small, setting.folder))
     scores = {name: rng.random(size) for name, size in _units(setting).items()}
     weights = {name: tensor.numpy() for name, tensor in dense_model.state_dict().items()}
-    return Base(config, shape, "noise", weights, scores, evalset)
+    return SweepContext(config, shape, "noise", weights, scores, evalset)
 
 
 def _units(setting: Setting) -> dict[str, tuple[int, ...]]:

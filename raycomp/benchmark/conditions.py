@@ -1,9 +1,9 @@
-"""The cells of the paper's comparison: a method at a compression level with a seed."""
+"""The runs of the paper's comparison: a method at a compression condition with a seed."""
 
 from dataclasses import dataclass
 
 from raycomp.merging import METHODS, MergeMethod
-from raycomp.sections import BenchmarkConfig
+from raycomp.settings.comparison import BenchmarkConfig
 
 STAGE = "benchmark"
 TITLES = {
@@ -17,8 +17,8 @@ TITLES = {
 
 
 @dataclass(frozen=True, order=True)
-class Level:
-    """A method at a compression level, which has one setting."""
+class Condition:
+    """A method at a compression condition, which has one point."""
 
     speedup: float
     """Dense GFLOPs over the target's; 1 for the dense model."""
@@ -50,21 +50,21 @@ class Level:
 
 
 @dataclass(frozen=True, order=True)
-class Cell:
+class Run:
     """One measurement."""
 
-    level: Level
+    condition: Condition
     seed: int
 
 
-def levels(config: BenchmarkConfig, with_found: bool) -> list[Level]:
-    """Dense and every method at every compression level, the longest to measure first."""
+def conditions(config: BenchmarkConfig, with_found: bool) -> list[Condition]:
+    """Dense and every method at every compression condition, the longest to measure first."""
     methods = [*config.methods, *(["found"] if with_found else [])]
-    compressed = [Level(speedup, method) for speedup in sorted(config.speedups) for method in methods]
-    return [Level(1.0, "dense"), *compressed]
+    compressed = [Condition(speedup, method) for speedup in sorted(config.speedups) for method in methods]
+    return [Condition(1.0, "dense"), *compressed]
 
 
-def cells(config: BenchmarkConfig, with_found: bool) -> list[Cell]:
-    """Every level with every seed; without recovery nothing is random, and one seed is enough."""
+def runs(config: BenchmarkConfig, with_found: bool) -> list[Run]:
+    """Every condition with every seed; without recovery nothing is random, and one seed is enough."""
     seeds = config.seeds if config.recovery.steps else config.seeds[:1]
-    return [Cell(level, seed) for seed in seeds for level in levels(config, with_found)]
+    return [Run(condition, seed) for seed in seeds for condition in conditions(config, with_found)]

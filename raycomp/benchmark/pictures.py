@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from raycomp.context import Base
+from raycomp.context.sweep_context import SweepContext
 from raycomp.data.corruptions import VARIANTS
 from raycomp.data.evalset import CLEAN
 from raycomp.data.resize import at_least
@@ -29,13 +29,16 @@ class Scene:
     """HxW uint8."""
 
 
-def scenes(base: Base) -> list[Scene]:
+def scenes(context: SweepContext) -> list[Scene]:
     """A clean image and two corrupted ones, cut to the top left window."""
-    data, window = base.evalset, base.config.data.window_for(base.shape)
+    data, window = context.evalset, context.config.data.window_for(context.shape)
     images, labels = data.images.views(), data.labels.views()
     wanted = [
         ("clean", CLEAN),
-        *((f"{kind.replace('_', ' ')} {level}", VARIANTS.index((kind, level))) for kind, level in _CORRUPTED),
+        *(
+            (f"{kind.replace('_', ' ')} {condition}", VARIANTS.index((kind, condition)))
+            for kind, condition in _CORRUPTED
+        ),
     ]
     found = []
     for title, variant in wanted:
@@ -66,17 +69,17 @@ class Pictures:
             return cls(held["predictions"], held["sources"])
 
 
-def pictures(model: Segmenter, base: Base, device: torch.device) -> Pictures:
+def pictures(model: Segmenter, context: SweepContext, device: torch.device) -> Pictures:
     """Predictions and merged patches of a model on all scenes."""
-    pixels, dtype = NORMALIZATIONS[base.shape.normalization], getattr(torch, base.config.evaluation.dtype)
+    pixels, dtype = NORMALIZATIONS[context.shape.normalization], getattr(torch, context.config.evaluation.dtype)
     model = model.to(device, dtype)
     predictions, sources = [], []
     with torch.inference_mode():
-        for scene in scenes(base):
+        for scene in scenes(context):
             x = normalised(torch.from_numpy(scene.image[None].copy()).to(device), pixels.mean, pixels.std, dtype)
             predictions.append(model(x)[0].argmax(0).to(torch.uint8).cpu().numpy())
-            grid = base.shape.grid((x.shape[-2], x.shape[-1]))
+            grid = context.shape.grid((x.shape[-2], x.shape[-1]))
             _, tokens = model.encoder(x)
-            index = torch.arange(grid[0] * grid[1]) if tokens is None else tokens.source[0].cpu() - base.shape.prefix
+            index = torch.arange(grid[0] * grid[1]) if tokens is None else tokens.source[0].cpu() - context.shape.prefix
             sources.append(index.view(grid).to(torch.int32).numpy())
     return Pictures(np.stack(predictions), np.stack(sources))

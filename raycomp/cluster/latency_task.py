@@ -8,7 +8,7 @@ import torch
 
 from raycomp.cluster.connection import gpus_per_trial, prepare_worker, remote, result
 from raycomp.config import SweepConfig
-from raycomp.context import Base
+from raycomp.context.sweep_context import SweepContext
 from raycomp.devices import device_name
 from raycomp.evaluate.latency_fit import fitted
 from raycomp.evaluate.latency_table import LatencyTable, measure_latency
@@ -18,14 +18,14 @@ from raycomp.storage import AnyPath
 
 
 def latency_table(
-    path: AnyPath, base: Any, config: SweepConfig, batch: int, merging: bool, report: Callable[[str], None]
+    path: AnyPath, context: Any, config: SweepConfig, batch: int, merging: bool, report: Callable[[str], None]
 ) -> LatencyTable:
     """Read the table, or measure and write it.
 
     A table of another device stays in use, as a sweep's limit and rows are by it; a line says so.
 
     Args:
-        base: a `Base`, or Ray's reference to one.
+        context: a `SweepContext`, or Ray's reference to one.
         batch: images timed together.
         merging: whether recipes merge; see `measure_latency`.
         report: is told where the table is of another device than the workers'.
@@ -34,7 +34,7 @@ def latency_table(
         UserError: for a file that is no table, or what the measurement met.
     """
     if not path.is_file():
-        measured: LatencyTable = result(remote(_measure, config, retries=2).remote(base, batch, merging))
+        measured: LatencyTable = result(remote(_measure, config, retries=2).remote(context, batch, merging))
         measured.save(path)
         return measured
     table = LatencyTable.load(path)
@@ -47,23 +47,23 @@ def latency_table(
     return table
 
 
-def with_latency(base: Base, folder: AnyPath, report: Callable[[str], None]) -> Base:
-    """A base with the table that a sweep's time is predicted by, kept in its folder."""
-    path, config = folder / "latency.json", base.config
+def with_latency(context: SweepContext, folder: AnyPath, report: Callable[[str], None]) -> SweepContext:
+    """A context with the table that a sweep's time is predicted by, kept in its folder."""
+    path, config = folder / "latency.json", context.config
     if not path.is_file():
         report(f"timing the parts of the model at a grid of widths and tokens (kept in {path})")
-    table = latency_table(path, base, config, config.search.latency_batch, merging=True, report=report)
-    report(f"dense {table.latency_ms(dense(base.shape)):.3g} ms by the latency table ({table.setting})")
-    return replace(base, latency=table)
+    table = latency_table(path, context, config, config.search.latency_batch, merging=True, report=report)
+    report(f"dense {table.latency_ms(dense(context.shape)):.3g} ms by the latency table ({table.setting})")
+    return replace(context, latency=table)
 
 
 def _device() -> str:
     return device_name(prepare_worker())
 
 
-def _measure(base: Base, batch: int, merging: bool) -> LatencyTable:
-    device, dtype = prepare_worker(), getattr(torch, base.config.evaluation.dtype)
-    config, shape = base.config, base.shape
+def _measure(context: SweepContext, batch: int, merging: bool) -> LatencyTable:
+    device, dtype = prepare_worker(), getattr(torch, context.config.evaluation.dtype)
+    config, shape = context.config, context.shape
     method = METHODS[config.space.merge].standard(shape, config.policy.kind) if merging else None
     table = measure_latency(shape, batch, device, dtype, config.data.window, method)
     return fitted(table, batch, device, dtype)

@@ -8,14 +8,15 @@ import torch
 from raycomp.cluster.connection import gpus_per_trial, prepare_worker, remote, result
 from raycomp.compress.saliency import Saliency
 from raycomp.config import SweepConfig
-from raycomp.context import calibration_crops, over, score_on
+from raycomp.context.calibration import calibration_crops, score_on
+from raycomp.context.sweep_context import over
 from raycomp.data.evalset import cache_folder
 from raycomp.models.segmenter import Segmenter
-from raycomp.sections import Criterion
+from raycomp.settings.section import Criterion
 from raycomp.shape import ModelShape
 
 
-def scored_by_worker(model: Segmenter, config: SweepConfig, criterion: Criterion, state: Path) -> Saliency:
+def saliency_by_worker(model: Segmenter, config: SweepConfig, criterion: Criterion, state: Path) -> Saliency:
     """A `Scorer` that uses a GPU where trials do, by a task that ends its process, and with it what CUDA holds.
 
     The images come from the driver, so that workers need no files. What an interrupted run leaves is in the cache

@@ -12,10 +12,10 @@ from raycomp.commands.inputs import Json, Results, check_suffix, complete_sweep,
 from raycomp.errors import UserError
 from raycomp.report import tables
 from raycomp.report.choice import Limits, choose
-from raycomp.report.confidence import trust
+from raycomp.report.confidence import confidence
 from raycomp.results.query import at_budgets, class_names, dense_row, final_front
 from raycomp.results.store import Store, sweep_folder
-from raycomp.sections import Share
+from raycomp.settings.section import Share
 
 _SHOWN = 5  # recipes that come next to the picked one
 
@@ -57,15 +57,17 @@ def pick_command(
     budget, rows = store.config().search.budget, store.rows()
     found = choose(rows, limits)
     best, whole = found[0], dense_row(rows, found[0].stage)
-    trusts = trust(found) | trust(final_front(rows, budget))  # of the front's, as `raycomp front` tells it
+    confidences = confidence(found) | confidence(
+        final_front(rows, budget)
+    )  # of the front's, as `raycomp front` tells it
     if as_json:
-        recipe, *others = (row.columns() | {"trust": trusts.get(row.recipe_id)} for row in found)
+        recipe, *others = (row.columns() | {"confidence": confidences.get(row.recipe_id)} for row in found)
         print_json({"recipe": recipe, "others": others})
         return
     console = tables.console()
     names, order = class_names(rows), "Best mean of clean and corrupted" if limits.of_cost else "Cheapest"
     indices = {name: names.index(name) for name in classes}
-    console.print(tables.picked_table(found[: 1 + _SHOWN], whole, indices, order, trusts))
+    console.print(tables.picked_table(found[: 1 + _SHOWN], whole, indices, order, confidences))
     if len(found) > 1 + _SHOWN:
         console.print(f"and {len(found) - 1 - _SHOWN} more")
     named = f"{best.recipe_id[:6]} --sweep {sweep}{results_option(results)}"
@@ -77,11 +79,11 @@ def compare_command(sweeps: Sweeps, results: Results = "results", as_json: Json 
     """Hypervolume, fronts, and the best at each budget of two or more sweeps."""
     if len(sweeps) < 2:
         raise UserError(f"only the sweep {sweeps[0]} is named; compare takes two or more")
-    from raycomp.report.sweep_view import Found, difference
+    from raycomp.report.sweep_view import SweepView, difference
 
-    found = [Found.read(Store(sweep_folder(results, name))) for name in sweeps]
+    found = [SweepView.read(Store(sweep_folder(results, name))) for name in sweeps]
     if as_json:
-        shares = found[0].config.search.known
+        shares = found[0].config.search.baselines
         print_json([{"sweep": one.name, "trials": len(one.trials), "hypervolume": one.hypervolume(),
                      "stage": one.stage, "front": one.front, "difference": difference(found[0], one),
                      "budgets": at_budgets(one.rows, shares, one.share)}
@@ -109,9 +111,9 @@ def report_command(
     if out is not None:
         check_suffix("--out", out, ".html")
     from raycomp.report.page.sweep_page import write_page
-    from raycomp.report.sweep_view import Found
+    from raycomp.report.sweep_view import SweepView
 
-    found = [Found.read(Store(sweep_folder(results, name))) for name in sweeps]
+    found = [SweepView.read(Store(sweep_folder(results, name))) for name in sweeps]
     path = out or sweep_folder(results, sweeps[0]) / "report.html"
     write_page(found, path)
     if as_json:

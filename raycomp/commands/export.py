@@ -50,7 +50,7 @@ def export_command(
     found, config, folder = stored.recipe, stored.config, stored.folder
     import torch
 
-    from raycomp.context import prepare_base
+    from raycomp.context.preparation import prepare_context
     from raycomp.deploy import model as models
     from raycomp.evaluate.miou import first_window, normalised
     from raycomp.files import check_outputs, fetched
@@ -62,7 +62,7 @@ def export_command(
     weights = [checkpoints.locate(name) for name in (config.model.checkpoint, config.model.elastic) if name]
     check_outputs(f"--out {out}", [*paths.values(), *beside], weights)
     console = tables.console(aside=as_json)
-    base = prepare_base(config, lambda line: console.print(line, highlight=False))
+    context = prepare_context(config, lambda line: console.print(line, highlight=False))
     if refined:
         trained: list[AnyPath] = list((folder / "refined").glob(f"{found.id}-seed*.safetensors"))
         if not trained:
@@ -70,9 +70,9 @@ def export_command(
         with fetched(min(trained, key=str)) as local:
             network = models.load(local)
     else:
-        network = recovered(base, found, None, torch.device("cpu"), folder).float().eval()
-    facts = models.facts_of(network, config.data, tuple(base.evalset.classes))
-    seen = [torch.from_numpy(image[None]) for image in base.evalset.images.views()[:_CHECKED]]
+        network = recovered(context, found, None, torch.device("cpu"), folder).float().eval()
+    facts = models.facts_of(network, config.data, tuple(context.evalset.classes))
+    seen = [torch.from_numpy(image[None]) for image in context.evalset.images.views()[:_CHECKED]]
     normal = (normalised(image, facts.mean, facts.std, torch.float32) for image in seen)
     images = torch.cat([first_window(image, facts.window) for image in normal])
     made: list[dict[str, Any]] = []

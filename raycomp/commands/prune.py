@@ -14,7 +14,7 @@ from raycomp.recipe import dense
 from raycomp.report import tables
 
 if TYPE_CHECKING:
-    from raycomp.jobs.pruning import Pruned
+    from raycomp.jobs.prune_by_nvit import Pruned
 
 
 def prune_command(
@@ -38,7 +38,7 @@ def prune_command(
     config = config.changed("data", root=data).changed("model", checkpoint=checkpoint)
     config = config.changed("nvit", latency_weight=weight).training_between(train_between)
     from raycomp.files import check_outputs
-    from raycomp.jobs.pruning import pruned
+    from raycomp.jobs.prune_by_nvit import pruned
     from raycomp.models import checkpoints
 
     recipe_file, console = out.with_suffix(".yaml"), tables.console()

@@ -110,16 +110,16 @@ def _rerank(
     _check_trained(config, shape, wanted)
     with session(config, there, uri, tables.console()) as job:
         from raycomp.jobs.reranking import rerank
-        from raycomp.report.sweep_view import Found
+        from raycomp.report.sweep_view import SweepView
 
-        measured = rerank(job, Found(store.folder.name, before, rows), wanted)
+        measured = rerank(job, SweepView(store.folder.name, before, rows), wanted)
         job.say(f"runs:   {runs_command(uri)}")
     check_measured(measured)
 
 
 def _check_trained(config: configs.SweepConfig, shape: ModelShape, wanted: Sequence[Proposal]) -> None:
     """Check that an elastic model was trained over the recipes; the first is the dense model's own."""
-    from raycomp.context import trained_space
+    from raycomp.context.preparation import trained_space
 
     if (trained := trained_space(config, shape)) is None:
         return

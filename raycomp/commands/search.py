@@ -32,7 +32,7 @@ from raycomp.space import Space as Grid
 def search_command(
     space: Space = DEFAULT_SPACE,
     budget: Annotated[str | None, typer.Option(help="Limit as a share of dense, for example 50%.")] = None,
-    limit: Annotated[str | None, typer.Option(help="What is limited: gflops, or latency on this device.")] = None,
+    cost_metric: Annotated[str | None, typer.Option(help="What is limited: gflops, or latency on this device.")] = None,
     trials: Annotated[int | None, typer.Option(help="Recipes to measure.")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the sweep; by default the space's.")] = None,
     results: OutFolder = "results",
@@ -47,7 +47,7 @@ def search_command(
     """Search the Pareto front of prune-then-merge recipes under a limit, print it, and draw it."""
     if as_json and not dry_run:
         raise UserError("--json goes with --dry-run; what a sweep found, raycomp front NAME --json tells")
-    config = configs.load(space, budget=budget, limit=limit, trials=trials, seed=seed, workers=workers)
+    config = configs.load(space, budget=budget, cost_metric=cost_metric, trials=trials, seed=seed, workers=workers)
     config = config.changed("search", gpus_per_trial=gpus)
     folder = sweep_folder(results, name or config.name)
     config = config.model_copy(update={"name": folder.name})  # by which rows, runs and studies are told apart
@@ -72,7 +72,7 @@ def search_command(
 
 def _check(config: configs.SweepConfig) -> None:
     """Check, before anything is loaded, that the budget can be met, and that the files of the models are there."""
-    if (shape := config.model.shape) is not None and config.search.limit != "latency":
+    if (shape := config.model.shape) is not None and config.search.cost_metric != "latency":
         grid = _grid(config, shape)
         grid.check_budget(config.search.budget * grid.cost(dense(shape)))
     from raycomp.models import checkpoints
@@ -87,14 +87,14 @@ def _say_plan(config: configs.SweepConfig, store: Store, space: Path, as_json: b
     shape, _ = shape_of(config, space)
     grid = _grid(config, shape)
     limit = config.search.budget * grid.cost(dense(shape))
-    in_time = config.search.limit == "latency"  # what that takes is measured by the sweep itself
+    in_time = config.search.cost_metric == "latency"  # what that takes is measured by the sweep itself
     if not in_time:
         grid.check_budget(limit)
     search = config.search
     if in_time:
-        known = tuple(share for share in search.known if share <= search.budget)
-        search = search.model_copy(update={"budget": 1.0, "known": known})
-    from raycomp.context import trained_space
+        known = tuple(share for share in search.baselines if share <= search.budget)
+        search = search.model_copy(update={"budget": 1.0, "baselines": known})
+    from raycomp.context.preparation import trained_space
     from raycomp.models import checkpoints
     from raycomp.search.plan import plan
     from raycomp.search.proposer import Proposer
@@ -113,7 +113,11 @@ def _say_plan(config: configs.SweepConfig, store: Store, space: Path, as_json: b
     rows = store.rows() if (store.folder / "sweep.yaml").is_file() else []
     planned = plan(config, Proposer(grid, search, rows, measurable))
     if as_json:
-        allowed = {"limit": config.search.limit, "budget": config.search.budget, "gflops": None if in_time else limit}
+        allowed = {
+            "cost_metric": config.search.cost_metric,
+            "budget": config.search.budget,
+            "gflops": None if in_time else limit,
+        }
         print_json({"sweep": config.name, "trials": config.search.trials, **allowed, **asdict(planned)})
         return
     console.print(tables.plan_table(config, planned, limit, store))

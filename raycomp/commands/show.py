@@ -109,7 +109,7 @@ def front_command(
     config, rows = store.config(), store.rows()
     settings, compares = config.search, comparability(config, final_stage(rows))
     comparisons = compare(rows, settings.budget)
-    budgets = at_budgets(rows, settings.known, settings.budget)
+    budgets = at_budgets(rows, settings.baselines, settings.budget)
     refined = refined_rows(rows)
     if as_json:
         print_json(
@@ -127,7 +127,7 @@ def front_command(
         )
         return
     console = tables.console()
-    console.print(tables.front_table(comparisons, settings.limit == "latency", origins(rows)))
+    console.print(tables.front_table(comparisons, settings.cost_metric == "latency", origins(rows)))
     if budgets:
         console.print(tables.budget_table(budgets, origins(rows)))
     console.print(compares, highlight=False, soft_wrap=True)
@@ -141,7 +141,7 @@ def _beside(item: Comparison) -> dict[str, object]:
     """What a front member's row does not say; gains are mIoU, not points."""
     return {
         "rcd": item.rcd,
-        "trust": item.trust,
+        "confidence": item.confidence,
         "vs_dense": item.dense,
         "vs_baselines": item.baselines,
     }

@@ -14,7 +14,7 @@ from raycomp.errors import UserError
 from raycomp.files import check_outputs
 from raycomp.memory import keep_freed_memory
 from raycomp.policies import check_superpatches
-from raycomp.sections import TrainConfig
+from raycomp.settings.training import TrainConfig
 from raycomp.shape import ModelShape
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from torch import nn
 from raycomp.compress.pruning import prune
 from raycomp.compress.saliency import Saliency
 from raycomp.errors import UserError
-from raycomp.merging.tokens import Sharing
+from raycomp.merging.tokens import TokenSharing
 from raycomp.models.segmenter import Segmenter
 from raycomp.recipe import Recipe
 
@@ -39,7 +39,7 @@ def let_merge(model: Segmenter, recipe: Recipe, policy: nn.Module | None) -> Non
             raise UserError(
                 f"recipe: merge.method {method} needs policy.checkpoint: train one with raycomp train --policy"
             )
-        model.encoder.sharer = Sharing(recipe.merge, deepcopy(policy), model.shape.prefix).eval()
+        model.encoder.sharer = TokenSharing(recipe.merge, deepcopy(policy), model.shape.prefix).eval()
     remerge(model, recipe)
 
 

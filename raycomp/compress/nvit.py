@@ -16,7 +16,7 @@ from raycomp.compress.pruning import kept_in_heads, kept_units, prune
 from raycomp.compress.saliency import Saliency, attention_widths
 from raycomp.models.segmenter import Segmenter
 from raycomp.recipe import Recipe
-from raycomp.sections import NvitConfig
+from raycomp.settings.comparison import NvitConfig
 from raycomp.shape import ModelShape
 
 _FIELDS = {"head": "heads", "qk": "qk", "v": "v", "mlp": "mlp"}

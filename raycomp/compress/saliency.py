@@ -25,7 +25,7 @@ from raycomp.files import written
 from raycomp.flops import decoder_widths
 from raycomp.models.segmenter import Segmenter
 from raycomp.recipe import Recipe
-from raycomp.sections import Criterion
+from raycomp.settings.section import Criterion
 from raycomp.shape import ModelShape
 from raycomp.storage import AnyPath
 

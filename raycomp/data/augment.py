@@ -5,7 +5,7 @@ import numpy as np
 
 from raycomp.data.resize import resized
 from raycomp.data.samples import IGNORE, Sample
-from raycomp.sections import AugmentConfig
+from raycomp.settings.training import AugmentConfig
 from raycomp.shape import OWN_SIZE, Scale, Size
 
 _CROP_TRIES = 10

@@ -15,7 +15,7 @@ from raycomp.data.images import IMAGES, listed
 from raycomp.data.samples import IGNORE, Samples
 from raycomp.data.streetscenes import StreetScenes
 from raycomp.errors import UserError
-from raycomp.sections import DataConfig
+from raycomp.settings.model_and_data import DataConfig
 
 CAMVID = (
     "sky", "building", "pole", "road", "pavement", "tree",

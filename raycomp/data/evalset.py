@@ -25,7 +25,8 @@ from raycomp.data.datasets import open_split
 from raycomp.data.resize import resized
 from raycomp.data.samples import IGNORE, Sample, Samples, nothing_labelled
 from raycomp.errors import UserError
-from raycomp.sections import DataConfig, EvaluationConfig, StageConfig
+from raycomp.settings.evaluation import EvaluationConfig, StageConfig
+from raycomp.settings.model_and_data import DataConfig
 
 CLEAN = -1  # the variant of an image that is not corrupted
 

@@ -8,7 +8,7 @@ from raycomp.data.evalset import CLEAN, EvalSet
 from raycomp.data.folders import FolderSamples
 from raycomp.data.samples import IGNORE, Samples, nothing_labelled
 from raycomp.errors import UserError
-from raycomp.sections import EvaluationConfig
+from raycomp.settings.evaluation import EvaluationConfig
 
 _NAMED = 5  # absent classes that a warning names
 

@@ -13,13 +13,13 @@ from raycomp.errors import UserError
 from raycomp.files import written
 from raycomp.models import checkpoints
 from raycomp.models.segmenter import Segmenter
-from raycomp.sections import DataConfig
+from raycomp.settings.model_and_data import DataConfig
 from raycomp.shape import Side
 
 _Positive = Annotated[float, Field(gt=0)]
 
 
-class Facts(BaseModel):
+class ModelCard(BaseModel):
     """What a user of a model must know beside its weights."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -48,10 +48,10 @@ class Facts(BaseModel):
         return f"the model {made}knows {len(self.classes)} classes: {', '.join(self.classes)}"
 
 
-def facts_of(model: Segmenter, data: DataConfig, classes: tuple[str, ...]) -> Facts:
+def facts_of(model: Segmenter, data: DataConfig, classes: tuple[str, ...]) -> ModelCard:
     """The facts of a model as a search space uses it."""
     pixels, window = NORMALIZATIONS[model.shape.normalization], data.window_for(model.shape)
-    return Facts(
+    return ModelCard(
         classes=classes,
         mean=pixels.mean,
         std=pixels.std,
@@ -64,10 +64,10 @@ def facts_of(model: Segmenter, data: DataConfig, classes: tuple[str, ...]) -> Fa
 
 
 FACTS = "facts"
-"""Name of the metadata field, in every format, that holds `Facts` as JSON."""
+"""Name of the metadata field, in every format, that holds `ModelCard` as JSON."""
 
 
-def save(model: Segmenter, facts: Facts, path: Path) -> None:
+def save(model: Segmenter, facts: ModelCard, path: Path) -> None:
     """Write a compressed model (.safetensors), and its recipe as YAML beside it."""
     checkpoints.save(model, path, {FACTS: facts.model_dump_json()})
     with written(path.with_suffix(".yaml")) as temporary:
@@ -85,12 +85,12 @@ def load(path: Path | str) -> Segmenter:
     return model
 
 
-def read_facts(path: Path) -> Facts:
+def read_facts(path: Path) -> ModelCard:
     """The facts of a file that `save` wrote; raises what `parse_facts` does."""
     return parse_facts(checkpoints.metadata(path).get(FACTS), path)
 
 
-def parse_facts(text: str | bytes | None, path: Path) -> Facts:
+def parse_facts(text: str | bytes | None, path: Path) -> ModelCard:
     """The facts of a file by what it holds of them.
 
     Raises:
@@ -99,6 +99,6 @@ def parse_facts(text: str | bytes | None, path: Path) -> Facts:
     if not text:
         raise UserError(f"{path}: field {FACTS!r} is missing: not written by `raycomp export`")
     try:
-        return Facts.model_validate_json(text)
+        return ModelCard.model_validate_json(text)
     except ValidationError as error:
-        raise UserError(f"{path}: {FACTS}: {explain(error, Facts)}") from None
+        raise UserError(f"{path}: {FACTS}: {explain(error, ModelCard)}") from None

@@ -29,7 +29,7 @@ try:
 except ImportError as missing:
     raise UserError(f"ONNX needs {missing.name}: pip install 'raycomp[onnx]'") from None
 
-from raycomp.deploy.model import FACTS, Facts
+from raycomp.deploy.model import FACTS, ModelCard
 from raycomp.files import written
 from raycomp.models.segmenter import Segmenter
 
@@ -41,7 +41,7 @@ _CUDA, _CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 _TRACED_BATCH = 2  # not 1, which tracing would take for a constant
 
 
-def export_onnx(model: Segmenter, facts: Facts, path: Path, images: Tensor) -> float:
+def export_onnx(model: Segmenter, facts: ModelCard, path: Path, images: Tensor) -> float:
     """Write an ONNX graph, `images` (batch, 3, H, W) in and `logits` (batch, K, H, W) out, once it is checked.
 
     Args:
@@ -139,7 +139,7 @@ def run_bound(session: "onnxruntime.InferenceSession", images: Tensor) -> Tensor
     return logits
 
 
-def export_program(model: Segmenter, facts: Facts, path: Path, images: Tensor) -> float:
+def export_program(model: Segmenter, facts: ModelCard, path: Path, images: Tensor) -> float:
     """Write a torch.export program (.pt2), checked like `export_onnx`; its `facts` are an extra file of that name."""
     model, images = _traceable(model), images.cpu()
     example = images[:1].expand(_TRACED_BATCH, -1, -1, -1).contiguous()
@@ -152,7 +152,7 @@ def export_program(model: Segmenter, facts: Facts, path: Path, images: Tensor) -
     return difference
 
 
-def metadata(model: Segmenter, facts: Facts) -> dict[str, str]:
+def metadata(model: Segmenter, facts: ModelCard) -> dict[str, str]:
     """What a file says of itself."""
     return {
         FACTS: facts.model_dump_json(),

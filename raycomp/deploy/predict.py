@@ -13,7 +13,7 @@ from torch import Tensor
 from raycomp.data.images import IMAGES, listed, read_image
 from raycomp.data.resize import resized_image
 from raycomp.deploy import model as models
-from raycomp.deploy.model import FACTS, Facts
+from raycomp.deploy.model import FACTS, ModelCard
 from raycomp.deploy.program import moved
 from raycomp.errors import UserError, first_line, logger, nearest
 from raycomp.evaluate.labels import labels_at
@@ -28,7 +28,7 @@ Run = Callable[[Tensor], Tensor]
 """Normalised images (B, 3, H, W) to logits (B, K, H, W)."""
 
 
-def open_model(path: Path, device: torch.device) -> tuple[Run, Facts]:
+def open_model(path: Path, device: torch.device) -> tuple[Run, ModelCard]:
     """An exported model by its suffix: `.safetensors` or `.pt2` run by torch, `.onnx` by onnxruntime.
 
     The model takes images on the device, and its logits are there, too.
@@ -52,7 +52,7 @@ def open_model(path: Path, device: torch.device) -> tuple[Run, Facts]:
     return model.to(device), facts
 
 
-def _open_onnx(path: Path, device: torch.device) -> tuple[Run, Facts]:
+def _open_onnx(path: Path, device: torch.device) -> tuple[Run, ModelCard]:
     from raycomp.deploy.onnx import open_session, run_bound
 
     try:
@@ -66,7 +66,7 @@ def _open_onnx(path: Path, device: torch.device) -> tuple[Run, Facts]:
     return partial(run_bound, session), facts
 
 
-def _open_program(path: Path, device: torch.device) -> tuple[Run, Facts]:
+def _open_program(path: Path, device: torch.device) -> tuple[Run, ModelCard]:
     held = {FACTS: ""}
     try:
         program = torch.export.load(path, extra_files=held)
@@ -124,7 +124,7 @@ def labels_of(picture: Path) -> Path:
 
 
 def predict(
-    run: Run, facts: Facts, files: list[Path], device: torch.device
+    run: Run, facts: ModelCard, files: list[Path], device: torch.device
 ) -> Iterator[tuple[Path, np.ndarray, np.ndarray]]:
     """Segment images one by one.
 

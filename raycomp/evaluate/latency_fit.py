@@ -17,7 +17,7 @@ from raycomp.evaluate.latency_table import NO_FIT, Fit, LatencyTable
 from raycomp.merging import METHODS, MergeMethod
 from raycomp.models.segmenter import Segmenter
 from raycomp.recipe import BlockWidths, Recipe, dense, tokens_removed
-from raycomp.sections import PolicyConfig
+from raycomp.settings.training import PolicyConfig
 from raycomp.shape import ModelShape
 
 _MODELS = 12  # beside the dense one

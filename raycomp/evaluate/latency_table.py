@@ -25,7 +25,8 @@ from raycomp.merging import METHODS, MergeMethod
 from raycomp.merging.tokens import Tokens
 from raycomp.models.segmenter import Block, Segmenter, restore, upsampled
 from raycomp.recipe import BlockWidths, Recipe, dense, tokens_removed
-from raycomp.sections import PolicyConfig, SpaceConfig
+from raycomp.settings.space_and_search import SpaceConfig
+from raycomp.settings.training import PolicyConfig
 from raycomp.shape import ModelShape, Size
 from raycomp.storage import AnyPath
 

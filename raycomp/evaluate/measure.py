@@ -28,7 +28,8 @@ from raycomp.evaluate.resident import Resident, resident
 from raycomp.evaluate.token_counts import recorded
 from raycomp.evaluate.windows import View, labelled
 from raycomp.models.segmenter import Segmenter
-from raycomp.sections import DataConfig, EvaluationConfig
+from raycomp.settings.evaluation import EvaluationConfig
+from raycomp.settings.model_and_data import DataConfig
 
 _RANK_IMAGES = {"search": 4, "full": 16}
 _LATENCY_RUNS = {"search": 5, "full": 15}
@@ -72,7 +73,7 @@ def measure(
     config: EvaluationConfig,
     sizes: DataConfig,
     device: torch.device,
-    bars: Sequence[Accuracy] = (),
+    thresholds: Sequence[Accuracy] = (),
     timed: bool = True,
 ) -> Measurement:
     """Measure a compressed model on one stage of the evaluation set.
@@ -80,7 +81,7 @@ def measure(
     Args:
         model: in evaluation mode, in float32 on any device; it is moved and cast.
         stage: `search` or `full`.
-        bars: figures that the first images of the search stage must reach, one of each two.
+        thresholds: figures that the first images of the search stage must reach, one of each two.
         timed: whether to time one image.
 
     Raises:
@@ -93,14 +94,16 @@ def measure(
     shape, window = model.shape, sizes.window_for(model.shape)
     view = View(NORMALIZATIONS[shape.normalization], window, sizes.stride_for(shape), shape.patch, dtype)
     chosen = data.chosen(config.search if stage == "search" else config.full)
-    early = data.chosen(config.first) if stage == "search" and config.first is not None else chosen[:0]
+    early = (
+        data.chosen(config.early_stopping) if stage == "search" and config.early_stopping is not None else chosen[:0]
+    )
     images = _Images.staged(data, chosen, device, at_original_size=stage == "full" and config.at != "resized")
     counts = _Counts(model, images, view, config.batch, device)
     first: Accuracy | None = None
     with torch.inference_mode():
         if len(early):
             first = _accuracy(counts.add(early), data.variants[early])
-            if any(first.clean < bar.clean and first.corrupted < bar.corrupted for bar in bars):
+            if any(first.clean < threshold.clean and first.corrupted < threshold.corrupted for threshold in thresholds):
                 raise Stopped(first, len(early), time.perf_counter() - started)
         table = counts.add(np.setdiff1d(chosen, early))
         throughput = len(chosen) / (time.perf_counter() - started)

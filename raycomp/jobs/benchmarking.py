@@ -1,15 +1,16 @@
-"""Compare the methods of the paper at matched GFLOPs: settings, measurements, speeds, and the page of them all."""
+"""Compare the methods of the paper at matched GFLOPs: points, measurements, speeds, and the page of them all."""
 
 import ray
 
 from raycomp import objectives
-from raycomp.benchmark.all_runs import Shared, find_settings, measure_cells, measure_speed
-from raycomp.benchmark.conditions import Level, levels
-from raycomp.benchmark.operating_points import Setting
+from raycomp.benchmark.all_runs import Shared, find_operating_points, measure_runs, measure_speed
+from raycomp.benchmark.conditions import Condition, conditions
+from raycomp.benchmark.operating_points import OperatingPoint
 from raycomp.benchmark.timing import Timing
 from raycomp.cluster import placement
-from raycomp.cluster.saliency_task import scored_by_worker
-from raycomp.context import Base, cached_scores
+from raycomp.cluster.saliency_task import saliency_by_worker
+from raycomp.context.calibration import cached_scores
+from raycomp.context.sweep_context import SweepContext
 from raycomp.errors import last_line
 from raycomp.jobs.session import Session
 from raycomp.report.benchmark_page import write_page
@@ -20,7 +21,7 @@ from raycomp.training_loop import preloaded
 
 
 def benchmark(session: Session, sweep: Store | None) -> None:
-    """Find every method's setting, measure them all, and write the page.
+    """Find every method's point, measure them all, and write the page.
 
     Args:
         sweep: a finished one, whose front is compared, too.
@@ -30,44 +31,46 @@ def benchmark(session: Session, sweep: Store | None) -> None:
     """
     config, say = session.config, session.say
     placement.announce(config, say, session.warn)
-    with_policy = any(level.needs_policy for level in levels(config.benchmark, with_found=False))
-    base = session.prepared(session.store.rows(), with_policy=with_policy, criterion=config.nvit.criterion)
+    with_policy = any(condition.needs_policy for condition in conditions(config.benchmark, with_found=False))
+    context = session.prepared(session.store.rows(), with_policy=with_policy, criterion=config.nvit.criterion)
     steps = max(config.benchmark.recovery.steps, config.nvit.training_steps)
     samples = preloaded(config, steps, say)
     drawn = None if samples is None else ray.put(samples)
-    shared = Shared(ray.put(base), drawn, session.folder.resolve(), config)
-    tracker = session.track(base.evalset.classes)
+    shared = Shared(ray.put(context), drawn, session.folder.resolve(), config)
+    tracker = session.track(context.evalset.classes)
     measured: list[Row] = []
 
     def on_row(row: Row, total: int) -> None:
         measured.append(row)
         tracker.log(row)
-        say(f"cell {len(measured)}/{total}: {_line(row)}")
+        say(f"run {len(measured)}/{total}: {_line(row)}")
 
-    settings = _settings(session, shared, base, sweep)
-    measure_cells(shared, settings, session.store, base, on_row)
-    timings = _timings(session, shared, settings)
+    points = _settings(session, shared, context, sweep)
+    measure_runs(shared, points, session.store, context, on_row)
+    timings = _timings(session, shared, points)
     session.leave()
     check_measured(measured)
-    written = write_page(session.folder, base, settings, measured, timings)
+    written = write_page(session.folder, context, points, measured, timings)
     session.finish(None, finished=True)
     tracker.attach([session.folder / "sweep.yaml", *written])
     say(f"page:  {written[0]}\nrows:  {session.folder / 'trials'}/*.parquet")
 
 
-def _settings(session: Session, shared: Shared, base: Base, sweep: Store | None) -> dict[Level, Setting]:
+def _settings(
+    session: Session, shared: Shared, context: SweepContext, sweep: Store | None
+) -> dict[Condition, OperatingPoint]:
     if sweep is None:
-        return find_settings(shared, None, None, base, session.say)
+        return find_operating_points(shared, None, None, context, session.say)
     found = sweep.config().search
-    of = f"{base.checkpoint}-{base.evalset.fingerprint}"
-    scores = cached_scores(base.model, session.config, found.criterion, of, session.say, scored_by_worker)
-    return find_settings(shared, final_front(sweep.rows(), found.budget), scores, base, session.say)
+    of = f"{context.checkpoint}-{context.evalset.fingerprint}"
+    scores = cached_scores(context.model, session.config, found.criterion, of, session.say, saliency_by_worker)
+    return find_operating_points(shared, final_front(sweep.rows(), found.budget), scores, context, session.say)
 
 
-def _timings(session: Session, shared: Shared, settings: dict[Level, Setting]) -> list[Timing]:
-    """Speeds of all settings; none where they cannot be had, as when all models together need too much memory."""
+def _timings(session: Session, shared: Shared, points: dict[Condition, OperatingPoint]) -> list[Timing]:
+    """Speeds of all points; none where they cannot be had, as when all models together need too much memory."""
     try:
-        return measure_speed(shared, settings)
+        return measure_speed(shared, points)
     except ray.exceptions.RayError as error:
         session.say(f"no speeds: {last_line(error)}")
         return []

@@ -8,10 +8,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from raycomp import objectives
 from raycomp.cluster import placement
-from raycomp.context import Base
+from raycomp.context.sweep_context import SweepContext
 from raycomp.jobs.session import Session
+from raycomp.refine.finetuning import Shared
 from raycomp.refine.front import Wanted, refine, wanted_of
-from raycomp.refine.training import Shared
 from raycomp.report import tables
 from raycomp.report.plot import plot_front
 from raycomp.results.query import dense_row, final_front, refined_front
@@ -32,11 +32,11 @@ def refine_front(session: Session, top: int | None, ids: Sequence[str]) -> list[
     config, store, say = session.config, session.store, session.say
     placement.check_room(config, session.warn)
     rows = store.rows()
-    base = session.prepared([row for row in rows if row.stage != "benchmark"], open_store=False)
-    base = session.timed(base)
+    context = session.prepared([row for row in rows if row.stage != "benchmark"], open_store=False)
+    context = session.timed(context)
     wanted = wanted_of(rows, config.search.budget, config.refine.seeds, top, ids)
-    shared = _shared(session, base)
-    tracker = session.track(base.evalset.classes, rows)
+    shared = _shared(session, context)
+    tracker = session.track(context.evalset.classes, rows)
     measured: list[Row] = []
 
     def on_row(row: Row) -> None:
@@ -46,7 +46,7 @@ def refine_front(session: Session, top: int | None, ids: Sequence[str]) -> list[
 
     say(f"refining {len(wanted)} model(s) by {config.refine.train.steps} steps on {shared.workers} worker(s)")
     with _progress(session, len(wanted)) as on_step:
-        refined = refine(shared, base, store, wanted, on_step, on_row)
+        refined = refine(shared, context, store, wanted, on_step, on_row)
     session.leave()
     _report(session, wanted, refined)
     tracker.attach([session.folder / "refined.png"])
@@ -61,7 +61,7 @@ def line(row: Row) -> str:
     return f"{row.recipe_id} seed {row.seed}, {row.cost_share:.0%} of dense: {objectives.both(row)}"
 
 
-def _shared(session: Session, base: Base) -> Shared:
+def _shared(session: Session, context: SweepContext) -> Shared:
     """What the workers need, on as many of them as configured, or as there are GPUs, or CPUs."""
     config, has = session.config, ray.cluster_resources()
     gpus = int(has.get("GPU", 0))
@@ -70,11 +70,11 @@ def _shared(session: Session, base: Base) -> Shared:
     trained = config.changed("train", **config.refine.train.model_dump())
     samples = preloaded(trained, config.refine.train.steps, session.say)
     return Shared(
-        base=ray.put(base),
+        context=ray.put(context),
         samples=None if samples is None else ray.put(samples),
         config=config.refine,
         folder=session.folder.resolve(),
-        mark=base.mark,
+        mark=context.mark,
         workers=workers,
         gpu=gpus > 0,
         max_failures=config.search.max_failures,

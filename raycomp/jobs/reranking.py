@@ -9,7 +9,7 @@ from raycomp.refine.rerank import Given
 from raycomp.report import tables
 from raycomp.report.compare import rank_text
 from raycomp.report.page.sweep_page import write_page
-from raycomp.report.sweep_view import Found
+from raycomp.report.sweep_view import SweepView
 from raycomp.results.query import agreement, front_volume, origins
 from raycomp.results.row import Row
 from raycomp.search.proposal import Proposal
@@ -17,7 +17,7 @@ from raycomp.search.sweep import run_sweep
 from raycomp.training_loop import preloaded
 
 
-def rerank(session: Session, before: Found, wanted: Sequence[Proposal]) -> Sequence[Row]:
+def rerank(session: Session, before: SweepView, wanted: Sequence[Proposal]) -> Sequence[Row]:
     """Measure the proposals, print the front that they make, and compare their order with that of a sweep before.
 
     Raises:
@@ -27,9 +27,9 @@ def rerank(session: Session, before: Found, wanted: Sequence[Proposal]) -> Seque
     config, folder, say = session.config, session.folder, session.say
     placement.announce(config, say, session.warn)
     done = session.store.rows()
-    base = session.timed(session.prepared(done))
+    context = session.timed(session.prepared(done))
     samples = preloaded(config, config.recovery.steps, say)
-    tracker = session.track(base.evalset.classes, done)
+    tracker = session.track(context.evalset.classes, done)
     given, count = Given(wanted, done), len(wanted)
     where = f"{config.data.dataset} {config.data.eval_split}"
     say(f"measuring {given.remaining} of {count} recipes of {before.name} on {where}")
@@ -38,12 +38,12 @@ def rerank(session: Session, before: Found, wanted: Sequence[Proposal]) -> Seque
         tracker.log(row)
         say(f"recipe {count - given.remaining}/{count} measured: {line(row)}")
 
-    outcome = run_sweep(base, samples, session.store, given, on_row)
+    outcome = run_sweep(context, samples, session.store, given, on_row)
     if not outcome.finished:
         raise KeyboardInterrupt
     session.leave()
-    found = Found(folder.name, config, outcome.rows)
-    timed = config.search.limit == "latency"
+    found = SweepView(folder.name, config, outcome.rows)
+    timed = config.search.cost_metric == "latency"
     session.console.print(tables.front_table(found.comparisons, timed, origins(found.rows)))
     for objective, rho in agreement(before.rows, outcome.rows).items():
         say(f"{before.name} ranked {objective} as it is here: Spearman {rank_text(rho)}")

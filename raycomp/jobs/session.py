@@ -18,7 +18,7 @@ from raycomp.results.tracking import Tracker
 from raycomp.storage import AnyPath
 
 if TYPE_CHECKING:  # torch takes seconds, which bad input need not wait for
-    from raycomp.context import Base
+    from raycomp.context.sweep_context import SweepContext
 
 INTERRUPTED = 130
 """Exit code of a job that Ctrl-C or `ray job stop` ended with a usable result."""
@@ -51,33 +51,33 @@ class Session:
         """Print a line in yellow."""
         self.console.print(line, style="yellow", highlight=False, soft_wrap=True)
 
-    def prepared(self, rows: Sequence[Row], open_store: bool = True, **options: Any) -> "Base":
+    def prepared(self, rows: Sequence[Row], open_store: bool = True, **options: Any) -> "SweepContext":
         """Load the model and the data, and open the folder.
 
         Args:
             rows: those in the folder, which must be of the same model and images.
             open_store: whether to write the settings to the folder.
-            options: of `prepare_base`.
+            options: of `prepare_context`.
 
         Raises:
             UserError: for a checkpoint or data set that does not fit, or that the rows were not measured with.
         """
-        from raycomp.cluster.saliency_task import scored_by_worker
-        from raycomp.context import check_same, prepare_base
+        from raycomp.cluster.saliency_task import saliency_by_worker
+        from raycomp.context.preparation import check_same, prepare_context
 
-        base = prepare_base(self.config, self.say, scorer=scored_by_worker, **options)
-        check_same(rows, base, self.folder)
+        context = prepare_context(self.config, self.say, scorer=saliency_by_worker, **options)
+        check_same(rows, context, self.folder)
         if open_store:
             self.store.open(self.config)
-        return base
+        return context
 
-    def timed(self, base: "Base") -> "Base":
+    def timed(self, context: "SweepContext") -> "SweepContext":
         """Add the latency table that a limit of time needs, measured where the folder has none yet."""
-        if self.config.search.limit != "latency":
-            return base
+        if self.config.search.cost_metric != "latency":
+            return context
         from raycomp.cluster.latency_task import with_latency
 
-        return with_latency(base, self.folder, self.say)
+        return with_latency(context, self.folder, self.say)
 
     def track(self, classes: Sequence[str], rows: Iterable[Row] = ()) -> Tracker:
         """Start the MLflow run, with the rows that there are already."""

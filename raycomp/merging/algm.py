@@ -133,7 +133,7 @@ class Algm(MergeMethod):
     def schedules(self, shape: ModelShape, image: Size | None) -> dict[str, Callable[[float], Self]]:
         return {"uniform": lambda strength: self.with_searched({}).at(strength, shape, image)}
 
-    def setting(self, shape: ModelShape, image: Size | None) -> str:
+    def operating_point(self, shape: ModelShape, image: Size | None) -> str:
         del shape, image
         if self.adaptive:
             return f"{self.symbol} = {self.threshold:.3f}"

@@ -145,7 +145,7 @@ class MergeMethod(BaseModel, ABC):
         return {"uniform": lambda strength: self.at(strength, shape, image)}
 
     @abstractmethod
-    def setting(self, shape: ModelShape, image: Size | None) -> str:
+    def operating_point(self, shape: ModelShape, image: Size | None) -> str:
         """The strength in the paper's terms: `r = 9.5`."""
 
     # Search: each dimension is a merge ratio, from 0 for nothing to 0.5 for the most that the method can merge there

@@ -1,6 +1,6 @@
 """CTS: a policy network finds superpatches of one class, whose four patches enter as one token.
 
-Lu, de Geus & Dubbelman, "Content-Aware Token Sharing for Efficient Semantic Segmentation with Vision
+Lu, de Geus & Dubbelman, "Content-Aware Token TokenSharing for Efficient Semantic Segmentation with Vision
 Transformers", CVPR 2023 (REFERENCE 6). Only the tokens that remain are embedded.
 
 Legend: B batch, N tokens, E embedding width, h w grid, p patch side.
@@ -71,7 +71,7 @@ class Cts(MergeMethod):
         del shape, image
         return type(self)(share=0.75 * strength, policy=self.policy)
 
-    def setting(self, shape: ModelShape, image: Size | None) -> str:
+    def operating_point(self, shape: ModelShape, image: Size | None) -> str:
         rows, columns = shape.grid(image)
         return f"{self.symbol} = {3 * shared_superpatches(self.share, rows * columns) / (rows * columns):.3f}"
 

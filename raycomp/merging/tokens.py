@@ -30,7 +30,7 @@ class Tokens:
     """(B, patches) int64, the token that stands for each original patch."""
 
 
-class Sharing(nn.Module):
+class TokenSharing(nn.Module):
     """A policy network, and the method that embeds images with fewer tokens as it says."""
 
     def __init__(self, method: MergeMethod, policy: nn.Module, prefix: int) -> None:

@@ -92,7 +92,7 @@ class ToMe(MergeMethod):
     def _with_counts(self, counts: Sequence[int], shape: ModelShape, image: Size | None) -> Self:
         return type(self)(ratios=from_counts(shape, counts, image), metric=self.metric)
 
-    def setting(self, shape: ModelShape, image: Size | None) -> str:
+    def operating_point(self, shape: ModelShape, image: Size | None) -> str:
         """r, mean merges of the blocks that could merge as many."""
         (rows, columns), free = shape.grid(image), []
         left = rows * columns

@@ -18,7 +18,7 @@ from raycomp.models.policy import Policy
 from raycomp.models.segmenter import Segmenter, empty
 from raycomp.models.tensors import metadata as metadata
 from raycomp.recipe import Recipe, check_fits, dense
-from raycomp.sections import SpaceConfig
+from raycomp.settings.space_and_search import SpaceConfig
 from raycomp.shape import ModelShape
 from raycomp.storage import AnyPath
 

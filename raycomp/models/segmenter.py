@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from raycomp import kernels
 from raycomp.flops import decoder_widths
 from raycomp.merging import MergeMethod
-from raycomp.merging.tokens import Sharing, Tokens, patch_pixels
+from raycomp.merging.tokens import Tokens, TokenSharing, patch_pixels
 from raycomp.models._timm import DropPath, Mlp, PatchEmbed, resample_abs_pos_embed
 from raycomp.recipe import BlockWidths, Recipe
 from raycomp.shape import ModelShape, Size
@@ -100,7 +100,7 @@ class Encoder(nn.Module):
         embed, (rows, columns) = recipe.embed, shape.grid()
         self.shape = shape
         self.merger: MergeMethod | None = None
-        self.sharer: Sharing | None = None
+        self.sharer: TokenSharing | None = None
         self.patch_embed = PatchEmbed(None, shape.patch, 3, embed)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, embed))
         self.dist_token = nn.Parameter(torch.zeros(1, 1, embed)) if shape.prefix == 2 else None

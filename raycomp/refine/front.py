@@ -8,13 +8,13 @@ import ray
 import torch
 
 from raycomp.cluster.connection import finished, prepare_worker, remote
-from raycomp.context import Base
+from raycomp.context.sweep_context import SweepContext
 from raycomp.deploy.model import load
 from raycomp.devices import device_name
 from raycomp.errors import UserError, last_line, nearest
 from raycomp.evaluate.measure import measure
 from raycomp.files import fetched
-from raycomp.refine.training import Shared, Target, model_path, refine_one, settings_text
+from raycomp.refine.finetuning import Shared, Target, model_path, refine_one, settings_text
 from raycomp.results.pareto import most_useful
 from raycomp.results.query import completed, final_front
 from raycomp.results.row import Row
@@ -62,7 +62,7 @@ def wanted_of(
 
 def refine(
     shared: Shared,
-    base: Base,
+    context: SweepContext,
     store: Store,
     wanted: Sequence[Wanted],
     on_step: Callable[[int, Standing], None],
@@ -75,9 +75,9 @@ def refine(
         on_row: called in the driver with every row, old and new.
     """
     text = settings_text(shared.config)
-    done = {(row.recipe_id, row.seed): row for row in completed(store.rows(), STAGE) if row.setting == text}
+    done = {(row.recipe_id, row.seed): row for row in completed(store.rows(), STAGE) if row.operating_point == text}
     rows, waiting = [], {}
-    task = remote(_measure, base.config, shared.max_failures)
+    task = remote(_measure, context.config, shared.max_failures)
     for index, one in enumerate(wanted):
         target, found = one.target, one.found
         row = done.get((target.recipe.id, target.seed))
@@ -89,10 +89,10 @@ def refine(
         started = datetime.now(UTC)
         proposal = Proposal(index, STAGE, found.origin, found.label, target.recipe)
         row = replace(
-            described(base, proposal),
+            described(context, proposal),
             seed=target.seed,
-            setting=text,
-            recovery=f"{base.config.recovery.mode}, refined",
+            operating_point=text,
+            recovery=f"{context.config.recovery.mode}, refined",
             recovery_steps=shared.config.train.steps,
             started=started,
             git_commit=git_commit(),
@@ -111,13 +111,15 @@ def refine(
 
 def _measure(shared: Shared, target: Target, row: Row) -> Row:
     """In a task: the complete row."""
-    device, base = prepare_worker(), ray.get(shared.base)
+    device, context = prepare_worker(), ray.get(shared.context)
     with fetched(model_path(shared, target)) as local:
         model = load(local)
-    config = base.config
-    result = measure(model, base.evalset, "full", config.evaluation, config.data, device, timed=not shares_card(config))
+    config = context.config
+    result = measure(
+        model, context.evalset, "full", config.evaluation, config.data, device, timed=not shares_card(config)
+    )
     return replace(
-        measured(row, base, result),
+        measured(row, context, result),
         params=sum(p.numel() for p in model.parameters()),
         threads=torch.get_num_threads(),
         device=device_name(device),

@@ -6,11 +6,11 @@ from dataclasses import asdict
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raycomp.benchmark.conditions import TITLES, Level
-from raycomp.benchmark.operating_points import Setting
+from raycomp.benchmark.conditions import TITLES, Condition
+from raycomp.benchmark.operating_points import OperatingPoint
 from raycomp.benchmark.pictures import Pictures, scenes
 from raycomp.benchmark.timing import Timing
-from raycomp.context import Base
+from raycomp.context.sweep_context import SweepContext
 from raycomp.files import written
 from raycomp.report.benchmark_plots import plot_accuracy, plot_rank, plot_scenes
 from raycomp.report.benchmark_tables import page, results
@@ -20,20 +20,24 @@ from raycomp.storage import AnyPath
 
 
 def write_page(
-    folder: AnyPath, base: Base, settings: dict[Level, Setting], rows: Sequence[Row], timings: Sequence[Timing]
+    folder: AnyPath,
+    context: SweepContext,
+    points: dict[Condition, OperatingPoint],
+    rows: Sequence[Row],
+    timings: Sequence[Timing],
 ) -> list[AnyPath]:
     """Write `benchmark.md`, three figures and `speed.parquet` into the folder.
 
     Returns:
         What was written, the page first.
     """
-    config, found = base.config, results(rows)
+    config, found = context.config, results(rows)
     title = f"{config.name}: {len(config.benchmark.methods)} methods at matched GFLOPs"
     recovery = config.benchmark.recovery
     seeds = sorted({row.seed for row in rows})
     facts = [
         f"Data: {config.data.dataset} {config.data.eval_split}, {config.evaluation.full.clean} clean images and "
-        f"{config.evaluation.full.corrupted} of each of 80 corrupted variants; checkpoint {base.checkpoint}. "
+        f"{config.evaluation.full.corrupted} of each of 80 corrupted variants; checkpoint {context.checkpoint}. "
         + comparability(config),
         f"Recovery: {recovery.steps} steps of fine-tuning, seeds {', '.join(map(str, seeds))}."
         if recovery.steps
@@ -51,20 +55,20 @@ def write_page(
     plot_accuracy(found, title, files[1])
     hardest = max(config.benchmark.speedups)
     shown = sorted(
-        (level for level in settings if level.method == "dense" or level.speedup == hardest),
-        key=lambda level: list(TITLES).index(level.method),
+        (condition for condition in points if condition.method == "dense" or condition.speedup == hardest),
+        key=lambda condition: list(TITLES).index(condition.method),
     )
     kept = []
-    for level in shown:
-        path = folder / "pictures" / f"{level.slug}.npz"
+    for condition in shown:
+        path = folder / "pictures" / f"{condition.slug}.npz"
         if path.is_file():
-            kept.append((level, Pictures.load(path)))
+            kept.append((condition, Pictures.load(path)))
     caption = f"{config.name} at {hardest:g}x; errors in red (of dense: all; else: new ones), mended ones in blue"
     if kept and kept[0][0].method == "dense":
-        plot_scenes(scenes(base), kept, base.evalset.classes, caption, files[2])
+        plot_scenes(scenes(context), kept, context.evalset.classes, caption, files[2])
     else:
         files.pop(2)
-    plot_rank(found, base.shape.width, title, folder / "fig4.png")
+    plot_rank(found, context.shape.width, title, folder / "fig4.png")
     with written(files[-1]) as temporary:
         pq.write_table(pa.Table.from_pylist([asdict(timing) for timing in timings]), temporary)
     return files

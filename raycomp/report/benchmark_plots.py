@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
-from raycomp.benchmark.conditions import TITLES, Level
+from raycomp.benchmark.conditions import TITLES, Condition
 from raycomp.benchmark.pictures import Pictures, Scene
 from raycomp.data.samples import IGNORE
 from raycomp.files import written
@@ -64,7 +64,7 @@ def plot_rank(found: Sequence[Result], width: int, title: str, path: AnyPath) ->
 
 def plot_scenes(
     shown: Sequence[Scene],
-    kept: Sequence[tuple[Level, Pictures]],
+    kept: Sequence[tuple[Condition, Pictures]],
     classes: Sequence[str],
     title: str,
     path: AnyPath,
@@ -85,8 +85,8 @@ def plot_scenes(
         panels[top, 0].set_ylabel(scene.title)
         _picture(panels[top + 1, 0], painted(scene.label), "truth" if index == 0 else "")
         panels[top + 2, 0].axis("off")
-        for column, (level, own) in enumerate(kept, start=1):
-            _picture(panels[top, column], painted(own.predictions[index]), level.label if index == 0 else "")
+        for column, (condition, own) in enumerate(kept, start=1):
+            _picture(panels[top, column], painted(own.predictions[index]), condition.label if index == 0 else "")
             _picture(panels[top + 1, column], merged(scene.image, own.sources[index]), "")
             _picture(
                 panels[top + 2, column],

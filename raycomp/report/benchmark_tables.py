@@ -22,13 +22,13 @@ from raycomp.results.row import Row, present
 
 @dataclass(frozen=True)
 class Result:
-    """A method at a compression level, over its seeds."""
+    """A method at a compression condition, over its seeds."""
 
     method: str
     label: str
     speedup: float
     """Of the target: 1 for dense."""
-    setting: str
+    point: str
     gflops: float
     clean: Figure
     noise: Figure
@@ -43,7 +43,7 @@ class Result:
 
 
 def results(rows: Iterable[Row]) -> list[Result]:
-    """Complete benchmark rows by level: dense first, then the mildest compression first, methods in their order."""
+    """Complete benchmark rows by condition: dense first, then the mildest compression first, methods in their order."""
     groups: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         if row.stage == STAGE and row.status == "complete":
@@ -60,7 +60,7 @@ def _result(label: str, group: Sequence[Row]) -> Result:
         method=first.origin,
         label=label,
         speedup=speedup,
-        setting=first.setting or "",
+        point=first.operating_point or "",
         gflops=float(np.mean([present(row.gflops) for row in group])),
         clean=Figure.of([CLEAN.value(row) for row in group]),
         noise=Figure.of([CORRUPTED.value(row) for row in group]),
@@ -73,25 +73,25 @@ def _result(label: str, group: Sequence[Row]) -> Result:
 
 
 def failures(rows: Iterable[Row]) -> list[str]:
-    """One line for every level that has no result: what could not be reached, or failed."""
+    """One line for every condition that has no result: what could not be reached, or failed."""
     failed = {(r.label, r.error) for r in rows if r.stage == STAGE and r.status != "complete"}
     return [f"{label}: {error}" for label, error in sorted(failed)]
 
 
 def table_1(found: Sequence[Result]) -> str:
-    """Method, setting, GFLOPs, clean and noise mIoU; the best of each compression level in bold."""
+    """Method, point, GFLOPs, clean and noise mIoU; the best of each compression condition in bold."""
     lines = [
-        "| | method | setting | GFLOPs | clean mIoU | noise mIoU | tokens left |",
+        "| | method | point | GFLOPs | clean mIoU | noise mIoU | tokens left |",
         "|---|---|---|---:|---:|---:|---:|",
     ]
     for speedup in dict.fromkeys(r.speedup for r in found):
-        level = [r for r in found if r.speedup == speedup]
-        best = {name: max(getattr(r, name).mean for r in level) for name in ("clean", "noise")}
-        for position, r in enumerate(level):
+        condition = [r for r in found if r.speedup == speedup]
+        best = {name: max(getattr(r, name).mean for r in condition) for name in ("clean", "noise")}
+        for position, r in enumerate(condition):
             name = "" if position else ("dense" if speedup == 1 else f"{speedup:g}x")
-            cells = [_bold(getattr(r, n).percent(), len(level) > 1 and getattr(r, n).mean == best[n]) for n in best]
+            runs = [_bold(getattr(r, n).percent(), len(condition) > 1 and getattr(r, n).mean == best[n]) for n in best]
             title = TITLES[r.method]
-            lines.append(f"| {name} | {title} | {r.setting} | {r.gflops:.4g} | {cells[0]} | {cells[1]} | {r.tokens} |")
+            lines.append(f"| {name} | {title} | {r.point} | {r.gflops:.4g} | {runs[0]} | {runs[1]} | {r.tokens} |")
     return "\n".join(lines)
 
 
@@ -137,7 +137,7 @@ def page(title: str, facts: Sequence[str], rows: Sequence[Row], timings: Sequenc
     """The whole comparison as one Markdown page; the figures lie beside it."""
     found = results(rows)
     missing = failures(rows)
-    where = timings[0].setting if timings else ""
+    where = timings[0].point if timings else ""
     parts = [
         f"# {title}",
         *facts,

@@ -10,7 +10,7 @@ from raycomp import objectives
 from raycomp.data.corruptions import SEVERITIES
 from raycomp.evaluate.robustness import known_mean, relative_corruption_degradation
 from raycomp.objectives import CLEAN
-from raycomp.report.confidence import Trust, trust
+from raycomp.report.confidence import Confidence, confidence
 from raycomp.results.query import baseline_curve, baselines_of, dense_row, final_front
 from raycomp.results.row import Row
 
@@ -27,7 +27,7 @@ class Comparison:
     baselines: dict[str, Gain | None]
     rcd: float | None
     """Relative corruption degradation against dense, mean over types; below 1 degrades less."""
-    trust: Trust | None
+    confidence: Confidence | None
     """How sure its figures are, where rows say what each image adds."""
 
 
@@ -41,7 +41,7 @@ def compare(rows: Sequence[Row], budget_share: float) -> list[Comparison]:
         return []
     stage = members[0].stage
     whole = dense_row(rows, stage)
-    sure = trust(members)
+    sure = confidence(members)
     curves = {kind: baseline_curve(rows, stage, kind) for kind in baselines_of(rows)}
     return [
         Comparison(
@@ -49,7 +49,7 @@ def compare(rows: Sequence[Row], budget_share: float) -> list[Comparison]:
             dense=None if whole is None else _gain(row, [one.value(whole) for one in objectives.measured()]),
             baselines={kind: _against(row, curve) for kind, curve in curves.items()},
             rcd=None if whole is None else _rcd(row, whole),
-            trust=sure.get(row.recipe_id),
+            confidence=sure.get(row.recipe_id),
         )
         for row in members
     ]

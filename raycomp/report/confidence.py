@@ -20,7 +20,7 @@ Interval = tuple[float, float]
 
 
 @dataclass(frozen=True)
-class Trust:
+class Confidence:
     """Of one member; mIoU in [0, 1]."""
 
     clean: Interval
@@ -35,7 +35,7 @@ class Trust:
         return None if interval is None else (interval[1] - interval[0]) / 2
 
 
-def trust(members: Sequence[Row]) -> dict[str, Trust]:
+def confidence(members: Sequence[Row]) -> dict[str, Confidence]:
     """Of each member by recipe id; empty where rows hold no figures of single images.
 
     Args:
@@ -52,7 +52,7 @@ def trust(members: Sequence[Row]) -> dict[str, Trust]:
         tie = next((c for c in cheaper if _as_good(figures[c] - figures[own], draws[c] - draws[own])), None)
         half = _Z * np.nanstd(draws[own], axis=0, ddof=1)
         (low, low_corrupted), (high, high_corrupted) = (figures[own] - half).tolist(), (figures[own] + half).tolist()
-        found[own] = Trust((low, high), (low_corrupted, high_corrupted), tie)
+        found[own] = Confidence((low, high), (low_corrupted, high_corrupted), tie)
     return found
 
 

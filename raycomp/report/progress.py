@@ -69,7 +69,7 @@ class SweepProgress:
         return (
             f"trial {self._proposer.trials_done}/{self._proposer.config.trials}"
             f" | measured {self._measured}, stopped {self._stopped}, failed {self._failed}, on front {len(self._front)}"
-            f" | {self._origins['known']} known, {self._origins['proposed']} proposed"
+            f" | {self._origins['baseline']} known, {self._origins['proposed']} proposed"
             f" | hypervolume {hypervolume(self._front, self._proposer.dense_cost):.4f}"
             f" | last {row.cost_share:.0%}: {_miou(row)} | {left} left"
             f"{self._time_left(left)}"

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime
 
-from raycomp.report.sweep_view import Found
+from raycomp.report.sweep_view import SweepView
 from raycomp.results.query import completed
 from raycomp.results.store import Store
 
@@ -37,7 +37,7 @@ def status_of(store: Store) -> Status:
     Raises:
         UserError: where the folder holds no sweep.
     """
-    found, writer = Found.read(store), store.lock.holder()
+    found, writer = SweepView.read(store), store.lock.holder()
     full = completed(found.rows, "full")
     ends = [end for row in found.rows if (end := row.ended) is not None]
     wanted = found.config.search.trials

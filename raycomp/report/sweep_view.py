@@ -13,7 +13,7 @@ from raycomp.results.store import Store
 
 
 @dataclass(frozen=True)
-class Found:
+class SweepView:
     """Settings and rows of a sweep."""
 
     name: str
@@ -21,7 +21,7 @@ class Found:
     rows: Sequence[Row]
 
     @classmethod
-    def read(cls, store: Store) -> "Found":
+    def read(cls, store: Store) -> "SweepView":
         """A sweep from its folder.
 
         Raises:
@@ -85,7 +85,7 @@ def named(row: Row) -> str:
     return row.label or row.family
 
 
-def difference(first: Found, other: Found) -> str:
+def difference(first: SweepView, other: SweepView) -> str:
     """Why accuracies of two sweeps are not of the same thing; empty where they are."""
     if first.stage != other.stage:
         return f"the {other.stage} stage in place of the {first.stage} one"
@@ -93,4 +93,4 @@ def difference(first: Found, other: Found) -> str:
         marks = [{getattr(row, column) for row in completed(found.rows, found.stage)} for found in (first, other)]
         if all(marks) and marks[0] != marks[1]:
             return what
-    return "" if first.config.search.limit == other.config.search.limit else "another limit (GFLOPs, time)"
+    return "" if first.config.search.cost_metric == other.config.search.cost_metric else "another limit (GFLOPs, time)"

@@ -11,7 +11,7 @@ from raycomp.config import SweepConfig
 from raycomp.flops import Profile
 from raycomp.recipe import Recipe
 from raycomp.report.compare import Comparison, Gain
-from raycomp.report.confidence import Trust
+from raycomp.report.confidence import Confidence
 from raycomp.report.figures import Figure, duration, moment
 from raycomp.report.fitted import Column, FittedTable
 from raycomp.results.query import AtBudget, Origins, at_budgets, baselines, counted, origins
@@ -21,7 +21,7 @@ from raycomp.results.store import Store
 if TYPE_CHECKING:  # needs torch, which the other commands do without
     from raycomp.deploy.speed import Speed
     from raycomp.report.status import Status
-    from raycomp.report.sweep_view import Found
+    from raycomp.report.sweep_view import SweepView
     from raycomp.search.plan import Plan
 
 _NAMED = Column("recipe", text=True), Column("family", text=True, under="recipe")
@@ -52,7 +52,7 @@ def front_table(comparisons: Sequence[Comparison], in_time: bool, of: Origins) -
     by = _stage([item.row for item in comparisons])
     gains = f"gains in points, {objectives.shorts()}, over dense and uniform baselines at {equal}"
     title = f"Pareto front{by}: mIoU in %; {gains}"
-    sure = any(item.trust is not None for item in comparisons)
+    sure = any(item.confidence is not None for item in comparisons)
     kinds = tuple(comparisons[0].baselines) if comparisons else baselines()
     versus = [Column(f"vs {kind.removeprefix('uniform ')}", under="vs dense") for kind in kinds]
     costs = [Column("GFLOPs"), Column("share", under="GFLOPs")]
@@ -69,10 +69,10 @@ def front_table(comparisons: Sequence[Comparison], in_time: bool, of: Origins) -
             f"{row.gflops:.4f}",
             f"{row.gflops_share:.1%}",
             *((f"{row.predicted_ms:.3g}", f"{row.predicted_share:.1%}") if in_time else ()),
-            *_with_intervals(row, item.trust),
+            *_with_intervals(row, item.confidence),
             _points(item.dense),
             *(_points(item.baselines[kind]) for kind in kinds),
-            *([_tie(item.trust)] if sure else []),
+            *([_tie(item.confidence)] if sure else []),
         )
     return table
 
@@ -160,35 +160,39 @@ def refined_table(found: Sequence[Row], refined: Sequence[Row], whole: Row | Non
 
 
 def picked_table(
-    rows: Sequence[Row], whole: Row | None, classes: Mapping[str, int], order: str, trusts: Mapping[str, Trust]
+    rows: Sequence[Row],
+    whole: Row | None,
+    classes: Mapping[str, int],
+    order: str,
+    confidences: Mapping[str, Confidence],
 ) -> FittedTable:
     """The recipe that was picked and those next to it.
 
     Args:
         classes: those that were asked about, and their indices.
-        trusts: how sure the figures are, by recipe id.
+        confidences: how sure the figures are, by recipe id.
     """
     in_time = any(row.timed for row in rows)
     costs = Column("ms" if in_time else "GFLOPs"), Column("of dense", under="ms" if in_time else "GFLOPs")
     asked_for = [Column(name, under=next(iter(classes))) for name in classes]
-    columns = [*_NAMED, *costs, *_measured(), Column("vs dense"), *asked_for, *([_AS_GOOD] if trusts else [])]
+    columns = [*_NAMED, *costs, *_measured(), Column("vs dense"), *asked_for, *([_AS_GOOD] if confidences else [])]
     title = f"{order} first: mIoU in %{_stage(rows)}, points against dense"
-    table = FittedTable(title, columns, _INTERVALS if trusts else "")
+    table = FittedTable(title, columns, _INTERVALS if confidences else "")
     for row in rows:
         lost = "" if whole is None else objectives.changes(row, [one.value(whole) for one in objectives.measured()])
-        trust = trusts.get(row.recipe_id)
+        confidence = confidences.get(row.recipe_id)
         asked = [f"{row.class_iou[index]:.3f}" for index in classes.values()]
         table.add_row(
             row.recipe_id, row.label or row.family, f"{row.cost:.4g}", f"{row.cost_share:.1%}",
-            *_with_intervals(row, trust), lost, *asked,
-            *([_tie(trust)] if trusts else []), style="bold" if row is rows[0] else "",
+            *_with_intervals(row, confidence), lost, *asked,
+            *([_tie(confidence)] if confidences else []), style="bold" if row is rows[0] else "",
         )  # fmt: skip
     return table
 
 
-def sweeps_table(sweeps: "Sequence[Found]") -> FittedTable:
+def sweeps_table(sweeps: "Sequence[SweepView]") -> FittedTable:
     """Sweeps beside each other, and the best recipe of each at the budgets of the first."""
-    shares = sorted(sweeps[0].config.search.known, reverse=True)
+    shares = sorted(sweeps[0].config.search.baselines, reverse=True)
     title = f"Sweeps: best {objectives.shorts()} mIoU in % at shares of the dense cost"
     counted = [Column(name, under="trials") for name in ("trials", "proposed", "on the front", "hypervolume")]
     best_at = [Column(f"{share:.0%}", under=f"{shares[0]:.0%}") for share in shares]
@@ -223,7 +227,9 @@ def plan_table(config: SweepConfig, plan: "Plan", gflops: float, store: Store) -
     search = config.search
     columns = Column("", text=True), Column("told", text=True)
     table = FittedTable(f"{config.name}, not started", columns, with_names=False)
-    limit = f"{search.budget:.0%} of dense" + (f" = {gflops:.4g} GFLOPs" if search.limit == "gflops" else ", in time")
+    limit = f"{search.budget:.0%} of dense" + (
+        f" = {gflops:.4g} GFLOPs" if search.cost_metric == "gflops" else ", in time"
+    )
     there = f", {plan.done} measured already" if plan.done else ""
     trials = f"{search.trials}: {counted(plan.known)}, {plan.proposed} proposed by {search.sampler}{there}"
     span = _range(duration(3600 * plan.hours_least), duration(3600 * plan.hours))
@@ -268,9 +274,9 @@ def _stage(rows: Sequence[Row]) -> str:
     return " by the search stage, on fewer images" if any(row.stage == "search" for row in rows) else ""
 
 
-def _with_intervals(row: Row, trust: Trust | None) -> list[str]:
+def _with_intervals(row: Row, confidence: Confidence | None) -> list[str]:
     """The measured objectives, with half of their intervals where there are such."""
-    halves = [trust.half_width(one.short) if trust else None for one in objectives.measured()]
+    halves = [confidence.half_width(one.short) if confidence else None for one in objectives.measured()]
     return [
         one.text(one.value(row)) + ("" if half is None else f" ±{one.text(half, 1)}")
         for one, half in zip(objectives.measured(), halves, strict=True)
@@ -283,8 +289,8 @@ def _measured(prefix: str = "") -> list[Column]:
     return [Column(first), *(Column(name, under=first) for name in others)]
 
 
-def _tie(trust: Trust | None) -> str:
-    return (trust.tie or "")[:6] if trust else ""
+def _tie(confidence: Confidence | None) -> str:
+    return (confidence.tie or "")[:6] if confidence else ""
 
 
 def _points(gain: Gain | None) -> str:

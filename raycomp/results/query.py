@@ -9,11 +9,11 @@ from raycomp.errors import UserError, first_line
 from raycomp.merging import METHODS
 from raycomp.results.pareto import front, hypervolume, most_useful
 from raycomp.results.row import Row
-from raycomp.sections import SpaceConfig
+from raycomp.settings.space_and_search import SpaceConfig
 
 UNIFORM, UNIFORM_PRUNING, UNIFORM_BOTH = "uniform ", "uniform pruning", "uniform prune+"
 """How labels of baselines begin: merging, pruning, and both, the same in every block."""
-CONFIRMED = 12
+FULL_EVALUATIONS = 12
 """Members of the front that are measured on the full set."""
 _MATCHED = 0.8  # of a limit that a baseline spends at least, or it says little of it
 
@@ -32,7 +32,7 @@ class Origins:
     """Where the recipes of a sweep are from."""
 
     known: int
-    """Matched to a cost by hand, before the search."""
+    """CostMatch to a cost by hand, before the search."""
     proposed: int
     """By the search."""
 
@@ -81,24 +81,24 @@ def dense_row(rows: Iterable[Row], stage: str) -> Row | None:
     return next((row for row in completed(rows, stage) if row.origin == "reference"), None)
 
 
-def confirmed(rows: Iterable[Row]) -> list[Row]:
+def for_full_evaluation(rows: Iterable[Row]) -> list[Row]:
     """The rows of a search whose recipes are measured on the full set: dense, baselines, and the front, each once.
 
-    Of the front these are the `CONFIRMED` members that add most hypervolume.
+    Of the front these are the `FULL_EVALUATIONS` members that add most hypervolume.
     """
     search = completed(rows, "search")
     reference = [row for row in search if row.origin == "reference"]
     trials = [row for row in search if row.origin != "reference"]
     baselines = [row for row in trials if is_baseline(row.label)]
     most = reference[0].cost if reference else max((row.cost for row in trials), default=1.0)
-    chosen = most_useful(trials, CONFIRMED, most)
+    chosen = most_useful(trials, FULL_EVALUATIONS, most)
     return list({row.recipe_id: row for row in (*reference, *baselines, *chosen)}.values())
 
 
 def final_stage(rows: Sequence[Row]) -> str:
     """The stage that a sweep is told by: full, once all that belongs there is measured; before that, search."""
     there = {row.stage for row in rows if row.status == "complete" and row.origin != "reference"}
-    whole = sum(row.stage == "full" for row in rows) >= len(confirmed(rows))
+    whole = sum(row.stage == "full" for row in rows) >= len(for_full_evaluation(rows))
     return "full" if "full" in there and (whole or "search" not in there) else "search"
 
 
@@ -117,8 +117,8 @@ def front_volume(members: Sequence[Row], rows: Sequence[Row]) -> float | None:
 def refined_rows(rows: Iterable[Row]) -> list[Row]:
     """The complete rows of refined recipes: of each, those of its latest training, which may differ in their seeds."""
     refined = [row for row in rows if row.stage == "refined"]
-    latest = {row.recipe_id: row.setting for row in sorted(refined, key=_began)}
-    return [row for row in completed(refined, "refined") if row.setting == latest[row.recipe_id]]
+    latest = {row.recipe_id: row.operating_point for row in sorted(refined, key=_began)}
+    return [row for row in completed(refined, "refined") if row.operating_point == latest[row.recipe_id]]
 
 
 def refined_front(rows: Iterable[Row]) -> list[Row]:
@@ -158,7 +158,7 @@ def at_budgets(rows: Sequence[Row], shares: Sequence[float], budget_share: float
 def origins(rows: Iterable[Row]) -> Origins:
     """Count the recipes of a sweep by their origin, each once; refined ones are not counted again."""
     trials = {row.recipe_id: row.origin for row in rows if row.stage in ("search", "full")}
-    return Origins(*(sum(origin == one for origin in trials.values()) for one in ("known", "proposed")))
+    return Origins(*(sum(origin == one for origin in trials.values()) for one in ("baseline", "proposed")))
 
 
 def class_names(rows: Sequence[Row]) -> list[str]:

@@ -16,7 +16,7 @@ _PATIENCE = 30.0  # seconds until a copy that failed is tried again
 _LONGEST = 90.0  # seconds that a job waits, at its end, for a copy that does not get on
 
 
-class Mirror:
+class Replica:
     """Writes rows in the background, in order. What fails is told once, and tried again every now and then."""
 
     advice = "The same command fills it in later"

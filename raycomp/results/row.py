@@ -15,6 +15,7 @@ from typing import Annotated, Any, NamedTuple, TypeVar, get_args, get_origin, ge
 import pyarrow as pa
 
 from raycomp.recipe import Recipe
+from raycomp.renamed import COLUMNS, ORIGINS
 
 T = TypeVar("T")
 
@@ -51,14 +52,14 @@ class Row:
     stage: Annotated[str, "search: the small evaluation of every trial; full, refined, benchmark: the whole set"]
     origin: Annotated[
         str,
-        "reference: the dense model; known: an enqueued recipe; proposed: by the sampler; or method",
+        "reference: the dense model; baseline: a recipe matched by hand; proposed: by the sampler; or a method",
     ] = ""
-    label: Annotated[str, "which known recipe it is, for example 'uniform ToMe 50%'; empty for proposals"] = ""
-    setting: Annotated[
+    label: Annotated[str, "which baseline it is, for example 'uniform ToMe 50%'; empty for proposals"] = ""
+    operating_point: Annotated[
         str | None,
-        "benchmark: the method's setting in the paper's terms; refined: how it was trained",
+        "benchmark: the method's strength in the paper's terms; refined: how it was trained",
     ] = None
-    target_gflops: Annotated[float | None, "benchmark: the GFLOPs the setting was matched to"] = None
+    target_gflops: Annotated[float | None, "benchmark: the GFLOPs that the method was matched to"] = None
     recovery: Annotated[str, "how the cut model recovers: none, elastic, or finetune"] = ""
     recovery_steps: Annotated[int, "fine-tuning steps after compression"] = 0
     status: Annotated[str, "complete, failed, or stopped: after the first images, as it could not reach the front"]
@@ -85,11 +86,11 @@ class Row:
     params: Annotated[int | None, "parameters of the compressed model", pa.int64()] = None
     clean_miou: Annotated[float | None, "mIoU on clean images, 0 to 1"] = None
     corrupted_miou: Annotated[float | None, "mIoU_noise = mPC: mean over types and severities, 0 to 1"] = None
-    first_clean_miou: Annotated[
+    early_clean_miou: Annotated[
         float | None,
         "clean_miou of the first images of the search stage, where it has such",
     ] = None
-    first_corrupted_miou: Annotated[float | None, "corrupted_miou of the first images"] = None
+    early_corrupted_miou: Annotated[float | None, "corrupted_miou of the first images"] = None
     rpc: Annotated[float | None, "corrupted_miou / clean_miou"] = None
     corrupted_by_type: Annotated[Sequence[float], "mIoU of each of the 16 types, mean over severities"] = ()
     corrupted_by_severity: Annotated[Sequence[float], "mIoU of each of the 5 severities, mean over types"] = ()
@@ -208,8 +209,10 @@ SCHEMA = pa.schema([_column(name, _HINTS[name]) for name in _DEFAULTS])
 
 def rows_of(table: pa.Table) -> list[Row]:
     """The rows of a table; columns it lacks have their defaults, and columns unknown here are kept."""
+    table = table.rename_columns([COLUMNS.get(name, name) for name in table.schema.names])
     unknown = [field for field in table.schema if field.name not in _DEFAULTS]
     values = {field.name: table.column(field.name).to_pylist() for field in table.schema}
+    values["origin"] = [ORIGINS.get(origin, origin) for origin in values.get("origin", [])] or [""] * table.num_rows
     rows = [object.__new__(Row) for _ in range(table.num_rows)]
 
     def fill(name: str, column: Iterable[object]) -> None:

@@ -8,6 +8,7 @@ of many files into one; a row's own file, written later, comes before what that 
 import logging
 import os
 import re
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
 from pathlib import Path
@@ -21,6 +22,7 @@ from pydantic import ValidationError
 from raycomp.config import LONGEST_NAME, NAME, SweepConfig, explain, parsed
 from raycomp.errors import UserError, first_line, nearest
 from raycomp.files import write_bytes
+from raycomp.renamed import COLUMNS, renamed_fields
 from raycomp.results.lock import Lock
 from raycomp.results.row import SCHEMA, Row, rows_of, searched, table_of
 from raycomp.storage import AnyPath, located
@@ -54,7 +56,7 @@ class Store:
     def __init__(self, folder: AnyPath) -> None:
         self.folder = folder
         self.lock = Lock(folder)
-        self._warned = False
+        self._warned, self._told_of_fields = False, False
 
     def check(self, config: SweepConfig) -> None:
         """Check that the folder can be written and holds no other sweep; one that is there is kept from other jobs.
@@ -135,6 +137,14 @@ class Store:
         path = self._path(searched(stage, recipe_id))
         return rows_of(_read(path))[0] if path.is_file() else None
 
+    def _named(self, settings: dict[str, Any], path: AnyPath) -> dict[str, Any]:
+        """Settings under the names of today; old names are told once."""
+        settings, old = renamed_fields(settings)
+        if old and not self._told_of_fields:
+            self._told_of_fields = True
+            _LOG.warning("%s: %s", path, ", ".join(old))
+        return settings
+
     def rows(self) -> list[Row]:
         """All rows, by stage and order of proposal; an unreadable file is an error.
 
@@ -147,14 +157,23 @@ class Store:
         with ThreadPoolExecutor(1 if isinstance(self.folder, Path) else _READERS) as readers:
             # tables of one version together, as most of the time goes into single columns
             tables = [pa.concat_tables(same) for _, same in groupby(readers.map(_read, paths), lambda one: one.schema)]
-        self._warn([name for name in SCHEMA.names if any(name not in table.schema.names for table in tables)])
+        self._warn(tables)
         found = {row.identity: row for table in tables for row in rows_of(table)}
         return sorted(found.values(), key=lambda row: (row.stage != "search", row.number))
 
-    def _warn(self, missing: list[str]) -> None:
-        if missing and not self._warned:
+    def _warn(self, tables: Sequence[pa.Table]) -> None:
+        """Tell once which columns rows of an older version lack, or have under another name."""
+        there = {name for table in tables for name in table.schema.names}
+        old = [f"{name} for {COLUMNS[name]}" for name in COLUMNS if name in there]
+        missing = [
+            name
+            for name in SCHEMA.names
+            if any(not {name, *(o for o, new in COLUMNS.items() if new == name)} & {*t.schema.names} for t in tables)
+        ]
+        if (old or missing) and not self._warned:
             self._warned = True
-            _LOG.warning("%s: rows of an older version have no %s", self.folder, ", ".join(missing))
+            told = [f"have {', '.join(old)}"] * bool(old) + [f"have no {', '.join(missing)}"] * bool(missing)
+            _LOG.warning("%s: rows of an older version %s", self.folder, " and ".join(told))
 
     def files(self) -> list[AnyPath]:
         """The files that hold rows; where two hold the same one, the later counts."""
@@ -198,7 +217,7 @@ class Store:
             hint = nearest(self.folder.name, there) if there else f"there is none in {around}"
             raise UserError(f"no sweep in {self.folder}; {hint}")
         try:
-            settings = _completed(parsed(path.read_text()))
+            settings = self._named(_completed(parsed(path.read_text())), path)
             return SweepConfig.model_validate({**settings, "name": self.folder.name})  # older ones: their space's name
         except ValidationError as error:
             raise UserError(f"{path}: {explain(error, SweepConfig)}") from None

@@ -36,7 +36,7 @@ def note(front: Sequence[Row]) -> str:
 def params(row: Row) -> dict[str, str]:
     """Widths and ratios, one parameter a block, so that the UI can put each on an axis."""
     found = {"embed": str(row.embed)}
-    for name in ("setting", "seed", "recovery_steps"):
+    for name in ("operating_point", "seed", "recovery_steps"):
         if row.stage in ("benchmark", "refined"):
             found[name] = str(getattr(row, name))
     for kind in ("heads", "qk", "v", "mlp", "ratios"):

@@ -18,7 +18,7 @@ from raycomp.config import SweepConfig
 from raycomp.errors import logger
 from raycomp.files import fetched
 from raycomp.results import experiment
-from raycomp.results.replica import Mirror
+from raycomp.results.replica import Replica
 from raycomp.results.row import Row
 from raycomp.results.tracked_inputs import Inputs
 from raycomp.results.tracked_rows import flat, metrics, note, params, started
@@ -63,7 +63,7 @@ class _Child:
     """When the row's trial began; empty where that is not known."""
 
 
-class Tracker(Mirror):
+class Tracker(Replica):
     """Logs rows to MLflow in the background."""
 
     advice = "`raycomp track --backfill` adds what is missing in the end"

@@ -5,7 +5,7 @@ from typing import Any
 from ray import tune
 
 from raycomp.cluster.connection import prepare_worker
-from raycomp.context import Base
+from raycomp.context.sweep_context import SweepContext
 from raycomp.data.samples import Samples
 from raycomp.errors import UserError
 from raycomp.results.store import Store
@@ -18,9 +18,9 @@ class Trial(tune.Trainable):
     """Measures one recipe a step and writes its row; Tune reuses the actor for the next."""
 
     def setup(  # type: ignore[override]
-        self, config: dict[str, Any], base: Base, samples: Samples | None, folder: AnyPath, commit: str
+        self, config: dict[str, Any], context: SweepContext, samples: Samples | None, folder: AnyPath, commit: str
     ) -> None:
-        self._base, self._samples, self._store, self._commit = base, samples, Store(folder), commit
+        self._context, self._samples, self._store, self._commit = context, samples, Store(folder), commit
         self._problem = self._lost = ""
         try:
             self._device = prepare_worker()
@@ -36,7 +36,7 @@ class Trial(tune.Trainable):
             return {"done": True, "problem": self._problem}
         folder = self._store.folder
         try:
-            row = run_trial(self._base, self._samples, self._proposal, folder, self._device, self._commit)
+            row = run_trial(self._context, self._samples, self._proposal, folder, self._device, self._commit)
         except DeviceLost as lost:  # a result first, as what an actor raises does not reach the searcher
             self._lost = str(lost)
             return {"done": False, "lost": self._lost}

@@ -18,12 +18,12 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from raycomp import objectives
 from raycomp.results.row import Row
-from raycomp.search.early_stopping import FirstImages
+from raycomp.search.early_stopping import EarlyStopping
 from raycomp.search.history import FULL, FixedSpaceTPE, condensed
 from raycomp.search.proposal import Proposal
 from raycomp.search.sampler import SurrogateSampler, distributions
 from raycomp.search.surrogate import Surrogate
-from raycomp.sections import SearchConfig
+from raycomp.settings.space_and_search import SearchConfig
 from raycomp.space import Space
 
 _TRIES = 200  # asks for a recipe that is not measured yet, before the space counts as exhausted
@@ -31,14 +31,14 @@ _RANDOM = 20  # tries after which they are random
 _OFF_GRID = 0.05  # a known recipe whose cost is this far from its grid point is not told to Optuna
 
 
-class Asker:
+class AskTell:
     """One ask at a time, made in a thread of its own."""
 
     def __init__(self, space: Space, config: SearchConfig, budget: float, rows: Sequence[Row], taken: Set[str]) -> None:
         """`rows`: those of the search; `taken`: ids of recipes that are not to be proposed, others may add to it."""
         self._space, self._config, self._budget, self._taken = space, config, budget, taken
         self._distributions = distributions(space)
-        self._surrogate, self._first_images = Surrogate(), FirstImages()
+        self._surrogate, self._early_stopping = Surrogate(), EarlyStopping()
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._study = optuna.create_study(directions=objectives.directions())
         self._memory: list[FrozenTrial] = []
@@ -48,18 +48,18 @@ class Asker:
         self._ask: Future[Proposal | None] | None = None
         for row, following in pairwise(rows):
             if following.origin == "proposed" != row.origin:
-                self._again(following)  # which was chosen before this known one ended
+                self._replay(following)  # which was chosen before this known one ended
             self._learn(row)
         self._told = deque(rows[-1:])
         """Rows that the next ask, or the one that is being made, does not know of."""
         if rows and rows[-1].origin == "proposed":
-            self._again(rows[-1])
+            self._replay(rows[-1])
 
     def tell(self, row: Row) -> None:
         """Have a finished row of the search known to the next ask that begins."""
         self._told.append(row)
 
-    def ahead(self, number: int) -> None:
+    def prefetch(self, number: int) -> None:
         """Begin to choose the proposal of this number."""
         while self._told:
             self._learn(self._told.popleft())
@@ -70,7 +70,11 @@ class Asker:
         ask, self._ask = self._ask or self._thread.submit(self._chosen, number), None
         return ask.result()
 
-    def _again(self, row: Row) -> None:
+    def close(self) -> None:
+        """Wait for the proposal that is being made, and end the thread; gpytorch's settings are global to a process."""
+        self._thread.shutdown(cancel_futures=True)
+
+    def _replay(self, row: Row) -> None:
         """Have the recipe of a row run in the study as it did when it was proposed."""
         if row.recipe_id not in self._running:
             self._running[row.recipe_id] = self._asked(dict(self._space.params(row.recipe)))
@@ -86,12 +90,12 @@ class Asker:
             self._study.tell(trial, state=TrialState.FAIL)
         else:
             self._remember(self._study.tell(trial, found))
-        self._first_images.learn(row)
+        self._early_stopping.learn(row)
 
     def _objectives(self, row: Row) -> tuple[float, ...] | None:
         """What the sampler is told; None for a row that failed."""
         if row.status == "stopped":
-            return *self._first_images.expected(row), row.cost
+            return *self._early_stopping.expected(row), row.cost
         return objectives.values(row) if row.status == "complete" else None
 
     def _remember(self, trial: FrozenTrial) -> None:
@@ -124,8 +128,8 @@ class Asker:
                 recipe = self._space.recipe(projected)
                 if recipe.id not in self._taken:
                     self._running[recipe.id] = trial
-                    bars = self._first_images.bars(self._space.cost(recipe))
-                    return Proposal(number, "search", "proposed", "", recipe, bars)
+                    thresholds = self._early_stopping.thresholds(self._space.cost(recipe))
+                    return Proposal(number, "search", "proposed", "", recipe, thresholds)
                 self._study.tell(trial, state=TrialState.FAIL)  # its first measurement is known already
         return None
 

@@ -4,11 +4,12 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from raycomp.flops import gflops
-from raycomp.match_cost import bisect
+from raycomp.match_cost import match_cost
 from raycomp.merging import METHODS, MergeMethod
 from raycomp.recipe import BlockWidths, Recipe, dense
 from raycomp.results.query import UNIFORM, UNIFORM_BOTH, UNIFORM_PRUNING
-from raycomp.sections import PolicyConfig, SpaceConfig
+from raycomp.settings.space_and_search import SpaceConfig
+from raycomp.settings.training import PolicyConfig
 from raycomp.shape import ModelShape, Size
 
 Cost = Callable[[Recipe], float]
@@ -22,7 +23,7 @@ _MOST_PRUNED = 0.9
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class Baseline:
     """A known recipe; `share` is the target it was matched to, relative to the dense cost."""
 
     kind: str
@@ -41,8 +42,8 @@ def known(
     cost: Cost | None = None,
     least: Recipe | None = None,
     merging: MergeMethod | None = None,
-) -> Iterator[Known]:
-    """Known recipes at each share of the dense cost that they can reach, most expensive first.
+) -> Iterator[Baseline]:
+    """Baseline recipes at each share of the dense cost that they can reach, most expensive first.
 
     Args:
         cost: of a recipe; by default GFLOPs.
@@ -56,20 +57,20 @@ def known(
     whole, narrower = dense(shape), _with_mlp(shape, 0.75)
     for share in sorted(shares, reverse=True):
         target = share * cost(whole)
-        half_way = _matched(lambda s: pruned(shape, s, least), cost, cost(whole) * share**0.5)
+        half_way = _at_cost(lambda s: pruned(shape, s, least), cost, cost(whole) * share**0.5)
         builders = {f"{name} {merging.title}": _merging(whole, merge) for name, merge in schedules.items()}
         builders[UNIFORM_PRUNING] = lambda s: pruned(shape, s, least)
         builders[f"{_NARROWER}{last} {merging.title}"] = _merging(narrower, schedules[last])
         if half_way is not None:
             builders[UNIFORM_BOTH + merging.title] = _merging(half_way, schedules["uniform"])
         for kind, build in builders.items():
-            recipe = _matched(build, cost, target)
+            recipe = _at_cost(build, cost, target)
             if recipe is not None:
                 filled = _filled(recipe, shape, cost, target) if kind == UNIFORM_PRUNING else recipe
-                yield Known(kind, share, filled)
+                yield Baseline(kind, share, filled)
 
 
-def best_first(found: Iterable[Known]) -> list[Known]:
+def by_priority(found: Iterable[Baseline]) -> list[Baseline]:
     """Order known recipes by priority when trials are few.
 
     The best kind comes first; of each, the dearest and the cheapest before those between, so that it spans the costs.
@@ -117,9 +118,9 @@ def _multiple(value: float, most: int, multiple: int = _MULTIPLE) -> int:
     return min(most, max(multiple, int(value / multiple + 0.5) * multiple))
 
 
-def _matched(build: Callable[[float], Recipe], cost: Cost, target: float) -> Recipe | None:
+def _at_cost(build: Callable[[float], Recipe], cost: Cost, target: float) -> Recipe | None:
     """The recipe of least strength that costs at most `target`; None when full strength costs more."""
-    return bisect(build, cost, target).below
+    return match_cost(build, cost, target).below
 
 
 def _filled(recipe: Recipe, shape: ModelShape, cost: Cost, target: float) -> Recipe:

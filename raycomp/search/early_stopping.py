@@ -14,7 +14,7 @@ _LEAST = 10  # whole trials to learn from
 _DOUBT = 2.0  # standard deviations that a recipe may still gain
 
 
-class FirstImages:
+class EarlyStopping:
     """How much the measured objectives of whole trials differ from those of their first images."""
 
     def __init__(self) -> None:
@@ -28,7 +28,7 @@ class FirstImages:
         self._gains.append(_values(row) - _first(row))
         self._front = front([*self._front, row])
 
-    def bars(self, budget: float) -> tuple[Accuracy, ...]:
+    def thresholds(self, budget: float) -> tuple[Accuracy, ...]:
         """For a recipe of this cost, figures of the first images; below both of one it cannot reach the front.
 
         Members of the front that cost no more set them: their accuracy, less what whole trials gain on average over
@@ -45,7 +45,7 @@ class FirstImages:
         reached = np.array([_values(row) for row in cheaper])
         found = (reached[moocore.is_nondominated(-reached)] - slack).tolist()
         unlimited = dict.fromkeys(Accuracy._fields, math.inf)
-        return tuple(Accuracy(**unlimited | dict(zip(names, bar, strict=True))) for bar in found)
+        return tuple(Accuracy(**unlimited | dict(zip(names, threshold, strict=True))) for threshold in found)
 
     def expected(self, row: Row) -> tuple[float, ...]:
         """The measured objectives of a stopped row on all images, as far as can be told."""

@@ -8,7 +8,7 @@ import torch
 
 from raycomp.compress.apply import let_merge
 from raycomp.config import SweepConfig
-from raycomp.context import default_device
+from raycomp.context.calibration import default_device
 from raycomp.data.corruptions import TYPES
 from raycomp.data.evalset import open_checked
 from raycomp.data.labelled import absent_in
@@ -18,9 +18,10 @@ from raycomp.evaluate.miou import anchors
 from raycomp.models.policy import Policy
 from raycomp.models.segmenter import Segmenter
 from raycomp.recipe import dense
-from raycomp.results.query import CONFIRMED, confirmed, is_baseline
+from raycomp.results.query import FULL_EVALUATIONS, for_full_evaluation, is_baseline
 from raycomp.search.proposer import Proposer
-from raycomp.sections import DataConfig, StageConfig
+from raycomp.settings.evaluation import StageConfig
+from raycomp.settings.model_and_data import DataConfig
 from raycomp.shape import ModelShape, enlarged_to
 
 _ROUNDS, _WARM_UP = 3, 1
@@ -67,7 +68,7 @@ def plan(config: SweepConfig, proposer: Proposer) -> Plan:
     Raises:
         UserError: for data that are not there, too few, or without labels.
     """
-    known = [one for one in proposer.first if one.origin == "known"]
+    known = [one for one in proposer.first if one.origin == "baseline"]
     whole = len(proposer.first) - len(known)  # the dense model, where it is not measured yet
     proposed = max(0, config.search.trials - proposer.trials_done - len(known))
     searched, full = stage_images(config.evaluation.search), stage_images(config.evaluation.full)
@@ -106,7 +107,7 @@ def plan(config: SweepConfig, proposer: Proposer) -> Plan:
 
 def _confirmed(proposer: Proposer, proposed: int) -> tuple[list[float], int]:
     """Shares of the dense cost of what the full set will certainly be run on, and how many more it may be."""
-    measured = confirmed(proposer.rows.values())
+    measured = for_full_evaluation(proposer.rows.values())
     left = [row for row in measured if ("full", row.recipe_id) not in proposer.rows]
     if not proposer.first and not proposed:
         return [row.cost_share for row in left], 0
@@ -115,7 +116,7 @@ def _confirmed(proposer: Proposer, proposed: int) -> tuple[list[float], int]:
     shares = [row.cost_share for row in fixed]
     shares += [proposer.space.cost(one.recipe) / proposer.dense_cost for one in coming]
     others = len(left) - len(fixed) + len(proposer.first) - len(coming) + proposed
-    return shares, min(CONFIRMED, others)
+    return shares, min(FULL_EVALUATIONS, others)
 
 
 def _pass_seconds(config: SweepConfig, proposer: Proposer, device: torch.device) -> tuple[float, float]:

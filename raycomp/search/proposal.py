@@ -17,7 +17,7 @@ class Proposal:
     origin: str
     label: str
     recipe: Recipe
-    bars: tuple[Accuracy, ...] = ()
+    thresholds: tuple[Accuracy, ...] = ()
     """What its first images must reach; see `raycomp.evaluate.measure`."""
 
     @property
@@ -32,14 +32,17 @@ class Proposal:
             "origin": self.origin,
             "label": self.label,
             "recipe": self.recipe.canonical_json(),
-            "bars": [list(bar) for bar in self.bars],
+            "thresholds": [list(threshold) for threshold in self.thresholds],
         }
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
         """The proposal that `to_config` wrote."""
-        recipe, bars = Recipe.model_validate_json(config["recipe"]), tuple(Accuracy(*bar) for bar in config["bars"])
-        return cls(config["number"], config["stage"], config["origin"], config["label"], recipe, bars)
+        recipe, thresholds = (
+            Recipe.model_validate_json(config["recipe"]),
+            tuple(Accuracy(*threshold) for threshold in config["thresholds"]),
+        )
+        return cls(config["number"], config["stage"], config["origin"], config["label"], recipe, thresholds)
 
 
 class Source(Protocol):

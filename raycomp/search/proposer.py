@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from itertools import count
 
 from raycomp.recipe import dense
-from raycomp.results.query import completed, confirmed, counted
+from raycomp.results.query import completed, counted, for_full_evaluation
 from raycomp.results.row import Row, present
-from raycomp.search.ask_tell import Asker
-from raycomp.search.baselines import Known, best_first, known
+from raycomp.search.ask_tell import AskTell
+from raycomp.search.baselines import Baseline, by_priority, known
 from raycomp.search.proposal import Proposal
-from raycomp.sections import SearchConfig
+from raycomp.settings.space_and_search import SearchConfig
 from raycomp.space import Space
 
 
@@ -40,7 +40,7 @@ class Proposer:
                 self._record(row)
         trials = [row for row in rows if _is_trial(row)]
         self._taken = {recipe_id for stage, recipe_id in self.rows if stage == "search"}
-        self._asker = Asker(space, config, self.budget, trials, self._taken)
+        self._ask_tell = AskTell(space, config, self.budget, trials, self._taken)
         self._first = self._known_proposals()
         self._full: deque[Proposal] = deque()
 
@@ -57,7 +57,7 @@ class Proposer:
     @property
     def agenda(self) -> str:
         """The trials that are left, in words."""
-        known = sum(proposal.origin == "known" for proposal in self._first)
+        known = sum(proposal.origin == "baseline" for proposal in self._first)
         proposed = max(0, self.config.trials - self.trials_done - known)
         return f"{counted(known)}, {proposed} proposed by {self.config.sampler}"
 
@@ -81,15 +81,19 @@ class Proposer:
             if proposal.stage == "search":
                 self._taken.add(proposal.recipe.id)
                 if not self._first and self._trials_left:
-                    self._asker.ahead(self._number)
+                    self._ask_tell.prefetch(self._number)
         return proposal
+
+    def close(self) -> None:
+        """End the thread that makes proposals; the proposer is not to be used after it."""
+        self._ask_tell.close()
 
     def tell(self, row: Row) -> None:
         """Learn from a finished row, complete or failed."""
         self._open.discard((row.stage, row.recipe_id))
         self._record(row)
         if _is_trial(row):
-            self._asker.tell(row)
+            self._ask_tell.tell(row)
 
     def search_rows(self) -> list[Row]:
         """Complete search-stage rows within the budget."""
@@ -112,20 +116,20 @@ class Proposer:
 
     def _known_proposals(self) -> deque[Proposal]:
         """The dense reference, then known recipes within the budget, which leave half of the trials to the search."""
-        shares = tuple(share for share in self.config.known if share <= self.config.budget)
+        shares = tuple(share for share in self.config.baselines if share <= self.config.budget)
         inside = self._measurable
         least = None if inside is None else inside.recipe(inside.smallest)
-        offered: dict[str, Known] = {}
+        offered: dict[str, Baseline] = {}
         for one in known(self.space.shape, self.space.image, shares, self.space.cost, least, self.space.merging):
             if inside is None or not inside.outside(one.recipe):
                 offered.setdefault(one.recipe.id, one)
         offered.pop(self.dense.id, None)
         done = [row for row in self.rows.values() if row.stage == "search"]
-        room = self.config.trials // 2 - sum(row.origin == "known" for row in done)
+        room = self.config.trials // 2 - sum(row.origin == "baseline" for row in done)
         room = max(0, min(room, self.config.trials - self.trials_done))
-        left = [one for one in best_first(offered.values()) if ("search", one.recipe.id) not in self.rows][:room]
+        left = [one for one in by_priority(offered.values()) if ("search", one.recipe.id) not in self.rows][:room]
         queue = [("reference", "dense", self.dense)] if ("search", self.dense.id) not in self.rows else []
-        queue += [("known", one.label, one.recipe) for one in offered.values() if one in left]
+        queue += [("baseline", one.label, one.recipe) for one in offered.values() if one in left]
         taken = {row.number for row in done}
         numbers = (number for number in count() if number not in taken)
         return deque(Proposal(next(numbers), "search", *one) for one in queue)
@@ -135,7 +139,7 @@ class Proposer:
             return self._first.popleft()
         if not self._trials_left:
             return None
-        proposal = self._asker.next(self._number)
+        proposal = self._ask_tell.next(self._number)
         self._exhausted = proposal is None
         return proposal
 
@@ -150,7 +154,7 @@ class Proposer:
 
     def _full_proposals(self) -> list[Proposal]:
         # none waits at the end
-        slowest_first = sorted(confirmed(self.rows.values()), key=lambda row: -present(row.gflops))
+        slowest_first = sorted(for_full_evaluation(self.rows.values()), key=lambda row: -present(row.gflops))
         proposals = [
             Proposal(number, "full", row.origin, row.label, row.recipe) for number, row in enumerate(slowest_first)
         ]

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from raycomp.context import Base
+from raycomp.context.sweep_context import SweepContext
 from raycomp.errors import logger
 from raycomp.evaluate.measure import Measurement, Stopped
 from raycomp.evaluate.robustness import summary
@@ -27,9 +27,9 @@ _LIBRARIES = ("raycomp", "torch", "timm", "numpy", "ray", "optuna", "imagecorrup
 _LONGEST = 2000  # characters of an error
 
 
-def described(base: Base, proposal: Proposal) -> Row:
+def described(context: SweepContext, proposal: Proposal) -> Row:
     """What is known before anything is measured; the status is empty."""
-    recipe, shape, config = proposal.recipe, base.shape, base.config
+    recipe, shape, config = proposal.recipe, context.shape, context.config
     window, blocks = config.data.window_for(shape), recipe.blocks
     row = Row(
         sweep=config.name,
@@ -51,30 +51,30 @@ def described(base: Base, proposal: Proposal) -> Row:
         batch=config.evaluation.batch,
         threads=torch.get_num_threads(),
         seed=config.search.seed,
-        checkpoint=base.mark,
+        checkpoint=context.mark,
         recovery=config.recovery.mode,
         recovery_steps=config.recovery.steps,
         dataset=config.data.dataset,
-        evalset=base.evalset.fingerprint,
+        evalset=context.evalset.fingerprint,
         versions=_versions(),
     )
     if not recipe.adaptive:
-        row = _with_costs(row, base, [profile(shape, recipe, window)])
-    if base.latency is None:
+        row = _with_costs(row, context, [profile(shape, recipe, window)])
+    if context.latency is None:
         return row
-    predicted = base.latency.latency_ms(recipe)
-    share = predicted / base.latency.latency_ms(dense(base.latency.shape))
+    predicted = context.latency.latency_ms(recipe)
+    share = predicted / context.latency.latency_ms(dense(context.latency.shape))
     return replace(row, predicted_ms=predicted, predicted_share=share)
 
 
-def measured(row: Row, base: Base, result: Measurement, per_image: bool = True) -> Row:
+def measured(row: Row, context: SweepContext, result: Measurement, per_image: bool = True) -> Row:
     """The complete row of a measurement; what each image adds is much for every trial of a search."""
     robust = summary(result.corrupted, result.clean_miou)
-    window, recipe = base.config.data.window_for(base.shape), row.recipe
+    window, recipe = context.config.data.window_for(context.shape), row.recipe
     if result.tokens:
-        row = _with_costs(row, base, [profile(base.shape, recipe, window, tokens) for tokens in result.tokens])
+        row = _with_costs(row, context, [profile(context.shape, recipe, window, tokens) for tokens in result.tokens])
     if result.first is not None:
-        row = replace(row, first_clean_miou=result.first.clean, first_corrupted_miou=result.first.corrupted)
+        row = replace(row, early_clean_miou=result.first.clean, early_corrupted_miou=result.first.corrupted)
     return replace(
         row,
         status="complete",
@@ -86,7 +86,7 @@ def measured(row: Row, base: Base, result: Measurement, per_image: bool = True) 
         corrupted_by_severity=_floats(robust.per_severity),
         corrupted_by_variant=_floats(result.corrupted.reshape(-1)),
         class_iou=_floats(result.class_iou),
-        classes=list(base.evalset.classes),
+        classes=list(context.evalset.classes),
         per_image=result.per_image.packed() if per_image else None,
         effective_rank=result.rank.mean,
         effective_rank_std=result.rank.std,
@@ -100,7 +100,7 @@ def measured(row: Row, base: Base, result: Measurement, per_image: bool = True) 
 def stopped(row: Row, early: Stopped) -> Row:
     """The row of a trial that was given up after its first images."""
     first, seconds = early.first, early.seconds
-    row = replace(row, first_clean_miou=first.clean, first_corrupted_miou=first.corrupted, images=early.images)
+    row = replace(row, early_clean_miou=first.clean, early_corrupted_miou=first.corrupted, images=early.images)
     return replace(row, seconds_measure=seconds, status="stopped", error="")
 
 
@@ -122,18 +122,18 @@ def git_commit() -> str:
         return ""
 
 
-def _with_costs(row: Row, base: Base, passes: Sequence[Profile]) -> Row:
+def _with_costs(row: Row, context: SweepContext, passes: Sequence[Profile]) -> Row:
     """What a recipe costs: the mean of passes on several images, for adaptive merging."""
 
     def mean(values: Iterable[float]) -> float:
         return float(np.mean(list(values)))
 
-    total, window = mean(cost.gflops for cost in passes), base.config.data.window_for(base.shape)
+    total, window = mean(cost.gflops for cost in passes), context.config.data.window_for(context.shape)
     return replace(
         row,
         tokens=[round(mean(counts)) for counts in zip(*(cost.tokens for cost in passes), strict=True)],
         gflops=total,
-        gflops_share=total / gflops(base.shape, dense(base.shape), window),
+        gflops_share=total / gflops(context.shape, dense(context.shape), window),
         gflops_encoder=mean(cost.encoder for cost in passes),
         gflops_blocks=[mean(block) for block in zip(*(cost.blocks for cost in passes), strict=True)],
     )

@@ -60,8 +60,8 @@ class SurrogateSampler(BaseSampler):
     ) -> dict[str, Any]:
         """The most promising point; a random one while little is known, or where all candidates are."""
         del search_space
-        if self._surrogate.ahead:
-            return dict(self._surrogate.ahead.popleft())
+        if self._surrogate.prefetched:
+            return dict(self._surrogate.prefetched.popleft())
         rng = np.random.default_rng(self._seed)
         trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.RUNNING))
         done = [one for one in trials if one.state == TrialState.COMPLETE]
@@ -88,7 +88,7 @@ class SurrogateSampler(BaseSampler):
             costs[choice],
             1 + len(running) // _TOGETHER,
         )
-        self._surrogate.ahead.extend(points[choice[index]] for index in best[1:])
+        self._surrogate.prefetched.extend(points[choice[index]] for index in best[1:])
         return dict(points[choice[best[0]]])
 
     def _cost(self, params: dict[str, Any]) -> float:

@@ -19,7 +19,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from raycomp import objectives
 from raycomp.errors import first_line
 from raycomp.files import put_aside
-from raycomp.results.replica import Mirror
+from raycomp.results.replica import Replica
 from raycomp.results.row import Row
 from raycomp.search.ask_tell import as_trial
 from raycomp.space import Space
@@ -37,7 +37,7 @@ def study_uri(given: str | None, folder: AnyPath) -> str | None:
     return f"{_JOURNAL}{(folder / 'study.journal').resolve()}" if isinstance(folder, Path) else None
 
 
-class StudyCopy(Mirror):
+class StudyReplica(Replica):
     """Copies search trials, complete and failed, each once."""
 
     def __init__(self, uri: str, name: str, space: Space, warn: Callable[[str], None]) -> None:

@@ -39,7 +39,7 @@ class Surrogate:
 
     def __init__(self) -> None:
         self._fitted_at, self._states = 0, list[State]()
-        self.ahead: deque[dict[str, int]] = deque()
+        self.prefetched: deque[dict[str, int]] = deque()
         """Points chosen together with the last one, still to be tried."""
 
     def models(self, compression: np.ndarray, accuracy: np.ndarray) -> list[SingleTaskGP]:

@@ -13,7 +13,7 @@ from ray import tune
 from ray.tune.search import Searcher
 
 from raycomp.cluster.connection import trial_resources, workers
-from raycomp.context import Base
+from raycomp.context.sweep_context import SweepContext
 from raycomp.data.samples import Samples
 from raycomp.errors import UserError
 from raycomp.results.query import check_measured
@@ -34,7 +34,7 @@ class Outcome:
 
 
 def run_sweep(
-    base: Base,
+    context: SweepContext,
     samples: Samples | None,
     store: Store,
     proposer: Source,
@@ -52,10 +52,10 @@ def run_sweep(
         UserError: where a row could not be written, another job has taken the folder over, or the dense model
             could not be measured.
     """
-    config = base.config
-    parameters = {"base": base, "samples": samples, "folder": store.folder.resolve(), "commit": git_commit()}
+    config = context.config
+    parameters = {"context": context, "samples": samples, "folder": store.folder.resolve(), "commit": git_commit()}
     resources = {name.lower(): amount for name, amount in trial_resources(config).items()}  # as Tune calls them
-    searcher = _Searcher(proposer, store, base, on_row)
+    searcher = _Searcher(proposer, store, context, on_row)
     with tempfile.TemporaryDirectory(prefix="raycomp-tune-") as scratch:
         tuner = tune.Tuner(
             tune.with_resources(tune.with_parameters(trial, **parameters), resources),
@@ -81,12 +81,12 @@ def run_sweep(
 class _Searcher(Searcher):
     """Tune's view of the proposer."""
 
-    def __init__(self, proposer: Source, store: Store, base: Base, on_row: Callable[[Row], None]) -> None:
+    def __init__(self, proposer: Source, store: Store, context: SweepContext, on_row: Callable[[Row], None]) -> None:
         super().__init__()
-        self._proposer, self._store, self._base, self._on_row = proposer, store, base, on_row
+        self._proposer, self._store, self._context, self._on_row = proposer, store, context, on_row
         self._running: dict[str, Proposal] = {}
         self._deaths: Counter[tuple[str, str]] = Counter()
-        self._again: deque[Proposal] = deque()
+        self._replay: deque[Proposal] = deque()
         self._lost: dict[tuple[str, str], str] = {}
         """Why the worker of a trial ended, where it could still say so."""
         self.problem = ""
@@ -101,7 +101,7 @@ class _Searcher(Searcher):
             self.problem = f"results folder {self._store.folder}: another job has taken it over"
         if self.problem:
             return Searcher.FINISHED
-        proposal = self._again.popleft() if self._again else self._proposer.next()
+        proposal = self._replay.popleft() if self._replay else self._proposer.next()
         if proposal is None:
             return Searcher.FINISHED if self._proposer.finished else None
         self._running[trial_id] = proposal
@@ -141,14 +141,14 @@ class _Searcher(Searcher):
         """
         self._deaths[proposal.key] += 1
         times = self._deaths[proposal.key]
-        if times <= self._base.config.search.max_failures:
-            self._again.append(proposal)
+        if times <= self._context.config.search.max_failures:
+            self._replay.append(proposal)
             return None
         why = self._lost.get(proposal.key)
         text = f"the trial's worker died {times} times, of too little memory maybe (search.max_failures)"
         if why is not None:
             text = f"the trial ended its worker {times} times (search.max_failures), the last time by {why}"
-        row = failed(described(self._base, proposal), text)
+        row = failed(described(self._context, proposal), text)
         self._store.write(row)
         return row
 

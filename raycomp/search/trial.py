@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import torch
 
 from raycomp.config import SweepConfig
-from raycomp.context import Base
+from raycomp.context.sweep_context import SweepContext
 from raycomp.data.samples import Samples
 from raycomp.devices import device_name, free, is_out_of_memory, responds
 from raycomp.errors import UserError
@@ -27,7 +27,12 @@ class DeviceLost(Exception):  # noqa: N818  not the recipe's error
 
 
 def run_trial(
-    base: Base, samples: Samples | None, proposal: Proposal, folder: AnyPath, device: torch.device, commit: str
+    context: SweepContext,
+    samples: Samples | None,
+    proposal: Proposal,
+    folder: AnyPath,
+    device: torch.device,
+    commit: str,
 ) -> Row:
     """Measure a proposal. A recipe that cannot be built or measured gives a failed row, not an exception.
 
@@ -40,8 +45,8 @@ def run_trial(
             compute any more.
     """
     started, clock = datetime.now(UTC), time.perf_counter()
-    row = replace(described(base, proposal), started=started, git_commit=commit, device=device_name(device))
-    row, full = _attempt(base, samples, proposal, folder, device, row)
+    row = replace(described(context, proposal), started=started, git_commit=commit, device=device_name(device))
+    row, full = _attempt(context, samples, proposal, folder, device, row)
     # From here on neither a traceback nor the model holds memory of the card.
     if row.status == "failed" and (full or (device.type == "cuda" and not responds(device))):
         raise DeviceLost(row.error)
@@ -49,44 +54,48 @@ def run_trial(
 
 
 def _attempt(
-    base: Base, samples: Samples | None, proposal: Proposal, folder: AnyPath, device: torch.device, row: Row
+    context: SweepContext, samples: Samples | None, proposal: Proposal, folder: AnyPath, device: torch.device, row: Row
 ) -> tuple[Row, bool]:
     """The row with what is measured, or with what went wrong, and whether the card was full."""
     clock = time.perf_counter()
     try:
-        with time_limit(base.config.search.trial_seconds):
-            model = recovered(base, proposal.recipe, samples, device, folder)
+        with time_limit(context.config.search.trial_seconds):
+            model = recovered(context, proposal.recipe, samples, device, folder)
             row = replace(row, seconds_build=time.perf_counter() - clock)
             row = replace(row, params=sum(p.numel() for p in model.parameters()))
             result = None
-            for batch in _batches(base, proposal):
+            for batch in _batches(context, proposal):
                 row = replace(row, batch=batch)
-                result = _measured(base, model, proposal, device, batch)
+                result = _measured(context, model, proposal, device, batch)
                 if result is not None:
                     break
                 free(device)  # out here: until then the traceback holds the tensors
         assert result is not None
-        return measured(row, base, result, per_image=proposal.stage != "search"), False
+        return measured(row, context, result, per_image=proposal.stage != "search"), False
     except Stopped as early:
         return stopped(row, early), False
     except (RuntimeError, MemoryError, ValueError, TimeoutError, UserError) as error:
         return failed(row, error), is_out_of_memory(error)
 
 
-def _batches(base: Base, proposal: Proposal) -> Iterator[int]:
+def _batches(context: SweepContext, proposal: Proposal) -> Iterator[int]:
     """The configured batch, halved down to one. Accuracy does not depend on it; throughput does."""
-    batch = 1 if proposal.recipe.adaptive else base.config.evaluation.batch
+    batch = 1 if proposal.recipe.adaptive else context.config.evaluation.batch
     while batch:
         yield batch
         batch //= 2
 
 
-def _measured(base: Base, model: Segmenter, proposal: Proposal, device: torch.device, batch: int) -> Measurement | None:
+def _measured(
+    context: SweepContext, model: Segmenter, proposal: Proposal, device: torch.device, batch: int
+) -> Measurement | None:
     """Measure in batches of this size; None where the card has no memory for them, but may have for smaller ones."""
-    settings = base.config.evaluation.model_copy(update={"batch": batch})
-    alone = not shares_card(base.config)
+    settings = context.config.evaluation.model_copy(update={"batch": batch})
+    alone = not shares_card(context.config)
     try:
-        return measure(model, base.evalset, proposal.stage, settings, base.config.data, device, proposal.bars, alone)
+        return measure(
+            model, context.evalset, proposal.stage, settings, context.config.data, device, proposal.thresholds, alone
+        )
     except RuntimeError as error:
         if batch == 1 or not is_out_of_memory(error):
             raise

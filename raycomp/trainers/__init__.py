@@ -1,1 +1,1 @@
-"""What `raycomp train` trains, one file a kind of network: dense, elastic, policy. `raycomp.training_loop` is the loop."""
+"""The networks that `raycomp train` makes, one a file. `raycomp.training_loop` is the loop."""

@@ -6,7 +6,7 @@ import numpy as np
 
 from raycomp.compress.apply import compress
 from raycomp.compress.elastic import ordered
-from raycomp.context import score
+from raycomp.context.calibration import score
 from raycomp.losses import nested
 from raycomp.models import checkpoints
 from raycomp.models.segmenter import Segmenter
@@ -48,7 +48,7 @@ def train_elastic(job: TrainingJob, start: Path, half: bool) -> Made[Segmenter]:
 
 def _measured(job: TrainingJob, model: Segmenter, space: Space) -> tuple[str, str]:
     """The mIoU of the full width, and a table with that of the known recipes that the space has."""
-    shares = tuple(share for share in job.sweep.search.known if share >= job.sweep.elastic.least)
+    shares = tuple(share for share in job.sweep.search.baselines if share >= job.sweep.elastic.least)
     plain = known(job.shape, space.image, shares, least=space.recipe(space.smallest), merging=space.merging)
     inside = [one for one in plain if not space.outside(one.recipe)]
     job.say(f"measuring full width and {len(inside)} known recipes on {job.count} images")

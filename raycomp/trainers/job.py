@@ -21,7 +21,7 @@ from raycomp.evaluate.labels import labels_at
 from raycomp.evaluate.miou import class_iou, normalised, sliding_logits
 from raycomp.losses import Loss, pixel_loss
 from raycomp.models.segmenter import Segmenter
-from raycomp.sections import TrainConfig
+from raycomp.settings.training import TrainConfig
 from raycomp.shape import ModelShape
 from raycomp.training_loop import Standing, Trained, train
 

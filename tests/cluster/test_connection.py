@@ -11,7 +11,7 @@ import torch
 from raycomp.cluster import connection
 from raycomp.config import SweepConfig
 from raycomp.errors import UserError
-from raycomp.sections import DataConfig, ModelConfig
+from raycomp.settings.model_and_data import DataConfig, ModelConfig
 
 CONFIG = SweepConfig(name="tiny", model=ModelConfig(checkpoint="x"), data=DataConfig(dataset="streetscenes"))
 
@@ -68,7 +68,7 @@ def test_a_gpu_that_torch_does_not_see_is_told_in_a_line(monkeypatch):
 def test_ray_may_be_imported_first(tmp_path):
     """Ray reads RAY_AUTH_MODE when it is imported: set after that, it would hold for Ray's processes alone."""
     program = (
-        "import ray; from raycomp.cluster import connection; connection.connect(); print(ray.cluster_resources()['CPU'])"
+        "import ray; from raycomp.cluster.connection import connect; connect(); print(ray.cluster_resources()['CPU'])"
     )
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     environment |= {"HOME": str(tmp_path), "RAY_TMPDIR": os.environ.get("RAY_TMPDIR", "/tmp")}  # no token there

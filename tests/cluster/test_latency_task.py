@@ -18,9 +18,9 @@ def table():
 
 
 @pytest.mark.parametrize("batch", [1, 3])
-def test_models_are_timed_at_the_batch_of_the_settings(base, tmp_path, monkeypatch, batch):
+def test_models_are_timed_at_the_batch_of_the_settings(context, tmp_path, monkeypatch, batch):
     class Task:
-        def remote(self, base, *options):
+        def remote(self, context, *options):
             return options
 
     def measured(options):
@@ -29,7 +29,7 @@ def test_models_are_timed_at_the_batch_of_the_settings(base, tmp_path, monkeypat
 
     monkeypatch.setattr(latency_task, "remote", lambda function, config, retries: Task())
     monkeypatch.setattr(latency_task, "result", measured)
-    own = replace(base, shape=SMALL, config=base.config.changed("search", latency_batch=batch))
+    own = replace(context, shape=SMALL, config=context.config.changed("search", latency_batch=batch))
     timed = latency_task.with_latency(own, tmp_path, lambda _: None)
     assert f"batch {batch}" in timed.latency.setting
 
@@ -49,7 +49,7 @@ def test_models_are_timed_at_the_batch_of_the_settings(base, tmp_path, monkeypat
         ("NVIDIA L4", 0.0, "", "timed on NVIDIA L4, and workers here have cpu: "),
     ],
 )
-def test_a_table_of_another_device_is_named(table, base, tmp_path, monkeypatch, timed_on, gpus, card, says):
+def test_a_table_of_another_device_is_named(table, context, tmp_path, monkeypatch, timed_on, gpus, card, says):
     class Task:
         def remote(self):
             return card
@@ -59,7 +59,7 @@ def test_a_table_of_another_device_is_named(table, base, tmp_path, monkeypatch, 
     monkeypatch.setattr(latency_task, "result", lambda reference: reference)
     replace(table, device=timed_on).save(tmp_path / "latency_task.json")
     lines = []
-    kept = latency_task.latency_table(tmp_path / "latency_task.json", base, base.config, 1, False, lines.append)
+    kept = latency_task.latency_table(tmp_path / "latency_task.json", context, context.config, 1, False, lines.append)
     assert kept.device == timed_on
     assert len(lines) == (says is not None)
     assert says is None or says in lines[0]

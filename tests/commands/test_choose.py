@@ -13,7 +13,7 @@ from raycomp.commands.show import front_command
 from raycomp.errors import UserError
 from raycomp.report.choice import Limits, choose
 from raycomp.report.status import status_of
-from raycomp.report.sweep_view import Found, difference
+from raycomp.report.sweep_view import SweepView, difference
 from raycomp.results.row import Row
 from raycomp.results.store import Store
 from tests.evaluate.test_per_image import made
@@ -108,19 +108,19 @@ def test_pick_is_as_sure_of_a_recipe_as_the_front_is(tmp_path, capsys):
         store.write(row)
     store.lock.drop()
     front_command("sure", results=str(tmp_path), as_json=True)
-    on_front = {row["recipe_id"]: row["trust"] for row in json.loads(capsys.readouterr().out)["front"]}
+    on_front = {row["recipe_id"]: row["confidence"] for row in json.loads(capsys.readouterr().out)["front"]}
     pick_command("sure", max_share="60%", results=str(tmp_path), as_json=True)
     told = json.loads(capsys.readouterr().out)
-    picked = {row["recipe_id"]: row["trust"] for row in (told["recipe"], *told["others"])}
+    picked = {row["recipe_id"]: row["confidence"] for row in (told["recipe"], *told["others"])}
     assert picked
     assert picked.items() <= on_front.items()
     pick_command("sure", max_share="60%", results=str(tmp_path))
     text = capsys.readouterr().out
     best = told["recipe"]
-    half = 100 * (best["trust"]["clean"][1] - best["trust"]["clean"][0]) / 2
+    half = 100 * (best["confidence"]["clean"][1] - best["confidence"]["clean"][0]) / 2
     assert f"{100 * best['clean_miou']:.2f} ±{half:.1f}" in text
     assert "as good" in text
-    shown = [row["trust"]["tie"] or "" for row in (best, *told["others"][:5])]
+    shown = [row["confidence"]["tie"] or "" for row in (best, *told["others"][:5])]
     lines = [line for line in text.splitlines() if line.startswith("│")]
     assert [line.split("│")[-2].strip() for line in lines] == [tie[:6] for tie in shown]
     assert any(shown)
@@ -232,12 +232,12 @@ def test_rows_of_older_sweeps_and_of_refining_are_read_too(tmp_path, capsys):
 
 def test_a_sweep_measured_elsewhere_is_told_from_one_that_was_searched(tmp_path, capsys):
     full = [replace(row, evalset="others") for row in FULL]
-    elsewhere = Found("there", found().config, full)
+    elsewhere = SweepView("there", found().config, full)
     assert difference(found(), elsewhere) == "other evaluation images"
-    unfinished = Found("searched", found().config, [row for row in ROWS if row.stage == "search"])
+    unfinished = SweepView("searched", found().config, [row for row in ROWS if row.stage == "search"])
     assert difference(found(), unfinished) == "the search stage in place of the full one"
-    timed = elsewhere.config.changed("search", limit="latency")
-    assert difference(elsewhere, Found("timed", timed, full)) == "another limit (GFLOPs, time)"
+    timed = elsewhere.config.changed("search", cost_metric="latency")
+    assert difference(elsewhere, SweepView("timed", timed, full)) == "another limit (GFLOPs, time)"
     store = Store(tmp_path / "there")
     store.open(elsewhere.config)
     for row in full:

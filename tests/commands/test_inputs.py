@@ -32,7 +32,9 @@ def add_sweep(results, name: str, mode: str = "none", checkpoint: str = "a") -> 
     store.open(config)
     for number, recipe in enumerate(RECIPES):
         store.write(
-            replace(fake_row(TINY, Proposal(number, "search", "known", "", recipe)), sweep=name, checkpoint=checkpoint)
+            replace(
+                fake_row(TINY, Proposal(number, "search", "baseline", "", recipe)), sweep=name, checkpoint=checkpoint
+            )
         )
 
 

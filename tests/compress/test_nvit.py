@@ -10,7 +10,7 @@ from raycomp.compress.nvit import nvit, surviving
 from raycomp.compress.pruning import kept_units, prune
 from raycomp.flops import gflops
 from raycomp.recipe import BlockWidths, Recipe, dense
-from raycomp.sections import NvitConfig
+from raycomp.settings.comparison import NvitConfig
 from tests.conftest import TINY, seeded_model, seeded_saliency
 
 CONFIG = NvitConfig(embed=8, heads=2, qk=2, v=2, mlp=8, rounds=3, criterion="taylor")

@@ -6,7 +6,7 @@ import pytest
 from raycomp.data.augment import augment, padded
 from raycomp.data.samples import IGNORE
 from raycomp.errors import UserError
-from raycomp.sections import AugmentConfig
+from raycomp.settings.training import AugmentConfig
 from raycomp.shape import OWN_SIZE, Scale, enlarged_to
 
 NOTHING = AugmentConfig(scale=(1.0, 1.0), flip=False, photometric=False)

@@ -10,7 +10,8 @@ from raycomp.data.corruptions import VARIANTS, corrupt
 from raycomp.data.evalset import CLEAN, Stack, cache_folder, prepare
 from raycomp.data.streetscenes import StreetScenes
 from raycomp.errors import UserError
-from raycomp.sections import DataConfig, EvaluationConfig, StageConfig
+from raycomp.settings.evaluation import EvaluationConfig, StageConfig
+from raycomp.settings.model_and_data import DataConfig
 
 DATA = DataConfig(dataset="streetscenes")
 SMALL = EvaluationConfig(search=StageConfig(clean=2, corrupted=1), full=StageConfig(clean=3, corrupted=2))

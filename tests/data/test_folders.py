@@ -11,7 +11,7 @@ from PIL import Image
 from raycomp.data.datasets import Ade20k, CamVid, Cityscapes, Own, open_split
 from raycomp.data.samples import IGNORE
 from raycomp.errors import UserError
-from raycomp.sections import DataConfig
+from raycomp.settings.model_and_data import DataConfig
 from tests.conftest import shared
 
 

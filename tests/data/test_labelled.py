@@ -10,17 +10,17 @@ from raycomp.data.evalset import CLEAN, Stack
 from raycomp.data.labelled import absent_classes, check_stages
 from raycomp.data.samples import IGNORE
 from raycomp.errors import UserError
-from raycomp.sections import EvaluationConfig
+from raycomp.settings.evaluation import EvaluationConfig
 
 FULL = {"clean": 4, "corrupted": 1}  # of the set in tests.helpers.contexts: variant v shows image v % 4
 
 
-def unlabelled(base, *sources):
-    """The evaluation set of a base without the labels of some of its images."""
-    labels = [np.array(view) for view in base.evalset.labels.views()]
+def unlabelled(context, *sources):
+    """The evaluation set of a context without the labels of some of its images."""
+    labels = [np.array(view) for view in context.evalset.labels.views()]
     for source in sources:
         labels[source][:] = IGNORE
-    return replace(base.evalset, labels=Stack.of(labels))
+    return replace(context.evalset, labels=Stack.of(labels))
 
 
 @pytest.mark.parametrize(
@@ -37,18 +37,18 @@ def unlabelled(base, *sources):
         ((), {"search": {"clean": 2, "corrupted": 1}}, None),
     ],
 )
-def test_stages_without_labels_are_refused(base, sources, stages, words):
+def test_stages_without_labels_are_refused(context, sources, stages, words):
     config = EvaluationConfig.model_validate({"full": FULL, **stages})
     if words is None:
-        check_stages(unlabelled(base, *sources), config)
+        check_stages(unlabelled(context, *sources), config)
         return
     with pytest.raises(UserError, match=words):
-        check_stages(unlabelled(base, *sources), config)
+        check_stages(unlabelled(context, *sources), config)
 
 
-def test_corrupted_images_count_by_themselves(base):
+def test_corrupted_images_count_by_themselves(context):
     """With five images and one severity, every type shows the same image."""
-    data = unlabelled(base, 2)
+    data = unlabelled(context, 2)
     data = replace(data, label_of=np.where(data.variants == CLEAN, data.label_of, 2))
     stage = {"clean": 4, "corrupted": 1}
     with pytest.raises(UserError, match=r"evaluation\.full\.corrupted: none of its 1 images has a labelled pixel"):

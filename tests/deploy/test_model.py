@@ -15,7 +15,7 @@ from raycomp.errors import UserError
 from raycomp.models import checkpoints
 from raycomp.models.policy import Policy
 from raycomp.recipe import Recipe
-from raycomp.sections import DataConfig
+from raycomp.settings.model_and_data import DataConfig
 from tests.conftest import TINY, seeded_images
 from tests.helpers.recipes import METHODS, random_recipe
 
@@ -41,7 +41,7 @@ def test_a_model_comes_back_as_it_was(model, saliency, method, tmp_path):
     assert not again.training
     assert Recipe.model_validate(yaml.safe_load(path.with_suffix(".yaml").read_text())) == made.recipe
     facts = models.read_facts(path)
-    assert facts == models.Facts(
+    assert facts == models.ModelCard(
         classes=CLASSES,
         mean=(0.5,) * 3,
         std=(0.5,) * 3,

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from raycomp.deploy import model as models
-from raycomp.deploy.model import FACTS, Facts
+from raycomp.deploy.model import FACTS, ModelCard
 from raycomp.deploy.onnx import compare, export_onnx, export_program, open_session, run_bound
 from raycomp.deploy.predict import open_model, predict
 from raycomp.deploy.program import moved
@@ -37,7 +37,7 @@ def test_the_onnx_graph_answers_like_torch(model, saliency, method, tmp_path):
         apart = IMAGES.repeat_interleave(2, 0)[: 2 * batch : 2]  # not contiguous
         assert np.array_equal(run_bound(session, apart).numpy(), found)
     held = {p.key: p.value for p in onnx.load(path).metadata_props}
-    assert Facts.model_validate_json(held[FACTS]) == facts
+    assert ModelCard.model_validate_json(held[FACTS]) == facts
     assert held["recipe"] == made.recipe.canonical_json()
     assert {i.domain for i in onnx.load(path).opset_import if i.domain} <= {"pkg.onnxscript.torch_lib.common"}
 

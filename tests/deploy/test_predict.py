@@ -148,7 +148,7 @@ def test_a_model_says_what_it_is_for(model):
     assert facts.scope.startswith("the model was trained on drawn street scenes (streetscenes): a photograph")
     camvid = models.facts_of(model, DATA.model_copy(update={"dataset": "camvid"}), CLASSES)
     assert camvid.scope == "the model was made for the data set camvid and knows 5 classes: a, b, c, d, e"
-    older = models.Facts.model_validate_json(camvid.model_dump_json(exclude={"dataset"}))
+    older = models.ModelCard.model_validate_json(camvid.model_dump_json(exclude={"dataset"}))
     assert older.scope == "the model knows 5 classes: a, b, c, d, e"
 
 

@@ -83,12 +83,12 @@ def test_models_that_cannot_be_compared_are_refused(model, saliency):
         speeds({"a": compressed(model, saliency, "adaptive")}, ["torch"], [1], CPU, torch.float32, 1)
 
 
-def test_a_sweep_stands_for_the_models_of_its_front(base, tmp_path):
+def test_a_sweep_stands_for_the_models_of_its_front(context, tmp_path):
     from raycomp.commands.export import _models
     from raycomp.report.plot import plot_speed
 
     store = Store(tmp_path / "some")
-    store.open(base.config.model_copy(update={"name": "some"}))
+    store.open(context.config.model_copy(update={"name": "some"}))
     with pytest.raises(UserError, match="sweep some has no front yet"):
         _models("some", str(tmp_path))
     narrow = dense(SHAPE).model_copy(update={"embed": 48, "merge": ToMe(ratios=(0.2, 0.0, 0.1, 0.0))})

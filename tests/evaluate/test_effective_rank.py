@@ -52,9 +52,9 @@ def test_rows_that_occur_often_need_not_be_repeated(rng, shape):
         Algm(threshold=0.5, blocks=(1, 3)),
     ],
 )
-def test_merged_features_count_on_every_patch(base, merge):
+def test_merged_features_count_on_every_patch(context, merge):
     recipe = Recipe(embed=64, blocks=BLOCKS, merge=merge)
-    model = compress(base.model, recipe, base.saliency, base.policy).eval()
+    model = compress(context.model, recipe, context.saliency, context.policy).eval()
     images = torch.randn(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     shares = []
     with torch.inference_mode():

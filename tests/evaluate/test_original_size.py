@@ -17,11 +17,11 @@ CPU = torch.device("cpu")
 SIZES = [(64, 64), (100, 100), (37, 50), (100, 100)]
 
 
-def labelled_at(base, sizes):
+def labelled_at(context, sizes):
     rng = np.random.default_rng(1)
     labels = [rng.integers(0, 11, size).astype(np.uint8) for size in sizes]
     labels[1][:30] = 255
-    return replace(base, evalset=replace(base.evalset, originals=Stack.of(labels))), labels
+    return replace(context, evalset=replace(context.evalset, originals=Stack.of(labels))), labels
 
 
 def brute_force(model, image, size) -> np.ndarray:
@@ -35,14 +35,14 @@ def brute_force(model, image, size) -> np.ndarray:
     return F.interpolate(total / count, size, mode="bilinear")[0].argmax(0).numpy()
 
 
-def test_the_full_set_is_measured_at_the_original_size(base):
-    made, labels = labelled_at(base, SIZES)
-    sizes = base.config.data.model_copy(update={"window": (48, 48), "stride": 32})
-    result = measure(made.cut(dense(base.shape)), made.evalset, "full", base.config.evaluation, sizes, CPU)
-    model = made.cut(dense(base.shape)).double()
+def test_the_full_set_is_measured_at_the_original_size(context):
+    made, labels = labelled_at(context, SIZES)
+    sizes = context.config.data.model_copy(update={"window": (48, 48), "stride": 32})
+    result = measure(made.cut(dense(context.shape)), made.evalset, "full", context.config.evaluation, sizes, CPU)
+    model = made.cut(dense(context.shape)).double()
     hits, union = np.zeros(11), np.zeros(11)
     for index in range(CLEAN_IMAGES):
-        predicted, truth = brute_force(model, base.evalset.images.views()[index], SIZES[index]), labels[index]
+        predicted, truth = brute_force(model, context.evalset.images.views()[index], SIZES[index]), labels[index]
         for cls in range(11):
             hits[cls] += ((predicted == cls) & (truth == cls)).sum()
             union[cls] += (((predicted == cls) | (truth == cls)) & (truth != 255)).sum()
@@ -53,9 +53,9 @@ def test_the_full_set_is_measured_at_the_original_size(base):
 @pytest.mark.parametrize(
     ("stage", "at", "same"), [("full", "original", False), ("full", "resized", True), ("search", "original", True)]
 )
-def test_the_search_stage_and_whoever_asks_keep_to_resized_labels(base, stage, at, same):
-    made, _ = labelled_at(base, SIZES)
-    config = base.config.evaluation.model_copy(update={"at": at})
-    found = measure(made.cut(dense(base.shape)), made.evalset, stage, config, base.config.data, CPU)
-    resized = measure(base.cut(dense(base.shape)), base.evalset, stage, config, base.config.data, CPU)
+def test_the_search_stage_and_whoever_asks_keep_to_resized_labels(context, stage, at, same):
+    made, _ = labelled_at(context, SIZES)
+    config = context.config.evaluation.model_copy(update={"at": at})
+    found = measure(made.cut(dense(context.shape)), made.evalset, stage, config, context.config.data, CPU)
+    resized = measure(context.cut(dense(context.shape)), context.evalset, stage, config, context.config.data, CPU)
     assert (found.clean_miou == resized.clean_miou) == same

@@ -8,7 +8,7 @@ from raycomp.data.corruptions import VARIANTS
 from raycomp.evaluate.measure import measure
 from raycomp.evaluate.per_image import PerImage
 from raycomp.recipe import dense
-from raycomp.report.confidence import trust
+from raycomp.report.confidence import confidence
 from raycomp.results.row import Row
 from tests.helpers import rows
 
@@ -42,9 +42,14 @@ def test_draws_are_evaluations_of_the_images_drawn():
         assert found[draw] == pytest.approx([values[-1], (values[3] + values[70]) / 2])
 
 
-def test_every_image_once_is_the_measurement(base):
+def test_every_image_once_is_the_measurement(context):
     result = measure(
-        base.cut(dense(base.shape)), base.evalset, "full", base.config.evaluation, base.config.data, torch.device("cpu")
+        context.cut(dense(context.shape)),
+        context.evalset,
+        "full",
+        context.config.evaluation,
+        context.config.data,
+        torch.device("cpu"),
     )
     images = result.per_image
     clean = images.variants == -1
@@ -71,7 +76,7 @@ def test_intervals_hold_the_figure_and_ties_are_told():
         return PerImage(rng.binomial(1000, rate, union.shape), union, variants, sources)
 
     cheap, same, better = model(0.700), model(0.7002), model(0.72)
-    found = trust([row("better", 3.0, better), row("cheap", 1.0, cheap), row("same", 2.0, same)])
+    found = confidence([row("better", 3.0, better), row("cheap", 1.0, cheap), row("same", 2.0, same)])
     assert found["cheap"].tie is None
     assert found["same"].tie == "cheap"
     assert found["better"].tie is None
@@ -79,7 +84,7 @@ def test_intervals_hold_the_figure_and_ties_are_told():
         for low, high in (found[name].clean, found[name].corrupted):
             assert low < rate < high
             assert high - low < 0.01
-    assert trust([rows.row(recipe_id="old", gflops=1.0)]) == {}
+    assert confidence([rows.row(recipe_id="old", gflops=1.0)]) == {}
 
 
 @pytest.mark.parametrize("images", [1, 2, 4])
@@ -93,7 +98,7 @@ def test_of_few_images_a_variant_the_interval_holds_the_figure_too(images):
     count = 60 + 20 * images
     hits = rng.binomial(100, rng.uniform(0.3, 0.8, (count, 4)))
     one = PerImage(hits, np.full((count, 4), 100), np.concatenate(variants), np.concatenate(sources))
-    low, high = trust([row("a", 1.0, one)])["a"].corrupted
+    low, high = confidence([row("a", 1.0, one)])["a"].corrupted
     figure = np.mean([one.hits[one.variants == v].sum(0) / (100 * images) for v in range(20)])
     assert low < figure < high
     assert (low + high) / 2 == pytest.approx(figure)
@@ -110,7 +115,7 @@ def test_wider_intervals_of_fewer_images():
             np.repeat([-1, 0], images),
             np.tile(np.arange(images), 2),
         )
-        low, high = trust([row("a", 1.0, one)])["a"].clean
+        low, high = confidence([row("a", 1.0, one)])["a"].clean
         return high - low
 
     assert width(400) == pytest.approx(width(25) / 4, rel=0.35)  # as 1 / sqrt(images)

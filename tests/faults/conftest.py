@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.helpers.sweeps import Found, finish, found, start
+from tests.helpers.sweeps import SweepView, finish, found, start
 from tests.jobs.test_pareto_search import make_place
 
 
@@ -14,7 +14,7 @@ def place(tmp_path_factory) -> Path:
     """Short sweeps: `space.yaml`, and `random.yaml`, whose proposals do not depend on what was measured."""
     folder = make_place(tmp_path_factory.mktemp("faults"))
     space = yaml.safe_load((folder / "space.yaml").read_text())
-    space["search"] |= {"trials": 9, "known": ["60%"]}
+    space["search"] |= {"trials": 9, "baselines": ["60%"]}
     (folder / "space.yaml").write_text(yaml.safe_dump(space))
     space["search"] |= {"sampler": "random"}
     (folder / "random.yaml").write_text(yaml.safe_dump(space))
@@ -22,12 +22,12 @@ def place(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def undisturbed(place) -> Found:
+def undisturbed(place) -> SweepView:
     finish(start(place, "undisturbed"), place, "undisturbed")
     return found(place, "undisturbed")
 
 
 @pytest.fixture(scope="session")
-def undisturbed_random(place) -> Found:
+def undisturbed_random(place) -> SweepView:
     finish(start(place, "undisturbed-random", "--space", "random.yaml"), place, "undisturbed-random")
     return found(place, "undisturbed-random")

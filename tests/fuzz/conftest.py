@@ -24,7 +24,7 @@ from raycomp.models import checkpoints
 from raycomp.models.policy import Policy
 from raycomp.recipe import dense
 from raycomp.results.store import Store
-from raycomp.sections import DataConfig
+from raycomp.settings.model_and_data import DataConfig
 from tests.conftest import TINY, seeded_model
 from tests.helpers.answers import Given
 from tests.report.test_page import found

@@ -14,7 +14,8 @@ from raycomp.data.datasets import open_split
 from raycomp.data.evalset import prepare
 from raycomp.data.labelled import absent_classes, check_stages
 from raycomp.data.samples import IGNORE
-from raycomp.sections import DataConfig, EvaluationConfig
+from raycomp.settings.evaluation import EvaluationConfig
+from raycomp.settings.model_and_data import DataConfig
 from tests.fuzz.conftest import FUZZ, FUZZ_LITTLE
 from tests.helpers.answers import Given, answer, command, place, untouched
 from tests.helpers.strategies import ODD_NAMES, SUFFIXES, image_files

@@ -1,10 +1,10 @@
-"""A base over a handful of random images: every method can be matched and measured in a second."""
+"""A context over a handful of random images: every method can be matched and measured in a second."""
 
 import numpy as np
 import torch
 
 from raycomp.config import SweepConfig
-from raycomp.context import Base
+from raycomp.context.sweep_context import SweepContext
 from raycomp.data.corruptions import VARIANTS
 from raycomp.data.evalset import CLEAN, EvalSet, Stack
 from raycomp.models.policy import Policy
@@ -14,7 +14,7 @@ SHAPE = TINY.model_copy(update={"width": 64, "depth": 4, "image": (64, 64), "cla
 CLEAN_IMAGES = 4
 
 
-def tiny_base() -> Base:
+def tiny_context() -> SweepContext:
     config = SweepConfig.model_validate(
         {
             "name": "tiny",
@@ -53,7 +53,7 @@ def tiny_base() -> Base:
     model = seeded_model(SHAPE)
     torch.manual_seed(0)
     policy = Policy("small", SHAPE.patch)
-    return Base(
+    return SweepContext(
         config=config,
         shape=SHAPE,
         checkpoint="weights",

@@ -17,7 +17,7 @@ from raycomp.models.policy import Policy
 from raycomp.recipe import Recipe, dense
 from raycomp.results.query import completed
 from raycomp.results.store import Store
-from raycomp.sections import RecoveryConfig
+from raycomp.settings.training import RecoveryConfig
 from tests.conftest import TINY, seeded_model
 from tests.jobs.test_pareto_search import environment, execute
 
@@ -80,7 +80,7 @@ def interrupted_after(place: Path, line: str, *extra: str) -> int:
 
 @pytest.mark.slow
 def test_from_nothing_to_the_page_and_on_with_more_seeds(place):
-    assert interrupted_after(place, "cell 2/6", "--recovery", "2", "--seeds", "0") == 130
+    assert interrupted_after(place, "run 2/6", "--recovery", "2", "--seeds", "0") == 130
     folder = place / "results" / "tiny-benchmark"
     before = {row.label: row.started for row in completed(Store(folder).rows(), "benchmark")}
     assert 2 <= len(before) < 6

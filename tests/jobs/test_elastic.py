@@ -27,7 +27,7 @@ SPACE = {
     "evaluation": {"search": {"clean": 4, "corrupted": 1}, "full": {"clean": 6, "corrupted": 1}},
     "space": {"mlp": {"low": 64, "step": 16}},
     "recovery": {"mode": "elastic"},
-    "search": {"trials": 6, "budget": "80%", "known": ["70%", "40%"]},
+    "search": {"trials": 6, "budget": "80%", "baselines": ["70%", "40%"]},
     "elastic": {"train": TRAIN},
     "refine": {"train": TRAIN, "workers": 2},
 }

@@ -41,7 +41,7 @@ def place(tmp_path_factory):
         "data": {"dataset": "folders", "root": str(place / "data"), "classes": ["a", "b"]},
         "evaluation": {"search": {"clean": 1, "corrupted": 1}, "full": {"clean": 2, "corrupted": 1}},
         "nvit": {"images": 2, "batch": 1},
-        "search": {"trials": 4, "budget": "80%", "known": ["70%"], "workers": 1},
+        "search": {"trials": 4, "budget": "80%", "baselines": ["70%"], "workers": 1},
     }
     (place / "space.yaml").write_text(yaml.safe_dump(space))
     space["search"]["trial_seconds"] = 1e-3

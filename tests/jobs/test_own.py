@@ -22,7 +22,7 @@ def place(tmp_path) -> Path:
     space["model"] |= {"shape": {"vit": "tiny", "image": [SIDE, SIDE], "classes": 2}, "backbone": None}  # no download
     space["data"]["stride"] = SIDE // 2
     space["evaluation"] = {"search": {"clean": 3, "corrupted": 1}, "full": {"clean": 4, "corrupted": 1}}
-    space["search"] |= {"trials": 7, "known": ["40%"]}
+    space["search"] |= {"trials": 7, "baselines": ["40%"]}
     space["train"] |= {"steps": 3, "batch": 2, "eval_images": 2}
     (tmp_path / "my_space.yaml").write_text(yaml.safe_dump(space))
     random = np.random.default_rng(0)

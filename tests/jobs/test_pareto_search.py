@@ -39,7 +39,7 @@ def make_place(folder: Path) -> Path:
         "data": {"dataset": "streetscenes"},
         "evaluation": {"search": small, "full": {"clean": 6, "corrupted": 1}},
         "space": {"mlp": {"low": 64, "step": 16}},
-        "search": {"trials": 14, "budget": "80%", "known": ["70%", "50%"]},
+        "search": {"trials": 14, "budget": "80%", "baselines": ["70%", "50%"]},
     }
     (folder / "space.yaml").write_text(yaml.safe_dump(space))
     return folder
@@ -69,7 +69,7 @@ def run(place: Path, *extra: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.slow
 def test_a_limit_of_time_in_place_of_gflops(place):
-    options = ("--results", "other", "--name", "timed", "--limit", "latency", "--budget", "100%", "--trials", "3")
+    options = ("--results", "other", "--name", "timed", "--cost-metric", "latency", "--budget", "100%", "--trials", "3")
     done = run(place, *options)
     assert done.returncode == 0, done.stdout + done.stderr
     folder = place / "other" / "timed"
@@ -89,10 +89,10 @@ def test_a_limit_of_time_in_place_of_gflops(place):
     assert (folder / "latency.json").read_bytes() == table
     other = run(place, "--results", "other", "--name", "timed", "--budget", "100%", "--trials", "3")
     assert (other.returncode, other.stdout) == (2, "")
-    assert "its sweep has search.limit 'latency', now 'gflops'" in other.stderr
-    mistyped = run(place, "--name", "new", "--limit", "time")
+    assert "its sweep has search.cost_metric 'latency', now 'gflops'" in other.stderr
+    mistyped = run(place, "--name", "new", "--cost-metric", "time")
     assert mistyped.returncode == 2
-    assert "'search.limit'" in mistyped.stderr
+    assert "'search.cost_metric'" in mistyped.stderr
 
 
 @pytest.mark.slow

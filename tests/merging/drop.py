@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
 from pydantic import Field
+from raycomp.merging.context import ROUNDED, MergeMethod, merged_pairs
 
 from raycomp import merging
-from raycomp.merging.base import ROUNDED, MergeMethod, merged_pairs
 from raycomp.shape import Grid, ModelShape, Size
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class Drop(MergeMethod):
     def at(self, strength: float, shape: ModelShape, image: Size | None) -> Self:
         return type(self)(block=self.block, ratio=strength / 2)
 
-    def setting(self, shape: ModelShape, image: Size | None) -> str:
+    def point(self, shape: ModelShape, image: Size | None) -> str:
         return f"{self.symbol} = {self.ratio:.3f}"
 
     @property

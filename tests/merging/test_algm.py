@@ -108,8 +108,8 @@ def test_a_source_exactly_at_the_limit_merges_globally():
     assert alike(best, 2, 1).tolist() == [[True, True, True]]
 
 
-def algm_recipe(shape, **settings) -> Recipe:
-    return dense(shape).model_copy(update={"merge": Algm(blocks=algm_blocks(shape.depth), **settings)})
+def algm_recipe(shape, **points) -> Recipe:
+    return dense(shape).model_copy(update={"merge": Algm(blocks=algm_blocks(shape.depth), **points)})
 
 
 def test_a_batch_merges_what_its_least_merging_image_would(model, saliency, shape):
@@ -167,7 +167,7 @@ def test_restored_features_cover_the_grid(model, saliency, shape):
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("points", "message"),
     [
         ({"threshold": 1.2}, "less than or equal to 1"),
         ({"threshold": -1.5}, "greater than or equal to -1"),
@@ -178,9 +178,9 @@ def test_restored_features_cover_the_grid(model, saliency, shape):
         ({"threshold": 0.5, "blocks": (1, 9)}, "blocks are 1 to 3"),
     ],
 )
-def test_settings_out_of_range_say_what_is_allowed(settings, message, shape):
+def test_settings_out_of_range_say_what_is_allowed(points, message, shape):
     with pytest.raises(ValidationError, match=message):
-        Recipe(embed=32, blocks=dense(shape).blocks, merge=Algm(**{"blocks": (1, 2), **settings}))
+        Recipe(embed=32, blocks=dense(shape).blocks, merge=Algm(**{"blocks": (1, 2), **points}))
 
 
 def test_a_grid_that_windows_do_not_tile_says_the_nearest_that_they_do(shape):

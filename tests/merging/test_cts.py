@@ -33,8 +33,8 @@ def brute_force_tokens(image, shared, projection, position, grid) -> tuple[np.nd
                 piece = torch.nn.functional.interpolate(
                     piece[None], scale_factor=0.5, mode="bilinear", align_corners=False
                 )[0]
-                cells = position.view(rows, columns, -1)[row : row + 2, column : column + 2]
-                place = cells.mean((0, 1))
+                runs = position.view(rows, columns, -1)[row : row + 2, column : column + 2]
+                place = runs.mean((0, 1))
                 where[window] = len(tokens)
             else:
                 source.append(where[window])
@@ -47,14 +47,14 @@ def brute_force_tokens(image, shared, projection, position, grid) -> tuple[np.nd
 @pytest.mark.parametrize("grid", [(2, 2), (4, 6), (6, 4)])
 @pytest.mark.parametrize("count", [0, 1, 4])
 def test_sharing_equals_brute_force(grid, count, rng):
-    cells = grid[0] * grid[1] // 4
-    count = min(count, cells)
+    runs = grid[0] * grid[1] // 4
+    count = min(count, runs)
     projection = torch.nn.Conv2d(3, 5, 8, 8).double()
     images = torch.from_numpy(rng.standard_normal((3, 3, grid[0] * 8, grid[1] * 8)))
     position = torch.from_numpy(rng.standard_normal((1, grid[0] * grid[1], 5)))
-    shared = torch.zeros(3, cells, dtype=torch.bool)
+    shared = torch.zeros(3, runs, dtype=torch.bool)
     for image in shared:
-        image[torch.from_numpy(rng.choice(cells, count, replace=False))] = True
+        image[torch.from_numpy(rng.choice(runs, count, replace=False))] = True
     x, tokens = share(images, shared, count, projection, position, grid, prefix=2)
     for i in range(3):
         expected, source = brute_force_tokens(images[i], shared[i], projection, position[0], grid)
@@ -86,13 +86,13 @@ def test_a_shared_superpatch_gets_one_mask_for_its_four_cells(model, saliency, s
     for image in range(2):
         for window in order[image, :count].tolist():
             row, column = divmod(window, 4)
-            cells = scores[image, :, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2]
-            assert torch.equal(cells, cells[:, :1, :1].expand(-1, 2, 2))
+            runs = scores[image, :, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2]
+            assert torch.equal(runs, runs[:, :1, :1].expand(-1, 2, 2))
     assert tokens.size.sum(1).tolist() == [50, 50]
 
 
 def test_patch_indices_come_back_in_order():
-    """Positions carry each superpatch's number; nothing else is embedded; every cell gets its number back."""
+    """Positions carry each superpatch's number; nothing else is embedded; every run gets its number back."""
     grid = (4, 6)
     numbers = (torch.arange(4)[:, None] // 2 * 3 + torch.arange(6) // 2).flatten().double()
     projection = torch.nn.Conv2d(3, 1, 8, 8).double()

@@ -10,7 +10,7 @@ import yaml
 from pydantic import ValidationError
 
 import raycomp
-from raycomp.benchmark.conditions import Level, levels
+from raycomp.benchmark.conditions import Condition, conditions
 from raycomp.benchmark.operating_points import built, find
 from raycomp.benchmark.timing import batched
 from raycomp.compress.apply import compress
@@ -23,7 +23,7 @@ from raycomp.errors import UserError
 from raycomp.evaluate.miou import normalised
 from raycomp.evaluate.token_counts import tokens_per_block
 from raycomp.flops import gflops, profile
-from raycomp.match_cost import bisect
+from raycomp.match_cost import match_cost
 from raycomp.merging import METHODS, MergeMethod
 from raycomp.models.policy import Policy
 from raycomp.recipe import BlockWidths, Recipe, dense
@@ -31,7 +31,8 @@ from raycomp.results.query import baselines, baselines_of, is_baseline
 from raycomp.search.baselines import known
 from raycomp.search.proposal import Proposal
 from raycomp.search.trial import run_trial
-from raycomp.sections import BenchmarkConfig, SpaceConfig, WidthRange
+from raycomp.settings.comparison import BenchmarkConfig
+from raycomp.settings.space_and_search import SpaceConfig, WidthRange
 from raycomp.shape import deit_base_distilled
 from raycomp.space import Space
 from tests.conftest import TINY, seeded_images
@@ -42,7 +43,7 @@ from tests.helpers.rows import row
 CPU = torch.device("cpu")
 PAPER = deit_base_distilled((512, 512), 150)  # large enough for a policy network to pay
 GREY = (0.5, 0.5, 0.5)
-FACTS = models.Facts(classes=tuple("abcde"), mean=GREY, std=GREY, window=(48, 64), stride=48, short_side=None)
+FACTS = models.ModelCard(classes=tuple("abcde"), mean=GREY, std=GREY, window=(48, 64), stride=48, short_side=None)
 NARROW = Recipe(embed=24, blocks=(BlockWidths(heads=3, qk=4, v=8, mlp=64),) * 3)
 STRENGTHS = (0.1, 0.5, 1.0)
 every_method = pytest.mark.parametrize("name", METHODS)
@@ -168,33 +169,33 @@ def test_known_recipes_merge_by_it_and_cost_at_most_their_share(name):
 def test_its_strength_is_matched_to_a_cost(name):
     whole = dense(PAPER)
     target = 0.7 * gflops(PAPER, whole)
-    matched = bisect(lambda s: whole.merging(fixed(name, s, PAPER)), lambda recipe: gflops(PAPER, recipe), target)
+    matched = match_cost(lambda s: whole.merging(fixed(name, s, PAPER)), lambda recipe: gflops(PAPER, recipe), target)
     assert matched.below_cost <= target < matched.above_cost
     assert matched.nearest(target, 0.01)[1] == pytest.approx(target, rel=0.01)
 
 
 @every_method
 @pytest.mark.parametrize("prefix", ["", "nvit+"])
-def test_a_benchmark_matches_it_alone_and_after_pruning(name, prefix, base):
-    level = Level(1.25, prefix + name)
-    assert level in levels(BenchmarkConfig(methods=(prefix + name,), speedups=(1.25,)), with_found=False)
-    setting = find(base, level, CPU)
-    assert setting.reached
-    assert setting.text.endswith(setting.recipe.merge.setting(SHAPE, SHAPE.image))
-    assert (setting.pruned is not None) == bool(prefix)
+def test_a_benchmark_matches_it_alone_and_after_pruning(name, prefix, context):
+    condition = Condition(1.25, prefix + name)
+    assert condition in conditions(BenchmarkConfig(methods=(prefix + name,), speedups=(1.25,)), with_found=False)
+    point = find(context, condition, CPU)
+    assert point.reached
+    assert point.text.endswith(point.recipe.merge.point(SHAPE, SHAPE.image))
+    assert (point.pruned is not None) == bool(prefix)
     pixels = NORMALIZATIONS[SHAPE.normalization]
-    image = torch.from_numpy(base.evalset.images.views()[0][None].copy())
+    image = torch.from_numpy(context.evalset.images.views()[0][None].copy())
     x = normalised(image, pixels.mean, pixels.std, torch.float32)
-    recipe = batched(base, setting, x)
+    recipe = batched(context, point, x)
     assert not recipe.adaptive
-    made = tokens_per_block(built(base, setting), x)
+    made = tokens_per_block(built(context, point), x)
     assert profile(SHAPE, recipe).tokens[-1] == pytest.approx(made[-1], abs=1)
 
 
 @every_method
-def test_a_trial_measures_it(name, base, tmp_path):
+def test_a_trial_measures_it(name, context, tmp_path):
     recipe = dense(SHAPE).merging(fixed(name, 0.4, SHAPE))
-    measured = run_trial(base, None, Proposal(0, "search", "proposed", "", recipe), tmp_path, CPU, "")
+    measured = run_trial(context, None, Proposal(0, "search", "proposed", "", recipe), tmp_path, CPU, "")
     assert (measured.status, measured.family) == ("complete", name)
     assert measured.gflops == pytest.approx(gflops(SHAPE, recipe))
     assert measured.ratios == list(recipe.ratios)
@@ -233,7 +234,11 @@ def test_an_elastic_model_is_trained_over_it_unless_it_needs_a_policy(name, mode
 
 @every_method
 def test_a_limit_of_time_needs_one_step_for_all_blocks(name):
-    sections = {"model": {"checkpoint": "none"}, "data": {"dataset": "streetscenes"}, "search": {"limit": "latency"}}
+    sections = {
+        "model": {"checkpoint": "none"},
+        "data": {"dataset": "streetscenes"},
+        "search": {"cost_metric": "latency"},
+    }
     data = {"name": "tiny", **sections, "space": {"merge": name}}
     if METHODS[name].uniform_step:
         assert SweepConfig.model_validate(data).space.merge == name
@@ -243,7 +248,7 @@ def test_a_limit_of_time_needs_one_step_for_all_blocks(name):
 
 
 def test_recipes_costs_and_spaces_start_without_torch():
-    names = "cli config flops recipe merging search.space search.known search.matched benchmark.cells"
+    names = "cli config flops recipe merging search.space search.baselines search.matched benchmark.runs"
     imports = "; ".join(f"import raycomp.{name}" for name in names.split())
     code = f"import sys; {imports}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

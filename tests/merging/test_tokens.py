@@ -14,8 +14,8 @@ def brute_force_match(metric: np.ndarray, r: int, prefix: int) -> list[int]:
     sources = [i for i in range(len(unit)) if i % 2 == 0 and i >= prefix]
     destinations = [i for i in range(len(unit)) if i % 2 == 1 and i >= prefix]
     partner = {s: max(destinations, key=lambda d: unit[s] @ unit[d]) for s in sources}
-    best_first = sorted(sources, key=lambda s: -(unit[s] @ unit[partner[s]]))
-    merged = set(best_first[:r])
+    by_priority = sorted(sources, key=lambda s: -(unit[s] @ unit[partner[s]]))
+    merged = set(by_priority[:r])
     kept = [*range(prefix), *(s for s in sources if s not in merged), *destinations]
     return [kept.index(partner[i] if i in merged else i) for i in range(len(unit))]
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from raycomp.benchmark.conditions import Level
+from raycomp.benchmark.conditions import Condition
 from raycomp.benchmark.pictures import Pictures, Scene
 from raycomp.benchmark.timing import Timing
 from raycomp.report.benchmark_plots import merged, plot_accuracy, plot_rank, plot_scenes
@@ -15,7 +15,7 @@ def row(method: str, label: str, seed: int, clean: float, gflops: float = 1.0, s
     return rows.row(
         stage="benchmark", origin=method, label=label, seed=seed, status=status,
         error="" if status == "complete" else "cannot reach 0.1 GFLOPs",
-        setting="s", gflops=gflops, clean_miou=clean, corrupted_miou=clean - 0.1,
+        point="s", gflops=gflops, clean_miou=clean, corrupted_miou=clean - 0.1,
         effective_rank=0.5, effective_rank_std=0.1, tokens=[20, 10],
         corrupted_by_variant=[0.1 * seed] * 80,
     )  # fmt: skip
@@ -75,8 +75,8 @@ def test_the_figures_are_drawn(tmp_path, rng):
     plot_rank(found, 32, "t", tmp_path / "fig4.png")
     scene = Scene("clean", rng.integers(0, 255, (32, 48, 3), dtype=np.uint8), np.zeros((32, 48), np.uint8))
     kept = [
-        (level, Pictures(np.zeros((1, 32, 48), np.uint8), np.arange(24).reshape(1, 4, 6)))
-        for level in (Level(1.0, "dense"), Level(2.5, "tome"))
+        (condition, Pictures(np.zeros((1, 32, 48), np.uint8), np.arange(24).reshape(1, 4, 6)))
+        for condition in (Condition(1.0, "dense"), Condition(2.5, "tome"))
     ]
     plot_scenes([scene], kept, ("road",), "t", tmp_path / "fig3.png")
     assert all((tmp_path / f"fig{n}.png").read_bytes().startswith(b"\x89PNG") for n in (2, 3, 4))

@@ -26,7 +26,7 @@ from tests.helpers import rows
 
 
 def row(recipe: str, share: float, clean: float, corrupted: float, label: str = "", stage: str = "full") -> Row:
-    origin = "reference" if label == "dense" else "known" if label else "proposed"
+    origin = "reference" if label == "dense" else "baseline" if label else "proposed"
     return rows.row(
         recipe_id=recipe, stage=stage, origin=origin, label=label, family="tome",
         gflops=10 * share, gflops_share=share, clean_miou=clean, corrupted_miou=corrupted,
@@ -66,14 +66,14 @@ def test_a_full_stage_that_is_half_measured_does_not_stand_for_the_front():
 def test_a_recipe_that_was_refined_twice_is_told_by_its_latest_training():
     def refined(recipe: str, setting: str, seed: int, day: int, clean: float) -> Row:
         began = datetime(2026, 11, day, tzinfo=UTC)
-        return replace(row(recipe, 0.5, clean, 0.5, stage="refined"), setting=setting, seed=seed, started=began)
+        return replace(row(recipe, 0.5, clean, 0.5, stage="refined"), operating_point=setting, seed=seed, started=began)
 
     tuned = [
         refined("a", "200 steps", 1, 1, 0.6),
         refined("a", "2000 steps", 0, 2, 0.7),
         refined("b", "200 steps", 0, 1, 0.5),
     ]
-    assert [(r.recipe_id, r.setting) for r in refined_rows([*FULL, *tuned])] == [
+    assert [(r.recipe_id, r.operating_point) for r in refined_rows([*FULL, *tuned])] == [
         ("a", "2000 steps"),
         ("b", "200 steps"),
     ]

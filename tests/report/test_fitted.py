@@ -16,7 +16,7 @@ from raycomp.deploy.speed import Speed
 from raycomp.flops import profile
 from raycomp.recipe import dense
 from raycomp.report import tables
-from raycomp.report.confidence import Trust
+from raycomp.report.confidence import Confidence
 from raycomp.report.fitted import Column, FittedTable
 from raycomp.report.status import Status
 from raycomp.results.query import at_budgets, baselines, origins
@@ -26,7 +26,7 @@ from tests.report.test_page import found, stored
 
 WIDTHS = (80, 100, 120, 160)
 SWEEP = found("streetscenes_vit_micro_at_half_of_the_dense_gflops")
-SURE = [replace(c, trust=Trust((0.3, 0.5), (0.2, 0.44), c.row.recipe_id)) for c in SWEEP.comparisons]
+SURE = [replace(c, confidence=Confidence((0.3, 0.5), (0.2, 0.44), c.row.recipe_id)) for c in SWEEP.comparisons]
 OF, CLASSES = origins(SWEEP.rows), {f"traffic sign {i}": i % 2 for i in range(12)}
 SHAPE = deit_base_distilled((512, 512), 150)
 WHOLE = profile(SHAPE, dense(SHAPE), (512, 512))
@@ -47,7 +47,7 @@ TABLES = {
     "budgets": lambda: tables.budget_table(at_budgets(SWEEP.rows, (0.7, 0.5), 0.7), OF),
     "picked": lambda: tables.picked_table(SWEEP.front, SWEEP.dense, {}, "Cheapest", {}),
     "picked by class": lambda: tables.picked_table(
-        SWEEP.front, SWEEP.dense, CLASSES, "Cheapest", {c.row.recipe_id: c.trust for c in SURE}
+        SWEEP.front, SWEEP.dense, CLASSES, "Cheapest", {c.row.recipe_id: c.confidence for c in SURE}
     ),
     "sweeps": lambda: tables.sweeps_table([SWEEP, found("other")]),
     "status": lambda: tables.status_table(

@@ -12,7 +12,7 @@ import pytest
 from raycomp.config import SweepConfig
 from raycomp.data.corruptions import VARIANTS
 from raycomp.report.page.sweep_page import write_page
-from raycomp.report.sweep_view import Found
+from raycomp.report.sweep_view import SweepView
 from raycomp.results.query import agreement
 from raycomp.results.row import Row
 from raycomp.results.store import Store
@@ -47,7 +47,7 @@ def measured(proposal: Proposal, **changes) -> Row:
     return replace(row, **whole | changes)
 
 
-def found(name: str = "tiny", seed: int = 0, **changes) -> Found:
+def found(name: str = "tiny", seed: int = 0, **changes) -> SweepView:
     config = SweepConfig.model_validate(
         {
             "name": name,
@@ -56,10 +56,10 @@ def found(name: str = "tiny", seed: int = 0, **changes) -> Found:
             "search": SEARCH.model_dump(),
         }
     )
-    return Found(name, config, [measured(p, **changes) for p in proposed(seed)])
+    return SweepView(name, config, [measured(p, **changes) for p in proposed(seed)])
 
 
-def stored(folder: Path, *sweeps: Found) -> str:
+def stored(folder: Path, *sweeps: SweepView) -> str:
     """A results folder that holds these sweeps."""
     for sweep in sweeps:
         store = Store(folder / sweep.name)
@@ -170,7 +170,7 @@ def test_unknown_cells_sort_last_in_both_directions(browser, tmp_path):
     whole = found()
     ids = [row.recipe_id for row in whole.front]
     rows = [replace(row, throughput=None if row.recipe_id == ids[0] else row.gflops) for row in whole.rows]
-    write_page([Found("older", whole.config, rows)], tmp_path / "report.html")
+    write_page([SweepView("older", whole.config, rows)], tmp_path / "report.html")
     page, problems = opened(browser, tmp_path / "report.html")
     for _ in range(2):
         page.locator("#front-table th button").get_by_text("images/s").click()
@@ -181,7 +181,7 @@ def test_unknown_cells_sort_last_in_both_directions(browser, tmp_path):
 def test_a_limit_of_time_is_told_in_time(browser, tmp_path):
     sweep, clock = found(), {"predicted_ms": 7.0, "predicted_share": 0.5}
     rows = [replace(row, **clock) for row in sweep.rows]
-    write_page([Found("timed", sweep.config, rows)], tmp_path / "report.html")
+    write_page([SweepView("timed", sweep.config, rows)], tmp_path / "report.html")
     page, problems = opened(browser, tmp_path / "report.html")
     assert page.locator("#front-table th").all_inner_texts()[2:5] == ["ms", "of dense", "GFLOPs"]
     assert page.locator("#front-table tbody tr").first.locator("td").all_inner_texts()[2:4] == ["7", "50.0 %"]
@@ -194,7 +194,7 @@ def test_a_limit_of_time_is_told_in_time(browser, tmp_path):
 def test_a_page_is_no_wider_than_its_window(browser, tmp_path, width):
     sweep = found()
     failed = replace(sweep.rows[-1], status="failed", error="RuntimeError: " + "out_of_memory," * 65)
-    write_page([Found("tiny", sweep.config, [*sweep.rows, failed]), sweep], tmp_path / "report.html")
+    write_page([SweepView("tiny", sweep.config, [*sweep.rows, failed]), sweep], tmp_path / "report.html")
     page, problems = opened(browser, tmp_path / "report.html", width)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert "out_of_memory" in page.locator("#search table").inner_text()
@@ -210,7 +210,7 @@ def test_what_rows_do_not_say_is_left_out(browser, tmp_path):
     undone = [replace(row, **old) if row.origin == "reference" else row for row in whole.rows]
     alone = [row for row in whole.rows if row.origin != "reference"]
     for name, kept in (("old recipe", rows), ("old dense", undone), ("no dense", alone)):
-        sweep = Found(name, whole.config, kept)
+        sweep = SweepView(name, whole.config, kept)
         write_page([sweep, whole], tmp_path / "report.html")
         page, problems = opened(browser, tmp_path / "report.html")
         page.locator(f"tr[data-recipe='{first}']").click()
@@ -241,7 +241,7 @@ def test_several_sweeps_are_compared_on_one_page(browser, tmp_path):
 def test_a_sweep_that_has_barely_begun_has_a_page_too(browser, tmp_path):
     whole = found()
     for rows in ([], whole.rows[:1], whole.rows[:3]):
-        write_page([Found("begun", whole.config, rows)], tmp_path / "report.html")
+        write_page([SweepView("begun", whole.config, rows)], tmp_path / "report.html")
         page, problems = opened(browser, tmp_path / "report.html")
         assert "begun" in page.locator("h1").inner_text()
         assert problems == []

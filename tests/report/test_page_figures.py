@@ -10,7 +10,7 @@ from raycomp.report.page.charts import beside_paper_figure, describe, front_figu
 from raycomp.report.page.importance import importance
 from raycomp.report.page.recipe_charts import class_changes, depth_figure, importance_figure
 from raycomp.report.page.sweep_page import _cheapest, write_page
-from raycomp.report.sweep_view import Found, difference
+from raycomp.report.sweep_view import SweepView, difference
 from raycomp.results.query import origins
 from raycomp.search.proposal import Proposal
 from tests.conftest import TINY
@@ -39,7 +39,7 @@ def test_of_a_dense_model_of_no_accuracy_no_share_is_kept(of_dense, panels):
         replace(row, clean_miou=clean, corrupted_miou=corrupted) if row.origin == "reference" else row
         for row in sweep.rows
     ]
-    figure = beside_paper_figure(Found(sweep.name, sweep.config, rows))
+    figure = beside_paper_figure(SweepView(sweep.name, sweep.config, rows))
     assert {trace.xaxis for trace in figure.data if trace.name == "this sweep's front"} == panels
 
 
@@ -49,14 +49,14 @@ def test_the_papers_figures_stand_where_the_sweep_is_of_its_data_and_model():
     assert not any(name.startswith("paper") for name in names)
     config = sweep.config.changed("data", dataset="ade20k", root="data")
     rows = [replace(row, gflops=row.gflops * 129.7 / sweep.dense.gflops) for row in sweep.rows]
-    names = {trace.name for trace in front_figure(Found("ade", config, rows)).data}
+    names = {trace.name for trace in front_figure(SweepView("ade", config, rows)).data}
     assert {"paper: dense", "paper: NViT+ToMe"} <= names
 
 
 def test_nothing_of_a_front_is_cut_off_at_the_top():
     sweep = found()
-    refined = replace(sweep.front[0], stage="refined", setting="", clean_miou=0.97, corrupted_miou=0.91)
-    figure = front_figure(Found("tiny", sweep.config, [*sweep.rows, refined]))
+    refined = replace(sweep.front[0], stage="refined", operating_point="", clean_miou=0.97, corrupted_miou=0.91)
+    figure = front_figure(SweepView("tiny", sweep.config, [*sweep.rows, refined]))
     assert figure.layout.yaxis.range[1] > 97
     assert figure.layout.yaxis2.range[1] > 91
 
@@ -64,7 +64,7 @@ def test_nothing_of_a_front_is_cut_off_at_the_top():
 def test_fronts_of_other_models_and_units_are_beside_each_other_by_their_share():
     sweep, clock = found(), {"predicted_ms": 7.0, "predicted_share": 0.5}
     larger = found(gflops=2 * sweep.dense.gflops, gflops_share=0.5)
-    in_time = Found("timed", sweep.config, [replace(row, **clock) for row in sweep.rows])
+    in_time = SweepView("timed", sweep.config, [replace(row, **clock) for row in sweep.rows])
     assert fronts_figure([sweep, found(seed=1)]).layout.xaxis.title.text == "GFLOPs per image"
     assert fronts_figure([in_time, in_time]).layout.xaxis.title.text == "predicted ms per batch"
     for other in (larger, in_time):
@@ -76,7 +76,7 @@ def test_fronts_of_other_models_and_units_are_beside_each_other_by_their_share()
 
 def test_a_history_without_a_dense_model_is_left_out_and_the_others_keep_their_colour():
     whole = found()
-    alone = Found("alone", whole.config, [row for row in whole.rows if row.origin != "reference"])
+    alone = SweepView("alone", whole.config, [row for row in whole.rows if row.origin != "reference"])
     drawn = history_figure([alone, whole]).data
     assert [trace.name for trace in drawn] == ["tiny", "tiny: joined the front"]
     assert drawn[0].line.color == history_figure([whole, whole]).data[2].line.color
@@ -95,7 +95,7 @@ def test_the_page_begins_with_the_cheapest_recipes_that_lose_little():
     for row in sweep.rows:
         loss = losses.get(row.recipe_id, 0.0 if row.origin == "reference" else 0.2)
         rows.append(replace(row, clean_miou=whole.clean_miou - loss, corrupted_miou=whole.corrupted_miou - loss / 2))
-    sweep = Found("tiny", sweep.config, rows)
+    sweep = SweepView("tiny", sweep.config, rows)
     assert [(loss, item and item.row.recipe_id) for loss, item in _cheapest(sweep.comparisons)] == [
         (1, None), (2, list(losses)[2]), (5, list(losses)[1])
     ]  # fmt: skip
@@ -104,7 +104,7 @@ def test_the_page_begins_with_the_cheapest_recipes_that_lose_little():
 def test_recipes_of_another_sweep_are_not_called_trials(tmp_path):
     sweep = found()
     rows = [row for row in sweep.rows if row.stage == "full"]
-    write_page([Found("other", sweep.config, rows)], tmp_path / "report.html")
+    write_page([SweepView("other", sweep.config, rows)], tmp_path / "report.html")
     text = (tmp_path / "report.html").read_text()
     assert f"<dt>Measured elsewhere</dt><dd>{len(rows) - 1} recipes" in text
     assert "<dt>Trials" not in text
@@ -115,7 +115,7 @@ def test_recipes_of_another_sweep_are_not_called_trials(tmp_path):
 def test_the_page_says_how_many_recipes_the_search_proposed(tmp_path, known_alone, best):
     sweep = found()
     rows = [row for row in sweep.rows if row.origin != "proposed" or not known_alone]
-    write_page([Found("tiny", sweep.config, rows)], tmp_path / "report.html")
+    write_page([SweepView("tiny", sweep.config, rows)], tmp_path / "report.html")
     text = (tmp_path / "report.html").read_text()
     assert f"<dt>Of them</dt><dd>{origins(rows)}</dd>" in text
     assert (origins(rows).proposed == 0) is known_alone
@@ -137,14 +137,14 @@ def test_importance_finds_what_accuracy_depends_on():
     for row in sweep.rows:
         value = 0.8 - 0.5 * row.ratios[0]
         rows.append(replace(row, clean_miou=value, corrupted_miou=0.5 - (32 - row.embed) / 100))
-    shares = importance(Found("known", sweep.config, rows))
+    shares = importance(SweepView("known", sweep.config, rows))
     assert max(shares["clean mIoU"], key=shares["clean mIoU"].get) == "merge_0"
     assert max(shares["corrupted mIoU"], key=shares["corrupted mIoU"].get) == "embed"
     assert sum(shares["clean mIoU"].values()) == pytest.approx(1)
-    assert importance(Found("few", sweep.config, rows[:12])) == {}
+    assert importance(SweepView("few", sweep.config, rows[:12])) == {}
     flat = [replace(row, clean_miou=0.5) for row in rows]
-    assert list(importance(Found("flat", sweep.config, flat))) == ["corrupted mIoU"]
-    assert importance(Found("flat", sweep.config, [replace(row, corrupted_miou=0.5) for row in flat])) == {}
+    assert list(importance(SweepView("flat", sweep.config, flat))) == ["corrupted mIoU"]
+    assert importance(SweepView("flat", sweep.config, [replace(row, corrupted_miou=0.5) for row in flat])) == {}
 
 
 def test_sweeps_of_other_images_are_told_apart():

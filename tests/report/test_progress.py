@@ -6,7 +6,7 @@ from rich.console import Console
 
 from raycomp.report.progress import SweepProgress
 from raycomp.search.proposer import Proposer
-from raycomp.sections import SearchConfig
+from raycomp.settings.space_and_search import SearchConfig
 from tests.conftest import TINY
 from tests.helpers.trials import fake_row
 from tests.search.test_proposer import SPACE

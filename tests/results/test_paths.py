@@ -18,7 +18,7 @@ from raycomp.errors import UserError
 from raycomp.results.experiment import sqlite_file, sqlite_uri
 from raycomp.results.store import Store, sweep_folder
 from raycomp.results.tracking import Tracker, default_uri
-from raycomp.search.study_replica import StudyCopy, study_uri
+from raycomp.search.study_replica import StudyReplica, study_uri
 from raycomp.storage import located
 from tests.report.test_page import CLASSES, found
 from tests.results.databases import fresh_database
@@ -68,7 +68,7 @@ def test_a_sweep_lives_in_a_folder_of_any_name(name):
         again.lock.drop()
         assert len(again.rows()) == len(rows)
 
-        copy = StudyCopy(str(study_uri(None, store.folder)), "tiny", SPACE, pytest.fail)
+        copy = StudyReplica(str(study_uri(None, store.folder)), "tiny", SPACE, pytest.fail)
         tracker = Tracker(default_uri(results), store.folder, sweep.config, CLASSES, pytest.fail)
         for row in rows:
             copy.log(row)

@@ -6,10 +6,10 @@ import time
 import pytest
 
 from raycomp.results import replica
-from raycomp.results.replica import Mirror
+from raycomp.results.replica import Replica
 
 
-class Hangs(Mirror):
+class Hangs(Replica):
     """Takes no answer for as long as the test lasts, where it is told to."""
 
     def __init__(self, connects: bool, writes: bool) -> None:

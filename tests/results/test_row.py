@@ -24,13 +24,13 @@ def row(origin: str, status: str, stage: str = "search") -> Row:
     [
         ([], ""),
         ([("reference", "complete")], ""),
-        ([("reference", "complete"), ("known", "failed"), ("proposed", "complete")], ""),
-        ([("reference", "complete"), ("known", "failed"), ("proposed", "stopped")], ""),
+        ([("reference", "complete"), ("baseline", "failed"), ("proposed", "complete")], ""),
+        ([("reference", "complete"), ("baseline", "failed"), ("proposed", "stopped")], ""),
         (
-            [("reference", "complete"), ("known", "failed"), ("proposed", "failed")],
+            [("reference", "complete"), ("baseline", "failed"), ("proposed", "failed")],
             "no recipe could be measured (2 of 2 failed); first error: RuntimeError: no memory",
         ),
-        ([("known", "failed")], "no recipe could be measured (1 of 1 failed); first error: RuntimeError: no memory"),
+        ([("baseline", "failed")], "no recipe could be measured (1 of 1 failed); first error: RuntimeError: no memory"),
         (
             [("reference", "failed"), ("known", "complete")],
             "the dense model could not be measured: RuntimeError: no memory",

@@ -18,7 +18,8 @@ from raycomp.results.query import completed
 from raycomp.results.row import SCHEMA
 from raycomp.results.store import Store, sweep_folder
 from raycomp.search.proposal import Proposal
-from raycomp.sections import DataConfig, ModelConfig, SearchConfig
+from raycomp.settings.model_and_data import DataConfig, ModelConfig
+from raycomp.settings.space_and_search import SearchConfig
 from tests.conftest import TINY
 from tests.helpers.trials import fake_row
 

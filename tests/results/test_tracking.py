@@ -11,7 +11,7 @@ from mlflow import MlflowClient
 
 from raycomp.errors import without_password
 from raycomp.recipe import dense
-from raycomp.results.replica import Mirror
+from raycomp.results.replica import Replica
 from raycomp.results.tracking import Tracker, default_uri
 from raycomp.search.proposal import Proposal
 from tests.conftest import TINY
@@ -101,12 +101,12 @@ def test_a_recipe_that_is_refined_anew_replaces_its_run_and_marks_stay_where_non
         assert again.finish(None, finished=False)
         return children(tmp_path)
 
-    row = replace(ROWS[2], stage="refined", seed=0, setting="200 steps", recovery_steps=200)
+    row = replace(ROWS[2], stage="refined", seed=0, operating_point="200 steps", recovery_steps=200)
     first = replace(row, started=datetime(2026, 11, 1, tzinfo=UTC))
-    second = replace(row, started=datetime(2026, 11, 2, tzinfo=UTC), setting="2000 steps", recovery_steps=2000)
+    second = replace(row, started=datetime(2026, 11, 2, tzinfo=UTC), operating_point="2000 steps", recovery_steps=2000)
     assert [run.data.params["recovery_steps"] for run in track_one(first)] == ["200"]
     [run] = track_one(second)
-    assert run.data.params["setting"] == "2000 steps"
+    assert run.data.params["operating_point"] == "2000 steps"
     assert run.data.tags["on_front"] == "true"
     assert run.info.status == "FINISHED"
 
@@ -178,7 +178,7 @@ def test_a_server_that_comes_back_gets_what_it_missed(tmp_path, monkeypatch):
     """Without a server: the order of what is written, over a failure in the middle."""
     written, down, warnings = [], [False], []
 
-    class Copy(Mirror):
+    class Copy(Replica):
         def connect(self):
             if down[0]:
                 raise ConnectionError("down")

@@ -11,11 +11,11 @@ from raycomp.evaluate.measure import Stopped, measure
 from raycomp.evaluate.miou import Accuracy
 from raycomp.recipe import dense
 from raycomp.results.row import Row
-from raycomp.search.early_stopping import FirstImages
+from raycomp.search.early_stopping import EarlyStopping
 from raycomp.search.proposal import Proposal
 from raycomp.search.proposer import Proposer
 from raycomp.search.trial import run_trial
-from raycomp.sections import EvaluationConfig, StageConfig
+from raycomp.settings.evaluation import EvaluationConfig, StageConfig
 from tests.conftest import TINY
 from tests.helpers import rows
 from tests.helpers.trials import fake_row
@@ -25,46 +25,48 @@ CPU = torch.device("cpu")
 FIRST = StageConfig(clean=2, corrupted=1, severities=(1, 3))
 
 
-def with_first(base):
-    evaluation = base.config.evaluation.model_copy(update={"first": FIRST})
-    return replace(base, config=base.config.model_copy(update={"evaluation": evaluation}))
+def with_first(context):
+    evaluation = context.config.evaluation.model_copy(update={"first": FIRST})
+    return replace(context, config=context.config.model_copy(update={"evaluation": evaluation}))
 
 
-def measured(base, evaluation: EvaluationConfig, bars: tuple[Accuracy, ...] = ()):
-    return measure(base.cut(dense(base.shape)), base.evalset, "search", evaluation, base.config.data, CPU, bars)
+def measured(context, evaluation: EvaluationConfig, thresholds: tuple[Accuracy, ...] = ()):
+    return measure(
+        context.cut(dense(context.shape)), context.evalset, "search", evaluation, context.config.data, CPU, thresholds
+    )
 
 
-def test_the_first_images_are_part_of_all(base):
-    config = base.config.evaluation
-    whole = measured(base, config)
-    staged = measured(base, config.model_copy(update={"first": FIRST}))
-    alone = measured(base, config.model_copy(update={"search": FIRST}))
+def test_the_first_images_are_part_of_all(context):
+    config = context.config.evaluation
+    whole = measured(context, config)
+    staged = measured(context, config.model_copy(update={"first": FIRST}))
+    alone = measured(context, config.model_copy(update={"search": FIRST}))
     assert whole.first is None
     assert staged.first == (alone.clean_miou, pytest.approx(float(np.nanmean(alone.corrupted)), abs=1e-15))
     assert (staged.clean_miou, staged.images) == (whole.clean_miou, whole.images)
     np.testing.assert_array_equal(staged.corrupted, whole.corrupted)
 
 
-def test_a_model_stops_only_below_both_figures_of_a_bar(base):
-    config = base.config.evaluation.model_copy(update={"first": FIRST})
-    first = measured(base, config).first
+def test_a_model_stops_only_below_both_figures_of_a_bar(context):
+    config = context.config.evaluation.model_copy(update={"first": FIRST})
+    first = measured(context, config).first
     up, down = (Accuracy(first.clean + d, first.corrupted + d) for d in (1e-6, -1e-6))
-    measured(base, config, (down, Accuracy(up.clean, down.corrupted), Accuracy(down.clean, up.corrupted)))
+    measured(context, config, (down, Accuracy(up.clean, down.corrupted), Accuracy(down.clean, up.corrupted)))
     with pytest.raises(Stopped) as stopped:
-        measured(base, config, (down, up))
+        measured(context, config, (down, up))
     assert stopped.value.first == first
     assert stopped.value.images == 2 + 16 * 2
 
 
-def test_the_row_of_a_stopped_trial_claims_no_accuracy(base, tmp_path):
-    proposal = Proposal(3, "search", "proposed", "", dense(base.shape), (Accuracy(1.0, 1.0),))
-    row = run_trial(with_first(base), None, Proposal.from_config(proposal.to_config()), tmp_path, CPU, "")
+def test_the_row_of_a_stopped_trial_claims_no_accuracy(context, tmp_path):
+    proposal = Proposal(3, "search", "proposed", "", dense(context.shape), (Accuracy(1.0, 1.0),))
+    row = run_trial(with_first(context), None, Proposal.from_config(proposal.to_config()), tmp_path, CPU, "")
     assert (row.status, row.error, row.images) == ("stopped", "", 34)
-    assert 0 <= row.first_clean_miou <= 1
+    assert 0 <= row.early_clean_miou <= 1
     assert row.clean_miou is None
-    whole = run_trial(with_first(base), None, replace(proposal, bars=()), tmp_path, CPU, "")
+    whole = run_trial(with_first(context), None, replace(proposal, thresholds=()), tmp_path, CPU, "")
     assert whole.status == "complete"
-    assert whole.first_clean_miou == row.first_clean_miou
+    assert whole.early_clean_miou == row.early_clean_miou
 
 
 @pytest.mark.parametrize(
@@ -84,27 +86,27 @@ def test_the_first_images_must_be_of_the_search_stage(first, message):
 
 
 def row(clean: float, corrupted: float, gflops: float, gain: tuple[float, float]) -> Row:
-    first = {"first_clean_miou": clean - gain[0], "first_corrupted_miou": corrupted - gain[1]}
+    first = {"early_clean_miou": clean - gain[0], "early_corrupted_miou": corrupted - gain[1]}
     return rows.row(clean_miou=clean, corrupted_miou=corrupted, gflops=gflops, **first)
 
 
 def test_bars_are_the_front_less_what_trials_gain_and_doubt():
-    known = FirstImages()
+    known = EarlyStopping()
     gains = [(0.01 * (i % 3), 0.02 * (i % 2)) for i in range(10)]
     for i, gain in enumerate(gains):
-        assert known.bars(9.0) == ()
+        assert known.thresholds(9.0) == ()
         known.learn(row(0.5 + 0.02 * i, 0.3 + 0.02 * i, 1.0 + i, gain))
     clean, corrupted = (np.array(gains)[:, j] for j in (0, 1))
     slack = clean.mean() + 2 * clean.std(ddof=1), corrupted.mean() + 2 * corrupted.std(ddof=1)
-    (bar,) = known.bars(4.5)  # the fourth is the best of those that cost no more
-    assert bar == pytest.approx((0.56 - slack[0], 0.36 - slack[1]))
-    assert known.bars(0.9) == ()
+    (threshold,) = known.thresholds(4.5)  # the fourth is the best of those that cost no more
+    assert threshold == pytest.approx((0.56 - slack[0], 0.36 - slack[1]))
+    assert known.thresholds(0.9) == ()
     known.learn(replace(row(0.4, 0.5, 2.0, gains[0]), status="failed"))
-    assert len(known.bars(4.5)) == 1
-    stopped = rows.row(first_clean_miou=0.2, first_corrupted_miou=0.1)
+    assert len(known.thresholds(4.5)) == 1
+    stopped = rows.row(early_clean_miou=0.2, early_corrupted_miou=0.1)
     assert known.expected(stopped) == pytest.approx((0.2 + clean.mean(), 0.1 + corrupted.mean()))
     known.learn(row(0.4, 0.5, 2.0, gains[0]))
-    assert len(known.bars(4.5)) == 2
+    assert len(known.thresholds(4.5)) == 2
 
 
 def staged_row(proposal: Proposal) -> Row:
@@ -112,8 +114,10 @@ def staged_row(proposal: Proposal) -> Row:
     found = fake_row(TINY, proposal)
     noise = np.random.default_rng(int(proposal.recipe.id, 16)).normal(0.005, 0.002, 2)
     first = Accuracy(found.clean_miou - noise[0], found.corrupted_miou - noise[1])
-    found = replace(found, first_clean_miou=first.clean, first_corrupted_miou=first.corrupted)
-    if any(first.clean < bar.clean and first.corrupted < bar.corrupted for bar in proposal.bars):
+    found = replace(found, early_clean_miou=first.clean, early_corrupted_miou=first.corrupted)
+    if any(
+        first.clean < threshold.clean and first.corrupted < threshold.corrupted for threshold in proposal.thresholds
+    ):
         found = replace(found, status="stopped", clean_miou=None, corrupted_miou=None)
     return found
 

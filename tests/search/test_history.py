@@ -60,7 +60,7 @@ def test_a_restart_of_a_long_sweep_proposes_what_an_undisturbed_one_does(monkeyp
     resumed = Proposer(SPACE, SEARCH, [fake_row(SPACE.shape, p) for p in before])
     after = drive(resumed)
     assert [p.recipe.id for p in before + after] == [p.recipe.id for p in undisturbed]
-    assert len(resumed._asker._memory) < 12
+    assert len(resumed._ask_tell._memory) < 12
 
 
 def test_trials_that_run_while_the_memory_is_condensed_are_told_all_the_same(monkeypatch):
@@ -77,5 +77,5 @@ def test_trials_that_run_while_the_memory_is_condensed_are_told_all_the_same(mon
             running.append(following)
     assert several.finished
     assert several.trials_done == SEARCH.trials
-    states = [trial.state for trial in several._asker._study.get_trials(deepcopy=False)]
-    assert states.count(optuna.trial.TrialState.RUNNING) == len(several._asker._told)  # since the last ask
+    states = [trial.state for trial in several._ask_tell._study.get_trials(deepcopy=False)]
+    assert states.count(optuna.trial.TrialState.RUNNING) == len(several._ask_tell._told)  # since the last ask

@@ -7,7 +7,7 @@ from raycomp.recipe import dense
 from raycomp.results.query import is_baseline
 from raycomp.search.plan import plan, stage_images
 from raycomp.search.proposer import Proposer
-from raycomp.sections import StageConfig
+from raycomp.settings.evaluation import StageConfig
 from tests.conftest import TINY
 from tests.helpers.trials import fake_row
 from tests.search.test_proposer import SEARCH, SPACE, drive
@@ -47,7 +47,7 @@ def test_a_sweep_keeps_to_its_plan(trials):
     promised = plan(told, proposer)
     done = drive(proposer)
     search, full = ([p for p in done if p.stage == stage] for stage in ("search", "full"))
-    assert promised.known == sum(p.origin == "known" for p in search)
+    assert promised.known == sum(p.origin == "baseline" for p in search)
     assert promised.proposed == sum(p.origin == "proposed" for p in search)
     assert promised.full_least <= len(full) <= promised.full
     images = {stage: stage_images(getattr(told.evaluation, stage)) for stage in ("search", "full")}
@@ -108,6 +108,8 @@ def test_training_counts(clock):
     assert promised.trained == 31 * 10 * 2 * 3
     without = plan(config(), proposer)
     assert promised.images == without.images
-    dense_and_known = 1 + sum(SPACE.cost(p.recipe) for p in proposer.first if p.origin == "known") / proposer.dense_cost
+    dense_and_known = (
+        1 + sum(SPACE.cost(p.recipe) for p in proposer.first if p.origin == "baseline") / proposer.dense_cost
+    )
     seconds = 10 * 2 * 3 * (DENSE * dense_and_known + AT_LIMIT * promised.proposed)
     assert 3600 * (promised.hours - without.hours) == pytest.approx(seconds)

@@ -8,10 +8,10 @@ from raycomp.errors import UserError
 from raycomp.recipe import BlockWidths, Recipe, dense
 from raycomp.results.pareto import front
 from raycomp.results.query import baselines
-from raycomp.search.baselines import Known, best_first, known
+from raycomp.search.baselines import Baseline, by_priority, known
 from raycomp.search.proposal import Proposal
 from raycomp.search.proposer import Proposer
-from raycomp.sections import SearchConfig, SpaceConfig, WidthRange
+from raycomp.settings.space_and_search import SearchConfig, SpaceConfig, WidthRange
 from raycomp.space import Space
 from tests.conftest import TINY
 from tests.helpers.trials import TokenClock, fake_row
@@ -28,7 +28,7 @@ def drive(proposer: Proposer, stop_after: int | None = None) -> list[Proposal]:
     while (proposal := proposer.next()) is not None and (stop_after is None or len(done) < stop_after):
         proposer.tell(fake_row(TINY, proposal))
         done.append(proposal)
-    proposer._asker._thread.shutdown()  # an ask still made would share gpytorch's settings, global ones, with the next
+    proposer.close()
     return done
 
 
@@ -42,7 +42,7 @@ def test_a_whole_sweep(sampler):
     assert len(search) == 1 + 30
     assert len({p.recipe.id for p in search}) == len(search)
     assert all(SPACE.gflops(SPACE.params(p.recipe)) <= proposer.budget for p in search if p.origin == "proposed")
-    assert all(fake_row(TINY, p).gflops <= proposer.budget for p in search if p.origin == "known")
+    assert all(fake_row(TINY, p).gflops <= proposer.budget for p in search if p.origin == "baseline")
     origins = [p.origin for p in search[1:]]
     assert origins == sorted(origins)  # known before proposed
 
@@ -215,7 +215,7 @@ def test_known_recipes_leave_half_of_the_trials_to_the_search():
     for trials in (1, 4, 7, 60):
         config = SEARCH.model_copy(update={"trials": trials, "sampler": "random"})
         search = [p for p in drive(Proposer(SPACE, config, [])) if p.stage == "search"]
-        kinds[trials] = [p.label for p in search if p.origin == "known"]
+        kinds[trials] = [p.label for p in search if p.origin == "baseline"]
         assert len(search) == 1 + trials
         assert [p.number for p in search] == list(range(1 + trials))
     assert kinds[1] == []
@@ -228,8 +228,8 @@ def test_known_recipes_leave_half_of_the_trials_to_the_search():
         rows += [fake_row(TINY, p) for p in proposals]
         searched = [row for row in rows if row.stage == "search"]
         assert [row.number for row in searched] == list(range(1 + trials))
-        assert [row.label for row in searched if row.origin == "known"][:2] == kinds[4]
-    assert {row.label for row in rows if row.origin == "known"} == set(kinds[60])
+        assert [row.label for row in searched if row.origin == "baseline"][:2] == kinds[4]
+    assert {row.label for row in rows if row.origin == "baseline"} == set(kinds[60])
 
 
 def test_more_known_recipes_after_proposals_survive_a_restart():
@@ -244,9 +244,9 @@ def test_more_known_recipes_after_proposals_survive_a_restart():
 
 def test_the_best_known_recipes_span_the_costs():
     offered = [
-        Known(kind, share, dense(TINY)) for share in (0.6, 0.5, 0.4, 0.3) for kind in (UNIFORM_TOME, UNIFORM_BOTH)
+        Baseline(kind, share, dense(TINY)) for share in (0.6, 0.5, 0.4, 0.3) for kind in (UNIFORM_TOME, UNIFORM_BOTH)
     ]
-    ordered = [one.label for one in best_first(offered)]
+    ordered = [one.label for one in by_priority(offered)]
     assert ordered[:4] == [f"{UNIFORM_BOTH} {share}" for share in ("60%", "30%", "50%", "40%")]
     assert ordered[4:6] == [f"{UNIFORM_TOME} 60%", f"{UNIFORM_TOME} 30%"]
     assert len(ordered) == len(set(ordered)) == 8

@@ -116,7 +116,7 @@ def test_accuracies_that_are_all_the_same_are_no_error():
 def test_it_finds_more_than_chance():
     found = {}
     for name in ("gp", "random"):
-        config = SEARCH.model_copy(update={"sampler": name, "known": (), "trials": 40})
+        config = SEARCH.model_copy(update={"sampler": name, "baselines": (), "trials": 40})
         proposer = Proposer(SPACE, config, [])
         rows = [fake_row(SPACE.shape, p) for p in drive(proposer) if p.stage == "search"][1:]
         found[name] = hypervolume(rows, proposer.dense_cost)
@@ -127,7 +127,7 @@ def test_with_many_running_several_are_chosen_at_once(monkeypatch):
     counts = []
     monkeypatch.setattr(sampler, "_TOGETHER", 2)
     monkeypatch.setattr(sampler, "chosen", lambda *a: counts.append(a[-1]) or chosen(*a))
-    proposer = Proposer(SPACE, SEARCH.model_copy(update={"trials": 60, "known": ()}), [])
+    proposer = Proposer(SPACE, SEARCH.model_copy(update={"trials": 60, "baselines": ()}), [])
     running = [proposer.next() for _ in range(8)]
     keys = {p.key for p in running}
     for _ in range(40):

@@ -9,10 +9,10 @@ from optuna.storages import JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
-from raycomp.results.replica import Mirror
+from raycomp.results.replica import Replica
 from raycomp.search.proposer import Proposer
-from raycomp.search.study_replica import StudyCopy, study_uri
-from raycomp.sections import SearchConfig, SpaceConfig, WidthRange
+from raycomp.search.study_replica import StudyReplica, study_uri
+from raycomp.settings.space_and_search import SearchConfig, SpaceConfig, WidthRange
 from raycomp.space import Space
 from raycomp.storage import located
 from tests.conftest import TINY
@@ -32,8 +32,8 @@ def searched() -> tuple[Proposer, list]:
     return proposer, rows
 
 
-def copied(uri: str, proposer: Proposer, rows: list, warn=pytest.fail) -> Mirror:
-    copy = StudyCopy(uri, "tiny", proposer.space, warn)
+def copied(uri: str, proposer: Proposer, rows: list, warn=pytest.fail) -> Replica:
+    copy = StudyReplica(uri, "tiny", proposer.space, warn)
     for row in rows:
         copy.log(row)
     copy.close()
@@ -93,7 +93,7 @@ def test_a_journal_that_breaks_while_it_is_written_gets_all_rows_again(tmp_path,
     proposer, rows = searched()
     journal, lines = tmp_path / "study.journal", []
     monkeypatch.setattr("raycomp.results.replica._PATIENCE", 0.0)
-    copy = StudyCopy(study_uri(None, tmp_path), "tiny", proposer.space, lines.append)
+    copy = StudyReplica(study_uri(None, tmp_path), "tiny", proposer.space, lines.append)
     for row in rows[:9]:
         copy.log(row)
     deadline = time.monotonic() + 20

@@ -40,12 +40,12 @@ class Kept:
     [
         ("reference", "failed", "the dense model could not be measured: made to fail"),
         ("reference", "complete", ""),
-        ("known", "failed", ""),
+        ("baseline", "failed", ""),
     ],
 )
 def test_without_the_dense_model_no_more_trials_are_proposed(origin, status, problem):
     first = Proposal(0, "search", origin, "", dense(TINY))
-    second = Proposal(1, "search", "known", "", dense(TINY).model_copy(update={"embed": 16}))
+    second = Proposal(1, "search", "baseline", "", dense(TINY).model_copy(update={"embed": 16}))
     store, told = Kept(), []
     store.held[first.key] = fake_row(TINY, first, status)
     searcher = _Searcher(One([first, second]), store, None, told.append)

@@ -22,18 +22,18 @@ FULL = [
 ]
 
 
-def proposal(base) -> Proposal:
-    return Proposal(0, "search", "reference", "", dense(base.shape))
+def proposal(context) -> Proposal:
+    return Proposal(0, "search", "reference", "", dense(context.shape))
 
 
-def with_search(base, **search):
-    return replace(base, config=base.config.changed("search", **search))
+def with_search(context, **search):
+    return replace(context, config=context.config.changed("search", **search))
 
 
 @pytest.mark.parametrize("error", FULL)
 @pytest.mark.parametrize(("room", "batch"), [(32, 32), (9, 8), (1, 1)])
-def test_a_full_card_halves_the_batch_and_changes_no_result(base, tmp_path, monkeypatch, error, room, batch):
-    wanted = run_trial(base, None, proposal(base), tmp_path, CPU, "")
+def test_a_full_card_halves_the_batch_and_changes_no_result(context, tmp_path, monkeypatch, error, room, batch):
+    wanted = run_trial(context, None, proposal(context), tmp_path, CPU, "")
     held = []
 
     def crowded(model, evalset, stage, settings, *others):
@@ -45,7 +45,7 @@ def test_a_full_card_halves_the_batch_and_changes_no_result(base, tmp_path, monk
         return measure(model, evalset, stage, settings, *others)
 
     monkeypatch.setattr(trial, "measure", crowded)
-    row = run_trial(base, None, proposal(base), tmp_path, CPU, "")
+    row = run_trial(context, None, proposal(context), tmp_path, CPU, "")
     assert (wanted.batch, row.batch, row.status) == (32, batch, "complete")
     same = {*SCHEMA.names} - TIMES - {"batch", "per_image"}
     np.testing.assert_equal(*({name: one.columns()[name] for name in same} for one in (row, wanted)))
@@ -53,7 +53,7 @@ def test_a_full_card_halves_the_batch_and_changes_no_result(base, tmp_path, monk
 
 @pytest.mark.parametrize("error", FULL)
 @pytest.mark.parametrize("where", ["measure", "recovered"])
-def test_a_card_without_memory_for_a_batch_of_one_or_for_training_is_lost(base, tmp_path, monkeypatch, where, error):
+def test_a_card_without_memory_for_a_batch_of_one_or_for_training_is_lost(context, tmp_path, monkeypatch, where, error):
     calls = []
 
     def full(*arguments):
@@ -62,24 +62,24 @@ def test_a_card_without_memory_for_a_batch_of_one_or_for_training_is_lost(base, 
 
     monkeypatch.setattr(trial, where, full)
     with pytest.raises(DeviceLost, match=str(error)[:20]):
-        run_trial(base, None, proposal(base), tmp_path, CPU, "")
+        run_trial(context, None, proposal(context), tmp_path, CPU, "")
     assert len(calls) == (6 if where == "measure" else 1)  # batches of 32, 16, 8, 4, 2, 1; training is not tried again
 
 
 @pytest.mark.parametrize("answers", [True, False])
-def test_another_error_of_a_card_fails_the_recipe_or_ends_the_worker(base, tmp_path, monkeypatch, answers):
+def test_another_error_of_a_card_fails_the_recipe_or_ends_the_worker(context, tmp_path, monkeypatch, answers):
     def broken(*_):
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
-    monkeypatch.setattr(trial, "recovered", lambda base, recipe, *_: base.cut(recipe))  # not on the card
+    monkeypatch.setattr(trial, "recovered", lambda context, recipe, *_: context.cut(recipe))  # not on the card
     monkeypatch.setattr(trial, "measure", broken)
     monkeypatch.setattr(trial, "device_name", lambda device: "NVIDIA H100")
     monkeypatch.setattr(trial, "responds", lambda device: answers)
     if not answers:
         with pytest.raises(DeviceLost, match="illegal memory access"):
-            run_trial(base, None, proposal(base), tmp_path, CUDA, "")
+            run_trial(context, None, proposal(context), tmp_path, CUDA, "")
         return
-    row = run_trial(base, None, proposal(base), tmp_path, CUDA, "")
+    row = run_trial(context, None, proposal(context), tmp_path, CUDA, "")
     assert (row.status, row.device) == ("failed", "NVIDIA H100")
     assert "illegal memory access" in row.error
 
@@ -87,8 +87,8 @@ def test_another_error_of_a_card_fails_the_recipe_or_ends_the_worker(base, tmp_p
 @pytest.mark.parametrize(
     ("gpus", "alone"), [(None, True), (0, True), (0.25, False), (0.999, False), (1, True), (2, True)]
 )
-def test_latency_is_measured_only_by_a_trial_that_has_its_card_alone(base, tmp_path, gpus, alone):
-    row = run_trial(with_search(base, gpus_per_trial=gpus), None, proposal(base), tmp_path, CPU, "")
+def test_latency_is_measured_only_by_a_trial_that_has_its_card_alone(context, tmp_path, gpus, alone):
+    row = run_trial(with_search(context, gpus_per_trial=gpus), None, proposal(context), tmp_path, CPU, "")
     assert row.device == "cpu"
     assert row.throughput > 0
     assert (row.latency_ms is not None) == alone

@@ -8,7 +8,7 @@ import ray
 import torch
 
 from raycomp.cluster import saliency_task
-from raycomp.context import score
+from raycomp.context.calibration import score
 from raycomp.errors import UserError
 from raycomp.recipe import dense
 from raycomp.refine.rerank import Given
@@ -39,24 +39,24 @@ class Losing(actor.Trial):
         super().setup(config, **parameters)
         actor.run_trial = self.measured
 
-    def measured(self, base, samples, proposal, folder, device, commit):
+    def measured(self, context, samples, proposal, folder, device, commit):
         marks = folder / "marks"
         with marks.open("a") as file:
             file.write(f"{proposal.number} {os.getpid()}\n")
         runs = [line.split()[0] for line in marks.read_text().splitlines()]
         if runs.count(str(proposal.number)) <= int(proposal.label):
             raise DeviceLost("AcceleratorError: CUDA error: an illegal memory access was encountered")
-        return replace(described(base, proposal), status="complete", error="")
+        return replace(described(context, proposal), status="complete", error="")
 
 
-def measured(base, folder, losses, **search):
+def measured(context, folder, losses, **search):
     """A sweep by one worker of recipes whose workers are lost so often: its rows by number, and who ran what."""
     proposals = [
-        Proposal(number, "full", "reference" if number == 0 else "known", str(times), recipe)
+        Proposal(number, "full", "reference" if number == 0 else "baseline", str(times), recipe)
         for number, times in enumerate(losses)
-        for recipe in [dense(base.shape).model_copy(update={"embed": base.shape.width - 8 * number})]
+        for recipe in [dense(context.shape).model_copy(update={"embed": context.shape.width - 8 * number})]
     ]
-    own = replace(base, config=base.config.changed("search", workers=1, gpus_per_trial=0, **search))
+    own = replace(context, config=context.config.changed("search", workers=1, gpus_per_trial=0, **search))
     store = Store(folder)
     store.open(own.config)
     outcome = run_sweep(own, None, store, Given(proposals, []), lambda row: None, Losing)
@@ -64,8 +64,8 @@ def measured(base, folder, losses, **search):
     return {row.number: row for row in outcome.rows}, (folder / "marks").read_text().splitlines()
 
 
-def test_a_worker_that_loses_its_device_ends_and_another_takes_the_trial(base, tmp_path):
-    rows, runs = measured(base, tmp_path, (0, 1, 0, 9, 0), max_failures=2)
+def test_a_worker_that_loses_its_device_ends_and_another_takes_the_trial(context, tmp_path):
+    rows, runs = measured(context, tmp_path, (0, 1, 0, 9, 0), max_failures=2)
     assert [rows[number].status for number in range(5)] == ["complete"] * 3 + ["failed", "complete"]
     assert rows[3].error == (
         "the trial ended its worker 3 times (search.max_failures), the last time by "
@@ -84,19 +84,22 @@ def test_saliency_by_a_worker_is_that_of_the_driver(tmp_path, monkeypatch):
     model, settings = seeded_model(SHAPE), config(tmp_path / "data", (True, True, True))
     monkeypatch.setattr(saliency_task, "gpus_per_trial", lambda _: 1.0)
     settings = settings.changed("search", gpus_per_trial=0)
-    found = saliency_task.scored_by_worker(model, settings, "nvit", tmp_path / "x.part")
+    found = saliency_task.saliency_by_worker(model, settings, "nvit", tmp_path / "x.part")
     wanted = score(model, settings, CPU, "nvit")
     assert found.keys() == wanted.keys()
     assert all(torch.equal(found[name], wanted[name]) for name in wanted)
 
 
-def test_what_is_wrong_with_a_gpu_is_one_line_of_the_sweep_and_of_saliency(base, tmp_path, monkeypatch):
+def test_what_is_wrong_with_a_gpu_is_one_line_of_the_sweep_and_of_saliency(context, tmp_path, monkeypatch):
     settings = config(tmp_path / "data", (True,)).changed("search", gpus_per_trial=0.5)
     problem = r"^Ray gives a worker on \S+ GPU 0, which torch \S+ does not see"
     with pytest.raises(UserError, match=problem):
-        saliency_task.scored_by_worker(seeded_model(SHAPE), settings, "nvit", tmp_path / "x.part")
-    own, store = replace(base, config=base.config.changed("search", gpus_per_trial=0.5)), Store(tmp_path / "sweep")
+        saliency_task.saliency_by_worker(seeded_model(SHAPE), settings, "nvit", tmp_path / "x.part")
+    own, store = (
+        replace(context, config=context.config.changed("search", gpus_per_trial=0.5)),
+        Store(tmp_path / "sweep"),
+    )
     store.open(own.config)
-    first = Proposal(0, "search", "reference", "", dense(base.shape))
+    first = Proposal(0, "search", "reference", "", dense(context.shape))
     with pytest.raises(UserError, match=problem):
         run_sweep(own, None, store, Given([first], []), lambda row: None)

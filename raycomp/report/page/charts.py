@@ -10,7 +10,7 @@ from raycomp import objectives
 from raycomp.objectives import COST
 from raycomp.report.plot import axis_bottom
 from raycomp.report.published import DENSE, PUBLISHED, Published
-from raycomp.report.sweep_view import Found, named
+from raycomp.report.sweep_view import SweepView, named
 from raycomp.results.query import baseline_curve, baselines_of, completed, refined_rows
 from raycomp.results.row import Row, present
 
@@ -19,7 +19,7 @@ COLORS = ("#d1495b", "#8d6a9f", "#e09f3e", "#3a7d44", "#5c8a8a", "#a0522d")
 _SYMBOLS = ("triangle-down", "square", "diamond", "cross", "x", "star-triangle-up")
 
 
-def front_figure(found: Found) -> go.Figure:
+def front_figure(found: SweepView) -> go.Figure:
     """The measured objectives against the cost, side by side; method families, baselines, published where they fit."""
     figure = _panels([objective.axis for objective in objectives.measured()])
     unit = "predicted ms per batch" if any(row.timed for row in found.rows) else "GFLOPs per image"
@@ -48,7 +48,7 @@ def front_figure(found: Found) -> go.Figure:
     return figure.update_layout(dragmode="select", height=470)
 
 
-def beside_paper_figure(found: Found) -> go.Figure:
+def beside_paper_figure(found: SweepView) -> go.Figure:
     """What is kept of the dense accuracy against what is left of the dense cost, beside the paper's methods."""
     told = [objective for objective in objectives.measured() if objective.short in Published._fields]
     figure = _panels([f"{objective.title} kept (%)" for objective in told])
@@ -82,14 +82,14 @@ def beside_paper_figure(found: Found) -> go.Figure:
     return figure.update_layout(height=430)
 
 
-def history_figure(sweeps: Sequence[Found]) -> go.Figure:
+def history_figure(sweeps: Sequence[SweepView]) -> go.Figure:
     """Hypervolume of the search stage after each trial, of the sweeps that know theirs."""
     figure = go.Figure()
     for found, color in zip(sweeps, cycle((FRONT, *COLORS)), strict=False):
         volumes = found.hypervolumes
         if not volumes:
             continue
-        known = sum(row.origin == "known" for row in found.trials)
+        known = sum(row.origin == "baseline" for row in found.trials)
         hover = [f"trial {row.number}: {named(row)} {row.recipe_id}, {row.status}" for row in found.trials]
         x = [row.number for row in found.trials]
         figure.add_scatter(
@@ -111,7 +111,7 @@ def history_figure(sweeps: Sequence[Found]) -> go.Figure:
     return styled(figure).update_layout(height=330, showlegend=len(sweeps) > 1)
 
 
-def fronts_figure(sweeps: Sequence[Found]) -> go.Figure:
+def fronts_figure(sweeps: Sequence[SweepView]) -> go.Figure:
     """Fronts of several sweeps over each other: by their cost where it is of one model and unit, else by its share."""
     figure = _panels([objective.axis for objective in objectives.measured()])
     members = [row for found in sweeps for row in found.front]
@@ -184,7 +184,7 @@ def _add(figure: go.Figure, column: int, **trace: object) -> None:
     figure.add_scatter(row=1, col=column, legendgroup=name, showlegend=column == 1, **trace)
 
 
-def _anchors(figure: go.Figure, found: Found) -> None:
+def _anchors(figure: go.Figure, found: SweepView) -> None:
     """The paper's own figures, where the sweep is of its data set and model."""
     methods, whole = PUBLISHED.get(found.config.data.dataset, {}), found.dense
     if whole is None or whole.timed or not methods or abs(present(whole.gflops) / methods[DENSE][0].gflops - 1) > 0.01:

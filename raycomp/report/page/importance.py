@@ -8,7 +8,7 @@ from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 from optuna.trial import create_trial
 
 from raycomp import objectives
-from raycomp.report.sweep_view import Found
+from raycomp.report.sweep_view import SweepView
 from raycomp.results.query import completed
 from raycomp.results.row import Row
 
@@ -16,7 +16,7 @@ _LEAST = 20  # complete trials before importances say anything
 _KINDS = {"heads": "heads", "qk": "qk", "v": "v", "mlp": "mlp", "ratios": "merge"}
 
 
-def importance(found: Found) -> dict[str, dict[str, float]]:
+def importance(found: SweepView) -> dict[str, dict[str, float]]:
     """For each measured objective that varies the share of its variance by dimension (`embed`, `mlp_3`).
 
     Empty where trials are few.

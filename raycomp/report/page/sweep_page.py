@@ -25,7 +25,7 @@ from raycomp.report.page.recipe_charts import (
     importance_figure,
 )
 from raycomp.report.published import comparability
-from raycomp.report.sweep_view import Found, difference, named
+from raycomp.report.sweep_view import SweepView, difference, named
 from raycomp.results.query import agreement, at_budgets, baselines_of, first_agreement, origins, stage_agreement
 from raycomp.results.row import Row, present
 from raycomp.storage import AnyPath
@@ -35,7 +35,7 @@ _HARM = 1.0  # points of IoU that a class lost at least to be named
 _LOSSES = (1, 2, 5)  # points of mIoU against dense that a reader may bear
 
 
-def write_page(sweeps: Sequence[Found], path: AnyPath) -> None:
+def write_page(sweeps: Sequence[SweepView], path: AnyPath) -> None:
     """Write the page: all about the first sweep; of the others, what compares them with it."""
     found = sweeps[0]
     figures = {"front": front_figure(found)}
@@ -67,7 +67,7 @@ def write_page(sweeps: Sequence[Found], path: AnyPath) -> None:
         comparisons=comparisons,
         cheapest=_cheapest(comparisons),
         in_time=any(row.timed for row in found.rows),
-        budgets=at_budgets(found.rows, found.config.search.known, found.share),
+        budgets=at_budgets(found.rows, found.config.search.baselines, found.share),
         baselines=baselines_of(found.rows),
         best=origins(found.rows).best,
         comparability=comparability(found.config, found.stage),
@@ -118,7 +118,7 @@ _FACTS: tuple[tuple[str, str, Callable[[Row], str]], ...] = (
 )
 
 
-def _recipe(item: Comparison, found: Found) -> dict[str, object]:
+def _recipe(item: Comparison, found: SweepView) -> dict[str, object]:
     """What the page shows of a recipe that is chosen, as far as its row and the dense model's say."""
     row, dense = item.row, found.dense
     facts, figures = {}, {}
@@ -150,7 +150,7 @@ def _recipe(item: Comparison, found: Found) -> dict[str, object]:
     }
 
 
-def _facts(found: Found) -> list[tuple[str, str]]:
+def _facts(found: SweepView) -> list[tuple[str, str]]:
     """The sweep in a few lines."""
     config = found.config
     spent = {
@@ -179,7 +179,7 @@ def _facts(found: Found) -> list[tuple[str, str]]:
     return facts
 
 
-def _origin(found: Found) -> list[tuple[str, str]]:
+def _origin(found: SweepView) -> list[tuple[str, str]]:
     """Where the recipes are from: a search, or that of another sweep."""
     search, statuses = found.config.search, Counter(row.status for row in found.trials)
     elsewhere = {row.recipe_id for row in found.rows if row.origin != "reference"}

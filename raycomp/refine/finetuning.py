@@ -15,7 +15,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig, get_context
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from ray.util.queue import Queue
 
-from raycomp.context import Base
+from raycomp.context.sweep_context import SweepContext
 from raycomp.devices import prepare_device
 from raycomp.errors import UserError, last_line, logger
 from raycomp.files import fetched
@@ -23,7 +23,7 @@ from raycomp.memory import keep_freed_memory
 from raycomp.models import checkpoints
 from raycomp.recipe import Recipe
 from raycomp.recover import recovered, trained_on
-from raycomp.sections import RefineConfig
+from raycomp.settings.training import RefineConfig
 from raycomp.storage import AnyPath
 from raycomp.training_loop import Standing
 
@@ -40,15 +40,15 @@ class Target:
 
 @dataclass(frozen=True)
 class Shared:
-    """What all trainings share; base and samples are references into Ray's object store."""
+    """What all trainings share; context and samples are references into Ray's object store."""
 
-    base: Any
+    context: Any
     samples: Any
     config: RefineConfig
     folder: AnyPath
     """Of the sweep; every worker must see it."""
     mark: str
-    """What the models are made from; see `Base.mark`."""
+    """What the models are made from; see `SweepContext.mark`."""
     workers: int
     gpu: bool
     max_failures: int
@@ -142,7 +142,7 @@ def _worker(given: dict[str, Any]) -> None:
     keep_freed_memory()
     device = get_device()
     prepare_device(device)
-    base: Base = ray.get(shared.base)
+    context: SweepContext = ray.get(shared.context)
     samples = None if shared.samples is None else ray.get(shared.samples)
     first = get_context().get_world_rank() == 0
 
@@ -152,10 +152,10 @@ def _worker(given: dict[str, Any]) -> None:
 
     try:
         cpu = torch.device("cpu")
-        model = recovered(base, target.recipe, samples, cpu, shared.folder)
+        model = recovered(context, target.recipe, samples, cpu, shared.folder)
         train = shared.config.train.model_copy(update={"seed": target.seed})
         state = shared.folder / "states" / f"refined-{target.recipe.id}-seed{target.seed}.state"
-        made = trained_on(base, model, train, shared.config.distill, samples, device, state, report)
+        made = trained_on(context, model, train, shared.config.distill, samples, device, state, report)
         if first:
             checkpoints.save(made, model_path(shared, target), {"refined": _made(shared)})
             state.unlink(missing_ok=True)

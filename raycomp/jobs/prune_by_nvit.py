@@ -7,7 +7,8 @@ import torch
 
 from raycomp.compress.nvit import nvit
 from raycomp.config import SweepConfig
-from raycomp.context import default_device, prepare_base, score
+from raycomp.context.calibration import default_device, score
+from raycomp.context.preparation import prepare_context
 from raycomp.errors import UserError
 from raycomp.evaluate.latency_table import LatencyTable, measure_latency
 from raycomp.flops import gflops
@@ -41,8 +42,8 @@ def pruned(config: SweepConfig, share: float, by_latency: bool, say: Callable[[s
         UserError: for a share below what NViT can reach.
     """
     device = default_device()
-    base = prepare_base(config, say, criterion=config.nvit.criterion)
-    shape, image = base.shape, config.data.window_for(base.shape)
+    context = prepare_context(config, say, criterion=config.nvit.criterion)
+    shape, image = context.shape, config.data.window_for(context.shape)
     keep_freed_memory()
     table = None
     if by_latency or config.nvit.latency_weight:
@@ -53,15 +54,15 @@ def pruned(config: SweepConfig, share: float, by_latency: bool, say: Callable[[s
         return table.latency_ms(recipe) if table is not None and by_latency else gflops(shape, recipe, image)
 
     found = nvit(
-        base.model,
-        base.saliency,
+        context.model,
+        context.saliency,
         lambda small: score(small, config, device, config.nvit.criterion),
         share * cost(dense(shape)),
         cost,
         config.nvit,
         table.latency_ms if table is not None else None,
-        retraining(base, preloaded(config, config.nvit.training_steps, say), device),
+        retraining(context, preloaded(config, config.nvit.training_steps, say), device),
     )
     if not found.reached:
         raise UserError(f"NViT cannot reach {share:.0%} of dense: the least is {found.cost / cost(dense(shape)):.0%}")
-    return Pruned(found.model, base.checkpoint, image, table)
+    return Pruned(found.model, context.checkpoint, image, table)
