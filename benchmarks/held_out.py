@@ -5,7 +5,7 @@
 Sweeps of one search space that differ in their seeds are repeats of one experiment: the best recipe at a share is
 chosen by each sweep's own full stage (clean plus corrupted mIoU), then measured on the test split with all 16 x 5
 corruptions. Prints clean / corrupted mIoU of each, and mean and standard deviation over the sweeps of the difference
-to the dense model, in points. With --refined, a recipe's models of `jobs/refining.py` are measured, each seed a repeat.
+to the dense model, in points. With --refined, a recipe's models of `jobs/refine.py` are measured, each seed a repeat.
 """
 
 from pathlib import Path

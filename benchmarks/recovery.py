@@ -4,7 +4,7 @@
 
 Draws random recipes of the embedded default's space as elastic training does, with another seed, and measures each as
 cut, reconstructed, cut from the elastic model, fine-tuned from the cut dense model, and refined: fine-tuned from the
-elastic one, as `jobs/refining.py` does (both with the dense model as teacher). All are measured on the full set; each
+elastic one, as `jobs/refine.py` does (both with the dense model as teacher). All are measured on the full set; each
 worker takes one recipe at a time, on one thread.
 Prints clean / corrupted mIoU, seconds of recovery, and Spearman's rank correlations with the fine-tuned accuracy.
 """

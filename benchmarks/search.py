@@ -84,7 +84,7 @@ def plain(make: Callable[[int], BaseSampler], function: Function, seed: int, tri
 
 def sweep(sampler: str, function: Function, seed: int, trials: int) -> Run:
     """A sweep's own search, known recipes first."""
-    config = SearchConfig(budget=BUDGET, trials=trials, seed=seed, known=function.known, sampler=sampler)
+    config = SearchConfig(budget=BUDGET, trials=trials, seed=seed, baselines=function.known, sampler=sampler)
     proposer = Proposer(function.space, config, [], function.space)
     found, clock = [], time.perf_counter()
     while proposer.trials_done < trials:

@@ -1,6 +1,6 @@
 """Watch a sweep on a cluster that grows and shrinks: Ray's autoscaler on this machine, its nodes one CPU each.
 
-    python jobs/autoscaling.py --nodes 2 --trials 24
+    python jobs/autoscale_demo.py --nodes 2 --trials 24
 
 The sweep starts with no node at all. Nodes come with its trials and go once they are idle; the picture shows both.
 """

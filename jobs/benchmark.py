@@ -1,7 +1,7 @@
 """Compare the methods of the paper at matched GFLOPs: its tables and figures, from one command.
 
-    python jobs/benchmarking.py --space search_spaces/streetscenes_vit_micro.yaml
-    python jobs/benchmarking.py --space search_spaces/streetscenes_vit_micro.yaml --recovery 300 --seeds 0,1,2
+    python jobs/benchmark.py --space search_spaces/streetscenes_vit_micro.yaml
+    python jobs/benchmark.py --space search_spaces/streetscenes_vit_micro.yaml --recovery 300 --seeds 0,1,2
 
 An interrupted comparison goes on with the same command; more seeds, methods or speed-ups are added to it.
 `raycomp benchmark` does the same.

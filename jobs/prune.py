@@ -1,7 +1,7 @@
 """Prune the dense model of a search space by NViT, to a share of its GFLOPs or of its latency on this device.
 
-    python jobs/prune_by_nvit.py --space search_spaces/streetscenes_vit_micro.yaml --gflops 60% --out pruned.safetensors
-    python jobs/prune_by_nvit.py --space search_spaces/streetscenes_vit_micro.yaml --latency 60% --out pruned.safetensors
+    python jobs/prune.py --space search_spaces/streetscenes_vit_micro.yaml --gflops 60% --out pruned.safetensors
+    python jobs/prune.py --space search_spaces/streetscenes_vit_micro.yaml --latency 60% --out pruned.safetensors
 
 NViT trains between its rounds; here `--train-between STEPS` says how long, and by default it does not. Writes the
 pruned model, not fine-tuned afterwards, and its recipe beside it (.yaml), for `raycomp explain`. `raycomp prune` does

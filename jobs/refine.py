@@ -1,12 +1,12 @@
 """Fine-tune the front of a finished sweep with the dense model as teacher, and measure it on the full set.
 
-    python jobs/refining.py --sweep streetscenes_vit_micro --steps 2000 --seeds 0,1,2
-    ray job submit -- python jobs/refining.py --sweep ade20k_deit_base
+    python jobs/refine.py --sweep streetscenes_vit_micro --steps 2000 --seeds 0,1,2
+    ray job submit -- python jobs/refine.py --sweep ade20k_deit_base
 
 Or measure it elsewhere, without training, as a sweep of its own that all commands read:
 
-    python jobs/refining.py --sweep streetscenes_vit_micro --split test       # images that the search did not see
-    python jobs/refining.py --sweep ade20k_deit_base --space OTHER.yaml       # another data set, size or checkpoint
+    python jobs/refine.py --sweep streetscenes_vit_micro --split test       # images that the search did not see
+    python jobs/refine.py --sweep ade20k_deit_base --space OTHER.yaml       # another data set, size or checkpoint
 
 Ctrl-C loses at most the steps since the last saved state; the same command goes on. `raycomp refine` does the same.
 """

@@ -20,7 +20,7 @@ def settings(name: str, found: SweepConfig, space: SweepConfig | None, split: st
     """
     parts = [name, "-".join(part for part in (space.name if space else "", split) if part)]
     config = (space or found).model_copy(update={"name": "-on-".join(parts)})
-    config = config.changed("search", budget=1.0, known=found.search.baselines)
+    config = config.changed("search", budget=1.0, baselines=found.search.baselines)
     if split is not None:
         config = config.changed("data", eval_split=split)
     return config

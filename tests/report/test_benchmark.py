@@ -15,7 +15,7 @@ def row(method: str, label: str, seed: int, clean: float, gflops: float = 1.0, s
     return rows.row(
         stage="benchmark", origin=method, label=label, seed=seed, status=status,
         error="" if status == "complete" else "cannot reach 0.1 GFLOPs",
-        point="s", gflops=gflops, clean_miou=clean, corrupted_miou=clean - 0.1,
+        operating_point="s", gflops=gflops, clean_miou=clean, corrupted_miou=clean - 0.1,
         effective_rank=0.5, effective_rank_std=0.1, tokens=[20, 10],
         corrupted_by_variant=[0.1 * seed] * 80,
     )  # fmt: skip

@@ -14,7 +14,7 @@ from tests.search.test_proposer import SPACE
 
 def test_every_row_is_one_plain_line_with_the_figures():
     out = io.StringIO()
-    proposer = Proposer(SPACE, SearchConfig(budget=0.7, trials=6, known=(0.7,)), [])
+    proposer = Proposer(SPACE, SearchConfig(budget=0.7, trials=6, baselines=(0.7,)), [])
     with SweepProgress(proposer, Console(file=out, width=200)) as progress:
         for status in ("complete", "complete", "failed", "complete", "complete"):
             row = fake_row(TINY, proposer.next(), status)

@@ -78,10 +78,10 @@ def test_the_row_of_a_stopped_trial_claims_no_accuracy(context, tmp_path):
 )
 def test_the_first_images_must_be_of_the_search_stage(first, message):
     with pytest.raises(ValueError, match=message):
-        EvaluationConfig(first=first)
+        EvaluationConfig(early_stopping=first)
     with pytest.raises(ValueError, match=r"first.severities has 5, which search.severities has not"):
         EvaluationConfig(
-            first={"clean": 1, "corrupted": 1}, search=FIRST.model_copy(update={"severities": (1, 2, 3, 4)})
+            early_stopping={"clean": 1, "corrupted": 1}, search=FIRST.model_copy(update={"severities": (1, 2, 3, 4)})
         )
 
 

@@ -19,7 +19,7 @@ from tests.helpers.trials import TokenClock, fake_row
 UNIFORM_TOME, UNIFORM_PRUNING, UNIFORM_BOTH = BASELINES = baselines()
 
 SPACE = Space(TINY, SpaceConfig(embed=WidthRange(low=16), mlp=WidthRange(low=32, step=16)), TINY.image)
-SEARCH = SearchConfig(budget=0.7, trials=30, known=(0.7, 0.5))
+SEARCH = SearchConfig(budget=0.7, trials=30, baselines=(0.7, 0.5))
 
 
 def drive(proposer: Proposer, stop_after: int | None = None) -> list[Proposal]:
@@ -137,7 +137,7 @@ def test_failed_trials_count_and_are_not_proposed_again():
 
 def test_an_exhausted_space_ends_the_sweep():
     space = Space(TINY, SpaceConfig(embed=WidthRange(low=16), merge_high=0), TINY.image)  # three recipes
-    proposer = Proposer(space, SearchConfig(budget=1.0, trials=50, known=()), [])
+    proposer = Proposer(space, SearchConfig(budget=1.0, trials=50, baselines=()), [])
     done = drive(proposer)
     assert proposer.finished
     assert {p.recipe.embed for p in done if p.stage == "search"} == {16, 24, 32}

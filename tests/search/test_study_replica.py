@@ -20,7 +20,7 @@ from tests.helpers.services import SECRET, postgres
 from tests.helpers.trials import fake_row
 
 SPACE = Space(TINY, SpaceConfig(mlp=WidthRange(low=64, step=16)), TINY.image)
-CONFIG = SearchConfig(trials=12, budget=0.8, known=(0.7,))
+CONFIG = SearchConfig(trials=12, budget=0.8, baselines=(0.7,))
 
 
 def searched() -> tuple[Proposer, list]:
