@@ -9,7 +9,6 @@ import logging
 import os
 import re
 from concurrent.futures import ThreadPoolExecutor
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +131,7 @@ class Store:
     def read(self, stage: str, recipe_id: str) -> Row | None:
         """The row that a trial has just written, or None where it did not."""
         path = self._path(searched(stage, recipe_id))
-        return rows_of(_read(path))[0] if path.is_file() else None
+        return _read(path)[1][0] if path.is_file() else None
 
     def rows(self) -> list[Row]:
         """All rows, by stage and order of proposal; an unreadable file is an error.
@@ -144,10 +143,10 @@ class Store:
         """
         paths = self.files()
         with ThreadPoolExecutor(1 if isinstance(self.folder, Path) else _READERS) as readers:
-            # tables of one version together, as most of the time goes into single columns
-            tables = [pa.concat_tables(same) for _, same in groupby(readers.map(_read, paths), lambda one: one.schema)]
-        self._warn([name for name in SCHEMA.names if any(name not in table.schema.names for table in tables)])
-        found = {row.identity: row for table in tables for row in rows_of(table)}
+            read = list(readers.map(_read, paths))
+        versions = {tuple(names) for names, _ in read}
+        self._warn([name for name in SCHEMA.names if any(name not in names for names in versions)])
+        found = {row.identity: row for _, rows in read for row in rows}
         return sorted(found.values(), key=lambda row: (row.stage != "search", row.number))
 
     def _warn(self, missing: list[str]) -> None:
@@ -216,14 +215,16 @@ def _completed(settings: dict[str, Any]) -> dict[str, Any]:
     return settings | train | trained
 
 
-def _read(path: AnyPath) -> pa.Table:
+def _read(path: AnyPath) -> tuple[list[str], list[Row]]:
+    """The columns of a file and its rows."""
     try:  # without threads: one that lets go of the file's bytes while Python ends aborts the process
         table = pq.ParquetFile(pa.BufferReader(path.read_bytes())).read(use_threads=False)
     except (pa.ArrowInvalid, OSError) as error:
         raise UserError(f"{path}: not a readable Parquet file ({str(error).splitlines()[0]})") from None
-    if missing := set(_NEEDED) - set(table.column_names):
+    names = list(table.column_names)
+    if missing := set(_NEEDED) - set(names):
         raise UserError(f"{path}: no row of raycomp's, as it has no column {min(missing)!r}")
-    return table
+    return names, rows_of(table)
 
 
 def _parquet(rows: list[Row]) -> bytes:
