@@ -4,9 +4,8 @@ A row is one recipe measured at one stage of one sweep. Reading rows needs no ra
 `duckdb.sql("select recipe_id, gflops, clean_miou from 'results/SWEEP/trials/*.parquet'")`.
 """
 
-from collections import deque
-from collections.abc import Iterable, Sequence
-from dataclasses import MISSING, dataclass, fields
+from collections.abc import Sequence
+from dataclasses import MISSING, dataclass, fields, replace
 from datetime import datetime, timedelta
 from itertools import repeat
 from types import NoneType
@@ -204,26 +203,29 @@ def _column(name: str, hint: Any) -> pa.Field:
 _HINTS = get_type_hints(Row, include_extras=True)
 _COLUMNS = [field for field in fields(Row) if field.name != "extra"]
 _DEFAULTS = {field.name: None if field.default is MISSING else field.default for field in _COLUMNS}
+_SLOTS = [(field.name, getattr(Row, field.name).__set__, _DEFAULTS.get(field.name, ())) for field in fields(Row)]
 SCHEMA = pa.schema([_column(name, _HINTS[name]) for name in _DEFAULTS])
 
 
 def rows_of(table: pa.Table) -> list[Row]:
     """The rows of a table; columns it lacks have their defaults, and columns unknown here are kept."""
-    table = table.rename_columns([COLUMNS.get(name, name) for name in table.schema.names])
-    unknown = [field for field in table.schema if field.name not in _DEFAULTS]
-    values = {field.name: table.column(field.name).to_pylist() for field in table.schema}
-    values["origin"] = [ORIGINS.get(origin, origin) for origin in values.get("origin", [])] or [""] * table.num_rows
-    rows = [object.__new__(Row) for _ in range(table.num_rows)]
+    table = table.rename_columns([COLUMNS.get(name, name) for name in table.column_names])
+    return [row for batch in table.to_batches() for row in _rows(batch)]
 
-    def fill(name: str, column: Iterable[object]) -> None:
-        """Set a slot of every row, which a constructor of so many arguments does three times slower."""
-        deque(map(getattr(Row, name).__set__, rows, column), maxlen=0)
 
-    for name, default in _DEFAULTS.items():
-        column = values.get(name, repeat(None, len(rows)))
-        fill(name, column if default is None else (default if value is None else value for value in column))
-    extras = ([Extra(field, value) for value in values[field.name]] for field in unknown)
-    fill("extra", zip(*extras, strict=True) if unknown else repeat((), len(rows)))
+def _rows(batch: pa.RecordBatch) -> list[Row]:
+    """Fill slots column by column, which takes a third of the time of a constructor of so many arguments."""
+    values, count = batch.to_pydict(), batch.num_rows
+    if "origin" in values:
+        values["origin"] = [ORIGINS.get(origin, origin) for origin in values["origin"]]
+    rows = [object.__new__(Row) for _ in range(count)]
+    for name, fill, default in _SLOTS:
+        column = values.get(name) if name in _DEFAULTS else None
+        for row, value in zip(rows, repeat(default, count) if column is None else column, strict=True):
+            fill(row, default if value is None else value)
+    if unknown := [field for field in batch.schema if field.name not in _DEFAULTS]:
+        columns = [[Extra(field, value) for value in values[field.name]] for field in unknown]
+        return [replace(row, extra=extra) for row, extra in zip(rows, zip(*columns, strict=True), strict=True)]
     return rows
 
 

@@ -8,9 +8,8 @@ of many files into one; a row's own file, written later, comes before what that 
 import logging
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +134,7 @@ class Store:
     def read(self, stage: str, recipe_id: str) -> Row | None:
         """The row that a trial has just written, or None where it did not."""
         path = self._path(searched(stage, recipe_id))
-        return rows_of(_read(path))[0] if path.is_file() else None
+        return _read(path)[1][0] if path.is_file() else None
 
     def _named(self, settings: dict[str, Any], path: AnyPath) -> dict[str, Any]:
         """Settings under the names of today; old names are told once."""
@@ -155,25 +154,21 @@ class Store:
         """
         paths = self.files()
         with ThreadPoolExecutor(1 if isinstance(self.folder, Path) else _READERS) as readers:
-            # tables of one version together, as most of the time goes into single columns
-            tables = [pa.concat_tables(same) for _, same in groupby(readers.map(_read, paths), lambda one: one.schema)]
-        self._warn(tables)
-        found = {row.identity: row for table in tables for row in rows_of(table)}
+            read = list(readers.map(_read, paths))
+        self._warn({tuple(names) for names, _ in read})
+        found = {row.identity: row for _, rows in read for row in rows}
         return sorted(found.values(), key=lambda row: (row.stage != "search", row.number))
 
-    def _warn(self, tables: Sequence[pa.Table]) -> None:
+    def _warn(self, versions: Collection[Sequence[str]]) -> None:
         """Tell once which columns rows of an older version lack, or have under another name."""
-        there = {name for table in tables for name in table.schema.names}
-        old = [f"{name} for {COLUMNS[name]}" for name in COLUMNS if name in there]
-        missing = [
-            name
-            for name in SCHEMA.names
-            if any(not {name, *(o for o, new in COLUMNS.items() if new == name)} & {*t.schema.names} for t in tables)
-        ]
-        if (old or missing) and not self._warned:
+        old = {name for names in versions for name in COLUMNS if name in names}
+        present = [{COLUMNS.get(name, name) for name in names} for names in versions]
+        missing = [name for name in SCHEMA.names if any(name not in names for names in present)]
+        told = [f"have {name} for {COLUMNS[name]}" for name in sorted(old)]
+        told += [f"have no {', '.join(missing)}"] if missing else []
+        if told and not self._warned:
             self._warned = True
-            told = [f"have {', '.join(old)}"] * bool(old) + [f"have no {', '.join(missing)}"] * bool(missing)
-            _LOG.warning("%s: rows of an older version %s", self.folder, " and ".join(told))
+            _LOG.warning("%s: rows of an older version %s", self.folder, ", ".join(told))
 
     def files(self) -> list[AnyPath]:
         """The files that hold rows; where two hold the same one, the later counts."""
@@ -238,14 +233,16 @@ def _completed(settings: dict[str, Any]) -> dict[str, Any]:
     return settings | train | trained
 
 
-def _read(path: AnyPath) -> pa.Table:
+def _read(path: AnyPath) -> tuple[list[str], list[Row]]:
+    """The columns of a file and its rows."""
     try:  # without threads: one that lets go of the file's bytes while Python ends aborts the process
         table = pq.ParquetFile(pa.BufferReader(path.read_bytes())).read(use_threads=False)
     except (pa.ArrowInvalid, OSError) as error:
         raise UserError(f"{path}: not a readable Parquet file ({first_line(error)})") from None
-    if missing := set(_NEEDED) - set(table.column_names):
+    names = list(table.column_names)
+    if missing := set(_NEEDED) - set(names):
         raise UserError(f"{path}: no row of raycomp's, as it has no column {min(missing)!r}")
-    return table
+    return names, rows_of(table)
 
 
 def _parquet(rows: list[Row]) -> bytes:
