@@ -29,7 +29,8 @@ from raycomp.memory import keep_freed_memory
 from raycomp.models.segmenter import Segmenter
 from raycomp.recipe import dense
 from raycomp.recover import finetuned
-from raycomp.search.baselines import UNIFORM_PRUNING, known
+from raycomp.results.query import UNIFORM_PRUNING
+from raycomp.search.baselines import known
 from raycomp.settings.training import FinetuneConfig
 from raycomp.training_loop import preloaded
 

@@ -178,10 +178,11 @@ def test_known_recipes_stay_within_the_narrowest_widths_allowed():
 
 
 def test_the_next_recipe_is_chosen_while_the_one_before_is_measured():
-    proposer = Proposer(SPACE, SEARCH, [])
+    search = SEARCH.model_copy(update={"sampler": "tpe"})  # gpytorch's settings are global, and two ask at once
+    proposer = Proposer(SPACE, search, [])
     while (running := proposer.next()).origin != "proposed":
         proposer.tell(fake_row(TINY, running))
-    later = Proposer(SPACE, SEARCH, list(proposer.rows.values()))
+    later = Proposer(SPACE, search, list(proposer.rows.values()))
     assert later.next() == running
     failed = fake_row(TINY, running, "failed")
     proposer.tell(fake_row(TINY, running))
