@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
 from pydantic import Field
-from raycomp.merging.base import ROUNDED, MergeMethod, merged_pairs
 
 from raycomp import merging
+from raycomp.merging.base import ROUNDED, MergeMethod, merged_pairs
 from raycomp.shape import Grid, ModelShape, Size
 
 if TYPE_CHECKING:
