@@ -17,7 +17,8 @@ from raycomp.evaluate.measure import measure
 from raycomp.evaluate.miou import normalised
 from raycomp.merging import Algm, Cts
 from raycomp.recipe import Recipe, dense
-from raycomp.search.baselines import baselines, known
+from raycomp.results.query import baselines
+from raycomp.search.baselines import matched_baselines
 from raycomp.settings.evaluation import EvaluationConfig, StageConfig
 
 _CLOSE = 1e-4  # of a logit
@@ -30,7 +31,7 @@ def run(point: OperatingPoint, notes: Notes) -> None:
         config = config.model_copy(update={"evaluation": EvaluationConfig(search=few, full=few)})
     context = prepare_context(config, print, with_policy=True, criterion="taylor")
     whole = dense(context.shape)
-    shares = known(context.shape, context.shape.image, (0.4,))
+    shares = matched_baselines(context.shape, context.shape.image, (0.4,))
     recipes: dict[str, Recipe] = {
         "dense": whole,
         "prune+ToMe 40%": next(one.recipe for one in shares if one.kind == baselines()[-1]),

@@ -18,14 +18,14 @@ class Proposal:
     label: str
     recipe: Recipe
     thresholds: tuple[Accuracy, ...] = ()
-    """What its first images must reach; see `raycomp.evaluate.measure`."""
+    """Accuracies its first images must reach; see `raycomp.evaluate.measure`."""
 
     @property
     def key(self) -> tuple[str, str]:
         return self.stage, self.recipe.id
 
     def to_config(self) -> dict[str, Any]:
-        """As the plain dictionary that Ray Tune hands to a trial."""
+        """Return the proposal as the plain dictionary that Ray Tune passes to a trial."""
         return {
             "number": self.number,
             "stage": self.stage,
@@ -37,29 +37,27 @@ class Proposal:
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
-        """The proposal that `to_config` wrote."""
-        recipe, thresholds = (
-            Recipe.model_validate_json(config["recipe"]),
-            tuple(Accuracy(*threshold) for threshold in config["thresholds"]),
-        )
+        """Restore a proposal from the dictionary of `to_config`."""
+        recipe = Recipe.model_validate_json(config["recipe"])
+        thresholds = tuple(Accuracy(*threshold) for threshold in config["thresholds"])
         return cls(config["number"], config["stage"], config["origin"], config["label"], recipe, thresholds)
 
 
 class Source(Protocol):
-    """Where a sweep's proposals come from: a search, or a list."""
+    """The source of a sweep's proposals: a search or a list."""
 
     rows: dict[tuple[str, str], Row]
-    """What is measured, by stage and recipe."""
+    """Measured rows by stage and recipe id."""
 
     @property
     def finished(self) -> bool:
-        """True when everything is handed out and told."""
+        """Whether every proposal was handed out and its row reported."""
         ...
 
     def next(self) -> Proposal | None:
-        """The next proposal, or None while the open ones must finish first."""
+        """Return the next proposal, or None while open ones must finish first."""
         ...
 
     def tell(self, row: Row) -> None:
-        """Take a finished row, complete or failed."""
+        """Report a finished row, complete or failed."""
         ...

@@ -11,7 +11,7 @@ from raycomp.losses import nested
 from raycomp.models import checkpoints
 from raycomp.models.segmenter import Segmenter
 from raycomp.recipe import Recipe, dense
-from raycomp.search.baselines import known
+from raycomp.search.baselines import matched_baselines
 from raycomp.space import Space
 from raycomp.trainers.job import Made, TrainingJob
 
@@ -49,7 +49,9 @@ def train_elastic(job: TrainingJob, start: Path, half: bool) -> Made[Segmenter]:
 def _measured(job: TrainingJob, model: Segmenter, space: Space) -> tuple[str, str]:
     """The mIoU of the full width, and a table with that of the known recipes that the space has."""
     shares = tuple(share for share in job.sweep.search.baselines if share >= job.sweep.elastic.least)
-    plain = known(job.shape, space.image, shares, least=space.recipe(space.smallest), merging=space.merging)
+    plain = matched_baselines(
+        job.shape, space.image, shares, narrowest=space.recipe(space.smallest), merging=space.merging
+    )
     inside = [one for one in plain if not space.outside(one.recipe)]
     job.say(f"measuring full width and {len(inside)} known recipes on {job.count} images")
     full = f"{np.nanmean(job.class_iou(model)):.4f}"

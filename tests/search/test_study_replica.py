@@ -119,7 +119,7 @@ def test_a_lock_that_a_killed_process_left_is_removed(tmp_path, monkeypatch, lef
     began = time.monotonic()
     assert copied(study_uri(None, tmp_path), proposer, rows, lines.append)._connected
     assert time.monotonic() - began < 10
-    assert lines == [f"{lock} was left by a process that ended: removed"]
+    assert lines == [f"{lock} was left by a dead process: removed"]
     assert not lock.is_symlink()
     assert not lock.exists()
     check(JournalStorage(JournalFileBackend(str(tmp_path / "study.journal"))), rows)

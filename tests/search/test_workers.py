@@ -13,7 +13,7 @@ from raycomp.errors import UserError
 from raycomp.recipe import dense
 from raycomp.refine.rerank import Given
 from raycomp.results.store import Store
-from raycomp.search import actor
+from raycomp.search import sweep
 from raycomp.search.proposal import Proposal
 from raycomp.search.rows import described
 from raycomp.search.sweep import run_sweep
@@ -32,12 +32,12 @@ def own_ray():
     ray.shutdown()
 
 
-class Losing(actor.Trial):
+class Losing(sweep.Trial):
     """Loses its device as often as a recipe's label says, and writes which process measured."""
 
     def setup(self, config, **parameters):
         super().setup(config, **parameters)
-        actor.run_trial = self.measured
+        sweep.run_trial = self.measured
 
     def measured(self, context, samples, proposal, folder, device, commit):
         marks = folder / "marks"
@@ -68,7 +68,7 @@ def test_a_worker_that_loses_its_device_ends_and_another_takes_the_trial(context
     rows, runs = measured(context, tmp_path, (0, 1, 0, 9, 0), max_failures=2)
     assert [rows[number].status for number in range(5)] == ["complete"] * 3 + ["failed", "complete"]
     assert rows[3].error == (
-        "the trial ended its worker 3 times (search.max_failures), the last time by "
+        "the trial ended its worker 3 times (search.max_failures), the last time with "
         "AcceleratorError: CUDA error: an illegal memory access was encountered"
     )
     ran = [line.split() for line in runs]
