@@ -100,5 +100,5 @@ def test_a_temporary_folder_too_long_for_ray_is_one_line(place, monkeypatch, var
     monkeypatch.delenv("RAY_TMPDIR", raising=False)
     done = run(place, "--name", "long", **{variable: os.fspath(long)})
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith(f"error: {variable} {long}: too long a path for Ray's sockets")
+    assert done.stderr.startswith(f"error: {variable} {long}: path too long for Ray's sockets")
     assert done.stderr.count("\n") == 1

@@ -92,7 +92,7 @@ def test_saliency_by_a_worker_is_that_of_the_driver(tmp_path, monkeypatch):
 
 def test_what_is_wrong_with_a_gpu_is_one_line_of_the_sweep_and_of_saliency(context, tmp_path, monkeypatch):
     settings = config(tmp_path / "data", (True,)).changed("search", gpus_per_trial=0.5)
-    problem = r"^Ray gives a worker on \S+ GPU 0, which torch \S+ does not see"
+    problem = r"^Ray assigned GPU 0 to a worker on \S+, but torch \S+ does not see it"
     with pytest.raises(UserError, match=problem):
         saliency_task.saliency_by_worker(seeded_model(SHAPE), settings, "nvit", tmp_path / "x.part")
     own, store = (
