@@ -139,11 +139,11 @@ TRAINED = Space(
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        ({"embed": 16}, "embed is 16, the least is 24"),
-        ({"blocks": (BlockWidths(heads=4, qk=8, v=8, mlp=56),) * 3}, "blocks.0.mlp is 56, the least is 64"),
-        ({"blocks": (BlockWidths(heads=4, qk=4, v=8, mlp=64),) * 3}, "blocks.0.qk is 4, the least is 8"),
-        ({"merge": ToMe(ratios=(0.0, 0.3, 0.0))}, "a merge ratio is 0.3, the highest is 0.25"),
-        ({"merge": Algm(blocks=(1, 2), windows=0.5, pairs=0.1)}, "merge.method is 'algm', the only one is 'tome'"),
+        ({"embed": 16}, "embed is 16, the minimum is 24"),
+        ({"blocks": (BlockWidths(heads=4, qk=8, v=8, mlp=56),) * 3}, "blocks.0.mlp is 56, the minimum is 64"),
+        ({"blocks": (BlockWidths(heads=4, qk=4, v=8, mlp=64),) * 3}, "blocks.0.qk is 4, the minimum is 8"),
+        ({"merge": ToMe(ratios=(0.0, 0.3, 0.0))}, "a merge ratio is 0.3, the maximum is 0.25"),
+        ({"merge": Algm(blocks=(1, 2), windows=0.5, pairs=0.1)}, "merge.method is 'algm', the space has only 'tome'"),
         ({}, ""),
         ({"embed": 25, "merge": ToMe(ratios=(0.25, 0.0, 0.0))}, ""),
     ],

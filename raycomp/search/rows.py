@@ -51,7 +51,7 @@ def described(context: SweepContext, proposal: Proposal) -> Row:
         batch=config.evaluation.batch,
         threads=torch.get_num_threads(),
         seed=config.search.seed,
-        checkpoint=context.mark,
+        checkpoint=context.fingerprint,
         recovery=config.recovery.mode,
         recovery_steps=config.recovery.steps,
         dataset=config.data.dataset,

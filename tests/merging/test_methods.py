@@ -144,7 +144,7 @@ def test_a_space_meets_its_budget_and_draws_recipes_that_merge(name):
 def test_a_space_of_another_method_refuses_it(name):
     other = next(one for one in METHODS if one != name)
     problem = space(other).outside(dense(TINY).merging(fixed(name, 0.5)))
-    assert problem == f"merge.method is {name!r}, the only one is {other!r}"
+    assert problem == f"merge.method is {name!r}, the space has only {other!r}"
 
 
 @every_method
