@@ -42,6 +42,6 @@ def test_a_full_disk_ends_the_sweep_with_one_line_and_it_goes_on_with_room(place
     assert 3 <= rows_there(small_disk, "full", "") < 10
     ballast.unlink()
     output = finish(start(place, "full", *options), place, "full")
-    assert "trials, going on" in output
+    assert "trials done, resuming" in output
     assert found(small_disk, "full", "") == undisturbed
     assert not list((small_disk / "full" / "trials").glob(".*"))

@@ -26,7 +26,7 @@ FIRST = StageConfig(clean=2, corrupted=1, severities=(1, 3))
 
 
 def with_first(context):
-    evaluation = context.config.evaluation.model_copy(update={"first": FIRST})
+    evaluation = context.config.evaluation.model_copy(update={"early_stopping": FIRST})
     return replace(context, config=context.config.model_copy(update={"evaluation": evaluation}))
 
 
@@ -39,7 +39,7 @@ def measured(context, evaluation: EvaluationConfig, thresholds: tuple[Accuracy, 
 def test_the_first_images_are_part_of_all(context):
     config = context.config.evaluation
     whole = measured(context, config)
-    staged = measured(context, config.model_copy(update={"first": FIRST}))
+    staged = measured(context, config.model_copy(update={"early_stopping": FIRST}))
     alone = measured(context, config.model_copy(update={"search": FIRST}))
     assert whole.first is None
     assert staged.first == (alone.clean_miou, pytest.approx(float(np.nanmean(alone.corrupted)), abs=1e-15))
@@ -47,8 +47,8 @@ def test_the_first_images_are_part_of_all(context):
     np.testing.assert_array_equal(staged.corrupted, whole.corrupted)
 
 
-def test_a_model_stops_only_below_both_figures_of_a_bar(context):
-    config = context.config.evaluation.model_copy(update={"first": FIRST})
+def test_a_model_stops_only_below_both_figures_of_a_threshold(context):
+    config = context.config.evaluation.model_copy(update={"early_stopping": FIRST})
     first = measured(context, config).first
     up, down = (Accuracy(first.clean + d, first.corrupted + d) for d in (1e-6, -1e-6))
     measured(context, config, (down, Accuracy(up.clean, down.corrupted), Accuracy(down.clean, up.corrupted)))
@@ -72,14 +72,14 @@ def test_the_row_of_a_stopped_trial_claims_no_accuracy(context, tmp_path):
 @pytest.mark.parametrize(
     ("first", "message"),
     [
-        ({"clean": 65, "corrupted": 1}, "first.clean is 65; at most search.clean, 64"),
-        ({"clean": 1, "corrupted": 3}, "first.corrupted is 3; at most search.corrupted, 2"),
+        ({"clean": 65, "corrupted": 1}, "early_stopping.clean is 65; at most search.clean, 64"),
+        ({"clean": 1, "corrupted": 3}, "early_stopping.corrupted is 3; at most search.corrupted, 2"),
     ],
 )
 def test_the_first_images_must_be_of_the_search_stage(first, message):
     with pytest.raises(ValueError, match=message):
         EvaluationConfig(early_stopping=first)
-    with pytest.raises(ValueError, match=r"first.severities has 5, which search.severities has not"):
+    with pytest.raises(ValueError, match=r"early_stopping.severities has 5, which search.severities has not"):
         EvaluationConfig(
             early_stopping={"clean": 1, "corrupted": 1}, search=FIRST.model_copy(update={"severities": (1, 2, 3, 4)})
         )
@@ -90,7 +90,7 @@ def row(clean: float, corrupted: float, gflops: float, gain: tuple[float, float]
     return rows.row(clean_miou=clean, corrupted_miou=corrupted, gflops=gflops, **first)
 
 
-def test_bars_are_the_front_less_what_trials_gain_and_doubt():
+def test_thresholds_are_the_front_less_mean_gain_and_margin():
     known = EarlyStopping()
     gains = [(0.01 * (i % 3), 0.02 * (i % 2)) for i in range(10)]
     for i, gain in enumerate(gains):
@@ -166,5 +166,5 @@ def test_a_search_space_tells_of_first_images_that_are_not_there(tmp_path):
     path = tmp_path / "space.yaml"
     first = "evaluation: {first: {clean: 900, corrupted: 1}}"
     path.write_text(f"name: a\nmodel: {{checkpoint: x}}\ndata: {{dataset: streetscenes}}\n{first}\n")
-    with pytest.raises(UserError, match=r"first.clean is 900; at most search.clean, 64"):
+    with pytest.raises(UserError, match=r"early_stopping.clean is 900; at most search.clean, 64"):
         load(path)

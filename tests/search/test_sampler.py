@@ -136,7 +136,7 @@ def test_it_finds_more_than_chance():
 def test_with_many_running_several_are_chosen_at_once(monkeypatch):
     counts = []
     monkeypatch.setattr(sampler, "_RUNNING_PER_POINT", 2)
-    monkeypatch.setattr(sampler, "chosen", lambda *a: counts.append(a[-1]) or choose(*a))
+    monkeypatch.setattr(sampler, "choose", lambda *a: counts.append(a[-1]) or choose(*a))
     proposer = Proposer(SPACE, SEARCH.model_copy(update={"trials": 60, "baselines": ()}), [])
     running = [proposer.next() for _ in range(8)]
     keys = {p.key for p in running}

@@ -11,7 +11,7 @@ from raycomp.cluster import saliency_task
 from raycomp.context.calibration import score
 from raycomp.errors import UserError
 from raycomp.recipe import dense
-from raycomp.refine.rerank import Given
+from raycomp.refine.rerank import ProposalList
 from raycomp.results.store import Store
 from raycomp.search import sweep
 from raycomp.search.proposal import Proposal
@@ -59,7 +59,7 @@ def measured(context, folder, losses, **search):
     own = replace(context, config=context.config.changed("search", workers=1, gpus_per_trial=0, **search))
     store = Store(folder)
     store.open(own.config)
-    outcome = run_sweep(own, None, store, Given(proposals, []), lambda row: None, Losing)
+    outcome = run_sweep(own, None, store, ProposalList(proposals, []), lambda row: None, Losing)
     assert outcome.finished
     return {row.number: row for row in outcome.rows}, (folder / "marks").read_text().splitlines()
 
@@ -102,4 +102,4 @@ def test_what_is_wrong_with_a_gpu_is_one_line_of_the_sweep_and_of_saliency(conte
     store.open(own.config)
     first = Proposal(0, "search", "reference", "", dense(context.shape))
     with pytest.raises(UserError, match=problem):
-        run_sweep(own, None, store, Given([first], []), lambda row: None)
+        run_sweep(own, None, store, ProposalList([first], []), lambda row: None)
