@@ -76,10 +76,10 @@ def _finetuned_once(
                 return load(local)
     settings = FinetuneConfig(steps=recovery.steps, lr=recovery.lr, distill=recovery.distill)
     state = folder / "states" / f"{model.recipe.id}.state"
-    made = finetuned(context, model, settings, seed, samples, device, state)
-    checkpoints.save(made, path, metadata)
+    trained = finetuned(context, model, settings, seed, samples, device, state)
+    checkpoints.save(trained, path, metadata)
     state.unlink(missing_ok=True)
-    return made
+    return trained
 
 
 def finetuned(

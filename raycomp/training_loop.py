@@ -61,9 +61,8 @@ class _Batches(Dataset[tuple[Tensor, Tensor, Tensor]]):
 
     def __init__(self, samples: Samples, crop: Size, config: TrainConfig, scale: Scale) -> None:
         self.samples, self.crop, self.config, self.scale = samples, crop, config, scale
-        self.places = range(
-            parallel.rank(), config.batch, parallel.world()
-        )  # set here, as loader processes are in no group
+        # Set here, as loader processes are in no process group.
+        self.places = range(parallel.rank(), config.batch, parallel.world())
 
     def __len__(self) -> int:
         return self.config.steps

@@ -99,9 +99,9 @@ class SweepContext:
         return cast("Network", self._copies[network, device])
 
     def cut(self, recipe: Recipe, device: torch.device = _CPU) -> Segmenter:
-        """Cut the model of a recipe on a device, from the elastic model if there is one; the dense recipe never is.
+        """Cut the model of a recipe on a device, from the elastic model if there is one.
 
-        The first cut copies the weights to the device.
+        The dense recipe always gives the dense model. The first cut copies the weights to the device.
 
         Raises:
             UserError: If the recipe does not fit the model, or the elastic model was not trained for it.

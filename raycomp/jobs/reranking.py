@@ -42,15 +42,15 @@ def rerank(session: Session, before: SweepView, proposals: Sequence[Proposal]) -
     if not outcome.finished:
         raise KeyboardInterrupt
     session.leave()
-    found = SweepView(folder.name, config, outcome.rows)
+    view = SweepView(folder.name, config, outcome.rows)
     timed = config.search.cost_metric == "latency"
-    session.console.print(tables.front_table(found.comparisons, timed, origins(found.rows)))
+    session.console.print(tables.front_table(view.comparisons, timed, origins(view.rows)))
     for objective, rho in agreement(before.rows, outcome.rows).items():
         say(f"{before.name} and this run rank {objective} alike: Spearman {rank_text(rho)}")
     page = folder / "report.html"
-    write_page([found, before], page)
+    write_page([view, before], page)
     session.store.finish()
-    session.finish(found.front, True, front_volume(found.front, outcome.rows))
+    session.finish(view.front, True, front_volume(view.front, outcome.rows))
     tracker.attach([page])
     say(f"rows:   {folder / 'trials'}/*.parquet\nreport: {page}")
     return outcome.rows

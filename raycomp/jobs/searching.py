@@ -117,8 +117,8 @@ def _draw(session: Session, view: SweepView, trials: int) -> list[AnyPath]:
     config, folder = view.config, session.folder
     page, plot = folder / "report.html", folder / "front.png"
     write_page([view], page)
-    what = "latency" if config.search.cost_metric == "latency" else "GFLOPs"
-    title = f"{config.name}: {trials} trials, budget {config.search.budget:.0%} of the dense {what}"
+    unit = "latency" if config.search.cost_metric == "latency" else "GFLOPs"
+    title = f"{config.name}: {trials} trials, budget {config.search.budget:.0%} of the dense {unit}"
     plot_front(view.rows, config.search.budget, title, plot)
     session.say(f"rows:   {folder / 'trials'}/*.parquet\nplot:   {plot}\nreport: {page}")
     return [plot, page]

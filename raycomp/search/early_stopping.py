@@ -29,7 +29,7 @@ class EarlyStopping:
         self._front = front([*self._front, row])
 
     def thresholds(self, budget: float) -> tuple[Accuracy, ...]:
-        """Return thresholds for a recipe of this cost; below both figures of one, it cannot reach the front.
+        """Return first-image accuracies; a recipe of this cost below both figures of one cannot reach the front.
 
         Each is the accuracy of a front member that costs no more, minus the mean gain from first to all
         images, minus a margin for its uncertainty. Empty until enough trials are complete, and where an objective is
