@@ -89,7 +89,7 @@ def test_an_unmeetable_budget_names_the_nearest():
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        (SpaceConfig(embed=WidthRange(low=64)), r"space\.embed\.low is 64; the model has 32"),
+        (SpaceConfig(embed=WidthRange(low=64)), r"space\.embed\.low is 64, but the model has 32"),
         (SpaceConfig(embed=WidthRange(low=15)), r"space\.embed\.low 15 is not 32 minus steps of 8; nearest: 16"),
     ],
 )

@@ -135,7 +135,7 @@ def test_what_diverges_stops_and_keeps_the_last_good_weights(tmp_path, monkeypat
 
     model = Segmenter(SHAPE, dense(SHAPE))
     init_weights(model, torch.Generator().manual_seed(0))
-    figure = "loss is nan" if where == "loss" else "norm of the gradient is nan"
+    figure = "loss is nan" if where == "loss" else "gradient norm is nan"
     with pytest.raises(UserError, match=rf"{figure} at step 6; .*model\.state keeps the weights of step 4"):
         train(model, SHAPE, StreetScenes("train", 8), CONFIG, torch.device("cpu"), lambda at: None, loss, state)
     weights = checkpoints.load(state, SHAPE).state_dict()
