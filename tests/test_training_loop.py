@@ -204,7 +204,7 @@ def test_a_policy_learns_where_one_class_is():
 
 
 def test_a_loss_that_is_no_number_stops_and_says_what_may_help():
-    with pytest.raises(UserError, match=r"loss is (nan|inf) at step \d+; a smaller train\.lr"):
+    with pytest.raises(UserError, match=r"loss is (nan|inf) at step \d+; a train\.lr below"):
         trained(CONFIG.model_copy(update={"lr": 1e30, "warmup": 0, "clip": None, "optimizer": "sgd", "steps": 30}))
 
 

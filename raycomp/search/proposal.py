@@ -1,11 +1,13 @@
 """One trial to run: a recipe, its place in the sweep, and the stage it is measured at."""
 
 from dataclasses import dataclass
-from typing import Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
-from raycomp.evaluate.miou import Accuracy
 from raycomp.recipe import Recipe
 from raycomp.results.row import Row
+
+if TYPE_CHECKING:  # imports torch, which commands do without
+    from raycomp.evaluate.miou import Accuracy
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +19,7 @@ class Proposal:
     origin: str
     label: str
     recipe: Recipe
-    thresholds: tuple[Accuracy, ...] = ()
+    thresholds: "tuple[Accuracy, ...]" = ()
     """Accuracies its first images must reach; see `raycomp.evaluate.measure`."""
 
     @property
@@ -38,6 +40,8 @@ class Proposal:
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
         """Restore a proposal from the dictionary of `to_config`."""
+        from raycomp.evaluate.miou import Accuracy
+
         recipe = Recipe.model_validate_json(config["recipe"])
         thresholds = tuple(Accuracy(*threshold) for threshold in config["thresholds"])
         return cls(config["number"], config["stage"], config["origin"], config["label"], recipe, thresholds)

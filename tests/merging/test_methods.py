@@ -181,7 +181,7 @@ def test_a_benchmark_matches_it_alone_and_after_pruning(name, prefix, context):
     assert condition in conditions(BenchmarkConfig(methods=(prefix + name,), speedups=(1.25,)), with_found=False)
     point = find(context, condition, CPU)
     assert point.reached
-    assert point.text.endswith(point.recipe.merge.point(SHAPE, SHAPE.image))
+    assert point.text.endswith(point.recipe.merge.operating_point(SHAPE, SHAPE.image))
     assert (point.pruned is not None) == bool(prefix)
     pixels = NORMALIZATIONS[SHAPE.normalization]
     image = torch.from_numpy(context.evalset.images.views()[0][None].copy())
@@ -248,7 +248,7 @@ def test_a_limit_of_time_needs_one_step_for_all_blocks(name):
 
 
 def test_recipes_costs_and_spaces_start_without_torch():
-    names = "cli config flops recipe merging search.space search.baselines search.matched benchmark.runs"
+    names = "cli config flops recipe merging space search.baselines match_cost benchmark.conditions"
     imports = "; ".join(f"import raycomp.{name}" for name in names.split())
     code = f"import sys; {imports}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
