@@ -22,7 +22,7 @@ from raycomp.merging.tome import constant_r
 from raycomp.models.segmenter import Segmenter
 from raycomp.recipe import Recipe, dense
 from raycomp.results.query import baselines
-from raycomp.search.baselines import known
+from raycomp.search.baselines import matched_baselines
 from raycomp.shape import ModelShape, deit_base_distilled, vit
 
 BATCH, MODERATE, AGGRESSIVE = 16, 2.5, 3.7
@@ -68,7 +68,7 @@ def matched(shape: ModelShape) -> Recipe:
 
 def aggressive(shape: ModelShape) -> Recipe:
     """All widths, then tokens, cut alike, at the aggressive compression."""
-    found = {one.kind: one.recipe for one in known(shape, shape.image, (1 / AGGRESSIVE,))}
+    found = {one.kind: one.recipe for one in matched_baselines(shape, shape.image, (1 / AGGRESSIVE,))}
     return found[baselines()[-1]]
 
 

@@ -21,7 +21,7 @@ from raycomp.memory import keep_freed_memory
 from raycomp.recipe import dense
 from raycomp.report.compare import rank_text
 from raycomp.results.query import spearman
-from raycomp.search.baselines import known
+from raycomp.search.baselines import matched_baselines
 from raycomp.space import Space
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -37,7 +37,7 @@ def main(
     context = prepare_context(config, print)
     grid, device = Space(context.shape, config.space, config.data.window_for(context.shape)), default_device()
     narrowest = grid.recipe(grid.smallest) if context.elastic is not None else None
-    plain = known(context.shape, grid.image, config.search.baselines, least=narrowest)
+    plain = matched_baselines(context.shape, grid.image, config.search.baselines, narrowest=narrowest)
     recipes = {"dense": dense(context.shape)} | {one.label: one.recipe for one in plain if not grid.outside(one.recipe)}
     print(f"{'':28}{'resized':>16}{'s':>6}{'original':>16}{'s':>6}{'difference':>16}", flush=True)
     found = []

@@ -30,7 +30,7 @@ from raycomp.models.segmenter import Segmenter
 from raycomp.recipe import dense
 from raycomp.recover import finetuned
 from raycomp.results.query import UNIFORM_PRUNING
-from raycomp.search.baselines import known
+from raycomp.search.baselines import matched_baselines
 from raycomp.settings.training import FinetuneConfig
 from raycomp.training_loop import preloaded
 
@@ -60,7 +60,7 @@ def main(
         return built(context, find_nvit(own, target, device, None, samples))
 
     def uniform_widths(context: SweepContext, share: float) -> Segmenter:
-        every = known(context.shape, config.data.window_for(context.shape), (share,))
+        every = matched_baselines(context.shape, config.data.window_for(context.shape), (share,))
         recipe = next(one.recipe for one in every if one.kind == UNIFORM_PRUNING)
         return built(context, OperatingPoint(recipe, 0.0, 0.0, ""))
 

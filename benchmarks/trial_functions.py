@@ -100,7 +100,7 @@ class Elastic:
         self._context: SweepContext = prepare_context(self._config, lambda _: None)
         self.shape = self._context.shape
         self.space = Space(self.shape, self._config.space, self._config.data.window_for(self.shape))
-        self._mark = f"{self._context.mark} {self._context.evalset.fingerprint}"
+        self._mark = f"{self._context.fingerprint} {self._context.evalset.fingerprint}"
         self._read()
 
     def __call__(self, recipe: Recipe) -> Trial:

@@ -1,7 +1,7 @@
-"""What a training minimises: cross-entropy, agreement with a teacher, and both over nested recipes.
+"""Training losses: cross-entropy, distillation from a teacher, and both over nested recipes.
 
-Distillation after Hinton et al., "Distilling the Knowledge in a Neural Network", 2015, at temperature 1;
-the full, the narrowest and random recipes a step after Yu & Huang, "Universally Slimmable Networks and
+Distillation follows Hinton et al., "Distilling the Knowledge in a Neural Network", 2015, at temperature 1; training
+the full, the narrowest and random recipes in each step follows Yu & Huang, "Universally Slimmable Networks and
 Improved Training Techniques", ICCV 2019.
 
 Legend: B batch, K classes, h w grid of patches.
@@ -20,14 +20,14 @@ from raycomp.models.segmenter import Segmenter, upsampled
 from raycomp.recipe import Recipe
 
 Loss = Callable[[nn.Module, Tensor, Tensor], Iterator[Tensor]]
-"""Maps a model, normalised images (B, 3, H, W) and labels (B, H, W) to scalars whose gradients add up;
-each is differentiated before the next is computed, so that only one graph is held."""
+"""Maps a model, normalised images (B, 3, H, W) and labels (B, H, W) to scalars whose gradients are summed. Each is
+differentiated before the next is computed, so that only one graph is in memory."""
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """torch's mean over labelled places; where there are none, 0 with gradients of 0, and not NaN.
+    """Average over labelled places, as torch does, but return 0 with zero gradients instead of NaN if there are none.
 
-    Nobody asks the device whether anything is labelled.
+    It does not synchronise with the device.
 
     Args:
         logits: (B, K, height, width).
@@ -38,31 +38,31 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def pixel_loss(model: nn.Module, images: Tensor, labels: Tensor) -> Iterator[Tensor]:
-    """Cross-entropy over the labelled pixels."""
+    """Yield the cross-entropy over the labelled pixels."""
     yield cross_entropy(model(images), labels)
 
 
 def policy_loss(policy: nn.Module, images: Tensor, labels: Tensor, ignore_border: bool) -> Iterator[Tensor]:
-    """Cross-entropy of a policy's answers against `one_class`; see `Loss`."""
+    """Yield the cross-entropy of a policy's predictions against `one_class`; see `Loss`."""
     logits = policy(images)
     yield cross_entropy(logits, one_class(labels, images.shape[-1] // logits.shape[-1], ignore_border))
 
 
 def distilled(teacher: Segmenter, weight: float) -> Loss:
-    """Cross-entropy, and `weight` times the divergence of a Segmenter's class scores from the teacher's."""
+    """Return a loss: cross-entropy plus `weight` times the KL divergence from the teacher's class scores."""
 
     def loss(model: nn.Module, images: Tensor, labels: Tensor) -> Iterator[Tensor]:
         assert isinstance(model, Segmenter)
-        yield _taught(model, model.patch_scores, images, labels, _scores(teacher, images), weight)
+        yield _distillation(model, model.patch_scores, images, labels, _scores(teacher, images), weight)
 
     return loss
 
 
 def nested(teacher: Segmenter, weight: float, draw: Callable[[int], Sequence[Recipe]]) -> Loss:
-    """The mean of `distilled` over recipes of an elastic model.
+    """Return a loss: the mean of `distilled` over recipes of an elastic model.
 
     Args:
-        draw: maps a seed to the recipes of a step.
+        draw: Maps a seed to the recipes of a step.
     """
 
     def loss(model: nn.Module, images: Tensor, labels: Tensor) -> Iterator[Tensor]:
@@ -70,19 +70,19 @@ def nested(teacher: Segmenter, weight: float, draw: Callable[[int], Sequence[Rec
         target = _scores(teacher, images)
         recipes = draw(int(torch.randint(2**31, ())))
         for recipe in recipes:
-            part = _taught(model, Nested(model, recipe), images, labels, target, weight)
+            part = _distillation(model, Nested(model, recipe), images, labels, target, weight)
             yield part / len(recipes)
 
     return loss
 
 
-def _taught(
+def _distillation(
     model: Segmenter, scores: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, target: Tensor, weight: float
 ) -> Tensor:
-    """`target` are the teacher's log-probabilities (B, K, h, w)."""
-    own = scores(images).float()
-    logits = upsampled(own, model.shape.patch, (images.shape[-2], images.shape[-1]))
-    divergence = F.kl_div(own.log_softmax(1), target, reduction="none", log_target=True).sum(1).mean()
+    """Compute cross-entropy plus weighted divergence; `target` holds the teacher's log-probabilities (B, K, h, w)."""
+    patch_scores = scores(images).float()
+    logits = upsampled(patch_scores, model.shape.patch, (images.shape[-2], images.shape[-1]))
+    divergence = F.kl_div(patch_scores.log_softmax(1), target, reduction="none", log_target=True).sum(1).mean()
     return cross_entropy(logits, labels) + weight * divergence
 
 

@@ -1,4 +1,4 @@
-"""Find the setting of a method that costs what is asked for, by bisection over its strength."""
+"""Match a method to a target cost by bisection over its strength."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,18 +10,20 @@ _HALVINGS = 40
 
 @dataclass(frozen=True, slots=True)
 class CostMatch:
-    """The two recipes, one strength apart, between which a target lies."""
+    """Two recipes of adjacent strengths whose costs enclose the target."""
 
     above: Recipe
-    """The weakest that was tried and still costs more than the target; where even full strength does, that one."""
+    """The strongest recipe tried that costs more than the target; full strength if even that does."""
     above_cost: float
     below: Recipe | None
-    """The next stronger one, which costs at most the target; None where full strength costs more."""
+    """The next stronger recipe, which costs at most the target; None if full strength costs more."""
     below_cost: float
 
     def nearest(self, target: float, tolerance: float) -> tuple[Recipe, float]:
-        """The recipe whose cost is nearer to the target, with its cost; never above target * (1 + tolerance),
-        unless there is no other."""
+        """Return the recipe whose cost is nearer to the target, with its cost.
+
+        It costs at most target * (1 + tolerance), unless there is no other.
+        """
         over, under = self.above_cost - target, target - self.below_cost
         if self.below is None or (over < under and over <= tolerance * target):
             return self.above, self.above_cost
@@ -31,12 +33,12 @@ class CostMatch:
 def match_cost(
     build: Callable[[float], Recipe], cost: Callable[[Recipe], float], target: float, close: float = 0.0
 ) -> CostMatch:
-    """Halve the range of strengths, 0 (nothing) to 1 (the method's most), until no recipe lies between.
+    """Bisect strengths from 0 (none) to 1 (the method's maximum) until no recipe lies between the two ends.
 
     Args:
-        build: recipe of a strength; the cost falls with it.
-        cost: in the unit of `target`.
-        close: stop early at a cost this near to the target, relative to it; for costs that take long.
+        build: Builds the recipe of a strength; the cost falls with it.
+        cost: Returns the cost of a recipe in the unit of `target`.
+        close: Relative distance to the target at which to stop early, for slow cost functions.
     """
     low, high = 0.0, 1.0
     above, below = build(low), build(high)
@@ -54,9 +56,9 @@ def match_cost(
         if recipe == below:
             high = middle
             continue
-        found = cost(recipe)
-        if found <= target:
-            high, below, below_cost = middle, recipe, found
+        middle_cost = cost(recipe)
+        if middle_cost <= target:
+            high, below, below_cost = middle, recipe, middle_cost
         else:
-            low, above, above_cost = middle, recipe, found
+            low, above, above_cost = middle, recipe, middle_cost
     return CostMatch(above, above_cost, below, below_cost)

@@ -1,4 +1,4 @@
-"""How a process handles memory that it frees."""
+"""Control how a process handles freed memory."""
 
 import atexit
 import ctypes
@@ -11,11 +11,10 @@ _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # mallopt(3)
 
 
 def keep_freed_memory() -> None:
-    """Keep freed memory for the next use instead of giving it back to the system.
+    """Keep freed memory for reuse instead of returning it to the system. It has no effect without glibc.
 
-    glibc returns every buffer of 32 MiB or more at once, and its pages are faulted in anew at the next use: for the
-    activations of large models on a CPU that can cost more than what is computed on them. The peak is the same.
-    No effect where the C library is another.
+    glibc returns every buffer of 32 MiB or more immediately, and its pages are faulted in again at the next use. For
+    activations of large models on a CPU, this can cost more than the computation. Peak memory is the same.
     """
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
@@ -24,9 +23,9 @@ def keep_freed_memory() -> None:
 
 
 def leave_memory_to_the_system() -> None:
-    """Let Python end at once: freeing torch's modules one by one takes seconds.
+    """Let Python exit immediately, as freeing torch's modules one by one takes seconds.
 
-    Triton, where torch has loaded it, would list every object that is left on stderr. That closes before.
+    Triton, if loaded, would list every remaining object on stderr, so close stderr first.
     """
     gc.freeze()
     if "triton" in sys.modules:

@@ -1,7 +1,7 @@
 """Data-parallel training: every process takes its share of each batch, and gradients are averaged.
 
 torch's DistributedDataParallel hooks a module's forward pass, but our losses call other methods of a model, or a model
-made of its slices; averaging by hand is a few lines. Without a process group, there is one process.
+made of its slices. Averaging explicitly takes a few lines. Without a process group, there is one process.
 """
 
 from collections.abc import Iterable
@@ -11,17 +11,17 @@ from torch import distributed, nn
 
 
 def rank() -> int:
-    """Which of the processes this is, from 0."""
+    """Return the index of this process, from 0."""
     return distributed.get_rank() if _grouped() else 0
 
 
 def world() -> int:
-    """How many processes train together."""
+    """Return the number of processes that train together."""
     return distributed.get_world_size() if _grouped() else 1
 
 
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Replace every gradient by its mean over the processes; all must have gradients for the same parameters."""
+    """Replace every gradient by its mean over processes, all of which must have gradients of the same parameters."""
     if world() == 1:
         return
     gradients = [p.grad for p in parameters if p.grad is not None]

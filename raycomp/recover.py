@@ -1,6 +1,6 @@
-"""Recover the accuracy that cutting lost: fine-tuning with the dense model as teacher, or least squares.
+"""Recover the accuracy lost by cutting: fine-tune with the dense model as teacher, or refit by least squares.
 
-An elastic model needs neither: its recipes are recovered before they are cut.
+An elastic model needs neither, as it is trained for its recipes before they are cut.
 """
 
 from collections.abc import Callable
@@ -21,23 +21,23 @@ from raycomp.models.segmenter import Segmenter
 from raycomp.recipe import Recipe, dense
 from raycomp.settings.training import FinetuneConfig, TrainConfig
 from raycomp.storage import AnyPath
-from raycomp.training_loop import Standing, train
+from raycomp.training_loop import TrainingProgress, train
 
 _TRAINING = 2
-"""Raise it when the same settings train another model: then none of an older release is read back."""
+"""Version of the training. Increase it when the same settings give another model, so that older ones are not read."""
 
 
 def recovered(
     context: SweepContext, recipe: Recipe, samples: Samples | None, device: torch.device, folder: AnyPath
 ) -> Segmenter:
-    """Cut a recipe on a device and recover it as configured; the dense recipe is the dense model as it is.
+    """Cut a recipe on a device and recover it as configured; the dense recipe gives the dense model unchanged.
 
     Args:
-        samples: training images for fine-tuning; None opens the data set's own.
-        folder: of the sweep; what fine-tuning made is kept there, so that no recipe is trained twice.
+        samples: Training images for fine-tuning; None opens the training split.
+        folder: Folder of the sweep; it keeps fine-tuned models, so that no recipe is trained twice.
 
     Raises:
-        UserError: for a recipe that does not fit the model, or that the elastic model was not trained for.
+        UserError: If the recipe does not fit the model, or the elastic model was not trained for it.
     """
     model = context.cut(recipe, device)
     if recipe == dense(context.shape):
@@ -52,32 +52,34 @@ def recovered(
 
 
 def reconstructed(context: SweepContext, model: Segmenter, device: torch.device) -> Segmenter:
-    """A copy of a cut model on a device, refitted on the calibration images."""
+    """Return a copy of a cut model on a device, refitted on the calibration images."""
     assert context.calibration is not None
     pixels = NORMALIZATIONS[context.shape.normalization]
     images = normalised(torch.from_numpy(context.calibration).to(device), pixels.mean, pixels.std, torch.float32)
-    own = deepcopy(model).to(device)
-    reconstruct(own, context.placed(context.model, device), context.saliency, images)
-    return own
+    refitted = deepcopy(model).to(device)
+    reconstruct(refitted, context.placed(context.model, device), context.saliency, images)
+    return refitted
 
 
 def _finetuned_once(
     context: SweepContext, model: Segmenter, samples: Samples | None, device: torch.device, folder: AnyPath
 ) -> Segmenter:
-    """Fine-tune a model, or read what an earlier stage or an interrupted run of the sweep has made of it."""
+    """Fine-tune a model, or load it if an earlier stage or run of the sweep has."""
     recovery, seed = context.config.recovery, context.config.search.seed
     path = folder / "models" / f"{model.recipe.id}.safetensors"
-    facts = {"recovery": f"{recovery.model_dump_json()} seed {seed}, from {context.mark}, training {_TRAINING}"}
+    metadata = {
+        "recovery": f"{recovery.model_dump_json()} seed {seed}, from {context.fingerprint}, training {_TRAINING}"
+    }
     if path.is_file():
         with fetched(path) as local:
-            if checkpoints.metadata(local).get("recovery") == facts["recovery"]:
+            if checkpoints.metadata(local).get("recovery") == metadata["recovery"]:
                 return load(local)
     settings = FinetuneConfig(steps=recovery.steps, lr=recovery.lr, distill=recovery.distill)
     state = folder / "states" / f"{model.recipe.id}.state"
-    made = finetuned(context, model, settings, seed, samples, device, state)
-    checkpoints.save(made, path, facts)
+    trained = finetuned(context, model, settings, seed, samples, device, state)
+    checkpoints.save(trained, path, metadata)
     state.unlink(missing_ok=True)
-    return made
+    return trained
 
 
 def finetuned(
@@ -89,7 +91,7 @@ def finetuned(
     device: torch.device,
     state: AnyPath | None,
 ) -> Segmenter:
-    """Fine-tune a copy of a cut model; every model gets the same steps, schedule and batches of a seed."""
+    """Fine-tune a copy of a cut model; for a given seed, all models get the same steps, schedule and batches."""
     config = schedule(context.config.train, settings, seed)
     return trained_on(context, model, config, settings.distill, samples, device, state, lambda _: None)
 
@@ -97,7 +99,10 @@ def finetuned(
 def retraining(
     context: SweepContext, samples: Samples | None, device: torch.device
 ) -> Callable[[Segmenter, int], Segmenter] | None:
-    """How NViT trains a pruned model after a round, with batches of the round's own; None where it does not."""
+    """Return the function by which NViT trains a pruned model after a round; each round has its own batches.
+
+    None if `nvit.train_between` has no steps.
+    """
     settings = context.config.nvit.train_between
     if not settings.steps:
         return None
@@ -113,24 +118,24 @@ def trained_on(
     samples: Samples | None,
     device: torch.device,
     state: AnyPath | None,
-    report: Callable[[Standing], None],
+    report: Callable[[TrainingProgress], None],
 ) -> Segmenter:
-    """Train a copy of a cut model, with the dense model as teacher where `distill` is not 0; see `train`."""
+    """Train a copy of a cut model, with the dense model as teacher if `distill` is not 0; see `train`."""
     if state is not None:
         state.parent.mkdir(parents=True, exist_ok=True)
     data = context.config.data
     images = samples if samples is not None else open_split(data, data.train_split, config.images or 0)
-    own = deepcopy(model).requires_grad_(True)  # the weights that nothing cut are the dense model's own
-    own.regularise(config.drop_path, config.decoder_dropout)
+    student = deepcopy(model).requires_grad_(True)  # uncut weights are shared with the dense model
+    student.regularise(config.drop_path, config.decoder_dropout)
     loss: Loss = pixel_loss
     identity = ""
     if distill:
         loss, identity = distilled(context.placed(context.model, device), distill), f" {context.checkpoint} {distill}"
-    return train(own, context.shape, images, config, device, report, loss, state, identity, data.scale)
+    return train(student, context.shape, images, config, device, report, loss, state, identity, data.scale)
 
 
 def schedule(config: TrainConfig, settings: FinetuneConfig, seed: int) -> TrainConfig:
-    """The dense training's settings for a fine-tuning of a few steps."""
+    """Return the dense training's settings, adapted to a short fine-tuning."""
     lr = settings.lr or config.lr
     return config.model_copy(
         update={

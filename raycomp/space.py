@@ -1,4 +1,4 @@
-"""Recipes as points of an integer grid, and their projection onto a budget of GFLOPs or of time."""
+"""Recipes as points of an integer grid, and their projection onto a budget of GFLOPs or latency."""
 
 import math
 from collections.abc import Callable
@@ -16,24 +16,24 @@ from raycomp.settings.space_and_search import SpaceConfig, WidthRange
 from raycomp.settings.training import PolicyConfig
 from raycomp.shape import ModelShape, Size
 
-if TYPE_CHECKING:  # needs torch, which telling bad input does without
+if TYPE_CHECKING:  # imports torch, which checking input does not need
     from raycomp.evaluate.latency_table import LatencyTable
 
 Params = dict[str, int]
 
-_STEPS = 40  # halvings: far below the grid's resolution
+_HALVINGS = 40  # far below the grid's resolution
 _BLOCK_WIDTHS = ("heads", "qk", "v", "mlp")
 
 
 @cache
 def _block_widths(heads: int, qk: int, v: int, mlp: int) -> BlockWidths:
-    """Made once for each combination: checking them takes most of the time that a recipe takes."""
+    """Build each combination once, since validation dominates the time to build a recipe."""
     return BlockWidths(heads=heads, qk=qk, v=v, mlp=mlp)
 
 
 @dataclass(frozen=True, slots=True)
 class Dimension:
-    """One integer of the grid, low to high in steps; `full` is the end that compresses nothing."""
+    """One integer of the grid, from low to high in steps; `full` is the end without compression."""
 
     name: str
     low: int
@@ -42,57 +42,57 @@ class Dimension:
     full: int
 
     def compression(self, value: float) -> float:
-        """0 at the full end, 1 at the other."""
+        """Return the compression of a value: 0 at the full end, 1 at the other."""
         return abs(value - self.full) / (self.high - self.low)
 
     def at(self, compression: float) -> int:
-        """The grid value of at least this compression."""
+        """Return the grid value with at least this compression."""
         steps = math.ceil(compression * (self.high - self.low) / self.step - 1e-9)
         distance = min(steps * self.step, self.high - self.low)
         return self.full - distance if self.full == self.high else self.full + distance
 
     def snap(self, value: float) -> int:
-        """The grid value nearest to any value."""
+        """Return the nearest grid value."""
         steps = round((min(max(value, self.low), self.high) - self.low) / self.step)
         return min(self.low + steps * self.step, self.high)
 
 
 @dataclass(frozen=True)
 class Space:
-    """The recipes of a search space for one model and input size."""
+    """The search space of recipes for one model and input size."""
 
     shape: ModelShape
     config: SpaceConfig
     image: Size
     latency: "LatencyTable | None" = None
-    """Where budgets limit milliseconds in place of GFLOPs."""
+    """Set if budgets limit latency in milliseconds instead of GFLOPs."""
     policy: str = PolicyConfig().kind
-    """Kind of the policy network, for a merge method that needs one."""
+    """Kind of policy network, for merge methods that need one."""
 
     @cached_property
     def merging(self) -> MergeMethod:
-        """The merge method whose ratios vary; its other settings are those of its paper."""
+        """The merge method whose ratios vary; its other settings follow its paper."""
         return METHODS[self.config.merge].standard(self.shape, self.policy)
 
     @cached_property
     def dimensions(self) -> dict[str, Dimension]:
-        """Every integer that may vary, by name: `embed`, `heads_0`, ..., `merge_7`; its kind comes before the `_`."""
-        found: list[Dimension] = []
+        """All variable integers by name: `embed`, `heads_0`, ..., `merge_7`; the prefix before `_` is the kind."""
+        dimensions: list[Dimension] = []
         full = {"embed": self.shape.width, "heads": self.shape.heads, "mlp": self.shape.mlp}
         full |= {"qk": self.shape.head_dim, "v": self.shape.head_dim}
         if self.config.embed is not None:
-            found += self._widths("embed", self.config.embed, full["embed"], ["embed"])
+            dimensions += self._widths("embed", self.config.embed, full["embed"], ["embed"])
         for kind in _BLOCK_WIDTHS:
             names = [f"{kind}_{block}" for block in range(self.shape.depth)]
             if (allowed := getattr(self.config, kind)) is not None:
-                found += self._widths(kind, allowed, full[kind], names)
-        if most := round(self.config.merge_high / self.config.merge_step):
-            found += [Dimension(name, 0, most, 1, 0) for name in self.merging.dimensions]
-        return {dimension.name: dimension for dimension in found}
+                dimensions += self._widths(kind, allowed, full[kind], names)
+        if high := round(self.config.merge_high / self.config.merge_step):
+            dimensions += [Dimension(name, 0, high, 1, 0) for name in self.merging.dimensions]
+        return {dimension.name: dimension for dimension in dimensions}
 
     def _widths(self, kind: str, allowed: WidthRange, full: int, names: list[str]) -> list[Dimension]:
         if allowed.low > full:
-            raise UserError(f"space.{kind}.low is {allowed.low}; the model has {full}")
+            raise UserError(f"space.{kind}.low is {allowed.low}, but the model has {full}")
         if (full - allowed.low) % allowed.step:
             near = full - (full - allowed.low) // allowed.step * allowed.step
             raise UserError(
@@ -101,18 +101,18 @@ class Space:
         return [Dimension(name, allowed.low, full, allowed.step, full) for name in names] if allowed.low < full else []
 
     def recipe(self, params: Params) -> Recipe:
-        """The recipe at a point of the grid."""
-        whole = dense(self.shape)
+        """Return the recipe at a point of the grid."""
+        full = dense(self.shape)
         blocks = tuple(
             _block_widths(*(params.get(f"{kind}_{i}", getattr(block, kind)) for kind in _BLOCK_WIDTHS))
-            for i, block in enumerate(whole.blocks)
+            for i, block in enumerate(full.blocks)
         )
         ratios = {name: params.get(name, 0) * self.config.merge_step for name in self.merging.dimensions}
         merge = self.merging.with_searched(ratios)
-        return Recipe.model_validate({"embed": params.get("embed", whole.embed), "blocks": blocks, "merge": merge})
+        return Recipe.model_validate({"embed": params.get("embed", full.embed), "blocks": blocks, "merge": merge})
 
     def params(self, recipe: Recipe) -> Params:
-        """The point of the grid nearest to a recipe."""
+        """Return the grid point nearest to a recipe."""
         exact: dict[str, float] = {"embed": recipe.embed}
         for i, block in enumerate(recipe.blocks):
             exact |= {f"{kind}_{i}": getattr(block, kind) for kind in _BLOCK_WIDTHS}
@@ -121,70 +121,73 @@ class Space:
         return {name: dimension.snap(exact.get(name, 0)) for name, dimension in self.dimensions.items()}
 
     def gflops(self, params: Params) -> float:
-        """GFLOPs of the recipe at a point."""
+        """Return the GFLOPs of the recipe at a point."""
         return gflops(self.shape, self.recipe(params), self.image)
 
     def cost(self, recipe: Recipe) -> float:
-        """What budgets limit: GFLOPs, or the milliseconds that the latency table predicts."""
+        """Return the cost that budgets limit: GFLOPs, or the milliseconds predicted by the latency table."""
         return gflops(self.shape, recipe, self.image) if self.latency is None else self.latency.latency_ms(recipe)
 
     def _cost(self, params: Params) -> float:
         return self.cost(self.recipe(params))
 
     def outside(self, recipe: Recipe) -> str:
-        """What of a recipe lies outside the ranges of the space, on the grid or between; empty for nothing."""
+        """Describe the first field of a recipe outside the ranges of the space; empty if all are inside.
+
+        Values between grid points are inside.
+        """
         low = {kind: allowed.low for kind in ("embed", *_BLOCK_WIDTHS) if (allowed := getattr(self.config, kind))}
-        whole = dense(self.shape)
-        widths = {"embed": (recipe.embed, low.get("embed", whole.embed))}
-        for i, (block, full) in enumerate(zip(recipe.blocks, whole.blocks, strict=True)):
+        unpruned = dense(self.shape)
+        widths = {"embed": (recipe.embed, low.get("embed", unpruned.embed))}
+        for i, (block, full) in enumerate(zip(recipe.blocks, unpruned.blocks, strict=True)):
             for kind in _BLOCK_WIDTHS:
                 widths[f"blocks.{i}.{kind}"] = getattr(block, kind), low.get(kind, getattr(full, kind))
-        for field, (width, least) in widths.items():
-            if width < least:
-                return f"{field} is {width}, the least is {least}"
-        return "" if recipe.merge is None else self._merges_outside(recipe.merge)
+        for field, (width, minimum) in widths.items():
+            if width < minimum:
+                return f"{field} is {width}, the minimum is {minimum}"
+        return "" if recipe.merge is None else self._merging_outside(recipe.merge)
 
-    def _merges_outside(self, merge: MergeMethod) -> str:
+    def _merging_outside(self, merge: MergeMethod) -> str:
         if merge.method != self.config.merge:
-            return f"merge.method is {merge.method!r}, the only one is {self.config.merge!r}"
+            return f"merge.method is {merge.method!r}, the space has only {self.config.merge!r}"
         if merge.adaptive:
-            return "merging is adaptive, and a space has fixed counts alone"
-        if (most := max(merge.searched.values())) > self.config.merge_high:
-            return f"a merge ratio is {most}, the highest is {self.config.merge_high}"
+            return "merging is adaptive, but a space has only fixed counts"
+        if (highest := max(merge.searched.values())) > self.config.merge_high:
+            return f"a merge ratio is {highest}, the maximum is {self.config.merge_high}"
         if other := set(merge.searched) - set(self.merging.dimensions):
-            return f"it merges at {min(other)}, a space only at {', '.join(self.merging.dimensions)}"
+            return f"it merges at {min(other)}, but the space only at {', '.join(self.merging.dimensions)}"
         return ""
 
     @cached_property
     def smallest(self) -> Params:
-        """The point that compresses everything as far as it goes."""
+        """The point with maximum compression in every dimension."""
         return {name: dimension.at(1.0) for name, dimension in self.dimensions.items()}
 
     @cached_property
     def cheapest(self) -> Params:
-        """The point that costs least: the smallest, unless merging costs more, in time or by a policy."""
+        """The cheapest point: the smallest, unless merging or its policy network costs more than it saves."""
         if self.latency is None and not self.merging.needs_policy:
             return self.smallest
         merged = self.merging.dimensions
-        early = [self.smallest | dict.fromkeys(merged[first:], 0) for first in range(len(merged) + 1)]
-        known = [{name: point[name] for name in self.dimensions} for point in early]
-        return min([{name: d.full for name, d in self.dimensions.items()}, *known], key=self._cost)
+        fewer = [self.smallest | dict.fromkeys(merged[first:], 0) for first in range(len(merged) + 1)]
+        points = [{name: point[name] for name in self.dimensions} for point in fewer]
+        return min([{name: d.full for name, d in self.dimensions.items()}, *points], key=self._cost)
 
     def check_budget(self, budget: float) -> None:
-        """Raise UserError unless the cheapest recipe of the space costs at most `budget`."""
-        least = self._cost(self.cheapest)
-        if least > budget:
-            whole, unit = self.cost(dense(self.shape)), "GFLOPs" if self.latency is None else "ms"
+        """Raise a UserError unless the cheapest recipe of the space costs at most `budget`."""
+        minimum = self._cost(self.cheapest)
+        if minimum > budget:
+            full, unit = self.cost(dense(self.shape)), "GFLOPs" if self.latency is None else "ms"
             raise UserError(
-                f"search.budget {budget / whole:.1%} ({budget:.4g} {unit}) cannot be met: the cheapest recipe of the "
-                f"space costs {least:.4g} {unit}; nearest: {math.ceil(1000 * least / whole) / 10}%"
+                f"search.budget {budget / full:.1%} ({budget:.4g} {unit}) cannot be met: the cheapest recipe of the "
+                f"space costs {minimum:.4g} {unit}; nearest: {math.ceil(1000 * minimum / full) / 10}%"
             )
 
     def project(self, params: Params, budget: float) -> Params:
-        """Compress a point, keeping its shape, until it costs at most `budget`.
+        """Compress a point, keeping its proportions, until it costs at most `budget`.
 
-        Every dimension's compression is scaled by one factor; where that is not enough, all move
-        on towards the cheapest point together. A point within the budget comes back as it is.
+        One factor scales the compression of every dimension. If that is not enough, all dimensions then move towards
+        the cheapest point together. A point within the budget is returned unchanged.
         """
         if self._cost(params) <= budget:
             return params
@@ -201,16 +204,16 @@ class Space:
             return {name: d.at((1 - share) * full[name] + share * end[name]) for name, d in self.dimensions.items()}
 
         if largest > 0 and self._cost(scaled(stretch)) <= budget:
-            return self._least(scaled, 1.0, stretch, budget, self._cost)
-        return self._least(blended, 0.0, 1.0, budget, self._cost)
+            return self._weakest(scaled, 1.0, stretch, budget, self._cost)
+        return self._weakest(blended, 0.0, 1.0, budget, self._cost)
 
-    def draw(self, rng: np.random.Generator, least: float) -> Params:
-        """A random point whose cost is log-uniform between `least` and the dense GFLOPs, as near as it can be.
+    def draw(self, rng: np.random.Generator, low: float) -> Params:
+        """Draw a random point whose cost is approximately log-uniform between `low` and the dense GFLOPs.
 
-        Every kind of dimension is compressed at a random strength, and each of its dimensions at a random share
-        of that; one draw in four prunes alone, and one in four merges alone.
+        Every kind of dimension gets a random strength, and each of its dimensions a random share of it. One draw in
+        four only prunes, and one in four only merges.
         """
-        target = math.exp(rng.uniform(math.log(least), math.log(self.gflops({}))))
+        target = math.exp(rng.uniform(math.log(low), math.log(self.gflops({}))))
         only = rng.integers(4)
         strength = {kind: rng.uniform() for kind in ("embed", *_BLOCK_WIDTHS, "merge")}
         shares = {}
@@ -224,22 +227,22 @@ class Space:
             return {name: d.at(min(1.0, shares[name] / largest * factor)) for name, d in self.dimensions.items()}
 
         steepest = 1 / min((share / largest for share in shares.values() if share > 0), default=1.0)
-        return self._least(scaled, 0.0, steepest, target, self.gflops)
+        return self._weakest(scaled, 0.0, steepest, target, self.gflops)
 
-    def narrowest(self, least: float) -> Params:
-        """All widths at their low ends, and equal merging in all blocks down to `least` GFLOPs."""
+    def narrowest(self, low: float) -> Params:
+        """Return the point with minimum widths and equal merging in all blocks, down to `low` GFLOPs."""
 
         def merged(compression: float) -> Params:
             names = [name for name in self.merging.dimensions if name in self.dimensions]
             return self.smallest | {name: self.dimensions[name].at(compression) for name in names}
 
-        return merged(0.0) if self.gflops(merged(0.0)) <= least else self._least(merged, 0.0, 1.0, least, self.gflops)
+        return merged(0.0) if self.gflops(merged(0.0)) <= low else self._weakest(merged, 0.0, 1.0, low, self.gflops)
 
-    def _least(
+    def _weakest(
         self, at: Callable[[float], Params], low: float, high: float, budget: float, cost: Callable[[Params], float]
     ) -> Params:
-        """The point of least compression on a path whose end, `high`, is within the budget."""
-        for _ in range(_STEPS):
+        """Bisect a path for the least compressed point within the budget; its end, `high`, must be within it."""
+        for _ in range(_HALVINGS):
             middle = (low + high) / 2
             if cost(at(middle)) <= budget:
                 high = middle

@@ -1,8 +1,8 @@
 """Train a network: the paper's loop (REFERENCE 1), or AdamW for small models.
 
-Every random draw of step s comes from (seed, s) alone, and of its image i from (seed, s, i), so that neither the
-number of loader processes nor an interruption changes what is trained. In a process group (`raycomp.parallel`) every
-process takes its share of each batch.
+Random draws of step s depend on (seed, s) alone, and those of its image i on (seed, s, i), so neither the number of
+loader processes nor an interruption changes the result. In a process group (`raycomp.parallel`), every process takes
+its share of each batch.
 """
 
 import math
@@ -36,32 +36,33 @@ from raycomp.storage import AnyPath
 
 _POLY_POWER = 0.9
 _SAVE_EVERY = 200  # steps between saved states
-_UNLABELLED = 50  # batches without a label, from the start, after which there are none to be expected
+_MAX_UNLABELLED = 50  # batches without a label, from the start, before training fails
 
 Trained = TypeVar("Trained", bound=nn.Module)
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
-    """Where a training stands."""
+class TrainingProgress:
+    """The progress of a training."""
 
     step: int
     steps: int
     loss: float
     lr: float
     seconds: float
-    """Of all its steps; interruptions, and what they lost, are left out."""
+    """Time of all its steps, without interruptions and the steps they lost."""
 
 
 class _Batches(Dataset[tuple[Tensor, Tensor, Tensor]]):
     """Item s is this process's share of the batch of step s.
 
-    Images (B, H, W, 3) uint8, labels (B, H, W) uint8, and the height and width of each image before padding (B, 2).
+    It holds images (B, H, W, 3) uint8, labels (B, H, W) uint8, and each image's height and width before padding (B, 2).
     """
 
     def __init__(self, samples: Samples, crop: Size, config: TrainConfig, scale: Scale) -> None:
         self.samples, self.crop, self.config, self.scale = samples, crop, config, scale
-        self.places = range(parallel.rank(), config.batch, parallel.world())  # loader processes are in no group
+        # Set here, as loader processes are in no process group.
+        self.places = range(parallel.rank(), config.batch, parallel.world())
 
     def __len__(self) -> int:
         return self.config.steps
@@ -71,8 +72,9 @@ class _Batches(Dataset[tuple[Tensor, Tensor, Tensor]]):
         chosen = rng.choice(len(self.samples), self.config.batch, replace=len(self.samples) < self.config.batch)
         drawn = []
         for place in self.places:
-            own = np.random.default_rng([self.config.seed, step, place])
-            drawn.append(augment(self.samples[int(chosen[place])], self.crop, self.config.augment, own, self.scale))
+            image_rng = np.random.default_rng([self.config.seed, step, place])
+            sample = self.samples[int(chosen[place])]
+            drawn.append(augment(sample, self.crop, self.config.augment, image_rng, self.scale))
         sizes = torch.tensor([label.shape for _, label in drawn])
         images, labels = zip(*(padded(sample, self.crop) for sample in drawn), strict=True)
         return torch.from_numpy(np.stack(images)), torch.from_numpy(np.stack(labels)), sizes
@@ -84,7 +86,7 @@ def train(
     samples: Samples,
     config: TrainConfig,
     device: torch.device,
-    report: Callable[[Standing], None],
+    report: Callable[[TrainingProgress], None],
     loss: Loss = pixel_loss,
     state: AnyPath | None = None,
     identity: str = "",
@@ -93,17 +95,17 @@ def train(
     """Train `model` in place for `config.steps` steps.
 
     Args:
-        shape: gives the pixel normalisation, and the crop where `config` has none.
-        state: file that the training is saved to every now and then and at its end, and goes on from if it
-            is there; what comes out is the same as without an interruption. Remove it once the result is kept.
-        identity: whatever else than the other arguments decides what is trained, such as what `loss` holds.
-        scale: the size of images that `config.augment.scale` varies.
+        shape: Gives the pixel normalisation, and the crop if `config` has none.
+        state: File to save the training to, regularly and at its end, and to resume from if it exists; the result is
+            the same as without an interruption. Remove it once the result is saved.
+        identity: Whatever else determines the result, such as settings of `loss`.
+        scale: The image size that `config.augment.scale` varies.
 
     Returns:
         The model to keep: the averaged weights if `config.ema` is set, else `model` itself.
 
     Raises:
-        UserError: when nothing is labelled, the loss is no longer finite, `state` is of another training, or the
+        UserError: If nothing is labelled, the loss is not finite, `state` belongs to another training, or the
             processes of a group cannot share a batch evenly.
     """
     if config.batch % parallel.world():
@@ -123,13 +125,13 @@ def train(
         batch_size=None,
         num_workers=config.workers,
         sampler=range(first, config.steps),
-        pin_memory=device.type == "cuda",  # so that a batch is copied while the device computes
+        pin_memory=device.type == "cuda",  # lets copies overlap with computation
     )
-    labelled = first > 0 or parallel.world() > 1  # an earlier run has seen labels; other processes may see them
+    labelled = first > 0 or parallel.world() > 1  # an earlier run saw labels; other processes may
     for step, (images, labels, sizes) in enumerate(batches, start=first):
         labelled = labelled or bool((labels != IGNORE).any())
-        if not labelled and step + 1 == min(first + _UNLABELLED, config.steps):
-            raise UserError(f"training: no pixel is labelled in {step + 1 - first} batches (data.train_split)")
+        if not labelled and step + 1 == min(first + _MAX_UNLABELLED, config.steps):
+            raise UserError(f"training: no labelled pixel in {step + 1 - first} batches (data.train_split)")
         torch.manual_seed(int(np.random.SeedSequence([config.seed, step]).generate_state(1)[0]))  # drop path
         rate = _rate(step, config)
         for group in optimizer.param_groups:
@@ -143,19 +145,19 @@ def train(
             figures.append(part.detach().double())
         parallel.average_gradients(model.parameters())
         figures.append(nn.utils.clip_grad_norm_(model.parameters(), config.clip or math.inf).double())
-        *values, norm = torch.stack(figures).tolist()  # the one wait for the device in a step
+        *values, norm = torch.stack(figures).tolist()  # the only synchronisation with the device in a step
         value = 0.0
         for figure in values:
             value += figure
-            if not math.isfinite(value) and parallel.world() == 1:  # several learn of it together, from the gradient
+            if not math.isfinite(value) and parallel.world() == 1:  # a group detects it together, by the gradient
                 raise saved.diverged("loss", value, step, config)
         if not math.isfinite(norm):
-            raise saved.diverged("norm of the gradient", norm, step, config)
+            raise saved.diverged("gradient norm", norm, step, config)
         optimizer.step()
         if average is not None and config.ema:
             _follow(average, model, config.ema)
         seconds = time.monotonic() - started + (before.seconds if before is not None else 0.0)
-        standing = Standing(step + 1, config.steps, value, rate, seconds)
+        standing = TrainingProgress(step + 1, config.steps, value, rate, seconds)
         if parallel.rank() == 0 and (standing.step % _SAVE_EVERY == 0 or standing.step == config.steps):
             saved.write(standing)
         report(standing)
@@ -164,10 +166,10 @@ def train(
 
 
 def without_padding(images: Tensor, sizes: Tensor) -> Tensor:
-    """Zero normalised images (B, 3, H, W) beyond the height and width that they had before padding.
+    """Set the padding of normalised images (B, 3, H, W) to zero.
 
     Args:
-        sizes: (B, 2), on the CPU, where it is known without waiting for the device whether any is smaller.
+        sizes: (B, 2) heights and widths before padding, on the CPU to avoid synchronising with the device.
     """
     height, width = images.shape[-2:]
     if bool((sizes == torch.tensor([height, width])).all()):
@@ -179,20 +181,20 @@ def without_padding(images: Tensor, sizes: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _follow(average: AveragedModel, model: nn.Module, decay: float) -> None:
-    """Update an exponential moving average: as its own method, which copies its count to the device and waits."""
-    own: list[Tensor] = list(average.module.parameters())
+    """Update the moving average like `AveragedModel.update_parameters`, which would synchronise with the device."""
+    averaged: list[Tensor] = list(average.module.parameters())
     new: list[Tensor] = list(model.parameters())
-    if average.n_averaged == 0:  # it lies on the CPU
-        torch._foreach_copy_(own, new)
+    if average.n_averaged == 0:  # a CPU tensor
+        torch._foreach_copy_(averaged, new)
     else:
-        get_ema_multi_avg_fn(decay)(own, new, average.n_averaged)
+        get_ema_multi_avg_fn(decay)(averaged, new, average.n_averaged)
     for kept, buffer in zip(average.module.buffers(), model.buffers(), strict=True):
         kept.copy_(buffer)
     average.n_averaged += 1
 
 
 def _parts(parts: Iterator[Tensor], device: torch.device, precision: str) -> Iterator[Tensor]:
-    """Compute each part of a loss under autocast, and leave it for the backward pass."""
+    """Compute each part of a loss under autocast, and leave autocast for its backward pass."""
     while True:
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
             part = next(parts, None)
@@ -202,7 +204,7 @@ def _parts(parts: Iterator[Tensor], device: torch.device, precision: str) -> Ite
 
 
 class _Saved:
-    """Everything a training needs to go on: weights, averaged weights, optimiser, step."""
+    """The state a training resumes from: weights, averaged weights, optimiser, step."""
 
     def __init__(
         self,
@@ -213,17 +215,17 @@ class _Saved:
         settings: str,
     ) -> None:
         self._path, self._settings = path, settings
-        self.standing: Standing | None = None
-        """Where the saved training stands; None before there is one."""
+        self.standing: TrainingProgress | None = None
+        """Progress of the saved training; None if none is saved."""
         self._parts: dict[str, Any] = {"model": model, "optimizer": optimizer}
         if average is not None:
             self._parts["average"] = average
 
     def restore(self) -> int:
-        """Load the state if there is one: the steps that are done.
+        """Load the state if it exists, and return the number of completed steps.
 
-        It is read to the CPU: weights and moments go from there to where the model is, but the optimiser's step
-        counts stay where they are read to, and on a GPU every step would wait for each of them.
+        It is loaded to the CPU. Weights and moments move to the model's device, but the optimiser's step counts stay
+        where they are loaded; on a GPU, every step would wait for each of them.
         """
         if self._path is None or not self._path.is_file():
             return 0
@@ -236,21 +238,19 @@ class _Saved:
             ) from None
         if held["settings"] != self._settings:
             raise UserError(
-                f"{self._path}: belongs to a training with other settings or data; delete it to start afresh"
+                f"{self._path}: belongs to a training with other settings or data; delete it to start again"
             )
         for name, part in self._parts.items():
             part.load_state_dict(held[name])
-        self.standing = Standing(**held["standing"])
+        self.standing = TrainingProgress(**held["standing"])
         return self.standing.step
 
     def diverged(self, what: str, value: float, step: int, config: TrainConfig) -> UserError:
-        """What to say of a figure that is not finite: which step, what may help, where the last good weights are."""
+        """Return the error for a value that is not finite: its step, a remedy, and where the last good weights are."""
         kept = f"; {self._path} keeps the weights of step {self.standing.step}" if self.standing else ""
-        return UserError(
-            f"training: {what} is {value} at step {step + 1}; a smaller train.lr than {config.lr} may help{kept}"
-        )
+        return UserError(f"training: {what} is {value} at step {step + 1}; a train.lr below {config.lr} may help{kept}")
 
-    def write(self, standing: Standing) -> None:
+    def write(self, standing: TrainingProgress) -> None:
         if self._path is None:
             return
         self.standing = standing
@@ -260,17 +260,17 @@ class _Saved:
 
 
 def _optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """SGD or AdamW; weight decay on matrices alone, not on biases, norms and embeddings."""
+    """Build SGD or AdamW, with weight decay on matrices only, not on biases, norms and embeddings."""
     matrices = [p for p in model.parameters() if p.ndim in (2, 4)]
     others = [p for p in model.parameters() if p.ndim not in (2, 4)]
     groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
     if config.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=config.lr, momentum=0.9, nesterov=True)  # as timm's sgd
+        return torch.optim.SGD(groups, lr=config.lr, momentum=0.9, nesterov=True)  # timm's sgd
     return torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.98))
 
 
 def _rate(step: int, config: TrainConfig) -> float:
-    """Linear warm-up, then the polynomial schedule down to `min_lr`."""
+    """Return the learning rate: linear warm-up, then polynomial decay to `min_lr`."""
     if step < config.warmup:
         return config.lr * (step + 1) / config.warmup
     done = (step - config.warmup) / max(1, config.steps - config.warmup)
@@ -278,17 +278,17 @@ def _rate(step: int, config: TrainConfig) -> float:
 
 
 def preloaded(config: SweepConfig, steps: int, report: Callable[[str], None]) -> "Preloaded | None":
-    """The scenes that trainings of `steps` steps can make use of; None for none, or for a data set that is files."""
+    """Draw the scenes a training of `steps` steps can use; None for no steps, or a data set of files."""
     if config.data.dataset != "streetscenes" or not steps:
         return None
-    most = steps * config.train.batch
-    count = min(config.train.images or most, most)
+    used = steps * config.train.batch
+    count = min(config.train.images or used, used)
     report(f"drawing {count} training scenes")
     return Preloaded(StreetScenes(config.data.train_split, count))
 
 
 class Preloaded:
-    """Scenes drawn once and kept in memory; drawing costs more than remembering."""
+    """Scenes drawn once and kept in memory, as drawing is slow."""
 
     def __init__(self, samples: StreetScenes) -> None:
         self.classes, self.fingerprint = samples.classes, samples.fingerprint

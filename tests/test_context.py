@@ -33,5 +33,5 @@ def test_saliency_passes_over_images_without_labels(tmp_path):
     alone = score(model, config(tmp_path / "alone", (True,)), cpu, "taylor")
     assert all(torch.equal(some[name], alone[name]) for name in alone)
     assert all(scores.isfinite().all() for scores in some.values())
-    with pytest.raises(UserError, match=r"data\.train_split train: no pixel in the middle of an image is labelled"):
+    with pytest.raises(UserError, match=r"data\.train_split train: no image has a labelled pixel in its centre crop"):
         score(model, config(tmp_path / "none", (False, False)), cpu, "taylor")

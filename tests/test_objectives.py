@@ -13,10 +13,10 @@ from raycomp.report.tables import console, front_table
 from raycomp.results.pareto import front, hypervolume, most_useful
 from raycomp.results.query import origins, stage_agreement
 from raycomp.results.tracked_rows import metrics
-from raycomp.search import history
+from raycomp.search import sampler
 from raycomp.search.early_stopping import EarlyStopping
-from raycomp.search.history import condensed
 from raycomp.search.proposer import Proposer
+from raycomp.search.sampler import condensed
 from tests.helpers.rows import row
 from tests.report.test_page import found, measured
 from tests.search.test_proposer import SEARCH, SPACE
@@ -55,7 +55,7 @@ def test_optuna_gets_every_direction(chosen):
 
 
 def test_a_full_memory_keeps_the_front(chosen, monkeypatch):
-    monkeypatch.setattr(history, "KEPT", 40)
+    monkeypatch.setattr(sampler, "KEPT", 40)
     rng, space = np.random.default_rng(0), {"a": IntDistribution(0, 9)}
     trials = [
         create_trial(params={"a": int(rng.integers(10))}, distributions=space, values=list(values))
@@ -99,8 +99,8 @@ def test_trials_are_stopped_early_only_where_first_images_tell_all_objectives(ch
                 early_corrupted_miou=0.2, latency_ms=3.0, gflops=1.0,
             )
         )  # fmt: skip
-    bars = {"two": [(0.4, np.inf)], "three": [(0.4, 0.2)], "four": []}
-    assert [pytest.approx(tuple(bar)) for bar in learned.bars(2.0)] == bars[chosen]
+    thresholds = {"two": [(0.4, np.inf)], "three": [(0.4, 0.2)], "four": []}
+    assert [pytest.approx(tuple(one)) for one in learned.thresholds(2.0)] == thresholds[chosen]
     stopped = row(status="stopped", early_clean_miou=0.3, early_corrupted_miou=0.1)
     expected = {"two": (0.4,), "three": (0.4, 0.3), "four": (0.4, 0.3, 3.0)}
     assert learned.expected(stopped) == pytest.approx(expected[chosen])

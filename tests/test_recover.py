@@ -57,9 +57,9 @@ def test_an_elastic_recipe_is_a_slice_and_the_dense_recipe_the_dense_model(elast
     made = recovered(context, NARROW, None, CPU, Path("nowhere"))
     assert torch.equal(made(images), compress(model, NARROW, None)(images))
     assert torch.equal(recovered(context, dense(SHAPE), None, CPU, Path("nowhere"))(images), context.model(images))
-    with pytest.raises(UserError, match="embed is 32, the least is 40"):
+    with pytest.raises(UserError, match="embed is 32, the minimum is 40"):
         recovered(context, NARROW.model_copy(update={"embed": 32}), None, CPU, Path("nowhere"))
-    assert context.mark == "weights second"
+    assert context.fingerprint == "weights second"
 
 
 def test_a_device_gets_the_weights_once_and_recipes_are_cut_there(elastic):

@@ -89,7 +89,7 @@ def test_an_unmeetable_budget_names_the_nearest():
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        (SpaceConfig(embed=WidthRange(low=64)), r"space\.embed\.low is 64; the model has 32"),
+        (SpaceConfig(embed=WidthRange(low=64)), r"space\.embed\.low is 64, but the model has 32"),
         (SpaceConfig(embed=WidthRange(low=15)), r"space\.embed\.low 15 is not 32 minus steps of 8; nearest: 16"),
     ],
 )
@@ -139,11 +139,11 @@ TRAINED = Space(
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        ({"embed": 16}, "embed is 16, the least is 24"),
-        ({"blocks": (BlockWidths(heads=4, qk=8, v=8, mlp=56),) * 3}, "blocks.0.mlp is 56, the least is 64"),
-        ({"blocks": (BlockWidths(heads=4, qk=4, v=8, mlp=64),) * 3}, "blocks.0.qk is 4, the least is 8"),
-        ({"merge": ToMe(ratios=(0.0, 0.3, 0.0))}, "a merge ratio is 0.3, the highest is 0.25"),
-        ({"merge": Algm(blocks=(1, 2), windows=0.5, pairs=0.1)}, "merge.method is 'algm', the only one is 'tome'"),
+        ({"embed": 16}, "embed is 16, the minimum is 24"),
+        ({"blocks": (BlockWidths(heads=4, qk=8, v=8, mlp=56),) * 3}, "blocks.0.mlp is 56, the minimum is 64"),
+        ({"blocks": (BlockWidths(heads=4, qk=4, v=8, mlp=64),) * 3}, "blocks.0.qk is 4, the minimum is 8"),
+        ({"merge": ToMe(ratios=(0.0, 0.3, 0.0))}, "a merge ratio is 0.3, the maximum is 0.25"),
+        ({"merge": Algm(blocks=(1, 2), windows=0.5, pairs=0.1)}, "merge.method is 'algm', the space has only 'tome'"),
         ({}, ""),
         ({"embed": 25, "merge": ToMe(ratios=(0.25, 0.0, 0.0))}, ""),
     ],

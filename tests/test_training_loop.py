@@ -19,7 +19,7 @@ from raycomp.models.segmenter import Segmenter, init_weights
 from raycomp.recipe import dense
 from raycomp.settings.training import AugmentConfig, TrainConfig
 from raycomp.shape import Scale
-from raycomp.training_loop import Standing, _follow, _optimizer, _rate, _Saved, train, without_padding
+from raycomp.training_loop import TrainingProgress, _follow, _optimizer, _rate, _Saved, train, without_padding
 from tests.conftest import TINY, seeded_images, seeded_model
 
 PLAIN = AugmentConfig(scale=(1.0, 1.0), photometric=False)
@@ -38,11 +38,11 @@ CONFIG = TrainConfig(
 )
 
 
-def trained(config: TrainConfig = CONFIG) -> tuple[Segmenter, list[Standing]]:
+def trained(config: TrainConfig = CONFIG) -> tuple[Segmenter, list[TrainingProgress]]:
     model = Segmenter(SHAPE, dense(SHAPE))
     model.regularise(config.drop_path, config.decoder_dropout)
     init_weights(model, torch.Generator().manual_seed(0))
-    reports: list[Standing] = []
+    reports: list[TrainingProgress] = []
     return train(model, SHAPE, StreetScenes("train", 8), config, torch.device("cpu"), reports.append), reports
 
 
@@ -82,7 +82,7 @@ def test_an_interrupted_training_goes_on_to_the_same_model(tmp_path, monkeypatch
     whole, _ = trained()
     state, seen = tmp_path / "model.state", []
 
-    def stop_at_seven(standing: Standing) -> None:
+    def stop_at_seven(standing: TrainingProgress) -> None:
         seen.append(standing.step)
         if standing.step == 7:
             raise InterruptionError
@@ -135,7 +135,7 @@ def test_what_diverges_stops_and_keeps_the_last_good_weights(tmp_path, monkeypat
 
     model = Segmenter(SHAPE, dense(SHAPE))
     init_weights(model, torch.Generator().manual_seed(0))
-    figure = "loss is nan" if where == "loss" else "norm of the gradient is nan"
+    figure = "loss is nan" if where == "loss" else "gradient norm is nan"
     with pytest.raises(UserError, match=rf"{figure} at step 6; .*model\.state keeps the weights of step 4"):
         train(model, SHAPE, StreetScenes("train", 8), CONFIG, torch.device("cpu"), lambda at: None, loss, state)
     weights = checkpoints.load(state, SHAPE).state_dict()
@@ -204,7 +204,7 @@ def test_a_policy_learns_where_one_class_is():
 
 
 def test_a_loss_that_is_no_number_stops_and_says_what_may_help():
-    with pytest.raises(UserError, match=r"loss is (nan|inf) at step \d+; a smaller train\.lr"):
+    with pytest.raises(UserError, match=r"loss is (nan|inf) at step \d+; a train\.lr below"):
         trained(CONFIG.model_copy(update={"lr": 1e30, "warmup": 0, "clip": None, "optimizer": "sgd", "steps": 30}))
 
 
@@ -231,7 +231,7 @@ def test_ignored_pixels_do_not_train():
 
     model = Segmenter(SHAPE, dense(SHAPE))
     init_weights(model, torch.Generator().manual_seed(0))
-    with pytest.raises(UserError, match="no pixel is labelled in 12 batches"):
+    with pytest.raises(UserError, match="no labelled pixel in 12 batches"):
         train(model, SHAPE, Ignored(), CONFIG, torch.device("cpu"), lambda progress: None)
 
 

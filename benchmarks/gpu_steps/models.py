@@ -18,7 +18,7 @@ from raycomp.flops import gflops
 from raycomp.models.segmenter import Segmenter
 from raycomp.recipe import BlockWidths, Recipe, dense
 from raycomp.results.query import baselines
-from raycomp.search.baselines import known
+from raycomp.search.baselines import matched_baselines
 from raycomp.shape import ModelShape
 
 SPEEDUPS = (1.4, 2.5, 3.7)
@@ -31,7 +31,7 @@ def recipes(shape: ModelShape) -> dict[str, Recipe]:
     least = Recipe(embed=shape.width // 2, blocks=(narrow,) * shape.depth)
     found = {"dense": dense(shape)}
     for kind, low in (("narrow heads", None), ("whole heads", least)):
-        for one in known(shape, shape.image, tuple(1 / s for s in SPEEDUPS), least=low):
+        for one in matched_baselines(shape, shape.image, tuple(1 / s for s in SPEEDUPS), narrowest=low):
             if one.kind == baselines()[-1]:
                 found[f"prune+ToMe {1 / one.share:.1f}x, {kind}"] = one.recipe
     return found

@@ -16,7 +16,7 @@ from raycomp.recipe import Recipe, dense
 from raycomp.settings.space_and_search import SpaceConfig, WidthRange
 from raycomp.settings.training import AugmentConfig, TrainConfig
 from raycomp.space import Space
-from raycomp.training_loop import Standing, train
+from raycomp.training_loop import TrainingProgress, train
 
 _WARM_UP = 10
 
@@ -90,7 +90,7 @@ def _trained(
     model = build(shape, dense(shape), setting).float()
     times: list[float] = []
 
-    def report(standing: Standing) -> None:
+    def report(standing: TrainingProgress) -> None:
         times.append(time.perf_counter())
         if standing.step == stop:
             raise _InterruptedError

@@ -1,4 +1,4 @@
-"""The Ray that a job joins, and whether one answers there: Ray itself would wait for minutes, with lines of its own."""
+"""Find the Ray address a job joins and check that Ray answers there; Ray itself would wait for minutes and log much."""
 
 import os
 import shlex
@@ -8,32 +8,32 @@ from urllib.parse import urlsplit
 
 from raycomp.errors import UserError, first_line
 
-_SECONDS = 5.0  # for a connection, and again for a first answer
+_SECONDS = 5.0  # timeout for a connection, and again for the first response
 _HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
-"""How a client of HTTP/2 begins, which gRPC and so all of Ray speaks (RFC 9113, section 3.4)."""
-_SETTINGS = 4  # type of the frame that such a server begins with
+"""The client preface of HTTP/2, which gRPC and therefore Ray speak (RFC 9113, section 3.4)."""
+_SETTINGS = 4  # type of the first frame an HTTP/2 server sends
 _ALONE = "RAY_ADDRESS=local runs the job on this machine alone"
 
 
 @dataclass(frozen=True)
 class Address:
-    """An address, and who says so."""
+    """A Ray address and its source."""
 
     text: str
     origin: str
-    """The environment variable or the file."""
+    """The environment variable or file that sets it."""
     advice: str
-    """How to get rid of it."""
+    """How to unset it."""
 
     def refused(self, reason: str) -> UserError:
-        """What a person reads where that Ray cannot be joined."""
+        """Return the error for a Ray that cannot be joined."""
         return UserError(f"Ray at {self.text} (from {self.origin}): {reason}; {self.advice}")
 
     def check(self) -> None:
-        """Return as soon as a Ray answers.
+        """Check that Ray answers at the address.
 
         Raises:
-            UserError: for an address that is none, and where no Ray answers within seconds.
+            UserError: If the address is invalid, or no Ray answers within seconds.
         """
         from ray._private import services
 
@@ -45,22 +45,22 @@ class Address:
         if scheme not in ("", "ray"):
             raise self.refused("not a Ray address; expected HOST:6379 or ray://HOST:10001")
         try:
-            whole = place if scheme else services.canonicalize_bootstrap_address(place)  # localhost is this node's IP
-            parts = urlsplit(f"//{whole}")
+            location = place if scheme else services.canonicalize_bootstrap_address(place)  # resolves localhost
+            parts = urlsplit(f"//{location}")
             host, port = parts.hostname, parts.port
         except ValueError:
             host = port = None
         if not host or port is None:
             raise self.refused("not a Ray address; expected HOST:6379 or ray://HOST:10001")
-        if reason := _silence(host, port):
+        if reason := _why_silent(host, port):
             raise self.refused(f"no Ray answers there ({reason})")
 
 
 def joined() -> Address | None:
-    """The Ray that a job is going to join, in Ray's own order: RAY_ADDRESS, then the file of `ray start`; else None.
+    """Return the address a job joins: RAY_ADDRESS, then the file of `ray start`, as in Ray; None to start a local Ray.
 
     Raises:
-        UserError: for RAY_ADDRESS=auto where no Ray runs, and for a file that cannot be read.
+        UserError: If RAY_ADDRESS is auto and no Ray runs, or the file cannot be read.
     """
     from ray._private import services, utils
 
@@ -75,7 +75,7 @@ def joined() -> Address | None:
         text = utils.read_ray_address()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{file}: not readable ({first_line(error)}); {_ALONE}") from None
-    if given == "auto":  # prefers a Ray that runs to what the file says
+    if given == "auto":  # prefers a running Ray to the file
         try:
             running = services.get_ray_address_from_environment(given, None)
         except ConnectionError:
@@ -86,14 +86,14 @@ def joined() -> Address | None:
     return None if text is None else Address(text, file, ended)
 
 
-def _silence(host: str, port: int) -> str:
-    """Why no Ray answers, or nothing where one does."""
+def _why_silent(host: str, port: int) -> str:
+    """Return why no Ray answers, or an empty string if one does."""
     try:
-        with socket.create_connection((host, port), _SECONDS) as there:
-            if os.environ.get("RAY_USE_TLS", "").lower() in ("1", "true"):  # not without its certificates
+        with socket.create_connection((host, port), _SECONDS) as connection:
+            if os.environ.get("RAY_USE_TLS", "").lower() in ("1", "true"):  # needs Ray's certificates
                 return ""
-            there.sendall(_HELLO)
-            answer = there.recv(len(_HELLO))
+            connection.sendall(_HELLO)
+            answer = connection.recv(len(_HELLO))
     except (OSError, OverflowError, UnicodeError) as error:
         return (getattr(error, "strerror", None) or first_line(error)).lower()
     return "" if answer[3:4] == bytes([_SETTINGS]) else "another service does"

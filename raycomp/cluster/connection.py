@@ -1,4 +1,4 @@
-"""Join or start Ray, with its settings in one place."""
+"""Join or start Ray, and set up its workers and tasks."""
 
 import logging
 import os
@@ -22,65 +22,64 @@ def connect() -> None:
     """Join the cluster of RAY_ADDRESS (set in a Ray job) or of `ray start`, or start Ray on this machine.
 
     Raises:
-        UserError: where the cluster that is to be joined does not answer, or does not let the job in, and where the
-            temporary folder has too long a path.
+        UserError: If the cluster does not answer or refuses the job, or the path of the temporary folder is too long.
     """
     import ray
     from ray.exceptions import RayError
 
     if not ray.is_initialized():
-        there = joined()
-        if there is not None:
-            there.check()
+        address = joined()
+        if address is not None:
+            address.check()
         try:
             ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
         except (ImportError, OSError, RayError, RuntimeError, ValueError) as error:
-            if there is not None:
-                raise there.refused(" ".join(f"{error.__cause__ or error}".split())) from None
+            if address is not None:
+                raise address.refused(" ".join(f"{error.__cause__ or error}".split())) from None
             if "AF_UNIX" not in str(error):
                 raise
             variable = "RAY_TMPDIR" if os.environ.get("RAY_TMPDIR") else "TMPDIR"
             raise UserError(
-                f"{variable} {os.environ.get(variable)}: too long a path for Ray's sockets, which may have 107 bytes; "
+                f"{variable} {os.environ.get(variable)}: path too long for Ray's sockets (at most 107 bytes); "
                 "set RAY_TMPDIR to a shorter one, for example /tmp"
             ) from None
     stop_like_ctrl_c()
 
 
 def stop_like_ctrl_c(before: Callable[[], None] = lambda: None) -> None:
-    """Take SIGTERM, by which `ray job stop` ends a job, as Ctrl-C; after `connect`, as Ray sets a handler of its own.
+    """Handle SIGTERM, which `ray job stop` sends, like Ctrl-C. Call after `connect`, as Ray sets a handler as well.
 
     Args:
-        before: what cannot wait for the sweep to wind down, as three seconds later comes SIGKILL.
+        before: Called first, for work that cannot wait for the sweep to stop, as SIGKILL follows after 3 seconds.
     """
 
     def stop(_: int, frame: FrameType | None) -> None:
         before()
         ctrl_c = signal.getsignal(signal.SIGINT)
-        if not callable(ctrl_c):  # as in a job that a shell started in the background
+        if not callable(ctrl_c):  # e.g. in a job started in a shell's background
             raise KeyboardInterrupt
-        ctrl_c(signal.SIGINT, frame)  # Tune has its own while a sweep runs
+        ctrl_c(signal.SIGINT, frame)  # Tune installs a handler while a sweep runs
 
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, stop)
 
 
 def is_empty() -> bool:
-    """Whether the cluster has no CPU for a trial: one that is still to grow, to a size it does not tell."""
+    """Return whether the cluster has no CPU yet: it may still grow, to an unknown size."""
     import ray
 
     return not ray.cluster_resources().get("CPU")
 
 
 def nodes() -> list[dict[str, float]]:
-    """Resources of every node that is up."""
+    """Return the resources of every live node."""
     import ray
 
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
 def gpus_per_trial(config: SweepConfig) -> float:
-    """As configured; by default one where the cluster has any."""
+    """Return the configured number of GPUs per trial; by default 1 if the cluster has any, else 0."""
     import ray
 
     if config.search.gpus_per_trial is not None:
@@ -89,17 +88,17 @@ def gpus_per_trial(config: SweepConfig) -> float:
 
 
 def trial_resources(config: SweepConfig) -> dict[str, float]:
-    """What a trial asks Ray for, by Ray's names; memory in bytes."""
+    """Return the resources a trial requests, under Ray's names; memory in bytes."""
     memory = config.search.memory_per_trial
-    own = {} if memory is None else {"memory": memory * 2**30}
-    return {"CPU": 1.0, "GPU": gpus_per_trial(config), **own}
+    extra = {} if memory is None else {"memory": memory * 2**30}
+    return {"CPU": 1.0, "GPU": gpus_per_trial(config), **extra}
 
 
 def room(node: Mapping[str, float], config: SweepConfig) -> int:
-    """Trials that a node can run at a time; a share of a GPU lies on one card."""
-    wanted = trial_resources(config)
-    gpus = wanted.pop("GPU")
-    fits = [int(node.get(name, 0.0) / amount) for name, amount in wanted.items()]
+    """Return how many trials a node can run at a time; a fraction of a GPU comes from one device."""
+    requested = trial_resources(config)
+    gpus = requested.pop("GPU")
+    fits = [int(node.get(name, 0.0) / amount) for name, amount in requested.items()]
     if gpus:
         cards = node.get("GPU", 0.0)
         fits.append(int(cards) * int(1 / gpus + 1e-9) if gpus < 1 else int(cards / gpus))
@@ -107,17 +106,17 @@ def room(node: Mapping[str, float], config: SweepConfig) -> int:
 
 
 def workers(config: SweepConfig) -> int:
-    """Trials at a time: as configured, or as many as the cluster's nodes have room for."""
+    """Return the number of concurrent trials: as configured, or as many as fit on the cluster's nodes."""
     if config.search.workers is not None:
         return config.search.workers
     return max(1, sum(room(node, config) for node in nodes()))
 
 
 def prepare_worker() -> "torch.device":
-    """Set up a task or actor: one thread, as many workers as cores run side by side. Returns its GPU, else the CPU.
+    """Set up a task or actor and return its GPU, else the CPU. It uses one thread, as there is one worker per core.
 
     Raises:
-        UserError: for a GPU that Ray gives and torch does not see.
+        UserError: If Ray assigns a GPU that torch does not see.
     """
     import ray
     import torch
@@ -130,8 +129,8 @@ def prepare_worker() -> "torch.device":
     given = ray.get_gpu_ids()
     if given and not torch.cuda.is_available():
         raise UserError(
-            f"Ray gives a worker on {platform.node()} GPU {given[0]}, which torch {torch.__version__} does not see "
-            "(driver, or a torch without CUDA?); --gpus 0 runs trials on CPUs"
+            f"Ray assigned GPU {given[0]} to a worker on {platform.node()}, but torch {torch.__version__} does not see "
+            "it (driver, or a torch without CUDA?); --gpus 0 runs trials on CPUs"
         )
     device = torch.device("cuda" if given else "cpu")
     prepare_device(device)
@@ -139,24 +138,27 @@ def prepare_worker() -> "torch.device":
 
 
 def remote(function: Callable[..., Any], config: SweepConfig, retries: int) -> Any:
-    """A remote function with a core, and a GPU where there are any; resources come first, or Ray keeps GPU workers."""
+    """Make a remote function with one core, and the GPUs of a trial.
+
+    Resources are set here, since with `options` Ray would keep idle GPU workers.
+    """
     import ray
 
     return ray.remote(num_cpus=1, num_gpus=gpus_per_trial(config), max_retries=retries)(function)
 
 
 def finished(waiting: Iterable[Any]) -> Iterator[Any]:
-    """References in the order in which they become ready."""
+    """Yield references as they become ready."""
     import ray
 
-    left = list(waiting)
-    while left:
-        done, left = ray.wait(left, num_returns=1)
-        yield from done
+    pending = list(waiting)
+    while pending:
+        ready, pending = ray.wait(pending, num_returns=1)
+        yield from ready
 
 
 def result(reference: Any) -> Any:
-    """What a task returned; what was wrong with its input is raised as it was."""
+    """Return the result of a task; a UserError in the task is raised as it is."""
     import ray
     from ray.exceptions import RayTaskError
 
@@ -167,7 +169,7 @@ def result(reference: Any) -> Any:
 
 
 def disconnect() -> None:
-    """Leave the cluster; a Ray that `connect` started ends."""
+    """Leave the cluster; stop Ray if `connect` started it."""
     import ray
 
     ray.shutdown()

@@ -1,4 +1,4 @@
-"""The latency table of a sweep: measured once, by a worker with nothing beside it, and kept in its folder."""
+"""Measure the latency table of a sweep once, on an otherwise idle worker, and keep it in the sweep's folder."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -22,33 +22,33 @@ def latency_table(
 ) -> LatencyTable:
     """Read the table, or measure and write it.
 
-    A table of another device stays in use, as a sweep's limit and rows are by it; a line says so.
+    A table of another device stays in use, as the sweep's budget and rows depend on it; a note is reported.
 
     Args:
-        context: a `SweepContext`, or Ray's reference to one.
-        batch: images timed together.
-        merging: whether recipes merge; see `measure_latency`.
-        report: is told where the table is of another device than the workers'.
+        context: A `SweepContext` or a Ray reference to one.
+        batch: Number of images timed together.
+        merging: Whether recipes merge; see `measure_latency`.
+        report: Called with a line if the table was measured on another device than the workers'.
 
     Raises:
-        UserError: for a file that is no table, or what the measurement met.
+        UserError: If the file is not a latency table, or the measurement fails.
     """
     if not path.is_file():
         measured: LatencyTable = result(remote(_measure, config, retries=2).remote(context, batch, merging))
         measured.save(path)
         return measured
     table = LatencyTable.load(path)
-    here = result(remote(_device, config, retries=2).remote()) if gpus_per_trial(config) else "cpu"
-    if here != table.device:
+    device = result(remote(_device, config, retries=2).remote()) if gpus_per_trial(config) else "cpu"
+    if device != table.device:
         report(
-            f"note: {path} was timed on {table.device}, and workers here have {here}: predicted times stay those of "
-            f"{table.device}; for {here}, start anew under another name"
+            f"note: {path} was timed on {table.device}, but workers here have {device}: predicted times remain those "
+            f"of {table.device}; for {device}, start a new sweep under another name"
         )
     return table
 
 
 def with_latency(context: SweepContext, folder: AnyPath, report: Callable[[str], None]) -> SweepContext:
-    """A context with the table that a sweep's time is predicted by, kept in its folder."""
+    """Return the context with its latency table, which is kept in the folder."""
     path, config = folder / "latency.json", context.config
     if not path.is_file():
         report(f"timing the parts of the model at a grid of widths and tokens (kept in {path})")

@@ -1,9 +1,9 @@
-"""A Ray cluster on this machine whose nodes come and go, by Ray's own autoscaler and its fake nodes: to try it out.
+"""Run an autoscaling Ray cluster on this machine, for trials of autoscaling, with Ray's autoscaler and fake nodes.
 
-Each node is a raylet with one CPU. Not for production: see `cluster.yaml` and `deploy/` for real machines.
+Each node is a raylet with one CPU. For real machines, see `cluster.yaml` and `deploy/`.
 
-`ray.cluster_utils.AutoscalingCluster` would do the same, but in Ray 2.60 it raises FileNotFoundError, as the wheel has
-no `example.yaml`. And it begins and ends with `ray stop --force`, which ends every Ray cluster of this machine.
+`ray.cluster_utils.AutoscalingCluster` does the same, but in Ray 2.60 it raises FileNotFoundError, as the wheel lacks
+`example.yaml`. It also starts and ends with `ray stop --force`, which stops every Ray cluster on the machine.
 """
 
 import os
@@ -23,19 +23,19 @@ import yaml
 
 from raycomp.errors import UserError
 
-_HEAD = "f" * 51 + "00000"  # the node id that the fake provider expects
+_HEAD = "f" * 51 + "00000"  # the node id the fake provider expects
 _SECONDS_TO_START = 120
 
 
 @contextmanager
 def autoscaling_cluster(nodes: int, idle_seconds: float = 12.0) -> Iterator[str]:
-    """Start a head without CPUs that adds up to `nodes` nodes with the demand, and drops idle ones.
+    """Start a head without CPUs that adds up to `nodes` nodes on demand and removes idle ones.
 
     Yields:
-        The address for RAY_ADDRESS.
+        The value for RAY_ADDRESS.
 
     Raises:
-        UserError: where Ray does not start.
+        UserError: If Ray does not start.
     """
     folder = Path(tempfile.mkdtemp(prefix="rc-", dir="/tmp"))
     port, dashboard, agent, client = _free_ports(4)
@@ -46,7 +46,7 @@ def autoscaling_cluster(nodes: int, idle_seconds: float = 12.0) -> Iterator[str]
     options += [f"--ray-client-server-port={client}", f"--temp-dir={folder / 'ray'}"]
     options += [f"--autoscaling-config={folder / 'cluster.yaml'}"]
     with (folder / "head.log").open("w") as log:
-        head = subprocess.Popen(  # noqa: S603  Ray's own command line
+        head = subprocess.Popen(  # noqa: S603  Ray's command line
             [sys.executable, "-m", "ray.scripts.scripts", "start", *options],
             env=os.environ | _ENVIRONMENT,
             stdout=log,
@@ -72,7 +72,7 @@ _ENVIRONMENT = {
 }
 
 
-_COMMANDS = (  # none is run, but Ray reads them
+_COMMANDS = (  # required by Ray, though none is run
     "initialization_commands",
     "setup_commands",
     "head_setup_commands",
@@ -132,7 +132,7 @@ def _wait(head: "subprocess.Popen[bytes]", port: int, log: Path) -> None:
 
 
 def _end(head: "subprocess.Popen[bytes]") -> None:
-    """Stop the head, and what it started: its nodes are of its session."""
+    """Stop the head and its nodes, which belong to its process group."""
     head.send_signal(signal.SIGTERM)
     try:
         head.wait(30)

@@ -1,4 +1,4 @@
-"""What trials run on, said in a line before the first; and whether a cluster can run them at all."""
+"""Check that a cluster can run the trials, and report what they run on."""
 
 import json
 from collections.abc import Callable
@@ -9,19 +9,19 @@ from raycomp.cluster.address import joined
 from raycomp.config import SweepConfig
 from raycomp.errors import UserError, logger
 
-_CARD = "accelerator_type:"  # begins a resource of a node, by which Ray tells the kind of its GPUs
+_GPU_TYPE = "accelerator_type:"  # prefix of the node resource that names its GPU type
 _FIELD = "search.gpus_per_trial"
 
 
 def announce(config: SweepConfig, say: Callable[[str], None], warn: Callable[[str], None], field: str = _FIELD) -> None:
-    """Say what trials run on; `connection.connect` comes first.
+    """Report what trials run on. Call `connection.connect` first.
 
     Args:
-        warn: called in place of `say` where trials wait for a cluster that may grow.
-        field: what a person calls the GPUs of a trial.
+        warn: Called instead of `say` if trials wait for the cluster to grow.
+        field: Name of the setting for GPUs per trial in messages.
 
     Raises:
-        UserError: see `check_room`.
+        UserError: See `check_room`.
     """
     import ray
 
@@ -29,69 +29,74 @@ def announce(config: SweepConfig, say: Callable[[str], None], warn: Callable[[st
         return
     gpus, nodes = connection.gpus_per_trial(config), connection.nodes()
     if connection.is_empty():
-        one = "" if config.search.workers else ": one trial at a time unless --workers tells"
-        say(f"the cluster has no workers yet; how many it may get is unknown{one}")
+        one = "" if config.search.workers else "; running one trial at a time. Set --workers for more"
+        say(f"the cluster has no workers yet{one}")
         return
-    asked, room = connection.workers(config), sum(connection.room(node, config) for node in nodes)
-    few = "" if asked <= room else f"; now there is no room for {asked} (--workers)"
-    count, total = min(asked, room), ray.cluster_resources()
+    requested, room = connection.workers(config), sum(connection.room(node, config) for node in nodes)
+    few = "" if requested <= room else f"; the cluster has no room for {requested} now (--workers)"
+    count, total = min(requested, room), ray.cluster_resources()
     if gpus:
-        cards = sorted(name.removeprefix(_CARD) for name in total if name.startswith(_CARD))
+        cards = sorted(name.removeprefix(_GPU_TYPE) for name in total if name.startswith(_GPU_TYPE))
         kinds = f" ({', '.join(cards)})" if cards else ""
         say(f"trials run on {_many(count, 'worker')} of {gpus:g} GPU each{kinds}{few}")
         return
     unused = total.get("GPU", 0.0)
-    why = f"{field} is 0, and leaves {unused:g} GPU(s) unused" if unused else f"Ray sees no GPU{_hint()}"
-    say(f"trials run on {_many(count, 'CPU worker')}: {why}{few}")
+    reason = f"{field} is 0, which leaves {unused:g} GPU(s) unused" if unused else f"Ray sees no GPU{_hint()}"
+    say(f"trials run on {_many(count, 'CPU worker')}: {reason}{few}")
 
 
 def check_room(config: SweepConfig, warn: Callable[[str], None], field: str = _FIELD) -> bool:
-    """Whether some node has what a trial asks for; `warn` is told where none has it, and the cluster may grow.
+    """Return whether a node has the resources of a trial; warn if none has and the cluster may grow.
 
     Raises:
-        UserError: for GPUs that Ray does not take, or that no node of a cluster of fixed size has; for memory so, too.
+        UserError: If Ray does not support the number of GPUs, or no node of a fixed-size cluster has enough GPUs or
+            memory.
     """
     gpus, memory = connection.gpus_per_trial(config), config.search.memory_per_trial
     if gpus > 1 and gpus != int(gpus):
-        raise UserError(f"{field} {gpus:g}: Ray gives a share of one GPU, or whole ones; did you mean {round(gpus)}?")
-    most = {name: max((node.get(name, 0.0) for node in connection.nodes()), default=0.0) for name in ("GPU", "memory")}
-    if gpus > most["GPU"]:
-        there = f"no node has more than {most['GPU']:g}" if most["GPU"] else f"Ray sees no GPU{_hint()}"
-        _missing(f"{field} {gpus:g}: {there}", f"{field} {most['GPU']:g}", warn)
+        raise UserError(
+            f"{field} {gpus:g}: Ray assigns a fraction of one GPU or an integer number; did you mean {round(gpus)}?"
+        )
+    largest = {
+        name: max((node.get(name, 0.0) for node in connection.nodes()), default=0.0) for name in ("GPU", "memory")
+    }
+    if gpus > largest["GPU"]:
+        available = f"no node has more than {largest['GPU']:g}" if largest["GPU"] else f"Ray sees no GPU{_hint()}"
+        _missing(f"{field} {gpus:g}: {available}", f"{field} {largest['GPU']:g}", warn)
         return False
-    if memory is not None and memory * 2**30 > most["memory"]:
-        gib = most["memory"] / 2**30
-        there = f"search.memory_per_trial {memory:g}: no node has more than {gib:.3g} GiB for trials"
-        _missing(there, f"{int(10 * gib) / 10:g}", warn)
+    if memory is not None and memory * 2**30 > largest["memory"]:
+        gib = largest["memory"] / 2**30
+        problem = f"search.memory_per_trial {memory:g}: no node has more than {gib:.3g} GiB for trials"
+        _missing(problem, f"{int(10 * gib) / 10:g}", warn)
         return False
     return True
 
 
 def check_training(workers: int, gpu: bool, warn: Callable[[str], None]) -> None:
-    """Check that workers that train together find a GPU, or a CPU, each.
+    """Check that every worker of a joint training gets a GPU or CPU.
 
     Raises:
-        UserError: for more of them than a cluster of fixed size has.
+        UserError: If a fixed-size cluster has too few.
     """
     import ray
 
     kind = "GPU" if gpu else "CPU"
-    there = int(ray.cluster_resources().get(kind, 0))
-    if workers > there:
-        _missing(f"refine.workers {workers}: each takes a {kind}, and the cluster has {there}", str(there), warn)
+    available = int(ray.cluster_resources().get(kind, 0))
+    if workers > available:
+        _missing(f"refine.workers {workers}: each needs a {kind}, the cluster has {available}", str(available), warn)
 
 
 def _missing(problem: str, nearest: str, warn: Callable[[str], None]) -> None:
     if not may_grow():
         raise UserError(f"{problem}; did you mean {nearest}?")
-    warn(f"{problem}; waiting until the cluster has grown")
+    warn(f"{problem}; waiting for the cluster to grow")
 
 
 def may_grow() -> bool:
-    """Whether nodes may still join by themselves: not in a Ray of this job's own, nor in one that people started.
+    """Return whether nodes may still join automatically: not in a Ray started by this job or by hand.
 
-    Ray's monitor, of its first autoscaler, and the state that the second one reports name every node's type. Without
-    an autoscaler each node is a type of its own, called after its id. A cluster that tells neither may grow.
+    The monitor of Ray's first autoscaler and the state of the second name the type of every node. Without an
+    autoscaler, each node is its own type, named after its id. A cluster that reports neither may grow.
     """
     import ray
     from ray._private import ray_constants
@@ -101,28 +106,28 @@ def may_grow() -> bool:
     if joined() is None:
         return False
     try:
-        told = _internal_kv_get(ray_constants.DEBUG_AUTOSCALING_STATUS)
-        if told:
-            types = json.loads(told)["autoscaler_report"]["node_type_mapping"] or {}
+        status_text = _internal_kv_get(ray_constants.DEBUG_AUTOSCALING_STATUS)
+        if status_text:
+            types = json.loads(status_text)["autoscaler_report"]["node_type_mapping"] or {}
         else:
             status = get_cluster_status(ray.get_runtime_context().gcs_address)
-            if status.stats.autoscaler_version in (None, "0"):  # it has not reported yet
+            if status.stats.autoscaler_version in (None, "0"):  # not reported yet
                 return True
             types = {node.node_id: node.ray_node_type_name for node in (*status.active_nodes, *status.idle_nodes)}
-    except Exception:  # of a Ray whose internals differ: waiting with a warning is right there, too
+    except Exception:  # internals of Ray may differ; then wait with a warning
         logger.debug("asking Ray what its autoscaler does", exc_info=True)
         return True
     return not (types and all(kind == f"node_{node}" for node, kind in types.items()))
 
 
 def _hint() -> str:
-    """What to add where Ray sees no GPU, and this machine has one."""
+    """Return a hint for when Ray sees no GPU but this machine has one."""
     import torch
 
     if torch.cuda.is_available():
-        return " (torch sees one here: was Ray started with --num-gpus=0?)"
+        return " (torch sees one: was Ray started with --num-gpus=0?)"
     if Path("/dev/nvidia0").exists():
-        return " (this machine has one, which torch does not see either: nvidia-smi and CUDA_VISIBLE_DEVICES may tell)"
+        return " (this machine has one that torch does not see either: check nvidia-smi and CUDA_VISIBLE_DEVICES)"
     return ""
 
 

@@ -1,4 +1,4 @@
-"""Saliencies of a sweep's dense model, computed by a worker, so that the driver holds no memory of a card."""
+"""Compute saliencies of the dense model in a worker, so that the driver holds no GPU memory."""
 
 from pathlib import Path
 
@@ -17,21 +17,21 @@ from raycomp.shape import ModelShape
 
 
 def saliency_by_worker(model: Segmenter, config: SweepConfig, criterion: Criterion, state: Path) -> Saliency:
-    """A `Scorer` that uses a GPU where trials do, by a task that ends its process, and with it what CUDA holds.
+    """Compute saliencies as a `Scorer`, on a GPU if trials use one; the task's process then ends and frees its memory.
 
-    The images come from the driver, so that workers need no files. What an interrupted run leaves is in the cache
-    folder of the worker's machine. Without GPUs the driver computes: it has torch and the threads, and holds no card.
+    The driver sends the images, so workers need no files. The state of an interrupted run is in the cache folder of
+    the worker's machine. Without GPUs the driver computes, as it has torch and all threads.
 
     Raises:
-        UserError: as `calibration_crops` does, and for a GPU that torch does not see.
+        UserError: As `calibration_crops`, and if Ray assigns a GPU that torch does not see.
     """
     crops = calibration_crops(model.shape, config)
     if not gpus_per_trial(config):
         return score_on(crops, model, config, torch.device("cpu"), criterion, state)
     weights = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
     task = remote(_score, config, retries=2)
-    found: dict[str, np.ndarray] = result(task.remote(weights, model.shape, crops, config, criterion, state.name))
-    return {name: torch.tensor(score) for name, score in found.items()}
+    scores: dict[str, np.ndarray] = result(task.remote(weights, model.shape, crops, config, criterion, state.name))
+    return {name: torch.tensor(score) for name, score in scores.items()}
 
 
 def _score(

@@ -20,8 +20,8 @@ from raycomp.shape import ModelShape
 if TYPE_CHECKING:
     from raycomp.models.policy import Policy
     from raycomp.models.segmenter import Segmenter
-    from raycomp.trainers.job import Made, TrainingJob
-    from raycomp.training_loop import Standing
+    from raycomp.trainers.job import TrainedNetwork, TrainingJob
+    from raycomp.training_loop import TrainingProgress
 
 _Kind = Literal["train", "elastic", "policy"]
 """What is trained, by the section of its settings; `train` is the dense model."""
@@ -123,7 +123,9 @@ def _job(
     )
 
 
-def _made(job: "TrainingJob", kind: _Kind, start: Path | None, half: bool) -> "Made[Policy] | Made[Segmenter]":
+def _made(
+    job: "TrainingJob", kind: _Kind, start: Path | None, half: bool
+) -> "TrainedNetwork[Policy] | TrainedNetwork[Segmenter]":
     from raycomp.trainers.dense_model import train_dense
     from raycomp.trainers.elastic_model import train_elastic
     from raycomp.trainers.policy_network import train_policy
@@ -136,14 +138,18 @@ def _made(job: "TrainingJob", kind: _Kind, start: Path | None, half: bool) -> "M
 
 
 def _save(
-    job: "TrainingJob", made: "Made[Policy] | Made[Segmenter]", out: Path, start: Path | None, half: bool
+    job: "TrainingJob",
+    made: "TrainedNetwork[Policy] | TrainedNetwork[Segmenter]",
+    out: Path,
+    start: Path | None,
+    half: bool,
 ) -> None:
     """Write the checkpoint and its card, and say what it reaches."""
     from raycomp.models import checkpoints
     from raycomp.models.policy import Policy
-    from raycomp.trainers.card import facts, write_card
+    from raycomp.trainers.card import card_fields, write_card
 
-    said = facts(job, made, start)
+    said = card_fields(job, made, start)
     if isinstance(made.network, Policy):
         checkpoints.save_policy(made.network, out, said)
     else:
@@ -157,7 +163,7 @@ def _say(line: str) -> None:
 
 
 @contextmanager
-def _progress(steps: int) -> Iterator[Callable[["Standing"], None]]:
+def _progress(steps: int) -> Iterator[Callable[["TrainingProgress"], None]]:
     """Show a training: a bar in a terminal, a line now and then elsewhere."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -172,7 +178,7 @@ def _progress(steps: int) -> Iterator[Callable[["Standing"], None]]:
     with Progress(*columns) as bar:
         task = bar.add_task("training", total=steps, loss="")
 
-        def report(at: "Standing") -> None:
+        def report(at: "TrainingProgress") -> None:
             bar.update(task, completed=at.step, loss=f"loss {at.loss:.3f}")
             if not bar.console.is_terminal and at.step % every == 0:
                 _say(f"step {at.step}/{at.steps} loss {at.loss:.4f} lr {at.lr:.2e}")

@@ -1,4 +1,4 @@
-"""Saliency of the dense model on calibration images of the training split, computed once and cached."""
+"""Compute saliencies of the dense model on calibration images of the training split, and cache them."""
 
 from collections.abc import Callable, Iterator
 from copy import deepcopy
@@ -22,27 +22,25 @@ from raycomp.settings.section import Criterion
 from raycomp.shape import ModelShape
 
 Scorer = Callable[[Segmenter, SweepConfig, Criterion, Path], saliencies.Saliency]
-
-
-"""Computes saliencies of a dense model; the file is for what an interrupted run leaves."""
+"""Computes saliencies of a dense model; the file holds the state of an interrupted run."""
 
 
 def cached_scores(
     model: Segmenter,
     config: SweepConfig,
     criterion: Criterion,
-    of: str,
+    fingerprint: str,
     report: Callable[[str], None],
     scorer: Scorer | None = None,
 ) -> saliencies.Saliency:
-    """Saliency of a dense model from the cache, or computed and put there.
+    """Load the saliency of a dense model from the cache, or compute and cache it.
 
     Args:
-        of: fingerprints of the weights and images.
-        report: called with a line where it is computed.
-        scorer: what computes it; by default this process.
+        fingerprint: Fingerprints of the weights and images.
+        report: Called with a line if it must be computed.
+        scorer: Computes the saliency; by default in this process.
     """
-    name = f"{criterion}-{of}-{config.nvit.images}x{config.nvit.batch}-{config.nvit.dtype}"
+    name = f"{criterion}-{fingerprint}-{config.nvit.images}x{config.nvit.batch}-{config.nvit.dtype}"
     cache = cache_folder() / f"saliency-{name}.safetensors"
     if cache.is_file():
         return saliencies.load(cache)
@@ -57,7 +55,7 @@ def _scored_here(model: Segmenter, config: SweepConfig, criterion: Criterion, st
 
 
 def default_device() -> torch.device:
-    """The GPU where this process sees one, set up for many shapes, else the CPU."""
+    """Return the GPU if this process sees one, set up for many shapes, else the CPU."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     prepare_device(device)
     return device
@@ -66,7 +64,7 @@ def default_device() -> torch.device:
 def score(
     model: Segmenter, config: SweepConfig, device: torch.device, criterion: Criterion, state: Path | None = None
 ) -> saliencies.Saliency:
-    """Saliency of a model, dense or pruned, on centre crops of the training split; see `saliency.compute`."""
+    """Compute the saliency of a dense or pruned model on centre crops of the training split; see `saliency.compute`."""
     return score_on(calibration_crops(model.shape, config), model, config, device, criterion, state)
 
 
@@ -78,7 +76,7 @@ def score_on(
     criterion: Criterion,
     state: Path | None = None,
 ) -> saliencies.Saliency:
-    """The same on crops (n, H, W, 3) and labels (n, H, W) that `calibration_crops` gave."""
+    """Compute the saliency on the crops (n, H, W, 3) and labels (n, H, W) of `calibration_crops`."""
     model = model if device.type == "cpu" else deepcopy(model).to(device)
     batches = _calibration(crops, model.shape, config, device)
     return saliencies.compute(model, batches, criterion, getattr(torch, config.nvit.dtype), state)
@@ -87,7 +85,7 @@ def score_on(
 def _calibration(
     crops: tuple[np.ndarray, np.ndarray], shape: ModelShape, config: SweepConfig, device: torch.device
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches of crops, normalised."""
+    """Yield batches of normalised crops and their labels."""
     batch, pixels = config.nvit.batch, NORMALIZATIONS[shape.normalization]
     images, labels = (torch.from_numpy(part) for part in crops)
     for x, y in zip(images.split(batch), labels.split(batch), strict=True):
@@ -95,15 +93,19 @@ def _calibration(
 
 
 def calibration_crops(shape: ModelShape, config: SweepConfig) -> tuple[np.ndarray, np.ndarray]:
-    """Centres of the calibration images of the training split, and their labels."""
+    """Return centre crops of the calibration images of the training split, and their labels.
+
+    Raises:
+        UserError: If no pixel of the crops is labelled.
+    """
     count, window = config.nvit.images, config.data.window_for(shape)
     samples = open_split(config.data, config.data.train_split, count)
-    found: list[Sample] = []
+    crops: list[Sample] = []
     for index in range(min(count, len(samples))):
         image, label = centre(at_least(samples[index], window, config.data.scale), window)
-        if (label != IGNORE).any():  # else the loss would be a mean over nothing, and saliency NaN
-            found.append((image, label))
-    if not found:
-        raise UserError(f"data.train_split {config.data.train_split}: no pixel in the middle of an image is labelled")
-    images, labels = zip(*found, strict=True)
+        if (label != IGNORE).any():  # otherwise the loss would average over nothing and saliency be NaN
+            crops.append((image, label))
+    if not crops:
+        raise UserError(f"data.train_split {config.data.train_split}: no image has a labelled pixel in its centre crop")
+    images, labels = zip(*crops, strict=True)
     return np.stack(images), np.stack(labels)

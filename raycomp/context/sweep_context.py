@@ -25,25 +25,23 @@ from raycomp.shape import ModelShape
 from raycomp.space import Space
 
 Network = TypeVar("Network", bound=nn.Module)
-
-
 _CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
 class Elastic:
-    """The dense model trained for many recipes."""
+    """An elastic model: the dense model trained for many recipes."""
 
     weights: dict[str, np.ndarray]
     space: Space
-    """The recipes it was trained over."""
+    """The space it was trained over."""
     checkpoint: str
     """Fingerprint of its file."""
 
 
 @dataclass(frozen=True)
 class SweepContext:
-    """The dense model and the data of a sweep."""
+    """The models and data of a sweep."""
 
     config: SweepConfig
     shape: ModelShape
@@ -51,26 +49,26 @@ class SweepContext:
     """Fingerprint of the checkpoint file."""
     weights: dict[str, np.ndarray]
     scores: dict[str, np.ndarray] | None
-    """Saliency of every unit of the dense model; None where no recipe is cut by it."""
+    """Saliency of every unit of the dense model; None if no recipe needs it."""
     evalset: EvalSet
     policy_weights: dict[str, np.ndarray] | None = None
-    """Of the policy network of CTS, where one is wanted."""
+    """Weights of the CTS policy network, if needed."""
     policy_checkpoint: str = ""
-    """Fingerprint of its file."""
-    elastic: "Elastic | None" = None
-    """The elastic model that recipes are cut from, where the recovery says so."""
+    """Fingerprint of the policy checkpoint file."""
+    elastic: Elastic | None = None
+    """The elastic model that recipes are cut from, if the recovery mode is elastic."""
     calibration: np.ndarray | None = None
-    """Training images (n, H, W, 3) uint8 that the recovery refits cut models on, where it does."""
+    """Training images (n, H, W, 3) uint8 for a recovery by reconstruction."""
     latency: LatencyTable | None = None
-    """Of this device, where the sweep limits time."""
+    """Latency table of the workers' device, if the cost metric is latency."""
 
     def __getstate__(self) -> dict[str, Any]:
-        """The arrays alone: every process makes its own networks over them."""
+        """Pickle the fields only; every process builds its networks from the arrays."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
     @cached_property
     def policy(self) -> Policy | None:
-        """The policy network, over these same arrays."""
+        """The policy network; it shares memory with the arrays."""
         if self.policy_weights is None:
             return None
         policy = Policy(self.config.policy.kind, self.shape.patch)
@@ -79,47 +77,47 @@ class SweepContext:
 
     @cached_property
     def model(self) -> Segmenter:
-        """The dense model, over these same arrays."""
+        """The dense model; it shares memory with the arrays."""
         return over(self.weights, self.shape)
 
     @cached_property
     def elastic_model(self) -> Segmenter:
-        """The elastic model at full width, over these same arrays; where there is one."""
+        """The elastic model at full width; it shares memory with the arrays. Requires `elastic`."""
         assert self.elastic is not None
         return over(self.elastic.weights, self.shape)
 
     @cached_property
-    def _elsewhere(self) -> dict[tuple[nn.Module, torch.device], nn.Module]:
+    def _copies(self) -> dict[tuple[nn.Module, torch.device], nn.Module]:
         return {}
 
     def placed(self, network: Network, device: torch.device) -> Network:
-        """One of this object's networks on a device, copied there once; not to be changed."""
+        """Return one of the context's networks on a device, copied there once. Do not modify it."""
         if device.type == "cpu":
             return network
-        if (network, device) not in self._elsewhere:
-            self._elsewhere[network, device] = deepcopy(network).to(device)
-        return cast("Network", self._elsewhere[network, device])
+        if (network, device) not in self._copies:
+            self._copies[network, device] = deepcopy(network).to(device)
+        return cast("Network", self._copies[network, device])
 
     def cut(self, recipe: Recipe, device: torch.device = _CPU) -> Segmenter:
-        """The model of a recipe: from the elastic model where there is one, but the dense recipe is the dense model.
+        """Cut the model of a recipe on a device, from the elastic model if there is one.
 
-        It is cut on the device, from weights that lie there from the first cut on.
+        The dense recipe always gives the dense model. The first cut copies the weights to the device.
 
         Raises:
-            UserError: for a recipe that does not fit the model, or that the elastic model was not trained for.
+            UserError: If the recipe does not fit the model, or the elastic model was not trained for it.
         """
-        shares = recipe.merge is not None and recipe.merge.needs_policy
-        policy = self.placed(self.policy, device) if self.policy and shares else None
+        needs_policy = recipe.merge is not None and recipe.merge.needs_policy
+        policy = self.placed(self.policy, device) if self.policy and needs_policy else None
         if self.elastic is None or recipe == dense(self.shape):
             scores = None if self.scores is None else self.saliency
             return compress(self.placed(self.model, device), recipe, scores, policy)
         if problem := self.elastic.space.outside(recipe):
-            raise UserError(f"recipe: outside of what the elastic model was trained over: {problem}")
+            raise UserError(f"recipe: outside the space the elastic model was trained over: {problem}")
         return compress(self.placed(self.elastic_model, device), recipe, None, policy)
 
     @property
-    def mark(self) -> str:
-        """What measurements of a recipe depend on: fingerprints of the model files."""
+    def fingerprint(self) -> str:
+        """Fingerprints of the model files that measurements depend on."""
         return self.checkpoint if self.elastic is None else f"{self.checkpoint} {self.elastic.checkpoint}"
 
     @cached_property
@@ -129,7 +127,7 @@ class SweepContext:
 
 
 def over(weights: dict[str, np.ndarray], shape: ModelShape) -> Segmenter:
-    """A dense model over arrays, which may be read-only."""
+    """Build a dense model that shares memory with the arrays, which may be read-only."""
     model = empty(shape, dense(shape))
     model.load_state_dict({name: torch.from_numpy(w) for name, w in weights.items()}, assign=True)
     return model.eval()

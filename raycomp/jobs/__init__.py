@@ -1,1 +1,1 @@
-"""Whole jobs on a Ray cluster, from checked settings to files: what the commands of the same names run."""
+"""Complete jobs on a Ray cluster, from validated settings to files; the commands of the same names run them."""

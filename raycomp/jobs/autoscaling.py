@@ -1,4 +1,4 @@
-"""Run a job on a local cluster whose nodes come and go, and watch the cluster meanwhile."""
+"""Run a job on a local autoscaling cluster and observe its nodes."""
 
 import logging
 import os
@@ -12,37 +12,37 @@ import ray
 from raycomp.cluster.local_autoscaler import autoscaling_cluster
 from raycomp.errors import UserError
 
-_EVERY = 0.5  # seconds between looks
+_INTERVAL = 0.5  # seconds between observations
 
 
 @dataclass(frozen=True)
 class Moment:
-    """The cluster at one time."""
+    """The state of the cluster at one time."""
 
     seconds: float
-    """Since the job began."""
+    """Time since the start of the job."""
     nodes: int
     running: int
-    """CPUs that trials hold."""
+    """CPUs in use by trials."""
 
 
 def watched(command: Sequence[str], nodes: int, idle: float, say: Callable[[str], None]) -> tuple[float, list[Moment]]:
-    """Run a job on up to so many nodes.
+    """Run a job on at most `nodes` nodes.
 
     Args:
-        idle: seconds after which an idle node goes.
-        say: called with a line whenever a node comes or goes.
+        idle: Seconds after which an idle node is removed.
+        say: Called with a line whenever the number of nodes changes.
 
     Returns:
-        When the job began, in seconds since the epoch, and the cluster over time.
+        The start of the job in seconds since the epoch, and the cluster over time.
 
     Raises:
-        UserError: where the job fails.
+        UserError: If the job fails.
     """
     with autoscaling_cluster(nodes, idle) as address:
         ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
         started, began = time.time(), time.monotonic()
-        job = subprocess.Popen(command, env={**os.environ, "RAY_ADDRESS": address})  # noqa: S603  our own job
+        job = subprocess.Popen(command, env={**os.environ, "RAY_ADDRESS": address})  # noqa: S603  our job
         moments: list[Moment] = []
         try:
             for moment in _moments(job, began, idle):
@@ -59,7 +59,7 @@ def watched(command: Sequence[str], nodes: int, idle: float, say: Callable[[str]
 
 
 def _moments(job: "subprocess.Popen[bytes]", began: float, idle: float) -> Iterator[Moment]:
-    """The cluster every half second, until the job has ended and its nodes have gone."""
+    """Yield the state of the cluster until the job has ended and its nodes are removed."""
     deadline = float("inf")
     while True:
         now = time.monotonic()
@@ -70,6 +70,6 @@ def _moments(job: "subprocess.Popen[bytes]", began: float, idle: float) -> Itera
         used = total - ray.available_resources().get("CPU", 0.0)
         yield Moment(now - began, len(alive), max(0, round(used)))
         if job.poll() is not None and (not alive or now > deadline):
-            yield Moment(now - began + _EVERY, len(alive), 0)
+            yield Moment(now - began + _INTERVAL, len(alive), 0)
             return
-        time.sleep(_EVERY)
+        time.sleep(_INTERVAL)

@@ -1,4 +1,4 @@
-"""Compare the methods of the paper at matched GFLOPs: points, measurements, speeds, and the page of them all."""
+"""Compare the paper's methods at matched GFLOPs: find operating points, measure, time, and write the page."""
 
 import ray
 
@@ -21,13 +21,13 @@ from raycomp.training_loop import preloaded
 
 
 def benchmark(session: Session, sweep: Store | None) -> None:
-    """Find every method's point, measure them all, and write the page.
+    """Find every method's operating points, measure and time them, and write the page.
 
     Args:
-        sweep: a finished one, whose front is compared, too.
+        sweep: A finished sweep, whose front is included.
 
     Raises:
-        UserError: for a sweep of another checkpoint, a method that cannot work on the grid, or nothing measured.
+        UserError: If the sweep is of another checkpoint, a method does not support the grid, or nothing was measured.
     """
     config, say = session.config, session.say
     placement.announce(config, say, session.warn)
@@ -61,14 +61,14 @@ def _settings(
 ) -> dict[Condition, OperatingPoint]:
     if sweep is None:
         return find_operating_points(shared, None, None, context, session.say)
-    found = sweep.config().search
-    of = f"{context.checkpoint}-{context.evalset.fingerprint}"
-    scores = cached_scores(context.model, session.config, found.criterion, of, session.say, saliency_by_worker)
-    return find_operating_points(shared, final_front(sweep.rows(), found.budget), scores, context, session.say)
+    search = sweep.config().search
+    inputs = f"{context.checkpoint}-{context.evalset.fingerprint}"
+    scores = cached_scores(context.model, session.config, search.criterion, inputs, session.say, saliency_by_worker)
+    return find_operating_points(shared, final_front(sweep.rows(), search.budget), scores, context, session.say)
 
 
 def _timings(session: Session, shared: Shared, points: dict[Condition, OperatingPoint]) -> list[Timing]:
-    """Speeds of all points; none where they cannot be had, as when all models together need too much memory."""
+    """Time all operating points; return none on failure, e.g. if all models together need too much memory."""
     try:
         return measure_speed(shared, points)
     except ray.exceptions.RayError as error:

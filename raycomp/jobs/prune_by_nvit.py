@@ -1,4 +1,4 @@
-"""Prune the dense model by NViT, to a share of its GFLOPs, or of its latency on this device."""
+"""Prune the dense model with NViT to a share of its GFLOPs, or of its latency on this device."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,24 +22,24 @@ from raycomp.training_loop import preloaded
 
 @dataclass(frozen=True)
 class Pruned:
-    """A pruned model, and what it was pruned by."""
+    """A pruned model and the inputs of its pruning."""
 
     model: Segmenter
     checkpoint: str
     """Fingerprint of the dense model's file."""
     image: Size
     table: LatencyTable | None
-    """Of this device, where a latency was asked for."""
+    """Latency table of this device, if latency was used."""
 
 
 def pruned(config: SweepConfig, share: float, by_latency: bool, say: Callable[[str], None]) -> Pruned:
-    """Prune until the cost is a share of the dense model's.
+    """Prune until the cost is at most a share of the dense model's.
 
     Args:
-        by_latency: whether the cost is the predicted latency, in place of GFLOPs.
+        by_latency: Whether the cost is the predicted latency instead of GFLOPs.
 
     Raises:
-        UserError: for a share below what NViT can reach.
+        UserError: If NViT cannot reach the share.
     """
     device = default_device()
     context = prepare_context(config, say, criterion=config.nvit.criterion)
@@ -53,7 +53,7 @@ def pruned(config: SweepConfig, share: float, by_latency: bool, say: Callable[[s
     def cost(recipe: Recipe) -> float:
         return table.latency_ms(recipe) if table is not None and by_latency else gflops(shape, recipe, image)
 
-    found = nvit(
+    result = nvit(
         context.model,
         context.saliency,
         lambda small: score(small, config, device, config.nvit.criterion),
@@ -63,6 +63,7 @@ def pruned(config: SweepConfig, share: float, by_latency: bool, say: Callable[[s
         table.latency_ms if table is not None else None,
         retraining(context, preloaded(config, config.nvit.training_steps, say), device),
     )
-    if not found.reached:
-        raise UserError(f"NViT cannot reach {share:.0%} of dense: the least is {found.cost / cost(dense(shape)):.0%}")
-    return Pruned(found.model, context.checkpoint, image, table)
+    if not result.reached:
+        minimum = result.cost / cost(dense(shape))
+        raise UserError(f"NViT cannot reach {share:.0%} of dense: the minimum is {minimum:.0%}")
+    return Pruned(result.model, context.checkpoint, image, table)

@@ -1,4 +1,4 @@
-"""A search, from settings to the front: its rows, tables, picture, page, and copies in MLflow and Optuna's storage."""
+"""Run a search and write its results: rows, tables, plot, page, and replicas in MLflow and Optuna."""
 
 from collections.abc import Sequence
 from contextlib import closing
@@ -36,16 +36,16 @@ from raycomp.training_loop import preloaded
 
 
 def search(session: Session, study: str | None) -> tuple[SweepView, bool]:
-    """Search, then print and draw what was found.
+    """Run or resume a search, then print and plot its results.
 
     Args:
-        study: Optuna's storage; None for the default.
+        study: URI of the Optuna study; None for the default.
 
     Returns:
-        What was found, and whether the sweep is finished. After an interruption the same command goes on.
+        The results, and whether the sweep is finished. After an interruption the same command resumes.
 
     Raises:
-        UserError: where the sweep cannot go on from its rows, or the dense model could not be measured.
+        UserError: If the sweep cannot resume from its rows, or the dense model cannot be measured.
     """
     config, before = session.config, session.store.rows()
     placement.announce(config, session.say, session.warn, "--gpus")
@@ -54,73 +54,71 @@ def search(session: Session, study: str | None) -> tuple[SweepView, bool]:
     space = Space(context.shape, config.space, config.data.window_for(context.shape), policy=config.policy.kind)
     proposer = Proposer(replace(space, latency=context.latency), config.search, before, measurable)
     if before:
-        session.say(f"{session.folder}: found {proposer.trials_done} of {config.search.trials} trials, going on")
+        session.say(f"{session.folder}: {proposer.trials_done} of {config.search.trials} trials done, resuming")
     session.say(f"trials to run: {proposer.agenda}")
     samples = preloaded(config, config.recovery.steps, session.say)
     tracker = session.track(context.evalset.classes, before)
-    copies: list[Replica] = [tracker]
+    replicas: list[Replica] = [tracker]
     if (storage := study_uri(study, session.folder)) is not None:
-        copies.append(StudyReplica(storage, config.name, proposer.space, session.warn))
+        replicas.append(StudyReplica(storage, config.name, proposer.space, session.warn))
         for row in before:
-            copies[-1].log(row)
-    outcome = _run(session, context, samples, proposer, copies)
-    found = _ended(session, outcome, copies[1:])
-    _print(session, found)
-    tracker.attach([session.folder / "sweep.yaml", *_drawn(session, found, proposer.trials_done)])
-    return found, outcome.finished
+            replicas[-1].log(row)
+    outcome = _run(session, context, samples, proposer, replicas)
+    view = _finish(session, outcome, replicas[1:])
+    _print(session, view)
+    tracker.attach([session.folder / "sweep.yaml", *_draw(session, view, proposer.trials_done)])
+    return view, outcome.finished
 
 
 def _run(
-    session: Session, context: SweepContext, samples: Samples | None, proposer: Proposer, copies: Sequence[Replica]
+    session: Session, context: SweepContext, samples: Samples | None, proposer: Proposer, replicas: Sequence[Replica]
 ) -> Outcome:
-    """Run the trials; copies get every row as it comes."""
+    """Run the trials; replicas receive every row as it arrives."""
     with closing(proposer), SweepProgress(proposer, session.console) as progress:
 
         def on_row(row: Row) -> None:
-            for copy in copies:
-                copy.log(row)
+            for replica in replicas:
+                replica.log(row)
             progress.row(row)
 
         return run_sweep(context, samples, session.store, proposer, on_row)
 
 
-def _ended(session: Session, outcome: Outcome, copies: Sequence[Replica]) -> SweepView:
-    """Leave the cluster, and complete the copies: first MLflow, as a stopped Ray job has seconds to end."""
+def _finish(session: Session, outcome: Outcome, replicas: Sequence[Replica]) -> SweepView:
+    """Leave the cluster and complete the replicas, MLflow first, as a stopped Ray job has only seconds to end."""
     if outcome.finished:
         session.store.finish()
     session.leave()
-    found = SweepView(
-        session.folder.name, session.config, session.store.rows()
-    )  # with those written as the sweep stopped
-    members = final_front(found.rows, session.config.search.budget)
-    session.finish([*members, *refined_front(found.rows)], outcome.finished, front_volume(members, found.rows))
-    for copy in copies:
-        copy.close()
-    return found
+    rows = session.store.rows()  # including those written while the sweep stopped
+    members = final_front(rows, session.config.search.budget)
+    session.finish([*members, *refined_front(rows)], outcome.finished, front_volume(members, rows))
+    for replica in replicas:
+        replica.close()
+    return SweepView(session.folder.name, session.config, rows)
 
 
-def _print(session: Session, found: SweepView) -> None:
-    """Print the front, the best at each budget, and how far cheap measurements agree with costly ones."""
-    config, rows, say = found.config, found.rows, session.say
-    session.console.print(tables.front_table(found.comparisons, config.search.cost_metric == "latency", origins(rows)))
+def _print(session: Session, view: SweepView) -> None:
+    """Print the front, the best recipe at each budget, and how well cheap measurements predict expensive ones."""
+    config, rows, say = view.config, view.rows, session.say
+    session.console.print(tables.front_table(view.comparisons, config.search.cost_metric == "latency", origins(rows)))
     if budgets := at_budgets(rows, config.search.baselines, config.search.budget):
         session.console.print(tables.budget_table(budgets, origins(rows)))
     for objective, rho in first_agreement(rows).items():
-        say(f"first images ranked {objective} like the whole search stage: Spearman {rank_text(rho)}")
+        say(f"first images and search stage rank {objective} alike: Spearman {rank_text(rho)}")
     if stopped := sum(row.status == "stopped" for row in rows):
-        say(f"stopped after the first images, as they could not reach the front: {stopped} trials")
+        say(f"{stopped} trials stopped after the first images, as they could not reach the front")
     for objective, rho in stage_agreement(rows).items():
-        say(f"search stage ranked {objective} like the full set: Spearman {rank_text(rho)}")
+        say(f"search stage and full set rank {objective} alike: Spearman {rank_text(rho)}")
     say(comparability(config, final_stage(rows)))
 
 
-def _drawn(session: Session, found: SweepView, trials: int) -> list[AnyPath]:
-    """Write the picture and the page, and say where they are."""
-    config, folder = found.config, session.folder
-    page, picture = folder / "report.html", folder / "front.png"
-    write_page([found], page)
-    what = "latency" if config.search.cost_metric == "latency" else "GFLOPs"
-    title = f"{config.name}: {trials} trials, budget {config.search.budget:.0%} of the dense {what}"
-    plot_front(found.rows, config.search.budget, title, picture)
-    session.say(f"rows:   {folder / 'trials'}/*.parquet\nplot:   {picture}\nreport: {page}")
-    return [picture, page]
+def _draw(session: Session, view: SweepView, trials: int) -> list[AnyPath]:
+    """Write the plot and the page, and print their paths."""
+    config, folder = view.config, session.folder
+    page, plot = folder / "report.html", folder / "front.png"
+    write_page([view], page)
+    unit = "latency" if config.search.cost_metric == "latency" else "GFLOPs"
+    title = f"{config.name}: {trials} trials, budget {config.search.budget:.0%} of the dense {unit}"
+    plot_front(view.rows, config.search.budget, title, plot)
+    session.say(f"rows:   {folder / 'trials'}/*.parquet\nplot:   {plot}\nreport: {page}")
+    return [plot, page]

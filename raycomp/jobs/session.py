@@ -1,4 +1,4 @@
-"""What every job on Ray shares: it joins the cluster, logs rows to MLflow, and ends both however it ends."""
+"""The session shared by all jobs on Ray: join the cluster, log rows to MLflow, and close both in every case."""
 
 import os
 import sys
@@ -17,15 +17,15 @@ from raycomp.results.store import Store
 from raycomp.results.tracking import Tracker
 from raycomp.storage import AnyPath
 
-if TYPE_CHECKING:  # torch takes seconds, which bad input need not wait for
+if TYPE_CHECKING:  # importing torch takes seconds; errors in input come first
     from raycomp.context.sweep_context import SweepContext
 
 INTERRUPTED = 130
-"""Exit code of a job that Ctrl-C or `ray job stop` ended with a usable result."""
+"""Exit code of a job ended by Ctrl-C or `ray job stop` with a usable result."""
 
 
 class Session:
-    """A job that runs on Ray: what it says, its results folder, and its MLflow run. See `session`."""
+    """A job on Ray with its output, results folder and MLflow run. See `session`."""
 
     def __init__(self, config: SweepConfig, store: Store, uri: str, console: Console) -> None:
         self.config, self.store, self.uri, self.console = config, store, uri, console
@@ -35,12 +35,12 @@ class Session:
 
     @property
     def folder(self) -> AnyPath:
-        """The folder of the results."""
+        """The results folder."""
         return self.store.folder
 
     @property
     def tracking(self) -> bool:
-        """Whether the MLflow run has started, and perhaps ended since."""
+        """Whether the MLflow run has started; it may have ended."""
         return self._tracker is not None
 
     def say(self, line: str) -> None:
@@ -52,15 +52,15 @@ class Session:
         self.console.print(line, style="yellow", highlight=False, soft_wrap=True)
 
     def prepared(self, rows: Sequence[Row], open_store: bool = True, **options: Any) -> "SweepContext":
-        """Load the model and the data, and open the folder.
+        """Load the model and data, and open the results folder.
 
         Args:
-            rows: those in the folder, which must be of the same model and images.
-            open_store: whether to write the settings to the folder.
-            options: of `prepare_context`.
+            rows: Existing rows, which must belong to the same model and images.
+            open_store: Whether to write the settings to the folder.
+            options: Arguments of `prepare_context`.
 
         Raises:
-            UserError: for a checkpoint or data set that does not fit, or that the rows were not measured with.
+            UserError: If checkpoint and data set do not fit together, or the rows were measured with others.
         """
         from raycomp.cluster.saliency_task import saliency_by_worker
         from raycomp.context.preparation import check_same, prepare_context
@@ -72,7 +72,7 @@ class Session:
         return context
 
     def timed(self, context: "SweepContext") -> "SweepContext":
-        """Add the latency table that a limit of time needs, measured where the folder has none yet."""
+        """Add the latency table if the cost metric is latency; measure it if the folder has none."""
         if self.config.search.cost_metric != "latency":
             return context
         from raycomp.cluster.latency_task import with_latency
@@ -80,7 +80,7 @@ class Session:
         return with_latency(context, self.folder, self.say)
 
     def track(self, classes: Sequence[str], rows: Iterable[Row] = ()) -> Tracker:
-        """Start the MLflow run, with the rows that there are already."""
+        """Start the MLflow run and log existing rows."""
         self._tracker = tracker = Tracker(self.uri, self.folder, self.config, classes, self.warn)
         connection.stop_like_ctrl_c(tracker.killed)
         for row in rows:
@@ -88,38 +88,38 @@ class Session:
         return tracker
 
     def finish(self, front: Iterable[Row] | None, finished: bool, hypervolume: float | None = None) -> None:
-        """End the MLflow run, unless it has ended or none was started; see `Tracker.finish`."""
+        """End the MLflow run if it is active; see `Tracker.finish`."""
         if self._tracker is not None and not self._ended:
             self._ended = True
             self._tracker.finish(front, finished, hypervolume)
 
     def leave(self) -> None:
-        """Begin to leave the cluster, in a thread, as what follows needs it no more."""
+        """Start leaving the cluster in a thread."""
         if self._leaving is None:
             self._leaving = Thread(target=connection.disconnect)
             self._leaving.start()
 
     def wait_until_left(self) -> None:
-        """Wait until the cluster is left."""
+        """Leave the cluster and wait for it."""
         self.leave()
         if self._leaving is not None:
             self._leaving.join()
 
 
 def share_cores() -> None:
-    """Keep torch, which reads this as it is imported, to one thread a process: workers share the cores."""
+    """Limit torch to one thread per process, as workers share the cores. Call before importing torch."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @contextmanager
 def session(config: SweepConfig, store: Store, uri: str, console: Console) -> Iterator[Session]:
-    """Join the cluster for a block, and leave it afterwards; what the block did not finish counts as killed in MLflow.
+    """Join the cluster for a block and leave it afterwards; an unfinished MLflow run is marked as killed.
 
-    A block that Ctrl-C or `ray job stop` ends once its MLflow run has started exits with code 130: what is measured
-    stays.
+    If Ctrl-C or `ray job stop` ends the block after its MLflow run has started, exit with code 130. Measured rows are
+    kept.
 
     Args:
-        uri: of MLflow.
+        uri: MLflow tracking URI.
     """
     connection.connect()
     job = Session(config, store, uri, console)
@@ -128,7 +128,7 @@ def session(config: SweepConfig, store: Store, uri: str, console: Console) -> It
     except KeyboardInterrupt:
         if not job.tracking:
             raise
-        job.warn("interrupted: the same command goes on from here")
+        job.warn("interrupted: run the same command to resume")
         job.finish(None, finished=False)
         sys.exit(INTERRUPTED)
     except Exception:

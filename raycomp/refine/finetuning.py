@@ -1,4 +1,4 @@
-"""Fine-tune one recipe on all workers with Ray Train: data-parallel, gone on with after a worker dies."""
+"""Fine-tune one recipe on all workers with Ray Train: data-parallel, and resumed when a worker dies."""
 
 import logging
 import os
@@ -25,86 +25,86 @@ from raycomp.recipe import Recipe
 from raycomp.recover import recovered, trained_on
 from raycomp.settings.training import RefineConfig
 from raycomp.storage import AnyPath
-from raycomp.training_loop import Standing
+from raycomp.training_loop import TrainingProgress
 
-_POLL = 0.5  # seconds between looks at what the workers report
+_POLL = 0.5  # seconds between reads of the workers' reports
 
 
 @dataclass(frozen=True)
 class Target:
-    """A recipe to fine-tune, and with which seed."""
+    """A recipe to fine-tune with a seed."""
 
     recipe: Recipe
     seed: int
 
 
 @dataclass(frozen=True)
-class Shared:
-    """What all trainings share; context and samples are references into Ray's object store."""
+class RefineInputs:
+    """Inputs shared by all trainings; context and samples are references into Ray's object store."""
 
     context: Any
     samples: Any
     config: RefineConfig
     folder: AnyPath
-    """Of the sweep; every worker must see it."""
-    mark: str
-    """What the models are made from; see `SweepContext.mark`."""
+    """Folder of the sweep, which every worker must be able to access."""
+    fingerprint: str
+    """See `SweepContext.fingerprint`."""
     workers: int
     gpu: bool
     max_failures: int
 
 
-def model_path(shared: Shared, target: Target) -> AnyPath:
-    """Where a refined model is kept."""
-    return shared.folder / "refined" / f"{target.recipe.id}-seed{target.seed}.safetensors"
+def model_path(inputs: RefineInputs, target: Target) -> AnyPath:
+    """Return the path of a refined model."""
+    return inputs.folder / "refined" / f"{target.recipe.id}-seed{target.seed}.safetensors"
 
 
 def settings_text(config: RefineConfig) -> str:
-    """What makes two refined models of a recipe differ, for rows and files."""
+    """Describe the settings that distinguish two refined models of a recipe, for rows and files."""
     train = config.train
     return f"{train.steps} steps, {train.optimizer}, lr {train.lr:g}, batch {train.batch}, distill {config.distill:g}"
 
 
-def is_refined(shared: Shared, target: Target) -> bool:
-    """Whether the model is there, made by these settings from these weights."""
-    path = model_path(shared, target)
+def is_refined(inputs: RefineInputs, target: Target) -> bool:
+    """Return whether the model exists, made with these settings from these weights."""
+    path = model_path(inputs, target)
     if not path.is_file():
         return False
     with fetched(path) as local:
-        return checkpoints.metadata(local).get("refined") == _made(shared)
+        return checkpoints.metadata(local).get("refined") == _settings_of(inputs)
 
 
-def refine_one(shared: Shared, target: Target, on_step: Callable[[Standing], None]) -> None:
-    """Train a target and write its model; nothing happens where it is there already.
+def refine_one(inputs: RefineInputs, target: Target, on_step: Callable[[TrainingProgress], None]) -> None:
+    """Train a target and write its model, unless it exists already.
 
     Raises:
-        UserError: for a loss that is not finite, or a training that ended without a model.
+        UserError: If the loss is not finite, or the training ends without a model.
     """
-    if is_refined(shared, target):
+    if is_refined(inputs, target):
         return
     reports: Queue = Queue(actor_options={"num_cpus": 0})
-    resources = {"CPU": 1.0, **({"GPU": 1.0} if shared.gpu else {})}
+    resources = {"CPU": 1.0, **({"GPU": 1.0} if inputs.gpu else {})}
     problems: list[BaseException] = []
-    told = ""
+    message = ""
     with tempfile.TemporaryDirectory(prefix="raycomp-train-") as scratch:
         trainer = TorchTrainer(
             _worker,
-            train_loop_config={"shared": shared, "target": target, "reports": reports},
-            torch_config=TorchConfig(backend="nccl" if shared.gpu else "gloo"),
+            train_loop_config={"inputs": inputs, "target": target, "reports": reports},
+            torch_config=TorchConfig(backend="nccl" if inputs.gpu else "gloo"),
             scaling_config=ScalingConfig(
-                num_workers=shared.workers, use_gpu=shared.gpu, resources_per_worker=resources
+                num_workers=inputs.workers, use_gpu=inputs.gpu, resources_per_worker=resources
             ),
             run_config=RunConfig(
                 name=target.recipe.id,
                 storage_path=scratch,
-                failure_config=FailureConfig(max_failures=shared.max_failures),
+                failure_config=FailureConfig(max_failures=inputs.max_failures),
             ),
         )
 
         def fit() -> None:
             try:
                 trainer.fit()
-            except BaseException as error:  # told by the thread that waits
+            except BaseException as error:  # reported by the waiting thread
                 logger.debug("refining %s", target.recipe.id, exc_info=True)
                 problems.append(error)
 
@@ -112,18 +112,18 @@ def refine_one(shared: Shared, target: Target, on_step: Callable[[Standing], Non
         thread.start()
         while thread.is_alive():
             thread.join(_POLL)
-            told = _drain(reports, on_step) or told
-    told = _drain(reports, on_step) or told
+            message = _drain(reports, on_step) or message
+    message = _drain(reports, on_step) or message
     reports.shutdown()
-    if told:
-        raise UserError(told)
-    if problems or not is_refined(shared, target):
-        what = last_line(problems[0]) if problems else "no model was written"
-        raise UserError(f"refining {target.recipe.id} failed: {what}; the same command goes on")
+    if message:
+        raise UserError(message)
+    if problems or not is_refined(inputs, target):
+        reason = last_line(problems[0]) if problems else "no model was written"
+        raise UserError(f"refining {target.recipe.id} failed: {reason}; the same command resumes")
 
 
-def _drain(reports: Queue, on_step: Callable[[Standing], None]) -> str:
-    """Pass on what the workers report; returns the problem they tell of, if any."""
+def _drain(reports: Queue, on_step: Callable[[TrainingProgress], None]) -> str:
+    """Forward the workers' progress, and return the error they report, if any."""
     while True:
         try:
             report = reports.get_nowait()
@@ -134,34 +134,36 @@ def _drain(reports: Queue, on_step: Callable[[Standing], None]) -> str:
         on_step(report)
 
 
-def _worker(given: dict[str, Any]) -> None:
-    """One of the processes that train together."""
+def _worker(config: dict[str, Any]) -> None:
+    """Train in one process of the group."""
     logging.getLogger("ray.train").setLevel(logging.ERROR)
-    shared, target, reports = given["shared"], given["target"], given["reports"]
+    inputs, target, reports = config["inputs"], config["target"], config["reports"]
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     keep_freed_memory()
     device = get_device()
     prepare_device(device)
-    context: SweepContext = ray.get(shared.context)
-    samples = None if shared.samples is None else ray.get(shared.samples)
+    context: SweepContext = ray.get(inputs.context)
+    samples = None if inputs.samples is None else ray.get(inputs.samples)
     first = get_context().get_world_rank() == 0
 
-    def report(at: Standing) -> None:
+    def report(at: TrainingProgress) -> None:
         if first:
             reports.put(at)
 
     try:
         cpu = torch.device("cpu")
-        model = recovered(context, target.recipe, samples, cpu, shared.folder)
-        train = shared.config.train.model_copy(update={"seed": target.seed})
-        state = shared.folder / "states" / f"refined-{target.recipe.id}-seed{target.seed}.state"
-        made = trained_on(context, model, train, shared.config.distill, samples, device, state, report)
+        model = recovered(context, target.recipe, samples, cpu, inputs.folder)
+        train = inputs.config.train.model_copy(update={"seed": target.seed})
+        state = inputs.folder / "states" / f"refined-{target.recipe.id}-seed{target.seed}.state"
+        trained = trained_on(context, model, train, inputs.config.distill, samples, device, state, report)
         if first:
-            checkpoints.save(made, model_path(shared, target), {"refined": _made(shared)})
+            checkpoints.save(trained, model_path(inputs, target), {"refined": _settings_of(inputs)})
             state.unlink(missing_ok=True)
-    except UserError as error:  # told by every worker that meets it; trying again would meet it again
+    except UserError as error:  # reported by every worker, as a retry would fail again
         reports.put(str(error))
 
 
-def _made(shared: Shared) -> str:
-    return f"{settings_text(shared.config)}; {shared.config.train.model_dump_json(exclude={'seed'})}; {shared.mark}"
+def _settings_of(inputs: RefineInputs) -> str:
+    return (
+        f"{settings_text(inputs.config)}; {inputs.config.train.model_dump_json(exclude={'seed'})}; {inputs.fingerprint}"
+    )

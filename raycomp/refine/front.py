@@ -1,4 +1,4 @@
-"""Refine the front of a finished sweep: fine-tune its recipes one after the other, then measure them all at once."""
+"""Refine the front of a finished sweep: fine-tune its recipes one by one, then measure them all in parallel."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +14,7 @@ from raycomp.devices import device_name
 from raycomp.errors import UserError, last_line, nearest
 from raycomp.evaluate.measure import measure
 from raycomp.files import fetched
-from raycomp.refine.finetuning import Shared, Target, model_path, refine_one, settings_text
+from raycomp.refine.finetuning import RefineInputs, Target, model_path, refine_one, settings_text
 from raycomp.results.pareto import most_useful
 from raycomp.results.query import completed, final_front
 from raycomp.results.row import Row
@@ -22,82 +22,81 @@ from raycomp.results.store import Store
 from raycomp.search.proposal import Proposal
 from raycomp.search.rows import described, failed, git_commit, measured
 from raycomp.search.trial import shares_card
-from raycomp.training_loop import Standing
+from raycomp.training_loop import TrainingProgress
 
 STAGE = "refined"
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """A target and the row that it was found by."""
+class FrontTarget:
+    """A target and the row of its recipe on the front."""
 
     target: Target
-    found: Row
+    row: Row
 
 
-def wanted_of(
+def front_targets(
     rows: Sequence[Row], budget_share: float, seeds: Sequence[int], top: int | None = None, ids: Sequence[str] = ()
-) -> list[Wanted]:
-    """The front's recipes with every seed, cheapest first.
+) -> list[FrontTarget]:
+    """Return the recipes of the front with every seed, cheapest first.
 
     Args:
-        top: of a larger front, as many as add most hypervolume.
-        ids: only these, by prefixes of their ids.
+        top: Limit of recipes; of a larger front, those that add most hypervolume.
+        ids: Prefixes of recipe ids; if given, only these recipes.
 
     Raises:
-        UserError: for a prefix that no member of the front has.
+        UserError: If no member of the front has a prefix.
     """
     front = final_front(rows, budget_share)
     if not front:
         return []
-    there = [row.recipe_id for row in front]
+    members = [row.recipe_id for row in front]
     for prefix in ids:
-        if not any(recipe_id.startswith(prefix) for recipe_id in there):
-            raise UserError(f"--recipes {prefix}: not on the front; {nearest(prefix, there)}")
+        if not any(recipe_id.startswith(prefix) for recipe_id in members):
+            raise UserError(f"--recipes {prefix}: not on the front; {nearest(prefix, members)}")
     if ids:
         front = [row for row in front if row.recipe_id.startswith(tuple(ids))]
     chosen = most_useful(front, top or len(front), front[0].cost / front[0].cost_share)
-    return [Wanted(Target(row.recipe, seed), row) for row in chosen for seed in seeds]
+    return [FrontTarget(Target(row.recipe, seed), row) for row in chosen for seed in seeds]
 
 
 def refine(
-    shared: Shared,
+    inputs: RefineInputs,
     context: SweepContext,
     store: Store,
-    wanted: Sequence[Wanted],
-    on_step: Callable[[int, Standing], None],
+    targets: Sequence[FrontTarget],
+    on_step: Callable[[int, TrainingProgress], None],
     on_row: Callable[[Row], None],
 ) -> list[Row]:
-    """Fine-tune and measure; what was measured by the same settings is not done again.
+    """Fine-tune and measure targets, except those already measured with the same settings.
 
     Args:
-        on_step: called in the driver with the index of the target and where its training stands.
-        on_row: called in the driver with every row, old and new.
+        on_step: Called in the driver with the index of the target and its training progress.
+        on_row: Called in the driver with every row, old and new.
     """
-    text = settings_text(shared.config)
+    text = settings_text(inputs.config)
     done = {(row.recipe_id, row.seed): row for row in completed(store.rows(), STAGE) if row.operating_point == text}
     rows, waiting = [], {}
-    task = remote(_measure, context.config, shared.max_failures)
-    for index, one in enumerate(wanted):
-        target, found = one.target, one.found
+    task = remote(_measure, context.config, inputs.max_failures)
+    for index, (target, before) in enumerate((one.target, one.row) for one in targets):
         row = done.get((target.recipe.id, target.seed))
         if row is not None:
             rows.append(row)
             on_row(row)
             continue
-        refine_one(shared, target, lambda at, index=index: on_step(index, at))  # type: ignore[misc]
+        refine_one(inputs, target, lambda at, index=index: on_step(index, at))  # type: ignore[misc]
         started = datetime.now(UTC)
-        proposal = Proposal(index, STAGE, found.origin, found.label, target.recipe)
+        proposal = Proposal(index, STAGE, before.origin, before.label, target.recipe)
         row = replace(
             described(context, proposal),
             seed=target.seed,
             operating_point=text,
             recovery=f"{context.config.recovery.mode}, refined",
-            recovery_steps=shared.config.train.steps,
+            recovery_steps=inputs.config.train.steps,
             started=started,
             git_commit=git_commit(),
         )
-        waiting[task.remote(shared, target, row)] = row
+        waiting[task.remote(inputs, target, row)] = row
     for ready in finished(waiting):
         try:
             row = ray.get(ready)
@@ -109,10 +108,10 @@ def refine(
     return rows
 
 
-def _measure(shared: Shared, target: Target, row: Row) -> Row:
-    """In a task: the complete row."""
-    device, context = prepare_worker(), ray.get(shared.context)
-    with fetched(model_path(shared, target)) as local:
+def _measure(inputs: RefineInputs, target: Target, row: Row) -> Row:
+    """Measure in a Ray task and return the complete row."""
+    device, context = prepare_worker(), ray.get(inputs.context)
+    with fetched(model_path(inputs, target)) as local:
         model = load(local)
     config = context.config
     result = measure(

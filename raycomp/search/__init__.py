@@ -1,3 +1,3 @@
-"""The search: what to measure next, trials, and the sweep that runs them."""
+"""The search: proposals, trials, and the sweep that runs them."""
 
-import raycomp.cluster  # noqa: F401  sets up Ray before a module here imports it
+import raycomp.cluster  # noqa: F401  configures Ray before any module here imports it

@@ -1,4 +1,4 @@
-"""Recipes people would try by hand, each matched to a target cost: the start of a sweep and its baselines."""
+"""Baselines: recipes one would try by hand, each matched to a target cost. A sweep starts with them."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -16,15 +16,15 @@ Cost = Callable[[Recipe], float]
 
 _NARROWER = "MLP 75% + "
 _BEST_FIRST = (UNIFORM_BOTH, UNIFORM_PRUNING, UNIFORM, _NARROWER, "")
-"""How kinds begin, by the accuracy that street scenes keep at half of the dense GFLOPs and below, the baselines before
-others."""
-_MULTIPLE = 8  # widths that hardware likes
+"""Prefixes of kinds, ordered by the mIoU they keep on street scenes at half the dense GFLOPs or less; uniform baselines
+come first."""
+_MULTIPLE = 8  # widths are rounded to this multiple, which suits the hardware
 _MOST_PRUNED = 0.9
 
 
 @dataclass(frozen=True, slots=True)
 class Baseline:
-    """A known recipe; `share` is the target it was matched to, relative to the dense cost."""
+    """A recipe matched by hand; `share` is its target cost relative to the dense cost."""
 
     kind: str
     share: float
@@ -35,31 +35,31 @@ class Baseline:
         return f"{self.kind} {self.share:.0%}"
 
 
-def known(
+def matched_baselines(
     shape: ModelShape,
     image: Size,
     shares: tuple[float, ...],
     cost: Cost | None = None,
-    least: Recipe | None = None,
+    narrowest: Recipe | None = None,
     merging: MergeMethod | None = None,
 ) -> Iterator[Baseline]:
-    """Baseline recipes at each share of the dense cost that they can reach, most expensive first.
+    """Yield the baselines that can reach each share of the dense cost, largest share first.
 
     Args:
-        cost: of a recipe; by default GFLOPs.
-        least: the narrowest widths allowed.
-        merging: any settings of the method that merges; by default those of spaces that name none.
+        cost: Cost of a recipe; GFLOPs by default.
+        narrowest: Recipe with the smallest widths allowed.
+        merging: The merge method, with any settings; by default the one of a space that names none.
     """
     merging = merging or METHODS[SpaceConfig().merge].standard(shape, PolicyConfig().kind)
     schedules = merging.schedules(shape, image)
     last = list(schedules)[-1]
     cost = cost or (lambda recipe: gflops(shape, recipe, image))
-    whole, narrower = dense(shape), _with_mlp(shape, 0.75)
+    full, narrower = dense(shape), _with_mlp(shape, 0.75)
     for share in sorted(shares, reverse=True):
-        target = share * cost(whole)
-        half_way = _at_cost(lambda s: pruned(shape, s, least), cost, cost(whole) * share**0.5)
-        builders = {f"{name} {merging.title}": _merging(whole, merge) for name, merge in schedules.items()}
-        builders[UNIFORM_PRUNING] = lambda s: pruned(shape, s, least)
+        target = share * cost(full)
+        half_way = _at_cost(lambda s: pruned(shape, s, narrowest), cost, cost(full) * share**0.5)
+        builders = {f"{name} {merging.title}": _merging(full, merge) for name, merge in schedules.items()}
+        builders[UNIFORM_PRUNING] = lambda s: pruned(shape, s, narrowest)
         builders[f"{_NARROWER}{last} {merging.title}"] = _merging(narrower, schedules[last])
         if half_way is not None:
             builders[UNIFORM_BOTH + merging.title] = _merging(half_way, schedules["uniform"])
@@ -70,27 +70,27 @@ def known(
                 yield Baseline(kind, share, filled)
 
 
-def by_priority(found: Iterable[Baseline]) -> list[Baseline]:
-    """Order known recipes by priority when trials are few.
+def by_priority(baselines: Iterable[Baseline]) -> list[Baseline]:
+    """Order baselines by priority, for sweeps with few trials.
 
-    The best kind comes first; of each, the dearest and the cheapest before those between, so that it spans the costs.
+    The best kind comes first. Within a kind, the most and least expensive precede the others, to span the costs.
     """
-    there = list(found)
-    kinds = sorted(dict.fromkeys(one.kind for one in there), key=_rank)
-    by_kind = [[one for one in there if one.kind == kind] for kind in kinds]
-    return [one for own in by_kind for one in (*own[:1], *own[1:][-1:], *own[1:-1])]
+    baselines = list(baselines)
+    kinds = sorted(dict.fromkeys(baseline.kind for baseline in baselines), key=_rank)
+    groups = [[baseline for baseline in baselines if baseline.kind == kind] for kind in kinds]
+    return [baseline for group in groups for baseline in (*group[:1], *group[1:][-1:], *group[1:-1])]
 
 
 def _rank(kind: str) -> int:
     return next(rank for rank, start in enumerate(_BEST_FIRST) if kind.startswith(start))
 
 
-def pruned(shape: ModelShape, strength: float, least: Recipe | None = None) -> Recipe:
-    """Every width cut by the same share, heads excepted, which would be a coarser cut of the same.
+def pruned(shape: ModelShape, strength: float, narrowest: Recipe | None = None) -> Recipe:
+    """Cut every width by the same share; keep all heads, as `qk` and `v` cut the same units in finer steps.
 
-    With `least`, every width and the heads go the same share of the way to its narrowest ones.
+    With `narrowest`, move every width and the number of heads the same share of the way to its widths.
     """
-    low = {} if least is None else _widths(least)
+    low = {} if narrowest is None else _widths(narrowest)
     cut = {}
     for name, width in _widths(dense(shape)).items():
         end = low.get(name, width if name == "heads" else (1 - _MOST_PRUNED) * width)
@@ -99,32 +99,32 @@ def pruned(shape: ModelShape, strength: float, least: Recipe | None = None) -> R
 
 
 def _widths(recipe: Recipe) -> dict[str, int]:
-    """Every width by name; of the blocks, the least."""
+    """Return every width by name; a block width is the minimum over the blocks."""
     names = ("heads", "qk", "v", "mlp")
     return {"embed": recipe.embed} | {name: min(getattr(block, name) for block in recipe.blocks) for name in names}
 
 
 def _with_mlp(shape: ModelShape, keep: float) -> Recipe:
-    whole = dense(shape)
-    narrow = whole.blocks[0].model_copy(update={"mlp": _multiple(keep * shape.mlp, shape.mlp)})
-    return Recipe(embed=whole.embed, blocks=(narrow,) * shape.depth)
+    full = dense(shape)
+    narrow = full.blocks[0].model_copy(update={"mlp": _multiple(keep * shape.mlp, shape.mlp)})
+    return Recipe(embed=full.embed, blocks=(narrow,) * shape.depth)
 
 
 def _merging(widths: Recipe, schedule: Callable[[float], MergeMethod]) -> Callable[[float], Recipe]:
     return lambda strength: widths.merging(schedule(strength))
 
 
-def _multiple(value: float, most: int, multiple: int = _MULTIPLE) -> int:
-    return min(most, max(multiple, int(value / multiple + 0.5) * multiple))
+def _multiple(value: float, high: int, multiple: int = _MULTIPLE) -> int:
+    return min(high, max(multiple, int(value / multiple + 0.5) * multiple))
 
 
 def _at_cost(build: Callable[[float], Recipe], cost: Cost, target: float) -> Recipe | None:
-    """The recipe of least strength that costs at most `target`; None when full strength costs more."""
+    """Return the weakest recipe that costs at most `target`, or None if full strength costs more."""
     return match_cost(build, cost, target).below
 
 
 def _filled(recipe: Recipe, shape: ModelShape, cost: Cost, target: float) -> Recipe:
-    """Spend what the rounding of widths left of the target on MLP channels, the same in every block."""
+    """Spend the budget left by rounding on MLP channels, equally in every block."""
     block = recipe.blocks[0]
     for mlp in range(block.mlp + _MULTIPLE, shape.mlp + 1, _MULTIPLE):
         wider = recipe.model_copy(update={"blocks": (block.model_copy(update={"mlp": mlp}),) * shape.depth})

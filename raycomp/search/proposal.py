@@ -1,11 +1,13 @@
 """One trial to run: a recipe, its place in the sweep, and the stage it is measured at."""
 
 from dataclasses import dataclass
-from typing import Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
-from raycomp.evaluate.miou import Accuracy
 from raycomp.recipe import Recipe
 from raycomp.results.row import Row
+
+if TYPE_CHECKING:  # imports torch, which commands do without
+    from raycomp.evaluate.miou import Accuracy
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,15 +19,15 @@ class Proposal:
     origin: str
     label: str
     recipe: Recipe
-    thresholds: tuple[Accuracy, ...] = ()
-    """What its first images must reach; see `raycomp.evaluate.measure`."""
+    thresholds: "tuple[Accuracy, ...]" = ()
+    """Accuracies its first images must reach; see `raycomp.evaluate.measure`."""
 
     @property
     def key(self) -> tuple[str, str]:
         return self.stage, self.recipe.id
 
     def to_config(self) -> dict[str, Any]:
-        """As the plain dictionary that Ray Tune hands to a trial."""
+        """Return the proposal as the plain dictionary that Ray Tune passes to a trial."""
         return {
             "number": self.number,
             "stage": self.stage,
@@ -37,29 +39,29 @@ class Proposal:
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
-        """The proposal that `to_config` wrote."""
-        recipe, thresholds = (
-            Recipe.model_validate_json(config["recipe"]),
-            tuple(Accuracy(*threshold) for threshold in config["thresholds"]),
-        )
+        """Restore a proposal from the dictionary of `to_config`."""
+        from raycomp.evaluate.miou import Accuracy
+
+        recipe = Recipe.model_validate_json(config["recipe"])
+        thresholds = tuple(Accuracy(*threshold) for threshold in config["thresholds"])
         return cls(config["number"], config["stage"], config["origin"], config["label"], recipe, thresholds)
 
 
 class Source(Protocol):
-    """Where a sweep's proposals come from: a search, or a list."""
+    """The source of a sweep's proposals: a search or a list."""
 
     rows: dict[tuple[str, str], Row]
-    """What is measured, by stage and recipe."""
+    """Measured rows by stage and recipe id."""
 
     @property
     def finished(self) -> bool:
-        """True when everything is handed out and told."""
+        """Whether every proposal was handed out and its row reported."""
         ...
 
     def next(self) -> Proposal | None:
-        """The next proposal, or None while the open ones must finish first."""
+        """Return the next proposal, or None while open ones must finish first."""
         ...
 
     def tell(self, row: Row) -> None:
-        """Take a finished row, complete or failed."""
+        """Report a finished row, complete or failed."""
         ...

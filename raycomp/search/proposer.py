@@ -1,6 +1,6 @@
-"""What to measure next: known recipes, then Optuna's proposals, then the front on the full set.
+"""Choose what to measure next: baselines, then Optuna's proposals, then the full evaluation of the front.
 
-The rows of the store are the only memory: a proposer made from them goes on where they end.
+The rows of the store are the only state: a proposer made from them resumes where they end.
 """
 
 from collections import deque
@@ -11,19 +11,19 @@ from raycomp.recipe import dense
 from raycomp.results.query import completed, counted, for_full_evaluation
 from raycomp.results.row import Row, present
 from raycomp.search.ask_tell import AskTell
-from raycomp.search.baselines import Baseline, by_priority, known
+from raycomp.search.baselines import Baseline, by_priority, matched_baselines
 from raycomp.search.proposal import Proposal
 from raycomp.settings.space_and_search import SearchConfig
 from raycomp.space import Space
 
 
 class Proposer:
-    """Hands out proposals and learns from finished rows. No Ray in it."""
+    """Hands out proposals and learns from finished rows, without Ray."""
 
     def __init__(
         self, space: Space, config: SearchConfig, rows: Sequence[Row], measurable: Space | None = None
     ) -> None:
-        """`measurable`: known recipes outside of it are left out, as an elastic model has not met them."""
+        """`measurable`: the space an elastic model was trained over; baselines outside it are skipped."""
         self.space, self.config, self._measurable = space, config, measurable
         self.dense = dense(space.shape)
         self.dense_cost = space.cost(self.dense)
@@ -33,48 +33,48 @@ class Proposer:
         self._trials_done = 0
         self._open: set[tuple[str, str]] = set()
         self._exhausted = False
-        self._confirming = False
+        self._full_stage = False
         for row in rows:
-            again = row.is_dense and row.status == "failed"  # nothing goes on without the dense model
-            if row.stage in ("search", "full") and not again:  # others, as refined ones, were not proposed here
+            retry = row.is_dense and row.status == "failed"  # no search can run without the dense model
+            if row.stage in ("search", "full") and not retry:  # rows of other stages were not proposed here
                 self._record(row)
         trials = [row for row in rows if _is_trial(row)]
         self._taken = {recipe_id for stage, recipe_id in self.rows if stage == "search"}
         self._ask_tell = AskTell(space, config, self.budget, trials, self._taken)
-        self._first = self._known_proposals()
+        self._first = self._baseline_proposals()
         self._full: deque[Proposal] = deque()
 
     @property
     def trials_done(self) -> int:
-        """Search trials finished; the dense reference and the full stage do not count."""
+        """Number of finished search trials, without the dense reference and the full stage."""
         return self._trials_done
 
     @property
     def first(self) -> Sequence[Proposal]:
-        """The dense reference and the known recipes, as far as they are not handed out yet."""
+        """The dense reference and the baselines that are not handed out yet."""
         return tuple(self._first)
 
     @property
     def agenda(self) -> str:
-        """The trials that are left, in words."""
-        known = sum(proposal.origin == "baseline" for proposal in self._first)
-        proposed = max(0, self.config.trials - self.trials_done - known)
-        return f"{counted(known)}, {proposed} proposed by {self.config.sampler}"
+        """Description of the remaining trials."""
+        baselines = sum(proposal.origin == "baseline" for proposal in self._first)
+        proposed = max(0, self.config.trials - self.trials_done - baselines)
+        return f"{counted(baselines)}, {proposed} proposed by {self.config.sampler}"
 
     @property
     def remaining(self) -> int:
-        """Trials of the present stage that are not finished."""
-        if self._confirming:
+        """Number of unfinished trials in the current stage."""
+        if self._full_stage:
             return len(self._full) + len(self._open)
         return max(0, self.config.trials - self.trials_done)
 
     @property
     def finished(self) -> bool:
-        """True when everything is handed out and told."""
-        return self._confirming and not self._full and not self._open
+        """Whether every proposal was handed out and its row reported."""
+        return self._full_stage and not self._full and not self._open
 
     def next(self) -> Proposal | None:
-        """The next proposal, or None while the open ones must finish first."""
+        """Return the next proposal, or None while open ones must finish first."""
         proposal = self._next_search() or self._next_full()
         if proposal is not None:
             self._open.add(proposal.key)
@@ -85,7 +85,7 @@ class Proposer:
         return proposal
 
     def close(self) -> None:
-        """End the thread that makes proposals; the proposer is not to be used after it."""
+        """End the thread that asks for proposals; the proposer cannot be used afterwards."""
         self._ask_tell.close()
 
     def tell(self, row: Row) -> None:
@@ -96,7 +96,7 @@ class Proposer:
             self._ask_tell.tell(row)
 
     def search_rows(self) -> list[Row]:
-        """Complete search-stage rows within the budget."""
+        """Return the complete rows of search trials."""
         return [row for row in completed(self.rows.values(), "search") if _is_trial(row)]
 
     def _record(self, row: Row) -> None:
@@ -106,7 +106,7 @@ class Proposer:
 
     @property
     def _number(self) -> int:
-        """Of the next proposal of the search."""
+        """Number of the next search proposal."""
         running = sum(1 for stage, recipe_id in self._open if stage == "search" and recipe_id != self.dense.id)
         return 1 + self.trials_done + running
 
@@ -114,13 +114,14 @@ class Proposer:
     def _trials_left(self) -> bool:
         return not self._exhausted and self._number <= self.config.trials
 
-    def _known_proposals(self) -> deque[Proposal]:
-        """The dense reference, then known recipes within the budget, which leave half of the trials to the search."""
+    def _baseline_proposals(self) -> deque[Proposal]:
+        """Return the dense reference, then baselines within the budget, for at most half of the trials."""
         shares = tuple(share for share in self.config.baselines if share <= self.config.budget)
         inside = self._measurable
-        least = None if inside is None else inside.recipe(inside.smallest)
+        narrowest = None if inside is None else inside.recipe(inside.smallest)
         offered: dict[str, Baseline] = {}
-        for one in known(self.space.shape, self.space.image, shares, self.space.cost, least, self.space.merging):
+        space = self.space
+        for one in matched_baselines(space.shape, space.image, shares, space.cost, narrowest, space.merging):
             if inside is None or not inside.outside(one.recipe):
                 offered.setdefault(one.recipe.id, one)
         offered.pop(self.dense.id, None)
@@ -144,16 +145,16 @@ class Proposer:
         return proposal
 
     def _next_full(self) -> Proposal | None:
-        """Once the search is over: dense, baselines and front, on the full set."""
-        if not self._confirming:
+        """After the search, hand out the full evaluation: dense model, baselines and front."""
+        if not self._full_stage:
             if any(stage == "search" for stage, _ in self._open):
                 return None
-            self._confirming = True
+            self._full_stage = True
             self._full = deque(self._full_proposals())
         return self._full.popleft() if self._full else None
 
     def _full_proposals(self) -> list[Proposal]:
-        # none waits at the end
+        # Starting with the slowest keeps workers from waiting for it at the end.
         slowest_first = sorted(for_full_evaluation(self.rows.values()), key=lambda row: -present(row.gflops))
         proposals = [
             Proposal(number, "full", row.origin, row.label, row.recipe) for number, row in enumerate(slowest_first)

@@ -1,6 +1,6 @@
-"""Rows from proposals and measurements: every row of a sweep, a comparison or a refined front begins here.
+"""Build rows from proposals and measurements, for sweeps, benchmarks and refined fronts.
 
-A row is frozen: `described` makes it, the others return a copy that says more.
+Rows are frozen: `described` creates one, the other functions return a copy with more fields set.
 """
 
 import json
@@ -24,11 +24,11 @@ from raycomp.results.row import Row
 from raycomp.search.proposal import Proposal
 
 _LIBRARIES = ("raycomp", "torch", "timm", "numpy", "ray", "optuna", "imagecorruptions", "scikit-image", "opencv-python")
-_LONGEST = 2000  # characters of an error
+_MAX_ERROR = 2000  # characters
 
 
 def described(context: SweepContext, proposal: Proposal) -> Row:
-    """What is known before anything is measured; the status is empty."""
+    """Return the row of a proposal before it is measured; its status is empty."""
     recipe, shape, config = proposal.recipe, context.shape, context.config
     window, blocks = config.data.window_for(shape), recipe.blocks
     row = Row(
@@ -51,7 +51,7 @@ def described(context: SweepContext, proposal: Proposal) -> Row:
         batch=config.evaluation.batch,
         threads=torch.get_num_threads(),
         seed=config.search.seed,
-        checkpoint=context.mark,
+        checkpoint=context.fingerprint,
         recovery=config.recovery.mode,
         recovery_steps=config.recovery.steps,
         dataset=config.data.dataset,
@@ -68,7 +68,11 @@ def described(context: SweepContext, proposal: Proposal) -> Row:
 
 
 def measured(row: Row, context: SweepContext, result: Measurement, per_image: bool = True) -> Row:
-    """The complete row of a measurement; what each image adds is much for every trial of a search."""
+    """Return the complete row of a measurement.
+
+    Args:
+        per_image: Whether to keep figures of every image, which take much space in a search.
+    """
     robust = summary(result.corrupted, result.clean_miou)
     window, recipe = context.config.data.window_for(context.shape), row.recipe
     if result.tokens:
@@ -98,22 +102,22 @@ def measured(row: Row, context: SweepContext, result: Measurement, per_image: bo
 
 
 def stopped(row: Row, early: Stopped) -> Row:
-    """The row of a trial that was given up after its first images."""
+    """Return the row of a trial that was stopped after its first images."""
     first, seconds = early.first, early.seconds
     row = replace(row, early_clean_miou=first.clean, early_corrupted_miou=first.corrupted, images=early.images)
     return replace(row, seconds_measure=seconds, status="stopped", error="")
 
 
 def failed(row: Row, error: Exception | str) -> Row:
-    """The row of what could not be measured."""
+    """Return the row of a recipe that could not be measured."""
     if isinstance(error, Exception):
         logger.debug("recipe %s", row.recipe_id, exc_info=error)
     text = error if isinstance(error, str) else f"{type(error).__name__}: {error}"
-    return replace(row, status="failed", error=text[:_LONGEST])
+    return replace(row, status="failed", error=text[:_MAX_ERROR])
 
 
 def git_commit() -> str:
-    """Commit of the checkout this file runs from, read without starting git; empty outside of one."""
+    """Read the commit of the checkout this file belongs to, without running git; empty outside a checkout."""
     git = Path(__file__).resolve().parents[2] / ".git"
     try:
         head = (git / "HEAD").read_text().strip()
@@ -123,7 +127,7 @@ def git_commit() -> str:
 
 
 def _with_costs(row: Row, context: SweepContext, passes: Sequence[Profile]) -> Row:
-    """What a recipe costs: the mean of passes on several images, for adaptive merging."""
+    """Set the costs of a recipe: the mean over `passes`, one per image where merging is adaptive."""
 
     def mean(values: Iterable[float]) -> float:
         return float(np.mean(list(values)))
@@ -145,10 +149,10 @@ def _floats(values: np.ndarray) -> list[float]:
 
 @cache
 def _versions() -> str:
-    found = {"python": platform.python_version()}
+    versions = {"python": platform.python_version()}
     for name in _LIBRARIES:
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
             continue
-    return json.dumps(found)
+    return json.dumps(versions)

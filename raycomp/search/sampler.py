@@ -1,8 +1,12 @@
-"""The sampler of a sweep: of many candidates the one that is expected to add most to the front's hypervolume.
+"""Optuna samplers of a sweep: Bayesian optimisation by expected hypervolume improvement, and TPE over a fixed space.
 
-The worst corner of the hypervolume is half of the best values measured, at the budget.
+The reference point of the hypervolume is half the best measured values, at the budget.
+
+Long sweeps are condensed: Optuna's TPE reads every trial at every ask, but models the few best against all others,
+whose density hardly depends on their number. An ask then costs the same after 5,000 trials as after 600.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import moocore
@@ -10,30 +14,33 @@ import numpy as np
 import torch
 from optuna import Study
 from optuna.distributions import BaseDistribution, IntDistribution
-from optuna.samplers import BaseSampler
+from optuna.samplers import BaseSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
 from raycomp import objectives
-from raycomp.search.candidates import candidates, most, point, steps
-from raycomp.search.surrogate import Surrogate, chosen, expected, predicted
+from raycomp.search.surrogate import Surrogate, candidates, choose, expected, max_steps, point, predicted, steps
 from raycomp.space import Space
 
-_LEAST = 10  # complete trials before the models say anything
+_MIN_TRIALS = 10  # complete trials before the models are used
 _CANDIDATES = 250
-_FRONT = 80  # members that stand for a larger front, whose partition would take longer than all else
-_TOGETHER = 8  # trials that run, for each further point that is chosen with the next one
+_MAX_FRONT = 80  # larger fronts are thinned to this size, as partitioning them would dominate the cost of an ask
+_RUNNING_PER_POINT = 8  # running trials for each extra point chosen together with the next one
+FULL = 600
+"""Number of trials at which the memory is condensed."""
+KEPT = 300
+"""Number of trials kept then."""
 
 
 def distributions(space: Space) -> dict[str, BaseDistribution]:
-    """The dimensions of a space, as Optuna has them."""
+    """Return the dimensions of a space as Optuna distributions."""
     return {name: IntDistribution(d.low, d.high, step=d.step) for name, d in space.dimensions.items()}
 
 
 class SurrogateSampler(BaseSampler):
-    """Bayesian optimisation over the recipes of a space that are within the budget."""
+    """Bayesian optimisation over the recipes of a space within the budget."""
 
     def __init__(self, space: Space, budget: float, surrogate: Surrogate, seed: int) -> None:
-        """`surrogate`: the same for all proposals of a sweep, so that it is not fitted for each."""
+        """`surrogate`: shared by all proposals of a sweep, so that it is not refitted for each."""
         self._space, self._budget, self._surrogate, self._seed = space, budget, surrogate, seed
         self._dimensions = list(space.dimensions.values())
 
@@ -42,7 +49,7 @@ class SurrogateSampler(BaseSampler):
         study: Study,  # noqa: ARG002  Optuna's interface
         trial: FrozenTrial,  # noqa: ARG002
     ) -> dict[str, BaseDistribution]:
-        """All dimensions of the space."""
+        """Return all dimensions of the space."""
         return distributions(self._space)
 
     def sample_independent(
@@ -52,44 +59,44 @@ class SurrogateSampler(BaseSampler):
         param_name: str,
         param_distribution: BaseDistribution,
     ) -> Any:
-        """Never asked for: all dimensions are drawn together."""
+        """Unused, as all dimensions are sampled together."""
         raise NotImplementedError(param_name)
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """The most promising point; a random one while little is known, or where all candidates are."""
+        """Return the most promising point; a random one before enough trials, or if all candidates were tried."""
         del search_space
         if self._surrogate.prefetched:
             return dict(self._surrogate.prefetched.popleft())
         rng = np.random.default_rng(self._seed)
         trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.RUNNING))
-        done = [one for one in trials if one.state == TrialState.COMPLETE]
+        complete = [one for one in trials if one.state == TrialState.COMPLETE]
         running = [one for one in trials if one.state == TrialState.RUNNING and one.number != trial.number]
-        if len(done) < _LEAST:
+        if len(complete) < _MIN_TRIALS:
             return dict(point(self._dimensions, candidates(self._dimensions, np.empty((0, 0)), 1, rng)[0]))
-        measured = np.array([one.values for one in done])
-        tried = np.array([steps(self._dimensions, one.params) for one in (*done, *running)])
-        front = tried[: len(done)][moocore.is_nondominated(objectives.minimised(measured))]
+        measured = np.array([one.values for one in complete])
+        tried = np.array([steps(self._dimensions, one.params) for one in (*complete, *running)])
+        front = tried[: len(complete)][moocore.is_nondominated(objectives.minimised(measured))]
         drawn = candidates(self._dimensions, front, _CANDIDATES, rng)
         seen = set(map(tuple, tried.tolist()))
         points = [point(self._dimensions, one) for one in drawn]
         costs = np.array([self._cost(one) for one in points])
-        fresh = [tuple(one) not in seen for one in drawn.tolist()]
-        choice = np.flatnonzero((costs <= self._budget) & fresh)
-        if not len(choice):
+        untried = [tuple(one) not in seen for one in drawn.tolist()]
+        eligible = np.flatnonzero((costs <= self._budget) & untried)
+        if not len(eligible):
             return dict(points[int(rng.integers(len(points)))])
         spent = np.concatenate([measured[:, -1], [self._cost(one.params) for one in running]])
         best = self._best(
             measured[:, :-1] * objectives.signs()[:-1],
             tried,
             spent,
-            drawn[choice],
-            costs[choice],
-            1 + len(running) // _TOGETHER,
+            drawn[eligible],
+            costs[eligible],
+            1 + len(running) // _RUNNING_PER_POINT,
         )
-        self._surrogate.prefetched.extend(points[choice[index]] for index in best[1:])
-        return dict(points[choice[best[0]]])
+        self._surrogate.prefetched.extend(points[eligible[index]] for index in best[1:])
+        return dict(points[eligible[best[0]]])
 
     def _cost(self, params: dict[str, Any]) -> float:
         return self._space.cost(self._space.recipe(params))
@@ -103,31 +110,59 @@ class SurrogateSampler(BaseSampler):
         costs: np.ndarray,
         count: int,
     ) -> list[int]:
-        """Indices of the best candidates.
+        """Return the indices of the best `count` candidates.
 
         Args:
-            accuracy: (T, M - 1), the measured objectives of the complete trials, all to be maximised.
-            tried: the trials that are complete, then those that still run.
+            accuracy: (T, M - 1) measured objectives of the complete trials, all maximised.
+            tried: (at least T, D) points of the complete trials, then of the running ones.
+            spent: Their costs.
+            drawn: (C, D) candidates.
+            costs: (C,) their costs.
         """
-        limit = most(self._dimensions)
+        limit = max_steps(self._dimensions)
         models = self._surrogate.models(tried / limit, accuracy)
-        known = torch.cat([expected(models, tried / limit), torch.from_numpy(-spent / self._budget)[:, None]], dim=1)
-        known = _thinned(known)
+        accuracies, certain = expected(models, tried / limit), torch.from_numpy(-spent / self._budget)[:, None]
+        front = _thinned(torch.cat([accuracies, certain], dim=1))
         corner = torch.tensor([*_worst(accuracy.max(0)), -1.0], dtype=torch.float64)
         mean, deviation = predicted(models, drawn / limit)
         relative = torch.from_numpy(costs / self._budget)
-        return chosen(mean, deviation, relative, known, corner, min(count, len(costs)))
+        return choose(mean, deviation, relative, front, corner, min(count, len(costs)))
 
 
-def _thinned(known: torch.Tensor) -> torch.Tensor:
-    """The front of objectives (T, M), all maximised, the cost last; of a larger one, members evenly spaced by cost."""
-    front = known[moocore.is_nondominated(-known.numpy())]
-    if len(front) <= _FRONT:
+def _thinned(points: torch.Tensor) -> torch.Tensor:
+    """Return the front of points (T, M), all maximised, cost last; thin a large front to members spaced by cost."""
+    front = points[moocore.is_nondominated(-points.numpy())]
+    if len(front) <= _MAX_FRONT:
         return front
-    spaced = np.linspace(0, len(front) - 1, _FRONT).astype(int)
+    spaced = np.linspace(0, len(front) - 1, _MAX_FRONT).astype(int)
     return front[front[:, -1].argsort()[spaced]]
 
 
 def _worst(best: np.ndarray) -> np.ndarray:
-    """The worst corner of the measured objectives: half of what is maximised, twice of what is minimised."""
+    """Return the reference point of the measured objectives: half the best if maximised, twice if minimised."""
     return np.where(objectives.signs()[:-1] > 0, best / 2, best * 2)
+
+
+def condensed(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """Keep `KEPT` trials in order: half the best by non-dominated rank, half evenly spaced among the others."""
+    points = objectives.minimised([trial.values for trial in trials])
+    by_rank = np.argsort(moocore.pareto_rank(points), kind="stable")
+    best, others = by_rank[: KEPT // 2], np.sort(by_rank[KEPT // 2 :])
+    spaced = others[np.linspace(0, len(others) - 1, KEPT - KEPT // 2).astype(int)]
+    return [trials[index] for index in sorted({*best.tolist(), *spaced.tolist()})]
+
+
+class FixedSpaceTPE(TPESampler):
+    """Multivariate TPE over a fixed space, which Optuna would infer again from all trials after each reseeding."""
+
+    def __init__(self, space: dict[str, BaseDistribution], seed: int) -> None:
+        super().__init__(multivariate=True, constant_liar=True, n_startup_trials=8, seed=seed)
+        self._fixed = {name: space[name] for name in sorted(space) if not space[name].single()}
+
+    def infer_relative_search_space(
+        self,
+        study: Study,  # noqa: ARG002  Optuna's interface
+        trial: FrozenTrial,  # noqa: ARG002
+    ) -> dict[str, BaseDistribution]:
+        """Return all parameters, in the order in which Optuna would infer them."""
+        return self._fixed

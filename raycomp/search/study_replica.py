@@ -1,7 +1,7 @@
-"""The sweep's trials as an Optuna study, for Optuna's dashboard and tools: in a journal file, or a database by URI.
+"""Replicate a sweep's trials to an Optuna study for its dashboard and tools, in a journal file or a database.
 
-It is a copy. The proposer's own study is in memory and made from the rows: there an ask costs milliseconds, whatever
-the database does, and no trial that was cut off is left behind.
+The proposer uses another study, in memory and rebuilt from the rows: an ask takes milliseconds whatever the database
+does, and interrupted trials leave nothing behind.
 """
 
 import os
@@ -27,28 +27,28 @@ from raycomp.storage import AnyPath
 
 _ROW = "raycomp.row"
 _JOURNAL = "journal:"
-_HELD = 5.0  # seconds after which a lock that stays the same is nobody's
+_STALE_AFTER = 5.0  # seconds after which an unchanged lock has no owner
 
 
 def study_uri(given: str | None, folder: AnyPath) -> str | None:
-    """Where the study is kept: as given, else in a journal file of the sweep's folder; None in object storage."""
+    """Return the URI of the study: `given`, or a journal file in the sweep's folder; None in object storage."""
     if given is not None:
         return given
     return f"{_JOURNAL}{(folder / 'study.journal').resolve()}" if isinstance(folder, Path) else None
 
 
 class StudyReplica(Replica):
-    """Copies search trials, complete and failed, each once."""
+    """Copies each search trial once, complete or failed."""
 
     def __init__(self, uri: str, name: str, space: Space, warn: Callable[[str], None]) -> None:
-        """`uri`: journal:FILE, or a database as SQLAlchemy names it."""
+        """`uri`: journal:FILE or an SQLAlchemy database URL."""
         super().__init__("Optuna's study", uri, warn)
         self._uri, self._study_name, self._space = uri, name, space
         self._study: optuna.Study | None = None
-        self._there: set[str] = set()
+        self._stored: set[str] = set()
 
     def connect(self) -> None:
-        """Open or create the study, and see which rows it has."""
+        """Open or create the study and list the rows it holds."""
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._study = optuna.create_study(
             storage=self._storage(),
@@ -59,18 +59,18 @@ class StudyReplica(Replica):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             self._study.set_metric_names([objective.name for objective in objectives.OBJECTIVES])
-        self._there = {str(trial.user_attrs.get(_ROW)) for trial in self._study.get_trials(deepcopy=False)}
+        self._stored = {str(trial.user_attrs.get(_ROW)) for trial in self._study.get_trials(deepcopy=False)}
 
     def write(self, item: Row | str) -> None:
-        """Add a row of the search."""
+        """Add a search row."""
         assert self._study is not None
         if isinstance(item, str) or item.stage != "search":
             return
         key = f"{item.recipe_id} {item.status}"
-        if key in self._there:
+        if key in self._stored:
             return
         self._study.add_trial(self._trial(item, key))
-        self._there.add(key)
+        self._stored.add(key)
 
     def _trial(self, row: Row, key: str) -> FrozenTrial:
         attrs = {_ROW: key, "recipe_id": row.recipe_id, "origin": row.origin, "label": row.label}
@@ -78,7 +78,7 @@ class StudyReplica(Replica):
         if frozen is not None:
             frozen.user_attrs = attrs
             return frozen
-        failed = row.status == "failed"  # else stopped, or a known recipe that Optuna's distributions do not hold
+        failed = row.status == "failed"  # otherwise stopped, or a baseline outside Optuna's distributions
         return create_trial(state=TrialState.FAIL if failed else TrialState.PRUNED, user_attrs=attrs)
 
     def _storage(self) -> BaseStorage:
@@ -87,16 +87,18 @@ class StudyReplica(Replica):
         file = Path(self._uri.removeprefix(_JOURNAL))
         _unlock(file, self._warn)
         try:
-            if file.exists() and not _ends_whole(file):  # Optuna would write on in that line, and then read no further
+            if file.exists() and not _ends_with_newline(
+                file
+            ):  # Optuna would append to that line and then read no further
                 raise ValueError("its last line is torn")
             return JournalStorage(JournalFileBackend(str(file)))
-        except (AttributeError, LookupError, TypeError, ValueError) as error:  # what reading its lines again raises
+        except (AttributeError, LookupError, TypeError, ValueError) as error:  # raised while reading its lines
             aside = put_aside(file)
-            self._warn(f"{file} was broken ({first_line(error)}): it is {aside.name} now, and a new one is made")
+            self._warn(f"{file} was broken ({first_line(error)}): moved to {aside.name}, starting a new one")
             return JournalStorage(JournalFileBackend(str(file)))
 
 
-def _ends_whole(file: Path) -> bool:
+def _ends_with_newline(file: Path) -> bool:
     with file.open("rb") as journal:
         size = journal.seek(0, os.SEEK_END)
         journal.seek(max(0, size - 1))
@@ -104,16 +106,16 @@ def _ends_whole(file: Path) -> bool:
 
 
 def _unlock(file: Path, warn: Callable[[str], None]) -> None:
-    """Remove the lock of a process that was killed while it wrote; others hold theirs for milliseconds, each a new one.
+    """Remove the lock of a process that was killed while writing; live processes hold a lock for milliseconds.
 
-    Optuna waits for half a minute, and for ever where the lock is a link to a file that has been moved.
+    Optuna itself would wait for half a minute, or forever if the lock is a link to a moved file.
     """
     lock = file.with_name(file.name + LOCK_FILE_SUFFIX)
-    until, held = time.monotonic() + _HELD, _identity(lock)
+    until, held = time.monotonic() + _STALE_AFTER, _identity(lock)
     while held is not None and _identity(lock) == held:
         if time.monotonic() > until:
             lock.unlink(missing_ok=True)
-            warn(f"{lock} was left by a process that ended: removed")
+            warn(f"{lock} was left by a dead process: removed")
             return
         time.sleep(0.1)
 

@@ -1,9 +1,12 @@
-"""Gaussian processes that predict a recipe's measured objectives, and what a trial is expected to bring.
+"""Gaussian processes for a recipe's measured objectives, expected hypervolume improvement, and candidates for it.
 
-The cost is known for every recipe, so only the other objectives are modelled. Models are BoTorch's, with the priors
+The cost of every recipe is known, so only the other objectives are modelled. Models are BoTorch's, with the priors
 of Hvarfner et al., "Vanilla Bayesian Optimization Performs Great in High Dimensions", ICML 2024; the expected
 improvement of the hypervolume is that of Daulton et al., "Differentiable Expected Hypervolume Improvement for Parallel
 Multi-Objective Bayesian Optimization", NeurIPS 2020.
+
+Candidates are relatives of the front, and schedules that vary linearly with depth. A grid point is written as its steps
+of compression in each dimension, 0 for none.
 
 Legend: T trials, D dimensions, C candidates, S samples, M objectives, K cells.
 """
@@ -11,6 +14,7 @@ Legend: T trials, D dimensions, C candidates, S samples, M objectives, K cells.
 import math
 import warnings
 from collections import deque
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -26,43 +30,51 @@ from gpytorch.settings import skip_posterior_variances
 from linear_operator.utils.warnings import NumericalWarning
 from torch import Tensor
 
-_GROWTH = 1.4  # trials between two fits, relative
-_FITTED = 200  # trials that a fit looks at
+from raycomp.space import Dimension, Params
+
+_GROWTH = 1.4  # ratio of trials between two fits
+_MAX_FITTED = 200  # trials used in a fit
 _ITERATIONS = 60
 _SAMPLES = 32
+_SCHEDULES = 0.15  # share of candidates that are new schedules instead of relatives of the front
+_CROSSED, _MUTATED = 0.35, 0.7  # shares of the relatives; some are both
+_LEFT_FULL = 0.25  # probability that a schedule leaves a kind of dimension uncompressed
+_WHOLE_KIND = 0.3  # probability that a mutation moves all dimensions of a kind together
+_SPREAD, _KIND_SPREAD = 0.25, 0.15  # standard deviations of moves, as shares of the range
+_MOVED = 0.25  # parameter of the geometric distribution of the number of moved dimensions
 
 State = dict[str, Tensor]
 
 
 class Surrogate:
-    """Models of the measured objectives; hyperparameters follow from the trials alone and are kept between asks."""
+    """Models of the measured objectives. Hyperparameters depend on the trials alone and are kept between asks."""
 
     def __init__(self) -> None:
         self._fitted_at, self._states = 0, list[State]()
         self.prefetched: deque[dict[str, int]] = deque()
-        """Points chosen together with the last one, still to be tried."""
+        """Points chosen together with the last one and not tried yet."""
 
     def models(self, compression: np.ndarray, accuracy: np.ndarray) -> list[SingleTaskGP]:
-        """Models given the trials that are complete, of which come first those that ended first.
+        """Condition the models on completed trials, in completion order, and on running ones.
 
         Args:
-            compression: (T, D) in [0, 1]; where these are more than the accuracies, the others are trials that still
-                run, and count as what is expected of them.
-            accuracy: (at most T, M - 1), to be maximised.
+            compression: (T, D) in [0, 1]; rows beyond those of `accuracy` are running trials, which count with their
+                expected accuracy.
+            accuracy: (at most T, M - 1), maximised.
         """
         X, Y = torch.from_numpy(compression), torch.from_numpy(accuracy)
-        done = len(Y)
+        complete = len(Y)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", BotorchWarning)
             warnings.simplefilter("ignore", NumericalWarning)
-            if (first := _fit_at(done)) != self._fitted_at:
-                chosen = np.unique(np.linspace(0, first - 1, min(first, _FITTED)).astype(int))
+            if (first := _fit_at(complete)) != self._fitted_at:
+                chosen = np.unique(np.linspace(0, first - 1, min(first, _MAX_FITTED)).astype(int))
                 self._states = [_fitted(X[chosen], Y[chosen, j : j + 1]) for j in range(Y.shape[1])]
                 self._fitted_at = first
-            models = self._given(X[:done], Y)
-            if done == len(X):
+            models = self._given(X[:complete], Y)
+            if complete == len(X):
                 return models
-            return self._given(X, torch.cat([Y, expected(models, compression[done:])]))
+            return self._given(X, torch.cat([Y, expected(models, compression[complete:])]))
 
     def _given(self, inputs: Tensor, targets: Tensor) -> list[SingleTaskGP]:
         models = [
@@ -76,12 +88,12 @@ class Surrogate:
 
 
 def _fit_at(trials: int) -> int:
-    """How many trials the fit that is used for so many trials has seen: the same after an interruption."""
+    """Return how many of the first trials to fit on; it depends on their number alone, so a resumed sweep agrees."""
     return math.floor(_GROWTH ** math.floor(math.log(trials, _GROWTH) + 1e-9) + 1e-9)
 
 
 def _fitted(inputs: Tensor, targets: Tensor) -> State:
-    """Hyperparameters of most posterior probability; the priors' where no fit succeeds."""
+    """Return the maximum a posteriori hyperparameters, or those of the priors if no fit succeeds."""
     model = SingleTaskGP(inputs, targets, outcome_transform=Standardize(1))
     try:
         likelihood = ExactMarginalLogLikelihood(model.likelihood, model)
@@ -93,36 +105,36 @@ def _fitted(inputs: Tensor, targets: Tensor) -> State:
 
 @torch.no_grad()
 def expected(models: list[SingleTaskGP], compression: np.ndarray) -> Tensor:
-    """Mean (T, M - 1) of the measured objectives, without the work that deviations are."""
+    """Predict the mean (T, M - 1) of the measured objectives, without the cost of deviations."""
     with skip_posterior_variances():
         return torch.cat([model.posterior(torch.from_numpy(compression)).mean for model in models], dim=1)
 
 
 @torch.no_grad()
 def predicted(models: list[SingleTaskGP], compression: np.ndarray) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation (C, 2) of both accuracies."""
+    """Predict mean and standard deviation (C, M - 1) of the measured objectives."""
     posteriors = [model.posterior(torch.from_numpy(compression)) for model in models]
     mean = torch.cat([posterior.mean for posterior in posteriors], dim=1)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NumericalWarning)  # of a recipe that was measured already
+        warnings.simplefilter("ignore", NumericalWarning)  # raised for recipes that were already measured
         return mean, torch.cat([posterior.variance for posterior in posteriors], dim=1).sqrt()
 
 
 @torch.no_grad()
-def chosen(
-    mean: Tensor, deviation: Tensor, cost: Tensor, known: Tensor, reference: Tensor, count: int = 1
+def choose(
+    mean: Tensor, deviation: Tensor, cost: Tensor, points: Tensor, reference: Tensor, count: int = 1
 ) -> list[int]:
-    """Candidates that are expected to add most to the hypervolume, each given those before it.
+    """Choose candidates by expected hypervolume improvement, each conditioned on those chosen before.
 
     Args:
-        mean: (C, M - 1) of the uncertain objectives, which are maximised.
+        mean: (C, M - 1) of the uncertain objectives, maximised.
         deviation: (C, M - 1).
-        cost: (C,), the last objective, which is certain, and minimised.
-        known: (T, M) objectives of the trials, their cost negated.
-        reference: (M,), the worst corner.
-        count: how many to choose, at most C.
+        cost: (C,), the last objective, which is certain and minimised.
+        points: (T, M) objectives of the trials, with negated cost.
+        reference: (M,) reference point.
+        count: Number of candidates to choose, at most C.
     """
-    front, certain = FastNondominatedPartitioning(ref_point=reference, Y=known), -cost[:, None]
+    front, certain = FastNondominatedPartitioning(ref_point=reference, Y=points), -cost[:, None]
     indices: list[int] = []
     while len(indices) < count:
         gains = expected_improvement(mean, deviation, certain, front)
@@ -138,14 +150,81 @@ def chosen(
 def expected_improvement(
     mean: Tensor, deviation: Tensor, certain: Tensor, front: FastNondominatedPartitioning
 ) -> Tensor:
-    """What each candidate (C, M - 1), (C, M - 1), (C, 1) is expected to add to the hypervolume (C,)."""
-    # BoTorch's qExpectedHypervolumeImprovement could replace this, its objective a class that appends the certain cost
-    # (a GenericDeterministicModel in the list has no sampler). Tried, 0.18.1 on one core with 250 candidates and these
-    # models: the same best candidate, the same 20 best; 19, 24 and 116 ms after 20, 60 and 300 trials, where this takes
-    # 19, 30 and 57 with the prediction. qLogExpectedHypervolumeImprovement: also the same, 87 to 316 ms.
+    """Return each candidate's expected gain in hypervolume (C,), from (C, M - 1), (C, M - 1) and (C, 1)."""
+    # BoTorch's qExpectedHypervolumeImprovement could replace this, with an objective that appends the certain cost (a
+    # GenericDeterministicModel in the list has no sampler). Measured with 0.18.1 on one core, 250 candidates and these
+    # models: it ranks the same 20 candidates best, in 19, 24 and 116 ms after 20, 60 and 300 trials, against 19, 30 and
+    # 57 ms here, prediction included. qLogExpectedHypervolumeImprovement agrees as well, in 87 to 316 ms.
     normal = draw_sobol_normal_samples(mean.shape[1], _SAMPLES, seed=0).to(mean)
     drawn = mean + normal[:, None] * deviation  # (S, C, 2)
     objectives = torch.cat([drawn, certain.expand(_SAMPLES, -1, 1)], dim=-1)[:, :, None]  # (S, C, 1, M)
     low, high = front.get_hypercell_bounds()  # (K, M)
     sides = (torch.minimum(objectives, high) - low).clamp_min(0)
     return sides.prod(-1).sum(-1).mean(0)
+
+
+def steps(dimensions: Sequence[Dimension], params: Params) -> np.ndarray:
+    """Return the steps of compression (D,) of a point."""
+    return np.array([abs(params[d.name] - d.full) // d.step for d in dimensions])
+
+
+def point(dimensions: Sequence[Dimension], compression: np.ndarray) -> Params:
+    """Return the point with these steps of compression (D,)."""
+    sign = [-1 if d.full == d.high else 1 for d in dimensions]
+    return {d.name: d.full + s * int(n) * d.step for d, s, n in zip(dimensions, sign, compression, strict=True)}
+
+
+def max_steps(dimensions: Sequence[Dimension]) -> np.ndarray:
+    """Return the maximum steps of compression (D,)."""
+    return np.array([(d.high - d.low) // d.step for d in dimensions])
+
+
+def candidates(dimensions: Sequence[Dimension], front: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Draw at most `count` distinct candidates (C, D).
+
+    Args:
+        front: (F, D) points of the front; may be empty.
+    """
+    # BoTorch 0.18 draws none of these: `optimize_acqf_discrete` takes its candidates as an argument, and
+    # `optimize_acqf_discrete_local_search` moves one dimension at a time, where a relative may move all of a kind, and
+    # takes linear constraints only, while the cost of a recipe is not linear.
+    kinds: dict[str, list[int]] = {}
+    for index, dimension in enumerate(dimensions):
+        kinds.setdefault(dimension.name.partition("_")[0], []).append(index)
+    groups, limit = [np.array(group) for group in kinds.values()], max_steps(dimensions)
+    drawn = [
+        _schedule(groups, limit, rng)
+        if not len(front) or rng.random() < _SCHEDULES
+        else _relative(groups, limit, front, rng)
+        for _ in range(count)
+    ]
+    return np.unique(np.array(drawn), axis=0)
+
+
+def _schedule(groups: Sequence[np.ndarray], limit: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Compress every kind of dimension by a share that varies linearly with depth."""
+    share = np.zeros(len(limit))
+    for group in groups:
+        if rng.random() >= _LEFT_FULL:
+            first, last = rng.random(2) ** 1.5
+            share[group] = np.linspace(first, last, len(group)) * rng.uniform(0.7, 1.3, len(group))
+    return np.clip(np.round(share * limit), 0, limit).astype(int)
+
+
+def _relative(
+    groups: Sequence[np.ndarray], limit: np.ndarray, front: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
+    """Cross a member of the front with another, or mutate it, or both."""
+    child = front[int(rng.integers(len(front)))].copy()
+    draw = rng.random()
+    if draw < _CROSSED:
+        other = front[int(rng.integers(len(front)))]
+        child = np.where(rng.random(len(child)) < rng.random(), other, child)
+    if draw > 1 - _MUTATED:
+        if rng.random() < _WHOLE_KIND:
+            group = groups[int(rng.integers(len(groups)))]
+            child[group] += np.round(rng.normal(0, _KIND_SPREAD) * limit[group]).astype(int)
+        moved = rng.choice(len(child), min(1 + rng.geometric(_MOVED), len(child)), replace=False)
+        move = np.round(rng.normal(0, _SPREAD, len(moved)) * limit[moved]).astype(int)
+        child[moved] += np.where(move == 0, rng.choice([-1, 1], len(moved)), move)
+    return np.clip(child, 0, limit)

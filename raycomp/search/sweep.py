@@ -1,6 +1,6 @@
-"""Run a sweep: Ray Tune schedules trials that the proposer hands out, and rows go to the store.
+"""Run a sweep: Ray Tune schedules the proposer's trials in reused actors, which write rows to the store.
 
-Tune's own snapshots are not used: a sweep goes on from its rows (see `raycomp.search.proposer`).
+Tune's snapshots are not used: a sweep resumes from its rows (see `raycomp.search.proposer`).
 """
 
 import tempfile
@@ -12,25 +12,69 @@ from typing import Any
 from ray import tune
 from ray.tune.search import Searcher
 
-from raycomp.cluster.connection import trial_resources, workers
+from raycomp.cluster.connection import prepare_worker, trial_resources, workers
 from raycomp.context.sweep_context import SweepContext
 from raycomp.data.samples import Samples
 from raycomp.errors import UserError
 from raycomp.results.query import check_measured
 from raycomp.results.row import Row
 from raycomp.results.store import Store
-from raycomp.search.actor import Trial
 from raycomp.search.proposal import Proposal, Source
 from raycomp.search.rows import described, failed, git_commit
+from raycomp.search.trial import DeviceLost, run_trial
+from raycomp.storage import AnyPath
+
+
+class Trial(tune.Trainable):
+    """An actor that keeps the model and data in memory; each step measures one recipe and writes its row."""
+
+    def setup(  # type: ignore[override]
+        self, config: dict[str, Any], context: SweepContext, samples: Samples | None, folder: AnyPath, commit: str
+    ) -> None:
+        self._context, self._samples, self._store, self._commit = context, samples, Store(folder), commit
+        self._problem = self._lost = ""
+        try:
+            self._device = prepare_worker()
+        except UserError as error:  # reported by the first step, since Tune retries a failed setup
+            self._problem = str(error)
+        self._proposal = Proposal.from_config(config)
+
+    def step(self) -> dict[str, Any]:
+        """Measure. The result may hold `problem`, which ends the sweep, or `lost`, which ends this actor."""
+        if self._lost:
+            raise RuntimeError(self._lost)  # makes Tune end the actor
+        if self._problem:
+            return {"done": True, "problem": self._problem}
+        folder = self._store.folder
+        try:
+            row = run_trial(self._context, self._samples, self._proposal, folder, self._device, self._commit)
+        except DeviceLost as error:  # return a result first: exceptions of actors do not reach the searcher
+            self._lost = str(error)
+            return {"done": False, "lost": self._lost}
+        try:
+            self._store.write(row)
+        except UserError as error:  # measuring again would not help
+            return {"done": True, "problem": str(error)}
+        return {"done": True}
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self._proposal = Proposal.from_config(new_config)
+        return True
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Do nothing: a trial is one step, and its row is the result."""
+
+    def load_checkpoint(self, checkpoint: object) -> None:
+        """Do nothing."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a sweep ended."""
+    """The result of a sweep."""
 
     rows: list[Row]
     finished: bool
-    """False after an interruption; the same command goes on."""
+    """False after an interruption; the same command resumes."""
 
 
 def run_sweep(
@@ -41,20 +85,22 @@ def run_sweep(
     on_row: Callable[[Row], None],
     trial: type[tune.Trainable] = Trial,
 ) -> Outcome:
-    """Run trials until the proposer has no more; `cluster.connect` comes first.
+    """Run trials until the proposer has no more. Call `cluster.connect` first.
 
     Args:
-        samples: training images of the recovery; None lets each worker open the data set's own.
-        on_row: called in the driver with each finished row, complete or failed.
-        trial: what measures; it writes its row to the store.
+        samples: Training images for the recovery; None makes each worker open the training split.
+        on_row: Called in the driver with each finished row, complete or failed.
+        trial: The actor class that measures and writes rows to the store.
 
     Raises:
-        UserError: where a row could not be written, another job has taken the folder over, or the dense model
-            could not be measured.
+        UserError: If a row cannot be written, another job has taken over the folder, or the dense model cannot be
+            measured.
     """
     config = context.config
     parameters = {"context": context, "samples": samples, "folder": store.folder.resolve(), "commit": git_commit()}
-    resources = {name.lower(): amount for name, amount in trial_resources(config).items()}  # as Tune calls them
+    resources = {
+        name.lower(): amount for name, amount in trial_resources(config).items()
+    }  # Tune's names are lower case
     searcher = _Searcher(proposer, store, context, on_row)
     with tempfile.TemporaryDirectory(prefix="raycomp-tune-") as scratch:
         tuner = tune.Tuner(
@@ -74,7 +120,7 @@ def run_sweep(
         )
         tuner.fit()
     if searcher.problem:
-        raise UserError(f"{searcher.problem}; what is measured stays, and the same command goes on")
+        raise UserError(f"{searcher.problem}; measured trials are kept, and the same command resumes")
     return Outcome(rows=list(proposer.rows.values()), finished=proposer.finished)
 
 
@@ -86,14 +132,14 @@ class _Searcher(Searcher):
         self._proposer, self._store, self._context, self._on_row = proposer, store, context, on_row
         self._running: dict[str, Proposal] = {}
         self._deaths: Counter[tuple[str, str]] = Counter()
-        self._replay: deque[Proposal] = deque()
+        self._retries: deque[Proposal] = deque()
         self._lost: dict[tuple[str, str], str] = {}
-        """Why the worker of a trial ended, where it could still say so."""
+        """Why the worker of a trial ended, where it could report it."""
         self.problem = ""
-        """Why no more trials are proposed, where that is not for the sweep's own reasons."""
+        """The error that ends the sweep early; empty if there is none."""
 
     def __getstate__(self) -> dict[str, Any]:
-        """Nothing: Tune pickles its searcher into snapshots, but the rows are the state."""
+        """Return no state: Tune pickles its searcher into snapshots, but the rows are the state."""
         return {}
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
@@ -101,19 +147,19 @@ class _Searcher(Searcher):
             self.problem = f"results folder {self._store.folder}: another job has taken it over"
         if self.problem:
             return Searcher.FINISHED
-        proposal = self._replay.popleft() if self._replay else self._proposer.next()
+        proposal = self._retries.popleft() if self._retries else self._proposer.next()
         if proposal is None:
             return Searcher.FINISHED if self._proposer.finished else None
         self._running[trial_id] = proposal
         return proposal.to_config()
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Keep a worker's last words: out of memory, or a device that does not compute any more."""
+        """Keep a worker's last message: out of memory, or a device that no longer computes."""
         if result.get("lost"):
             self._lost[self._running[trial_id].key] = result["lost"]
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Tell the proposer; the row in the store is the result."""
+        """Report the row, which the trial wrote to the store, to the proposer."""
         proposal = self._running.pop(trial_id)
         if result and result.get("problem"):
             self.problem = result["problem"]
@@ -121,33 +167,33 @@ class _Searcher(Searcher):
         try:
             row = self._store.read(*proposal.key)
             if row is None and error:
-                row = self._died(proposal)
+                row = self._retry_or_fail(proposal)
         except UserError as unwritable:
             self.problem = str(unwritable)
             return
-        if row is None:  # to be run again; or stopped before it could finish, and the next command proposes it again
+        if row is None:  # queued for another try, or interrupted and proposed again by the next command
             return
         self._proposer.tell(row)
         self._on_row(row)
         try:
             check_measured([row] if row.is_dense else [])
-        except UserError as without_dense:  # nothing to judge the other trials by: they need not run
+        except UserError as without_dense:  # other trials would have no reference
             self.problem = str(without_dense)
 
-    def _died(self, proposal: Proposal) -> Row | None:
-        """Have a trial whose worker died run again, or write its row where that was once too often.
+    def _retry_or_fail(self, proposal: Proposal) -> Row | None:
+        """Queue a trial whose worker died for another try, or write a failed row after too many.
 
-        Tune's own retries leave out workers that die between two trials.
+        Tune's own retries miss workers that die between two trials.
         """
         self._deaths[proposal.key] += 1
         times = self._deaths[proposal.key]
         if times <= self._context.config.search.max_failures:
-            self._replay.append(proposal)
+            self._retries.append(proposal)
             return None
-        why = self._lost.get(proposal.key)
-        text = f"the trial's worker died {times} times, of too little memory maybe (search.max_failures)"
-        if why is not None:
-            text = f"the trial ended its worker {times} times (search.max_failures), the last time by {why}"
+        reason = self._lost.get(proposal.key)
+        text = f"the trial's worker died {times} times, perhaps out of memory (search.max_failures)"
+        if reason is not None:
+            text = f"the trial ended its worker {times} times (search.max_failures), the last time with {reason}"
         row = failed(described(self._context, proposal), text)
         self._store.write(row)
         return row
@@ -156,7 +202,7 @@ class _Searcher(Searcher):
         return True
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing; see `__getstate__`."""
+        """Do nothing; see `__getstate__`."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """Nothing; see `__getstate__`."""
+        """Do nothing; see `__getstate__`."""

@@ -1,4 +1,4 @@
-"""One trial: compress, measure, write a row. Without Ray; `raycomp.search.sweep` runs it in actors."""
+"""Run one trial without Ray: compress, recover and measure. `raycomp.search.sweep` runs it in actors."""
 
 import time
 from collections.abc import Iterator
@@ -22,8 +22,8 @@ from raycomp.search.timeout import time_limit
 from raycomp.storage import AnyPath
 
 
-class DeviceLost(Exception):  # noqa: N818  not the recipe's error
-    """The device is full, or refuses to compute: the process must end, and another one may measure the recipe."""
+class DeviceLost(Exception):  # noqa: N818  not an error of the recipe
+    """The device is out of memory or no longer computes: this process must exit, and another may measure the recipe."""
 
 
 def run_trial(
@@ -37,18 +37,17 @@ def run_trial(
     """Measure a proposal. A recipe that cannot be built or measured gives a failed row, not an exception.
 
     Args:
-        samples: training images of the recovery; None opens the data set's own.
-        folder: of the sweep, for models that the recovery trains.
+        samples: Training images for the recovery; None opens the training split.
+        folder: Folder of the sweep, which keeps the models that the recovery trains.
 
     Raises:
-        DeviceLost: for a card without memory for the recovery, or for a batch of one; and where a card does not
-            compute any more.
+        DeviceLost: If the device lacks memory for the recovery or for a batch of one, or no longer computes.
     """
     started, clock = datetime.now(UTC), time.perf_counter()
     row = replace(described(context, proposal), started=started, git_commit=commit, device=device_name(device))
-    row, full = _attempt(context, samples, proposal, folder, device, row)
-    # From here on neither a traceback nor the model holds memory of the card.
-    if row.status == "failed" and (full or (device.type == "cuda" and not responds(device))):
+    row, out_of_memory = _attempt(context, samples, proposal, folder, device, row)
+    # From here on, neither a traceback nor the model holds device memory.
+    if row.status == "failed" and (out_of_memory or (device.type == "cuda" and not responds(device))):
         raise DeviceLost(row.error)
     return replace(row, seconds=time.perf_counter() - clock)
 
@@ -56,7 +55,7 @@ def run_trial(
 def _attempt(
     context: SweepContext, samples: Samples | None, proposal: Proposal, folder: AnyPath, device: torch.device, row: Row
 ) -> tuple[Row, bool]:
-    """The row with what is measured, or with what went wrong, and whether the card was full."""
+    """Return the row with its measurement or error, and whether the device was out of memory."""
     clock = time.perf_counter()
     try:
         with time_limit(context.config.search.trial_seconds):
@@ -69,7 +68,7 @@ def _attempt(
                 result = _measured(context, model, proposal, device, batch)
                 if result is not None:
                     break
-                free(device)  # out here: until then the traceback holds the tensors
+                free(device)  # outside the handler, as the traceback holds the tensors until it ends
         assert result is not None
         return measured(row, context, result, per_image=proposal.stage != "search"), False
     except Stopped as early:
@@ -79,7 +78,7 @@ def _attempt(
 
 
 def _batches(context: SweepContext, proposal: Proposal) -> Iterator[int]:
-    """The configured batch, halved down to one. Accuracy does not depend on it; throughput does."""
+    """Yield the configured batch size, then its halves down to 1. Only throughput depends on it, accuracy does not."""
     batch = 1 if proposal.recipe.adaptive else context.config.evaluation.batch
     while batch:
         yield batch
@@ -89,12 +88,19 @@ def _batches(context: SweepContext, proposal: Proposal) -> Iterator[int]:
 def _measured(
     context: SweepContext, model: Segmenter, proposal: Proposal, device: torch.device, batch: int
 ) -> Measurement | None:
-    """Measure in batches of this size; None where the card has no memory for them, but may have for smaller ones."""
+    """Measure with this batch size; None if the device lacks memory for it and a smaller one may fit."""
     settings = context.config.evaluation.model_copy(update={"batch": batch})
-    alone = not shares_card(context.config)
+    exclusive = not shares_card(context.config)
     try:
         return measure(
-            model, context.evalset, proposal.stage, settings, context.config.data, device, proposal.thresholds, alone
+            model,
+            context.evalset,
+            proposal.stage,
+            settings,
+            context.config.data,
+            device,
+            proposal.thresholds,
+            exclusive,
         )
     except RuntimeError as error:
         if batch == 1 or not is_out_of_memory(error):
@@ -103,5 +109,5 @@ def _measured(
 
 
 def shares_card(config: SweepConfig) -> bool:
-    """Whether trials run side by side on a card, so that the latency of one is of all."""
+    """Return whether trials share a GPU, which makes the latency of one depend on the others."""
     return 0 < (config.search.gpus_per_trial or 0) < 1

@@ -1,1 +1,1 @@
-"""The networks that `raycomp train` makes, one a file. `raycomp.training_loop` is the loop."""
+"""The networks `raycomp train` makes, one per file. `raycomp.training_loop` holds the loop."""

@@ -1,4 +1,4 @@
-"""Train a dense Segmenter, from random or ImageNet weights, or from a checkpoint."""
+"""Train a dense Segmenter from random weights, ImageNet weights or a checkpoint."""
 
 from pathlib import Path
 
@@ -8,15 +8,15 @@ import torch
 from raycomp.models import checkpoints
 from raycomp.models.segmenter import Segmenter, init_weights
 from raycomp.recipe import dense
-from raycomp.trainers.job import Made, TrainingJob
+from raycomp.trainers.job import TrainedNetwork, TrainingJob
 
 
-def train_dense(job: TrainingJob, start: Path | None, half: bool) -> Made[Segmenter]:
-    """Train the dense model and measure each class.
+def train_dense(job: TrainingJob, start: Path | None, half: bool) -> TrainedNetwork[Segmenter]:
+    """Train the dense model and measure the IoU of each class.
 
     Args:
-        start: a checkpoint to go on from.
-        half: whether float16 weights will be stored; these are then what is measured.
+        start: Initial checkpoint.
+        half: Whether weights will be stored as float16; those weights are then measured.
     """
     model = Segmenter(job.shape, dense(job.shape))
     model.regularise(job.settings.drop_path, job.settings.decoder_dropout)
@@ -32,4 +32,4 @@ def train_dense(job: TrainingJob, start: Path | None, half: bool) -> Made[Segmen
     lines = (f"| {name} | {iou:.3f} |" for name, iou in zip(job.held_out.classes, ious, strict=True))
     miou = f"{np.nanmean(ious):.4f}"
     table = "\n".join(["| class | IoU |", "|---|---|", *lines])
-    return Made(model, "Segmenter", {"miou": miou}, table, f"mIoU {miou}", seconds)
+    return TrainedNetwork(model, "Segmenter", {"miou": miou}, table, f"mIoU {miou}", seconds)

@@ -1,4 +1,4 @@
-"""A training and its measurement on held-out images, as all kinds of network need them.
+"""Training and measurement on held-out images, shared by all kinds of network.
 
 Legend: B batch, H and W the model's input size, K classes.
 """
@@ -23,51 +23,51 @@ from raycomp.losses import Loss, pixel_loss
 from raycomp.models.segmenter import Segmenter
 from raycomp.settings.training import TrainConfig
 from raycomp.shape import ModelShape
-from raycomp.training_loop import Standing, Trained, train
+from raycomp.training_loop import Trained, TrainingProgress, train
 
 Network = TypeVar("Network", bound=nn.Module, covariant=True)
-Progress = Callable[[], AbstractContextManager[Callable[[Standing], None]]]
-"""Shows one training while its block lasts; the block is given what to call after each step."""
+Progress = Callable[[], AbstractContextManager[Callable[[TrainingProgress], None]]]
+"""A context manager that displays a training; it yields the function to call after each step."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingJob:
-    """Settings, data and device of a training."""
+    """The settings, data and device of a training."""
 
     sweep: SweepConfig
     settings: TrainConfig
-    """Of this kind of network."""
+    """Settings of this kind of network."""
     shape: ModelShape
     samples: Samples
     held_out: Samples
     device: torch.device
     state: Path
-    """File that an interrupted training goes on from."""
+    """File an interrupted training resumes from."""
     progress: Progress
     say: Callable[[str], None]
 
     @property
     def count(self) -> int:
-        """Held-out images that are measured."""
+        """Number of held-out images to measure."""
         return min(len(self.held_out), self.settings.eval_images)
 
     def fit(self, model: Trained, loss: Loss = pixel_loss, identity: str = "") -> tuple[Trained, float]:
-        """Train, or go on: the model to keep, and the seconds of all its steps. See `raycomp.training_loop.train`."""
+        """Train or resume; return the model to keep and the seconds of all its steps. See `training_loop.train`."""
         seconds, scale = 0.0, self.sweep.data.scale
         with self.progress() as report:
 
-            def on_step(at: Standing) -> None:
+            def on_step(at: TrainingProgress) -> None:
                 nonlocal seconds
                 seconds = at.seconds
                 report(at)
 
-            made = train(
+            trained = train(
                 model, self.shape, self.samples, self.settings, self.device, on_step, loss, self.state, identity, scale
             )
-        return made, seconds
+        return trained, seconds
 
     def class_iou(self, model: Segmenter) -> np.ndarray:
-        """IoU of each class (K,) on the held-out images, at the size of their files."""
+        """Measure the IoU of each class (K,) on the held-out images, at their original size."""
         pixels, classes = NORMALIZATIONS[self.shape.normalization], self.shape.classes
         window, stride = self.sweep.data.window_for(self.shape), self.sweep.data.stride_for(self.shape)
         matrix = torch.zeros(classes, classes, dtype=torch.int64)
@@ -82,7 +82,7 @@ class TrainingJob:
         return class_iou(matrix.numpy())
 
     def crops(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """The centre of each held-out image, normalised (1, 3, H, W), and its labels (1, H, W)."""
+        """Yield the centre crop of each held-out image, normalised (1, 3, H, W), and its labels (1, H, W)."""
         pixels, data = NORMALIZATIONS[self.shape.normalization], self.sweep.data
         window = data.window_for(self.shape)
         for index in range(self.count):
@@ -92,14 +92,14 @@ class TrainingJob:
 
 
 @dataclass(frozen=True)
-class Made(Generic[Network]):
-    """A trained network, and what its card says of it."""
+class TrainedNetwork(Generic[Network]):
+    """A trained network and the contents of its card."""
 
     network: Network
     title: str
-    facts: dict[str, str]
+    fields: dict[str, str]
     table: str
-    """In Markdown."""
+    """Results as a Markdown table."""
     summary: str
     seconds: float
-    """Of training."""
+    """Training time."""

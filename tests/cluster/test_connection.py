@@ -59,7 +59,9 @@ def test_memory_is_asked_for_in_bytes(monkeypatch):
 def test_a_gpu_that_torch_does_not_see_is_told_in_a_line(monkeypatch):
     monkeypatch.setattr(ray, "get_gpu_ids", lambda: [3])
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(UserError, match=r"GPU 3, which torch .* does not see .*; --gpus 0 runs trials on CPUs"):
+    with pytest.raises(
+        UserError, match=r"GPU 3 to a worker on .*, but torch .* does not see it .*; --gpus 0 runs trials on CPUs"
+    ):
         connection.prepare_worker()
     monkeypatch.setattr(ray, "get_gpu_ids", list)
     assert connection.prepare_worker() == torch.device("cpu")

@@ -39,14 +39,14 @@ def test_models_are_timed_at_the_batch_of_the_settings(context, tmp_path, monkey
     [
         ("cpu", 0.0, "", None),
         ("NVIDIA H100", 0.5, "NVIDIA H100", None),
-        ("NVIDIA H100", 1.0, "NVIDIA H100 PCIe", "timed on NVIDIA H100, and workers here have NVIDIA H100 PCIe: "),
+        ("NVIDIA H100", 1.0, "NVIDIA H100 PCIe", "timed on NVIDIA H100, but workers here have NVIDIA H100 PCIe: "),
         (
             "cuda",
             1.0,
             "NVIDIA L4",
-            "timed on cuda, and workers here have NVIDIA L4: ",
+            "timed on cuda, but workers here have NVIDIA L4: ",
         ),
-        ("NVIDIA L4", 0.0, "", "timed on NVIDIA L4, and workers here have cpu: "),
+        ("NVIDIA L4", 0.0, "", "timed on NVIDIA L4, but workers here have cpu: "),
     ],
 )
 def test_a_table_of_another_device_is_named(table, context, tmp_path, monkeypatch, timed_on, gpus, card, says):

@@ -38,15 +38,15 @@ def told(search: dict[str, float]) -> tuple[list[str], list[str]]:
         (
             [H100],
             {"gpus_per_trial": 0.5, "workers": 4},
-            "trials run on 2 workers of 0.5 GPU each (H100); now there is no room for 4 (--workers)",
+            "trials run on 2 workers of 0.5 GPU each (H100); the cluster has no room for 4 now (--workers)",
         ),
-        ([H100], {"gpus_per_trial": 0}, "trials run on 16 CPU workers: --gpus is 0, and leaves 1 GPU(s) unused"),
+        ([H100], {"gpus_per_trial": 0}, "trials run on 16 CPU workers: --gpus is 0, which leaves 1 GPU(s) unused"),
         ([CPUS], {}, "trials run on 2 CPU workers: Ray sees no GPU"),
         ([CPUS], {"workers": 1}, "trials run on 1 CPU worker: Ray sees no GPU"),
         (
             [],
             {},
-            "the cluster has no workers yet; how many it may get is unknown: one trial at a time unless --workers",
+            "the cluster has no workers yet; running one trial at a time. Set --workers for more",
         ),
     ],
 )
@@ -72,7 +72,7 @@ def test_a_line_says_what_trials_run_on(monkeypatch, nodes, search, line):
 def test_what_no_node_has_is_refused_or_waited_for(monkeypatch, node, search, problem, nearest):
     have(monkeypatch, node)
     monkeypatch.setattr(placement, "may_grow", lambda: True)
-    assert told(search) == ([], [f"{problem}; waiting until the cluster has grown"])
+    assert told(search) == ([], [f"{problem}; waiting for the cluster to grow"])
     monkeypatch.setattr(placement, "may_grow", lambda: False)
     with pytest.raises(UserError) as refused:
         told(search)
@@ -89,14 +89,14 @@ def test_a_gpu_that_ray_does_not_see_is_told_of(monkeypatch):
     have(monkeypatch, CPUS)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     (said,), _ = told({})
-    assert said.endswith("(torch sees one here: was Ray started with --num-gpus=0?)")
+    assert said.endswith("(torch sees one: was Ray started with --num-gpus=0?)")
 
 
 def test_workers_that_train_together_have_a_device_each(monkeypatch):
     have(monkeypatch, H100)
     monkeypatch.setattr(placement, "may_grow", lambda: False)
     placement.check_training(1, True, pytest.fail)
-    with pytest.raises(UserError, match=r"refine\.workers 2: each takes a GPU, and the cluster has 1; did you mean 1"):
+    with pytest.raises(UserError, match=r"refine\.workers 2: each needs a GPU, the cluster has 1; did you mean 1"):
         placement.check_training(2, True, pytest.fail)
 
 

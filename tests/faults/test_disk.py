@@ -37,11 +37,11 @@ def test_a_full_disk_ends_the_sweep_with_one_line_and_it_goes_on_with_room(place
         fill(ballast)
     output = finish(process, place, "full", code=2)
     assert "Traceback" not in output
-    told = f"error: results folder {small_disk}/full: not writable (No space left on device); what is measured stays"
+    told = f"error: results folder {small_disk}/full: not writable (No space left on device); measured trials are kept"
     assert told in output
     assert 3 <= rows_there(small_disk, "full", "") < 10
     ballast.unlink()
     output = finish(start(place, "full", *options), place, "full")
-    assert "trials, going on" in output
+    assert "trials done, resuming" in output
     assert found(small_disk, "full", "") == undisturbed
     assert not list((small_disk / "full" / "trials").glob(".*"))

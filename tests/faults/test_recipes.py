@@ -20,7 +20,7 @@ def test_recipes_that_cannot_be_measured_fail_alone(place, undisturbed_random):
     search = {key: value for key, value in measured.items() if key[0] == "search"}
     assert search.keys() == {key for key in undisturbed_random if key[0] == "search"}
     assert "can't allocate memory" in search.pop(("search", memory))
-    assert "the trial's worker died 2 times, of too little memory maybe" in search.pop(("search", killed))
+    assert "the trial's worker died 2 times, perhaps out of memory" in search.pop(("search", killed))
     assert "TimeoutError: not done within 5 seconds (search.trial_seconds)" in search.pop(("search", hang))
     assert search.items() <= undisturbed_random.items()
     assert "failed 3" in output

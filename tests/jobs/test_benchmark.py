@@ -74,7 +74,7 @@ def interrupted_after(place: Path, line: str, *extra: str) -> int:
             process.send_signal(signal.SIGINT)
             break
     rest = process.communicate(timeout=120)[0]
-    assert "the same command goes on from here" in rest
+    assert "run the same command to resume" in rest
     return process.returncode
 
 
@@ -136,7 +136,7 @@ def test_nvit_prunes_to_a_target_and_its_recipe_is_explained(place):
     assert Recipe.model_validate(yaml.safe_load((place / "pruned.yaml").read_text())) == model.recipe
     missed = run(place, "--gflops", "1%", *out, job="prune")
     assert missed.returncode == 2
-    assert "NViT cannot reach 1% of dense: the least is" in missed.stderr
+    assert "NViT cannot reach 1% of dense: the minimum is" in missed.stderr
     neither = run(place, *out, job="prune")
     assert neither.stderr == "error: give either --gflops or --latency, for example --gflops 60%\n"
 

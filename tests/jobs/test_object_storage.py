@@ -53,7 +53,7 @@ def test_a_sweep_in_object_storage_and_databases(place, tmp_path, monkeypatch):
         assert (store.folder / "front.png").read_bytes().startswith(b"\x89PNG")
         options[options.index("5")] = "7"
         again = run(*command(place, *options))
-        assert f"{RESULTS}/far: found 5 of 7 trials, going on" in again
+        assert f"{RESULTS}/far: 5 of 7 trials done, resuming" in again
         rows = store.rows()
         study = optuna.load_study(study_name="far", storage=f"{server}optuna")
         assert len(study.trials) == len(completed(rows, "search")) == 8

@@ -66,9 +66,7 @@ def test_a_model_of_no_accuracy_is_searched_to_the_end_in_ascii_behind_a_link(pl
     done = run(place, "--results", "link", "--name", name, PYTHONIOENCODING="ascii")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "0.00 +-0.0" in done.stdout
-    assert (
-        "search stage ranked clean_miou like the full set: Spearman undefined, as all values are equal" in done.stdout
-    )
+    assert "search stage and full set rank clean_miou alike: Spearman undefined, as all values are equal" in done.stdout
     assert "Warning" not in done.stdout + done.stderr
     assert {row.clean_miou for row in Store(place / "elsewhere" / name).rows()} == {0.0}
     assert (place / "elsewhere" / name / "report.html").is_file()
@@ -100,5 +98,5 @@ def test_a_temporary_folder_too_long_for_ray_is_one_line(place, monkeypatch, var
     monkeypatch.delenv("RAY_TMPDIR", raising=False)
     done = run(place, "--name", "long", **{variable: os.fspath(long)})
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith(f"error: {variable} {long}: too long a path for Ray's sockets")
+    assert done.stderr.startswith(f"error: {variable} {long}: path too long for Ray's sockets")
     assert done.stderr.count("\n") == 1

@@ -146,7 +146,7 @@ def test_ctrl_c_leaves_a_result_and_the_same_command_goes_on(place):
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 130, output
-    assert "the same command goes on" in output
+    assert "run the same command to resume" in output
     assert "Traceback" not in output
     assert (folder / "front.png").exists()
     assert "trials to run: " in output
@@ -157,7 +157,7 @@ def test_ctrl_c_leaves_a_result_and_the_same_command_goes_on(place):
     assert 4 <= len(before) < 15
     again = run(place, *name)
     assert again.returncode == 0, again.stdout + again.stderr
-    assert "trials, going on" in again.stdout
+    assert "trials done, resuming" in again.stdout
     after = {p.name: p.stat().st_mtime_ns for p in folder.glob("trials/*.parquet")}
     assert before.items() <= after.items(), "a finished trial was measured again"
     assert sum(name.startswith("search-") for name in after) == 15
@@ -289,12 +289,12 @@ def test_results_in_a_folder_with_quotes_and_signs_of_uris(place, tmp_path):
     assert f"report: {results / 'tiny' / 'report.html'}" in done.stdout
     assert " at " + "sqlite" not in done.stdout.replace("--backend-store-uri", "")
     again = run(place, *options)
-    assert "found 3 of 3 trials, going on" in again.stdout, again.stdout + again.stderr
+    assert "3 of 3 trials done, resuming" in again.stdout, again.stdout + again.stderr
     copied = tmp_path / "copied to here"  # as to another machine: the same command goes on
     results.rename(copied)
     longer = run(place, "--results", str(copied), "--trials", "5", "--budget", "80%")
     assert longer.returncode == 0, longer.stdout + longer.stderr
-    assert f"{copied / 'tiny'}: found 3 of 5 trials, going on" in longer.stdout
+    assert f"{copied / 'tiny'}: 3 of 5 trials done, resuming" in longer.stdout
     tool = str(Path(sys.executable).with_name("raycomp"))
     rows = len(Store(copied / "tiny").rows())
     told = execute(place, tool, "track", "tiny", "--results", str(copied))

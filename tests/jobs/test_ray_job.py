@@ -96,7 +96,7 @@ def test_a_job_is_followed_stopped_and_gone_on_with(place, head):
     assert job("stop", head, "first").returncode == 0
     logs = job("logs", head, "first").stdout
     assert "'first' was stopped" in job("status", head, "first").stdout
-    assert "interrupted: the same command goes on from here" in logs
+    assert "interrupted: run the same command to resume" in logs
     assert "Pareto front" in logs
     before = Store(folder).rows()
     assert 4 <= len(before) < 41
@@ -104,7 +104,7 @@ def test_a_job_is_followed_stopped_and_gone_on_with(place, head):
     assert parent(place, "job") == "KILLED"
     again = submit(head, "--submission-id", "second", "--", *command(place, *options))
     assert again.returncode == 0, again.stdout + again.stderr
-    assert f"found {len(completed(before, 'search')) - 1} of 40 trials, going on" in again.stdout
+    assert f"{len(completed(before, 'search')) - 1} of 40 trials done, resuming" in again.stdout
     assert "trial 40/40" in again.stdout
     rows = Store(folder).rows()
     assert len([row for row in completed(rows, "search") if row.origin != "reference"]) == 40

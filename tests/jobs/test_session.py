@@ -51,8 +51,8 @@ def left(monkeypatch):
         (True, False, ZeroDivisionError(), ZeroDivisionError, [False], ""),
         (False, False, UserError("x"), UserError, [], ""),
         (False, False, KeyboardInterrupt(), KeyboardInterrupt, [], ""),
-        (True, False, KeyboardInterrupt(), SystemExit, [False], "interrupted: the same command goes on from here\n"),
-        (True, True, KeyboardInterrupt(), SystemExit, [True], "interrupted: the same command goes on from here\n"),
+        (True, False, KeyboardInterrupt(), SystemExit, [False], "interrupted: run the same command to resume\n"),
+        (True, True, KeyboardInterrupt(), SystemExit, [True], "interrupted: run the same command to resume\n"),
         (True, True, UserError("x"), UserError, [True], ""),
     ],
 )

@@ -28,7 +28,7 @@ from raycomp.merging import METHODS, MergeMethod
 from raycomp.models.policy import Policy
 from raycomp.recipe import BlockWidths, Recipe, dense
 from raycomp.results.query import baselines, baselines_of, is_baseline
-from raycomp.search.baselines import known
+from raycomp.search.baselines import matched_baselines
 from raycomp.search.proposal import Proposal
 from raycomp.search.trial import run_trial
 from raycomp.settings.comparison import BenchmarkConfig
@@ -144,7 +144,7 @@ def test_a_space_meets_its_budget_and_draws_recipes_that_merge(name):
 def test_a_space_of_another_method_refuses_it(name):
     other = next(one for one in METHODS if one != name)
     problem = space(other).outside(dense(TINY).merging(fixed(name, 0.5)))
-    assert problem == f"merge.method is {name!r}, the only one is {other!r}"
+    assert problem == f"merge.method is {name!r}, the space has only {other!r}"
 
 
 @every_method
@@ -156,7 +156,7 @@ def test_a_space_refuses_what_adapts_to_the_image(name):
 @every_method
 def test_known_recipes_merge_by_it_and_cost_at_most_their_share(name):
     full = gflops(PAPER, dense(PAPER))
-    found = list(known(PAPER, PAPER.image, (0.8,), merging=METHODS[name].standard(PAPER, "small")))
+    found = list(matched_baselines(PAPER, PAPER.image, (0.8,), merging=METHODS[name].standard(PAPER, "small")))
     expected = baselines(METHODS[name].title)
     assert {one.kind for one in found} >= set(expected)
     assert baselines_of(row(label=one.label) for one in found) == expected

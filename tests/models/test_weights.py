@@ -15,7 +15,7 @@ from raycomp.evaluate.miou import class_iou, normalised
 from raycomp.models import checkpoints
 from raycomp.models.segmenter import Segmenter
 from raycomp.results.query import baselines
-from raycomp.search.baselines import known
+from raycomp.search.baselines import matched_baselines
 from raycomp.space import Space
 
 SPACE = configs.load(Path(__file__).resolve().parents[2] / "search_spaces" / "streetscenes_vit_micro.yaml")
@@ -60,7 +60,7 @@ def test_a_narrow_recipe_of_the_elastic_one_is_as_good_as_its_card_says():
     model, shape = checkpoints.load(ELASTIC, SPACE.model.shape), SPACE.model.shape
     space = Space(shape, SPACE.space, shape.image)
     assert space.config == checkpoints.elastic_space(ELASTIC)
-    found = list(known(shape, space.image, (0.27,), least=space.recipe(space.smallest)))
+    found = list(matched_baselines(shape, space.image, (0.27,), narrowest=space.recipe(space.smallest)))
     recipe = next(one.recipe for one in found if one.kind == baselines()[-1])
     row = next(
         line for line in ELASTIC.with_suffix(".md").read_text().splitlines() if f"{baselines()[-1]} | 27%" in line

@@ -8,7 +8,7 @@ from raycomp.config import SweepConfig
 from raycomp.errors import UserError
 from raycomp.flops import gflops
 from raycomp.recipe import dense
-from raycomp.refine.rerank import Given, proposals, settings
+from raycomp.refine.rerank import ProposalList, proposals, settings
 from raycomp.results.pareto import front
 from raycomp.results.query import agreement, at_budgets, baselines, final_front
 from tests.conftest import TINY
@@ -76,7 +76,7 @@ def test_a_recipe_that_does_not_fit_is_refused_before_anything_runs():
 
 def test_what_is_measured_is_not_handed_out_again_and_what_failed_is():
     done = [fake_row(TINY, one) for one in wanted()[:3]] + [fake_row(TINY, wanted()[3], "failed")]
-    given, handed = Given(wanted(), done), []
+    given, handed = ProposalList(wanted(), done), []
     assert given.remaining == len(wanted()) - 3
     while (proposal := given.next()) is not None:
         handed.append(proposal)

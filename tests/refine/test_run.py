@@ -4,7 +4,7 @@ import pytest
 
 from raycomp.errors import UserError
 from raycomp.recipe import dense
-from raycomp.refine.front import wanted_of
+from raycomp.refine.front import front_targets
 from raycomp.search.proposal import Proposal
 from tests.conftest import TINY
 from tests.helpers.trials import fake_row
@@ -20,17 +20,17 @@ def rows() -> list[dict]:
 
 
 def test_the_front_with_every_seed_cheapest_first():
-    wanted = wanted_of(rows(), 0.95, seeds=(0, 1))
+    wanted = front_targets(rows(), 0.95, seeds=(0, 1))
     assert [(one.target.recipe.embed, one.target.seed) for one in wanted] == [
         (16, 0), (16, 1), (24, 0), (24, 1), (28, 0), (28, 1),
     ]  # fmt: skip
-    assert all(one.found.recipe_id == one.target.recipe.id for one in wanted)
-    assert wanted_of(rows(), 0.01, seeds=(0,)) == []
+    assert all(one.row.recipe_id == one.target.recipe.id for one in wanted)
+    assert front_targets(rows(), 0.01, seeds=(0,)) == []
 
 
 def test_fewer_by_number_or_by_id():
-    assert len(wanted_of(rows(), 0.95, (0,), top=2)) == 2
+    assert len(front_targets(rows(), 0.95, (0,), top=2)) == 2
     chosen = rows()[2].recipe_id
-    assert [one.found.recipe_id for one in wanted_of(rows(), 0.95, (0,), ids=[chosen[:6]])] == [chosen]
+    assert [one.row.recipe_id for one in front_targets(rows(), 0.95, (0,), ids=[chosen[:6]])] == [chosen]
     with pytest.raises(UserError, match=r"--recipes 0000: not on the front; "):
-        wanted_of(rows(), 0.95, (0,), ids=["0000"])
+        front_targets(rows(), 0.95, (0,), ids=["0000"])

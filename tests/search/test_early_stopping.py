@@ -47,7 +47,7 @@ def test_the_first_images_are_part_of_all(context):
     np.testing.assert_array_equal(staged.corrupted, whole.corrupted)
 
 
-def test_a_model_stops_only_below_both_figures_of_a_bar(context):
+def test_a_model_stops_only_below_both_figures_of_a_threshold(context):
     config = context.config.evaluation.model_copy(update={"early_stopping": FIRST})
     first = measured(context, config).first
     up, down = (Accuracy(first.clean + d, first.corrupted + d) for d in (1e-6, -1e-6))
@@ -90,7 +90,7 @@ def row(clean: float, corrupted: float, gflops: float, gain: tuple[float, float]
     return rows.row(clean_miou=clean, corrupted_miou=corrupted, gflops=gflops, **first)
 
 
-def test_bars_are_the_front_less_what_trials_gain_and_doubt():
+def test_thresholds_are_the_front_less_mean_gain_and_margin():
     known = EarlyStopping()
     gains = [(0.01 * (i % 3), 0.02 * (i % 2)) for i in range(10)]
     for i, gain in enumerate(gains):

@@ -7,9 +7,9 @@ from optuna.distributions import IntDistribution
 from optuna.trial import create_trial
 
 from raycomp.objectives import directions
-from raycomp.search import ask_tell, history
-from raycomp.search.history import FixedSpaceTPE, condensed
+from raycomp.search import ask_tell, sampler
 from raycomp.search.proposer import Proposer
+from raycomp.search.sampler import FixedSpaceTPE, condensed
 from tests.helpers.trials import fake_row
 from tests.search.test_proposer import SEARCH, SPACE, drive
 
@@ -27,7 +27,7 @@ def trials(count: int) -> list:
 
 
 def test_the_front_stays_and_the_order(monkeypatch):
-    monkeypatch.setattr(history, "KEPT", 60)
+    monkeypatch.setattr(sampler, "KEPT", 60)
     whole = trials(400)
     kept = condensed(whole)
     assert 50 <= len(kept) <= 60
@@ -54,7 +54,7 @@ def test_the_known_space_proposes_what_optunas_own_does():
 @pytest.mark.parametrize("stop", [11, 17, 24, 29])
 def test_a_restart_of_a_long_sweep_proposes_what_an_undisturbed_one_does(monkeypatch, stop):
     monkeypatch.setattr(ask_tell, "FULL", 12)
-    monkeypatch.setattr(history, "KEPT", 6)
+    monkeypatch.setattr(sampler, "KEPT", 6)
     undisturbed = drive(Proposer(SPACE, SEARCH, []))
     before = drive(Proposer(SPACE, SEARCH, []), stop_after=stop)
     resumed = Proposer(SPACE, SEARCH, [fake_row(SPACE.shape, p) for p in before])
@@ -65,7 +65,7 @@ def test_a_restart_of_a_long_sweep_proposes_what_an_undisturbed_one_does(monkeyp
 
 def test_trials_that_run_while_the_memory_is_condensed_are_told_all_the_same(monkeypatch):
     monkeypatch.setattr(ask_tell, "FULL", 10)
-    monkeypatch.setattr(history, "KEPT", 6)
+    monkeypatch.setattr(sampler, "KEPT", 6)
     several = Proposer(SPACE, SEARCH, [])
     running = [several.next() for _ in range(4)]
     done = 0
@@ -78,4 +78,4 @@ def test_trials_that_run_while_the_memory_is_condensed_are_told_all_the_same(mon
     assert several.finished
     assert several.trials_done == SEARCH.trials
     states = [trial.state for trial in several._ask_tell._study.get_trials(deepcopy=False)]
-    assert states.count(optuna.trial.TrialState.RUNNING) == len(several._ask_tell._told)  # since the last ask
+    assert states.count(optuna.trial.TrialState.RUNNING) == len(several._ask_tell._pending)  # since the last ask

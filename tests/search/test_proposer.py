@@ -8,7 +8,7 @@ from raycomp.errors import UserError
 from raycomp.recipe import BlockWidths, Recipe, dense
 from raycomp.results.pareto import front
 from raycomp.results.query import baselines
-from raycomp.search.baselines import Baseline, by_priority, known
+from raycomp.search.baselines import Baseline, by_priority, matched_baselines
 from raycomp.search.proposal import Proposal
 from raycomp.search.proposer import Proposer
 from raycomp.settings.space_and_search import SearchConfig, SpaceConfig, WidthRange
@@ -160,14 +160,14 @@ def test_known_recipes_are_matched_to_their_budget():
 
     shape = deit_base_distilled((512, 512), 150)
     whole = gflops(shape, dense(shape))
-    for item in known(shape, (512, 512), (0.7, 0.4)):
+    for item in matched_baselines(shape, (512, 512), (0.7, 0.4)):
         share = gflops(shape, item.recipe) / whole
         assert item.share * 0.98 <= share <= item.share, item.label
 
 
 def test_known_recipes_stay_within_the_narrowest_widths_allowed():
-    least = Recipe(embed=24, blocks=(BlockWidths(heads=2, qk=8, v=8, mlp=80),) * 3)
-    found = list(known(TINY, TINY.image, (0.8, 0.7, 0.6, 0.1), least=least))
+    narrowest = Recipe(embed=24, blocks=(BlockWidths(heads=2, qk=8, v=8, mlp=80),) * 3)
+    found = list(matched_baselines(TINY, TINY.image, (0.8, 0.7, 0.6, 0.1), narrowest=narrowest))
     assert {one.kind for one in found} >= set(BASELINES)
     for one in found:
         assert one.recipe.embed >= 24, one.label
@@ -222,7 +222,7 @@ def test_known_recipes_leave_half_of_the_trials_to_the_search():
     assert kinds[1] == []
     assert kinds[4] == [f"{UNIFORM_BOTH} 70%", f"{UNIFORM_BOTH} 50%"]
     assert set(kinds[7]) == {*kinds[4], f"{UNIFORM_PRUNING} 70%"}
-    assert len(kinds[60]) == len(list(known(TINY, TINY.image, (0.7, 0.5))))
+    assert len(kinds[60]) == len(list(matched_baselines(TINY, TINY.image, (0.7, 0.5))))
     for trials in (4, 4, 7, 60):
         config = SEARCH.model_copy(update={"trials": trials, "sampler": "random"})
         proposals = drive(Proposer(SPACE, config, rows))

@@ -13,9 +13,17 @@ from botorch.utils.multi_objective.box_decompositions import FastNondominatedPar
 
 from raycomp.results.pareto import hypervolume
 from raycomp.search import sampler, surrogate
-from raycomp.search.candidates import candidates, most, point, steps
 from raycomp.search.proposer import Proposer
-from raycomp.search.surrogate import Surrogate, chosen, expected_improvement, predicted
+from raycomp.search.surrogate import (
+    Surrogate,
+    candidates,
+    choose,
+    expected_improvement,
+    max_steps,
+    point,
+    predicted,
+    steps,
+)
 from tests.helpers.trials import fake_row
 from tests.search.test_proposer import SEARCH, SPACE, drive
 
@@ -29,11 +37,13 @@ def front() -> FastNondominatedPartitioning:
 
 
 def test_candidates_are_points_of_the_grid_each_once():
-    drawn = candidates(DIMENSIONS, np.array([most(DIMENSIONS), most(DIMENSIONS) // 2]), 300, np.random.default_rng(0))
+    drawn = candidates(
+        DIMENSIONS, np.array([max_steps(DIMENSIONS), max_steps(DIMENSIONS) // 2]), 300, np.random.default_rng(0)
+    )
     assert 200 < len(drawn) <= 300
     assert len(np.unique(drawn, axis=0)) == len(drawn)
     assert (drawn >= 0).all()
-    assert (drawn <= most(DIMENSIONS)).all()
+    assert (drawn <= max_steps(DIMENSIONS)).all()
     for one in drawn:
         where = point(DIMENSIONS, one)
         assert steps(DIMENSIONS, where).tolist() == one.tolist()
@@ -41,8 +51,8 @@ def test_candidates_are_points_of_the_grid_each_once():
 
 
 def test_nothing_and_everything_compressed_are_the_ends():
-    assert point(DIMENSIONS, most(DIMENSIONS)) == SPACE.smallest
-    assert point(DIMENSIONS, 0 * most(DIMENSIONS)) == {d.name: d.full for d in DIMENSIONS}
+    assert point(DIMENSIONS, max_steps(DIMENSIONS)) == SPACE.smallest
+    assert point(DIMENSIONS, 0 * max_steps(DIMENSIONS)) == {d.name: d.full for d in DIMENSIONS}
 
 
 def test_without_doubt_the_improvement_is_that_of_the_hypervolume():
@@ -79,8 +89,8 @@ def test_expectations_are_those_of_botorchs_closed_form(monkeypatch):
 def test_of_twins_chosen_together_the_second_brings_nothing():
     mean = torch.tensor([[0.75, 0.55], [0.75, 0.549], [0.5, 0.4]], dtype=torch.float64)
     cost = torch.tensor([0.6, 0.6, 0.25], dtype=torch.float64)
-    assert chosen(mean, torch.zeros_like(mean), cost, KNOWN, CORNER, 2) == [0, 2]
-    assert chosen(mean, torch.zeros_like(mean), cost, KNOWN, CORNER, 3) == [0, 2, 1]
+    assert choose(mean, torch.zeros_like(mean), cost, KNOWN, CORNER, 2) == [0, 2]
+    assert choose(mean, torch.zeros_like(mean), cost, KNOWN, CORNER, 3) == [0, 2, 1]
 
 
 def test_hyperparameters_do_not_depend_on_interruptions():
@@ -125,8 +135,8 @@ def test_it_finds_more_than_chance():
 
 def test_with_many_running_several_are_chosen_at_once(monkeypatch):
     counts = []
-    monkeypatch.setattr(sampler, "_TOGETHER", 2)
-    monkeypatch.setattr(sampler, "chosen", lambda *a: counts.append(a[-1]) or chosen(*a))
+    monkeypatch.setattr(sampler, "_RUNNING_PER_POINT", 2)
+    monkeypatch.setattr(sampler, "choose", lambda *a: counts.append(a[-1]) or choose(*a))
     proposer = Proposer(SPACE, SEARCH.model_copy(update={"trials": 60, "baselines": ()}), [])
     running = [proposer.next() for _ in range(8)]
     keys = {p.key for p in running}

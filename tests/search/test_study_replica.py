@@ -84,7 +84,7 @@ def test_a_journal_that_is_broken_is_put_aside_and_made_anew(tmp_path, broken):
     assert copy._connected
     assert len(lines) == 1
     assert "study.journal was broken (" in lines[0]
-    assert "it is study.journal.broken-1 now" in lines[0]
+    assert "moved to study.journal.broken-1, starting a new one" in lines[0]
     assert (tmp_path / "study.journal.broken-1").read_bytes() == held
     check(JournalStorage(JournalFileBackend(str(journal))), rows)
 
@@ -109,7 +109,7 @@ def test_a_journal_that_breaks_while_it_is_written_gets_all_rows_again(tmp_path,
 
 @pytest.mark.parametrize("left", ["file", "link", "link to nothing"])
 def test_a_lock_that_a_killed_process_left_is_removed(tmp_path, monkeypatch, left):
-    monkeypatch.setattr("raycomp.search.study_replica._HELD", 0.3)
+    monkeypatch.setattr("raycomp.search.study_replica._STALE_AFTER", 0.3)
     proposer, rows = searched()
     lock, lines = tmp_path / "study.journal.lock", []
     if left == "file":
@@ -119,7 +119,7 @@ def test_a_lock_that_a_killed_process_left_is_removed(tmp_path, monkeypatch, lef
     began = time.monotonic()
     assert copied(study_uri(None, tmp_path), proposer, rows, lines.append)._connected
     assert time.monotonic() - began < 10
-    assert lines == [f"{lock} was left by a process that ended: removed"]
+    assert lines == [f"{lock} was left by a dead process: removed"]
     assert not lock.is_symlink()
     assert not lock.exists()
     check(JournalStorage(JournalFileBackend(str(tmp_path / "study.journal"))), rows)

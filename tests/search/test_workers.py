@@ -11,9 +11,9 @@ from raycomp.cluster import saliency_task
 from raycomp.context.calibration import score
 from raycomp.errors import UserError
 from raycomp.recipe import dense
-from raycomp.refine.rerank import Given
+from raycomp.refine.rerank import ProposalList
 from raycomp.results.store import Store
-from raycomp.search import actor
+from raycomp.search import sweep
 from raycomp.search.proposal import Proposal
 from raycomp.search.rows import described
 from raycomp.search.sweep import run_sweep
@@ -32,12 +32,12 @@ def own_ray():
     ray.shutdown()
 
 
-class Losing(actor.Trial):
+class Losing(sweep.Trial):
     """Loses its device as often as a recipe's label says, and writes which process measured."""
 
     def setup(self, config, **parameters):
         super().setup(config, **parameters)
-        actor.run_trial = self.measured
+        sweep.run_trial = self.measured
 
     def measured(self, context, samples, proposal, folder, device, commit):
         marks = folder / "marks"
@@ -59,7 +59,7 @@ def measured(context, folder, losses, **search):
     own = replace(context, config=context.config.changed("search", workers=1, gpus_per_trial=0, **search))
     store = Store(folder)
     store.open(own.config)
-    outcome = run_sweep(own, None, store, Given(proposals, []), lambda row: None, Losing)
+    outcome = run_sweep(own, None, store, ProposalList(proposals, []), lambda row: None, Losing)
     assert outcome.finished
     return {row.number: row for row in outcome.rows}, (folder / "marks").read_text().splitlines()
 
@@ -68,7 +68,7 @@ def test_a_worker_that_loses_its_device_ends_and_another_takes_the_trial(context
     rows, runs = measured(context, tmp_path, (0, 1, 0, 9, 0), max_failures=2)
     assert [rows[number].status for number in range(5)] == ["complete"] * 3 + ["failed", "complete"]
     assert rows[3].error == (
-        "the trial ended its worker 3 times (search.max_failures), the last time by "
+        "the trial ended its worker 3 times (search.max_failures), the last time with "
         "AcceleratorError: CUDA error: an illegal memory access was encountered"
     )
     ran = [line.split() for line in runs]
@@ -92,7 +92,7 @@ def test_saliency_by_a_worker_is_that_of_the_driver(tmp_path, monkeypatch):
 
 def test_what_is_wrong_with_a_gpu_is_one_line_of_the_sweep_and_of_saliency(context, tmp_path, monkeypatch):
     settings = config(tmp_path / "data", (True,)).changed("search", gpus_per_trial=0.5)
-    problem = r"^Ray gives a worker on \S+ GPU 0, which torch \S+ does not see"
+    problem = r"^Ray assigned GPU 0 to a worker on \S+, but torch \S+ does not see it"
     with pytest.raises(UserError, match=problem):
         saliency_task.saliency_by_worker(seeded_model(SHAPE), settings, "nvit", tmp_path / "x.part")
     own, store = (
@@ -102,4 +102,4 @@ def test_what_is_wrong_with_a_gpu_is_one_line_of_the_sweep_and_of_saliency(conte
     store.open(own.config)
     first = Proposal(0, "search", "reference", "", dense(context.shape))
     with pytest.raises(UserError, match=problem):
-        run_sweep(own, None, store, Given([first], []), lambda row: None)
+        run_sweep(own, None, store, ProposalList([first], []), lambda row: None)
