@@ -17,7 +17,8 @@ from raycomp.evaluate.measure import measure
 from raycomp.evaluate.miou import normalised
 from raycomp.merging import Algm, Cts
 from raycomp.recipe import Recipe, dense
-from raycomp.search.baselines import baselines, known
+from raycomp.results.query import baselines
+from raycomp.search.baselines import known
 from raycomp.settings.evaluation import EvaluationConfig, StageConfig
 
 _CLOSE = 1e-4  # of a logit
