@@ -136,7 +136,7 @@ class _Loader(yaml.SafeLoader):
     """Safe YAML that rejects duplicate keys; PyYAML would keep the last one."""
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        """Compose a mapping. Keys that `<<` merges in are added later, because keys of the mapping may override them."""
+        """Compose a mapping. Keys that `<<` merges in are added later, because the mapping may override them."""
         node = super().compose_mapping_node(anchor)
         lines: dict[tuple[str, str], int] = {}
         for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
