@@ -1,9 +1,9 @@
-"""Where log(size) should ride in proportional attention: an additive bias or an extra channel.
+"""Compare two ways to add log(size) to proportional attention: an additive bias and an extra channel.
 
     python benchmarks/attention.py [--device cuda]
 
-Prints the median time of each variant relative to attention without sizes, all in one run, the
-variants taking turns so that a change in the machine's speed meets them all.
+Prints the median time of each variant relative to attention without sizes. The variants take turns in one run, so
+that a change in the machine's speed affects them all.
 """
 
 from collections.abc import Callable
@@ -28,12 +28,12 @@ def plain(q: Tensor, k: Tensor, v: Tensor, log_size: Tensor) -> Tensor:
 
 
 def bias(q: Tensor, k: Tensor, v: Tensor, log_size: Tensor) -> Tensor:
-    """A mask that is broadcast over heads and queries, never written out."""
+    """Add a mask that is broadcast over heads and queries and never materialised."""
     return F.scaled_dot_product_attention(q, k, v, attn_mask=log_size[:, None, None, :])
 
 
 def channel(q: Tensor, k: Tensor, v: Tensor, log_size: Tensor) -> Tensor:
-    """q . k + 1 * log s: one more channel, all three padded to the next multiple of 8."""
+    """Compute q . k + 1 * log s with one more channel; all three are padded to the next multiple of 8."""
     width, scale = q.shape[-1], q.shape[-1] ** -0.5
     one = torch.full_like(q[..., :1], 1 / scale)
     size = log_size[:, None, :, None].expand_as(k[..., :1])

@@ -1,10 +1,10 @@
-"""Compare the rows of two sweeps column by column, to show that a change of the code changes no result.
+"""Compare the rows of two sweeps column by column, to show that a code change changes no result.
 
     python jobs/pareto_search.py --workers 1 --trials 40 --results before   # in the old checkout
     python jobs/pareto_search.py --workers 1 --trials 40 --results after    # in the new one
     python benchmarks/compare_rows.py before/streetscenes_vit_micro after/streetscenes_vit_micro
 
-Times, versions and the commit are left out. Reads Parquet alone, so that rows of any version can be compared.
+Times, versions and the commit are ignored. It reads Parquet directly, so it can compare rows of any version.
 """
 
 import io
@@ -19,17 +19,17 @@ VARYING = {
     "started", "seconds", "seconds_build", "seconds_recover", "seconds_measure", "latency_ms", "throughput",
     "versions", "git_commit",
 }  # fmt: skip
-"""Columns that two runs of the same code fill differently."""
+"""Columns that differ between two runs of the same code."""
 KEY = ("stage", "recipe_id", "label", "seed")
 
 
 def main(
     before: Annotated[Path, typer.Argument(help="Folder of a sweep.")],
-    after: Annotated[Path, typer.Argument(help="Folder of the same sweep by other code.")],
-    renamed: Annotated[list[str] | None, typer.Option(help="A column that has another name after: OLD=NEW.")] = None,
-    reworded: Annotated[list[str] | None, typer.Option(help="A value that is worded anew: COLUMN:OLD=NEW.")] = None,
+    after: Annotated[Path, typer.Argument(help="Folder of the same sweep, run by other code.")],
+    renamed: Annotated[list[str] | None, typer.Option(help="A renamed column: OLD=NEW.")] = None,
+    reworded: Annotated[list[str] | None, typer.Option(help="A renamed value: COLUMN:OLD=NEW.")] = None,
 ) -> None:
-    """Print what differs, and exit with 1 where anything does."""
+    """Print the differences, and exit with code 1 if there are any."""
     names = dict(pair.split("=", 1) for pair in renamed or ())
     words = {}
     for text in reworded or ():
@@ -54,7 +54,7 @@ def main(
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
-    """All rows of a sweep; a file may hold several."""
+    """Read all rows of a sweep; a file may hold several."""
     return [row for file in sorted((folder / "trials").glob("*.parquet")) for row in pq.read_table(file).to_pylist()]
 
 
@@ -63,7 +63,7 @@ def key_of(row: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def same(one: Any, other: Any) -> bool:
-    """Equal to the last bit; NaN equals NaN, and archives of arrays are compared by their arrays."""
+    """Return whether two values are bitwise equal; NaN equals NaN, and archives are compared by their arrays."""
     if isinstance(one, bytes) and isinstance(other, bytes):
         first, second = np.load(io.BytesIO(one)), np.load(io.BytesIO(other))
         return set(first.files) == set(second.files) and all(np.array_equal(first[n], second[n]) for n in first.files)
@@ -71,12 +71,12 @@ def same(one: Any, other: Any) -> bool:
 
 
 def _translated(row: dict[str, Any], names: dict[str, str], words: dict[tuple[str, str], str]) -> dict[str, Any]:
-    """A row of before under today's names and words."""
-    found = {names.get(column, column): value for column, value in row.items()}
+    """Return an old row under the new names and values."""
+    result = {names.get(column, column): value for column, value in row.items()}
     for (column, text), new in words.items():
-        if found.get(column) == text:
-            found[column] = new
-    return found
+        if result.get(column) == text:
+            result[column] = new
+    return result
 
 
 def _title(key: tuple[Any, ...]) -> str:

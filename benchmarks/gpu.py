@@ -1,12 +1,12 @@
-"""What the code does on a GPU: correctness, kernels, speed, memory, one real sweep. At most 8 minutes.
+"""Measure the code on a GPU: correctness, kernels, speed, memory, and one real sweep. Takes at most 8 minutes.
 
     python benchmarks/gpu.py --out gpu-results                        # on a machine with CUDA
-    python benchmarks/gpu.py --out gpu-results --steps 3,5            # some steps again
+    python benchmarks/gpu.py --out gpu-results --steps 3,5            # repeat some steps
     python benchmarks/gpu.py --out gpu-results --docs                 # render docs/results/gpu.md from the figures
-    python benchmarks/gpu.py --device cpu --small --out /tmp/small    # every line once, without a GPU
+    python benchmarks/gpu.py --device cpu --small --out /tmp/small    # run every line once, without a GPU
 
-Each step is a process of its own with a time limit, and `gpu.json` is written after each: what fails or takes too long
-leaves the other steps as they are. The machine needs Python 3.11, torch with CUDA and the packages of pyproject.toml.
+Each step runs in a separate process with a time limit, and `gpu.json` is written after each, so that a failed or slow
+step does not affect the others. The machine needs Python 3.11, torch with CUDA and the packages of pyproject.toml.
 """
 
 import faulthandler
@@ -40,16 +40,16 @@ STEPS = {
     "tools": 80,
     "compiled": 80,
 }
-"""Each step and its limit in seconds, in the order in which they run; the sum of limits is more than all take."""
-_PRELOADED = ["torch", "raycomp.search.trial"]  # once, for all steps
+"""Each step and its limit in seconds, in order of execution; together they take less than the sum of the limits."""
+_PRELOADED = ["torch", "raycomp.search.trial"]  # imported once, for all steps
 
 
 def main(
     out: Annotated[Path, typer.Option(help="Folder for gpu.json and the logs.")],
     device: Annotated[str, typer.Option(help="cuda or cpu.")] = "cuda",
-    small: Annotated[bool, typer.Option("--small", help="Toy sizes.")] = False,
-    steps: Annotated[str, typer.Option(help="Which steps, by name or by number.")] = ",".join(STEPS),
-    docs: Annotated[bool, typer.Option("--docs", help="Render docs/results/gpu.md and run nothing.")] = False,
+    small: Annotated[bool, typer.Option("--small", help="Use toy sizes.")] = False,
+    steps: Annotated[str, typer.Option(help="Steps to run, by name or number.")] = ",".join(STEPS),
+    docs: Annotated[bool, typer.Option("--docs", help="Only render docs/results/gpu.md.")] = False,
 ) -> None:
     if docs:
         from gpu_docs import write_page
@@ -59,7 +59,7 @@ def main(
     names = list(STEPS)
     chosen = [names[int(step)] if step.isdigit() else step for step in steps.split(",")]
     if unknown := [step for step in chosen if step not in STEPS]:
-        raise typer.BadParameter(f"{unknown[0]}: no such step; there are {', '.join(STEPS)}")
+        raise typer.BadParameter(f"{unknown[0]}: no such step; allowed: {', '.join(STEPS)}")
     out.mkdir(parents=True, exist_ok=True)
     path, context = out / "gpu.json", multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_PRELOADED)
@@ -75,7 +75,7 @@ def main(
         status = "done" if process.exitcode == 0 else "failed"
         if process.exitcode is None:
             status = "timed out"
-            os.killpg(process.pid or 0, signal.SIGKILL)  # with what it started
+            os.killpg(process.pid or 0, signal.SIGKILL)  # with its child processes
             process.join()
         figures = json.loads(file.read_text()) if file.is_file() else {}
         file.unlink(missing_ok=True)
@@ -90,18 +90,18 @@ def main(
 
 
 def _limit(name: str, small: bool) -> int:
-    """Seconds; the small form may run on two busy cores."""
+    """Return the limit in seconds; the small form may run on two busy cores."""
     return 5 * STEPS[name] if small else STEPS[name]
 
 
 def _step(name: str, device: str, small: bool, out: Path) -> None:
-    """Run one step in this process, its output in a log."""
+    """Run one step in this process, with its output in a log."""
     os.setsid()
-    multiprocessing.set_start_method("fork", force=True)  # for loaders, as in a job; the step itself came by forkserver
+    multiprocessing.set_start_method("fork", force=True)  # for data loaders, as in a job
     with (out / f"{name}.log").open("w") as log:
         for stream in (1, 2):
             os.dup2(log.fileno(), stream)
-    faulthandler.dump_traceback_later(_limit(name, small) - 2)  # where a step hangs
+    faulthandler.dump_traceback_later(_limit(name, small) - 2)  # shows where a step hangs
     from gpu_steps.notes import Notes, Setting
 
     folder = out / "work"

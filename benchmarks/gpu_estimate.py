@@ -1,9 +1,9 @@
-"""What a pass of DeiT-B at 512 px should take on a card, from counts of FLOPs and bytes alone.
+"""Estimate the time of a DeiT-B forward pass at 512 px on a GPU from its FLOPs and bytes.
 
     python benchmarks/gpu_estimate.py [--tflops 777] [--tb-per-s 4.25] [--batch 32]
 
-Bytes are those that every layer reads and writes in bfloat16 where none is fused with the next, weights and the merge
-step left out. The rates are what `benchmarks/gpu.py` measured.
+Bytes are what all layers read and write in bfloat16 without fusion, excluding weights and the merge step. The rates
+were measured by `benchmarks/gpu.py`.
 """
 
 from typing import Annotated
@@ -15,7 +15,7 @@ from raycomp.flops import decoder_widths, gflops
 from raycomp.recipe import BlockWidths, Recipe, tokens_removed
 from raycomp.shape import ModelShape, deit_base_distilled
 
-_BYTES = 2  # of a number
+_BYTES = 2  # per number
 
 
 def main(
@@ -33,7 +33,7 @@ def main(
 
 
 def numbers(shape: ModelShape, recipe: Recipe) -> int:
-    """Numbers of activations that one image's pass reads and writes."""
+    """Count the activations that the forward pass of one image reads and writes."""
     rows, columns = shape.grid()
     tokens, total = shape.prefix + rows * columns, 0
     _, removed = tokens_removed(shape, recipe.merge)
@@ -41,20 +41,20 @@ def numbers(shape: ModelShape, recipe: Recipe) -> int:
         total += tokens * _attention(recipe.embed, widths)
         tokens -= merged
         total += tokens * _mlp(recipe.embed, widths.mlp)
-    own = decoder_widths(shape, recipe.embed)
-    widths = BlockWidths(heads=own.heads, qk=own.head_dim, v=own.head_dim, mlp=own.mlp)
-    each = _attention(recipe.embed, widths) + _mlp(recipe.embed, own.mlp)
+    decoder = decoder_widths(shape, recipe.embed)
+    widths = BlockWidths(heads=decoder.heads, qk=decoder.head_dim, v=decoder.head_dim, mlp=decoder.mlp)
+    each = _attention(recipe.embed, widths) + _mlp(recipe.embed, decoder.mlp)
     return total + shape.decoder_depth * (tokens - shape.prefix + shape.classes) * each
 
 
 def _attention(embed: int, widths: BlockWidths) -> int:
-    """Of a token: norm, projection to q, k and v, attention, projection back, residual."""
+    """Count per token: norm, projection to q, k and v, attention, projection back, residual."""
     qkv, out = widths.heads * (2 * widths.qk + widths.v), widths.heads * widths.v
     return 2 * embed + (embed + qkv) + (qkv + out) + (out + embed) + 3 * embed
 
 
 def _mlp(embed: int, hidden: int) -> int:
-    """Of a token: norm, first layer, activation, second layer, residual."""
+    """Count per token: norm, first layer, activation, second layer, residual."""
     return 2 * embed + (embed + hidden) + 2 * hidden + (hidden + embed) + 3 * embed
 
 

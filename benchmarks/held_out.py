@@ -1,11 +1,12 @@
-"""What sweeps found, measured on images that no search saw: the best recipe at shares of the dense cost.
+"""Measure the best recipes of sweeps, at shares of the dense cost, on images that no search used.
 
     python benchmarks/held_out.py NAME ... [--shares 50,27] [--images 500] [--refined]
 
-Sweeps of one search space that differ in their seeds are repeats of one experiment: the best recipe at a share is
-chosen by each sweep's own full stage (clean plus corrupted mIoU), then measured on the test split with all 16 x 5
-corruptions. Prints clean / corrupted mIoU of each, and mean and standard deviation over the sweeps of the difference
-to the dense model, in points. With --refined, a recipe's models of `jobs/refine.py` are measured, each seed a repeat.
+Sweeps of one search space that differ in their seeds are repeats of one experiment. The full stage of each sweep
+chooses the best recipe at a share (clean plus corrupted mIoU), which is then measured on the test split with all
+16 x 5 corruptions. Prints the clean / corrupted mIoU of each recipe, and the mean and standard deviation over sweeps
+of the difference to the dense model, in points. With --refined, it measures the models that `raycomp refine` made of
+each recipe; every seed is a repeat.
 """
 
 from pathlib import Path
@@ -35,7 +36,7 @@ Accuracy = tuple[float, float]
 def main(
     sweeps: Annotated[list[str], typer.Argument(help="Names of finished sweeps.")],
     shares: Annotated[str, typer.Option()] = "50,27",
-    images: Annotated[int, typer.Option(help="Clean images; corrupted are 16 a variant.")] = 500,
+    images: Annotated[int, typer.Option(help="Clean images; every corrupted variant has 16.")] = 500,
     refined: Annotated[bool, typer.Option("--refined")] = False,
     results: Annotated[Path, typer.Option()] = Path("results"),
     threads: Annotated[int, typer.Option()] = 2,
@@ -47,23 +48,23 @@ def main(
     held_out = {"clean": images, "corrupted": 16}
     config = config.changed("data", eval_split="test").changed("evaluation", full=held_out)
     context = prepare_context(config, print)
-    whole = accuracy(context, context.model)
-    print(f"dense: {shown(whole)} on {context.evalset.fingerprint}")
+    dense = accuracy(context, context.model)
+    print(f"dense: {shown(dense)} on {context.evalset.fingerprint}")
     if context.elastic is not None:
-        print(f"elastic at full width: {difference(accuracy(context, context.elastic_model), whole)}")
+        print(f"elastic at full width: {difference(accuracy(context, context.elastic_model), dense)}")
     for share in (percent / 100 for percent in numbers("--shares", shares, 1, 100)):
-        found: list[Accuracy] = []
+        measured: list[Accuracy] = []
         for store in stores:
             best = at_budgets(store.rows(), (share,), store.config().search.budget)[0].best
             if best is None:
-                print(f"{store.folder.name}: nothing at {share:.0%}")
+                print(f"{store.folder.name}: no recipe at {share:.0%}")
                 continue
             for name, model in models(context, best, store.folder, refined):
-                found.append(accuracy(context, model))
+                measured.append(accuracy(context, model))
                 where = f"{store.folder.name} {name} {best.cost_share:.1%}"
-                print(f"  {where}: {shown(found[-1])}, {difference(found[-1], whole)}", flush=True)
-        if found:
-            gaps = 100 * (np.array(found) - whole)
+                print(f"  {where}: {shown(measured[-1])}, {difference(measured[-1], dense)}", flush=True)
+        if measured:
+            gaps = 100 * (np.array(measured) - dense)
             spread = gaps.std(axis=0, ddof=1) if len(gaps) > 1 else np.zeros(2)
             mean = gaps.mean(axis=0)
             print(
@@ -73,7 +74,7 @@ def main(
 
 
 def models(context: SweepContext, best: Row, folder: Path, refined: bool) -> list[tuple[str, Segmenter]]:
-    """The models of a recipe by name: as the sweep measured it, or its refined ones."""
+    """Return the models of a recipe by name: the one that the sweep measured, or the refined ones."""
     if refined:
         made = sorted((folder / "refined").glob(f"{best.recipe_id}-seed*.safetensors"))
         return [(path.stem, load(path)) for path in made]
@@ -82,7 +83,7 @@ def models(context: SweepContext, best: Row, folder: Path, refined: bool) -> lis
 
 
 def accuracy(context: SweepContext, model: Segmenter) -> Accuracy:
-    """Clean and corrupted mIoU on the held-out images."""
+    """Return the clean and corrupted mIoU on the held-out images."""
     result = measure(model, context.evalset, "full", context.config.evaluation, context.config.data, default_device())
     return result.clean_miou, float(np.nanmean(result.corrupted))
 
@@ -91,8 +92,8 @@ def shown(value: Accuracy) -> str:
     return f"{100 * value[0]:.2f} / {100 * value[1]:.2f}"
 
 
-def difference(value: Accuracy, whole: Accuracy) -> str:
-    clean, corrupted = (100 * (a - b) for a, b in zip(value, whole, strict=True))
+def difference(value: Accuracy, dense: Accuracy) -> str:
+    clean, corrupted = (100 * (a - b) for a, b in zip(value, dense, strict=True))
     return f"{clean:+.2f} / {corrupted:+.2f} against dense"
 
 

@@ -1,9 +1,9 @@
-"""How well the latency table predicts whole models: predicted against measured time of random recipes.
+"""Compare predicted and measured latency of random recipes.
 
     python benchmarks/latency.py [--space search_spaces/streetscenes_vit_micro.yaml] [--recipes 24] [--batch 1]
 
-Measures the table as a sweep with `limit: latency` does, on one thread, then times whole models of recipes drawn as
-elastic training draws them; their weights are of no matter. The models take turns, and so does the dense one.
+Measures the latency table on one thread, as a sweep with `cost_metric: latency` does, then times complete models of
+recipes drawn as elastic training draws them. Their weights do not matter. All models take turns, the dense one too.
 """
 
 import time
@@ -48,11 +48,11 @@ def main(
     )
     print(f"table: {table.setting}, measured in {time.perf_counter() - started:.0f} s")
 
-    grid, whole = Space(shape, config.space, window), Segmenter(shape, dense(shape)).eval()
-    least = config.elastic.least * grid.gflops({})
-    drawn = [grid.recipe(grid.draw(np.random.default_rng(SEED + i), least)) for i in range(recipes)]
+    grid, full = Space(shape, config.space, window), Segmenter(shape, dense(shape)).eval()
+    lowest = config.elastic.least * grid.gflops({})
+    drawn = [grid.recipe(grid.draw(np.random.default_rng(SEED + i), lowest)) for i in range(recipes)]
     chosen = [dense(shape), *drawn]
-    models = [compress(whole, recipe, None).eval().to(device, dtype) for recipe in chosen]
+    models = [compress(full, recipe, None).eval().to(device, dtype) for recipe in chosen]
     images = torch.randn(batch, 3, *window, device=device, dtype=dtype)
     with torch.inference_mode():
         runs = {index: lambda model=model: model(images) for index, model in enumerate(models)}
@@ -68,7 +68,7 @@ def main(
         ("shares of dense", predicted / measured * measured[0] / predicted[0]),
     ):
         off = np.abs(ratios - 1)[1:]
-        print(f"{name}: off by {np.median(off):.1%} in the median, {off.max():.1%} at most")
+        print(f"{name}: median error {np.median(off):.1%}, maximum {off.max():.1%}")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
-"""One transformer block that merges: as it is here against the published algorithm written out straight.
+"""Time one merging transformer block against a direct implementation of the published algorithm.
 
     python benchmarks/merge_step.py [--device cuda] [--dtype bfloat16] [--threads 2]
 
-The straight way: attention scores written out with log(size) added to them, cosines of all pairs, and two scatter
-passes over gathered tokens, for values and for sizes. Prints how much faster the block and the merge step alone are
-than that, and tokens a second of the merging block against the dense one, all taking turns in one run. On a CUDA
-device `raycomp.kernels` does the merge step; `by kernels` is how much faster that is than plain torch.
+The direct implementation materialises the attention scores with log(size) added, computes the cosine of every pair,
+and makes two scatter passes over gathered tokens, one for values and one for sizes. Prints the speed-up of the block
+and of the merge step alone, and the tokens per second of the merging block relative to the dense one; all variants
+take turns in one run. On a CUDA device `raycomp.kernels` runs the merge step; `by kernels` is its speed-up over plain
+torch.
 """
 
 from collections.abc import Callable
@@ -21,7 +22,7 @@ from raycomp import kernels
 from raycomp.evaluate.latency import median_seconds
 from raycomp.memory import keep_freed_memory
 from raycomp.merging import ToMe
-from raycomp.merging.base import rounded_share
+from raycomp.merging.base import merged_pairs
 from raycomp.merging.tokens import Tokens, best_partners, match, merge, pair_positions
 from raycomp.models.segmenter import Attention, Block, Segmenter
 from raycomp.recipe import dense
@@ -31,7 +32,7 @@ ROUNDS, WARM_UP = 9, 2
 
 
 def straight_attention(attention: Attention, x: Tensor, log_size: Tensor) -> tuple[Tensor, Tensor]:
-    """Scores, mask and softmax one after the other."""
+    """Compute scores, mask and softmax one after the other."""
     B, N, _ = x.shape
     query, key, value = attention.qkv(x).view(B, N, 3, attention.heads, -1).permute(2, 0, 3, 1, 4)
     scores = attention.scale * query @ key.transpose(-2, -1) + log_size[:, None, None, :].to(x.dtype)
@@ -39,7 +40,7 @@ def straight_attention(attention: Attention, x: Tensor, log_size: Tensor) -> tup
 
 
 def straight_merge(x: Tensor, keys: Tensor, size: Tensor, r: int, prefix: int) -> tuple[Tensor, Tensor]:
-    """Pairs by cosine, then gathers and scatters, of tokens (B, N, E) and of sizes (B, N)."""
+    """Pair tokens by cosine, then gather and scatter tokens (B, N, E) and sizes (B, N)."""
     metric = keys.mean(1)
     metric = metric / metric.norm(dim=-1, keepdim=True)
     scores = metric[:, ::2] @ metric[:, 1::2].transpose(1, 2)
@@ -88,7 +89,7 @@ def main(
 
 @torch.inference_mode()
 def measured(shape: ModelShape, ratio: float, batch: int, device: torch.device, dtype: torch.dtype) -> dict[str, float]:
-    """Seconds of each way; inputs are those of a second block, whose tokens have sizes."""
+    """Return the seconds of each variant; the inputs are those of a second block, whose tokens have sizes."""
     torch.manual_seed(0)
     model = Segmenter(shape, dense(shape)).to(device, dtype).eval()
     block = cast("Block", model.encoder.blocks[1])
@@ -99,7 +100,7 @@ def measured(shape: ModelShape, ratio: float, batch: int, device: torch.device, 
     x = torch.randn(batch, N, shape.width, device=device, dtype=dtype)
     size = torch.randint(1, 4, (batch, N), device=device).float()
     tokens = Tokens(size=size, source=torch.arange(shape.prefix, N, device=device).expand(batch, -1))
-    r = min(rounded_share(ratio, patches), patches // 2)
+    r = merged_pairs(ratio, patches)
     keys = torch.randn(batch, shape.heads, N, shape.head_dim, device=device, dtype=dtype)
 
     def straight() -> Tensor:
@@ -136,14 +137,14 @@ def measured(shape: ModelShape, ratio: float, batch: int, device: torch.device, 
 
 
 def check(block: Block, x: Tensor, tokens: Tokens, r: int, prefix: int) -> None:
-    """Both ways are the same but for rounding, which in double precision does not change who merges with whom."""
+    """Check that both implementations agree up to rounding, which in double precision changes no pair."""
     exact, x, size = deepcopy(block).double(), x[:2].double(), tokens.size[:2]
     out, keys = straight_attention(exact.attn, exact.norm1(x), size.log())
     ours, our_keys = exact.attn(exact.norm1(x), size.log())
     torch.testing.assert_close(ours, out)
     merged, sizes = straight_merge(x + out, keys, size, r, prefix)
     ours, our_sizes = merge(x + out, size, match(our_keys.mean(1), r, prefix), x.shape[1] - r)
-    if prefix == 2:  # the straight way leaves the second special token before the other destinations
+    if prefix == 2:  # the direct implementation puts the second special token before the other destinations
         second = merged.shape[1] - x.shape[1] // 2
         order = [0, second, *(i for i in range(1, merged.shape[1]) if i != second)]
         merged, sizes = merged[:, order], sizes[:, order]
@@ -152,7 +153,7 @@ def check(block: Block, x: Tensor, tokens: Tokens, r: int, prefix: int) -> None:
 
 
 def check_kernels(x: Tensor, keys: Tensor, size: Tensor, r: int, prefix: int) -> None:
-    """The step that is timed, in its own precision, against plain torch in double precision."""
+    """Check the timed step, in its precision, against plain torch in double precision."""
     N, eps = x.shape[1], torch.finfo(x.dtype).eps
     best, partner = best_partners(keys, prefix)
     exact, theirs = best_partners(keys.mean(1).double(), prefix)

@@ -1,9 +1,9 @@
-"""How much of the FLOPs saved becomes speed: ToMe at moderate compression, pruning and ToMe at aggressive compression.
+"""Compare saved FLOPs with gained speed: ToMe at moderate, pruning with ToMe at aggressive compression.
 
     python benchmarks/merging.py [--device cuda] [--threads 2]
 
-Prints FLOPs reduction, speed-up and their ratio against the dense model at batch 16 (DeiT-B: 4), with weights at
-random, as time does not depend on them. Dense and compressed take turns, and the ratio is of medians.
+Prints the FLOPs reduction, the speed-up and their ratio against the dense model at batch 16 (DeiT-B: 4). Weights are
+random, because time does not depend on them. Dense and compressed models take turns; the ratio is of medians.
 """
 
 from functools import partial
@@ -59,7 +59,7 @@ def main(
 
 
 def matched(shape: ModelShape) -> Recipe:
-    """ToMe with the same r in every block, at the moderate compression."""
+    """Return ToMe with the same r in every block, at the moderate compression."""
     target = gflops(shape, dense(shape)) / MODERATE
     merge = ToMe(ratios=(0.5,) * shape.depth)
     build = lambda strength: dense(shape).merging(merge.at(strength, shape, shape.image))  # noqa: E731
@@ -67,9 +67,9 @@ def matched(shape: ModelShape) -> Recipe:
 
 
 def aggressive(shape: ModelShape) -> Recipe:
-    """All widths, then tokens, cut alike, at the aggressive compression."""
-    found = {one.kind: one.recipe for one in matched_baselines(shape, shape.image, (1 / AGGRESSIVE,))}
-    return found[baselines()[-1]]
+    """Return the uniform prune+ToMe recipe at the aggressive compression."""
+    recipes = {one.kind: one.recipe for one in matched_baselines(shape, shape.image, (1 / AGGRESSIVE,))}
+    return recipes[baselines()[-1]]
 
 
 def merging(shape: ModelShape, ratios: tuple[float, ...]) -> Recipe:
@@ -77,15 +77,15 @@ def merging(shape: ModelShape, ratios: tuple[float, ...]) -> Recipe:
 
 
 def speed_up(shape: ModelShape, recipe: Recipe, batch: int, device: torch.device, dtype: torch.dtype) -> float:
-    """Dense time over the recipe's."""
-    made = {"whole": dense(shape), "cut": recipe}
-    models = {name: Segmenter(shape, one).to(device, dtype).eval() for name, one in made.items()}
+    """Return the dense time over the recipe's."""
+    recipes = {"dense": dense(shape), "cut": recipe}
+    models = {name: Segmenter(shape, one).to(device, dtype).eval() for name, one in recipes.items()}
     remerge(models["cut"], recipe)
     images = torch.randn(batch, 3, *shape.image, device=device, dtype=dtype)
     with torch.inference_mode():
         runs = {name: partial(model, images) for name, model in models.items()}
         times = median_seconds(runs, device, ROUNDS, WARM_UP)
-    return times["whole"] / times["cut"]
+    return times["dense"] / times["cut"]
 
 
 if __name__ == "__main__":

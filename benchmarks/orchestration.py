@@ -1,10 +1,10 @@
-"""What Ray Tune costs a trial beside a bare loop, and how long the first trial waits for Ray.
+"""Measure the overhead of Ray Tune per trial against a plain loop, and the start-up time of Ray.
 
     python benchmarks/orchestration.py [--trials 200]
 
-Trials measure nothing: they write their row and end. Both loops propose by chance, read the row back and learn from it;
-the bare loop does so in one process, the other as a sweep does, with one worker. Prints milliseconds a trial of both
-and their difference, which is Tune's, and seconds from `ray.init` to the first trial's start in its worker.
+Trials measure nothing: they write a row and end. Both loops propose random recipes, read the row back and learn from
+it; the plain loop runs in one process, the other as a sweep with one worker. Prints the milliseconds per trial of both,
+their difference, which is the overhead of Tune, and the seconds from `ray.init` to the start of the first trial.
 """
 
 import os
@@ -35,7 +35,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def made_up(space: Space, proposal: Proposal) -> Row:
-    """A row, as large as most."""
+    """Return a row of typical size."""
     recipe = proposal.recipe
     return Row(
         stage=proposal.stage,
@@ -54,7 +54,7 @@ def made_up(space: Space, proposal: Proposal) -> Row:
 
 
 class Instant(tune.Trainable):
-    """Writes the row that it was given, and notes when."""
+    """A trial that writes a row and logs the time."""
 
     def setup(self, config: dict, context: SimpleNamespace, samples: object, folder: Path, commit: str) -> None:
         del samples, commit
@@ -72,7 +72,7 @@ class Instant(tune.Trainable):
         return True
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """Nothing."""
+        """Do nothing."""
 
 
 def main(trials: Annotated[int, typer.Option()] = 200) -> None:
@@ -83,13 +83,13 @@ def main(trials: Annotated[int, typer.Option()] = 200) -> None:
     with tempfile.TemporaryDirectory() as folder:
         bare = _bare(Path(folder), config, space)
         with_tune, first, starting = _with_tune(Path(folder), config, space)
-    print(f"{trials} trials: {1000 * bare:.1f} ms each in a bare loop, {1000 * with_tune:.1f} ms by Ray Tune")
-    print(f"Tune's own: {1000 * (with_tune - bare):.1f} ms a trial")
-    print(f"first trial {first:.1f} s after ray.init began, of which ray.init took {starting:.1f} s")
+    print(f"{trials} trials: {1000 * bare:.1f} ms each in a plain loop, {1000 * with_tune:.1f} ms with Ray Tune")
+    print(f"overhead of Tune: {1000 * (with_tune - bare):.1f} ms per trial")
+    print(f"first trial: {first:.1f} s after the start of ray.init, which took {starting:.1f} s")
 
 
 def _bare(folder: Path, config: SweepConfig, space: Space) -> float:
-    """Seconds a trial."""
+    """Return the seconds per trial."""
     store, proposer = Store(folder / "bare"), Proposer(space, config.search, [])
     store.open(config)
     began, done = time.perf_counter(), 0
@@ -103,7 +103,7 @@ def _bare(folder: Path, config: SweepConfig, space: Space) -> float:
 
 
 def _with_tune(folder: Path, config: SweepConfig, space: Space) -> tuple[float, float, float]:
-    """Seconds a trial once they run, seconds until the first runs, and those of `ray.init`."""
+    """Return the seconds per trial, the seconds until the first starts, and those of `ray.init`."""
     store, proposer = Store(folder / "tune"), Proposer(space, config.search, [])
     store.open(config)
     context = SimpleNamespace(config=config, space=space, log=folder)

@@ -1,9 +1,9 @@
-"""How far mIoU at the original size of the labels, as published, is from mIoU at resized labels.
+"""Compare mIoU at the original label size, as in published results, with mIoU at resized labels.
 
     python benchmarks/original_size.py [--space SPACE.yaml] [--short-side 96]
 
-Measures the dense model and the known recipes of a space on its full set both ways, with images brought to a short
-side. Prints clean / corrupted mIoU in %, the seconds of each, and how alike both rank the recipes (Spearman).
+Measures the dense model and the baselines of a space on its full set both ways, with images resized to a short side.
+Prints clean / corrupted mIoU in %, the seconds of each, and the rank correlation of both (Spearman).
 """
 
 from pathlib import Path
@@ -37,10 +37,11 @@ def main(
     context = prepare_context(config, print)
     grid, device = Space(context.shape, config.space, config.data.window_for(context.shape)), default_device()
     narrowest = grid.recipe(grid.smallest) if context.elastic is not None else None
-    plain = matched_baselines(context.shape, grid.image, config.search.baselines, narrowest=narrowest)
-    recipes = {"dense": dense(context.shape)} | {one.label: one.recipe for one in plain if not grid.outside(one.recipe)}
+    baselines = matched_baselines(context.shape, grid.image, config.search.baselines, least=narrowest)
+    inside = {one.label: one.recipe for one in baselines if not grid.outside(one.recipe)}
+    recipes = {"dense": dense(context.shape)} | inside
     print(f"{'':28}{'resized':>16}{'s':>6}{'original':>16}{'s':>6}{'difference':>16}", flush=True)
-    found = []
+    pairs = []
     for label, recipe in recipes.items():
         line, pair = f"{label:28}", []
         for at in ("resized", "original"):
@@ -48,11 +49,11 @@ def main(
             result = measure(context.cut(recipe), context.evalset, "full", evaluation, config.data, device)
             pair.append((100 * result.clean_miou, 100 * float(np.nanmean(result.corrupted))))
             line += f"{pair[-1][0]:8.2f} /{pair[-1][1]:6.2f}{result.seconds:6.0f}"
-        found.append(pair)
+        pairs.append(pair)
         print(f"{line}{pair[1][0] - pair[0][0]:+8.2f} /{pair[1][1] - pair[0][1]:+6.2f}", flush=True)
-    both = np.array(found)  # (recipes, ways, objectives)
+    both = np.array(pairs)  # (recipes, ways, objectives)
     rho = [rank_text(spearman(both[:, 0, i], both[:, 1, i])) for i in range(2)]
-    print(f"resized ranks like original: Spearman {rho[0]} clean, {rho[1]} corrupted")
+    print(f"rank correlation of resized and original (Spearman): {rho[0]} clean, {rho[1]} corrupted")
 
 
 if __name__ == "__main__":

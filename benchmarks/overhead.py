@@ -1,11 +1,10 @@
-"""What `make pareto` spends outside of model evaluation, and the memory it takes.
+"""Measure the time that `make pareto` spends outside model evaluation, and its memory.
 
     python benchmarks/overhead.py [-- OPTIONS OF jobs/pareto_search.py]
 
-Runs the main job in a fresh results folder with its evaluation data cached (a first run makes it)
-and prints: wall time; the share of all workers' time that went into building and measuring models,
-from the rows' own clocks; and the largest fall of the machine's available memory meanwhile, which
-counts every process and the object store once. Nothing else should run beside it.
+Runs the search in a new results folder with cached evaluation data (a first run makes them). Prints the wall time, the
+share of the workers' time outside building and measuring models, by the durations in the rows, and the largest drop of
+the machine's available memory, which counts every process and the object store once. Run nothing else meanwhile.
 """
 
 import os
@@ -31,12 +30,12 @@ def main() -> None:
     workers = os.cpu_count() or 1
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, str(ROOT / "jobs" / "pareto_search.py"), "--results", folder, *options]
-        before, least = available_gib(), [available_gib()]
+        before, available = available_gib(), [available_gib()]
         stop = threading.Event()
 
         def watch() -> None:
             while not stop.wait(0.2):
-                least.append(available_gib())
+                available.append(available_gib())
 
         watcher = threading.Thread(target=watch)
         watcher.start()
@@ -57,7 +56,7 @@ def main() -> None:
     print(f"outside evaluation:    {1 - inside / (workers * wall):.1%} of {workers} x {wall:.0f} s")
     print(f"  before first trial and after last: {wall - (last - first.timestamp()):.0f} s")
     print(f"  between search trials:             {1 - trials / (workers * search_span):.1%} of the search")
-    print(f"peak memory:           {before - min(least):.2f} GiB")
+    print(f"peak memory:           {before - min(available):.2f} GiB")
 
 
 if __name__ == "__main__":

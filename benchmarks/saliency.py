@@ -1,10 +1,11 @@
-"""Which score of prunable units keeps more accuracy: NViT's or the Taylor score, as cut and after fine-tuning.
+"""Compare the accuracy that NViT's score and the Taylor score keep, as cut and after fine-tuning.
 
     python benchmarks/saliency.py [--steps 200] [--between 40] [--shares 60,40,27] [--out results/saliency.jsonl]
 
-Two ways to prune at each share of the GFLOPs, on the full evaluation set: to NViT's own widths, by one global
-threshold (NViT's with training between rounds, too), and to the same uniform widths for both scores, which then only
-say which units stay. Every model is fine-tuned by the same steps and batches. A file of results is gone on from.
+Prunes in two ways at each share of the GFLOPs: to the widths that one global threshold gives (for NViT's score also
+with training between rounds), and to the same uniform widths for both scores, which then only choose the units. Every
+model is fine-tuned with the same steps and batches, and measured on the full set. An existing results file is
+continued.
 """
 
 import json
@@ -38,11 +39,11 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def main(
-    steps: Annotated[int, typer.Option(help="Of fine-tuning after pruning.")] = 200,
+    steps: Annotated[int, typer.Option(help="Steps of fine-tuning after pruning.")] = 200,
     between: Annotated[int, typer.Option(help="Training steps after each round.")] = 40,
-    shares: Annotated[str, typer.Option(help="Of the dense GFLOPs, in %.")] = "60,40,27",
+    shares: Annotated[str, typer.Option(help="Shares of the dense GFLOPs, in %.")] = "60,40,27",
     space: Annotated[Path, typer.Option()] = ROOT / "search_spaces" / "streetscenes_vit_micro.yaml",
-    out: Annotated[Path, typer.Option(help="Results, a line of JSON each.")] = Path("results/saliency.jsonl"),
+    out: Annotated[Path, typer.Option(help="Results, one JSON line each.")] = Path("results/saliency.jsonl"),
 ) -> None:
     torch.set_num_threads(1)
     keep_freed_memory()
@@ -54,14 +55,14 @@ def main(
         done = {row["arm"]: row for row in map(json.loads, out.read_text().splitlines())}
 
     def nvit_widths(context: SweepContext, share: float, trained: int) -> Segmenter:
-        points = {**context.config.benchmark.recovery.model_dump(), "steps": trained}
-        own = replace(context, config=context.config.changed("nvit", train_between=points))
+        training = {**context.config.benchmark.recovery.model_dump(), "steps": trained}
+        context = replace(context, config=context.config.changed("nvit", train_between=training))
         target = share * gflops(context.shape, dense(context.shape), config.data.window_for(context.shape))
-        return built(context, find_nvit(own, target, device, None, samples))
+        return built(context, find_nvit(context, target, device, None, samples))
 
     def uniform_widths(context: SweepContext, share: float) -> Segmenter:
-        every = matched_baselines(context.shape, config.data.window_for(context.shape), (share,))
-        recipe = next(one.recipe for one in every if one.kind == UNIFORM_PRUNING)
+        baselines = matched_baselines(context.shape, config.data.window_for(context.shape), (share,))
+        recipe = next(one.recipe for one in baselines if one.kind == UNIFORM_PRUNING)
         return built(context, OperatingPoint(recipe, 0.0, 0.0, ""))
 
     def arms(context: SweepContext, criterion: str, share: float) -> Iterator[tuple[str, Callable[[], Segmenter]]]:
@@ -80,8 +81,8 @@ def main(
                 if arm not in done:
                     model = make()
                     cut = accuracy(context, model, device)
-                    points = FinetuneConfig(steps=steps, lr=config.benchmark.recovery.lr)
-                    tuned = finetuned(context, model, points, 0, samples, device, None)
+                    settings = FinetuneConfig(steps=steps, lr=config.benchmark.recovery.lr)
+                    tuned = finetuned(context, model, settings, 0, samples, device, None)
                     window = config.data.window_for(context.shape)
                     cost = gflops(context.shape, model.recipe, window) / gflops(
                         context.shape, dense(context.shape), window
@@ -95,7 +96,7 @@ def main(
 
 
 def accuracy(context: SweepContext, model: Segmenter, device: torch.device) -> tuple[float, float]:
-    """Clean and corrupted mIoU of a model on the full set, in %."""
+    """Return the clean and corrupted mIoU of a model on the full set, in %."""
     result = measure(model, context.evalset, "full", context.config.evaluation, context.config.data, device)
     return 100 * result.clean_miou, 100 * float(np.nanmean(result.corrupted))
 

@@ -1,10 +1,10 @@
-"""Can one driver keep 256 workers busy? What a trial costs it, and what grows with the number of trials.
+"""Measure whether one driver keeps 256 workers busy, its cost per trial, and what grows with the number of trials.
 
     python benchmarks/scale.py                      # the driver alone: asks, rows, MLflow; reading and compacting
     python benchmarks/scale.py --actors 48 --of 256 --seconds 30    # Ray Tune with actors that sleep
 
-Trials are made up: accuracy is a smooth function of the recipe. With fewer actors than workers their trials are
-shorter in the same ratio, so that the driver sees as many end in a second.
+Trials are synthetic: accuracy is a smooth function of the recipe. With fewer actors than workers, trials are shorter in
+the same ratio, so that the driver sees as many completions per second.
 """
 
 import argparse
@@ -47,10 +47,10 @@ _CLASSES = [f"class {index}" for index in range(11)]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=5000)
-    parser.add_argument("--actors", type=int, default=0, help="run Ray Tune with so many sleeping actors")
-    parser.add_argument("--of", type=int, default=256, help="workers that they stand for")
-    parser.add_argument("--seconds", type=float, default=30.0, help="a trial of one of those")
-    parser.add_argument("--rounds", type=int, default=12, help="trials of each actor")
+    parser.add_argument("--actors", type=int, default=0, help="run Ray Tune with this many sleeping actors")
+    parser.add_argument("--of", type=int, default=256, help="number of workers that the actors represent")
+    parser.add_argument("--seconds", type=float, default=30.0, help="duration of a trial of one worker")
+    parser.add_argument("--rounds", type=int, default=12, help="trials per actor")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="raycomp-scale-") as folder:
         if given.actors:
@@ -66,7 +66,7 @@ def loaded(trials: int, workers: int = 1) -> tuple[SweepConfig, Space]:
 
 
 def made_up(space: Space, proposal: Proposal) -> Row:
-    """A row as large as a real one."""
+    """Return a row as large as a real one."""
     row = fake_row(space.shape, proposal)
     if row.status != "complete":
         return row
@@ -74,7 +74,7 @@ def made_up(space: Space, proposal: Proposal) -> Row:
 
 
 class Stopwatch:
-    """Milliseconds of each step, of the last so many."""
+    """Measures the duration of steps by name."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, list[float]] = {}
@@ -86,16 +86,17 @@ class Stopwatch:
         return value
 
     def ms(self, name: str, last: int) -> float:
-        found = self.seconds[name][-last:]
-        return 1000 * sum(found) / len(found)
+        """Return the mean milliseconds of the last runs of a step."""
+        seconds = self.seconds[name][-last:]
+        return 1000 * sum(seconds) / len(seconds)
 
 
 def driver_alone(folder: Path, trials: int) -> None:
-    """Ask, write, read back, tell, progress, one after the other, as the driver does for every trial."""
+    """Time what the driver does for every trial: ask, write, read back, tell, progress."""
     config, space = loaded(trials)
     store, proposer, watch = Store(folder / "sweep"), Proposer(space, config.search, []), Stopwatch()
     store.open(config)
-    marks = sorted({100, 1000, trials})
+    milestones = sorted({100, 1000, trials})
     with SweepProgress(proposer, tables.console()) as progress:
         progress.say = lambda _: None  # type: ignore[method-assign]
         for count in range(1, trials + 1):
@@ -107,17 +108,17 @@ def driver_alone(folder: Path, trials: int) -> None:
             watch.time("read", store.read, *proposal.key)
             watch.time("tell", proposer.tell, row)
             watch.time("progress", progress.row, row)
-            if count in marks:
+            if count in milestones:
                 steps = ", ".join(f"{name} {watch.ms(name, 50):.1f}" for name in watch.seconds)
-                print(f"at {count} trials, ms each: {steps}", flush=True)
+                print(f"at {count} trials, ms per step: {steps}", flush=True)
     rows = reading(store)
     restart(space, config, rows)
-    copies(folder, config, proposer, rows[: min(len(rows), 300)])
+    replicas(folder, config, proposer, rows[: min(len(rows), 300)])
     print(f"peak memory of the driver {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB")
 
 
 def reading(store: Store) -> list[Row]:
-    """Thousands of files, and one."""
+    """Time reading the rows from thousands of files, and from one."""
     began = time.perf_counter()
     rows = store.rows()
     many = time.perf_counter() - began
@@ -133,30 +134,30 @@ def reading(store: Store) -> list[Row]:
 
 
 def restart(space: Space, config: SweepConfig, rows: list[Row]) -> None:
-    """A proposer from the rows, as the same command makes it."""
+    """Time rebuilding a proposer from the rows, as a resumed sweep does."""
     began = time.perf_counter()
     Proposer(space, config.search, rows)
-    print(f"going on from {len(rows)} rows: {time.perf_counter() - began:.2f} s until the next ask")
+    print(f"resuming from {len(rows)} rows: {time.perf_counter() - began:.2f} s until the next ask")
 
 
-def copies(folder: Path, config: SweepConfig, proposer: Proposer, rows: list[Row]) -> None:
-    """What a row costs the thread that logs it."""
+def replicas(folder: Path, config: SweepConfig, proposer: Proposer, rows: list[Row]) -> None:
+    """Time logging a row to each replica."""
     uri = study_uri(None, folder)
     assert uri is not None
-    for name, copy in (
+    for name, replica in (
         ("MLflow child (SQLite)", Tracker(default_uri(str(folder)), folder / "sweep", config, _CLASSES, print)),
         ("Optuna trial (journal)", StudyReplica(uri, "scale", proposer.space, print)),
     ):
-        copy.connect()
+        replica.connect()
         began, cpu = time.perf_counter(), time.thread_time()
         for row in rows:
-            copy.write(row)
+            replica.write(row)
         wall, cpu = time.perf_counter() - began, time.thread_time() - cpu
-        print(f"{name}: {1000 * wall / len(rows):.1f} ms a row, {1000 * cpu / len(rows):.1f} ms of it computing")
+        print(f"{name}: {1000 * wall / len(rows):.1f} ms per row, of which {1000 * cpu / len(rows):.1f} ms CPU")
 
 
 class Sleeper(tune.Trainable):
-    """A worker that takes its time, and writes the row that it was given."""
+    """A worker that sleeps, then writes a row."""
 
     def setup(self, config: dict, context: object, samples: object, folder: Path, commit: str) -> None:
         del samples, commit
@@ -177,11 +178,11 @@ class Sleeper(tune.Trainable):
         return True
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """Nothing."""
+        """Do nothing."""
 
 
 def with_tune(folder: Path, actors: int, workers: int, seconds: float, rounds: int) -> None:
-    """The sweep's own loop with actors that sleep; the share of their time in which they do."""
+    """Run the loop of a sweep with sleeping actors, and print how busy they are."""
     from raycomp.search.sweep import run_sweep
 
     config, space = loaded(actors * rounds, actors)
@@ -209,23 +210,22 @@ def with_tune(folder: Path, actors: int, workers: int, seconds: float, rounds: i
 
 
 def report(log: Path, shorter: float, actors: int, workers: int, seconds: float, rows: int, cpu: float) -> None:
-    """How long a worker waits for its next trial, once all work."""
-    actor = [[tuple(map(float, line.split())) for line in path.read_text().splitlines()] for path in log.iterdir()]
-    spans = sorted(span for found in actor for span in found)
-    # Actors start two at a time: by then all work; and before the search ends, when workers wait for each other.
+    """Print how long a worker waits for its next trial once all are running."""
+    actors_spans = [
+        [tuple(map(float, line.split())) for line in path.read_text().splitlines()] for path in log.iterdir()
+    ]
+    spans = sorted(span for one in actors_spans for span in one)
+    # From when all actors run (they start two at a time) until the end, when workers wait for each other.
     middle, last = spans[len(spans) // 2][0], spans[9 * len(spans) // 10 - actors][0]
     rate = sum(middle <= end < last for _, end in spans) / (last - middle)
-    pairs = [pair for found in actor for pair in pairwise(found)]
+    pairs = [pair for one in actors_spans for pair in pairwise(one)]
     gaps = sorted(after[0] - before[1] for before, after in pairs if middle <= after[0] < last)
-    gap, most = sum(gaps) / len(gaps), gaps[-1 - len(gaps) // 20]
-    stood_for = f"{workers} of {seconds:g} s: {workers / (seconds + gap):.1f}"
-    print(f"{actors} actors, trials of {shorter:.2f} s: {rate:.1f} end in a second ({stood_for})")
-    print(
-        f"a worker waits {1000 * gap:.0f} ms for its next trial, 95 of 100 times less than {1000 * most:.0f} ms: ",
-        end="",
-    )
+    gap, p95 = sum(gaps) / len(gaps), gaps[-1 - len(gaps) // 20]
+    represented = f"{workers} workers with trials of {seconds:g} s: {workers / (seconds + gap):.1f}"
+    print(f"{actors} actors, trials of {shorter:.2f} s: {rate:.1f} completions/s ({represented})")
+    print(f"a worker waits {1000 * gap:.0f} ms for its next trial (95th percentile {1000 * p95:.0f} ms): ", end="")
     print(f"busy {seconds / (seconds + gap):.1%} with trials of {seconds:g} s")
-    print(f"{rows} rows; {1000 * cpu / rows:.0f} ms of the driver's CPU each, its logging included; ", end="")
+    print(f"{rows} rows; {1000 * cpu / rows:.0f} ms of driver CPU per row, including logging; ", end="")
     print(f"peak memory of the driver {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB")
 
 

@@ -1,13 +1,13 @@
-"""How fast samplers find good recipes: hypervolume against trials and against seconds.
+"""Compare how fast samplers find good recipes: hypervolume over trials and over seconds.
 
     python benchmarks/search.py                                   # the elastic ViT-micro, replayed: 5 minutes
     python benchmarks/search.py --function formula --trials 500 --arms \
         "random,TPE of Optuna,NSGA-II of Optuna,raycomp tpe,raycomp gp"    # 15 minutes
 
-Compares a random search, the default TPE of Optuna and its NSGA-II, all three with recipes over the budget rejected
-before they are measured and not counted, with the search of a sweep by each of its samplers. One trial runs at a time.
-The hypervolume is over clean and corrupted mIoU and GFLOPs relative to dense ones; its worst corner is half of the
-dense accuracies at the budget, 60 %. Intervals are 95 % of Student's t over seeds.
+Compares random search, Optuna's default TPE and its NSGA-II with the search of a sweep by each of its samplers. For
+the first three, recipes over the budget are rejected before they are measured, and not counted. One trial runs at a
+time. The hypervolume is over clean mIoU, corrupted mIoU and GFLOPs relative to the dense model; its reference point is
+half of the dense accuracies at the budget, 60 %. Intervals are 95 % (Student's t over seeds).
 """
 
 import time
@@ -47,28 +47,28 @@ Function = Formula | Elastic
 
 @dataclass(frozen=True)
 class Run:
-    """A search: objectives (trials, M), and seconds of each trial and of its proposal."""
+    """The objectives (trials, M) of a search, and the seconds of each trial and of its proposal."""
 
     objectives: np.ndarray
     seconds: np.ndarray
     asks: np.ndarray
 
-    def hypervolumes(self, whole: np.ndarray) -> np.ndarray:
-        """After each trial (trials,); `whole`: objectives of the dense model."""
-        points = objectives.minimised(self.objectives / whole)
+    def hypervolumes(self, dense_values: np.ndarray) -> np.ndarray:
+        """Return the hypervolume after each trial (trials,), relative to the objectives of the dense model."""
+        points = objectives.minimised(self.objectives / dense_values)
         points[:, -1] /= BUDGET
         corner = objectives.minimised([*(0.5 for _ in objectives.measured()), 1.0])
         return np.array([moocore.hypervolume(points[: n + 1], ref=corner) for n in range(len(points))])
 
 
 def plain(make: Callable[[int], BaseSampler], function: Function, seed: int, trials: int) -> Run:
-    """What one would write around Optuna."""
+    """Run a plain search with Optuna."""
     study = optuna.create_study(directions=objectives.directions(), sampler=make(seed))
     space = function.space
     budget = BUDGET * space.gflops({})
     grid = distributions(space)
-    found, clock = [], time.perf_counter()
-    while len(found) < trials:
+    measured, clock = [], time.perf_counter()
+    while len(measured) < trials:
         trial = study.ask(grid)
         cost = space.gflops(trial.params)
         if cost > budget:
@@ -78,15 +78,15 @@ def plain(make: Callable[[int], BaseSampler], function: Function, seed: int, tri
         answer = function(space.recipe(trial.params))
         study.tell(trial, (answer.clean, answer.corrupted, cost))
         clock = time.perf_counter()
-        found.append((answer.clean, answer.corrupted, cost, answer.seconds, ask))
-    return _run(found)
+        measured.append((answer.clean, answer.corrupted, cost, answer.seconds, ask))
+    return _run(measured)
 
 
 def sweep(sampler: str, function: Function, seed: int, trials: int) -> Run:
-    """A sweep's own search, known recipes first."""
-    config = SearchConfig(budget=BUDGET, trials=trials, seed=seed, baselines=function.known, sampler=sampler)
+    """Run the search of a sweep, baselines first."""
+    config = SearchConfig(budget=BUDGET, trials=trials, seed=seed, baselines=function.baselines, sampler=sampler)
     proposer = Proposer(function.space, config, [], function.space)
-    found, clock = [], time.perf_counter()
+    measured, clock = [], time.perf_counter()
     while proposer.trials_done < trials:
         proposal = proposer.next()
         assert proposal is not None
@@ -96,8 +96,8 @@ def sweep(sampler: str, function: Function, seed: int, trials: int) -> Run:
         clock = time.perf_counter()
         proposer.tell(_row(proposal, answer.clean, answer.corrupted, cost))
         if proposal.origin != "reference":
-            found.append((answer.clean, answer.corrupted, cost, answer.seconds, ask))
-    return _run(found)
+            measured.append((answer.clean, answer.corrupted, cost, answer.seconds, ask))
+    return _run(measured)
 
 
 def _row(proposal: Proposal, clean: float, corrupted: float, cost: float) -> Row:
@@ -115,8 +115,8 @@ def _row(proposal: Proposal, clean: float, corrupted: float, cost: float) -> Row
     )
 
 
-def _run(found: list[tuple[float, ...]]) -> Run:
-    table = np.array(found)
+def _run(measured: list[tuple[float, ...]]) -> Run:
+    table = np.array(measured)
     return Run(table[:, :-2], table[:, -2], table[:, -1])
 
 
@@ -129,15 +129,15 @@ ARMS: dict[str, Callable[[Function, int, int], Run]] = {
 }
 
 MEASURED_ARMS = [name for name in ARMS if name != "raycomp tpe"]
-"""Those whose trials lie beside this file; others take hours on the elastic model."""
+"""Searches whose trials are stored beside this file; others take hours on the elastic model."""
 
 
 def main(
     function: Annotated[str, typer.Option(help="elastic or formula.")] = "elastic",
     trials: Annotated[int, typer.Option()] = 200,
     seeds: Annotated[int, typer.Option()] = 5,
-    arms: Annotated[str, typer.Option(help="Names, separated by commas.")] = ",".join(MEASURED_ARMS),
-    out: Annotated[Path | None, typer.Option(help="Where to draw the curves.")] = None,
+    arms: Annotated[str, typer.Option(help="Names of searches, separated by commas.")] = ",".join(MEASURED_ARMS),
+    out: Annotated[Path | None, typer.Option(help="Picture of the curves.")] = None,
 ) -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     make = {"elastic": Elastic, "formula": Formula}[function]
@@ -147,12 +147,12 @@ def main(
     for seed in range(seeds):
         one = make(seed)
         answer = one(dense(one.shape))
-        whole = np.array([answer.clean, answer.corrupted, one.space.gflops({})])
+        dense_values = np.array([answer.clean, answer.corrupted, one.space.gflops({})])
         for name, search in chosen.items():
             run = search(one, seed, trials)
             one.save()
             runs[name].append(run)
-            volumes[name].append(run.hypervolumes(whole))
+            volumes[name].append(run.hypervolumes(dense_values))
             print(f"seed {seed}, {name}: {volumes[name][-1][-1]:.4f}", flush=True)
     curves = {name: np.array(volume) for name, volume in volumes.items()}
     report(function, curves, runs)
@@ -161,11 +161,11 @@ def main(
 
 
 def report(function: str, curves: dict[str, np.ndarray], runs: dict[str, list[Run]]) -> None:
-    """Hypervolume at the milestones, seconds an ask, and what the plain TPE's result takes."""
+    """Print the hypervolume at the milestones, the time per ask, and the trials that reach the plain TPE's result."""
     trials = next(iter(curves.values())).shape[1]
     shown = [n for n in MILESTONES if n <= trials]
     print(f"\n{function}: hypervolume, mean and 95 % interval over {len(next(iter(curves.values())))} seeds")
-    print(f"{'search':20}" + "".join(f"{n:>17}" for n in shown) + f"{'ms an ask':>12}")
+    print(f"{'search':20}" + "".join(f"{n:>17}" for n in shown) + f"{'ms per ask':>12}")
     for name, curve in curves.items():
         cells = "".join(f"{curve[:, n - 1].mean():9.4f} ±{half_width(curve[:, n - 1]):6.4f}" for n in shown)
         asks = 1e3 * np.mean([run.asks.mean() for run in runs[name]])
@@ -177,7 +177,7 @@ def report(function: str, curves: dict[str, np.ndarray], runs: dict[str, list[Ru
         for name, curve in curves.items():
             ratio = curve[:, at - 1].mean() / target
             reached = [int(np.argmax(one >= target)) + 1 if one[-1] >= target else None for one in curve]
-            print(f"{name}: {ratio:.2f}x the plain TPE's at {at}, which is reached after {reached} trials")
+            print(f"{name}: {ratio:.2f}x the plain TPE at {at} trials, whose value it reaches after {reached} trials")
 
 
 def half_width(values: np.ndarray) -> float:
@@ -187,7 +187,7 @@ def half_width(values: np.ndarray) -> float:
 
 
 def draw(curves: dict[str, np.ndarray], runs: dict[str, list[Run]], out: Path) -> None:
-    """Hypervolume against trials and, where trials take time, against seconds of one worker."""
+    """Draw the hypervolume over trials and, where trials take time, over seconds of one worker."""
     timed = any(run.seconds.any() for one in runs.values() for run in one)
     figure, panels = plt.subplots(1, 1 + timed, figsize=(5.5 * (1 + timed), 4.2), sharey=True, layout="constrained")
     for name, curve in curves.items():

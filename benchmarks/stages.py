@@ -1,10 +1,10 @@
-"""Which few images tell most about a recipe, and what stopping hopeless trials after them saves.
+"""Find the few images that predict a recipe's accuracy best, and the time that stopping weak trials early saves.
 
     python benchmarks/stages.py subsets    # 24 random recipes on half of the full set: 10 minutes
-    python benchmarks/stages.py sweeps      # the search of `make pareto` with and without first images: 20 minutes
+    python benchmarks/stages.py sweeps      # the search of `make pareto` with and without early stopping: 20 minutes
 
-`subsets` predicts the mean over all 80 variants, eight images each, from smaller sets by a straight line, and prints by
-how much that is off (standard deviation over recipes), and the rank correlation. One thread, one trial at a time.
+`subsets` predicts the mean over all 80 variants, eight images each, from smaller sets by linear regression. It prints
+the standard deviation of the error over recipes, and the rank correlation. One thread, one trial at a time.
 """
 
 import time
@@ -34,7 +34,7 @@ from raycomp.search.trial import run_trial
 from raycomp.space import Space
 
 ROOT = Path(__file__).resolve().parents[1]
-RECIPES, IMAGES, CLEAN_IMAGES, LEAST = 24, 8, 64, 0.17
+RECIPES, IMAGES, CLEAN_IMAGES, LOWEST_SHARE = 24, 8, 64, 0.17
 app = typer.Typer(add_completion=False)
 
 
@@ -48,32 +48,33 @@ def loaded() -> tuple[SweepConfig, SweepContext, Space]:
 
 @app.command()
 def subsets() -> None:
-    """How well clean images, severities and types predict the mean over all variants."""
+    """Print how well clean images, severities and types predict the mean over all variants."""
     config, context, grid = loaded()
-    wanted = config.evaluation.full.model_copy(update={"clean": CLEAN_IMAGES, "corrupted": IMAGES})
-    chosen = context.evalset.chosen(wanted)
+    stage = config.evaluation.full.model_copy(update={"clean": CLEAN_IMAGES, "corrupted": IMAGES})
+    chosen = context.evalset.chosen(stage)
     variants, rank = context.evalset.variants[chosen], context.evalset.rank[chosen]
-    rng, whole = np.random.default_rng(0), grid.gflops({})
+    rng, dense_gflops = np.random.default_rng(0), grid.gflops({})
     counted = []
     for number in range(RECIPES):
-        recipe = grid.recipe(grid.project(grid.draw(rng, LEAST * whole), config.search.budget * whole))
+        params = grid.draw(rng, LOWEST_SHARE * dense_gflops)
+        recipe = grid.recipe(grid.project(params, config.search.budget * dense_gflops))
         counted.append(np.stack(list(_confusions(context, context.cut(recipe), chosen))))
         print(f"measured {number + 1} of {RECIPES}", end="\r", flush=True)
 
     def of(part: np.ndarray) -> np.ndarray:
-        """Mean over variants of the mIoU of the images in a mask, for every recipe."""
-        there = [v for v in range(CLEAN, len(VARIANTS)) if (part & (variants == v)).any()]
-        found = [[miou(one[part & (variants == v)].sum(0)) for v in there] for one in counted]
-        return np.nanmean(found, axis=1)  # NaN where no image of a variant is labelled
+        """Return the mean mIoU over variants of the images in a mask, for every recipe."""
+        present = [v for v in range(CLEAN, len(VARIANTS)) if (part & (variants == v)).any()]
+        values = [[miou(one[part & (variants == v)].sum(0)) for v in present] for one in counted]
+        return np.nanmean(values, axis=1)  # NaN where no image of a variant is labelled
 
     corrupted, severity, kind = variants != CLEAN, variants % len(SEVERITIES), variants // len(SEVERITIES)
     truth = of(corrupted)
-    print(f"{'images':42}{'how many':>9}{'off by (points)':>17}{'Spearman':>10}")
+    print(f"{'subset':42}{'images':>9}{'error, points':>17}{'Spearman':>10}")
 
     def show(name: str, part: np.ndarray) -> None:
-        found = of(part)
-        off = truth - np.polyval(np.polyfit(found, truth, 1), found)
-        rho = spearman(found.tolist(), truth.tolist())
+        estimate = of(part)
+        off = truth - np.polyval(np.polyfit(estimate, truth, 1), estimate)
+        rho = spearman(estimate.tolist(), truth.tolist())
         print(f"{name:42}{part.sum():9}{100 * off.std(ddof=2):17.2f}{rho:10.3f}")
 
     for count in (8, 16, 64):
@@ -91,7 +92,7 @@ def subsets() -> None:
 
 
 def _confusions(context: SweepContext, model: torch.nn.Module, chosen: np.ndarray) -> Iterator[np.ndarray]:
-    """Of every image."""
+    """Yield the confusion matrix of every image."""
     data, pixels = context.evalset, NORMALIZATIONS[context.shape.normalization]
     images, labels = data.images.views(), data.labels.views()
     with torch.inference_mode():
@@ -105,40 +106,40 @@ def _confusions(context: SweepContext, model: torch.nn.Module, chosen: np.ndarra
 
 @app.command()
 def sweeps(seeds: int = 3, sampler: str = "gp") -> None:
-    """Time and front of a search with first images, relative to one without."""
+    """Print time and hypervolume of a search with early stopping, relative to one without."""
     config, context, grid = loaded()
     config = config.changed("search", sampler=sampler)
-    print(f"{'seed':6}{'first images':>14}{'seconds':>9}{'stopped':>9}{'hypervolume':>13}{'Spearman first / all':>24}")
+    print(f"{'seed':6}{'early stopping':>15}{'seconds':>9}{'stopped':>9}{'hypervolume':>13}{'Spearman':>24}")
     shares, volumes = [], []
     for seed in range(seeds):
         took: dict[bool, tuple[float, float]] = {}
         for staged in (False, True):
-            own = config.changed("search", seed=seed)
+            arm = config.changed("search", seed=seed)
             if not staged:
-                own = own.model_copy(update={"evaluation": own.evaluation.model_copy(update={"first": None})})
-            took[staged] = _search(own, context, grid, seed, staged)
+                arm = arm.model_copy(update={"evaluation": arm.evaluation.model_copy(update={"early_stopping": None})})
+            took[staged] = _search(arm, context, grid, seed, staged)
         shares.append(took[True][0] / took[False][0])
         volumes.append(took[True][1] / took[False][1])
-    print(f"time with first images, relative: {np.mean(shares):.2f} ({', '.join(f'{s:.2f}' for s in shares)})")
+    print(f"time with early stopping, relative: {np.mean(shares):.2f} ({', '.join(f'{s:.2f}' for s in shares)})")
     print(f"hypervolume, relative: {np.mean(volumes):.4f} ({', '.join(f'{v:.4f}' for v in volumes)})")
 
 
 def _search(config: SweepConfig, context: SweepContext, grid: Space, seed: int, staged: bool) -> tuple[float, float]:
-    """Seconds in trials, and the hypervolume of the search stage."""
-    own, proposer = replace(context, config=config), Proposer(grid, config.search, [], grid)
+    """Return the seconds spent in trials and the hypervolume of the search stage."""
+    context, proposer = replace(context, config=config), Proposer(grid, config.search, [], grid)
     seconds = 0.0
     while proposer.trials_done < config.search.trials:
         proposal = proposer.next()
         assert proposal is not None
         began = time.perf_counter()
-        row = run_trial(own, None, proposal, Path(), torch.device("cpu"), "")
+        row = run_trial(context, None, proposal, Path(), torch.device("cpu"), "")
         seconds += time.perf_counter() - began
         proposer.tell(row)
     rows = list(proposer.rows.values())
     stopped = sum(row.status == "stopped" for row in rows)
     volume = hypervolume(proposer.search_rows(), proposer.dense_cost)
     rho = " / ".join(f"{value:.3f}" for value in first_agreement(rows).values())
-    print(f"{seed:<6}{'yes' if staged else 'no':>14}{seconds:9.0f}{stopped:9}{volume:13.4f}{rho:>24}", flush=True)
+    print(f"{seed:<6}{'yes' if staged else 'no':>15}{seconds:9.0f}{stopped:9}{volume:13.4f}{rho:>24}", flush=True)
     return seconds, volume
 
 

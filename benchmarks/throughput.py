@@ -1,11 +1,11 @@
-"""Trials a minute: the loop one would write first, against a sweep's worker.
+"""Compare the trials per minute of a straightforward loop and of a sweep's worker.
 
     python benchmarks/throughput.py [--trials 6] [--device cuda] [--against FOLDER]
 
-The first loop reads the checkpoint, draws the images and corrupts them anew in every trial, and measures one variant
-after the other in float32. Both measure the search stage of the same random recipes, taking turns, on one thread, and
-must find the same accuracy. The worker measures effective rank and latency on top.
-`--against` names another working tree of the project, whose worker takes turns with them.
+The straightforward loop reads the checkpoint, draws the images and corrupts them again in every trial, and measures one
+variant after the other in float32. Both measure the search stage of the same random recipes on one thread, take turns,
+and must get the same accuracy. The worker also measures effective rank and latency. `--against` names another working
+tree of the project, whose worker takes turns with them.
 """
 
 import os
@@ -47,7 +47,7 @@ def main(
     recipes = [
         grid.recipe(grid.project(grid.draw(rng, 0.2 * grid.gflops({})), 0.6 * grid.gflops({}))) for _ in range(trials)
     ]
-    measured(context, recipes[0], place)  # what a worker does once
+    measured(context, recipes[0], place)  # the one-time work of a worker
     other = None if against is None else _Other(against, device)
     if other is not None:
         other.measured(recipes[0])
@@ -58,28 +58,31 @@ def main(
     for recipe in recipes:
         clean, parts = _straight(context, recipe, place)
         straight.append(parts)
-        seconds, found = measured(context, recipe, place)
+        seconds, worker_clean = measured(context, recipe, place)
         ours.append(seconds)
-        assert abs(clean - found) < 1e-3
+        assert abs(clean - worker_clean) < 1e-3
         text = f"{recipe.id:14}{sum(parts.values()):12.2f}{seconds:10.2f}"
         if other is not None:
             seconds, clean = other.measured(recipe)
             theirs.append(seconds)
-            assert abs(clean - found) < 1e-3
-        print(f"{text}{theirs[-1] if theirs else float('nan'):10.2f}{found:12.6f}", flush=True)
+            assert abs(clean - worker_clean) < 1e-3
+        print(f"{text}{theirs[-1] if theirs else float('nan'):10.2f}{worker_clean:12.6f}", flush=True)
     each = {part: sum(one[part] for one in straight) / trials for part in straight[0]}
     mean = sum(ours) / trials
-    print("straight, seconds a trial: " + ", ".join(f"{part} {seconds:.2f}" for part, seconds in each.items()))
-    print(f"worker, seconds a trial: {mean:.2f}, that is {60 / mean:.0f} trials a minute and thread")
-    print(f"trials a minute: {sum(each.values()) / mean:.1f}x; measuring alone: {each['measuring'] / mean:.2f}x")
+    print(
+        "straightforward loop, seconds per trial: "
+        + ", ".join(f"{part} {seconds:.2f}" for part, seconds in each.items())
+    )
+    print(f"worker, seconds per trial: {mean:.2f}, or {60 / mean:.0f} trials per minute and thread")
+    print(f"speed-up: {sum(each.values()) / mean:.1f}x; measuring alone: {each['measuring'] / mean:.2f}x")
     if theirs:
         ratios = sorted(their / our for their, our in zip(theirs, ours, strict=True))
         listed = " ".join(f"{ratio:.2f}" for ratio in ratios)
-        print(f"worker of {against}: {sum(theirs) / trials:.2f} s a trial, {median(ratios):.2f}x ours ({listed})")
+        print(f"worker of {against}: {sum(theirs) / trials:.2f} s per trial, {median(ratios):.2f}x ours ({listed})")
 
 
 class _Other:
-    """A worker of another tree's package."""
+    """A worker that runs the package of another working tree."""
 
     def __init__(self, tree: Path, device: str) -> None:
         self._process = subprocess.Popen(
@@ -91,7 +94,7 @@ class _Other:
         )
 
     def measured(self, recipe: Recipe) -> tuple[float, float]:
-        """Seconds and clean mIoU of a trial; the process ends with this one."""
+        """Return the seconds and the clean mIoU of a trial; the process ends with this one."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         print(recipe.canonical_json(), file=self._process.stdin, flush=True)
@@ -100,28 +103,28 @@ class _Other:
 
 
 def _straight(context: SweepContext, recipe: Recipe, device: torch.device) -> tuple[float, dict[str, float]]:
-    """Clean mIoU, and seconds of each part."""
+    """Return the clean mIoU and the seconds of each part."""
     config, seconds = context.config, {}
     began = time.perf_counter()
     assert config.model.elastic is not None
-    whole = checkpoints.load(checkpoints.locate(config.model.elastic), context.shape)
-    model = compress(whole, recipe, None).eval().to(device)
+    elastic = checkpoints.load(checkpoints.locate(config.model.elastic), context.shape)
+    model = compress(elastic, recipe, None).eval().to(device)
     seconds["model"] = time.perf_counter() - began
 
-    began, wanted = time.perf_counter(), config.evaluation.search
+    began, stage = time.perf_counter(), config.evaluation.search
     samples = open_split(config.data, config.data.eval_split, config.evaluation.full.clean)
     scenes = [samples[index] for index in range(len(samples))]
     seconds["images"] = time.perf_counter() - began
 
     began, full = time.perf_counter(), config.evaluation.full.corrupted
-    variants = [scenes[: wanted.clean]]
+    variants = [scenes[: stage.clean]]
     for number, (kind, severity) in enumerate(VARIANTS):
-        indices = [(number * full + offset) % len(scenes) for offset in range(wanted.corrupted)]
+        indices = [(number * full + offset) % len(scenes) for offset in range(stage.corrupted)]
         seed = config.evaluation.seed * 1_000_003
         variants.append([(corrupt(scenes[i][0], kind, severity, seed + i), scenes[i][1]) for i in indices])
     seconds["corruptions"] = time.perf_counter() - began
 
-    began, found = time.perf_counter(), []
+    began, values = time.perf_counter(), []
     with torch.no_grad():
         for variant in variants:
             matrix = torch.zeros(context.shape.classes, context.shape.classes, dtype=torch.int64)
@@ -130,9 +133,9 @@ def _straight(context: SweepContext, recipe: Recipe, device: torch.device) -> tu
                 labels = torch.from_numpy(np.stack([label for _, label in variant[start : start + BATCH]]))
                 predicted = model(_normalised(images, context.shape.normalization).to(device)).argmax(1).cpu()
                 matrix += confusion(labels, predicted, context.shape.classes).sum(0)
-            found.append(miou(matrix.numpy()))
+            values.append(miou(matrix.numpy()))
     seconds["measuring"] = time.perf_counter() - began
-    return found[0], seconds
+    return values[0], seconds
 
 
 def _normalised(images: np.ndarray, kind: str) -> torch.Tensor:

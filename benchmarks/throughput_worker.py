@@ -1,6 +1,6 @@
-"""What `throughput.py` times of a sweep's worker: the search stage of recipes, one a line on standard input.
+"""The worker that `throughput.py` times: it measures the search stage of recipes from standard input, one per line.
 
-In a process of its own, so that it can run on the package of another working tree; what it imports shall be in all.
+It is a separate process so that it can run the package of another working tree; it imports only what all trees have.
 """
 
 import sys
@@ -21,14 +21,14 @@ SPACE = Path(__file__).resolve().parents[1] / "search_spaces" / "streetscenes_vi
 
 
 def prepared() -> SweepContext:
-    """What all trials share."""
+    """Prepare the context that all trials share."""
     torch.set_num_threads(1)
     keep_freed_memory()
     return prepare_context(configs.load(SPACE), lambda line: print(line, file=sys.stderr))
 
 
 def measured(context: SweepContext, recipe: Recipe, device: torch.device) -> tuple[float, float]:
-    """Seconds and clean mIoU of a trial."""
+    """Return the seconds and the clean mIoU of a trial."""
     began = time.perf_counter()
     row = run_trial(context, None, Proposal(0, "search", "proposed", "", recipe), Path(), device, "")
     assert row.status == "complete", row.error

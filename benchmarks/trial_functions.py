@@ -1,7 +1,7 @@
-"""What samplers are compared on: accuracy as a formula of the recipe, and the elastic ViT-micro, measured once.
+"""Trial functions to compare samplers on: a formula of the recipe, and the elastic ViT-micro, measured once.
 
-The formula has the traits of the paper's curves: merging is free while it is mild and ruins what is left of few tokens,
-pruning costs a little everywhere, and blocks differ in how much they take. Every seed draws other blocks.
+The formula follows the paper's curves: mild merging is free, merging down to few tokens is ruinous, pruning costs a
+little everywhere, and blocks differ in sensitivity. Every seed draws other sensitivities.
 """
 
 import fcntl
@@ -35,7 +35,7 @@ _SAVE_EVERY = 20
 
 @dataclass(frozen=True)
 class Trial:
-    """What a trial function answers; mIoU in [0, 1]."""
+    """Result of a trial function; mIoU in [0, 1]."""
 
     clean: float
     corrupted: float
@@ -43,9 +43,9 @@ class Trial:
 
 
 class Formula:
-    """A smooth function of 37 integers, with a third of a point of noise: heads, MLPs and merging of DeiT-B."""
+    """A smooth function of 37 integers (heads, MLPs and merging of DeiT-B), with 0.3 points of noise."""
 
-    known = (0.6, 0.5, 0.4, 0.3)
+    baselines = (0.6, 0.5, 0.4, 0.3)
 
     def __init__(self, seed: int) -> None:
         self._seed, self.shape = seed, deit_base_distilled((512, 512), 150)
@@ -58,7 +58,7 @@ class Formula:
         rng = np.random.default_rng(seed)
         self._weights = rng.gamma(1.0, 1.0, (3, self.shape.depth))
         self._weights /= self._weights.sum(1, keepdims=True)
-        self._tilt = rng.uniform(0.7, 1.5, 3)  # of the corrupted images against the clean ones
+        self._tilt = rng.uniform(0.7, 1.5, 3)  # of corrupted images relative to clean ones
 
     def __call__(self, recipe: Recipe) -> Trial:
         shape = self.shape
@@ -82,16 +82,16 @@ class Formula:
         return Trial(max(0.0, clean), max(0.0, corrupted), 0.0)
 
     def save(self) -> None:
-        """Nothing to keep."""
+        """Do nothing."""
 
 
 class Elastic:
-    """A search trial of `make pareto` on one thread; what was measured lies beside this file."""
+    """A search trial of `make pareto` on one thread; its measurements are stored beside this file."""
 
-    known = (0.6, 0.5, 0.4, 0.27)
+    baselines = (0.6, 0.5, 0.4, 0.27)
 
     def __init__(self, seed: int) -> None:
-        del seed  # there is one such model
+        del seed  # there is only one elastic model
         self._measured: dict[str, Trial] = {}
         self._unsaved = 0
         torch.set_num_threads(1)
@@ -100,7 +100,7 @@ class Elastic:
         self._context: SweepContext = prepare_context(self._config, lambda _: None)
         self.shape = self._context.shape
         self.space = Space(self.shape, self._config.space, self._config.data.window_for(self.shape))
-        self._mark = f"{self._context.fingerprint} {self._context.evalset.fingerprint}"
+        self._fingerprint = f"{self._context.fingerprint} {self._context.evalset.fingerprint}"
         self._read()
 
     def __call__(self, recipe: Recipe) -> Trial:
@@ -108,10 +108,10 @@ class Elastic:
             started, device = time.perf_counter(), torch.device("cpu")
             config = self._config
             model = self._context.cut(recipe)
-            found = measure(model, self._context.evalset, "search", config.evaluation, config.data, device)
-            corrupted = float(np.nanmean(found.corrupted))
-            assert np.isfinite(found.corrupted).sum() == len(VARIANTS)
-            self._measured[recipe.id] = Trial(found.clean_miou, corrupted, time.perf_counter() - started)
+            result = measure(model, self._context.evalset, "search", config.evaluation, config.data, device)
+            corrupted = float(np.nanmean(result.corrupted))
+            assert np.isfinite(result.corrupted).sum() == len(VARIANTS)
+            self._measured[recipe.id] = Trial(result.clean_miou, corrupted, time.perf_counter() - started)
             self._unsaved += 1
             if self._unsaved >= _SAVE_EVERY:
                 self.save()
@@ -121,13 +121,15 @@ class Elastic:
         if not MEASURED.exists():
             return
         table = pq.read_table(MEASURED)
-        if table.schema.metadata[b"measured"].decode() != self._mark:
-            raise SystemExit(f"{MEASURED} is of other weights or images; delete it to measure anew (hours)")
+        if table.schema.metadata[b"measured"].decode() != self._fingerprint:
+            raise SystemExit(
+                f"{MEASURED} was measured with other weights or images; delete it to measure again (hours)"
+            )
         for row in table.to_pylist():
             self._measured[row["recipe_id"]] = Trial(row["clean_miou"], row["corrupted_miou"], row["seconds"])
 
     def save(self) -> None:
-        """Add what was measured to the file; several processes may."""
+        """Add the measurements to the file, which several processes may do at once."""
         if not self._unsaved:
             return
         with MEASURED.with_suffix(".lock").open("w") as lock:
@@ -137,7 +139,7 @@ class Elastic:
                 {"recipe_id": id_, "clean_miou": t.clean, "corrupted_miou": t.corrupted, "seconds": t.seconds}
                 for id_, t in sorted(self._measured.items())
             ]
-            table = pa.Table.from_pylist(rows).replace_schema_metadata({"measured": self._mark})
+            table = pa.Table.from_pylist(rows).replace_schema_metadata({"measured": self._fingerprint})
             with written(MEASURED) as temporary:
                 pq.write_table(table, temporary, compression="zstd")
         self._unsaved = 0

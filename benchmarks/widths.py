@@ -1,9 +1,9 @@
-"""Which widths the hardware likes: work done a second at narrower widths, relative to the full one.
+"""Find the widths that suit the hardware: FLOP/s at narrower widths, relative to the full one.
 
     python benchmarks/widths.py [--device cuda] [--dtype bfloat16]
 
-Times the MLP of a block over its hidden width, all linear layers over the embedding width, and attention over the width
-of a head, near three quarters of the full width; 1 means that all of the FLOPs saved become speed. The widths take
+Times the MLP of a block over its hidden width, all linear layers over the embedding width, and attention over the head
+width, near three quarters of the full width. A value of 1 means that all saved FLOPs become speed. The widths take
 turns in one run.
 """
 
@@ -47,7 +47,7 @@ def main(
 
 
 def _near(full: int) -> list[int]:
-    """The full width, then three quarters of it, and that less 1, 2, 4 and 8."""
+    """Return the full width, three quarters of it, and the latter less 1, 2, 4 and 8."""
     return [full, *(full * 3 // 4 - less for less in (0, 1, 2, 4, 8))]
 
 

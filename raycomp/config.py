@@ -1,4 +1,4 @@
-"""A search space file: its sections together, and how it is read; the settings are in `raycomp.settings`."""
+"""A search space file: its sections and how it is read; `raycomp.settings` has the settings."""
 
 from pathlib import Path
 from typing import Any, Self
@@ -17,9 +17,9 @@ from raycomp.settings.space_and_search import SearchConfig, SpaceConfig
 from raycomp.settings.training import ElasticConfig, PolicyConfig, RecoveryConfig, RefineConfig, TrainConfig
 
 NAME = "[A-Za-z0-9][A-Za-z0-9_.-]*"
-"""Names of search spaces and sweeps, as a regular expression."""
+"""Regular expression for names of search spaces and sweeps."""
 LONGEST_NAME = 255
-"""Characters: what file systems allow a folder."""
+"""Maximum length of a folder name on common file systems, characters."""
 
 
 class SweepConfig(Section):
@@ -42,14 +42,14 @@ class SweepConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _trained_alike(cls, data: Any) -> Any:
-        """What a file does not say of a training of elastic or compressed models is as for the dense one."""
+        """Fill missing training fields of elastic and compressed models with those of the dense model."""
         if not isinstance(data, dict) or not isinstance(dense := data.get("train", {}), dict):
             return data
         filled = dict(data)
         for section, other in (("elastic", {"drop_path": 0.0, "decoder_dropout": 0.0}), ("refine", {})):
             given = data.get(section, {})
-            if isinstance(given, dict) and isinstance(own := given.get("train", {}), dict):
-                filled[section] = {**given, "train": {**dense, **other, **own}}
+            if isinstance(given, dict) and isinstance(train := given.get("train", {}), dict):
+                filled[section] = {**given, "train": {**dense, **other, **train}}
         return filled
 
     @model_validator(mode="after")
@@ -63,21 +63,19 @@ class SweepConfig(Section):
     def _time_of_merging(self) -> Self:
         if self.search.cost_metric == "latency" and not METHODS[self.space.merge].uniform_step:
             timed = ", ".join(name for name, method in METHODS.items() if method.uniform_step)
-            raise ValueError(
-                f"search.cost_metric latency predicts no time of merge {self.space.merge}; allowed: {timed}"
-            )
+            raise ValueError(f"search.cost_metric latency cannot time space.merge {self.space.merge}; allowed: {timed}")
         return self
 
     @model_validator(mode="after")
-    def _whole_images(self) -> Self:
+    def _windows_cover_images(self) -> Self:
         window = self.data.window or (self.model.shape.image if self.model.shape else None)
         if window and self.data.stride and self.data.stride > min(window):
             size = f"{window[0]}x{window[1]}"
-            raise ValueError(f"data.stride is {self.data.stride}, the window {size}: parts of an image would go unseen")
+            raise ValueError(f"data.stride is {self.data.stride}, the window {size}: windows would not cover the image")
         return self
 
     def changed(self, section: str, **values: object) -> Self:
-        """The same configuration with some fields of a section set, None excepted; checked like a file's.
+        """Return the configuration with some fields of a section set, except None; validated like a file.
 
         Raises:
             UserError: for a value out of range.
@@ -91,7 +89,7 @@ class SweepConfig(Section):
             raise UserError(explain(error, SweepConfig)) from None
 
     def training_between(self, steps: int | None) -> Self:
-        """The same configuration with so many training steps between NViT's rounds; None leaves them as they are.
+        """Return the configuration with this many training steps between NViT's rounds; None changes nothing.
 
         Raises:
             UserError: for a negative number.
@@ -114,7 +112,7 @@ def load(path: Path, **search: object) -> SweepConfig:
         near = nearest(path.name, sorted(p.name for p in folder.glob("*.yaml")) or ["a search space file"])
         raise UserError(f"{path}: cannot read the search space ({error.strerror}); {near}") from None
     except UnicodeDecodeError:
-        raise UserError(f"{path}: a search space is a YAML file, this is no text") from None
+        raise UserError(f"{path}: a search space is a YAML file; this is not text") from None
     try:
         raw = parsed(text)
     except yaml.YAMLError as error:
@@ -135,21 +133,21 @@ def load(path: Path, **search: object) -> SweepConfig:
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML that refuses a key which is there twice; PyYAML keeps the last one."""
+    """Safe YAML that rejects duplicate keys; PyYAML would keep the last one."""
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        """Compose a mapping; keys that `<<` merges in come later, as those here may override them."""
+        """Compose a mapping. Keys that `<<` merges in are added later, because the mapping may override them."""
         node = super().compose_mapping_node(anchor)
         lines: dict[tuple[str, str], int] = {}
         for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
-            if (there := lines.get((key.tag, key.value))) is not None:
-                problem = f"key {key.value!r} is in line {there + 1} already"
+            if (first := lines.get((key.tag, key.value))) is not None:
+                problem = f"key {key.value!r} is already in line {first + 1}"
                 raise yaml.composer.ComposerError(None, None, problem, key.start_mark)
             lines[key.tag, key.value] = key.start_mark.line
         return node
 
     def construct_tuple(self, node: yaml.SequenceNode) -> tuple[object, ...]:
-        """The one Python tag that files of official Segmenter runs have."""
+        """Construct a tuple: the only Python tag in files of official Segmenter runs."""
         return tuple(self.construct_sequence(node))
 
 
@@ -157,10 +155,10 @@ _Loader.add_constructor("tag:yaml.org,2002:python/tuple", _Loader.construct_tupl
 
 
 def parsed(text: str) -> Any:
-    """What a YAML text holds.
+    """Parse a YAML text.
 
     Raises:
-        yaml.YAMLError: for a text that is not YAML, or a mapping with a key twice.
+        yaml.YAMLError: for a text that is not YAML, or a duplicate key.
     """
     try:
         return yaml.load(text, Loader=_Loader)  # noqa: S506  a SafeLoader
@@ -168,13 +166,13 @@ def parsed(text: str) -> Any:
         raise
     except RecursionError:
         raise yaml.YAMLError("it is nested too deeply") from None
-    except Exception as error:  # PyYAML raises many kinds for a value that its tag does not allow, such as a 31 June
+    except Exception as error:  # PyYAML raises many types for a value that does not fit its tag, such as 31 June
         logger.debug("reading YAML", exc_info=True)
         raise yaml.YAMLError(f"a value cannot be read ({first_line(error)})") from None
 
 
 def explain(error: ValidationError, model: type[BaseModel]) -> str:
-    """The first problem of a validation, on one line: field, what is wrong, value, nearest field."""
+    """Describe the first validation error in one line: field, problem, value, nearest field."""
     first = error.errors()[0]
     place = [str(part) for part in first["loc"]]
     field = ".".join(place)
@@ -183,13 +181,13 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
     if first["type"] == "missing":
         return f"field {field!r} is missing"
     message = first["msg"].removeprefix("Value error, ")
-    said = isinstance(first["input"], dict) or first["type"] in ("too_long", "too_short")
-    value = "" if said else f", not {shown(first['input'])}"
+    no_value = isinstance(first["input"], dict) or first["type"] in ("too_long", "too_short")
+    value = "" if no_value else f", not {shown(first['input'])}"
     return (f"field {field!r}: " if field else "") + f"{message[0].lower()}{message[1:]}{value}"
 
 
 def _fields(model: type[BaseModel], place: list[str]) -> list[str]:
-    """Names of the fields of the section at `place`."""
+    """Return the names of the fields of the section at `place`."""
     for part in place:
         field = model.model_fields.get(part)
         candidates = [field.annotation, *getattr(field.annotation, "__args__", ())] if field else []

@@ -1,4 +1,4 @@
-"""What a person reads of an error: one line with what is wrong, where and the nearest right thing; the log has more."""
+"""User errors: one line that names the problem, the place and the nearest valid value; the log has details."""
 
 import difflib
 import logging
@@ -13,7 +13,7 @@ _PASSWORD = re.compile(r"(?<=://)([^/@:\s]*):[^/@\s]+@")
 _LOG = "RAYCOMP_LOG"
 
 logger = logging.getLogger("raycomp")
-"""Has, at level debug, the traceback of every error that ends as one line."""
+"""At level debug, it has the traceback of every error that is reported as one line."""
 
 
 class UserError(Exception):
@@ -24,33 +24,33 @@ class UserError(Exception):
 
 
 def one_line(text: str) -> str:
-    """A text with its control characters and line breaks, of a file's name for example, escaped."""
+    """Escape control characters and line breaks of a text, such as those of a file name."""
     return "".join(
         sign.encode("unicode_escape").decode() if unicodedata.category(sign) in _BREAKING else sign for sign in text
     )
 
 
 def shown(value: object) -> str:
-    """A value as Python writes it, cut where it is long."""
+    """Return the repr of a value, truncated if it is long."""
     try:
         text = repr(value)
-    except ValueError:  # an integer of more digits than Python writes
+    except ValueError:  # an integer with more digits than Python prints
         text = "a number of thousands of digits"
     return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}..."
 
 
 def first_line(error: BaseException | str) -> str:
-    """The first line of an error of a library; its type where it says nothing."""
+    """Return the first line of an error message, or the type of an error without one."""
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def last_line(error: BaseException) -> str:
-    """The last line of an error of Ray, which names the cause; its type where it says nothing."""
+    """Return the last line of an error message of Ray, which names the cause, or the type of an error without one."""
     return (str(error).splitlines() or [type(error).__name__])[-1]
 
 
 def without_password(text: str) -> str:
-    """The text with the passwords of its URIs left out, for all that people and files get to see."""
+    """Mask the passwords of URIs in a text that is printed or stored."""
     return _PASSWORD.sub(r"\1:***@", text)
 
 
@@ -60,14 +60,14 @@ class _Formatter(logging.Formatter):
 
 
 def show_log() -> None:
-    """Write the log of this process to stderr, from the level on that RAYCOMP_LOG names.
+    """Write the log of this process to stderr, from the level that RAYCOMP_LOG names.
 
     Raises:
         UserError: for an unknown level.
     """
     level = os.environ.get(_LOG, "warning").upper()
-    if level not in (known := logging.getLevelNamesMapping()):
-        raise UserError(f"{_LOG} is {level.lower()!r}: {nearest(level.lower(), map(str.lower, known))}")
+    if level not in (levels := logging.getLevelNamesMapping()):
+        raise UserError(f"{_LOG} is {level.lower()!r}: {nearest(level.lower(), map(str.lower, levels))}")
     logger.setLevel(level)
     if not logger.handlers:
         handler = logging.StreamHandler()
@@ -76,7 +76,7 @@ def show_log() -> None:
 
 
 def nearest(value: object, allowed: Iterable[object]) -> str:
-    """Say which allowed value was probably meant, or list them all when none is close."""
+    """Suggest the closest allowed value, or list all if none is close."""
     names = [str(a) for a in allowed]
     close = difflib.get_close_matches(str(value), names, n=1)
     return f"did you mean {close[0]!r}?" if close else f"allowed: {', '.join(names)}"

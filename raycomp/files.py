@@ -1,4 +1,4 @@
-"""Write files whole or not at all, and read them, on disk or in object storage."""
+"""Read files and write them atomically, on disk or in object storage."""
 
 import os
 import tempfile
@@ -17,10 +17,10 @@ os.umask(_UMASK)
 
 
 def check_outputs(option: str, outputs: Iterable[Path], inputs: Iterable[Path | None]) -> None:
-    """Check, before hours of work, that a command overwrites none of the files that it reads.
+    """Check, before hours of work, that a command does not overwrite a file that it reads.
 
     Raises:
-        UserError: for an output that is an input, or a folder.
+        UserError: for an output that is an input or a folder.
     """
     read = {resolved(path) for path in inputs if path is not None}
     for path in outputs:
@@ -32,10 +32,10 @@ def check_outputs(option: str, outputs: Iterable[Path], inputs: Iterable[Path | 
 
 @contextmanager
 def written(path: AnyPath) -> Iterator[Path]:
-    """A temporary local path of the same suffix that becomes `path` if the block ends without an error.
+    """Yield a temporary local path of the same suffix that becomes `path` if the block ends without an error.
 
     Raises:
-        UserError: where it cannot be written, because the disk is full for example; `path` stays as it was.
+        UserError: if writing fails, for example on a full disk; `path` is unchanged.
     """
     try:
         if isinstance(path, Path):
@@ -47,12 +47,12 @@ def written(path: AnyPath) -> Iterator[Path]:
                 temporary = Path(scratch) / path.name
                 yield temporary
                 copy_files(str(temporary), str(path.key), LocalFileSystem(), path.fs)
-    except (OSError, RuntimeError, SafetensorError) as error:  # what Python, torch and safetensors raise on a full disk
+    except (OSError, RuntimeError, SafetensorError) as error:  # raised by Python, torch and safetensors on a full disk
         raise UserError(f"{path}: not written: {first_line(error)}") from error
 
 
 def put_aside(path: Path) -> Path:
-    """Rename a broken file, never over another one, and return its new path."""
+    """Rename a broken file without overwriting another, and return its new path."""
     number = 1
     while (aside := path.with_name(f"{path.name}.broken-{number}")).exists():
         number += 1
@@ -60,10 +60,10 @@ def put_aside(path: Path) -> Path:
 
 
 def write_bytes(path: AnyPath, data: bytes) -> None:
-    """Write a small file whole or not at all, in a folder that exists.
+    """Write a small file atomically, in an existing folder.
 
     Raises:
-        OSError: where it cannot be written; `path` stays as it was.
+        OSError: if writing fails; `path` is unchanged.
     """
     if isinstance(path, Path):
         with _replacing(path) as temporary:
@@ -74,14 +74,14 @@ def write_bytes(path: AnyPath, data: bytes) -> None:
 
 @contextmanager
 def _replacing(path: Path, suffix: str = "") -> Iterator[Path]:
-    """A temporary file beside `path` that replaces it if the block ends without an error, to outlive a power cut.
+    """Yield a temporary file beside `path` that durably replaces it if the block ends without an error.
 
-    A `suffix` is for writers that go by it; without one, no pattern such as `*.parquet` finds the temporary file.
+    Some writers choose the format by `suffix`. Without one, no pattern such as `*.parquet` matches the temporary file.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp{suffix}")
     try:
         yield temporary
-        temporary.chmod(0o666 & ~_UMASK)  # safetensors makes files that their owner alone can read
+        temporary.chmod(0o666 & ~_UMASK)  # safetensors creates files that only their owner can read
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -91,7 +91,7 @@ def _replacing(path: Path, suffix: str = "") -> Iterator[Path]:
 
 @contextmanager
 def fetched(path: AnyPath) -> Iterator[Path]:
-    """A local path to read a file from: its own, or that of a copy for the time of the block."""
+    """Yield a local path to read a file from: its own, or that of a temporary copy."""
     if isinstance(path, Path):
         yield path
         return

@@ -1,4 +1,4 @@
-"""The search spaces that come with raycomp, by name: those of the wheel, or of the checkout of an editable install."""
+"""The shipped search spaces by name: those of the wheel, or of the checkout in an editable install."""
 
 from importlib import resources
 from pathlib import Path
@@ -7,7 +7,7 @@ from raycomp.errors import UserError, nearest
 
 
 def search_spaces() -> dict[str, Path]:
-    """Files of the search spaces that are shipped, by name."""
+    """Return the files of the shipped search spaces by name."""
     package = Path(str(resources.files("raycomp")))
     folder = package / "search_spaces"
     if not folder.is_dir():
@@ -16,7 +16,7 @@ def search_spaces() -> dict[str, Path]:
 
 
 def space_file(given: str | Path) -> Path:
-    """The file of a search space that is given by its path, or by its name where it is a shipped one.
+    """Return the file of a search space, given its path or the name of a shipped one.
 
     Raises:
         UserError: for a name that is neither.
@@ -24,14 +24,15 @@ def space_file(given: str | Path) -> Path:
     path = Path(given)
     if path.suffix or len(path.parts) != 1 or _exists(path):
         return path
-    there = search_spaces()
-    if path.name not in there:
-        raise UserError(f"search space {str(given)!r}: neither a file nor a shipped one; {nearest(path.name, there)}")
-    return there[path.name]
+    shipped = search_spaces()
+    if path.name not in shipped:
+        hint = nearest(path.name, shipped)
+        raise UserError(f"search space {str(given)!r}: neither a file nor a shipped name; {hint}")
+    return shipped[path.name]
 
 
 def _exists(path: Path) -> bool:
     try:
         return path.exists()
-    except OSError:  # a name that is too long, for example: reading it says so
+    except OSError:  # for example, a name that is too long: reading it reports that
         return True

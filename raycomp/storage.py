@@ -1,11 +1,11 @@
-"""Where results lie: a local folder, or object storage (`s3://bucket/results`) through pyarrow's file systems.
+"""Paths of results: a local folder, or object storage (`s3://bucket/results`) through pyarrow's file systems.
 
-An `ObjectPath` has the part of pathlib's interface that raycomp uses, so that code is written once for both.
+`ObjectPath` has the part of pathlib's interface that raycomp uses, so that the same code works for both.
 
-Not universal_pathlib. Tried, 0.3.10 with s3fs against an S3 server: with its default cache, rows that other processes
-write stay unseen, or raise FileExpired once replaced. With `use_listings_cache=False` it answers as this does, but
-shows the access keys of a URI, and takes six times as long to list 100 rows; reading and writing take about as long.
-And s3fs would be a second S3 client beside pyarrow's, with a botocore older than the one that boto3 needs.
+Why not universal_pathlib: 0.3.10 with s3fs was tried against an S3 server. With its default cache, rows of other
+processes stay invisible, or raise FileExpired once replaced. With `use_listings_cache=False` it works, but it prints
+the access keys of a URI, and listing 100 rows takes six times as long; reading and writing take about as long. And
+s3fs would be a second S3 client beside pyarrow's, with an older botocore than boto3 needs.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://")
 
 @dataclass(frozen=True)
 class ObjectPath:
-    """A file or folder of an object storage. A file appears whole when it is written, or not at all."""
+    """A file or folder in object storage. Writing a file is atomic."""
 
     fs: FileSystem
     key: PurePosixPath
@@ -35,7 +35,7 @@ class ObjectPath:
     scheme: str
 
     def __str__(self) -> str:
-        """Without whatever access keys or options its URI had."""
+        """Return the URI without access keys and options."""
         return f"{self.scheme}://{self.key}"
 
     def __truediv__(self, name: str | PurePosixPath) -> ObjectPath:
@@ -70,10 +70,10 @@ class ObjectPath:
         return bool(self._type() == FileType.Directory)
 
     def mkdir(self, parents: bool = False, exist_ok: bool = False) -> None:
-        """Nothing: object storage has no folders of its own."""
+        """Do nothing: object storage has no folders."""
 
     def glob(self, pattern: str) -> Iterator[ObjectPath]:
-        """Files and folders below this one; every part of the pattern is one level."""
+        """Yield files and folders below this one; every part of the pattern is one level."""
         first, _, rest = pattern.partition("/")
         for entry in self.fs.get_file_info(FileSelector(str(self.key), allow_not_found=True)):
             path = ObjectPath(self.fs, PurePosixPath(entry.path), self.scheme)
@@ -110,20 +110,20 @@ AnyPath = Path | ObjectPath
 
 
 def located(text: str) -> AnyPath:
-    """A local path, or the path that a URI names; access keys come from the environment, as for every AWS tool.
+    """Return the local path or the path that a URI names; access keys come from the environment, as for AWS tools.
 
     Raises:
-        UserError: for a URI of an unknown kind, and a name that is no text, which no row or URI can hold.
+        UserError: for an unknown URI scheme, and for a name that is not UTF-8, which no row or URI can hold.
     """
     if any("\ud800" <= sign <= "\udfff" for sign in text):
-        raise UserError(f"{text.encode(errors='surrogateescape')!r}: a path that is not UTF-8")
+        raise UserError(f"{text.encode(errors='surrogateescape')!r}: the path is not UTF-8")
     scheme = _SCHEME.match(text)
     if scheme is None:
         return Path(text)
     try:
         fs, key = FileSystem.from_uri(text)
     except (ArrowInvalid, OSError) as error:
-        raise UserError(f"{without_password(text)}: no storage that is known ({first_line(error)})") from None
+        raise UserError(f"{without_password(text)}: unknown storage ({first_line(error)})") from None
     if scheme[1] == "file":
         return Path(key)
     if not key:
@@ -132,5 +132,5 @@ def located(text: str) -> AnyPath:
 
 
 def resolved(path: Path) -> Path:
-    """The path without links; of one that leads back to itself, what `Path.resolve` gives since Python 3.13."""
+    """Resolve links; a link loop gives what `Path.resolve` returns since Python 3.13, not an error."""
     return Path(os.path.realpath(path))

@@ -87,9 +87,9 @@ def test_what_is_wrong_is_named_where_it_stands(read, sections, field):
     [
         (
             "name: x\nsearch: {trials: 3}\nmodel: {}\nsearch: {trials: 5}\n",
-            "x.yaml:4:1: .*key 'search' is in line 2 already",
+            "x.yaml:4:1: .*key 'search' is already in line 2",
         ),
-        ("name: x\nsearch: {trials: 3, trials: 5}\n", "x.yaml:2:21: .*key 'trials' is in line 2 already"),
+        ("name: x\nsearch: {trials: 3, trials: 5}\n", "x.yaml:2:21: .*key 'trials' is already in line 2"),
     ],
 )
 def test_a_key_that_is_there_twice_is_refused(tmp_path, text, said):

@@ -192,7 +192,7 @@ def test_python_in_the_documents_runs(page, block, exported, monkeypatch):
         assert held["labels"].shape == (128, 128)
         assert len(np.unique(held["labels"].numpy())) > 3
     if "cost" in held:
-        assert f"{held['profile'](held['shape'], held['whole']).gflops:.4f}" == "0.6295"
+        assert f"{held['profile'](held['shape'], held['full']).gflops:.4f}" == "0.6295"
 
 
 def test_the_readme_normalises_as_the_model_was_trained(exported):

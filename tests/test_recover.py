@@ -151,5 +151,5 @@ def test_a_trial_says_how_it_recovered(context, mode, tmp_path):
 
 @pytest.mark.parametrize("values", [{"mode": "finetune"}, {"mode": "none", "steps": 3}])
 def test_steps_belong_to_finetuning(values):
-    with pytest.raises(ValueError, match="finetune needs steps, and nothing else does"):
+    with pytest.raises(ValueError, match="only finetune needs steps"):
         RecoveryConfig(**values)

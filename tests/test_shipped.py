@@ -41,7 +41,7 @@ def test_a_name_is_a_shipped_space_unless_a_file_has_it(folder, given, found):
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ("streetscenes_vit_mirco", "neither a file nor a shipped one; did you mean 'streetscenes_vit_micro'?"),
+        ("streetscenes_vit_mirco", "neither a file nor a shipped name; did you mean 'streetscenes_vit_micro'?"),
         ("x", "allowed: ade20k_deit_base, camvid_vit_tiny, cityscapes_deit_base, streetscenes_vit_micro"),
     ],
 )

@@ -20,7 +20,7 @@ def check_stages(data: EvalSet, evaluation: EvaluationConfig) -> None:
         UserError: where none of the clean, or none of the corrupted, images of a stage has a labelled pixel.
     """
     labelled = np.array([bool((label != IGNORE).any()) for label in data.labels.views()])
-    for name in ("full", "search", "first"):
+    for name in ("full", "search", "early_stopping"):
         stage = getattr(evaluation, name)
         if stage is None:
             continue

@@ -1,1 +1,1 @@
-"""The settings of a search space file, one module a subject; `raycomp.config` puts them together."""
+"""The settings of a search space file, one module per subject; `raycomp.config` combines them."""

@@ -7,10 +7,8 @@ from pydantic import Field
 from raycomp.merging import METHODS
 
 if TYPE_CHECKING:
-    MergeName: TypeAlias = str
     BenchmarkName: TypeAlias = str
-else:  # what is allowed follows from the methods there are
-    MergeName = Literal[tuple(METHODS)]
+else:  # the allowed names follow from the registered methods
     BenchmarkName = Literal[(*METHODS, "nvit", *(f"nvit+{name}" for name in METHODS))]
 
 from raycomp.settings.section import Criterion, Distinct, Section
@@ -18,54 +16,54 @@ from raycomp.settings.training import FinetuneConfig
 
 
 class NvitConfig(Section):
-    """How NViT prunes: group sizes of the paper, rounds, and the latency term."""
+    """How NViT prunes: group sizes (the paper's by default), rounds, and the latency term."""
 
     embed: int = Field(default=16, gt=0)
-    """Embedding channels that go together, as a group."""
+    """Group size of embedding channels, which are removed together."""
     heads: int = Field(default=2, gt=0)
-    """The same of heads."""
+    """Group size of heads."""
     qk: int = Field(default=8, gt=0)
-    """The same of query and key channels."""
+    """Group size of query and key channels."""
     v: int = Field(default=8, gt=0)
-    """The same of value channels."""
+    """Group size of value channels."""
     mlp: int = Field(default=16, gt=0)
-    """The same of MLP channels."""
+    """Group size of MLP channels."""
     criterion: Criterion = "nvit"
-    """The score of a unit, for `raycomp prune` and `raycomp benchmark`; sweeps have `search.criterion`."""
+    """Score of a unit in `raycomp prune` and `raycomp benchmark`; sweeps use `search.criterion`."""
     rounds: int = Field(default=8, gt=0)
-    """Rounds of pruning; the smaller model is scored anew before each but the first."""
+    """Rounds of pruning; before each but the first, the smaller model is scored again."""
     momentum: float = Field(default=0.0, ge=0, lt=1)
-    """Share of the earlier scores in those of a round. NViT's 0.9 is for its 1,200 rounds: with 8, the scores of
-    the dense model would decide nearly alone."""
+    """Weight of earlier scores in those of a round. NViT's 0.9 suits its 1,200 rounds; with 8 rounds, the scores of the
+    dense model would dominate."""
     train_between: FinetuneConfig = FinetuneConfig()
-    """Training after each round but the last, before the model is scored anew. By default there is none; its learning
-    rate is by default that of `benchmark.recovery`."""
+    """Training after each round but the last, before the model is scored again; by default none. Its learning rate
+    defaults to that of `benchmark.recovery`."""
     tolerance: float = Field(default=0.99, gt=0, le=1)
-    """The least cost, relative to the target, that a removal may lead to. Lower it where pruning ends above its
-    target, as the groups of a small model may each be more than 1 % of its cost."""
+    """Minimum cost after a removal, relative to the target. Lower it if pruning stops above its target: in a small
+    model, each group may exceed 1 % of the cost."""
     latency_weight: float = Field(default=0.0, ge=0)
-    """eta: score per millisecond that a removal saves."""
+    """eta of the paper: score per millisecond that a removal saves."""
     images: int = Field(default=64, gt=0)
-    """Training images that saliency is averaged over."""
+    """Training images for the scores."""
     batch: int = Field(default=8, gt=0)
-    """Images of a batch; saliency is the mean over batches."""
+    """Batch size; scores are means over batches."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Precision of the scoring."""
 
     @property
     def training_steps(self) -> int:
-        """Steps of the training between all rounds."""
+        """Training steps between all rounds together."""
         return (self.rounds - 1) * self.train_between.steps
 
 
 class BenchmarkConfig(Section):
-    """What `raycomp benchmark` compares; the defaults are the paper's methods and compression levels."""
+    """The comparison of `raycomp benchmark`; the defaults are the paper's methods and compression levels."""
 
     methods: Distinct[BenchmarkName] = Field(default=("algm", "cts", "tome", "nvit", "nvit+tome"), min_length=1)
-    """Which methods are compared."""
+    """Methods to compare."""
     speedups: Distinct[Annotated[float, Field(gt=1)]] = Field(default=(1.4, 2.5, 3.7), min_length=1)
-    """Dense GFLOPs over the recipe's: mild, moderate, aggressive."""
+    """Compression levels, as dense GFLOPs over compressed GFLOPs: mild, moderate, aggressive."""
     seeds: Distinct[Annotated[int, Field(ge=0)]] = Field(default=(0,), min_length=1)
-    """Of the recovery, whose batches they draw."""
+    """Seeds of the fine-tuning; they determine its batches."""
     recovery: FinetuneConfig = FinetuneConfig()
     """Fine-tuning of every model, dense included."""

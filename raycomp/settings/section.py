@@ -1,40 +1,30 @@
-"""What all sections of a search space share: how they are read, and the kinds of values."""
+"""The base class of all sections of a search space file, and the value types that they share."""
 
 import re
-from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
 
-from raycomp.merging import METHODS
-
-if TYPE_CHECKING:
-    MergeName: TypeAlias = str
-    BenchmarkName: TypeAlias = str
-else:  # what is allowed follows from the methods there are
-    MergeName = Literal[tuple(METHODS)]
-    BenchmarkName = Literal[(*METHODS, "nvit", *(f"nvit+{name}" for name in METHODS))]
-
 
 class Section(BaseModel):
+    """A section: frozen, without unknown fields."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 def _share(value: object) -> object:
-    """Read `60%` as 0.6."""
+    """Parse `60%` or 0.6 as 0.6."""
     match = re.fullmatch(r"\s*([\d.]+)\s*(%?)\s*", value) if isinstance(value, str) else None
     share = float(match[1]) / (100 if match[2] else 1) if match else value
     if not isinstance(share, int | float) or not 0 < share <= 1:
-        raise ValueError("wanted is a share of dense, as in 40% or 0.4")
+        raise ValueError("expected a share such as 40% or 0.4")
     return share
 
 
 Share = Annotated[float, BeforeValidator(_share)]
-
-
+"""A share in (0, 1]."""
 Criterion = Literal["nvit", "taylor"]
-
-
-"""How prunable units are scored; `raycomp.compress.saliency` defines both."""
+"""Score of prunable units; `raycomp.compress.saliency` defines both."""
 
 
 def _distinct(values: tuple[object, ...]) -> tuple[object, ...]:
@@ -44,6 +34,5 @@ def _distinct(values: tuple[object, ...]) -> tuple[object, ...]:
 
 
 _Item = TypeVar("_Item")
-
-
 Distinct = Annotated[tuple[_Item, ...], AfterValidator(_distinct)]
+"""A list without repeated values."""

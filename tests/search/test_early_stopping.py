@@ -72,14 +72,14 @@ def test_the_row_of_a_stopped_trial_claims_no_accuracy(context, tmp_path):
 @pytest.mark.parametrize(
     ("first", "message"),
     [
-        ({"clean": 65, "corrupted": 1}, "early_stopping.clean is 65; at most search.clean, 64"),
-        ({"clean": 1, "corrupted": 3}, "early_stopping.corrupted is 3; at most search.corrupted, 2"),
+        ({"clean": 65, "corrupted": 1}, "clean is 65: expected at most search.clean, 64"),
+        ({"clean": 1, "corrupted": 3}, "corrupted is 3: expected at most search.corrupted, 2"),
     ],
 )
 def test_the_first_images_must_be_of_the_search_stage(first, message):
     with pytest.raises(ValueError, match=message):
         EvaluationConfig(early_stopping=first)
-    with pytest.raises(ValueError, match=r"early_stopping.severities has 5, which search.severities has not"):
+    with pytest.raises(ValueError, match=r"early_stopping.severities has 5, which search.severities lacks"):
         EvaluationConfig(
             early_stopping={"clean": 1, "corrupted": 1}, search=FIRST.model_copy(update={"severities": (1, 2, 3, 4)})
         )
@@ -166,5 +166,5 @@ def test_a_search_space_tells_of_first_images_that_are_not_there(tmp_path):
     path = tmp_path / "space.yaml"
     first = "evaluation: {first: {clean: 900, corrupted: 1}}"
     path.write_text(f"name: a\nmodel: {{checkpoint: x}}\ndata: {{dataset: streetscenes}}\n{first}\n")
-    with pytest.raises(UserError, match=r"early_stopping.clean is 900; at most search.clean, 64"):
+    with pytest.raises(UserError, match=r"clean is 900: expected at most search.clean, 64"):
         load(path)
