@@ -99,8 +99,8 @@ def test_trials_are_stopped_early_only_where_first_images_tell_all_objectives(ch
                 early_corrupted_miou=0.2, latency_ms=3.0, gflops=1.0,
             )
         )  # fmt: skip
-    bars = {"two": [(0.4, np.inf)], "three": [(0.4, 0.2)], "four": []}
-    assert [pytest.approx(tuple(bar)) for bar in learned.bars(2.0)] == bars[chosen]
+    thresholds = {"two": [(0.4, np.inf)], "three": [(0.4, 0.2)], "four": []}
+    assert [pytest.approx(tuple(one)) for one in learned.thresholds(2.0)] == thresholds[chosen]
     stopped = row(status="stopped", early_clean_miou=0.3, early_corrupted_miou=0.1)
     expected = {"two": (0.4,), "three": (0.4, 0.3), "four": (0.4, 0.3, 3.0)}
     assert learned.expected(stopped) == pytest.approx(expected[chosen])
