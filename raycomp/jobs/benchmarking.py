@@ -3,7 +3,7 @@
 import ray
 
 from raycomp import objectives
-from raycomp.benchmark.all_runs import Shared, find_operating_points, measure_runs, measure_speed
+from raycomp.benchmark.all_runs import BenchmarkInputs, find_operating_points, measure_runs, measure_speed
 from raycomp.benchmark.conditions import Condition, conditions
 from raycomp.benchmark.operating_points import OperatingPoint
 from raycomp.benchmark.timing import Timing
@@ -36,7 +36,7 @@ def benchmark(session: Session, sweep: Store | None) -> None:
     steps = max(config.benchmark.recovery.steps, config.nvit.training_steps)
     samples = preloaded(config, steps, say)
     drawn = None if samples is None else ray.put(samples)
-    shared = Shared(ray.put(context), drawn, session.folder.resolve(), config)
+    shared = BenchmarkInputs(ray.put(context), drawn, session.folder.resolve(), config)
     tracker = session.track(context.evalset.classes)
     measured: list[Row] = []
 
@@ -57,7 +57,7 @@ def benchmark(session: Session, sweep: Store | None) -> None:
 
 
 def _settings(
-    session: Session, shared: Shared, context: SweepContext, sweep: Store | None
+    session: Session, shared: BenchmarkInputs, context: SweepContext, sweep: Store | None
 ) -> dict[Condition, OperatingPoint]:
     if sweep is None:
         return find_operating_points(shared, None, None, context, session.say)
@@ -67,7 +67,7 @@ def _settings(
     return find_operating_points(shared, final_front(sweep.rows(), found.budget), scores, context, session.say)
 
 
-def _timings(session: Session, shared: Shared, points: dict[Condition, OperatingPoint]) -> list[Timing]:
+def _timings(session: Session, shared: BenchmarkInputs, points: dict[Condition, OperatingPoint]) -> list[Timing]:
     """Speeds of all points; none where they cannot be had, as when all models together need too much memory."""
     try:
         return measure_speed(shared, points)
