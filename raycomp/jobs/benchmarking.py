@@ -13,7 +13,7 @@ from raycomp.context.calibration import cached_scores
 from raycomp.context.sweep_context import SweepContext
 from raycomp.errors import last_line
 from raycomp.jobs.session import Session
-from raycomp.report.benchmark_page import write_page
+from raycomp.report.benchmark_page import write_benchmark_page
 from raycomp.results.query import check_measured, final_front
 from raycomp.results.row import Row
 from raycomp.results.store import Store
@@ -50,7 +50,7 @@ def benchmark(session: Session, sweep: Store | None) -> None:
     timings = _timings(session, shared, points)
     session.leave()
     check_measured(measured)
-    written = write_page(session.folder, context, points, measured, timings)
+    written = write_benchmark_page(session.folder, context, points, measured, timings)
     session.finish(None, finished=True)
     tracker.attach([session.folder / "sweep.yaml", *written])
     say(f"page:  {written[0]}\nrows:  {session.folder / 'trials'}/*.parquet")
