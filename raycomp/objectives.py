@@ -1,6 +1,6 @@
-"""What a search optimises: its objectives, from which fronts, samplers, reports and copies take names and directions.
+"""The objectives of a search. Fronts, samplers, reports and replicas take names and directions from here.
 
-The measured objectives come first, and the cost last: it is known before a recipe is measured, and limited.
+Measured objectives come first. The cost is last: it is known before a recipe is measured, and the budget limits it.
 """
 
 from collections.abc import Sequence
@@ -23,45 +23,45 @@ class Objective:
     """Name on axes and in figures."""
     maximised: bool
     reference: float
-    """The worst value that adds to a hypervolume; of the cost relative to the dense model's."""
+    """Reference value of the hypervolume; for the cost, relative to the dense model."""
     unit: str = ""
     factor: float = 1.0
-    """From a value to its unit."""
+    """Multiplies a value to give it in `unit`."""
     first: str = ""
-    """Attribute of a row with the value on the first images, if these are enough to estimate it."""
+    """Attribute of a row with the value on the first images; empty if they cannot estimate the objective."""
 
     @property
     def direction(self) -> Literal["maximize", "minimize"]:
-        """The direction as Optuna calls it."""
+        """Optuna's name of the direction."""
         return "maximize" if self.maximised else "minimize"
 
     @property
     def axis(self) -> str:
-        """Label of an axis."""
+        """Axis label: title and unit."""
         return f"{self.title} ({self.unit})" if self.unit else self.title
 
     def value(self, row: object) -> float:
-        """The value of a complete row."""
+        """Return the value of a complete row."""
         return float(getattr(row, self.name))
 
     def has_first(self, row: object) -> bool:
-        """Whether a row has a value on its first images, as far as that is needed."""
+        """Return whether a row has the value on its first images, or the objective needs none."""
         return not self.first or getattr(row, self.first) is not None
 
     def first_value(self, row: object) -> float:
-        """The value on a row's first images; 0 for an objective without one, so that all of it counts as gained."""
+        """Return the value on a row's first images; 0 for an objective without one, so all of its value is a gain."""
         return float(getattr(row, self.first)) if self.first else 0.0
 
     def scaled(self, row: object) -> float:
-        """The value of a complete row in the objective's unit."""
+        """Return the value of a complete row in the objective's unit."""
         return self.factor * self.value(row)
 
     def text(self, value: float, decimals: int = 2) -> str:
-        """A value as it is printed."""
+        """Format a value."""
         return f"{self.factor * value:.{decimals}f}"
 
     def change(self, value: float, decimals: int = 1) -> str:
-        """A difference of two values as it is printed."""
+        """Format a difference of two values, with its sign."""
         return f"{self.factor * value:+.{decimals}f}"
 
 
@@ -79,51 +79,51 @@ OBJECTIVES: tuple[Objective, ...] = (CLEAN, CORRUPTED, COST)
 
 
 def measured() -> tuple[Objective, ...]:
-    """The objectives that only a measurement tells: all but the cost."""
+    """Return the objectives that must be measured: all but the cost."""
     return OBJECTIVES[:-1]
 
 
 def directions() -> list[Literal["maximize", "minimize"]]:
-    """The direction of every objective, as Optuna calls it."""
+    """Return Optuna's direction of every objective."""
     return [objective.direction for objective in OBJECTIVES]
 
 
 def values(row: object) -> tuple[float, ...]:
-    """The objectives of a complete row."""
+    """Return the objective values of a complete row."""
     return tuple(objective.value(row) for objective in OBJECTIVES)
 
 
 def signs() -> np.ndarray:
-    """For every objective the factor (M,) that makes it one to maximise."""
+    """Return the signs (M,) that turn every objective into one to maximise."""
     return np.array([1 if objective.maximised else -1 for objective in OBJECTIVES])
 
 
 def minimised(points: ArrayLike) -> np.ndarray:
-    """Points (..., M) with every objective to be minimised."""
+    """Return points (..., M) with signs flipped so that every objective is minimised."""
     return np.asarray(points) * -signs()
 
 
 def mious() -> list[Objective]:
-    """The objectives that are mIoUs."""
+    """Return the objectives that are mIoUs."""
     return [objective for objective in measured() if objective.unit == "%"]
 
 
 def mean_accuracy(row: object) -> float:
-    """Mean of the mIoUs of a complete row, by which one recipe of several is chosen."""
+    """Return the mean of a complete row's mIoUs, the criterion for choosing one recipe among several."""
     return sum(objective.value(row) for objective in mious()) / len(mious())
 
 
 def both(row: object, decimals: int = 2) -> str:
-    """The measured objectives of a complete row: `72.10 / 58.33`."""
+    """Format the measured objectives of a complete row: `72.10 / 58.33`."""
     return " / ".join(objective.text(objective.value(row), decimals) for objective in measured())
 
 
 def shorts() -> str:
-    """Their names: `clean / corrupted`."""
+    """Return the names that go with `both`: `clean / corrupted`."""
     return " / ".join(objective.short for objective in measured())
 
 
 def changes(row: object, others: Sequence[float], decimals: int = 1) -> str:
-    """What a row's measured objectives are more than other values: `+1.0 / -0.3`."""
+    """Format the differences of a row's measured objectives from other values: `+1.0 / -0.3`."""
     pairs = zip(measured(), others, strict=True)
     return " / ".join(objective.change(objective.value(row) - other, decimals) for objective, other in pairs)

@@ -1,4 +1,4 @@
-"""Names of version 0.1 that are different now. Old files are read under both names, with one warning a file."""
+"""Names that changed after version 0.1. Files with the old names are still read, with one warning."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,26 +8,26 @@ FIELDS = {
     ("search", "limit"): "cost_metric",
     ("evaluation", "first"): "early_stopping",
 }
-"""Fields of search spaces and of the settings that a sweep keeps, by section and old name."""
+"""New names of fields in search spaces and stored sweep settings, by section and old name."""
 COLUMNS = {
     "setting": "operating_point",
     "first_clean_miou": "early_clean_miou",
     "first_corrupted_miou": "early_corrupted_miou",
 }
-"""Columns of rows by their old names."""
+"""New names of row columns by old name."""
 ORIGINS = {"known": "baseline"}
-"""Values of the column `origin` by their old names."""
+"""New values of the column `origin` by old value."""
 
 
 def renamed_fields(settings: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Settings under the names of today, and what to tell of each old name: `search.known is now search.baselines`.
+    """Return settings under the new names, and a message per old name: `search.known is now search.baselines`.
 
-    A section that has both names is left as it is, so that validation reports the old one.
+    A section with both names is left unchanged, so that validation reports the old one.
     """
-    result, told = dict(settings), []
+    result, messages = dict(settings), []
     for (section, old), new in FIELDS.items():
         values = result.get(section)
         if isinstance(values, dict) and old in values and new not in values:
             result[section] = {new if name == old else name: value for name, value in values.items()}
-            told.append(f"{section}.{old} is now {section}.{new}")
-    return result, told
+            messages.append(f"{section}.{old} is now {section}.{new}")
+    return result, messages

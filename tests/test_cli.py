@@ -99,7 +99,7 @@ def trusted(folder):
         ("front emtpy", "no sweep in results/emtpy; did you mean 'empty'?"),
         ("front broken", "results/broken/sweep.yaml: not the settings of a sweep"),
         ("front unknown", "results/unknown/sweep.yaml: field 'model' is missing"),
-        ("front foreign", "search-a.parquet: no row of raycomp's, as it has no column 'recipe_id'"),
+        ("front foreign", "search-a.parquet: not a raycomp row; it has no column 'recipe_id'"),
         ("status broken", "results/broken/sweep.yaml: not the settings of a sweep"),
         ("profile binary.yaml", "binary.yaml: a search space is a YAML file; this is not text"),
         ("profile camvid_vit_tin", "search space 'camvid_vit_tin': neither a file nor a shipped name; did you mean"),

@@ -1,4 +1,4 @@
-"""The runs of the paper's comparison: a method at a compression condition with a seed."""
+"""The runs of the paper's comparison: a method at a speedup with a seed."""
 
 from dataclasses import dataclass
 
@@ -13,39 +13,40 @@ TITLES = {
     **{f"nvit+{name}": f"NViT+{method.title}" for name, method in METHODS.items()},
     "found": "raycomp",
 }
-"""Names of the methods in tables and figures; `found` is the best of a finished sweep."""
+"""Names of the methods in tables and figures; `found` is the best recipe of a finished sweep."""
 
 
 @dataclass(frozen=True, order=True)
 class Condition:
-    """A method at a compression condition, which has one point."""
+    """A method at a speedup; it has one operating point."""
 
     speedup: float
-    """Dense GFLOPs over the target's; 1 for the dense model."""
+    """Dense GFLOPs over target GFLOPs; 1 for the dense model."""
     method: str
 
     @property
     def label(self) -> str:
-        """`ToMe 2.5x`."""
+        """Name in tables: `ToMe 2.5x`."""
         return TITLES[self.method] if self.method == "dense" else f"{TITLES[self.method]} {self.speedup:g}x"
 
     @property
     def prunes(self) -> bool:
-        """Whether NViT prunes, before anything merges."""
+        """Whether NViT prunes, before any merging."""
         return self.method.split("+")[0] == "nvit"
 
     @property
     def merging(self) -> type[MergeMethod] | None:
-        """What merges, if anything does."""
+        """The merge method, if any."""
         return METHODS.get(self.method.split("+")[-1])
 
     @property
     def needs_policy(self) -> bool:
+        """Whether the merge method needs a policy network."""
         return self.merging is not None and self.merging.needs_policy
 
     @property
     def slug(self) -> str:
-        """`tome-2.5x`, for file names."""
+        """Name of files: `tome-2.5x`."""
         return f"{self.method}-{self.speedup:g}x"
 
 
@@ -58,13 +59,13 @@ class Run:
 
 
 def conditions(config: BenchmarkConfig, with_found: bool) -> list[Condition]:
-    """Dense and every method at every compression condition, the longest to measure first."""
+    """Return dense and every method at every speedup, the slowest to measure first."""
     methods = [*config.methods, *(["found"] if with_found else [])]
     compressed = [Condition(speedup, method) for speedup in sorted(config.speedups) for method in methods]
     return [Condition(1.0, "dense"), *compressed]
 
 
 def runs(config: BenchmarkConfig, with_found: bool) -> list[Run]:
-    """Every condition with every seed; without recovery nothing is random, and one seed is enough."""
+    """Return every condition with every seed. Without recovery nothing is random, and one seed is enough."""
     seeds = config.seeds if config.recovery.steps else config.seeds[:1]
     return [Run(condition, seed) for seed in seeds for condition in conditions(config, with_found)]

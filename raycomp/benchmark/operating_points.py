@@ -1,4 +1,4 @@
-"""Find each method's point at a target GFLOPs: the strength of its merging, NViT's threshold, or both."""
+"""Find the operating point of each method at target GFLOPs: strength of merging, threshold of NViT, or both."""
 
 import json
 from collections.abc import Sequence
@@ -33,73 +33,74 @@ from raycomp.results.row import Row, present
 from raycomp.storage import AnyPath
 
 TOLERANCE = 0.01
-"""How near to the target a point must come, relative to it."""
-_CLOSE = 0.002  # near enough to stop where a cost takes seconds to measure
+"""Maximum difference of a point's GFLOPs from the target, relative to it."""
+_CLOSE = 0.002  # relative difference at which matching stops if a cost takes seconds to measure
 
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """A method's recipe at a target."""
+    """The recipe of a method at target GFLOPs."""
 
     recipe: Recipe
     gflops: float
-    """For adaptive merging the mean over the evaluation images."""
+    """For adaptive merging, the mean over the clean evaluation images."""
     target: float
     text: str
     """The point in the paper's terms: `r = 9.5`, `T = 0.88`, `R = 0.42`."""
     pruned: Segmenter | None = None
-    """The pruned model, without merging, where the context's scores alone do not give it."""
+    """The pruned model without merging, if it does not follow from the context's scores alone."""
 
     @property
     def reached(self) -> bool:
-        """Whether the method comes within 1 % of the target, or stays below it."""
+        """Whether the method costs at most 1 % more than the target."""
         return self.gflops <= self.target * (1 + TOLERANCE)
 
-    def save(self, folder: AnyPath, condition: Condition, mark: str) -> None:
-        """Write the point, its model first: a point that can be read is whole.
+    def save(self, folder: AnyPath, condition: Condition, fingerprint: str) -> None:
+        """Write the point after its model, so that a point that can be read is complete.
 
         Args:
-            mark: of the weights and images it was found with; see `fingerprint_of`.
+            fingerprint: identifies the weights and images it was found with; see `fingerprint_of`.
         """
         if self.pruned is not None:
             checkpoints.save(self.pruned, folder / f"{condition.slug}.safetensors")
-        facts = {"recipe": self.recipe.model_dump(mode="json"), "gflops": self.gflops, "target": self.target}
+        values = {"recipe": self.recipe.model_dump(mode="json"), "gflops": self.gflops, "target": self.target}
         with written(folder / f"{condition.slug}.json") as temporary:
-            temporary.write_text(json.dumps({**facts, "text": self.text, "mark": mark}, indent=1))
+            temporary.write_text(json.dumps({**values, "text": self.text, "mark": fingerprint}, indent=1))
 
     @classmethod
-    def load(cls, folder: AnyPath, condition: Condition, mark: str) -> "OperatingPoint | None":
-        """Read a point; None where it is not found yet.
+    def load(cls, folder: AnyPath, condition: Condition, fingerprint: str) -> "OperatingPoint | None":
+        """Read a point; None if it has not been found yet.
 
         Raises:
-            UserError: for one that was found with other weights, images or scores.
+            UserError: if it was found with other weights, images or scores.
         """
         path, weights = folder / f"{condition.slug}.json", folder / f"{condition.slug}.safetensors"
         if not path.is_file():
             return None
-        held = json.loads(path.read_text())
-        if held["mark"] != mark:
+        stored = json.loads(path.read_text())
+        if stored["mark"] != fingerprint:
             raise UserError(f"{path}: found with other weights, images or scores than now; choose another --name")
         pruned = None
         if weights.is_file():
             with fetched(weights) as local:
                 pruned = checkpoints.load(local)
-        return cls(Recipe.model_validate(held["recipe"]), held["gflops"], held["target"], held["text"], pruned)
+        recipe = Recipe.model_validate(stored["recipe"])
+        return cls(recipe, stored["gflops"], stored["target"], stored["text"], pruned)
 
 
 def fingerprint_of(context: SweepContext, condition: Condition) -> str:
-    """Changes when the weights, the policy network, the images or the scores behind a condition's point do."""
+    """Return a string that changes with the weights, policy network, images or scores behind a condition's point."""
     merging = condition.merging
-    behind = (
+    parts = (
         context.config.nvit.criterion if condition.prunes else "",
         context.policy_checkpoint if condition.needs_policy else "",
         merging.revision if merging else "",
     )
-    return " ".join(filter(None, (context.checkpoint, context.evalset.fingerprint, *behind)))
+    return " ".join(filter(None, (context.checkpoint, context.evalset.fingerprint, *parts)))
 
 
 def built(context: SweepContext, point: OperatingPoint) -> Segmenter:
-    """The compressed model of a point, before recovery."""
+    """Return the compressed model of a point, before recovery."""
     if point.pruned is None:
         return compress(context.model, point.recipe, context.saliency, context.policy)
     model = deepcopy(point.pruned)
@@ -114,45 +115,48 @@ def find(
     latency: LatencyTable | None = None,
     samples: Samples | None = None,
 ) -> OperatingPoint:
-    """The point of a condition's method nearest to its GFLOPs; `OperatingPoint.reached` says whether it is near enough.
+    """Return the point of a condition's method that is nearest to the target; `OperatingPoint.reached` rates it.
 
     Args:
-        latency: for NViT's latency term, where it is on.
-        samples: training images for NViT's training between rounds; None opens the data set's own.
+        latency: table for NViT's latency term, if enabled.
+        samples: training images for NViT's training between rounds; None opens the data set.
     """
     shape, window = context.shape, context.config.data.window_for(context.shape)
-    whole = dense(shape)
-    full = gflops(shape, whole, window)
-    target = full / condition.speedup
+    dense_recipe = dense(shape)
+    dense_cost = gflops(shape, dense_recipe, window)
+    target = dense_cost / condition.speedup
 
     if condition.method == "dense":
-        return OperatingPoint(whole, full, full, "")
+        return OperatingPoint(dense_recipe, dense_cost, dense_cost, "")
     if condition.merging is None:
         return find_nvit(context, target, device, latency, samples)
-    pruned = find_nvit(context, full / condition.speedup**0.5, device, latency, samples) if condition.prunes else None
-    widths = whole if pruned is None else pruned.recipe
-    start = condition.merging.standard(shape, context.config.policy.kind)
-    if start.adaptive:
-        begun = OperatingPoint(widths.merging(start), full, target, "", None if pruned is None else pruned.pruned)
-        point = find_adaptive(context, built(context, begun), target, device)
+    pruned = None
+    if condition.prunes:
+        pruned = find_nvit(context, dense_cost / condition.speedup**0.5, device, latency, samples)
+    widths = dense_recipe if pruned is None else pruned.recipe
+    merge = condition.merging.standard(shape, context.config.policy.kind)
+    if merge.adaptive:
+        start = OperatingPoint(widths.merging(merge), dense_cost, target, "", None if pruned is None else pruned.pruned)
+        point = find_adaptive(context, built(context, start), target, device)
     else:
         matched = match_cost(
-            lambda s: widths.merging(start.at(s, shape, window)), lambda r: gflops(shape, r, window), target
+            lambda s: widths.merging(merge.at(s, shape, window)), lambda r: gflops(shape, r, window), target
         )
-        recipe, found = matched.nearest(target, TOLERANCE)
-        point = OperatingPoint(
-            recipe, found, target, (recipe.merge or start.at(0.0, shape, window)).operating_point(shape, window)
-        )
+        recipe, cost = matched.nearest(target, TOLERANCE)
+        text = (recipe.merge or merge.at(0.0, shape, window)).operating_point(shape, window)
+        point = OperatingPoint(recipe, cost, target, text)
     if pruned is None:
         return point
-    return replace(point, text=f"NViT to {pruned.gflops / full:.0%}, {point.text}", pruned=pruned.pruned)
+    return replace(point, text=f"NViT to {pruned.gflops / dense_cost:.0%}, {point.text}", pruned=pruned.pruned)
 
 
 def from_front(members: Sequence[Row], scores: Saliency, context: SweepContext, condition: Condition) -> OperatingPoint:
-    """The best recipe of a finished sweep's front, by clean plus corrupted mIoU, that costs at most the target.
+    """Return the front member of a finished sweep with the best mean mIoU that costs at most the target.
+
+    If every member costs more, return the cheapest.
 
     Args:
-        scores: those that the sweep cuts by.
+        scores: saliency scores that the sweep prunes by.
     """
     shape, window = context.shape, context.config.data.window_for(context.shape)
     target = gflops(shape, dense(shape), window) / condition.speedup
@@ -164,7 +168,10 @@ def from_front(members: Sequence[Row], scores: Saliency, context: SweepContext, 
 
 
 def find_adaptive(context: SweepContext, model: Segmenter, target: float, device: torch.device) -> OperatingPoint:
-    """The strength at which a model's adaptive merging, as it is now, costs the target on average."""
+    """Return the strength at which the adaptive merging of a model, with its current weights, costs the target.
+
+    The cost is the mean over images.
+    """
     shape, window, recipe = context.shape, context.config.data.window_for(context.shape), model.recipe
     start, model = recipe.merge, model.to(device)
     assert start is not None
@@ -174,12 +181,15 @@ def find_adaptive(context: SweepContext, model: Segmenter, target: float, device
         target,
         _CLOSE,
     )
-    found, cost = matched.nearest(target, TOLERANCE)
-    return OperatingPoint(found, cost, target, (found.merge or start).operating_point(shape, window))
+    nearest, cost = matched.nearest(target, TOLERANCE)
+    return OperatingPoint(nearest, cost, target, (nearest.merge or start).operating_point(shape, window))
 
 
 def measured_gflops(context: SweepContext, model: Segmenter, recipe: Recipe, device: torch.device) -> float:
-    """Mean GFLOPs of a model with a recipe's merging over all windows of the clean evaluation images, one at a time."""
+    """Return the mean GFLOPs of a model with a recipe's merging over all windows of the clean evaluation images.
+
+    Windows pass through the model one at a time.
+    """
     remerge(model, recipe)
     last = context.shape.depth if recipe.merge is None else recipe.merge.last_block(context.shape.depth)
     data, window = context.config.data, context.config.data.window_for(context.shape)
@@ -192,16 +202,16 @@ def measured_gflops(context: SweepContext, model: Segmenter, recipe: Recipe, dev
             x = normalised(torch.from_numpy(images[index][None]).to(device), pixels.mean, pixels.std, dtype)
             for _, crop in windows(enlarged(x, window), window, data.stride_for(context.shape)):
                 model.encoder(crop, depth=last)
-    whole = [[*tokens, *[tokens[-1]] * (context.shape.depth - last)] for tokens in passes]
-    return float(np.mean([profile(context.shape, recipe, window, tokens).gflops for tokens in whole]))
+    full = [[*tokens, *[tokens[-1]] * (context.shape.depth - last)] for tokens in passes]
+    return float(np.mean([profile(context.shape, recipe, window, tokens).gflops for tokens in full]))
 
 
 def find_nvit(
     context: SweepContext, target: float, device: torch.device, latency: LatencyTable | None, samples: Samples | None
 ) -> OperatingPoint:
-    """NViT's model at a target, pruned as `context.config.nvit` says; see `find`."""
+    """Return NViT's model at a target, pruned as `context.config.nvit` configures; see `find`."""
     shape, window, config = context.shape, context.config.data.window_for(context.shape), context.config.nvit
-    found = nvit(
+    result = nvit(
         context.model,
         context.saliency,
         lambda small: score(small, context.config, device, config.criterion),
@@ -211,8 +221,8 @@ def find_nvit(
         None if latency is None else latency.latency_ms,
         retraining(context, samples, device),
     )
-    recipe = found.model.recipe
+    recipe = result.model.recipe
     heads = sum(block.heads for block in recipe.blocks) / shape.depth
     mlp = sum(block.mlp for block in recipe.blocks) / shape.depth
     text = f"EMB {recipe.embed}, H {heads:.1f}, MLP {mlp:.0f}"
-    return OperatingPoint(recipe, found.cost, target, text, found.model)
+    return OperatingPoint(recipe, result.cost, target, text, result.model)

@@ -1,4 +1,4 @@
-"""What Fig. 3 shows of a model: its predictions on a few images, and which patches it merged."""
+"""Data of Fig. 3: the predictions of a model on a few images, and the patches that it merged."""
 
 from dataclasses import dataclass
 
@@ -30,47 +30,44 @@ class Scene:
 
 
 def scenes(context: SweepContext) -> list[Scene]:
-    """A clean image and two corrupted ones, cut to the top left window."""
+    """Return a clean image and two corrupted ones, cropped to the top left window."""
     data, window = context.evalset, context.config.data.window_for(context.shape)
     images, labels = data.images.views(), data.labels.views()
-    wanted = [
+    variants = [
         ("clean", CLEAN),
-        *(
-            (f"{kind.replace('_', ' ')} {condition}", VARIANTS.index((kind, condition)))
-            for kind, condition in _CORRUPTED
-        ),
+        *((f"{kind.replace('_', ' ')} {severity}", VARIANTS.index((kind, severity))) for kind, severity in _CORRUPTED),
     ]
-    found = []
-    for title, variant in wanted:
+    result = []
+    for title, variant in variants:
         index = int(np.flatnonzero((data.variants == variant) & (data.rank == 0))[0])
         image, label = at_least((images[index], labels[data.label_of[index]][..., 0]), window)
-        found.append(Scene(title, image[: window[0], : window[1]], label[: window[0], : window[1]]))
-    return found
+        result.append(Scene(title, image[: window[0], : window[1]], label[: window[0], : window[1]]))
+    return result
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """A model's part of Fig. 3."""
+    """A model's predictions and merged patches on all scenes."""
 
     predictions: np.ndarray
     """(scenes, H, W) uint8."""
     sources: np.ndarray
-    """(scenes, h, w) int32, the token of each patch."""
+    """(scenes, h, w) int32, index of the token that each patch is merged into."""
 
     def save(self, path: AnyPath) -> None:
-        """Write both arrays, whole or not at all."""
+        """Write both arrays atomically."""
         with written(path) as temporary:
             np.savez_compressed(temporary, predictions=self.predictions, sources=self.sources)
 
     @classmethod
     def load(cls, path: AnyPath) -> "Pictures":
-        """Read what `save` wrote."""
-        with fetched(path) as local, np.load(local) as held:
-            return cls(held["predictions"], held["sources"])
+        """Read a file written by `save`."""
+        with fetched(path) as local, np.load(local) as arrays:
+            return cls(arrays["predictions"], arrays["sources"])
 
 
 def pictures(model: Segmenter, context: SweepContext, device: torch.device) -> Pictures:
-    """Predictions and merged patches of a model on all scenes."""
+    """Return the predictions and merged patches of a model on all scenes."""
     pixels, dtype = NORMALIZATIONS[context.shape.normalization], getattr(torch, context.config.evaluation.dtype)
     model = model.to(device, dtype)
     predictions, sources = [], []

@@ -1,4 +1,4 @@
-"""One run: compress, recover, measure. Without Ray, and without writing anything but a recovery under way."""
+"""One run: compress, recover, measure. Needs no Ray and writes only the state of an unfinished recovery."""
 
 import time
 from copy import deepcopy
@@ -28,13 +28,13 @@ from raycomp.storage import AnyPath
 
 @dataclass(frozen=True)
 class Measured:
-    """What a run gives."""
+    """Result of a run."""
 
     row: Row
     pictures: Pictures | None = None
-    """For the first seed: what Fig. 3 shows."""
+    """Data of Fig. 3; only for the first seed."""
     weights: dict[str, np.ndarray] | None = None
-    """For the first seed: the model that was measured, without the policy network; float32."""
+    """float32 weights of the measured model, without the policy network; only for the first seed."""
 
 
 def measure_run(
@@ -46,11 +46,11 @@ def measure_run(
     device: torch.device,
     commit: str,
 ) -> Measured:
-    """Measure a run on the full evaluation set. What fails gives a failed row, not an exception.
+    """Measure a run on the full evaluation set. A failure gives a failed row, not an exception.
 
     Args:
-        samples: training images of the recovery; None opens the data set's own.
-        state: file of the recovery under way, to be removed once the row is written.
+        samples: training images of the recovery; None opens the data set.
+        state: file for the state of an unfinished recovery; the caller removes it once the row is written.
     """
     started, clock, config = datetime.now(UTC), time.perf_counter(), context.config
     row = _described(context, run, point, started)
@@ -62,12 +62,12 @@ def measure_run(
         row = replace(row, params=sum(p.numel() for p in model.parameters()), seconds_build=building)
         if config.benchmark.recovery.steps:
             model = finetuned(context, model, config.benchmark.recovery, run.seed, samples, device, state)
-            if point.recipe.adaptive:  # other features, other tokens: the strength is matched anew
+            if point.recipe.adaptive:  # fine-tuning changes features and thus token counts: match the strength again
                 point = find_adaptive(context, deepcopy(model), point.target, device)
                 remerge(model, point.recipe)
-                again = _described(context, run, point, started)
+                matched = _described(context, run, point, started)
                 row = replace(
-                    again, git_commit=commit, device=row.device, params=row.params, seconds_build=row.seconds_build
+                    matched, git_commit=commit, device=row.device, params=row.params, seconds_build=row.seconds_build
                 )
         row = replace(row, seconds_recover=time.perf_counter() - clock - building)
         weights = {name: t.cpu().numpy() for name, t in model.state_dict().items() if ".sharer." not in name}
@@ -77,18 +77,18 @@ def measure_run(
         row = replace(measured(row, context, result), batch=1 if point.recipe.adaptive else config.evaluation.batch)
         if run.seed == config.benchmark.seeds[0]:
             kept = (pictures(model, context, device), weights)
-    except Exception as error:  # whatever breaks one model, the others are measured
+    except Exception as error:  # an error of one model must not stop the others
         row = failed(row, error)
     return Measured(replace(row, seconds=time.perf_counter() - clock), *kept)
 
 
 def unreachable(point: OperatingPoint) -> str:
-    """What to say of a method that cannot be had at its GFLOPs."""
-    return f"cannot reach {point.target:.4g} GFLOPs: the least is {point.gflops:.4g}, at {point.text}"
+    """Return the error message of a method that cannot reach its target GFLOPs."""
+    return f"cannot reach {point.target:.4g} GFLOPs: the minimum is {point.gflops:.4g}, at {point.text}"
 
 
 def failed_row(context: SweepContext, run: Run, point: OperatingPoint, problem: str) -> Row:
-    """The row of a run that was not measured."""
+    """Return the row of a run that was not measured."""
     return failed(_described(context, run, point, datetime.now(UTC)), problem)
 
 

@@ -1,4 +1,4 @@
-"""FLOPs saved against speed gained (the paper's Table 2): all models in one process, taking turns."""
+"""FLOPs saved against speed gained (the paper's Table 2): all models run in turn in one process."""
 
 from dataclasses import dataclass, replace
 from functools import partial
@@ -21,20 +21,20 @@ _ROUNDS, _WARM_UP = 7, 2
 
 @dataclass(frozen=True)
 class Timing:
-    """How a point's speed compares with the dense model's."""
+    """Speed of an operating point, compared with the dense model."""
 
     label: str
     flops_saved: float
-    """Dense GFLOPs over its own."""
+    """Dense GFLOPs over this point's."""
     speed_gained: float
-    """Dense time over its own, medians of rounds in which every model ran once."""
+    """Dense time over this point's: medians of rounds in which every model ran once."""
     images_per_second: float
     point: str
-    """Device, precision, batch, threads."""
+    """Measuring conditions: device, precision, batch, threads."""
 
 
-def time_settings(context: SweepContext, points: dict[Condition, OperatingPoint], device: torch.device) -> list[Timing]:
-    """Time one batch through every model; adaptive merging merges what the batch does on average."""
+def time_points(context: SweepContext, points: dict[Condition, OperatingPoint], device: torch.device) -> list[Timing]:
+    """Time one batch through every model. Adaptive merging uses the batch's mean token counts; see `batched`."""
     config, shape = context.config.evaluation, context.shape
     window, dtype = context.config.data.window_for(shape), getattr(torch, config.dtype)
     pixels = NORMALIZATIONS[shape.normalization]
@@ -50,13 +50,13 @@ def time_settings(context: SweepContext, points: dict[Condition, OperatingPoint]
         runs = {condition: partial(model, x) for condition, model in models.items()}
         medians = median_seconds(runs, device, _ROUNDS, _WARM_UP)
     dense = next(condition for condition in models if condition.method == "dense")
-    full = points[dense].gflops
+    dense_cost = points[dense].gflops
     where = f"{device}, {config.dtype}, batch {config.batch}, {torch.get_num_threads()} thread(s)"
     costs = {condition: gflops(shape, model.recipe, window) for condition, model in models.items()}
     return [
         Timing(
             condition.label,
-            full / costs[condition],
+            dense_cost / costs[condition],
             medians[dense] / medians[condition],
             config.batch / medians[condition],
             where,
@@ -66,7 +66,7 @@ def time_settings(context: SweepContext, points: dict[Condition, OperatingPoint]
 
 
 def batched(context: SweepContext, point: OperatingPoint, images: torch.Tensor) -> Recipe:
-    """The recipe itself; for adaptive merging the fixed counts that its images merge on average."""
+    """Return the point's recipe; for adaptive merging, one that merges the images' mean token counts in every image."""
     merge = point.recipe.merge
     if merge is None or not merge.adaptive:
         return point.recipe

@@ -3,7 +3,7 @@
 import ray
 
 from raycomp import objectives
-from raycomp.benchmark.all_runs import Shared, find_operating_points, measure_runs, measure_speed
+from raycomp.benchmark.all_runs import BenchmarkInputs, find_operating_points, measure_runs, measure_speed
 from raycomp.benchmark.conditions import Condition, conditions
 from raycomp.benchmark.operating_points import OperatingPoint
 from raycomp.benchmark.timing import Timing
@@ -13,7 +13,7 @@ from raycomp.context.calibration import cached_scores
 from raycomp.context.sweep_context import SweepContext
 from raycomp.errors import last_line
 from raycomp.jobs.session import Session
-from raycomp.report.benchmark_page import write_page
+from raycomp.report.benchmark_page import write_benchmark_page
 from raycomp.results.query import check_measured, final_front
 from raycomp.results.row import Row
 from raycomp.results.store import Store
@@ -36,7 +36,7 @@ def benchmark(session: Session, sweep: Store | None) -> None:
     steps = max(config.benchmark.recovery.steps, config.nvit.training_steps)
     samples = preloaded(config, steps, say)
     drawn = None if samples is None else ray.put(samples)
-    shared = Shared(ray.put(context), drawn, session.folder.resolve(), config)
+    shared = BenchmarkInputs(ray.put(context), drawn, session.folder.resolve(), config)
     tracker = session.track(context.evalset.classes)
     measured: list[Row] = []
 
@@ -50,14 +50,14 @@ def benchmark(session: Session, sweep: Store | None) -> None:
     timings = _timings(session, shared, points)
     session.leave()
     check_measured(measured)
-    written = write_page(session.folder, context, points, measured, timings)
+    written = write_benchmark_page(session.folder, context, points, measured, timings)
     session.finish(None, finished=True)
     tracker.attach([session.folder / "sweep.yaml", *written])
     say(f"page:  {written[0]}\nrows:  {session.folder / 'trials'}/*.parquet")
 
 
 def _settings(
-    session: Session, shared: Shared, context: SweepContext, sweep: Store | None
+    session: Session, shared: BenchmarkInputs, context: SweepContext, sweep: Store | None
 ) -> dict[Condition, OperatingPoint]:
     if sweep is None:
         return find_operating_points(shared, None, None, context, session.say)
@@ -67,7 +67,7 @@ def _settings(
     return find_operating_points(shared, final_front(sweep.rows(), search.budget), scores, context, session.say)
 
 
-def _timings(session: Session, shared: Shared, points: dict[Condition, OperatingPoint]) -> list[Timing]:
+def _timings(session: Session, shared: BenchmarkInputs, points: dict[Condition, OperatingPoint]) -> list[Timing]:
     """Time all operating points; return none on failure, e.g. if all models together need too much memory."""
     try:
         return measure_speed(shared, points)

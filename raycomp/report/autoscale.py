@@ -1,4 +1,4 @@
-"""The picture of a cluster that grows and shrinks: nodes and running trials over time."""
+"""Plot of an autoscaling cluster: nodes and running trials over time."""
 
 from collections.abc import Sequence
 
@@ -21,11 +21,11 @@ def plot_cluster(
     title: str,
     path: AnyPath,
 ) -> None:
-    """Draw nodes and running trials over time into a PNG.
+    """Plot nodes and running trials over time into a PNG.
 
     Args:
-        seconds: since the start, of each look at the cluster.
-        ends: when each trial ended, likewise.
+        seconds: time of each sample, in seconds since the start.
+        ends: time at which each trial ended, in the same unit.
     """
     figure, axes = plt.subplots(figsize=(9, 3.6), layout="constrained")
     axes.fill_between(seconds, running, step="post", color="#1b6ca8", alpha=0.35, lw=0, label="running trials")

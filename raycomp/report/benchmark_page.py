@@ -1,4 +1,4 @@
-"""Write the page of a comparison: tables, figures, and a Parquet file with the speeds."""
+"""The page of a benchmark: tables, figures, and a Parquet file with the speeds."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -19,7 +19,7 @@ from raycomp.results.row import Row
 from raycomp.storage import AnyPath
 
 
-def write_page(
+def write_benchmark_page(
     folder: AnyPath,
     context: SweepContext,
     points: dict[Condition, OperatingPoint],
@@ -29,33 +29,31 @@ def write_page(
     """Write `benchmark.md`, three figures and `speed.parquet` into the folder.
 
     Returns:
-        What was written, the page first.
+        The written files, the page first.
     """
-    config, found = context.config, results(rows)
+    config, summaries = context.config, results(rows)
     title = f"{config.name}: {len(config.benchmark.methods)} methods at matched GFLOPs"
     recovery = config.benchmark.recovery
     seeds = sorted({row.seed for row in rows})
-    facts = [
+    notes = [
         f"Data: {config.data.dataset} {config.data.eval_split}, {config.evaluation.full.clean} clean images and "
-        f"{config.evaluation.full.corrupted} of each of 80 corrupted variants; checkpoint {context.checkpoint}. "
-        + comparability(config),
+        f"{config.evaluation.full.corrupted} images of each of the 80 corrupted variants; "
+        f"checkpoint {context.checkpoint}. {comparability(config)}",
         f"Recovery: {recovery.steps} steps of fine-tuning, seeds {', '.join(map(str, seeds))}."
         if recovery.steps
-        else "Recovery: none, models are measured as cut; nothing is random.",
-        "Fine-tuning is on the ground truth, without distillation. ALGM adapts to each image: its GFLOPs are the mean "
-        "over the clean images at batch 1, its speed is that of a batch that merges as much on average.",
+        else "Recovery: none; models are measured right after compression, and nothing is random.",
+        "Fine-tuning uses the ground truth, without distillation. ALGM adapts to each image: its GFLOPs are the mean "
+        "over the clean images at batch 1, and its speed is measured with the mean token counts in every image.",
     ]
-    if any(r.method == "found" for r in found):
-        facts.append(
-            "The recipes of raycomp were chosen on these same images, those of the other methods by GFLOPs alone."
-        )
+    if any(summary.method == "found" for summary in summaries):
+        notes.append("raycomp's recipes were chosen on these same images; those of the other methods by GFLOPs alone.")
     files = [folder / name for name in ("benchmark.md", "fig2.png", "fig3.png", "fig4.png", "speed.parquet")]
     with written(files[0]) as temporary:
-        temporary.write_text(page(title, facts, rows, timings), encoding="utf-8")
-    plot_accuracy(found, title, files[1])
-    hardest = max(config.benchmark.speedups)
+        temporary.write_text(page(title, notes, rows, timings), encoding="utf-8")
+    plot_accuracy(summaries, title, files[1])
+    highest = max(config.benchmark.speedups)
     shown = sorted(
-        (condition for condition in points if condition.method == "dense" or condition.speedup == hardest),
+        (condition for condition in points if condition.method == "dense" or condition.speedup == highest),
         key=lambda condition: list(TITLES).index(condition.method),
     )
     kept = []
@@ -63,12 +61,12 @@ def write_page(
         path = folder / "pictures" / f"{condition.slug}.npz"
         if path.is_file():
             kept.append((condition, Pictures.load(path)))
-    caption = f"{config.name} at {hardest:g}x; errors in red (of dense: all; else: new ones), mended ones in blue"
+    caption = f"{config.name} at {highest:g}x; red: errors (for compressed models, new ones); blue: corrected errors"
     if kept and kept[0][0].method == "dense":
         plot_scenes(scenes(context), kept, context.evalset.classes, caption, files[2])
     else:
         files.pop(2)
-    plot_rank(found, context.shape.width, title, folder / "fig4.png")
+    plot_rank(summaries, context.shape.width, title, folder / "fig4.png")
     with written(files[-1]) as temporary:
         pq.write_table(pa.Table.from_pylist([asdict(timing) for timing in timings]), temporary)
     return files

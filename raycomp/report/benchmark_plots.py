@@ -1,4 +1,4 @@
-"""The paper's Fig. 2, 3 and 4 from benchmark rows and kept pictures."""
+"""The paper's Fig. 2, 3 and 4, from benchmark rows and stored pictures."""
 
 from collections.abc import Sequence
 
@@ -25,11 +25,11 @@ _COLORS = {
 _MARKERS = {"dense": "*", "algm": "s", "cts": "D", "tome": "v", "nvit": "^", "nvit+tome": "o", "found": "P"}
 
 
-def plot_accuracy(found: Sequence[Result], title: str, path: AnyPath) -> None:
-    """Fig. 2: mIoU against GFLOPs of all methods, clean above, noise below; bars are 95 % intervals."""
+def plot_accuracy(results: Sequence[Result], title: str, path: AnyPath) -> None:
+    """Plot Fig. 2: mIoU of all methods against GFLOPs, clean above, noise below; bars are 95 % intervals."""
     figure, panels = plt.subplots(2, 1, figsize=(7.2, 8.2), sharex=True, layout="constrained")
     for axes, name in zip(panels, ("clean", "noise"), strict=True):
-        for method, curve in _curves(found):
+        for method, curve in _curves(results):
             values = [getattr(r, name) for r in curve]
             axes.errorbar(
                 [r.gflops for r in curve],
@@ -42,10 +42,10 @@ def plot_accuracy(found: Sequence[Result], title: str, path: AnyPath) -> None:
     _finish(figure, panels, title, path)
 
 
-def plot_rank(found: Sequence[Result], width: int, title: str, path: AnyPath) -> None:
-    """Fig. 4: effective rank (mean and standard deviation over images) and surviving tokens against GFLOPs."""
+def plot_rank(results: Sequence[Result], width: int, title: str, path: AnyPath) -> None:
+    """Plot Fig. 4: effective rank (mean and standard deviation over images) and remaining tokens against GFLOPs."""
     figure, panels = plt.subplots(1, 2, figsize=(11, 4.6), layout="constrained")
-    for method, curve in _curves(found):
+    for method, curve in _curves(results):
         cost = [r.gflops for r in curve]
         panels[0].errorbar(cost, [r.rank.mean for r in curve], yerr=[r.rank_std for r in curve], **_style(method))
         panels[1].plot(cost, [r.tokens for r in curve], **_style(method, line=True))
@@ -69,10 +69,10 @@ def plot_scenes(
     title: str,
     path: AnyPath,
 ) -> None:
-    """Fig. 3: image and truth; then per method prediction, merged tokens, and errors that dense does not make.
+    """Plot Fig. 3: image and ground truth; then, per method, prediction, merged tokens, and errors that dense avoids.
 
     Args:
-        kept: dense first, whose own errors are shown.
+        kept: pictures of each method, dense first; all errors of dense are shown.
     """
     rows, columns = 3 * len(shown), 1 + len(kept)
     height, width = shown[0].label.shape
@@ -85,25 +85,23 @@ def plot_scenes(
         panels[top, 0].set_ylabel(scene.title)
         _picture(panels[top + 1, 0], painted(scene.label), "truth" if index == 0 else "")
         panels[top + 2, 0].axis("off")
-        for column, (condition, own) in enumerate(kept, start=1):
-            _picture(panels[top, column], painted(own.predictions[index]), condition.label if index == 0 else "")
-            _picture(panels[top + 1, column], merged(scene.image, own.sources[index]), "")
-            _picture(
-                panels[top + 2, column],
-                _errors(scene, own.predictions[index], None if column == 1 else dense[index]),
-                "",
-            )
+        for column, (condition, pictures) in enumerate(kept, start=1):
+            prediction = pictures.predictions[index]
+            _picture(panels[top, column], painted(prediction), condition.label if index == 0 else "")
+            _picture(panels[top + 1, column], merged(scene.image, pictures.sources[index]), "")
+            errors = _errors(scene, prediction, None if column == 1 else dense[index])
+            _picture(panels[top + 2, column], errors, "")
             if column == 1:
                 for offset, name in enumerate(("prediction", "tokens", "errors")):
                     panels[top + offset, column].set_ylabel(name, fontsize=8)
-    present = np.concatenate([scene.label.ravel() for scene in shown] + [own.predictions.ravel() for _, own in kept])
+    present = np.concatenate([scene.label.ravel() for scene in shown] + [one.predictions.ravel() for _, one in kept])
     legend(figure, present, classes, columns)
     figure.suptitle(title, x=0.01, ha="left", fontsize=10)
     _save(figure, path)
 
 
 def merged(image: np.ndarray, source: np.ndarray) -> np.ndarray:
-    """The image as its tokens see it: every token's patches in their mean colour, HxWx3 uint8."""
+    """Return the image (H, W, 3) uint8 with the patches of each token in their mean colour."""
     rows, columns = source.shape
     side = -(-image.shape[0] // rows), -(-image.shape[1] // columns)  # the last patches may be padded
     token = np.kron(source, np.ones(side, int))[: image.shape[0], : image.shape[1]]
@@ -120,7 +118,10 @@ def merged(image: np.ndarray, source: np.ndarray) -> np.ndarray:
 
 
 def _errors(scene: Scene, prediction: np.ndarray, dense: np.ndarray | None) -> np.ndarray:
-    """Grey image; red where only the method is wrong, blue where only dense is; without dense, red for all errors."""
+    """Return a grey image with errors of the method alone in red and of dense alone in blue; without dense, all in red.
+
+    Pixels are (H, W, 3) uint8; ignored ones are never errors.
+    """
     grey = scene.image.mean(2, keepdims=True).repeat(3, 2) * 0.5 + 90
     labelled = scene.label != IGNORE
     wrong = labelled & (prediction != scene.label)
@@ -141,15 +142,15 @@ def _picture(axes: Axes, image: np.ndarray, title: str) -> None:
         axes.set_title(title, fontsize=9)
 
 
-def _curves(found: Sequence[Result]) -> list[tuple[str, list[Result]]]:
-    """Each method's results, cheapest first, ending in the dense model."""
-    whole = [r for r in found if r.method == "dense"]
+def _curves(results: Sequence[Result]) -> list[tuple[str, list[Result]]]:
+    """Return each method's results, cheapest first, ending with the dense model."""
+    dense = [r for r in results if r.method == "dense"]
     curves = []
     for method in TITLES:
-        own = sorted((r for r in found if r.method == method), key=lambda r: r.gflops)
-        if own:
-            curves.append((method, own if method == "dense" else [*own, *whole]))
-    return curves[1:] + curves[:1] if whole else curves  # dense is drawn last, on top
+        curve = sorted((r for r in results if r.method == method), key=lambda r: r.gflops)
+        if curve:
+            curves.append((method, curve if method == "dense" else [*curve, *dense]))
+    return curves[1:] + curves[:1] if dense else curves  # dense is drawn last, on top
 
 
 def _style(method: str, line: bool = False) -> dict[str, object]:

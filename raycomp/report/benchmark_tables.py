@@ -1,4 +1,4 @@
-"""The paper's Table 1 and Table 2 from benchmark rows, with intervals over seeds, as Markdown."""
+"""The paper's Tables 1 and 2 as Markdown, from benchmark rows, with intervals over seeds."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -22,12 +22,12 @@ from raycomp.results.row import Row, present
 
 @dataclass(frozen=True)
 class Result:
-    """A method at a compression condition, over its seeds."""
+    """A method at a speedup, summarised over seeds."""
 
     method: str
     label: str
     speedup: float
-    """Of the target: 1 for dense."""
+    """Dense GFLOPs over target GFLOPs; 1 for dense."""
     point: str
     gflops: float
     clean: Figure
@@ -36,21 +36,21 @@ class Result:
     rank_std: float
     """Mean over seeds of the standard deviation over images."""
     tokens: int
-    """After the last block, special tokens included; for adaptive merging the mean."""
+    """Tokens after the last block, special tokens included; for adaptive merging the mean."""
     by_variant: np.ndarray
     """(types, severities), mean over seeds."""
     seeds: int
 
 
 def results(rows: Iterable[Row]) -> list[Result]:
-    """Complete benchmark rows by condition: dense first, then the mildest compression first, methods in their order."""
+    """Summarise complete benchmark rows by condition: dense first, then by speedup and method."""
     groups: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         if row.stage == STAGE and row.status == "complete":
             groups[row.label].append(row)
-    found = [_result(label, group) for label, group in groups.items()]
     order = list(TITLES)
-    return sorted(found, key=lambda r: (r.speedup, order.index(r.method)))
+    summaries = [_result(label, group) for label, group in groups.items()]
+    return sorted(summaries, key=lambda r: (r.speedup, order.index(r.method)))
 
 
 def _result(label: str, group: Sequence[Row]) -> Result:
@@ -73,35 +73,35 @@ def _result(label: str, group: Sequence[Row]) -> Result:
 
 
 def failures(rows: Iterable[Row]) -> list[str]:
-    """One line for every condition that has no result: what could not be reached, or failed."""
+    """Return one line per condition without a result: targets that cannot be reached, and errors."""
     failed = {(r.label, r.error) for r in rows if r.stage == STAGE and r.status != "complete"}
     return [f"{label}: {error}" for label, error in sorted(failed)]
 
 
-def table_1(found: Sequence[Result]) -> str:
-    """Method, point, GFLOPs, clean and noise mIoU; the best of each compression condition in bold."""
+def table_1(summaries: Sequence[Result]) -> str:
+    """Return method, point, GFLOPs, clean and noise mIoU; the best at each speedup in bold."""
     lines = [
-        "| | method | point | GFLOPs | clean mIoU | noise mIoU | tokens left |",
+        "| | method | operating point | GFLOPs | clean mIoU | noise mIoU | tokens left |",
         "|---|---|---|---:|---:|---:|---:|",
     ]
-    for speedup in dict.fromkeys(r.speedup for r in found):
-        condition = [r for r in found if r.speedup == speedup]
-        best = {name: max(getattr(r, name).mean for r in condition) for name in ("clean", "noise")}
-        for position, r in enumerate(condition):
+    for speedup in dict.fromkeys(r.speedup for r in summaries):
+        group = [r for r in summaries if r.speedup == speedup]
+        best = {name: max(getattr(r, name).mean for r in group) for name in ("clean", "noise")}
+        for position, r in enumerate(group):
             name = "" if position else ("dense" if speedup == 1 else f"{speedup:g}x")
-            runs = [_bold(getattr(r, n).percent(), len(condition) > 1 and getattr(r, n).mean == best[n]) for n in best]
-            title = TITLES[r.method]
-            lines.append(f"| {name} | {title} | {r.point} | {r.gflops:.4g} | {runs[0]} | {runs[1]} | {r.tokens} |")
+            mious = [_bold(getattr(r, n).percent(), len(group) > 1 and getattr(r, n).mean == best[n]) for n in best]
+            cells = (name, TITLES[r.method], r.point, f"{r.gflops:.4g}", *mious, r.tokens)
+            lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines)
 
 
-def table_2(found: Sequence[Result], timings: Sequence[Timing]) -> str:
-    """FLOPs saved against speed gained, and their ratio."""
+def table_2(summaries: Sequence[Result], timings: Sequence[Timing]) -> str:
+    """Return FLOPs saved, speed gained, and their ratio."""
     lines = [
         "| method | FLOPs saved | speed gained | gained / saved | images/s | clean mIoU | noise mIoU |",
         "|---|---:|---:|---:|---:|---:|---:|",
     ]
-    by_label = {r.label: r for r in found}
+    by_label = {r.label: r for r in summaries}
     for timing in timings:
         r = by_label.get(timing.label)
         if r is None:
@@ -114,12 +114,12 @@ def table_2(found: Sequence[Result], timings: Sequence[Timing]) -> str:
     return "\n".join(lines)
 
 
-def corruption_table(found: Sequence[Result]) -> str:
-    """mIoU by corruption type, mean over severities and seeds; CD and rCD against dense, means over types."""
+def corruption_table(summaries: Sequence[Result]) -> str:
+    """Return mIoU by corruption type, mean over severities and seeds, and mean CD and rCD against dense."""
     names = [*(kind.replace("_", " ") for kind in TYPES), "CD", "rCD"]
     lines = [f"| | {' | '.join(names)} |", "|---|" + "---:|" * len(names)]
-    dense = next((r for r in found if r.method == "dense"), None)
-    for r in found:
+    dense = next((r for r in summaries if r.method == "dense"), None)
+    for r in summaries:
         values = [f"{100 * value:.1f}" for value in measured_mean(r.by_variant, axis=1)]
         if dense is not None:
             cd = corruption_degradation(r.by_variant, dense.by_variant)
@@ -133,27 +133,27 @@ def _bold(text: str, best: bool) -> str:
     return f"**{text}**" if best else text
 
 
-def page(title: str, facts: Sequence[str], rows: Sequence[Row], timings: Sequence[Timing]) -> str:
-    """The whole comparison as one Markdown page; the figures lie beside it."""
-    found = results(rows)
+def page(title: str, notes: Sequence[str], rows: Sequence[Row], timings: Sequence[Timing]) -> str:
+    """Return the comparison as a Markdown page; its figures lie beside it."""
+    summaries = results(rows)
     missing = failures(rows)
     where = timings[0].point if timings else ""
     parts = [
         f"# {title}",
-        *facts,
+        *notes,
         "## Table 1: accuracy at matched GFLOPs",
-        "mIoU in %, noise = mean over 16 corruptions x 5 severities; ± is the 95 % interval over seeds.",
-        table_1(found),
-        *(["Not in the table:", "\n".join(f"- {line}" for line in missing)] if missing else []),
+        "mIoU in %; noise is the mean over 16 corruptions x 5 severities; ± is the 95 % interval over seeds.",
+        table_1(summaries),
+        *(["Without a result:", "\n".join(f"- {line}" for line in missing)] if missing else []),
         "## Fig. 2: accuracy against compute",
         "![clean above, noise below](fig2.png)",
-        "## Fig. 3: what is merged, and where errors rise",
+        "## Fig. 3: merged tokens and new errors",
         "![images, predictions, merged tokens, new errors](fig3.png)",
         "## Fig. 4: effective rank against compute",
-        "![effective rank, and surviving tokens](fig4.png)",
-        *([f"## Table 2: FLOPs saved and speed gained\n\n{where}", table_2(found, timings)] if timings else []),
+        "![effective rank and remaining tokens](fig4.png)",
+        *([f"## Table 2: FLOPs saved and speed gained\n\n{where}", table_2(summaries, timings)] if timings else []),
         "## Noise mIoU by corruption",
-        "CD: error relative to dense; rCD: what corruption adds to the error, relative to dense (Kamann & Rother).",
-        corruption_table(found),
+        "CD: error relative to dense; rCD: error added by corruption, relative to dense (Kamann & Rother).",
+        corruption_table(summaries),
     ]
     return "\n\n".join(parts) + "\n"

@@ -1,4 +1,4 @@
-"""Which recipe of a sweep to take: the most accurate one within limits, or the cheapest that is accurate enough."""
+"""Choice of a recipe: the most accurate one within limits, or the cheapest one that is accurate enough."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -14,86 +14,87 @@ from raycomp.results.row import Row, present
 
 @dataclass(frozen=True)
 class Limits:
-    """What a recipe must keep to; None for no limit. Drops are points of mIoU lost against dense, IoU is in [0, 1]."""
+    """Limits on a recipe; None for no limit. Drops are points of mIoU lost against dense, IoU is in [0, 1]."""
 
     gflops: float | None = None
     share: float | None = None
-    """Of what the sweep limits: dense GFLOPs, or the dense model's time."""
+    """Maximum cost relative to dense, in the sweep's cost metric: GFLOPs or latency."""
     drop: float | None = None
     corrupted_drop: float | None = None
     class_iou: dict[str, float] = field(default_factory=dict)
 
     @property
     def of_cost(self) -> bool:
-        """Whether the cost is limited, so that accuracy is what is left to choose by."""
+        """Whether the cost is limited, so that recipes are ranked by accuracy."""
         return self.gflops is not None or self.share is not None
 
 
 def choose(rows: Sequence[Row], limits: Limits) -> list[Row]:
-    """Recipes within the limits, the best first: by accuracy where cost is limited, else by cost.
+    """Return the recipes within the limits, the best first: by accuracy if the cost is limited, else by cost.
 
-    Accuracy is the mean of clean and corrupted mIoU. Rows are of the full stage, or of the search where it has
-    none. Of what others dominate there is nothing, unless a class's IoU asks for it.
+    Accuracy is the mean of clean and corrupted mIoU, at the sweep's final stage. Dominated recipes are excluded
+    unless a class IoU is limited.
 
     Raises:
-        UserError: where no recipe keeps to them, naming the limit and what comes nearest.
+        UserError: if no recipe is within the limits; it names the limit and the nearest recipe.
     """
     stage = final_stage(rows)
     left = completed(rows, stage)
     if not left:
         raise UserError("the sweep has no complete trial yet")
-    whole = dense_row(rows, stage)
-    tests = _tests(limits, left, whole)
-    for text, least in tests:
-        passed = [row for row in left if least(row) <= 0]
+    dense = dense_row(rows, stage)
+    tests = _tests(limits, left, dense)
+    for text, excess in tests:
+        passed = [row for row in left if excess(row) <= 0]
         if not passed:
-            near = min(left, key=least)
+            near = min(left, key=excess)
             others = "" if text == tests[0][0] else " within the other limits"
-            told = _told(near, whole, limits, class_names(rows))
-            raise UserError(f"no recipe{others} has {text}; nearest: {near.recipe_id} with {told}")
+            figures = _figures(near, dense, limits, class_names(rows))
+            raise UserError(f"no recipe{others} has {text}; nearest: {near.recipe_id} with {figures}")
         left = passed
-    found = left if limits.class_iou else front(left)
-    by_cost = sorted(found, key=lambda row: (row.cost, -mean_accuracy(row)))
+    candidates = left if limits.class_iou else front(left)
+    by_cost = sorted(candidates, key=lambda row: (row.cost, -mean_accuracy(row)))
     return sorted(by_cost, key=lambda row: -mean_accuracy(row)) if limits.of_cost else by_cost
 
 
-def _tests(limits: Limits, rows: Sequence[Row], whole: Row | None) -> list[tuple[str, Callable[[Row], float]]]:
-    """Each limit in words, and by how much a row is beyond it."""
-    found: list[tuple[str, Callable[[Row], float]]] = []
+def _tests(limits: Limits, rows: Sequence[Row], dense: Row | None) -> list[tuple[str, Callable[[Row], float]]]:
+    """Return each limit in words, and a function for how far a row exceeds it."""
+    tests: list[tuple[str, Callable[[Row], float]]] = []
     if limits.gflops is not None:
-        most = limits.gflops
-        found.append((f"at most {most:g} GFLOPs", lambda row: present(row.gflops) - most))
+        maximum = limits.gflops
+        tests.append((f"at most {maximum:g} GFLOPs", lambda row: present(row.gflops) - maximum))
     if limits.share is not None:
-        part = limits.share
-        what = "time" if any(row.timed for row in rows) else "GFLOPs"
-        found.append((f"at most {part:.3g} of the dense {what}", lambda row: row.cost_share - part))
+        share = limits.share
+        metric = "time" if any(row.timed for row in rows) else "GFLOPs"
+        tests.append((f"at most {share:.3g} of the dense {metric}", lambda row: row.cost_share - share))
     for objective, drop in ((CLEAN, limits.drop), (CORRUPTED, limits.corrupted_drop)):
         if drop is None:
             continue
-        if whole is None:
-            raise UserError(f"a limit of the {objective.short} drop needs the dense model, which is not measured yet")
-        least = objective.value(whole) - drop / 100
-        found.append((f"a {objective.title} of {objective.text(least)} % or more", partial(_lacks, objective, least)))
+        if dense is None:
+            raise UserError(f"a limit on the {objective.short} drop needs the dense model, which is not measured yet")
+        minimum = objective.value(dense) - drop / 100
+        words = f"a {objective.title} of {objective.text(minimum)} % or more"
+        tests.append((words, partial(_shortfall, objective, minimum)))
     names = class_names(rows)
     for name, iou in limits.class_iou.items():
         if name not in names:
             raise UserError(f"class {name!r}: {nearest(name, names)}")
-        found.append((f"an IoU of {name} of {iou:g} or more", partial(_class_lacks, names.index(name), iou)))
-    return found
+        tests.append((f"an IoU of {name} of {iou:g} or more", partial(_class_shortfall, names.index(name), iou)))
+    return tests
 
 
-def _lacks(objective: Objective, least: float, row: Row) -> float:
-    return least - objective.value(row)
+def _shortfall(objective: Objective, minimum: float, row: Row) -> float:
+    return minimum - objective.value(row)
 
 
-def _class_lacks(index: int, least: float, row: Row) -> float:
+def _class_shortfall(index: int, minimum: float, row: Row) -> float:
     value = float(row.class_iou[index])
-    return least - (value if value == value else 0.0)  # a class that does not occur
+    return minimum - (value if value == value else 0.0)  # NaN: the class does not occur
 
 
-def _told(row: Row, whole: Row | None, limits: Limits, names: Sequence[str]) -> str:
+def _figures(row: Row, dense: Row | None, limits: Limits, names: Sequence[str]) -> str:
     figures = (f"{one.text(one.value(row))} {one.short}" for one in objectives.measured())
     text = f"{row.gflops:.4g} GFLOPs ({row.gflops_share:.1%}), {' and '.join(figures)}"
-    if whole is not None:
-        text += f" ({objectives.changes(row, [one.value(whole) for one in objectives.measured()], 2)})"
+    if dense is not None:
+        text += f" ({objectives.changes(row, [one.value(dense) for one in objectives.measured()], 2)})"
     return text + "".join(f", {name} {row.class_iou[names.index(name)]:.3f}" for name in limits.class_iou)

@@ -1,4 +1,4 @@
-"""Progress of a sweep: one line that updates in a terminal, plain lines elsewhere."""
+"""Progress of a sweep: one updating line in a terminal, plain lines elsewhere."""
 
 import time
 from collections import Counter
@@ -12,12 +12,13 @@ from rich.text import Text
 from raycomp import objectives
 from raycomp.report.figures import duration
 from raycomp.results.pareto import front, hypervolume
+from raycomp.results.query import counted
 from raycomp.results.row import Row
 from raycomp.search.proposer import Proposer
 
 
 class SweepProgress:
-    """Trials done, measured ones, hypervolume and time left."""
+    """Counts of trials by outcome, hypervolume, and time left."""
 
     def __init__(self, proposer: Proposer, console: Console) -> None:
         self._proposer, self._console = proposer, console
@@ -27,7 +28,7 @@ class SweepProgress:
         self._origins = Counter(row.origin for row in proposer.rows.values() if row.stage == "search")
         self._stage = ""
         self._stage_rows = 0
-        self._stage_first = 0.0  # when the stage's first row came: what is before it says nothing of its speed
+        self._stage_first = 0.0  # time of the stage's first row; the time before it says nothing about the pace
 
     def __enter__(self) -> Self:
         if self._live is not None:
@@ -42,7 +43,7 @@ class SweepProgress:
             self._live.stop()
 
     def row(self, row: Row) -> None:
-        """Count a finished row and show where the sweep stands."""
+        """Count a finished row and show the progress."""
         if row.stage != self._stage:
             self._stage, self._stage_rows, self._stage_first = row.stage, 0, time.monotonic()
         self._stage_rows += 1
@@ -57,6 +58,7 @@ class SweepProgress:
         self.say(self._line(row))
 
     def say(self, line: str) -> None:
+        """Show a line; in a terminal it replaces the last one."""
         if self._live is not None:
             self._live.update(Text(line))
         else:
@@ -69,14 +71,14 @@ class SweepProgress:
         return (
             f"trial {self._proposer.trials_done}/{self._proposer.config.trials}"
             f" | measured {self._measured}, stopped {self._stopped}, failed {self._failed}, on front {len(self._front)}"
-            f" | {self._origins['baseline']} known, {self._origins['proposed']} proposed"
+            f" | {counted(self._origins['baseline'])}, {self._origins['proposed']} proposed"
             f" | hypervolume {hypervolume(self._front, self._proposer.dense_cost):.4f}"
             f" | last {row.cost_share:.0%}: {_miou(row)} | {left} left"
             f"{self._time_left(left)}"
         )
 
     def _time_left(self, left: int) -> str:
-        """Time left in this stage, once there is a pace to judge by."""
+        """Return the time left in this stage, once three rows show its pace."""
         if self._stage_rows < 3:
             return ""
         return f", about {duration(left * (time.monotonic() - self._stage_first) / (self._stage_rows - 1))}"

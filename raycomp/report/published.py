@@ -1,4 +1,4 @@
-"""What the paper measured: its Tables 1 and 2, by data set, with a Segmenter on a distilled DeiT-B/16.
+"""Results of the paper by data set, from its Tables 1 and 2, with a Segmenter on a distilled DeiT-B/16.
 
 Nguyen & Cheung, "When Token Compression Breaks: Structural Pruning vs. Token Reduction for Robust ViT Segmentation
 under High Compression", arXiv 2607.02237.
@@ -11,7 +11,7 @@ from raycomp.data.corruptions import SEVERITIES
 
 
 class Published(NamedTuple):
-    """One entry; mIoU in %."""
+    """One entry of a table; mIoU in %."""
 
     gflops: float
     clean: float
@@ -19,17 +19,17 @@ class Published(NamedTuple):
 
 
 class Protocol(NamedTuple):
-    """What the images of a published figure are."""
+    """Evaluation protocol of a published figure."""
 
     split: tuple[str, ...]
-    """Names of the split."""
+    """Possible names of the split."""
     images: int
     short_side: int
-    """The size they are brought to, pixels."""
+    """Short side of images after resizing, pixels."""
     window: int
     """Side of the sliding window, pixels."""
     strides: tuple[int, ...]
-    """Its steps in training-time evaluation and in the released evaluation script, pixels."""
+    """Stride of the window, pixels: in evaluation during training, then in the released evaluation script."""
 
 
 DENSE = "dense"
@@ -38,7 +38,7 @@ PROTOCOLS = {
     "ade20k": Protocol(("val", "validation"), 2000, 512, 512, (512, 480)),
     "cityscapes": Protocol(("val",), 500, 1024, 768, (512, 736)),
 }
-"""Of the paper and of Segmenter: every image of the split at its original size, and all 80 variants of each."""
+"""Protocols of the paper and Segmenter: every image of the split at its original size, and its 80 variants."""
 
 PUBLISHED: dict[str, dict[str, tuple[Published, ...]]] = {
     "ade20k": {
@@ -61,23 +61,23 @@ PUBLISHED: dict[str, dict[str, tuple[Published, ...]]] = {
 
 
 def departures(config: SweepConfig, stage: str = "full") -> list[str]:
-    """What keeps the figures of a stage from being compared with published ones; nothing where they can be."""
+    """Return why the figures of a stage cannot be compared with published ones; empty if they can."""
     data, full, protocol = config.data, config.evaluation.full, PROTOCOLS.get(config.data.dataset)
     if protocol is None:
         return [f"the paper has no figures for {data.dataset}"]
     window = data.window or (config.model.shape.image if config.model.shape is not None else None)
     stride = data.stride or (min(window) if window is not None else None)
-    size = 1024 if data.short_side is None and data.dataset == "cityscapes" else data.short_side  # as they are stored
-    found = {
+    size = 1024 if data.short_side is None and data.dataset == "cityscapes" else data.short_side  # the stored size
+    reasons = {
         f"the figures are of the {stage} stage": stage == "search",
         f"the split is {data.eval_split}, not {protocol.split[0]}": data.eval_split not in protocol.split,
         f"clean mIoU is of {full.clean} images, not {protocol.images}": full.clean < protocol.images,
-        f"corrupted mIoU is of {full.corrupted} images a variant, not {protocol.images}": (
+        f"corrupted mIoU is of {full.corrupted} images per variant, not {protocol.images}": (
             full.corrupted < protocol.images
         ),
-        "corrupted mIoU is not of all severities": set(full.severities) != set(SEVERITIES),
+        "corrupted mIoU does not cover all severities": set(full.severities) != set(SEVERITIES),
         "labels are resized (evaluation.at)": config.evaluation.at == "resized" and data.short_side is not None,
-        f"the short side of images is {size or 'not the same for all'}, not {protocol.short_side}": (
+        f"the short side of images is {size or 'not the same for all images'}, not {protocol.short_side}": (
             size != protocol.short_side
         ),
         f"windows are {window and 'x'.join(map(str, window))}, not {protocol.window}x{protocol.window}": (
@@ -87,11 +87,11 @@ def departures(config: SweepConfig, stage: str = "full") -> list[str]:
             stride is not None and stride not in protocol.strides
         ),
     }
-    return [reason for reason, holds in found.items() if holds]
+    return [reason for reason, applies in reasons.items() if applies]
 
 
 def comparability(config: SweepConfig, stage: str = "full") -> str:
-    """A sentence on whether the figures of a sweep's stage can be compared with published ones."""
+    """Return a sentence that says whether the figures of a stage can be compared with published ones."""
     if not (reasons := departures(config, stage)):
-        return "The images and the protocol are those of published figures."
+        return "Images and protocol match those of published figures."
     return f"Not comparable with published figures: {'; '.join(reasons)}."

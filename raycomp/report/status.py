@@ -1,4 +1,4 @@
-"""How far a sweep is, told from its folder alone."""
+"""Status of a sweep, read from its folder alone."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -10,46 +10,47 @@ from raycomp.results.store import Store
 
 @dataclass(frozen=True)
 class Status:
-    """A sweep's state: running, finished, or interrupted; the same command goes on with the last."""
+    """Status of a sweep."""
 
     sweep: str
     state: str
+    """running, finished, or interrupted; the same command resumes an interrupted sweep."""
     trials: int
     wanted: int
     failed: int
     full: int
-    """Recipes measured on the full set."""
+    """Number of recipes measured on the full set."""
     front: int
     last: datetime | None
-    """When the latest row ended."""
+    """End of the latest row's trial."""
     writer: str
-    """The process that writes to it."""
+    """Process that writes to it; empty if none does."""
 
     @property
     def recency(self) -> float:
-        """Seconds that grow with the latest row; 0 without rows."""
+        """Sort key: timestamp of the latest row, 0 without rows."""
         return 0.0 if self.last is None else self.last.timestamp()
 
 
 def status_of(store: Store) -> Status:
-    """Read a sweep's state.
+    """Read the status of a sweep.
 
     Raises:
-        UserError: where the folder holds no sweep.
+        UserError: if the folder holds no sweep.
     """
-    found, writer = SweepView.read(store), store.lock.holder()
-    full = completed(found.rows, "full")
-    ends = [end for row in found.rows if (end := row.ended) is not None]
-    wanted = found.config.search.trials
-    measured = len(found.trials) >= wanted and len(full) > 1  # sweeps of before there was a mark
+    view, writer = SweepView.read(store), store.lock.holder()
+    full = completed(view.rows, "full")
+    ends = [end for row in view.rows if (end := row.ended) is not None]
+    wanted = view.config.search.trials
+    measured = len(view.trials) >= wanted and len(full) > 1  # older sweeps have no mark
     return Status(
-        sweep=found.name,
+        sweep=view.name,
         state="running" if writer else "finished" if store.is_finished or measured else "interrupted",
-        trials=len(found.trials),
+        trials=len(view.trials),
         wanted=wanted,
-        failed=sum(row.status == "failed" for row in found.rows),
+        failed=sum(row.status == "failed" for row in view.rows),
         full=len(full),
-        front=len(found.front),
+        front=len(view.front),
         last=max(ends, default=None),
         writer=writer,
     )

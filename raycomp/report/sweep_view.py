@@ -1,4 +1,4 @@
-"""A sweep as its page and its comparisons see it."""
+"""A sweep as reports see it: settings, rows, and what follows from them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from raycomp.results.store import Store
 
 @dataclass(frozen=True)
 class SweepView:
-    """Settings and rows of a sweep."""
+    """Settings and rows of a sweep, and queries on them."""
 
     name: str
     config: SweepConfig
@@ -22,75 +22,76 @@ class SweepView:
 
     @classmethod
     def read(cls, store: Store) -> "SweepView":
-        """A sweep from its folder.
+        """Read a sweep from its folder.
 
         Raises:
-            UserError: for a folder without a sweep, or a file that is no row.
+            UserError: for a folder without a sweep, or a file without rows.
         """
         return cls(store.folder.name, store.config(), store.rows())
 
     @property
     def share(self) -> float:
-        """The limit, relative to the dense cost."""
+        """The budget, relative to the dense cost."""
         return self.config.search.budget
 
     @cached_property
     def front(self) -> list[Row]:
-        """Members, cheapest first, at the last stage there is."""
+        """Front members at the final stage, cheapest first."""
         return final_front(self.rows, self.share)
 
     @cached_property
     def stage(self) -> str:
-        """Of the front."""
+        """The final stage, which the front is from."""
         return final_stage(self.rows)
 
     @cached_property
     def dense(self) -> Row | None:
-        """The dense model's row of that stage."""
+        """The dense model's row at the final stage."""
         return dense_row(self.rows, self.stage)
 
     @cached_property
     def trials(self) -> list[Row]:
-        """Rows of the search but for the dense model's, in the order of their proposal."""
-        found = [row for row in self.rows if row.stage == "search" and row.origin != "reference"]
-        return sorted(found, key=lambda row: row.number)
+        """Rows of the search stage without the dense model, in proposal order."""
+        rows = [row for row in self.rows if row.stage == "search" and row.origin != "reference"]
+        return sorted(rows, key=lambda row: row.number)
 
     @cached_property
     def comparisons(self) -> list[Comparison]:
-        """The front beside dense and baselines, with its intervals."""
+        """The front compared with dense and the uniform baselines, with confidence intervals."""
         return compare(self.rows, self.share)
 
     @cached_property
     def hypervolumes(self) -> list[float]:
-        """After each trial, by the search stage; 1 would be a free model without errors. Empty without a dense row.
+        """Hypervolume after each trial of the search stage; empty without a dense row.
 
-        Only a front is carried on.
+        A hypervolume of 1 is a free model without errors.
         """
-        whole, members, volumes = dense_row(self.rows, "search"), list[Row](), list[float]()
-        if whole is None:
+        dense, members, volumes = dense_row(self.rows, "search"), list[Row](), list[float]()
+        if dense is None:
             return []
         for row in self.trials:
             if row.status == "complete":
                 members = front([*members, row])
-            volumes.append(hypervolume(members, whole.cost))
+            volumes.append(hypervolume(members, dense.cost))
         return volumes
 
     def hypervolume(self) -> float | None:
-        """After all trials; None without any, or without a dense model to relate costs to."""
+        """Return the hypervolume after all trials; None without trials or a dense row."""
         return self.hypervolumes[-1] if self.hypervolumes else None
 
 
 def named(row: Row) -> str:
-    """What a row is called where its id stands beside it."""
+    """Return the name of a row beside its recipe id."""
     return row.label or row.family
 
 
 def difference(first: SweepView, other: SweepView) -> str:
-    """Why accuracies of two sweeps are not of the same thing; empty where they are."""
+    """Return why accuracies of two sweeps cannot be compared; empty if they can."""
     if first.stage != other.stage:
         return f"the {other.stage} stage in place of the {first.stage} one"
     for column, what in (("checkpoint", "other weights"), ("evalset", "other evaluation images")):
-        marks = [{getattr(row, column) for row in completed(found.rows, found.stage)} for found in (first, other)]
-        if all(marks) and marks[0] != marks[1]:
+        values = [{getattr(row, column) for row in completed(view.rows, view.stage)} for view in (first, other)]
+        if all(values) and values[0] != values[1]:
             return what
-    return "" if first.config.search.cost_metric == other.config.search.cost_metric else "another limit (GFLOPs, time)"
+    same = first.config.search.cost_metric == other.config.search.cost_metric
+    return "" if same else "another cost metric (GFLOPs, latency)"

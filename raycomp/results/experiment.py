@@ -1,4 +1,4 @@
-"""MLflow's experiment, and the SQLite file under it: mended where it was moved, put aside where it is broken."""
+"""MLflow's experiment and its SQLite file: a moved file is repaired, a damaged one is put aside."""
 
 import sqlite3
 from collections.abc import Callable
@@ -14,21 +14,21 @@ if TYPE_CHECKING:
 
 _NAME = "raycomp"
 _ARTIFACTS = "mlartifacts"
-_PLACES = {"experiments": "artifact_location", "runs": "artifact_uri", "logged_models": "artifact_location"}
-"""Where MLflow's tables hold the folder of the artifacts, which is absolute; no call of its changes one."""
+_ARTIFACT_COLUMNS = {"experiments": "artifact_location", "runs": "artifact_uri", "logged_models": "artifact_location"}
+"""Columns of MLflow's tables that hold the absolute path of the artifacts. MLflow's API cannot change them."""
 
 
 def sqlite_uri(file: Path) -> str:
-    """The URI of a SQLite file, whatever signs its path has."""
-    coded = str(file)
-    for sign in "%?#":  # SQLAlchemy decodes the rest as it stands
-        coded = coded.replace(sign, f"%{ord(sign):02X}")
-    driver = "" if coded == str(file) else "+pysqlite"  # without one, MLflow makes a folder of the coded name
-    return f"sqlite{driver}:///{coded}"
+    """Return the URI of a SQLite file; its path may contain any characters."""
+    escaped = str(file)
+    for character in "%?#":  # SQLAlchemy needs no other character escaped
+        escaped = escaped.replace(character, f"%{ord(character):02X}")
+    driver = "" if escaped == str(file) else "+pysqlite"  # without it, MLflow creates a folder of the escaped name
+    return f"sqlite{driver}:///{escaped}"
 
 
 def sqlite_file(uri: str) -> Path | None:
-    """The file of a SQLite URI; None for servers and other databases."""
+    """Return the file of a SQLite URI; None for servers and other databases."""
     if not uri.startswith(("sqlite:", "sqlite+")):
         return None
     from sqlalchemy.engine import make_url  # comes with MLflow
@@ -38,63 +38,63 @@ def sqlite_file(uri: str) -> Path | None:
 
 
 def damage(file: Path) -> str:
-    """What makes a SQLite file unreadable; empty where nothing does, it is not there, or is out of reach for now."""
+    """Return why a SQLite file is unreadable; empty if it is readable, missing, or temporarily inaccessible."""
     if not file.is_file():
         return ""
     try:
         with closing(sqlite3.connect(file)) as database:
-            found = str(database.execute("PRAGMA quick_check(1)").fetchone()[0])
-    except sqlite3.OperationalError:  # locked, say
+            result = str(database.execute("PRAGMA quick_check(1)").fetchone()[0])
+    except sqlite3.OperationalError:  # for example, locked
         return ""
     except sqlite3.DatabaseError as error:
         return str(error)
-    return "" if found == "ok" else " ".join(found.split())
+    return "" if result == "ok" else " ".join(result.split())
 
 
 def clear(file: Path, warn: Callable[[str], None]) -> None:
-    """Put a damaged database aside, with what SQLite keeps beside it, so that a new one takes its place."""
+    """Put a damaged database and SQLite's files beside it aside, so that a new database takes its place."""
     if not (reason := damage(file)):
         return
     aside = put_aside(file)
     for suffix in ("-journal", "-wal", "-shm"):
         if (beside := file.with_name(file.name + suffix)).exists():
             beside.rename(aside.with_name(aside.name + suffix))
-    warn(f"{file} was broken ({reason}): it is {aside.name} now, and this sweep's rows go into a new one")
+    warn(f"{file} was damaged ({reason}): renamed to {aside.name}; this sweep's rows go into a new database")
 
 
 def active(client: "MlflowClient") -> "Experiment | None":
-    """The experiment; None where there is none, or somebody deleted it, which MLflow remembers."""
-    found = client.get_experiment_by_name(_NAME)
-    return None if found is None or found.lifecycle_stage == "deleted" else found
+    """Return the experiment; None if it does not exist or was deleted. MLflow keeps deleted experiments."""
+    experiment = client.get_experiment_by_name(_NAME)
+    return None if experiment is None or experiment.lifecycle_stage == "deleted" else experiment
 
 
 def opened(client: "MlflowClient", uri: str, warn: Callable[[str], None]) -> str:
-    """The id of the experiment, which is made where there is none; a SQLite file has its artifacts beside it."""
+    """Return the experiment's id; create it if it does not exist. Artifacts lie beside a SQLite file."""
     file = sqlite_file(uri)
-    where = None if file is None else (file.parent / _ARTIFACTS).resolve().as_uri()
-    found = active(client)
-    if found is not None:
-        if file is not None and where is not None:
-            _move(file, found, where)
-        return str(found.experiment_id)
+    artifacts = None if file is None else (file.parent / _ARTIFACTS).resolve().as_uri()
+    experiment = active(client)
+    if experiment is not None:
+        if file is not None and artifacts is not None:
+            _move(file, experiment, artifacts)
+        return str(experiment.experiment_id)
     if (deleted := client.get_experiment_by_name(_NAME)) is not None:
         aside = f"{_NAME}-deleted-{deleted.experiment_id}"
-        client.restore_experiment(deleted.experiment_id)  # or it could not be renamed
+        client.restore_experiment(deleted.experiment_id)  # a deleted experiment cannot be renamed
         client.rename_experiment(deleted.experiment_id, aside)
         client.delete_experiment(deleted.experiment_id)
-        warn(f"MLflow's experiment {_NAME} was deleted: it is {aside} now, and this sweep's rows go into a new one")
-    return str(client.create_experiment(_NAME, where))
+        warn(f"MLflow's experiment {_NAME} was deleted: renamed to {aside}; this sweep's rows go into a new experiment")
+    return str(client.create_experiment(_NAME, artifacts))
 
 
-def _move(file: Path, experiment: "Experiment", where: str) -> None:
-    """Lead a database that was copied or moved to the artifacts that came with it."""
+def _move(file: Path, experiment: "Experiment", artifacts: str) -> None:
+    """Point a database that was copied or moved to the artifacts that came with it."""
     before = str(experiment.artifact_location)
-    if before == where or not before.startswith("file:") or not before.endswith(f"/{_ARTIFACTS}"):
+    if before == artifacts or not before.startswith("file:") or not before.endswith(f"/{_ARTIFACTS}"):
         return
     with closing(sqlite3.connect(file, timeout=20)) as database, database:
-        for table, column in _PLACES.items():
+        for table, column in _ARTIFACT_COLUMNS.items():
             database.execute(
-                f"UPDATE {table} SET {column} = ? || substr({column}, ?) "  # noqa: S608  names of our own
+                f"UPDATE {table} SET {column} = ? || substr({column}, ?) "  # noqa: S608  constant names
                 f"WHERE experiment_id = ? AND substr({column} || '/', 1, ?) = ?",
-                (where, len(before) + 1, experiment.experiment_id, len(before) + 1, f"{before}/"),
+                (artifacts, len(before) + 1, experiment.experiment_id, len(before) + 1, f"{before}/"),
             )

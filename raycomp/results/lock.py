@@ -1,7 +1,7 @@
-"""One writer a sweep: a lock on its folder, that of the file system, or a lease in object storage.
+"""A lock that lets one job write to a sweep's folder: a file lock, or a lease in object storage.
 
-A lease is an object that its holder renews. Nobody compares clocks: a lease that does not change while
-it is watched is left over from a job that was killed.
+The holder renews its lease, an object. Clocks are never compared: a lease that stays unchanged while another job
+watches it was left by a job that was killed.
 """
 
 import fcntl
@@ -20,16 +20,16 @@ from raycomp.storage import AnyPath, ObjectPath
 _NAME = ".lock"
 RENEWED = 5.0
 """Seconds between renewals of a lease."""
-_WATCHED = 3 * RENEWED
-_LOOKED_AT = 0.3  # seconds that somebody who asks for the holder may be in the way
+_WATCHED = 3 * RENEWED  # seconds without a change after which a lease is taken over
+_INSPECTED = 0.3  # seconds for which `holder` in another process may hold a shared lock
 
 
 class Lock:
-    """Held from `take` until it is dropped, or its process ends."""
+    """A lock held from `take` until `drop`, or until its process ends."""
 
-    # Not filelock, which locks what only this machine sees: it has no lock in object storage. On a file system it takes
-    # the same flock, but only exclusively, so that two `raycomp status` at once would each see the other as a writer.
-    # And its releases before 4 (tried: 3.16, 3.20) empty the file of a lock that is held, which says who holds it.
+    # Why not filelock: it cannot lock in object storage. On a file system it takes the same flock, but only
+    # exclusively, so two concurrent `raycomp status` would each see the other as a writer. Releases before 4 (tested:
+    # 3.16, 3.20) also truncate the file of a held lock, which names the holder.
 
     def __init__(self, folder: AnyPath) -> None:
         self._folder = folder
@@ -40,7 +40,7 @@ class Lock:
         """Keep other jobs out of the folder.
 
         Raises:
-            UserError: where another job holds it.
+            UserError: if another job holds it.
         """
         if self._file is None and isinstance(self._folder, Path):
             self._file = self._flocked(self._folder / _NAME)
@@ -48,7 +48,10 @@ class Lock:
             self._lease = self._leased(self._folder / _NAME)
 
     def holder(self) -> str:
-        """Which process holds the lock, empty where none does; of a lease, which held it last without ending it."""
+        """Return the process that holds the lock, empty if none does.
+
+        For a lease, return the last holder that did not end it, unless that process is known to be dead.
+        """
         if isinstance(self._folder, ObjectPath):
             held = _holder(self._folder / _NAME)
             return "" if not held or _dead(held) else str(held["who"])
@@ -63,11 +66,11 @@ class Lock:
         return ""
 
     def lost(self) -> bool:
-        """Whether another job has taken over, from one that could not renew its lease for long."""
+        """Return whether another job took the lease over because this one could not renew it in time."""
         return self._lease is not None and self._lease.lost
 
     def drop(self) -> None:
-        """Let others in."""
+        """Release the lock."""
         if self._file is not None:
             self._file.close()
             self._file = None
@@ -76,7 +79,7 @@ class Lock:
             self._lease = None
 
     def _flocked(self, path: Path) -> TextIO:
-        held, until = path.open("a+"), time.monotonic() + _LOOKED_AT
+        held, until = path.open("a+"), time.monotonic() + _INSPECTED
         while True:
             try:
                 fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -101,7 +104,7 @@ class Lock:
                     raise self._refusal(str(now["who"]))
         lease = _Lease(path)
         lease.write()
-        time.sleep(1)  # two that take over at once: the later write stays
+        time.sleep(1)  # if two jobs take over at once, the later write wins
         if lease.taken():
             raise self._refusal(str(_holder(path).get("who")))
         lease.start()
@@ -114,7 +117,7 @@ class Lock:
 
 
 class _Lease:
-    """An object that a thread renews."""
+    """A lease that a thread renews."""
 
     def __init__(self, path: ObjectPath) -> None:
         self._path, self._id, self._count = path, uuid.uuid4().hex, 0
@@ -128,7 +131,7 @@ class _Lease:
         self._path.write_bytes(json.dumps(held | {"count": self._count}).encode())
 
     def taken(self) -> bool:
-        """Whether the lease is another's."""
+        """Return whether another job holds the lease."""
         holder = _holder(self._path)
         return bool(holder) and holder["id"] != self._id
 
@@ -148,7 +151,7 @@ class _Lease:
                     self.lost = True
                     return
                 self.write()
-            except OSError:  # the storage is out of reach: what this job writes next will tell
+            except OSError:  # unreachable storage: this job's next write reports it
                 continue
 
 
@@ -158,14 +161,14 @@ def _who() -> str:
 
 def _holder(path: ObjectPath) -> dict[str, object]:
     try:
-        found: dict[str, object] = json.loads(path.read_bytes())
+        holder: dict[str, object] = json.loads(path.read_bytes())
     except (FileNotFoundError, ValueError):
         return {}
-    return found
+    return holder
 
 
 def _dead(holder: dict[str, object]) -> bool:
-    """Whether it was a process of this machine that has ended."""
+    """Return whether the holder was a process of this machine that has ended."""
     if holder.get("host") != socket.gethostname():
         return False
     try:
@@ -174,4 +177,4 @@ def _dead(holder: dict[str, object]) -> bool:
         return True
     except PermissionError:
         return False
-    return int(str(holder["process"])) == os.getpid()  # a number that was given again
+    return int(str(holder["process"])) == os.getpid()  # the system reused the process id

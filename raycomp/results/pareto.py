@@ -1,4 +1,4 @@
-"""Pareto fronts and hypervolumes of complete rows, by the objectives of `raycomp.objectives`; computed by moocore."""
+"""Pareto fronts and hypervolumes of complete rows, in the objectives of `raycomp.objectives`; computed by moocore."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from raycomp.results.row import Row
 
 
 def front(rows: Sequence[Row]) -> list[Row]:
-    """Rows that no other row dominates, cheapest first; of equal ones the first stays."""
+    """Return the rows that no other row dominates, cheapest first; the first of equal rows stays."""
     if not rows:
         return []
     keep = moocore.is_nondominated(_minimised(rows))
@@ -18,15 +18,15 @@ def front(rows: Sequence[Row]) -> list[Row]:
 
 
 def hypervolume(rows: Sequence[Row], dense_cost: float) -> float:
-    """Volume that the rows dominate up to the objectives' references, the cost relative to the dense model's.
+    """Return the volume that the rows dominate up to the objectives' references, with cost relative to dense.
 
-    With mIoUs and a cost, 1 would be a free model without errors.
+    With mIoUs and a cost as objectives, 1 is a free model without errors.
     """
     return float(moocore.hypervolume(_relative(rows, dense_cost), ref=_reference())) if rows else 0.0
 
 
 def most_useful(rows: Sequence[Row], count: int, dense_cost: float) -> list[Row]:
-    """At most `count` members of the front: the least contribution to the hypervolume goes first."""
+    """Return at most `count` front members; repeatedly drop the one that contributes least to the hypervolume."""
     kept = front(rows)
     while len(kept) > count:
         contributions = moocore.hv_contributions(_relative(kept, dense_cost), ref=_reference())

@@ -1,6 +1,6 @@
-"""A copy of the rows elsewhere, kept by a thread of the driver: whatever happens there, the sweep goes on.
+"""A replica of the rows in another system, written by a thread of the driver. Its failures never stop the sweep.
 
-Parquet is the record; a copy is filled from it and may be down, or be deleted, at any time.
+Parquet is the record. A replica is filled from it, and may be down or deleted at any time.
 """
 
 import queue
@@ -12,65 +12,65 @@ from collections.abc import Callable
 from raycomp.errors import first_line, logger, without_password
 from raycomp.results.row import Row
 
-_PATIENCE = 30.0  # seconds until a copy that failed is tried again
-_LONGEST = 90.0  # seconds that a job waits, at its end, for a copy that does not get on
+_RETRY_AFTER = 30.0  # seconds between a failure and the next attempt
+_STALLED_AFTER = 90.0  # seconds without progress after which a job that ends gives the replica up
 
 
 class Replica:
-    """Writes rows in the background, in order. What fails is told once, and tried again every now and then."""
+    """Writes rows in the background, in order. The first failure is reported; failed writes are retried."""
 
     advice = "The same command fills it in later"
-    """What to do where it fails to the end."""
+    """What to do if it still fails at the end of the job."""
 
     def __init__(self, name: str, where: str, warn: Callable[[str], None]) -> None:
-        """`where` is shown without its password."""
+        """Create a replica that is not connected yet; messages show `where` without its password."""
         self._name, self._where, self._warn = name, where, warn
-        self._queue: queue.SimpleQueue[Row | str | None] = queue.SimpleQueue()  # which signal handlers may use
+        self._queue: queue.SimpleQueue[Row | str | None] = queue.SimpleQueue()  # safe to use in signal handlers
         self._waiting: deque[Row | str] = deque()
         self._rows: dict[str, Row] = {}
-        """The latest of each identity: a copy that is put aside or deleted meanwhile gets them again."""
-        self._connected, self._told, self._given_up = False, False, False
-        self._next_try, self._got_on = 0.0, 0.0
+        """Latest row of each identity, to fill a replica again that was put aside or deleted meanwhile."""
+        self._connected, self._reported, self._given_up = False, False, False
+        self._next_try, self._last_progress = 0.0, 0.0
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
 
     def log(self, row: Row) -> None:
-        """Queue a row. The first one starts the thread: before, the cores are busy starting workers."""
+        """Queue a row. The first row starts the thread, because until then the cores are busy starting workers."""
         self._put(row)
 
     def close(self) -> bool:
-        """Wait until all is written, has failed once more, or does not get on; returns whether all is written."""
+        """Wait until all rows are written, another attempt fails, or writing stalls; return whether all are written."""
         self._put(None)
         return self._ended(self._thread) and not self._waiting and self._connected
 
     def bounded(self, step: Callable[[], None]) -> bool:
-        """Run a guarded step after `close`, with a time limit; returns whether it was done."""
+        """Run a guarded step after `close`, with a time limit; return whether it succeeded."""
         if self._given_up:
             return False
-        taken: list[bool] = []
-        thread = threading.Thread(target=lambda: taken.append(self.guarded(step)), name=self._name, daemon=True)
+        results: list[bool] = []
+        thread = threading.Thread(target=lambda: results.append(self.guarded(step)), name=self._name, daemon=True)
         thread.start()
-        return self._ended(thread) and taken == [True]
+        return self._ended(thread) and results == [True]
 
     def connect(self) -> None:
-        """Open the copy and find what it holds already. Called again after a failure."""
+        """Connect, and look up what the replica already holds. Called again after a failure."""
         raise NotImplementedError
 
     def write(self, item: Row | str) -> None:
-        """Write one row, or what else was queued; what the copy holds already stays as it is."""
+        """Write one row or other queued item; leave what the replica already holds unchanged."""
         raise NotImplementedError
 
     def guarded(self, step: Callable[[], None]) -> bool:
-        """Take a step; where it fails, tell once and return False."""
+        """Run a step; if it fails, report the first failure and return False."""
         try:
             if not self._connected:
                 self.connect()
                 self._connected, texts = True, [item for item in self._waiting if isinstance(item, str)]
                 self._waiting = deque([*self._rows.values(), *texts])
             step()
-        except Exception as error:  # whatever a server or database does, the sweep goes on
+        except Exception as error:  # a server or database must not stop the sweep
             logger.debug("writing to %s at %s", self._name, self._where, exc_info=True)
-            self._connected, self._next_try = False, time.monotonic() + _PATIENCE
-            self._tell(error)
+            self._connected, self._next_try = False, time.monotonic() + _RETRY_AFTER
+            self._report(error)
             return False
         return True
 
@@ -92,21 +92,21 @@ class Replica:
         while self._waiting:
             self.write(self._waiting[0])
             self._waiting.popleft()
-            self._got_on = time.monotonic()
+            self._last_progress = time.monotonic()
 
     def _ended(self, thread: threading.Thread) -> bool:
-        """Wait for a thread for as long as rows are written; one that hangs ends with the process."""
-        self._got_on = time.monotonic()
+        """Wait for a thread while it makes progress; one that hangs ends with the process."""
+        self._last_progress = time.monotonic()
         while thread.is_alive() and not self._given_up:
-            thread.join(min(1.0, _LONGEST))
-            if thread.is_alive() and time.monotonic() - self._got_on > _LONGEST:
+            thread.join(min(1.0, _STALLED_AFTER))
+            if thread.is_alive() and time.monotonic() - self._last_progress > _STALLED_AFTER:
                 self._given_up, self._connected = True, False
-                self._tell(TimeoutError(f"no answer in {_LONGEST:.0f} s"))
+                self._report(TimeoutError(f"no answer in {_STALLED_AFTER:.0f} s"))
         return not self._given_up
 
-    def _tell(self, error: Exception) -> None:
-        if self._told:
+    def _report(self, error: Exception) -> None:
+        if self._reported:
             return
-        self._told = True
+        self._reported = True
         failed = f"{self._name} at {self._where} failed ({first_line(error)})"
-        self._warn(without_password(f"{failed}; it is tried again, and rows are safe. {self.advice}"))
+        self._warn(without_password(f"{failed}; retrying, rows are safe. {self.advice}"))

@@ -1,8 +1,8 @@
 """The record of a sweep: a folder with its configuration and one Parquet file per finished trial.
 
-A file appears whole or not at all, so a reader never sees half a row. Its name is the row's identity
-(stage and recipe), so writing one again replaces it: nothing is counted twice. `compact` puts the rows
-of many files into one; a row's own file, written later, comes before what that holds.
+Writes are atomic, so a reader never sees half a row. A file is named by its row's identity, so writing a row again
+replaces it and nothing is counted twice. `compact` merges many files into one; a row's file that is written later
+takes precedence over it.
 """
 
 import logging
@@ -31,19 +31,19 @@ _CONFIG = "sweep.yaml"
 _TRIALS = "trials"
 _COMPACT = "compact.parquet"
 _FINISHED = "finished"
-_ROW = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+%-]*")  # names of files
-_NEEDED = ("stage", "recipe_id", "status")  # columns
-_READERS = 16  # files read at once: object storage answers in tens of milliseconds
+_FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+%-]*")
+_REQUIRED = ("stage", "recipe_id", "status")  # columns
+_READERS = 16  # files read in parallel, because object storage answers in tens of milliseconds
 
 
 def sweep_folder(results: str, name: str) -> AnyPath:
-    """The folder of a sweep among the results, which are a folder or a URI.
+    """Return the folder of a sweep within the results, a folder or a URI.
 
     Raises:
-        UserError: for a name that would lead out of the results, or a URI of an unknown kind.
+        UserError: for a name that leads out of the results, or an unknown kind of URI.
     """
     if not re.fullmatch(NAME, name):
-        raise UserError(f"sweep name {name!r}: letters, digits, '.', '_' and '-' alone, and a letter or digit first")
+        raise UserError(f"sweep name {name!r}: use only letters, digits, '.', '_', '-'; start with a letter or digit")
     if len(name) > LONGEST_NAME:
         raise UserError(f"sweep name {name[:20]}...: {len(name)} characters; at most {LONGEST_NAME}")
     return located(results) / name
@@ -55,15 +55,15 @@ class Store:
     def __init__(self, folder: AnyPath) -> None:
         self.folder = folder
         self.lock = Lock(folder)
-        self._warned, self._told_of_fields = False, False
+        self._warned_of_columns, self._warned_of_fields = False, False
 
     def check(self, config: SweepConfig) -> None:
-        """Check that the folder can be written and holds no other sweep; one that is there is kept from other jobs.
+        """Check that the folder is writable and holds no other sweep; lock an existing sweep.
 
-        The number of trials may grow; anything else that differs would mix unequal measurements.
+        The number of trials may grow. Other differences would mix measurements that cannot be compared.
 
         Raises:
-            UserError: for a folder that cannot be written, that holds another sweep, or that another job writes to.
+            UserError: if the folder is not writable, holds another sweep, or is locked by another job.
         """
         if isinstance(self.folder, Path):
             existing = next(folder for folder in (self.folder, *self.folder.parents) if folder.exists())
@@ -78,12 +78,12 @@ class Store:
             raise self._unwritable(error) from None
 
     def open(self, config: SweepConfig) -> None:
-        """Create the folder, or go on in it, and keep other jobs out; raises what `check` does."""
+        """Create the folder or resume its sweep, and lock it; raises what `check` raises."""
         self.check(config)
         try:
             (self.folder / _TRIALS).mkdir(parents=True, exist_ok=True)
             self.lock.take()
-            for left in self.folder.glob(f"{_TRIALS}/.*.tmp"):  # by a process that was killed while it wrote
+            for left in self.folder.glob(f"{_TRIALS}/.*.tmp"):  # from a process killed during a write
                 left.unlink(missing_ok=True)
             text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
             write_bytes(self.folder / _CONFIG, text.encode())
@@ -92,10 +92,10 @@ class Store:
             raise self._unwritable(error) from None
 
     def finish(self) -> None:
-        """Mark the sweep as one that has nothing left to measure, until it is opened again.
+        """Mark the sweep as finished until it is opened again.
 
         Raises:
-            UserError: where the mark cannot be written.
+            UserError: if the mark cannot be written.
         """
         try:
             write_bytes(self.folder / _FINISHED, b"")
@@ -104,7 +104,7 @@ class Store:
 
     @property
     def is_finished(self) -> bool:
-        """Whether the sweep is marked so."""
+        """Whether the sweep is marked as finished."""
         return (self.folder / _FINISHED).is_file()
 
     def _unwritable(self, error: OSError) -> UserError:
@@ -112,8 +112,8 @@ class Store:
         return UserError(f"results folder {self.folder}: not writable ({reason})")
 
     def _check_same(self, ours: dict[str, object]) -> None:
-        theirs = self.config().model_dump(mode="json")  # fields that are newer than the sweep take their defaults
-        difference = _difference(_without_trials(theirs), _without_trials(ours))
+        theirs = self.config().model_dump(mode="json")  # fields newer than the sweep take their defaults
+        difference = _difference(_fixed_settings(theirs), _fixed_settings(ours))
         if difference is not None:
             field, before, now = difference
             raise UserError(
@@ -121,10 +121,10 @@ class Store:
             )
 
     def write(self, row: Row) -> None:
-        """Write one row, whole or not at all.
+        """Write one row atomically.
 
         Raises:
-            UserError: where it cannot be written, because the disk is full for example.
+            UserError: if it cannot be written, for example because the disk is full.
         """
         try:
             write_bytes(self._path(row.identity), _parquet([row]))
@@ -132,54 +132,54 @@ class Store:
             raise self._unwritable(error) from None
 
     def read(self, stage: str, recipe_id: str) -> Row | None:
-        """The row that a trial has just written, or None where it did not."""
+        """Return the row of a trial, or None if it was not written."""
         path = self._path(searched(stage, recipe_id))
         return _read(path)[1][0] if path.is_file() else None
 
-    def _named(self, settings: dict[str, Any], path: AnyPath) -> dict[str, Any]:
-        """Settings under the names of today; old names are told once."""
-        settings, old = renamed_fields(settings)
-        if old and not self._told_of_fields:
-            self._told_of_fields = True
-            _LOG.warning("%s: %s", path, ", ".join(old))
+    def _renamed(self, settings: dict[str, Any], path: AnyPath) -> dict[str, Any]:
+        """Return settings under the new names; warn once of old names."""
+        settings, messages = renamed_fields(settings)
+        if messages and not self._warned_of_fields:
+            self._warned_of_fields = True
+            _LOG.warning("%s: %s", path, ", ".join(messages))
         return settings
 
     def rows(self) -> list[Row]:
-        """All rows, by stage and order of proposal; an unreadable file is an error.
+        """Return all rows, by stage and proposal order.
 
-        Columns that rows of an older version lack are named in one warning.
+        One warning names the columns that rows of an older version lack or have under an old name.
 
         Raises:
-            UserError: for a file that is not a raycomp row.
+            UserError: for a file that is unreadable or holds no raycomp rows.
         """
         paths = self.files()
         with ThreadPoolExecutor(1 if isinstance(self.folder, Path) else _READERS) as readers:
             read = list(readers.map(_read, paths))
         self._warn({tuple(names) for names, _ in read})
-        found = {row.identity: row for _, rows in read for row in rows}
-        return sorted(found.values(), key=lambda row: (row.stage != "search", row.number))
+        latest = {row.identity: row for _, rows in read for row in rows}
+        return sorted(latest.values(), key=lambda row: (row.stage != "search", row.number))
 
     def _warn(self, versions: Collection[Sequence[str]]) -> None:
-        """Tell once which columns rows of an older version lack, or have under another name."""
+        """Warn once of columns that rows of an older version lack or have under an old name."""
         old = {name for names in versions for name in COLUMNS if name in names}
         present = [{COLUMNS.get(name, name) for name in names} for names in versions]
         missing = [name for name in SCHEMA.names if any(name not in names for names in present)]
-        told = [f"have {name} for {COLUMNS[name]}" for name in sorted(old)]
-        told += [f"have no {', '.join(missing)}"] if missing else []
-        if told and not self._warned:
-            self._warned = True
-            _LOG.warning("%s: rows of an older version %s", self.folder, ", ".join(told))
+        parts = [f"have {name} for {COLUMNS[name]}" for name in sorted(old)]
+        parts += [f"have no {', '.join(missing)}"] if missing else []
+        if parts and not self._warned_of_columns:
+            self._warned_of_columns = True
+            _LOG.warning("%s: rows of an older version %s", self.folder, ", ".join(parts))
 
     def files(self) -> list[AnyPath]:
-        """The files that hold rows; where two hold the same one, the later counts."""
+        """Return the files that hold rows; if two hold the same row, the later file counts."""
         paths = (self.folder / _TRIALS).glob("*.parquet")
         return sorted(paths, key=lambda path: (path.name != _COMPACT, path.name))
 
     def compact(self) -> int:
-        """Put all rows into one file, and return how many files that replaces; killed midway, nothing is lost.
+        """Merge all rows into one file and return the number of files replaced; killing it midway loses nothing.
 
         Raises:
-            UserError: where a job writes to the folder, or it cannot be written.
+            UserError: if a job is writing to the folder, or it is not writable.
         """
         self.lock.take()
         replaced = [path for path in self.files() if path.name != _COMPACT]
@@ -195,25 +195,26 @@ class Store:
         return len(replaced)
 
     def _path(self, name: str) -> AnyPath:
-        if not _ROW.fullmatch(name):  # a row made elsewhere, say: no file outside of the folder
-            raise UserError(f"row {name!r}: not a name for a file")
+        if not _FILE_NAME.fullmatch(name):  # a row from elsewhere must not be written outside the folder
+            raise UserError(f"row {name!r}: not a valid file name")
         return self.folder / _TRIALS / f"{name}.parquet"
 
     def config(self) -> SweepConfig:
-        """The configuration the sweep was started with.
+        """Return the configuration of the sweep.
 
         Raises:
-            UserError: when the folder holds no sweep, or its settings cannot be read.
+            UserError: if the folder holds no sweep, or its settings cannot be read.
         """
         path = self.folder / _CONFIG
         if not path.is_file():
-            around = self.folder.parent
-            there = sorted(p.parent.name for p in around.glob(f"*/{_CONFIG}")) if around.is_dir() else []
-            hint = nearest(self.folder.name, there) if there else f"there is none in {around}"
+            results = self.folder.parent
+            names = sorted(p.parent.name for p in results.glob(f"*/{_CONFIG}")) if results.is_dir() else []
+            hint = nearest(self.folder.name, names) if names else f"there is none in {results}"
             raise UserError(f"no sweep in {self.folder}; {hint}")
         try:
-            settings = self._named(_completed(parsed(path.read_text())), path)
-            return SweepConfig.model_validate({**settings, "name": self.folder.name})  # older ones: their space's name
+            settings = self._renamed(_completed(parsed(path.read_text())), path)
+            name = self.folder.name  # older versions stored the name of the search space
+            return SweepConfig.model_validate({**settings, "name": name})
         except ValidationError as error:
             raise UserError(f"{path}: {explain(error, SweepConfig)}") from None
         except (TypeError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -221,7 +222,7 @@ class Store:
 
 
 def _completed(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings with what held in releases that had no field for it, without the field that is no more."""
+    """Return settings with the values that applied in releases without a field for them, and without removed fields."""
     undropped = {"decoder_dropout": 0.0}
     if not isinstance(settings, dict):
         raise TypeError("expected sections")
@@ -234,27 +235,30 @@ def _completed(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _read(path: AnyPath) -> tuple[list[str], list[Row]]:
-    """The columns of a file and its rows."""
-    try:  # without threads: one that lets go of the file's bytes while Python ends aborts the process
+    """Return the columns of a file and its rows."""
+    try:  # without threads: one that releases the file's bytes while Python exits aborts the process
         table = pq.ParquetFile(pa.BufferReader(path.read_bytes())).read(use_threads=False)
     except (pa.ArrowInvalid, OSError) as error:
         raise UserError(f"{path}: not a readable Parquet file ({first_line(error)})") from None
     names = list(table.column_names)
-    if missing := set(_NEEDED) - set(names):
-        raise UserError(f"{path}: no row of raycomp's, as it has no column {min(missing)!r}")
+    if missing := set(_REQUIRED) - set(names):
+        raise UserError(f"{path}: not a raycomp row; it has no column {min(missing)!r}")
     return names, rows_of(table)
 
 
 def _parquet(rows: list[Row]) -> bytes:
-    """A file's bytes; compressing and describing a single row takes longer than writing it, and makes it no smaller."""
+    """Return the bytes of a file. A single row is not compressed: that takes longer than writing it and saves nothing.
+
+    The same holds for its dictionary and statistics.
+    """
     sink, many = pa.BufferOutputStream(), len(rows) > 1
     packed = {"compression": "zstd" if many else "none", "use_dictionary": many, "write_statistics": many}
     pq.write_table(table_of(rows), sink, **packed)
     return bytes(sink.getvalue().to_pybytes())
 
 
-def _without_trials(config: dict[str, Any]) -> dict[str, Any]:
-    """The part of a configuration that must not change: not how much is run, nor a training that measures nothing."""
+def _fixed_settings(config: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings that must match to resume: all except run length and training that does not affect rows."""
     kept = dict(config)
     free = {
         "search": ("trials", "workers", "max_failures", "trial_seconds", "gpus_per_trial", "memory_per_trial"),
@@ -265,18 +269,18 @@ def _without_trials(config: dict[str, Any]) -> dict[str, Any]:
     between = dict(kept.get("nvit") or {}).get("train_between")
     recoveries = kept["benchmark"].get("recovery"), kept.get("recovery"), between
     trains = any(recovery and recovery["steps"] for recovery in recoveries)
-    for section in ("name", "elastic", "refine"):  # a folder has one name; what the others make says how it was made
+    for section in ("name", "elastic", "refine"):  # the folder has the name; models of the others record their settings
         kept.pop(section, None)
     training = kept.pop("train", None)
-    return {**kept, "train": training} if trains else kept  # last: a changed recovery is told first
+    return {**kept, "train": training} if trains else kept  # last: a changed recovery is reported first
 
 
 def _difference(theirs: object, ours: object, field: str = "") -> tuple[str, object, object] | None:
-    """The first field that differs, with both values."""
+    """Return the first field that differs, with both values."""
     if isinstance(theirs, dict) and isinstance(ours, dict):
         for key in {**theirs, **ours}:
-            found = _difference(theirs.get(key), ours.get(key), f"{field}.{key}".lstrip("."))
-            if found is not None:
-                return found
+            difference = _difference(theirs.get(key), ours.get(key), f"{field}.{key}".lstrip("."))
+            if difference is not None:
+                return difference
         return None
     return None if theirs == ours else (field, theirs, ours)

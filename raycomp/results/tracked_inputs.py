@@ -1,4 +1,4 @@
-"""What runs in MLflow are of: the evaluation images as its dataset, the checkpoint as its logged model."""
+"""Inputs of runs in MLflow: the evaluation images as a dataset and the checkpoint as a logged model."""
 
 import json
 import re
@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import LoggedModel
 
-_MARK = "raycomp_checkpoint"
+_TAG = "raycomp_checkpoint"
 
 
 class Inputs:
-    """Tells MLflow the dataset and the model of each run; the model is made in an experiment once."""
+    """Logs the dataset and model of each run. A model is created once per experiment."""
 
     def __init__(self, client: "MlflowClient", experiment: str, config: SweepConfig) -> None:
         self._client, self._experiment, self._config = client, experiment, config
@@ -24,7 +24,7 @@ class Inputs:
         """MLflow's id of a model by its fingerprint."""
 
     def log(self, run: str, row: Row) -> None:
-        """Attach what a row was measured with; the second time changes nothing."""
+        """Attach a row's dataset and model to its run; repeating this changes nothing."""
         from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelInput
 
         data = self._config.data
@@ -40,18 +40,19 @@ class Inputs:
             run, [DatasetInput(dataset, tags)], [LoggedModelInput(self._model(str(row.checkpoint)))]
         )
 
-    def _model(self, mark: str) -> str:
-        if mark not in self._models:
-            only = f"tags.{_MARK} = '{mark}'"
-            there = self._client.search_logged_models([self._experiment], only, max_results=1)
-            self._models[mark] = str((next(iter(there), None) or self._made(mark)).model_id)
-        return self._models[mark]
+    def _model(self, fingerprint: str) -> str:
+        if fingerprint not in self._models:
+            condition = f"tags.{_TAG} = '{fingerprint}'"
+            existing = self._client.search_logged_models([self._experiment], condition, max_results=1)
+            self._models[fingerprint] = str((next(iter(existing), None) or self._created(fingerprint)).model_id)
+        return self._models[fingerprint]
 
-    def _made(self, mark: str) -> "LoggedModel":
+    def _created(self, fingerprint: str) -> "LoggedModel":
         model = self._config.model
         files = [file for file in (model.checkpoint, model.elastic) if file]
         name = re.sub(r"[^\w-]+", "_", PurePosixPath(files[-1].rpartition(":")[2]).stem)
-        made = self._client.create_logged_model(
-            self._experiment, name, tags={_MARK: mark}, params={"files": ", ".join(files)}, model_type="checkpoint"
+        params = {"files": ", ".join(files)}
+        created = self._client.create_logged_model(
+            self._experiment, name, tags={_TAG: fingerprint}, params=params, model_type="checkpoint"
         )
-        return self._client.finalize_logged_model(made.model_id, "READY")
+        return self._client.finalize_logged_model(created.model_id, "READY")

@@ -1,6 +1,6 @@
-"""MLflow: one parent run a sweep, one child a row, logged by a thread of the driver.
+"""MLflow replica: one parent run per sweep and one child run per row, logged by a thread of the driver.
 
-A row is logged once: children carry their row's identity as a tag, and what is there already is left alone.
+A row is logged once: each child carries its row's identity as a tag, and complete runs are left unchanged.
 """
 
 import os
@@ -28,45 +28,45 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-_UNUSED = {"train", "elastic", "refine"}  # sections that measure nothing
+_UNUSED = {"train", "elastic", "refine"}  # sections that do not affect measurements
 _KEY, _PARENT, _SWEEP, _PATH = "raycomp.row", "mlflow.parentRunId", "raycomp.sweep", "raycomp.folder"
-_STARTED = "raycomp.started"  # tells a row from one of before that it replaced, as of a recipe refined anew
+_STARTED = "raycomp.started"  # distinguishes a row from the one it replaced, as when a recipe is refined again
 _KILLED = "KILLED"
 _UNQUOTED = re.compile(r"[A-Za-z0-9.-]*$")
 _BAND = 10  # width of a budget band, percent of the dense GFLOPs
 _ENVIRONMENT = {
-    "MLFLOW_LOGGING_LEVEL": "CRITICAL",  # no migration notes between lines of progress; problems are told by a mirror
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # by default minutes, by which a server that is down would hold up a job
+    "MLFLOW_LOGGING_LEVEL": "CRITICAL",  # no migration notes between progress lines; the replica reports problems
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # the default retries for minutes: a server that is down would delay a job
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
 }
 
 
 def tracking_uri(given: str | None, results: str) -> str:
-    """The tracking server of a job: the one given, else that of MLFLOW_TRACKING_URI, else `default_uri`."""
+    """Return the tracking URI of a job: the one given, else MLFLOW_TRACKING_URI, else `default_uri`."""
     return given or os.environ.get("MLFLOW_TRACKING_URI") or default_uri(results)
 
 
 def default_uri(results: str) -> str:
-    """SQLite in the results folder; in `results` here, where the results lie in object storage."""
+    """Return the URI of SQLite in the results folder; in local `results` if the results are in object storage."""
     folder = located(results)
     return experiment.sqlite_uri(((folder if isinstance(folder, Path) else Path("results")) / "mlflow.db").resolve())
 
 
 @dataclass(frozen=True)
 class _Child:
-    """A row's run."""
+    """The run of a row."""
 
     run: str
     status: str
-    """FINISHED, FAILED, or RUNNING where logging it was cut off."""
+    """FINISHED, FAILED, or RUNNING if logging was interrupted."""
     started: str
-    """When the row's trial began; empty where that is not known."""
+    """Start of the row's trial; empty if unknown."""
 
 
 class Tracker(Replica):
     """Logs rows to MLflow in the background."""
 
-    advice = "`raycomp track --backfill` adds what is missing in the end"
+    advice = "`raycomp track --backfill` adds missing rows later"
 
     def __init__(
         self, uri: str, folder: AnyPath, config: SweepConfig, classes: Sequence[str], warn: Callable[[str], None]
@@ -77,21 +77,21 @@ class Tracker(Replica):
         self._inputs: Inputs | None = None
         self._experiment, self._parent, self._described = "", "", False
         self._children: dict[str, _Child] = {}
-        """By identity of the row."""
+        """Runs by the identity of their row."""
 
     def killed(self) -> None:
-        """Mark the sweep as killed as soon as the rows before are logged; `finish` may never come."""
+        """Mark the sweep as killed once the queued rows are logged; `finish` may never be called."""
         self._put(_KILLED)
 
     def finish(self, front: Iterable[Row] | None, finished: bool, hypervolume: float | None = None) -> bool:
-        """Wait for the queue, mark the front and end the parent run; what was not finished counts as killed.
+        """Wait for the queue, end the parent run and mark the front; an unfinished sweep counts as killed.
 
         Args:
-            front: None leaves the marks as they are.
-            hypervolume: of the front as found, without refined rows; what sweeps are compared by.
+            front: None leaves the marks unchanged.
+            hypervolume: of the front without refined rows; sweeps are compared by it.
 
         Returns:
-            Whether everything is there.
+            Whether everything is logged.
         """
         done = self.close() and self.bounded(lambda: self._end("FINISHED" if finished else _KILLED))
         return done and (front is None or self.bounded(lambda: self._mark(list(front), hypervolume)))
@@ -102,22 +102,22 @@ class Tracker(Replica):
             self.bounded(lambda: self._attach(list(artifacts)))
 
     def missing(self, rows: Iterable[Row]) -> list[Row]:
-        """The rows that have no run which says the same. Changes nothing."""
+        """Return the rows without a matching run; changes nothing."""
         self._find()
         return [row for row in rows if not self._is_logged(row)]
 
     def connect(self) -> None:
-        """Find or make the experiment and the parent run, and what runs it has."""
+        """Find or create the experiment and the parent run, and look up its children."""
         if (file := experiment.sqlite_file(self._uri)) is None:
             self._open()
         else:
-            with FileLock(file.parent / ".mlflow.lock"):  # of processes that make one at once, all but one would fail
+            with FileLock(file.parent / ".mlflow.lock"):  # if processes create a database at once, all but one fail
                 self._open()
         assert self._client is not None
         tags = {_SWEEP: self._config.name, _PATH: str(self._folder.resolve())}
         if self._parent:
             self._client.update_run(self._parent, status="RUNNING")
-            for key, value in tags.items():  # older ones have their space's name; the folder may have been moved
+            for key, value in tags.items():  # older runs have their space's name; the folder may have moved
                 self._client.set_tag(self._parent, key, value)
         else:
             tags |= {"family": "sweep", "dataset": self._config.data.dataset}
@@ -128,9 +128,9 @@ class Tracker(Replica):
         self._inputs = Inputs(self._client, self._experiment, self._config)
 
     def _open(self) -> None:
-        """Find the experiment, or make one, and put aside what is broken."""
-        if self._own is not None:
-            experiment.clear(self._own, self._warn)
+        """Find or create the experiment; put a damaged database aside."""
+        if self._local is not None:
+            experiment.clear(self._local, self._warn)
         self._find()
         assert self._client is not None
         self._experiment = experiment.opened(self._client, self._uri, self._warn)
@@ -138,46 +138,46 @@ class Tracker(Replica):
     def _find(self) -> None:
         for name, value in _ENVIRONMENT.items():
             os.environ.setdefault(name, value)
-        from mlflow import MlflowClient  # slow to import, and only here
+        from mlflow import MlflowClient  # slow to import, and only needed here
 
         self._experiment, self._parent, self._described, self._children = "", "", False, {}
-        if self._own is not None and experiment.damage(self._own):
-            return  # nothing in it can be read, and asking for a client would already try to
+        if self._local is not None and experiment.damage(self._local):
+            return  # unreadable, and creating a client already reads it
         self._client = MlflowClient(self._uri)
-        if (there := experiment.active(self._client)) is None:
+        if (active := experiment.active(self._client)) is None:
             return
-        self._experiment = str(there.experiment_id)
-        ends = _UNQUOTED.findall(self._folder.resolve().name)[0]  # MLflow's filters cannot hold every path
-        found = list(self._pages(f"tags.`{_PATH}` LIKE '%{ends}'"))
-        parent = max(found, key=self._sameness, default=None)
-        if parent is not None and self._sameness(parent):
+        self._experiment = str(active.experiment_id)
+        suffix = _UNQUOTED.findall(self._folder.resolve().name)[0]  # MLflow's filters cannot express every path
+        candidates = list(self._pages(f"tags.`{_PATH}` LIKE '%{suffix}'"))
+        parent = max(candidates, key=self._match, default=None)
+        if parent is not None and self._match(parent):
             self._parent, self._described = parent.info.run_id, bool(parent.data.params)
             self._children = self._runs()
 
-    def _sameness(self, run: "Run") -> int:
-        """How surely a run is this sweep's: 2 by its folder, 1 by its name where the database moved with the folder."""
+    def _match(self, run: "Run") -> int:
+        """Rate whether a run is this sweep's: 2 if the folder matches, 1 if the name matches in a moved database."""
         path, ours = run.data.tags[_PATH], self._folder.resolve()
         if path == str(ours):
             return 2
-        return int(self._own is not None and PurePosixPath(path).name == ours.name)
+        return int(self._local is not None and PurePosixPath(path).name == ours.name)
 
     @property
-    def _own(self) -> Path | None:
-        """The SQLite file that lies with the sweeps and goes where they go."""
+    def _local(self) -> Path | None:
+        """The SQLite file beside the sweeps, which moves with them; None for other databases."""
         file = experiment.sqlite_file(self._uri)
         if file is None or not isinstance(self._folder, Path):
             return None
         return file if file.resolve().parent == self._folder.parent.resolve() else None
 
     def write(self, item: Row | str) -> None:
-        """Log a row, unless it is logged; a text is the parent run's status."""
+        """Log a row unless it is logged already; a string is the parent run's status."""
         if isinstance(item, str):
             self._end(item)
         elif not self._is_logged(item):
             self._log(item)
 
     def _is_logged(self, row: Row) -> bool:
-        """Whether the row's run is complete; what failed may have been measured since, in a run of its own."""
+        """Return whether the row's run is complete; a failed row may have been measured since, in another run."""
         child, complete = self._children.get(row.identity), row.status != "failed"
         if child is None or child.started not in ("", started(row)):
             return False
@@ -188,16 +188,16 @@ class Tracker(Replica):
         key, complete = row.identity, row.status != "failed"
         before = self._children.get(key)
         same = before is not None and before.started in ("", started(row))
-        cut_off = before is not None and same and before.status == "RUNNING"  # such a run is filled in
-        run = before.run if before is not None and cut_off else self._create(row)
+        interrupted = before is not None and same and before.status == "RUNNING"  # its run is filled in
+        run = before.run if before is not None and interrupted else self._create(row)
         self._children[key] = _Child(run, "RUNNING", started(row))
         self._batch(run, params=params(row), metrics=metrics(row, self._classes))
         if self._inputs is not None and row.evalset and row.checkpoint:
             try:
                 self._inputs.log(run, row)
-                if row.origin == "reference":  # of the whole sweep, too
+                if row.origin == "reference":  # the inputs of the sweep as well
                     self._inputs.log(self._parent, row)
-            except Exception:  # an older server, say: what runs are of is in their tags, too
+            except Exception:  # for example, an older server; tags hold the inputs as well
                 logger.debug("logging the inputs of a run", exc_info=True)
                 self._inputs = None
         if not complete:
@@ -206,33 +206,33 @@ class Tracker(Replica):
         self._client.set_terminated(run, status)
         self._children[key] = _Child(run, status, started(row))
         if before is not None and not same and before.status != "FAILED":
-            self._client.delete_run(before.run)  # of the row that this one replaced
+            self._client.delete_run(before.run)  # the run of the row that this one replaced
 
     def _runs(self) -> dict[str, _Child]:
-        """The parent's children; of a row that failed and was measured again, the later."""
-        found: dict[str, _Child] = {}
+        """Return the parent's children; for a row that failed and was measured again, the later one."""
+        children: dict[str, _Child] = {}
         for run in self._pages(self._of_parent):
             child = _Child(run.info.run_id, run.info.status, run.data.tags.get(_STARTED, ""))
-            key, before = run.data.tags[_KEY], found.get(run.data.tags[_KEY])
+            key, before = run.data.tags[_KEY], children.get(run.data.tags[_KEY])
             rank = (child.status == "FINISHED", child.started)
             if before is None or rank >= (before.status == "FINISHED", before.started):
-                found[key] = child
-        return found
+                children[key] = child
+        return children
 
     @property
     def _of_parent(self) -> str:
         return f"tags.`{_PARENT}` = '{self._parent}'"
 
-    def _pages(self, only: str) -> Iterable["Run"]:
+    def _pages(self, condition: str) -> Iterable["Run"]:
         assert self._client is not None
         token: str | None = ""
         while token is not None:
-            page = self._client.search_runs([self._experiment], only, page_token=token)
+            page = self._client.search_runs([self._experiment], condition, page_token=token)
             yield from page
             token = page.token or None
 
     def _create(self, row: Row) -> str:
-        """An empty run of a row, under its parent."""
+        """Create an empty run for a row, under its parent."""
         assert self._client is not None
         share = 0 if row.gflops is None else row.cost_share
         band = int(100 * share - 1e-9) // _BAND * _BAND
@@ -251,14 +251,14 @@ class Tracker(Replica):
         }
         if row.stage == "benchmark":
             tags["method"] = row.origin
-        name = f"{row.recipe_id[:6]} {row.label or row.family}, {row.stage}"  # columns cut the end off
+        name = f"{row.recipe_id[:6]} {row.label or row.family}, {row.stage}"  # MLflow's columns cut off the end
         return str(self._client.create_run(self._experiment, tags=tags, run_name=name).info.run_id)
 
     def _batch(self, run: str, params: dict[str, str], metrics: dict[str, float] | None = None) -> None:
         from mlflow.entities import Metric, Param
 
         assert self._client is not None
-        now = int(1e3 * time.time())  # MLflow shows the latest value, and of equally late ones the largest
+        now = int(1e3 * time.time())  # MLflow shows the latest value, the largest among equal times
         self._client.log_batch(
             run,
             metrics=[Metric(name, value, now, 0) for name, value in (metrics or {}).items()],
@@ -279,14 +279,14 @@ class Tracker(Replica):
         assert self._client is not None
         members = {self._children[key].run for row in front if (key := row.identity) in self._children}
         before = {run.info.run_id for run in self._pages(self._of_parent) if run.data.tags.get("on_front") == "true"}
-        for run in members ^ before:  # a longer sweep may push a member off
+        for run in members ^ before:  # more trials may remove a member
             self._client.set_tag(run, "on_front", str(run in members).lower())
-        if found := [row for row in front if row.stage != "refined"]:
+        if unrefined := [row for row in front if row.stage != "refined"]:
             best = {
-                f"front_{one.name}": (max if one.maximised else min)(one.value(row) for row in found)
+                f"front_{one.name}": (max if one.maximised else min)(one.value(row) for row in unrefined)
                 for one in objectives.measured()
             }
-            best["front_size"] = float(len(found))
+            best["front_size"] = float(len(unrefined))
             if hypervolume is not None:
                 best["front_hypervolume"] = hypervolume
             self._batch(self._parent, params={}, metrics=best)

@@ -10,7 +10,7 @@ from raycomp.benchmark.conditions import Condition, Run
 from raycomp.benchmark.operating_points import OperatingPoint, built, find
 from raycomp.benchmark.pictures import Pictures, scenes
 from raycomp.benchmark.single_run import failed_row, measure_run, unreachable
-from raycomp.benchmark.timing import batched, time_settings
+from raycomp.benchmark.timing import batched, time_points
 from raycomp.data.streetscenes import StreetScenes
 from raycomp.flops import gflops
 from raycomp.merging import Algm
@@ -32,7 +32,7 @@ def with_recovery(context, steps: int):
 
 
 @pytest.mark.parametrize("method", ["dense", "tome", "cts", "algm", "nvit", "nvit+tome"])
-def test_a_cell_gives_a_whole_row_and_its_pictures(context, method, tmp_path):
+def test_a_run_gives_a_complete_row_and_its_pictures(context, method, tmp_path):
     run, found = point(context, method, tmp_path)
     made = measure_run(context, None, run, found, tmp_path / "state.pt", CPU, "commit")
     row, kept = made.row, made.pictures
@@ -83,7 +83,7 @@ def test_an_unreachable_level_says_how_far_the_method_goes(context):
     point = find(context, condition, CPU)
     row = failed_row(context, Run(condition, 0), point, unreachable(point))
     assert row.status == "failed"
-    assert "the least is" in row.error
+    assert "the minimum is" in row.error
     assert "R = 0.75" in row.error
 
 
@@ -99,7 +99,7 @@ def test_speeds_are_relative_to_dense(context, tmp_path):
     for method in ("dense", "algm", "nvit"):
         run, found = point(context, method, tmp_path)
         points[Condition(1.0, "dense") if method == "dense" else run.condition] = found
-    timings = {timing.label: timing for timing in time_settings(context, points, CPU)}
+    timings = {timing.label: timing for timing in time_points(context, points, CPU)}
     assert timings["dense"].flops_saved == pytest.approx(1.0)
     assert timings["dense"].speed_gained == pytest.approx(1.0)
     full = gflops(SHAPE, dense(SHAPE))

@@ -237,7 +237,7 @@ def test_a_sweep_measured_elsewhere_is_told_from_one_that_was_searched(tmp_path,
     unfinished = SweepView("searched", found().config, [row for row in ROWS if row.stage == "search"])
     assert difference(found(), unfinished) == "the search stage in place of the full one"
     timed = elsewhere.config.changed("search", cost_metric="latency")
-    assert difference(elsewhere, SweepView("timed", timed, full)) == "another limit (GFLOPs, time)"
+    assert difference(elsewhere, SweepView("timed", timed, full)) == "another cost metric (GFLOPs, latency)"
     store = Store(tmp_path / "there")
     store.open(elsewhere.config)
     for row in full:

@@ -86,7 +86,7 @@ def test_an_empty_front_is_said_to_be_empty():
         out.print(front_table([], True, Origins(3, 0)))
     assert "baselines at equal time" in captured.get()
     assert "no recipe within the limit is measured" in captured.get()
-    assert "3 known recipes, none proposed by the search" in captured.get()
+    assert "3 baselines, none proposed by the search" in captured.get()
 
 
 def test_the_best_of_known_recipes_alone_is_not_called_found():
@@ -94,18 +94,18 @@ def test_the_best_of_known_recipes_alone_is_not_called_found():
     refined = row("a", 0.4, 0.9, 0.9, stage="refined")
     search = [replace(one, stage="search") for one in FULL]
     for measured, count, best in (
-        (known, Origins(3, 0), "best known"),
+        (known, Origins(3, 0), "best baseline"),
         ([*FULL, *search, refined], Origins(3, 3), "best found"),
     ):
         assert origins(measured) == count
         with (out := console()).capture() as captured:
             out.print(budget_table(at_budgets(measured, (0.5, 0.3), 0.6), count))
-        assert [name in captured.get() for name in ("best known", "best found")] == [
-            best == "best known",
+        assert [name in captured.get() for name in ("best baseline", "best found")] == [
+            best == "best baseline",
             best == "best found",
         ]
-    assert str(Origins(12, 10)) == "12 known recipes, 10 proposed by the search"
-    assert str(Origins(1, 0)) == "1 known recipe, none proposed by the search"
+    assert str(Origins(12, 10)) == "12 baselines, 10 proposed by the search"
+    assert str(Origins(1, 0)) == "1 baseline, none proposed by the search"
 
 
 def test_a_front_of_the_search_stage_says_so():

@@ -111,7 +111,7 @@ def test_recipes_of_another_sweep_are_not_called_trials(tmp_path):
     assert "<dt>Sampler" not in text
 
 
-@pytest.mark.parametrize(("known_alone", "best"), [(False, "best found"), (True, "best known")])
+@pytest.mark.parametrize(("known_alone", "best"), [(False, "best found"), (True, "best baseline")])
 def test_the_page_says_how_many_recipes_the_search_proposed(tmp_path, known_alone, best):
     sweep = found()
     rows = [row for row in sweep.rows if row.origin != "proposed" or not known_alone]

@@ -24,6 +24,6 @@ def test_every_row_is_one_plain_line_with_the_figures():
     assert lines[0] == "starting workers"
     assert any(line.startswith("trial 4/6 | measured 3, stopped 0, failed 1, on front") for line in lines)
     assert any("failed: made to fail" in line for line in lines)
-    assert "| 3 known, 1 proposed | hypervolume 0." in lines[-1]
+    assert "| 3 baselines, 1 proposed | hypervolume 0." in lines[-1]
     assert "2 left, about" in lines[-1]
     assert "\x1b" not in out.getvalue()

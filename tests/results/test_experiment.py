@@ -53,8 +53,8 @@ def test_a_deleted_experiment_is_put_aside_and_filled_from_the_rows(results):
     assert tracker(results).missing(ROWS) == ROWS
     logged(results, warn=lines.append)
     assert lines == [
-        f"MLflow's experiment raycomp was deleted: it is raycomp-deleted-{before} now, "
-        "and this sweep's rows go into a new one"
+        f"MLflow's experiment raycomp was deleted: renamed to raycomp-deleted-{before}; "
+        "this sweep's rows go into a new experiment"
     ]
     assert tracker(results).missing(ROWS) == []
     assert client.get_experiment(before).name == f"raycomp-deleted-{before}"
@@ -84,7 +84,7 @@ def test_a_broken_database_is_put_aside_and_filled_from_the_rows(results, broken
     assert tracker(results).missing(ROWS) == ROWS
     logged(results, warn=lines.append)
     assert len(lines) == 1
-    assert lines[0].startswith(f"{results / 'mlflow.db'} was broken (")
+    assert lines[0].startswith(f"{results / 'mlflow.db'} was damaged (")
     assert (results / "mlflow.db.broken-1").read_bytes() == broken(whole)
     assert tracker(results).missing(ROWS) == []
 

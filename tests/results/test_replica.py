@@ -31,9 +31,9 @@ class Hangs(Replica):
 
 @pytest.mark.parametrize(("connects", "writes"), [(False, True), (True, False)])
 def test_the_end_of_a_job_does_not_wait_for_a_copy_that_hangs(monkeypatch, connects, writes):
-    monkeypatch.setattr(replica, "_LONGEST", 0.2)
+    monkeypatch.setattr(replica, "_STALLED_AFTER", 0.2)
     copy, began = Hangs(connects, writes), time.monotonic()
-    copy.log(row(recipe_id="a"))
+    copy.log(row())
     assert not copy.close()
     assert not copy.bounded(lambda: pytest.fail("it had been given up"))
     assert time.monotonic() - began < 10
@@ -43,9 +43,9 @@ def test_the_end_of_a_job_does_not_wait_for_a_copy_that_hangs(monkeypatch, conne
 
 
 def test_a_step_that_hangs_is_given_up(monkeypatch):
-    monkeypatch.setattr(replica, "_LONGEST", 0.2)
+    monkeypatch.setattr(replica, "_STALLED_AFTER", 0.2)
     copy = Hangs(True, True)
-    copy.log(row(recipe_id="a"))
+    copy.log(row())
     assert copy.close()
     assert copy.bounded(lambda: None)
     assert not copy.bounded(lambda: copy.over.wait(60) and None)

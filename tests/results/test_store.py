@@ -234,7 +234,7 @@ def test_a_name_that_leads_out_of_the_results_is_refused(name):
 
 
 def test_a_row_whose_names_lead_out_of_the_folder_is_not_written(store):
-    with pytest.raises(UserError, match="not a name for a file"):
+    with pytest.raises(UserError, match="not a valid file name"):
         store.write(replace(ROW, recipe_id="../../../escaped"))
     assert not list(store.folder.parent.glob("**/*escaped*"))
 

@@ -189,7 +189,7 @@ def test_a_server_that_comes_back_gets_what_it_missed(tmp_path, monkeypatch):
             if item.number not in written:  # all are offered again to one that comes back
                 written.append(item.number)
 
-    monkeypatch.setattr("raycomp.results.replica._PATIENCE", 0.0)
+    monkeypatch.setattr("raycomp.results.replica._RETRY_AFTER", 0.0)
     copy = Copy("copy", "somewhere", warnings.append)
     for number in range(9):
         down[0] = 3 <= number < 6

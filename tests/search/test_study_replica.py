@@ -92,7 +92,7 @@ def test_a_journal_that_is_broken_is_put_aside_and_made_anew(tmp_path, broken):
 def test_a_journal_that_breaks_while_it_is_written_gets_all_rows_again(tmp_path, monkeypatch):
     proposer, rows = searched()
     journal, lines = tmp_path / "study.journal", []
-    monkeypatch.setattr("raycomp.results.replica._PATIENCE", 0.0)
+    monkeypatch.setattr("raycomp.results.replica._RETRY_AFTER", 0.0)
     copy = StudyReplica(study_uri(None, tmp_path), "tiny", proposer.space, lines.append)
     for row in rows[:9]:
         copy.log(row)
