@@ -181,7 +181,7 @@ def test_a_benchmark_matches_it_alone_and_after_pruning(name, prefix, context):
     assert condition in conditions(BenchmarkConfig(methods=(prefix + name,), speedups=(1.25,)), with_found=False)
     point = find(context, condition, CPU)
     assert point.reached
-    assert point.text.endswith(point.recipe.merge.point(SHAPE, SHAPE.image))
+    assert point.text.endswith(point.recipe.merge.operating_point(SHAPE, SHAPE.image))
     assert (point.pruned is not None) == bool(prefix)
     pixels = NORMALIZATIONS[SHAPE.normalization]
     image = torch.from_numpy(context.evalset.images.views()[0][None].copy())
