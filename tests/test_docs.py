@@ -174,8 +174,8 @@ def exported(tmp_path_factory) -> Path:
     recipe = dense(model.shape).model_copy(update={"merge": ToMe(ratios=(0.1,) * model.shape.depth)})
     classes = tuple(f"class {number}" for number in range(model.shape.classes))
     (place / "models").mkdir()
-    facts = models.facts_of(model, config.data, classes)
-    models.save(compress(model, recipe, None), facts, place / "models" / "bb1909ff032c.safetensors")
+    card = models.card_of(model, config.data, classes)
+    models.save(compress(model, recipe, None), card, place / "models" / "bb1909ff032c.safetensors")
     (place / "docs").symlink_to(ROOT / "docs")
     return place
 
@@ -196,8 +196,8 @@ def test_python_in_the_documents_runs(page, block, exported, monkeypatch):
 
 
 def test_the_readme_normalises_as_the_model_was_trained(exported):
-    facts = models.read_facts(exported / "models" / "bb1909ff032c.safetensors")
-    assert torch.equal(torch.tensor([facts.mean, facts.std]), torch.full((2, 3), 0.5))
+    card = models.read_card(exported / "models" / "bb1909ff032c.safetensors")
+    assert torch.equal(torch.tensor([card.mean, card.std]), torch.full((2, 3), 0.5))
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)

@@ -117,7 +117,7 @@ def test_another_training_can_start_from_a_state(tmp_path, ema):
     again = checkpoints.load(state, SHAPE).state_dict()
     assert all(torch.equal(again[name], weight) for name, weight in kept.state_dict().items())
     torch.save({"step": 3}, state)
-    with pytest.raises(UserError, match="not the state of a training"):
+    with pytest.raises(UserError, match="not a training state"):
         checkpoints.load(state, SHAPE)
 
 

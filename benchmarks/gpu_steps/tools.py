@@ -16,7 +16,7 @@ from raycomp.context.preparation import prepare_context
 from raycomp.context.sweep_context import SweepContext
 from raycomp.data.streetscenes import StreetScenes
 from raycomp.deploy import model as models
-from raycomp.deploy.model import facts_of
+from raycomp.deploy.model import card_of
 from raycomp.deploy.onnx import export_onnx, export_program
 from raycomp.evaluate.miou import normalised
 from raycomp.merging import ToMe
@@ -64,13 +64,13 @@ def _exported(context: SweepContext, recipe: Recipe, folder: Path) -> list[Path]
     """The model of a recipe in every format, checked on the CPU as `raycomp export` does."""
     folder.mkdir(exist_ok=True)
     model = compress(context.model, recipe, None).float().eval()
-    facts = facts_of(model, context.config.data, tuple(context.evalset.classes))
+    card = card_of(model, context.config.data, tuple(context.evalset.classes))
     images = np.stack(context.evalset.images.views()[:4])
-    x = normalised(torch.from_numpy(images), facts.mean, facts.std, torch.float32)
+    x = normalised(torch.from_numpy(images), card.mean, card.std, torch.float32)
     paths = [folder / f"model{suffix}" for suffix in (".safetensors", ".onnx", ".pt2")]
-    models.save(model, facts, paths[0])
-    export_onnx(model, facts, paths[1], x)
-    export_program(model, facts, paths[2], x)
+    models.save(model, card, paths[0])
+    export_onnx(model, card, paths[1], x)
+    export_program(model, card, paths[2], x)
     return paths
 
 

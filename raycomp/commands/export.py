@@ -71,7 +71,7 @@ def export_command(
             network = models.load(local)
     else:
         network = recovered(context, found, None, torch.device("cpu"), folder).float().eval()
-    facts = models.facts_of(network, config.data, tuple(context.evalset.classes))
+    facts = models.card_of(network, config.data, tuple(context.evalset.classes))
     seen = [torch.from_numpy(image[None]) for image in context.evalset.images.views()[:_CHECKED]]
     normal = (normalised(image, facts.mean, facts.std, torch.float32) for image in seen)
     images = torch.cat([first_window(image, facts.window) for image in normal])

@@ -1,4 +1,4 @@
-"""Prune, then merge: the compressed model of a recipe."""
+"""Build the compressed model of a recipe: prune, then merge."""
 
 from copy import deepcopy
 
@@ -13,14 +13,14 @@ from raycomp.recipe import Recipe
 
 
 def compress(model: Segmenter, recipe: Recipe, saliency: Saliency | None, policy: nn.Module | None = None) -> Segmenter:
-    """Build the model of a recipe from a dense one, on its device; weights that nothing cuts are shared, not copied.
+    """Build a recipe's model from the dense model, on its device; uncut weights are shared, not copied.
 
     Args:
-        saliency: of the model's units; None for an elastic model, whose units are in order.
-        policy: the policy network on the same device, for a recipe that shares tokens (CTS).
+        saliency: scores of the model's units; None for an elastic model, whose units are sorted by saliency.
+        policy: the policy network, on the same device, for a recipe that shares tokens (CTS).
 
     Raises:
-        UserError: for a recipe that does not fit the model.
+        UserError: if the recipe does not fit the model.
     """
     compressed = prune(model, recipe, saliency)
     let_merge(compressed, recipe, policy)
@@ -28,21 +28,21 @@ def compress(model: Segmenter, recipe: Recipe, saliency: Saliency | None, policy
 
 
 def let_merge(model: Segmenter, recipe: Recipe, policy: nn.Module | None) -> None:
-    """Let a model merge everywhere as a recipe of its own widths says; a policy network is copied into it.
+    """Set a model to merge as a recipe of the same widths says; a policy network is copied into the model.
 
     Raises:
-        UserError: for a method that needs a policy network where there is none.
+        UserError: if the method needs a policy network and there is none.
     """
     if recipe.merge is not None and recipe.merge.needs_policy:
         if policy is None:
             method = recipe.merge.method
             raise UserError(
-                f"recipe: merge.method {method} needs policy.checkpoint: train one with raycomp train --policy"
+                f"recipe: merge.method {method} needs policy.checkpoint; train one with raycomp train --policy"
             )
         model.encoder.sharer = TokenSharing(recipe.merge, deepcopy(policy), model.shape.prefix).eval()
     remerge(model, recipe)
 
 
 def remerge(model: Segmenter, recipe: Recipe) -> None:
-    """Let a model merge inside its blocks as a recipe of its own widths says."""
+    """Set how a model merges inside its blocks, by a recipe of the same widths."""
     model.recipe, model.encoder.merger = recipe, recipe.merge

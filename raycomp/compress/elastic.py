@@ -1,4 +1,4 @@
-"""Elastic models: units in order of saliency, so that every narrower model is a prefix of the full one.
+"""Elastic models: units sorted by saliency, so that every narrower model is a prefix of the full one.
 
 Nested widths as in Yu & Huang, "Universally Slimmable Networks and Improved Training Techniques",
 ICCV 2019, ranked by NViT's saliency (REFERENCE 7). `prune` cuts an elastic model without scores.
@@ -18,15 +18,15 @@ from raycomp.recipe import Recipe, check_fits, dense
 
 
 def ordered(model: Segmenter, saliency: Saliency) -> Segmenter:
-    """The same function with the most salient units first along every axis; the weights are copies."""
+    """Return the same function with the most salient units first along every axis; weights are copied."""
     kept = kept_units(model.shape, dense(model.shape), saliency, ranked=True)
-    same = Segmenter(model.shape, dense(model.shape))
-    same.load_state_dict(sliced(model, kept))
-    return same.eval()
+    permuted = Segmenter(model.shape, dense(model.shape))
+    permuted.load_state_dict(sliced(model, kept))
+    return permuted.eval()
 
 
 class Nested(nn.Module):
-    """An elastic model seen as the model of one recipe: its weights are slices, trained through."""
+    """View of an elastic model as the model of one recipe: its weights are slices that pass gradients on."""
 
     def __init__(self, model: Segmenter, recipe: Recipe) -> None:
         super().__init__()
@@ -41,13 +41,13 @@ class Nested(nn.Module):
         self._frame = _PatchScores(frame)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Class scores (B, K, h, w) on the patch grid; see `Segmenter.patch_scores`."""
+        """Return class scores (B, K, h, w) on the patch grid; see `Segmenter.patch_scores`."""
         weights = {f"model.{name}": weight for name, weight in cut_along(self._model, self._cuts).items()}
         return functional_call(self._frame, weights, (images,))
 
 
 class _PatchScores(nn.Module):
-    """What `functional_call` calls: a model's forward pass short of the upsampling."""
+    """Forward pass of a model without the upsampling, as a module for `functional_call`."""
 
     def __init__(self, model: Segmenter) -> None:
         super().__init__()

@@ -1,8 +1,9 @@
-"""Which axis of which parameter carries which prunable units: one table for saliency and slicing.
+"""Table of the prunable units along each axis of each parameter, for saliency and slicing.
 
 An axis name stands for one set of units: `embed`, and for block i `block.i.qkv` (rows of q, k and v,
-heads outermost), `block.i.v` (columns of the output projection) and `block.i.mlp`. The decoder's own
-width is `decoder.embed`, its mask projections' output `decoder.out`, its blocks `decoder.block.i.*`.
+heads outermost), `block.i.v` (columns of the output projection) and `block.i.mlp`. In the
+decoder, `decoder.embed` is its width, `decoder.out` the output of its mask projections, and
+`decoder.block.i.*` are its blocks.
 """
 
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from raycomp.models.segmenter import Segmenter
 
 Axes = tuple[str | None, ...]
 
-_BLOCK: dict[str, tuple[str | None, ...]] = {
+_BLOCK: dict[str, Axes] = {
     "norm1.weight": ("embed",),
     "norm1.bias": ("embed",),
     "attn.qkv.weight": ("qkv", "embed"),
@@ -53,7 +54,7 @@ _DECODER: dict[str, Axes] = {
 
 
 def axes(model: Segmenter) -> Iterator[tuple[str, nn.Parameter, Axes]]:
-    """Every parameter of a model with the units along each of its axes."""
+    """Yield every parameter of a model with the units along each of its axes."""
     for name, parameter in model.named_parameters():
         yield name, parameter, _axes_of(name)
 

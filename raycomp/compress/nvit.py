@@ -1,9 +1,9 @@
-"""NViT: prune by one global threshold on saliency, a little at a time, to a target cost.
+"""NViT: prune step by step to a target cost, by one global saliency threshold.
 
 Yang et al., "Global Vision Transformer Pruning with Hessian-Aware Saliency", CVPR 2023 (REFERENCE 7).
-Units are taken in groups (16 embedding channels, 2 heads, 8 QK, 8 V, 16 MLP channels), sorted within
-their layer; the group of least score in the whole model goes first. After each round the smaller model
-trains on, where wanted, and is scored anew. Widths come out per block, as a recipe.
+Units are removed in groups (16 embedding channels, 2 heads, 8 QK, 8 V, 16 MLP channels), sorted within
+their layer; the group with the lowest score in the model goes first. After each round the smaller model
+is optionally retrained, and scored again. The result is a recipe with widths per block.
 """
 
 import heapq
@@ -27,13 +27,13 @@ Layer = tuple[int, str]  # block, or -1 for the embedding; kind of unit
 
 @dataclass(frozen=True)
 class Pruned:
-    """Where the pruning ended."""
+    """Result of pruning."""
 
     model: Segmenter
-    """Its recipe has the widths."""
+    """Pruned model; its recipe holds the widths."""
     cost: float
     reached: bool
-    """False when no group was left to prune before the target."""
+    """False if no group was left to prune before the target was reached."""
 
 
 def nvit(
@@ -50,12 +50,12 @@ def nvit(
 
     Args:
         scores: saliency of the dense model, by `config.criterion`.
-        rescore: saliency of a pruned model, by the same.
+        rescore: computes the saliency of a pruned model, by the same criterion.
         target: in the unit of `cost`, GFLOPs or milliseconds.
-        cost: of a recipe.
-        latency: milliseconds of a recipe on the device at hand, for the latency term of the score;
-            it is weighted by `config.latency_weight`.
-        retrain: trains a pruned model on, given it and the number of the round that made it, from 1.
+        cost: returns the cost of a recipe.
+        latency: returns a recipe's milliseconds on the target device, for the latency term of the score,
+            which `config.latency_weight` weighs.
+        retrain: fine-tunes a pruned model, given the model and the number of its round, from 1.
     """
     shape, recipe, first = model.shape, model.recipe, cost(model.recipe)
     rounds = config.rounds if first > target else 0
@@ -75,22 +75,22 @@ def _averaged(before: Saliency, now: Saliency, momentum: float) -> Saliency:
 
 
 def surviving(scores: Saliency, shape: ModelShape, recipe: Recipe) -> Saliency:
-    """Scores of the units that `prune` keeps of a model, at their places in the pruned one."""
+    """Return the scores of the units that `prune` keeps, at their positions in the pruned model."""
     kept = kept_units(shape, recipe, scores)
-    left: Saliency = {}
+    remaining: Saliency = {}
     for name, score in scores.items():
         block, _, kind = name.rpartition(".")
         if kind not in ("head", "qk", "v"):
-            left[name] = score[kept[name]]
+            remaining[name] = score[kept[name]]
             continue
         head, in_qk, in_v = kept_in_heads(scores, block, *attention_widths(shape, recipe, block))
-        left[name] = score[head] if kind == "head" else score[head[:, None], in_qk if kind == "qk" else in_v]
-    return left
+        remaining[name] = score[head] if kind == "head" else score[head[:, None], in_qk if kind == "qk" else in_v]
+    return remaining
 
 
 @dataclass
 class _Round:
-    """One round of removals on fixed scores."""
+    """One round of removals with fixed scores."""
 
     shape: ModelShape
     scores: Saliency
@@ -100,10 +100,10 @@ class _Round:
     latency: Cost | None
     _heap: list[tuple[float, Layer, int]] = field(default_factory=list)
     _version: dict[Layer, int] = field(default_factory=dict)
-    """Counts how often a layer's score was put on the heap; older entries are out of date."""
+    """How often each layer was pushed on the heap; entries of an older version are stale."""
 
     def remove(self, aim: float, floor: float) -> Recipe:
-        """Take groups of least score until the recipe costs at most `aim`; none that would cost less than `floor`."""
+        """Remove the lowest-scoring groups until the recipe costs at most `aim`, but never less than `floor`."""
         layers = [(-1, "embed"), *((block, kind) for block in range(self.shape.depth) for kind in _FIELDS)]
         closed: set[Layer] = set()
         for layer in layers:
@@ -123,8 +123,11 @@ class _Round:
         return self.recipe
 
     def _changed_by(self, layer: Layer, layers: list[Layer]) -> list[Layer]:
-        """Layers whose next score a removal changes: its own, QK and V of a block that lost heads, and where time
-        counts, as the widths of a block multiply in it, all of the block, or of the model."""
+        """Return the layers whose next score a removal changes.
+
+        These are the layer itself, and QK and V of a block that lost heads. With a latency term, in which widths
+        multiply, they are all layers of the block, or of the model after a cut of the embedding.
+        """
         block, kind = layer
         timed = self.latency is not None and self.config.latency_weight > 0
         if kind == "embed":
@@ -144,7 +147,7 @@ class _Round:
         heapq.heappush(self._heap, (score, layer, self._version[layer]))
 
     def _without(self, layer: Layer) -> Recipe | None:
-        """The recipe without a layer's next group; None where too little would stay."""
+        """Return the recipe without a layer's next group; None if too few units would remain."""
         block, kind = layer
         group = getattr(self.config, _FIELDS.get(kind, kind))
         if kind == "embed":
@@ -159,24 +162,24 @@ class _Round:
         return self.recipe.model_copy(update={"blocks": tuple(blocks)})
 
     def _score(self, layer: Layer) -> float:
-        """Sum over the units of a layer's next group: those of least score that still stay.
+        """Sum the scores of a layer's next group: the lowest-scoring units that remain.
 
-        NViT's QK and V units span all heads and have one score; the others have one in each head, which add up.
+        NViT's QK and V units span all heads and have one score; Taylor's have one per head, which are added up.
         """
         block, kind = layer
         if kind == "embed":
-            return self._least(self.scores["embed"], self.recipe.embed, self.config.embed)
+            return self._lowest(self.scores["embed"], self.recipe.embed, self.config.embed)
         widths, place = self.recipe.blocks[block], f"block.{block}"
         if kind == "mlp":
-            return self._least(self.scores[f"{place}.mlp"], widths.mlp, self.config.mlp)
+            return self._lowest(self.scores[f"{place}.mlp"], widths.mlp, self.config.mlp)
         if kind == "head":
-            return self._least(self.scores[f"{place}.head"], widths.heads, self.config.heads)
+            return self._lowest(self.scores[f"{place}.head"], widths.heads, self.config.heads)
         head, _, _ = kept_in_heads(self.scores, place, widths.heads, widths.qk, widths.v)
         width, group = (widths.qk, self.config.qk) if kind == "qk" else (widths.v, self.config.v)
         by_head = self.scores[f"{place}.{kind}"][head]
-        return self._least(by_head[0] if self.config.criterion == "nvit" else by_head, width, group)
+        return self._lowest(by_head[0] if self.config.criterion == "nvit" else by_head, width, group)
 
-    def _least(self, scores: Tensor, kept: int, group: int) -> float:
-        """Sum of the `group` lowest among the `kept` highest scores along the last axis."""
+    def _lowest(self, scores: Tensor, kept: int, group: int) -> float:
+        """Sum the `group` lowest among the `kept` highest scores along the last axis."""
         ordered = scores.sort(dim=-1, descending=True).values
         return float(ordered[..., kept - group : kept].sum())

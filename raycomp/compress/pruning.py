@@ -1,4 +1,4 @@
-"""Physical pruning: keep the most salient units and slice the weights to a smaller dense model.
+"""Physical pruning: keep the most salient units and slice the weights into a smaller dense model.
 
 Structure after NViT (REFERENCE 7): one embedding width; per block the heads, the QK and V widths
 per head and the MLP width. The decoder follows the embedding width.
@@ -20,14 +20,14 @@ from raycomp.shape import ModelShape
 
 
 def prune(model: Segmenter, recipe: Recipe, saliency: Saliency | None) -> Segmenter:
-    """Slice a model to the recipe's widths; merging is left to the caller.
+    """Slice a model to the recipe's widths; the caller sets up merging.
 
     Args:
         model: dense or already pruned.
-        saliency: of the model's own units; None keeps the first ones, which matter most in an elastic model.
+        saliency: scores of the model's units; None keeps the first units, the most salient in an elastic model.
 
     Raises:
-        UserError: for a width beyond the dense model's.
+        UserError: if a width exceeds that of the dense model.
     """
     check_fits(model.shape, recipe)
     with torch.device("meta"):
@@ -42,27 +42,27 @@ def prune(model: Segmenter, recipe: Recipe, saliency: Saliency | None) -> Segmen
 
 
 def sliced(model: Segmenter, kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The model's parameters with the units `kept`, in that order; gradients flow to the model's own.
+    """Return the model's parameters with only the units `kept`, in that order; gradients flow to the model.
 
     Args:
-        kept: see `kept_units`; on the CPU. They go to the model's device by one copy.
+        kept: see `kept_units`; on the CPU, copied to the model's device at once.
     """
-    whole = first_units(model, model.recipe)
-    picked = {name: units for name, units in kept.items() if not _everything(units, units_in(whole[name]))}
+    full = first_units(model, model.recipe)
+    picked = {name: units for name, units in kept.items() if not _keeps_all(units, units_in(full[name]))}
     return cut_along(model, moved(picked, model.encoder.cls_token.device))
 
 
 def cut_along(model: Segmenter, cuts: Mapping[str, Cut]) -> dict[str, Tensor]:
-    """The model's parameters with the units that stay along the axes in `cuts`; all stay along the others."""
+    """Return the model's parameters cut along the axes in `cuts`; other axes stay complete."""
     return {name: cut(p, [cuts.get(unit) if unit else None for unit in units]) for name, p, units in axes(model)}
 
 
-def _everything(kept: Tensor, count: int) -> bool:
+def _keeps_all(kept: Tensor, count: int) -> bool:
     return len(kept) == count and torch.equal(kept, torch.arange(count))
 
 
 def kept_units(shape: ModelShape, recipe: Recipe, saliency: Saliency, ranked: bool = False) -> dict[str, Tensor]:
-    """For every axis of the layout, the indices that stay: ascending, or if `ranked` the most salient first."""
+    """Return the indices to keep along every axis of the layout: ascending, or most salient first if `ranked`."""
     kept = {"embed": _top(saliency["embed"], recipe.embed, ranked)}
     for index, block in enumerate(recipe.blocks):
         kept |= _kept_in_block(saliency, f"block.{index}", block.heads, block.qk, block.v, block.mlp, ranked)
@@ -79,7 +79,7 @@ def kept_units(shape: ModelShape, recipe: Recipe, saliency: Saliency, ranked: bo
 def kept_in_heads(
     saliency: Saliency, place: str, heads: int, qk: int, v: int, ranked: bool = False
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Indices of the heads that stay (heads,), and of the QK and V units in each of them (heads, width)."""
+    """Return the indices of the heads to keep (heads,), and of QK and V units in each of them (heads, width)."""
     head = _top(saliency[f"{place}.head"], heads, ranked)
     return head, _top(saliency[f"{place}.qk"][head], qk, ranked), _top(saliency[f"{place}.v"][head], v, ranked)
 
@@ -99,11 +99,11 @@ def _kept_in_block(
 
 
 def _rows(head: Tensor, inside: Tensor, width: int) -> Tensor:
-    """Rows of units `inside` (heads kept, units kept) of each kept head."""
+    """Return the rows of units `inside` (heads kept, units kept) of each kept head."""
     return (head[:, None] * width + inside).flatten()
 
 
 def _top(scores: Tensor, count: int, ranked: bool) -> Tensor:
-    """Indices of the highest scores along the last axis, ascending or best first; ties go to the lower index."""
+    """Return the indices of the highest scores along the last axis, ascending or best first; ties: lower index."""
     order = scores.argsort(dim=-1, descending=True, stable=True)[..., :count]
     return order if ranked else order.sort(dim=-1).values

@@ -1,11 +1,12 @@
-"""How much each prunable unit matters: NViT's Hessian-aware score, or a first-order Taylor score.
+"""Saliency of every prunable unit: NViT's Hessian-aware score, or a first-order Taylor score.
 
-Both rest on S, the sum of w * dL/dw over the weights linked to a unit, and take the mean over batches.
+Both use S, the sum of w * dL/dw over the weights linked to a unit, and are averaged over batches.
 
 - `nvit`: (S / d)^2 as in Yang et al., "Global Vision Transformer Pruning with Hessian-Aware Saliency",
-  CVPR 2023, and its code (REFERENCE 7). Linked are outputs with their biases, and for the embedding the
-  inputs of the blocks. A QK or V unit spans all heads, so every head keeps the same ones.
-- `taylor`: S^2 / d over every weight that is cut along with the unit. QK and V units are scored in each head.
+  CVPR 2023, and its code (REFERENCE 7). Linked weights are outputs with their
+  biases and, for the embedding, the inputs of the blocks. A QK or V unit spans all heads, so every head keeps the
+  same units.
+- `taylor`: S^2 / d over every weight that is cut with the unit. QK and V units are scored per head.
 """
 
 from collections.abc import Iterable
@@ -33,13 +34,13 @@ DIVISORS: dict[Criterion, dict[str, int]] = {
     "nvit": {"embed": 12, "head": 12, "qk": 2, "v": 2, "mlp": 1, "out": 2},
     "taylor": {"embed": 12, "head": 6, "qk": 2, "v": 2, "mlp": 1, "out": 2},
 }
-"""d of each kind of unit. NViT divides a head's sum by 6, and by 2 again as Q and V are linked to it."""
+"""d of each kind of unit. NViT divides a head's sum by 6, and by 2 again because Q and V are linked to it."""
 
 _CPU = torch.device("cpu")
 
 Saliency = dict[str, Tensor]
-"""Scores, float64: `embed` (E,), `block.i.head` (H,), `block.i.qk` and `.v` (H, width),
-`block.i.mlp` (M,), and the same under `decoder.`; `decoder.out` (E,)."""
+"""Float64 scores: `embed` (E,), `block.i.head` (H,), `block.i.qk` and `.v` (H, width),
+`block.i.mlp` (M,), the same keys under `decoder.`, and `decoder.out` (E,)."""
 
 
 def compute(
@@ -54,12 +55,12 @@ def compute(
     Args:
         model: in evaluation mode.
         batches: normalised images (B, 3, H, W) and labels (B, H, W), on the model's device.
-        criterion: which score.
+        criterion: the score to compute.
         dtype: precision of the forward pass; below float32 through autocast.
-        state: file that the sums are saved to after each batch, and gone on from if it is there.
+        state: file to save the sums to after each batch, and to resume from if it exists.
 
     Returns:
-        One score per unit, on the CPU; larger matters more.
+        One score per unit, on the CPU; higher is more important.
     """
     sums, count = _restore(state)
     sums = moved(sums, model.encoder.cls_token.device)
@@ -80,7 +81,7 @@ def compute(
 
 
 def _restore(state: Path | None) -> tuple[Saliency, int]:
-    """Sums and how many batches are in them."""
+    """Load the partial sums and their number of batches."""
     if state is None or not state.is_file():
         return {}, 0
     with safe_open(state, "pt") as file:
@@ -88,12 +89,12 @@ def _restore(state: Path | None) -> tuple[Saliency, int]:
 
 
 def from_gradients(model: Segmenter, criterion: Criterion) -> Saliency:
-    """Score every unit by the gradients of one batch, which lie in the model's parameters; on their device."""
+    """Score every unit by one batch's gradients, stored in the model's parameters; results stay on their device."""
     sums = _linked_sums(model, criterion)
     by_unit: Saliency = {}
     for name, total in sums.items():
         place, _, kind = name.rpartition(".")
-        if kind == "v":  # columns of the output projection, which join the rows of V below
+        if kind == "v":  # columns of the output projection, added to the rows of V below
             continue
         if kind != "qkv":
             by_unit[name] = total
@@ -117,7 +118,7 @@ def from_gradients(model: Segmenter, criterion: Criterion) -> Saliency:
 
 
 def _linked_sums(model: Segmenter, criterion: Criterion) -> dict[str, Tensor]:
-    """Sums of w * dL/dw over the weights linked to each unit, by the axes of the layout."""
+    """Sum w * dL/dw over the weights linked to each unit, by the axes of the layout."""
     sums: dict[str, Tensor] = {}
     for name, parameter, units in axes(model):
         if parameter.grad is None:
@@ -131,10 +132,10 @@ def _linked_sums(model: Segmenter, criterion: Criterion) -> dict[str, Tensor]:
 
 
 def _linked_in_nvit(parameter: str, axis: int, unit: str) -> bool:
-    """Whether NViT counts an axis of a parameter towards its units.
+    """Return whether NViT counts an axis of a parameter towards its units.
 
-    Norms, special tokens, positions and class embeddings are cut along uncounted, and so is the input of what
-    classifies: the decoder, for the encoder, and the mask projections, for the decoder.
+    Norms, special tokens, positions and class embeddings are cut but not counted, nor are the inputs of the
+    classifier: the decoder for the encoder's units, the mask projections for the decoder's.
     """
     if unit == "decoder.out":
         return True
@@ -145,7 +146,7 @@ def _linked_in_nvit(parameter: str, axis: int, unit: str) -> bool:
 
 
 def attention_widths(shape: ModelShape, recipe: Recipe, place: str) -> tuple[int, int, int]:
-    """Heads, QK and V width of the block that a layout place, `block.i` or `decoder.block.i`, names."""
+    """Return heads, QK width and V width of the block that a layout prefix (`block.i`, `decoder.block.i`) names."""
     if place.startswith("decoder."):
         widths = decoder_widths(shape, recipe.embed)
         return widths.heads, widths.head_dim, widths.head_dim
@@ -154,7 +155,7 @@ def attention_widths(shape: ModelShape, recipe: Recipe, place: str) -> tuple[int
 
 
 def save(saliency: Saliency, path: AnyPath, batches: int = 0) -> None:
-    """Write scores, whole or not at all; `batches` says how many a partial sum holds."""
+    """Write scores atomically; `batches` is the number of batches in a partial sum."""
     tensors = {name: score.clone(memory_format=torch.contiguous_format) for name, score in saliency.items()}
     with written(path) as temporary:
         save_file(tensors, temporary, {"batches": str(batches)})

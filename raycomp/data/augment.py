@@ -18,8 +18,8 @@ def augment(
     """Draw one training crop from a sample: an image (H, W, 3) uint8 and its label (H, W) uint8.
 
     Args:
-        crop: height and width of the crop; a sample that is smaller after resizing gives a smaller one.
-        scale: which size `config.scale` varies.
+        crop: height and width of the crop; a sample that is smaller after resizing gives a smaller crop.
+        scale: base size that `config.scale` varies.
     """
     low, high = config.scale
     factor = 1.0 if (low, high) == (1.0, 1.0) else float(rng.uniform(low, high))
@@ -33,8 +33,8 @@ def augment(
 
 
 def _random_crop(image: np.ndarray, label: np.ndarray, crop: Size, rng: np.random.Generator) -> Sample:
-    """A crop with more than one class, none of which covers 75 %; after ten that are not so, any."""
-    height, width = (min(side, most) for side, most in zip(label.shape, crop, strict=True))
+    """Draw a crop with several classes, none of which covers 75 %; after ten failed tries, accept any crop."""
+    height, width = (min(side, limit) for side, limit in zip(label.shape, crop, strict=True))
     if label.shape == (height, width):
         return image, label
     for left_to_try in reversed(range(_CROP_TRIES + 1)):
@@ -52,7 +52,7 @@ def _is_varied(label: np.ndarray) -> bool:
 
 
 def padded(sample: Sample, crop: Size) -> Sample:
-    """A crop filled up to its full size: black below and to the right, and not labelled there."""
+    """Pad a crop to its full size below and to the right, in black and unlabelled."""
     image, label = sample
     down, right = crop[0] - label.shape[0], crop[1] - label.shape[1]
     if not (down or right):
@@ -62,7 +62,7 @@ def padded(sample: Sample, crop: Size) -> Sample:
 
 
 def _distort(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Brightness, contrast, saturation and hue, each half of the time, as in SSD and mmsegmentation."""
+    """Vary brightness, contrast, saturation and hue, each with probability 0.5, as in SSD and mmsegmentation."""
     x: np.ndarray = image.astype(np.float32)
     if rng.random() < 0.5:
         x += rng.uniform(-32, 32)

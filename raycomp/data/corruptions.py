@@ -1,13 +1,13 @@
-"""The 16 image corruptions x 5 severities, through `imagecorruptions`, seeded and working today.
+"""The 16 image corruptions at 5 severities: seeded, and compatible with current libraries.
 
 Hendrycks & Dietterich, "Benchmarking Neural Network Robustness to Common Corruptions and
 Perturbations", ICLR 2019; Michaelis et al., "Benchmarking Robustness in Object Detection", 2019.
 
 imagecorruptions 1.1.2 predates numpy 2, scikit-image 0.19 and setuptools 81, and draws from numpy's
-global state. This module is the one place that knows: it lends the library, while it is imported,
-the two modules that are gone, and afterwards names in its own namespace that behave as of old and
-draw from a generator of ours. No global state is touched. The slow imports wait for the first use:
-what measures on corrupted images needs only their names.
+global state. This module contains all workarounds: while the library is imported, it provides the two
+modules that no longer exist; afterwards, it replaces names in the library's namespace by versions
+that behave as before and draw from a local generator. No global state changes. Slow imports wait for
+the first use, because measuring on corrupted images needs only their names.
 """
 
 import sys
@@ -32,16 +32,16 @@ TYPES = (
 )  # fmt: skip
 SEVERITIES = (1, 2, 3, 4, 5)
 VARIANTS = tuple((kind, severity) for kind in TYPES for severity in SEVERITIES)
-VERSION = 1  # part of every cache key; raise it when the same seed gives other pixels
+VERSION = 1  # part of every cache key; increase it when the same seed gives other pixels
 _SMALLEST = 32
-_lock = threading.Lock()  # the generator below is lent to the library's namespace
+_lock = threading.Lock()  # corrupt() puts a generator into the library's namespace
 
 
 def corrupt(image: np.ndarray, kind: str, severity: int, seed: int) -> np.ndarray:
     """Corrupt one image.
 
     Args:
-        image: HxWx3 uint8, RGB, at least 32 pixels a side.
+        image: HxWx3 uint8, RGB, at least 32 pixels per side.
         kind: one of `TYPES`.
         severity: 1 to 5.
         seed: equal seeds give equal pixels, in any process.
@@ -50,7 +50,7 @@ def corrupt(image: np.ndarray, kind: str, severity: int, seed: int) -> np.ndarra
         HxWx3 uint8.
 
     Raises:
-        UserError: for an unknown kind or severity, or an image that is too small.
+        UserError: if the kind or severity is unknown, or the image is too small.
     """
     if kind not in TYPES:
         raise UserError(f"no corruption {kind!r}: {nearest(kind, TYPES)}")
@@ -58,23 +58,23 @@ def corrupt(image: np.ndarray, kind: str, severity: int, seed: int) -> np.ndarra
         raise UserError(f"severity {severity} is outside 1 to 5")
     if min(image.shape[:2]) < _SMALLEST:
         raise UserError(
-            f"an image of {image.shape[1]}x{image.shape[0]} is too small to corrupt; at least {_SMALLEST} pixels a side"
+            f"an image of {image.shape[1]}x{image.shape[0]} is too small to corrupt; the minimum side is {_SMALLEST}"
         )
     words = [VERSION, zlib.crc32(kind.encode()), severity, seed]
     library = _import_library()
     with _lock, np.errstate(invalid="ignore", divide="ignore"):
-        library.np = _numpy_of_old(np.random.RandomState(np.random.MT19937(np.random.SeedSequence(words))))
-        library.sk = _skimage_of_old(np.random.default_rng([*words, 1]))
+        library.np = _old_numpy(np.random.RandomState(np.random.MT19937(np.random.SeedSequence(words))))
+        library.sk = _old_skimage(np.random.default_rng([*words, 1]))
         result = np.asarray(getattr(library, kind)(Image.fromarray(image), severity))
     return np.ascontiguousarray(np.nan_to_num(result, nan=0.0).clip(0, 255).astype(np.uint8))
 
 
-def _numpy_of_old(random: np.random.RandomState) -> Any:
-    """numpy with its global random functions drawing from `random`, and the name float_ of numpy 1."""
+def _old_numpy(random: np.random.RandomState) -> Any:
+    """Return numpy with `random` for its global random functions, and with the name float_ of numpy 1."""
     return SimpleNamespace(**{**vars(np), "random": random, "float_": np.float64})
 
 
-def _skimage_of_old(rng: np.random.Generator) -> Any:
+def _old_skimage(rng: np.random.Generator) -> Any:
     import skimage.color
     import skimage.util
 
@@ -102,9 +102,9 @@ def _import_library() -> Any:
     resources, interpolation = ModuleType("pkg_resources"), ModuleType("scipy.ndimage.interpolation")
     resources.resource_filename = lambda _package, name: str(folder / name)  # type: ignore[attr-defined]
     interpolation.map_coordinates = ndimage.map_coordinates  # type: ignore[attr-defined]
-    lent = {"pkg_resources": resources, "scipy.ndimage.interpolation": interpolation}
-    before = {name: sys.modules.get(name) for name in lent}
-    sys.modules.update(lent)
+    stand_ins = {"pkg_resources": resources, "scipy.ndimage.interpolation": interpolation}
+    before = {name: sys.modules.get(name) for name in stand_ins}
+    sys.modules.update(stand_ins)
     try:
         from imagecorruptions import corruptions
     finally:

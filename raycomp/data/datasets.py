@@ -1,10 +1,10 @@
-"""The data sets that a search space can name: their files, classes and unlabelled values, and how one is opened.
+"""The data sets that a search space can name: files, classes and unlabelled values.
 
 - CamVid with 11 classes: Brostow et al., "Semantic object classes in video", Pattern Recognition Letters 2009.
 - ADE20K: Zhou et al., "Scene Parsing through ADE20K Dataset", CVPR 2017.
 - Cityscapes: Cordts et al., "The Cityscapes Dataset for Semantic Urban Scene Understanding", CVPR 2016.
-- Own: any other one, its classes named in the search space.
-- StreetScenes: drawn, see `raycomp.data.streetscenes`.
+- Custom: any other data set, with its classes named in the search space.
+- StreetScenes: procedural, see `raycomp.data.streetscenes`.
 """
 
 from collections.abc import Sequence
@@ -34,25 +34,25 @@ _LAST_LABEL_ID = 33
 
 
 def open_split(config: DataConfig, split: str, count: int) -> Samples:
-    """The samples of a split; `count` is how many scenes streetscenes draws, other sets have their own.
+    """Open the samples of a split; `count` is the number of scenes for streetscenes, and ignored otherwise.
 
     Raises:
-        UserError: for a missing folder or an unknown split.
+        UserError: if a folder is missing or the split is unknown.
     """
     if config.dataset == "streetscenes":
         if count < 1:
-            raise UserError("train.images is missing: streetscenes draws as many scenes as it says")
+            raise UserError("train.images is missing: it sets how many scenes streetscenes draws")
         return StreetScenes(split, count)
     if config.root is None:
         raise UserError(f"data.root is missing: {config.dataset} needs the folder of the data set")
     if config.classes is not None:
-        return Own(config.root, split, config.classes, config.ignore)
+        return Custom(config.root, split, config.classes, config.ignore)
     kinds = {"camvid": CamVid, "ade20k": Ade20k, "cityscapes": Cityscapes}
     return kinds[config.dataset](config.root, split)
 
 
 class CamVid(FolderSamples):
-    """`train/` and `trainannot/`, and likewise `val/` and `test/`, as for SegNet; value 11 is unlabelled."""
+    """`train/` and `trainannot/`, `val/` and `valannot/` and so on, as in SegNet; value 11 is unlabelled."""
 
     def __init__(self, root: Path, split: str) -> None:
         images = split_folder(root, ["{split}"], split, "images")
@@ -74,7 +74,7 @@ class Ade20k(FolderSamples):
 
 
 def _class_names(root: Path) -> list[str]:
-    """First synonym of each class from objectInfo150.txt; numbered names where the file is missing."""
+    """Return the first synonym of each class from objectInfo150.txt; numbered names if the file is missing."""
     path = root / "objectInfo150.txt"
     if not path.is_file():
         return [f"class_{i + 1}" for i in range(_ADE20K_CLASSES)]
@@ -88,7 +88,7 @@ def _class_names(root: Path) -> list[str]:
 class Cityscapes(FolderSamples):
     """`leftImg8bit/val/CITY/*_leftImg8bit.png` and `gtFine/val/CITY/*_gtFine_label(Train)Ids.png`.
 
-    Files of the 19 train ids are used, unless more images have files of the original label ids, which are mapped.
+    Files with the 19 train ids are used, unless more images have files with the original label ids, which are mapped.
     """
 
     def __init__(self, root: Path, split: str) -> None:
@@ -106,15 +106,15 @@ class Cityscapes(FolderSamples):
 
 
 def _in_cities(folder: Path, ending: str) -> dict[str, Path]:
-    """Files of all cities with this ending, by their names without it."""
-    found = listed(folder, [".png"], "*/*")
-    return by_name([path for path in found if path.stem.endswith(ending)], ending)
+    """Return the files of all cities with an ending, by their names without it."""
+    files = listed(folder, [".png"], "*/*")
+    return by_name([path for path in files if path.stem.endswith(ending)], ending)
 
 
-class Own(FolderSamples):
-    """`images/SPLIT/NAME.jpg` (or another of `IMAGES`) and `labels/SPLIT/NAME.png`.
+class Custom(FolderSamples):
+    """`images/SPLIT/NAME.jpg` (or another suffix in `IMAGES`) and `labels/SPLIT/NAME.png`.
 
-    Label values are indices of the classes; 255 and `ignore` are not labelled.
+    Label values are class indices; 255 and `ignore` are unlabelled.
     """
 
     def __init__(self, root: Path, split: str, classes: Sequence[str], ignore: Sequence[int]) -> None:
@@ -125,9 +125,8 @@ class Own(FolderSamples):
         super().__init__(pairs, classes, identity(len(classes), *ignore), f"ignore {ignore}" if ignore else "")
 
     def _unknown(self, value: int) -> str:
-        wider = (
-            f"data.ignore: {[*self._ignore, value]} would leave out {value}, too"
-            if 0 <= value < 256
-            else "it must be from 0 to 255"
-        )
-        return f"{super()._unknown(value)}; {wider}"
+        if 0 <= value < 256:
+            hint = f"data.ignore: {[*self._ignore, value]} would ignore {value}, too"
+        else:
+            hint = "it must be from 0 to 255"
+        return f"{super()._unknown(value)}; {hint}"

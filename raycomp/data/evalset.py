@@ -1,9 +1,9 @@
-"""Evaluation images, clean and corrupted: made once, cached on disk, shared by every trial.
+"""Evaluation images, clean and corrupted: made once, cached on disk, shared by all trials.
 
-The set holds `full.clean` clean images and, of each of the 80 corrupted variants, `full.corrupted`
-images. Variant v takes images v*n, v*n + 1, ... (modulo the set), so a small stage still sees many
-different images; with as many corrupted as clean images, every variant has them all, which is the
-paper's protocol. The search stage takes the first images of each, so it is a subset of the full one.
+The set holds `full.clean` clean images and `full.corrupted` images of each of the 80 corrupted variants.
+Variant v takes images v*n, v*n + 1, ... (modulo the set), so that even a small stage covers many
+different images. With as many corrupted as clean images, every variant has all of them, which is the
+paper's protocol. The search stage takes the first images of each variant, a subset of the full stage.
 """
 
 import hashlib
@@ -33,7 +33,7 @@ CLEAN = -1  # the variant of an image that is not corrupted
 
 @dataclass(frozen=True)
 class Stack:
-    """Images of any sizes in one flat array: cheap to share between processes."""
+    """Images of any sizes in one flat array, cheap to share between processes."""
 
     pixels: np.ndarray
     """(total,) uint8."""
@@ -49,7 +49,7 @@ class Stack:
         return len(self.shapes)
 
     def views(self) -> list[np.ndarray]:
-        """Every image, without a copy."""
+        """Return every image, without copying."""
         ends = self.shapes.prod(1).cumsum()
         return [
             self.pixels[end - shape.prod() : end].reshape(tuple(int(s) for s in shape))
@@ -59,37 +59,37 @@ class Stack:
 
 @dataclass(frozen=True)
 class EvalSet:
-    """Images to measure on. `variants[i]` is -1 for a clean image, else an index into VARIANTS."""
+    """Images to measure on. `variants[i]` is -1 for a clean image, otherwise an index into VARIANTS."""
 
     images: Stack
     labels: Stack
-    """At the size of the images."""
+    """Labels at the size of the images."""
     variants: np.ndarray
     """(images,) int64."""
     label_of: np.ndarray
-    """(images,) int64: which label belongs to each image."""
+    """(images,) int64: index of each image's label."""
     rank: np.ndarray
-    """(images,) int64: the image's place within its variant; a stage takes the first ranks."""
+    """(images,) int64: the image's position within its variant; a stage takes the lowest ranks."""
     classes: tuple[str, ...]
     fingerprint: str
     originals: Stack | None = None
-    """Labels at the size of their files, where that is not the images'."""
+    """Labels at their stored size, if that differs from the size of the images."""
 
     def chosen(self, stage: StageConfig) -> np.ndarray:
-        """Indices of the images of a stage."""
+        """Return the indices of a stage's images."""
         severity = np.array(corruptions.SEVERITIES)[self.variants % len(corruptions.SEVERITIES)]
         corrupted = (self.rank < stage.corrupted) & np.isin(severity, stage.severities)
         return np.flatnonzero(np.where(self.variants == CLEAN, self.rank < stage.clean, corrupted))
 
 
 def prepare(data: DataConfig, evaluation: EvaluationConfig, report: Callable[[int, int], None]) -> EvalSet:
-    """Read the evaluation set from the cache, or make it and put it there.
+    """Read the evaluation set from the cache, or make and cache it.
 
     Args:
-        report: called with variants done and in all while the set is being made.
+        report: called with the number of finished variants and of all variants while the set is made.
 
     Raises:
-        UserError: for missing or broken data, or more images wanted than the split has.
+        UserError: if data is missing or damaged, or the split has too few images.
     """
     samples = open_checked(data, evaluation)
     key = _key(samples, data, evaluation)
@@ -100,21 +100,21 @@ def prepare(data: DataConfig, evaluation: EvaluationConfig, report: Callable[[in
 
 
 def cache_folder() -> Path:
-    """Where made data is kept: RAYCOMP_CACHE, else the user's cache folder.
+    """Return the cache folder: RAYCOMP_CACHE, or else the user's cache folder.
 
     Raises:
-        UserError: for a user without a home, as in some containers.
+        UserError: if the user has no home folder, as in some containers.
     """
-    if own := os.environ.get("RAYCOMP_CACHE"):
-        return Path(own)
+    if folder := os.environ.get("RAYCOMP_CACHE"):
+        return Path(folder)
     try:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "raycomp"
     except RuntimeError:
-        raise UserError("this user has no home folder to keep made data in; set RAYCOMP_CACHE to a folder") from None
+        raise UserError("this user has no home folder for cached data; set RAYCOMP_CACHE to a folder") from None
 
 
 def _key(samples: Samples, data: DataConfig, evaluation: EvaluationConfig) -> str:
-    facts = [
+    content = [
         samples.fingerprint if data.classes is None else f"{samples.fingerprint} {data.classes}",
         data.short_side,
         evaluation.full.clean,
@@ -123,33 +123,33 @@ def _key(samples: Samples, data: DataConfig, evaluation: EvaluationConfig) -> st
         corruptions.VERSION,
         *([] if data.short_side is None else ["original labels", data.long_side]),
     ]
-    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:12]
 
 
 def open_checked(data: DataConfig, evaluation: EvaluationConfig) -> Samples:
-    """The split to be measured on.
+    """Open the split to measure on.
 
     Raises:
-        UserError: for missing data, or more images wanted than the split has.
+        UserError: if data is missing, or the split has too few images.
     """
     full = evaluation.full
     samples = open_split(data, data.eval_split, full.clean)
     for field in ("clean", "corrupted"):
-        most, wanted = getattr(full, field), getattr(evaluation.search, field)
-        if most > len(samples):
+        total, searched = getattr(full, field), getattr(evaluation.search, field)
+        if total > len(samples):
             raise UserError(
-                f"evaluation.full.{field} is {most}; {data.dataset} {data.eval_split} has {len(samples)} images"
+                f"evaluation.full.{field} is {total}; {data.dataset} {data.eval_split} has {len(samples)} images"
             )
-        if wanted > most:
-            raise UserError(f"evaluation.search.{field} is {wanted}; at most evaluation.full.{field}, {most}")
+        if searched > total:
+            raise UserError(f"evaluation.search.{field} is {searched}; at most evaluation.full.{field}, {total}")
     return samples
 
 
 def _make(
     folder: Path, samples: Samples, data: DataConfig, evaluation: EvaluationConfig, report: Callable[[int, int], None]
 ) -> None:
-    """Corrupt in all cores, then move the finished folder to its place in one step."""
-    try:  # before the corruptions, which take long
+    """Corrupt images on all cores, then move the finished folder into place in one step."""
+    try:  # fail before the slow corruptions
         folder.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise _unwritable(folder, error) from None
@@ -159,7 +159,7 @@ def _make(
         image, label = samples[index]
         clean.append(resized((image, label), data.scale.of(image.shape[:2])))
         originals.append(label)
-    if all((label == IGNORE).all() for label in originals):  # as above
+    if all((label == IGNORE).all() for label in originals):  # fail early, too
         raise nothing_labelled(data.eval_split, len(clean))
     images, variants, label_of, rank = [], [], [], []
     for index, (image, _) in enumerate(clean):
@@ -187,11 +187,11 @@ def _make(
             np.save(temporary / f"{name}_shapes.npy", stack.shapes)
         np.save(temporary / "index.npy", np.array([variants, label_of, rank], np.int64))
         (temporary / "facts.json").write_text(json.dumps({"images": len(images)}))
-        if folder.exists():  # a folder without facts is not ours to trust
+        if folder.exists():  # incomplete without facts.json
             shutil.rmtree(folder)
         temporary.rename(folder)
     except OSError as error:
-        if not (folder / "facts.json").is_file():  # unless another process was first
+        if not (folder / "facts.json").is_file():  # another process did not make it first
             raise _unwritable(folder, error) from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -205,7 +205,7 @@ _Job = tuple[list[np.ndarray], str, int, list[int], list[int]]
 
 
 def _corruption_jobs(clean: Sequence[Sample], count: int, seed: int) -> Iterator[_Job]:
-    """For each variant: images, type, severity, seeds, and the images' indices."""
+    """Yield images, type, severity, seeds and image indices for each variant."""
     for variant, (kind, severity) in enumerate(corruptions.VARIANTS):
         indices = [(variant * count + offset) % len(clean) for offset in range(count)]
         yield [clean[i][0] for i in indices], kind, severity, [seed * 1_000_003 + i for i in indices], indices

@@ -1,4 +1,4 @@
-"""Pairs of image and label files, read with checks that name the file and the value at fault."""
+"""Pairs of image and label files, read with checks whose errors name the file and the value."""
 
 import hashlib
 from collections.abc import Sequence
@@ -14,24 +14,24 @@ from raycomp.storage import resolved
 
 
 class FolderSamples:
-    """A split made of files. `lookup` maps stored label values 0..255 to classes.
+    """A split stored in files. `lookup` maps stored label values 0..255 to classes.
 
-    Values of `lookup` are a class index, 255 for ignored, or -1 for a value that must not occur.
+    Its values are class indices, 255 for ignored, or -1 for values that must not occur.
     """
 
     def __init__(
-        self, pairs: Sequence[tuple[Path, Path]], classes: Sequence[str], lookup: np.ndarray, mark: str = ""
+        self, pairs: Sequence[tuple[Path, Path]], classes: Sequence[str], lookup: np.ndarray, rules: str = ""
     ) -> None:
-        """`mark`: what else than files decides the labels, for the fingerprint."""
-        self.pairs, self.classes, self.lookup, self._mark = list(pairs), tuple(classes), lookup, mark
+        """Open pairs of files; `rules` adds to the fingerprint what affects labels besides files."""
+        self.pairs, self.classes, self.lookup, self._rules = list(pairs), tuple(classes), lookup, rules
 
     def __len__(self) -> int:
         return len(self.pairs)
 
     @cached_property
     def fingerprint(self) -> str:
-        """Of names and contents, so that copies of a data set on other machines are the same one."""
-        digest = hashlib.sha256(self._mark.encode())
+        """Hash of names and contents, so that copies of a data set on other machines match."""
+        digest = hashlib.sha256(self._rules.encode())
         for pair in self.pairs:
             for path, is_label in zip(pair, (False, True), strict=True):
                 try:
@@ -39,7 +39,7 @@ class FolderSamples:
                 except OSError as error:
                     raise UserError(f"{path}: cannot be read ({error.strerror})") from None
                 digest.update(path.name.encode(errors="surrogateescape") + hashlib.sha256(data).digest())
-                if read_differently(data, is_label):  # older releases read it otherwise: their caches must not match
+                if read_differently(data, is_label):  # older releases read it differently: their caches must not match
                     digest.update(b"turned or scaled")
         return digest.hexdigest()[:12]
 
@@ -51,12 +51,12 @@ class FolderSamples:
         return image, label
 
     def label(self, index: int) -> np.ndarray:
-        """The label (H, W) uint8 alone, without its image; raises UserError for a value that is no class."""
+        """Read only the label (H, W) uint8; raises UserError if a value is not a class."""
         path = self.pairs[index][1]
         stored = read_label(path)
         if stored.dtype == np.uint8:
             label = self.lookup[stored]
-        else:  # in signed files -1 stands for 255
+        else:  # in signed files -1 means 255
             stored = np.where(stored == -1, IGNORE, stored)
             label = np.where((stored >= 0) & (stored < 256), self.lookup[stored.clip(0, 255)], -1)
         if (label < 0).any():
@@ -66,58 +66,57 @@ class FolderSamples:
     def _unknown(self, value: int) -> str:
         classes = _ranges(np.flatnonzero((self.lookup >= 0) & (self.lookup != IGNORE)))
         unlabelled = _ranges(np.flatnonzero(self.lookup == IGNORE))
-        return f"label value {value} is none of the {len(self.classes)} classes ({classes}); unlabelled is {unlabelled}"
+        return f"label value {value} is not one of {len(self.classes)} classes ({classes}); unlabelled is {unlabelled}"
 
 
 def split_folder(root: Path, candidates: Sequence[str], split: str, what: str) -> Path:
-    """The first existing folder among `candidates` under root, `{split}` filled in.
+    """Return the first existing folder among `candidates` under root, with `{split}` filled in.
 
     Raises:
-        UserError: naming the folder that is missing and the nearest one that is there.
+        UserError: naming the missing folder and the closest match.
     """
     if not root.is_dir():
         around = resolved(root).parent
-        there = sorted(p.name for p in around.iterdir() if p.is_dir() and p.name[0] != ".") if around.is_dir() else []
-        near = nearest(root.name, there) if there else "there is no folder"
-        raise UserError(f"data.root: no folder {root.name} in {around}; {near}")
+        names = sorted(p.name for p in around.iterdir() if p.is_dir() and p.name[0] != ".") if around.is_dir() else []
+        hint = nearest(root.name, names) if names else "it has no folders"
+        raise UserError(f"data.root: no folder {root.name} in {around}; {hint}")
     for candidate in candidates:
         if (folder := root / candidate.format(split=split)).is_dir():
             return folder
     missing = root / candidates[0].format(split=split)
     parent = missing.parent
-    there = sorted(p.name for p in parent.iterdir() if p.is_dir()) if parent.is_dir() else []
-    raise UserError(
-        f"data.root: no {what} in {missing}; " + (nearest(split, there) if there else f"no folder {parent}")
-    )
+    names = sorted(p.name for p in parent.iterdir() if p.is_dir()) if parent.is_dir() else []
+    hint = nearest(split, names) if names else f"no folder {parent}"
+    raise UserError(f"data.root: no {what} in {missing}; {hint}")
 
 
 def by_name(files: Sequence[Path], ending: str = "") -> dict[str, Path]:
-    """Files by their names without `ending` and suffix.
+    """Map names, without `ending` and suffix, to files.
 
     Raises:
-        UserError: for two of one name, of which one would be lost or both share a label.
+        UserError: if two files share a name, because one would be lost or both would share a label.
     """
-    found: dict[str, Path] = {}
+    named: dict[str, Path] = {}
     for path in files:
         name = path.stem.removesuffix(ending)
-        if name in found:
-            raise UserError(f"{path}: {found[name].name} has the same name but for its suffix; rename or remove one")
-        found[name] = path
-    return found
+        if name in named:
+            raise UserError(f"{path}: {named[name].name} differs only in its suffix; rename or remove one")
+        named[name] = path
+    return named
 
 
 def matched(images: dict[str, Path], labels: dict[str, Path], folder: Path) -> list[tuple[Path, Path]]:
-    """Pair the images found in `folder` with labels by name; every image needs a label."""
+    """Pair the images in `folder` with labels by name; every image needs a label."""
     if not images:
         raise UserError(f"data.root: no images in {folder}")
-    alone = [path for name, path in images.items() if name not in labels]
-    if alone:
-        raise UserError(f"{alone[0]}: has no label file ({len(alone)} of {len(images)} images have none)")
+    unlabelled = [path for name, path in images.items() if name not in labels]
+    if unlabelled:
+        raise UserError(f"{unlabelled[0]}: has no label file ({len(unlabelled)} of {len(images)} images have none)")
     return [(path, labels[name]) for name, path in images.items()]
 
 
 def lookup_table(values: dict[int, int]) -> np.ndarray:
-    """A table of 256 entries: the given stored values, -1 elsewhere."""
+    """Build a lookup table of 256 entries from stored values, with -1 elsewhere."""
     table = np.full(256, -1, np.int16)
     for stored, cls in values.items():
         table[stored] = cls
@@ -125,11 +124,11 @@ def lookup_table(values: dict[int, int]) -> np.ndarray:
 
 
 def identity(classes: int, *ignored: int) -> np.ndarray:
-    """Stored values are class indices; 255 and `ignored` are not classes."""
+    """Build a lookup table for stored class indices; 255 and `ignored` are unlabelled."""
     return lookup_table({i: i for i in range(classes)} | dict.fromkeys((IGNORE, *ignored), IGNORE))
 
 
 def _ranges(values: np.ndarray) -> str:
-    """Sorted values in words: `0 to 10, 255`."""
+    """Format sorted values: `0 to 10, 255`."""
     runs = np.split(values, np.flatnonzero(np.diff(values) > 1) + 1)
     return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]} to {run[-1]}" for run in runs)

@@ -1,4 +1,4 @@
-"""What the labels of an evaluation set are enough for: which stages can be measured, and which classes occur."""
+"""Check the labels of an evaluation set: which stages can be measured, and which classes occur."""
 
 from collections.abc import Iterable, Sequence
 
@@ -10,14 +10,14 @@ from raycomp.data.samples import IGNORE, Samples, nothing_labelled
 from raycomp.errors import UserError
 from raycomp.settings.evaluation import EvaluationConfig
 
-_NAMED = 5  # absent classes that a warning names
+_NAMED = 5  # maximum number of absent classes in a warning
 
 
 def check_stages(data: EvalSet, evaluation: EvaluationConfig) -> None:
-    """Refuse a stage that has nothing to measure on.
+    """Check that every stage has labelled pixels.
 
     Raises:
-        UserError: where none of the clean, or none of the corrupted, images of a stage has a labelled pixel.
+        UserError: if no clean image, or no corrupted image, of a stage has a labelled pixel.
     """
     labelled = np.array([bool((label != IGNORE).any()) for label in data.labels.views()])
     for name in ("full", "search", "early_stopping"):
@@ -36,10 +36,10 @@ def check_stages(data: EvalSet, evaluation: EvaluationConfig) -> None:
 
 
 def absent_in(samples: Samples, count: int, split: str) -> str:
-    """`absent_classes` of the first labels of a split, which are read for it; empty for a set that makes its own.
+    """Read the first labels of a split and return their `absent_classes`; empty for generated data sets.
 
     Raises:
-        UserError: as `absent_classes` does, and for a label that cannot be read.
+        UserError: as `absent_classes`, or if a label cannot be read.
     """
     if not isinstance(samples, FolderSamples):
         return ""
@@ -47,16 +47,16 @@ def absent_in(samples: Samples, count: int, split: str) -> str:
 
 
 def absent_classes(labels: Iterable[np.ndarray], classes: Sequence[str], split: str) -> str:
-    """A warning that names the classes which none of the labels has; empty where there is none.
+    """Return a warning that names the classes absent from all labels; empty if there are none.
 
     Raises:
-        UserError: where the labels have no class at all.
+        UserError: if no pixel is labelled.
     """
-    count, there = 0, np.zeros(IGNORE + 1, bool)
+    count, present = 0, np.zeros(IGNORE + 1, bool)
     for label in labels:
-        there |= np.bincount(label.reshape(-1), minlength=IGNORE + 1) > 0
+        present |= np.bincount(label.reshape(-1), minlength=IGNORE + 1) > 0
         count += 1
-    absent = np.flatnonzero(~there[: len(classes)]).tolist()
+    absent = np.flatnonzero(~present[: len(classes)]).tolist()
     if len(absent) == len(classes):
         raise nothing_labelled(split, count)
     if not absent:

@@ -1,4 +1,4 @@
-"""Resize images and labels: images bilinearly, labels to the nearest pixel's."""
+"""Resize images bilinearly and labels by nearest neighbour."""
 
 import cv2
 import numpy as np
@@ -8,13 +8,13 @@ from raycomp.shape import OWN_SIZE, Scale, Size, enlarged_to
 
 
 def resized(sample: Sample, size: Size) -> Sample:
-    """An image and its label at a height and width in pixels."""
+    """Resize an image and its label to a height and width in pixels."""
     image, label = sample
     return resized_image(image, size), _resize(label, size, cv2.INTER_NEAREST)
 
 
 def resized_image(image: np.ndarray, size: Size) -> np.ndarray:
-    """An image at a height and width in pixels."""
+    """Resize an image to a height and width in pixels."""
     return _resize(image, size, cv2.INTER_LINEAR)
 
 
@@ -26,7 +26,7 @@ def _resize(pixels: np.ndarray, size: Size, interpolation: int) -> np.ndarray:
 
 
 def centre(sample: Sample, window: Size) -> Sample:
-    """Cut the centre out of a sample that is at least as large as the window."""
+    """Crop the centre of a sample that is at least as large as the window."""
     image, label = sample
     top, left = (label.shape[0] - window[0]) // 2, (label.shape[1] - window[1]) // 2
     here = slice(top, top + window[0]), slice(left, left + window[1])
@@ -34,6 +34,6 @@ def centre(sample: Sample, window: Size) -> Sample:
 
 
 def at_least(sample: Sample, window: Size, scale: Scale = OWN_SIZE) -> Sample:
-    """A sample at a scale, enlarged where it is smaller than a window."""
+    """Resize a sample to a scale, and enlarge it if it is smaller than a window."""
     size = (sample[1].shape[0], sample[1].shape[1])
     return resized(sample, enlarged_to(scale.of(size), window))

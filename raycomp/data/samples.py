@@ -1,4 +1,4 @@
-"""What every data set gives: images and labels of one split, by index."""
+"""Interface of all data sets: images and labels of one split, by index."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ import numpy as np
 
 from raycomp.errors import UserError
 
-IGNORE = 255  # a label of no class: neither trained on nor measured
+IGNORE = 255  # unlabelled: neither trained on nor measured
 
 Sample = tuple[np.ndarray, np.ndarray]  # HxWx3 uint8 RGB, HxW uint8
 
@@ -23,19 +23,19 @@ class Samples(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """Changes when any image or label of the split may have changed."""
+        """Hash that changes whenever an image or label of the split may have changed."""
         ...
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Sample:
-        """Image and label; raises UserError for a file that cannot be read."""
+        """Return image and label; raises UserError if a file cannot be read."""
         ...
 
 
 def nothing_labelled(split: str, count: int) -> UserError:
-    """Error for an evaluation split without labels, such as the test split of Cityscapes."""
-    return UserError(f"data.eval_split {split}: no pixel is labelled in any of the {count} images to be measured on")
+    """Build the error for an evaluation split without labels, for example the test split of Cityscapes."""
+    return UserError(f"data.eval_split {split}: no pixel is labelled in any of the {count} images to measure on")
 
 
 @dataclass(frozen=True)

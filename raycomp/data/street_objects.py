@@ -1,4 +1,4 @@
-"""What stands in a street scene: the canvas, the perspective, and the drawing of each object.
+"""Objects of a street scene: the canvas, the perspective, and how each object is drawn.
 
 Legend: x to the right and y down, in pixels; a depth is 0 at the horizon, 1 at the bottom edge.
 """
@@ -21,7 +21,7 @@ Color = tuple[float, ...]
 
 
 class Canvas:
-    """Image and label drawn together: a shape lands in both, so they never disagree."""
+    """Image and label drawn together: every shape is drawn in both, so they always agree."""
 
     def __init__(self, rng: np.random.Generator) -> None:
         self.rng = rng
@@ -53,18 +53,18 @@ class Canvas:
             cv2.ellipse(self.label, _pixel(center), size, 0, 0, 360, cls, thick)
 
     def color(self, low: int, high: int, saturation: float = 1.0) -> Color:
-        """A random colour; saturation 0 is grey, 1 anything between low and high."""
+        """Draw a random colour between low and high; saturation 0 is grey, 1 unrestricted."""
         rgb = self.rng.uniform(low, high, 3)
         return tuple(float(c) for c in rgb.mean() + saturation * (rgb - rgb.mean()))
 
 
 @dataclass(frozen=True)
 class Street:
-    """Where the ground lies: pixels, x to the right and y down."""
+    """Geometry of the ground, in pixels: x to the right and y down."""
 
     horizon: float
     vanish_x: float
-    road_left: float  # x of the road's edges where it meets the bottom of the picture
+    road_left: float  # x of the road's edges at the bottom of the picture
     road_right: float
     pavement: float  # width of each pavement at the bottom
 
@@ -72,7 +72,7 @@ class Street:
         return self.horizon + depth * (SIZE - self.horizon)
 
     def x(self, bottom_x: float, depth: float) -> float:
-        """The x of a line to the vanishing point, which meets the bottom at `bottom_x`."""
+        """Return the x at a depth of the line from `bottom_x`, at the bottom, to the vanishing point."""
         return self.vanish_x + (bottom_x - self.vanish_x) * depth
 
 
@@ -85,7 +85,7 @@ def shade(color: Color, factor: float) -> Color:
 
 
 def draw_objects(canvas: Canvas, street: Street) -> None:
-    """Paint every object from the horizon to the viewer, so that near things hide far ones."""
+    """Draw all objects from the horizon to the viewer, so that near objects hide far ones."""
     rng = canvas.rng
     left, right, wide = street.road_left, street.road_right, street.pavement
     plan: list[tuple[float, Callable[[Canvas, Street, float, float], None], float]] = []

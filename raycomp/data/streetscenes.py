@@ -1,8 +1,8 @@
-"""Procedural street scenes: the embedded data set, drawn from a seed in milliseconds.
+"""Procedural street scenes: the built-in data set, drawn from a seed in milliseconds.
 
-Each scene is a small perspective drawing of a street with the eleven classes of CamVid. What
-token merging breaks is in it on purpose: poles two pixels wide, small signs, people far away.
-Textures, lighting, shadows, haze and posters that look like signs keep it from being trivial.
+Each scene is a small perspective drawing of a street with the eleven classes of CamVid. It
+deliberately contains what token merging breaks: poles two pixels wide, small signs, distant people.
+Textures, lighting, shadows, haze and posters that resemble signs make it non-trivial.
 
 Legend: x to the right and y down, in pixels; a depth is 0 at the horizon, 1 at the bottom edge.
 """
@@ -26,7 +26,7 @@ from raycomp.data.street_objects import (
 )
 from raycomp.errors import UserError, nearest
 
-VERSION = 1  # raise it whenever one pixel of one scene changes: checkpoints depend on it
+VERSION = 1  # increase it when any pixel changes: checkpoints depend on it
 
 
 def scene(seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -37,7 +37,7 @@ def scene(seed: int) -> tuple[np.ndarray, np.ndarray]:
 
     Returns:
         image: 128x128x3 uint8, RGB.
-        label: 128x128 uint8, an index into `CLASSES` at every pixel.
+        label: 128x128 uint8, indices into `CLASSES`.
     """
     canvas = Canvas(np.random.default_rng([VERSION, seed]))
     street = _draw_ground(canvas)
@@ -124,7 +124,7 @@ def _draw_sky(canvas: Canvas, street: Street) -> None:
 
 
 def _draw_skyline(canvas: Canvas, street: Street) -> None:
-    """Far woods, then rows of houses that grow towards both edges of the picture."""
+    """Draw distant woods, then rows of houses that grow towards both edges of the picture."""
     rng = canvas.rng
     base = street.horizon + 1
     for _ in range(rng.integers(2, 7)):
@@ -159,14 +159,14 @@ def _draw_house(canvas: Canvas, x0: float, x1: float, top: float, foot: float, a
         for x in np.arange(x0 + pitch / 3, x1 - pitch / 2, pitch):
             if rng.random() < 0.9:
                 canvas.box(x, y, x + pitch * 0.45, y + pitch * 0.6, glass, None)
-    if rng.random() < 0.3:  # posters and shop fronts: look like signs, are building
+    if rng.random() < 0.3:  # posters and shop fronts: they look like signs, but are labelled building
         bright = canvas.color(30, 255)
         y = rng.uniform(top, max(top + 1, foot - 6))
         canvas.box(x0 + 1, y, x0 + rng.uniform(4, 10), y + rng.uniform(2, 5), bright, BUILDING)
 
 
 def _photograph(canvas: Canvas, street: Street) -> np.ndarray:
-    """Texture, haze, shadows of things not seen, exposure, lens and sensor."""
+    """Add texture, haze, shadows of objects outside the picture, exposure, lens blur and sensor noise."""
     rng = canvas.rng
     image = canvas.image.astype(np.float32)
     grain = np.array([0, 14, 6, 10, 9, 26, 5, 12, 6, 8, 8], np.float32)[canvas.label]
@@ -190,12 +190,12 @@ def _photograph(canvas: Canvas, street: Street) -> np.ndarray:
     return np.clip(image, 0, 255).astype(np.uint8)
 
 
-# Seeds of the splits, far enough apart that none can reach another's.
+# First seed of each split, far enough apart that splits cannot overlap.
 _FIRST_SEED = {"train": 0, "val": 10_000_000, "test": 20_000_000}
 
 
 class StreetScenes:
-    """A split of the embedded data set: `count` scenes from its own range of seeds."""
+    """A split of the built-in data set: `count` scenes from the split's range of seeds."""
 
     classes = CLASSES
 

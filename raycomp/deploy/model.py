@@ -1,4 +1,4 @@
-"""A compressed model as one file: weights, recipe, input normalisation, classes, and how to slide over images."""
+"""A compressed model in one file: weights, recipe, normalisation, classes and sliding window."""
 
 from pathlib import Path
 from typing import Annotated
@@ -20,36 +20,36 @@ _Positive = Annotated[float, Field(gt=0)]
 
 
 class ModelCard(BaseModel):
-    """What a user of a model must know beside its weights."""
+    """What users of a model need besides its weights."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     classes: tuple[str, ...] = Field(min_length=2, max_length=255)
     mean: tuple[float, float, float]
-    """Of the pixels, RGB, on a scale of 0 to 1."""
+    """Mean of the pixels, RGB, from 0 to 1, and their standard deviation below."""
     std: tuple[_Positive, _Positive, _Positive]
     window: tuple[Side, Side]
-    """Height and width of what one forward pass sees, pixels."""
+    """Height and width of the input of one forward pass, pixels."""
     stride: Side
     """Step of the sliding window, pixels."""
     short_side: Side | None
-    """What images are resized to first, their ratio kept; None for as they are."""
+    """Short side that images are resized to first, keeping their aspect ratio; None for no resizing."""
     long_side: Side | None = None
-    """The most that their long side may have then, pixels."""
+    """Maximum long side of a resized image, pixels."""
     dataset: str | None = None
-    """Data set of the search space that it was made for; None in files older than this field."""
+    """Data set of the search space; None in files older than this field."""
 
     @property
     def scope(self) -> str:
-        """Which images the model is for, as far as the file says."""
+        """Describe the images that the model is for, as far as known."""
         if self.dataset == "streetscenes":
             return "the model was trained on drawn street scenes (streetscenes): a photograph gives meaningless results"
         made = "" if self.dataset is None else f"was made for the data set {self.dataset} and "
         return f"the model {made}knows {len(self.classes)} classes: {', '.join(self.classes)}"
 
 
-def facts_of(model: Segmenter, data: DataConfig, classes: tuple[str, ...]) -> ModelCard:
-    """The facts of a model as a search space uses it."""
+def card_of(model: Segmenter, data: DataConfig, classes: tuple[str, ...]) -> ModelCard:
+    """Build the card of a model as used by a search space."""
     pixels, window = NORMALIZATIONS[model.shape.normalization], data.window_for(model.shape)
     return ModelCard(
         classes=classes,
@@ -63,42 +63,42 @@ def facts_of(model: Segmenter, data: DataConfig, classes: tuple[str, ...]) -> Mo
     )
 
 
-FACTS = "facts"
-"""Name of the metadata field, in every format, that holds `ModelCard` as JSON."""
+CARD_FIELD = "facts"
+"""Metadata field, in every format, that holds the `ModelCard` as JSON."""
 
 
-def save(model: Segmenter, facts: ModelCard, path: Path) -> None:
-    """Write a compressed model (.safetensors), and its recipe as YAML beside it."""
-    checkpoints.save(model, path, {FACTS: facts.model_dump_json()})
+def save(model: Segmenter, card: ModelCard, path: Path) -> None:
+    """Write a compressed model (.safetensors), with its recipe as YAML beside it."""
+    checkpoints.save(model, path, {CARD_FIELD: card.model_dump_json()})
     with written(path.with_suffix(".yaml")) as temporary:
         temporary.write_text(yaml.safe_dump(model.recipe.model_dump(mode="json"), sort_keys=False))
 
 
 def load(path: Path | str) -> Segmenter:
-    """Rebuild a compressed model from its file: pruned, merging, in evaluation mode.
+    """Load a compressed model: pruned, merging tokens, in evaluation mode.
 
     Raises:
-        UserError: for a file that is not a model of ours.
+        UserError: if the file is not a raycomp model.
     """
     model = checkpoints.load(Path(path))
     let_merge(model, model.recipe, checkpoints.load_sharing_policy(Path(path), model))
     return model
 
 
-def read_facts(path: Path) -> ModelCard:
-    """The facts of a file that `save` wrote; raises what `parse_facts` does."""
-    return parse_facts(checkpoints.metadata(path).get(FACTS), path)
+def read_card(path: Path) -> ModelCard:
+    """Read the card of a file that `save` wrote; raises as `parse_card`."""
+    return parse_card(checkpoints.metadata(path).get(CARD_FIELD), path)
 
 
-def parse_facts(text: str | bytes | None, path: Path) -> ModelCard:
-    """The facts of a file by what it holds of them.
+def parse_card(text: str | bytes | None, path: Path) -> ModelCard:
+    """Parse the card in a file's metadata.
 
     Raises:
-        UserError: for a file that `raycomp export` did not write.
+        UserError: if `raycomp export` did not write the file.
     """
     if not text:
-        raise UserError(f"{path}: field {FACTS!r} is missing: not written by `raycomp export`")
+        raise UserError(f"{path}: field {CARD_FIELD!r} is missing: not written by `raycomp export`")
     try:
         return ModelCard.model_validate_json(text)
     except ValidationError as error:
-        raise UserError(f"{path}: {FACTS}: {explain(error, ModelCard)}") from None
+        raise UserError(f"{path}: {CARD_FIELD}: {explain(error, ModelCard)}") from None

@@ -1,9 +1,9 @@
 """Export a compressed model as an ONNX graph or a torch.export program, for batches of any size.
 
-Models are traced and checked on the CPU in float32, whatever device they are on.
+Models are traced and checked on the CPU in float32, whatever their device.
 
-ONNX has no stable sort, which merging needs so that equal scores merge alike everywhere; its TopK breaks ties by the
-lower index, which is the same.
+Merging needs a stable sort, so that equal scores merge the same way everywhere. ONNX has none, but its TopK is
+equivalent: ties go to the lower index.
 """
 
 import logging
@@ -29,33 +29,33 @@ try:
 except ImportError as missing:
     raise UserError(f"ONNX needs {missing.name}: pip install 'raycomp[onnx]'") from None
 
-from raycomp.deploy.model import FACTS, ModelCard
+from raycomp.deploy.model import CARD_FIELD, ModelCard
 from raycomp.files import written
 from raycomp.models.segmenter import Segmenter
 
 OPSET = 18
 op: Any = onnxscript.opset18
 TOLERANCE = 1e-4
-"""Largest difference of a logit between torch and onnxruntime, float32."""
+"""Maximum difference between logits of torch and onnxruntime, float32."""
 _CUDA, _CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
-_TRACED_BATCH = 2  # not 1, which tracing would take for a constant
+_TRACED_BATCH = 2  # not 1, which tracing would treat as a constant
 
 
-def export_onnx(model: Segmenter, facts: ModelCard, path: Path, images: Tensor) -> float:
-    """Write an ONNX graph, `images` (batch, 3, H, W) in and `logits` (batch, K, H, W) out, once it is checked.
+def export_onnx(model: Segmenter, card: ModelCard, path: Path, images: Tensor) -> float:
+    """Check and write an ONNX graph from `images` (batch, 3, H, W) to `logits` (batch, K, H, W).
 
     Args:
-        images: normalised real images (B, 3, H, W) that onnxruntime must answer like torch.
+        images: normalised real images (B, 3, H, W), on which onnxruntime must agree with torch.
 
     Returns:
-        The largest difference of a logit.
+        The maximum difference between logits.
 
     Raises:
-        UserError: for adaptive merging, or for logits that differ by more than 1e-4.
+        UserError: for adaptive merging, or if logits differ by more than 1e-4.
     """
     model, images = _traceable(model), images.cpu()
     proto = graph(model, images)
-    onnx.helper.set_model_props(proto, metadata(model, facts))
+    onnx.helper.set_model_props(proto, metadata(model, card))
     session = open_session(proto.SerializeToString(), torch.device("cpu"))
     difference = compare(model, lambda x: session.run(None, {"images": x})[0], images)
     with written(path) as temporary:
@@ -64,12 +64,12 @@ def export_onnx(model: Segmenter, facts: ModelCard, path: Path, images: Tensor) 
 
 
 def graph(model: Segmenter, images: Tensor) -> "onnx.ModelProto":
-    """The ONNX graph of a model for batches of any size of images like `images` (B, 3, H, W); see `export_onnx`."""
+    """Return the ONNX graph of a model, for any batch of images shaped like `images` (B, 3, H, W)."""
     model = _traceable(model)
     example = images[:1].cpu().expand(_TRACED_BATCH, -1, -1, -1).contiguous()
     logging.getLogger("onnx_ir").setLevel(logging.ERROR)
     with warnings.catch_warnings(), redirect_stdout(StringIO()), torch.inference_mode():
-        warnings.simplefilter("ignore")  # of the exporter about itself
+        warnings.simplefilter("ignore")  # about the exporter itself
         program = torch.onnx.export(
             model,
             (example,),
@@ -86,25 +86,25 @@ def graph(model: Segmenter, images: Tensor) -> "onnx.ModelProto":
 
 
 def check_device(device: torch.device) -> None:
-    """Whether onnxruntime may run on a device.
+    """Check that onnxruntime can run on a device.
 
     Raises:
-        UserError: for CUDA that this onnxruntime was built without.
+        UserError: for CUDA, if this onnxruntime was built without it.
     """
     if device.type != "cpu" and _CUDA not in onnxruntime.get_available_providers():
         raise UserError(
-            f"--device {device}: this onnxruntime runs on the CPU alone; install onnxruntime-gpu in its place, or give "
+            f"--device {device}: this onnxruntime runs only on the CPU; install onnxruntime-gpu instead, or pass "
             "--device cpu"
         )
 
 
 def open_session(source: bytes | str, device: torch.device, threads: int = 0) -> "onnxruntime.InferenceSession":
-    """An onnxruntime session on a device; 0 threads are as many as there are cores.
+    """Open an onnxruntime session on a device; 0 threads means one per core.
 
-    On CUDA, products of float32 use TF32 where torch's do.
+    On CUDA, float32 products use TF32 if torch uses it.
 
     Raises:
-        UserError: as `check_device`, or for CUDA whose libraries onnxruntime does not find.
+        UserError: as `check_device`, or if onnxruntime does not find its CUDA libraries.
     """
     check_device(device)
     options = onnxruntime.SessionOptions()
@@ -114,33 +114,32 @@ def open_session(source: bytes | str, device: torch.device, threads: int = 0) ->
     index = torch.cuda.current_device() if device.index is None else device.index
     on = {"device_id": str(index), "use_tf32": str(int(torch.backends.cuda.matmul.allow_tf32))}
     session = onnxruntime.InferenceSession(source, options, providers=[(_CUDA, on), _CPU])
-    if _CUDA not in session.get_providers():  # it goes on with the CPU, and only logs why
+    if _CUDA not in session.get_providers():  # onnxruntime falls back to the CPU and only logs why
         raise UserError(
             f"--device {device}: onnxruntime {onnxruntime.__version__} does not find the CUDA and cuDNN that it was "
-            f"built for (torch has CUDA {torch.version.cuda}); install an onnxruntime-gpu that fits, or give "
-            "--device cpu"
+            f"built for (torch has CUDA {torch.version.cuda}); install a matching onnxruntime-gpu, or pass --device cpu"
         )
     return session
 
 
 def run_bound(session: "onnxruntime.InferenceSession", images: Tensor) -> Tensor:
-    """Logits (B, K, H, W) of images (B, 3, H, W) float32 on the session's device, where the logits are, too.
+    """Compute logits (B, K, H, W) of images (B, 3, H, W) float32; both are on the session's device.
 
-    Nothing is copied to the host: onnxruntime reads the images and writes the logits where torch holds them.
+    Nothing is copied to the host: onnxruntime reads and writes torch's memory.
     """
     images = images.contiguous()
     logits = images.new_empty(len(images), *session.get_outputs()[0].shape[1:])
     binding, where = session.io_binding(), (images.device.type, images.device.index or 0, np.float32)
     binding.bind_input("images", *where, tuple(images.shape), images.data_ptr())
     binding.bind_output("logits", *where, tuple(logits.shape), logits.data_ptr())
-    if images.is_cuda:  # onnxruntime has a stream of its own, and waits for that one only
+    if images.is_cuda:  # onnxruntime waits only for its own stream
         torch.cuda.current_stream(images.device).synchronize()
     session.run_with_iobinding(binding)
     return logits
 
 
-def export_program(model: Segmenter, facts: ModelCard, path: Path, images: Tensor) -> float:
-    """Write a torch.export program (.pt2), checked like `export_onnx`; its `facts` are an extra file of that name."""
+def export_program(model: Segmenter, card: ModelCard, path: Path, images: Tensor) -> float:
+    """Check and write a torch.export program (.pt2) as `export_onnx` does; metadata fields are extra files."""
     model, images = _traceable(model), images.cpu()
     example = images[:1].expand(_TRACED_BATCH, -1, -1, -1).contiguous()
     with torch.no_grad():
@@ -148,48 +147,48 @@ def export_program(model: Segmenter, facts: ModelCard, path: Path, images: Tenso
         run = program.module()
         difference = compare(model, lambda x: run(torch.from_numpy(x)).numpy(), images)
     with written(path) as temporary:
-        torch.export.save(program, temporary, extra_files=metadata(model, facts))
+        torch.export.save(program, temporary, extra_files=metadata(model, card))
     return difference
 
 
-def metadata(model: Segmenter, facts: ModelCard) -> dict[str, str]:
-    """What a file says of itself."""
+def metadata(model: Segmenter, card: ModelCard) -> dict[str, str]:
+    """Return the metadata of an exported file."""
     return {
-        FACTS: facts.model_dump_json(),
+        CARD_FIELD: card.model_dump_json(),
         "shape": model.shape.model_dump_json(),
         "recipe": model.recipe.canonical_json(),
     }
 
 
 def compare(model: Segmenter, run: Callable[[np.ndarray], np.ndarray], images: Tensor) -> float:
-    """The largest difference of a logit between a model and its export, at batch 1 and at all images.
+    """Return the maximum difference between logits of a model and its export, over batches of one and of all images.
 
     Args:
-        model: in float32; on CUDA it runs without TF32, which alone would differ by more than `TOLERANCE`.
-        images: (B, 3, H, W) on the model's device.
+        model: in float32; on CUDA it runs without TF32, which alone would exceed `TOLERANCE`.
+        images: (B, 3, H, W), on the model's device.
 
     Raises:
-        UserError: where it is more than `TOLERANCE`.
+        UserError: if the difference exceeds `TOLERANCE`.
     """
     with torch.inference_mode(), exact_float32():
-        wanted = model(images).cpu().numpy()
+        expected = model(images).cpu().numpy()
     host = images.cpu().numpy()
-    found = run(host), run(host[:1])
-    differences = np.abs(found[0] - wanted).reshape(len(images), -1).max(axis=1)
-    largest = max(float(differences.max()), float(np.abs(found[1] - wanted[:1]).max()))
+    together, alone = run(host), run(host[:1])
+    differences = np.abs(together - expected).reshape(len(images), -1).max(axis=1)
+    largest = max(float(differences.max()), float(np.abs(alone - expected[:1]).max()))
     if not largest <= TOLERANCE:
         many = int((differences > TOLERANCE).sum())
         raise UserError(
-            f"export: logits differ by {largest:.2g} from torch's, on {many} of {len(images)} images; at most "
-            f"{TOLERANCE:g} is expected"
+            f"export: logits differ from torch's by {largest:.2g}, on {many} of {len(images)} images; at most "
+            f"{TOLERANCE:g} is allowed"
         )
     return largest
 
 
 def _traceable(model: Segmenter) -> Segmenter:
-    """The model on the CPU in float32: itself, or a copy."""
+    """Return the model on the CPU in float32: itself, or a copy."""
     if model.recipe.adaptive:
-        raise UserError("export: merging that adapts to the image has no fixed graph; give settings of fixed counts")
+        raise UserError("export: adaptive merging has no fixed graph; use settings with fixed counts")
     weights = {(p.device.type, p.dtype) for p in model.parameters()}
     return model if weights == {("cpu", torch.float32)} else deepcopy(model).to("cpu", torch.float32)
 

@@ -1,4 +1,4 @@
-"""Segment images with an exported model, as a search space would: resized, normalised, window by window."""
+"""Segment images with an exported model as in evaluation: resized, normalised, window by window."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -13,7 +13,7 @@ from torch import Tensor
 from raycomp.data.images import IMAGES, listed, read_image
 from raycomp.data.resize import resized_image
 from raycomp.deploy import model as models
-from raycomp.deploy.model import FACTS, ModelCard
+from raycomp.deploy.model import CARD_FIELD, ModelCard
 from raycomp.deploy.program import moved
 from raycomp.errors import UserError, first_line, logger, nearest
 from raycomp.evaluate.labels import labels_at
@@ -25,31 +25,31 @@ from raycomp.storage import resolved
 MODELS = (".safetensors", ".onnx", ".pt2")
 
 Run = Callable[[Tensor], Tensor]
-"""Normalised images (B, 3, H, W) to logits (B, K, H, W)."""
+"""Maps normalised images (B, 3, H, W) to logits (B, K, H, W)."""
 
 
 def open_model(path: Path, device: torch.device) -> tuple[Run, ModelCard]:
-    """An exported model by its suffix: `.safetensors` or `.pt2` run by torch, `.onnx` by onnxruntime.
+    """Open an exported model: torch runs `.safetensors` and `.pt2`, onnxruntime runs `.onnx`.
 
-    The model takes images on the device, and its logits are there, too.
+    The model takes images, and returns logits, on the device.
 
     Raises:
-        UserError: for a file that is missing, or is not an export of ours, or that cannot run on the device.
+        UserError: if the file is missing, is not a raycomp export, or cannot run on the device.
     """
     if path.suffix not in MODELS:
         raise UserError(f"{path}: expected a model that `raycomp export` wrote: {', '.join(MODELS)}")
     if not path.is_file():
-        there = sorted(p.name for p in path.parent.glob("*") if p.suffix in MODELS and p.is_file())
-        hint = nearest(path.name, there) if there else f"there is none in {path.parent}"
+        names = sorted(p.name for p in path.parent.glob("*") if p.suffix in MODELS and p.is_file())
+        hint = nearest(path.name, names) if names else f"there is none in {path.parent}"
         raise UserError(f"no model {path}; {hint}")
     if path.suffix == ".onnx":
         return _open_onnx(path, device)
     if path.suffix == ".pt2":
         return _open_program(path, device)
-    facts, model = models.read_facts(path), models.load(path)
-    if len(facts.classes) != model.shape.classes:
-        raise UserError(f"{path}: {FACTS} name {len(facts.classes)} classes, the model has {model.shape.classes}")
-    return model.to(device), facts
+    card, model = models.read_card(path), models.load(path)
+    if len(card.classes) != model.shape.classes:
+        raise UserError(f"{path}: {CARD_FIELD} name {len(card.classes)} classes, the model has {model.shape.classes}")
+    return model.to(device), card
 
 
 def _open_onnx(path: Path, device: torch.device) -> tuple[Run, ModelCard]:
@@ -59,89 +59,91 @@ def _open_onnx(path: Path, device: torch.device) -> tuple[Run, ModelCard]:
         session = open_session(str(path), device)
     except UserError:
         raise
-    except Exception as error:  # onnxruntime raises kinds of its own
+    except Exception as error:  # onnxruntime raises its own exceptions
         logger.debug("reading %s", path, exc_info=True)
         raise UserError(f"{path}: not a readable ONNX graph ({first_line(error)})") from None
-    facts = models.parse_facts(session.get_modelmeta().custom_metadata_map.get(FACTS), path)
-    return partial(run_bound, session), facts
+    card = models.parse_card(session.get_modelmeta().custom_metadata_map.get(CARD_FIELD), path)
+    return partial(run_bound, session), card
 
 
 def _open_program(path: Path, device: torch.device) -> tuple[Run, ModelCard]:
-    held = {FACTS: ""}
+    metadata = {CARD_FIELD: ""}
     try:
-        program = torch.export.load(path, extra_files=held)
-    except Exception as error:  # torch's reader raises many kinds
+        program = torch.export.load(path, extra_files=metadata)
+    except Exception as error:  # torch's reader raises many exceptions
         logger.debug("reading %s", path, exc_info=True)
         raise UserError(f"{path}: not a readable torch.export program ({first_line(error)})") from None
-    facts = models.parse_facts(held[FACTS], path)
-    return (program if device.type == "cpu" else moved(program, device)).module(), facts
+    card = models.parse_card(metadata[CARD_FIELD], path)
+    return (program if device.type == "cpu" else moved(program, device)).module(), card
 
 
 def image_files(path: Path) -> list[Path]:
-    """An image, or all images of a folder, by name.
+    """Return an image file, or all images of a folder sorted by name.
 
     Raises:
-        UserError: where there is none.
+        UserError: if there is none.
     """
     if path.is_dir():
-        found = listed(path, IMAGES)
-        if not found:
+        files = listed(path, IMAGES)
+        if not files:
             raise UserError(f"{path}: no image in this folder; allowed: {', '.join(IMAGES)}")
-        return found
+        return files
     if not path.is_file():
         raise UserError(f"{path}: no such image or folder")
     return [path]
 
 
 def pictures(files: Sequence[Path], out: Path) -> dict[Path, Path]:
-    """The picture of each image: a PNG in `out`, named after the image; after its whole name where others share it.
+    """Name the picture of each image: a PNG in `out` with the image's stem, or its full name if images share a stem.
 
-    Each name leaves room for that of the labels, `labels_of`.
+    No name collides with that of a label file, `labels_of`.
 
     Raises:
-        UserError: where one could overwrite an image.
+        UserError: if a picture could overwrite an image.
     """
     for path in files:
         if resolved(out) in (resolved(path).parent, resolved(path.parent)):
-            raise UserError(f"--out {out}: the folder of {path}; choose another, as a picture could overwrite an image")
-    sharing = Counter(path.stem.casefold() for path in files)  # as file systems may not tell x from X
-    found, taken = dict[Path, Path](), set[str]()
+            raise UserError(
+                f"--out {out}: the folder of {path}; choose another, because a picture could overwrite an image"
+            )
+    stems = Counter(path.stem.casefold() for path in files)  # some file systems ignore case
+    named, taken = dict[Path, Path](), set[str]()
     for path in files:
-        base = path.stem if sharing[path.stem.casefold()] == 1 else path.name
+        base = path.stem if stems[path.stem.casefold()] == 1 else path.name
         for name in (base, *(f"{base}_{number}" for number in range(2, len(files) + 2))):
             picture = out / f"{name}.png"
-            own = {picture.name.casefold(), labels_of(picture).name.casefold()}
-            if not own & taken:
+            names = {picture.name.casefold(), labels_of(picture).name.casefold()}
+            if not names & taken:
                 break
-        found[path] = picture
-        taken |= own
-    return found
+        named[path] = picture
+        taken |= names
+    return named
 
 
 def labels_of(picture: Path) -> Path:
-    """The file of class indices beside a picture."""
+    """Return the label file, of class indices, beside a picture."""
     return picture.with_name(f"{picture.stem}_labels.png")
 
 
 def predict(
-    run: Run, facts: ModelCard, files: list[Path], device: torch.device
+    run: Run, card: ModelCard, files: list[Path], device: torch.device
 ) -> Iterator[tuple[Path, np.ndarray, np.ndarray]]:
     """Segment images one by one.
 
     Yields:
-        The file, its image (H, W, 3) uint8, and the class of each of its pixels (H, W) uint8.
+        The file, its image (H, W, 3) uint8, and the class of each pixel (H, W) uint8.
     """
     for path in files:
         image = read_image(path)
         size = (image.shape[0], image.shape[1])
-        seen = resized_image(image, Scale(facts.short_side, facts.long_side).of(size))
-        x = normalised(torch.from_numpy(seen)[None].to(device), facts.mean, facts.std, torch.float32)
+        pixels = resized_image(image, Scale(card.short_side, card.long_side).of(size))
+        x = normalised(torch.from_numpy(pixels)[None].to(device), card.mean, card.std, torch.float32)
         with torch.inference_mode():
-            labels = labels_at(sliding_logits(run, x, facts.window, facts.stride), size)
+            labels = labels_at(sliding_logits(run, x, card.window, card.stride), size)
         yield path, image, labels[0].cpu().numpy().astype(np.uint8)
 
 
 def write_labels(predicted: np.ndarray, path: Path) -> None:
-    """Class indices (H, W) as a grey PNG, whole or not at all."""
+    """Write class indices (H, W) as a grey PNG, atomically."""
     with written(path) as temporary:
         Image.fromarray(predicted).save(temporary)

@@ -1,4 +1,4 @@
-"""Move a torch.export program to another device: the graph names the device that it was traced on."""
+"""Move a torch.export program to another device, because its graph names the device it was traced on."""
 
 import torch
 from torch.export import ExportedProgram
@@ -8,19 +8,19 @@ from raycomp.errors import UserError
 
 
 def moved(program: ExportedProgram, device: torch.device) -> ExportedProgram:
-    """The program with its weights, constants and graph on a device; the program given is changed, too.
+    """Move weights, constants and graph of a program to a device; the given program changes, too.
 
-    torch's pass leaves the device of autocast regions as it is, and older ones all that lies within such a region.
+    torch's pass does not change the device of autocast regions, and older versions skip the nodes inside them.
 
     Raises:
-        UserError: where this torch cannot move programs.
+        UserError: if this torch cannot move programs.
     """
     try:
         from torch.export.passes import move_to_device_pass
     except ImportError:
         raise UserError(
             f"--device {device}: torch {torch.__version__} cannot move a .pt2 program from the CPU, torch 2.7 can; "
-            "the .safetensors runs on both"
+            "the .safetensors file runs on both"
         ) from None
     program = move_to_device_pass(program, device)
     for module in program.graph_module.modules():

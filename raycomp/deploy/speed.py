@@ -1,4 +1,4 @@
-"""Speed as deployed: latency and throughput beside GFLOPs, by torch and by onnxruntime, against the dense model."""
+"""Deployed speed: latency, throughput and GFLOPs relative to the dense model, in torch and onnxruntime."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,33 +18,33 @@ DENSE = "dense"
 _WARM_UP = 3
 
 Bind = Callable[[Tensor], Callable[[], object]]
-"""Images (B, 3, H, W) to a run of the model on them."""
+"""Binds images (B, 3, H, W) to a function that runs the model on them."""
 
 
 @dataclass(frozen=True)
 class Speed:
-    """One model in one runtime at one batch."""
+    """Speed of one model in one runtime at one batch size."""
 
     model: str
     runtime: str
     batch: int
     gflops: float
     latency_ms: float
-    """Median of a whole batch."""
+    """Median time of a batch."""
     images_per_second: float
     saved: float
-    """Dense GFLOPs over its own."""
+    """GFLOPs of the dense model divided by this model's."""
     gained: float
-    """Dense time over its own, of runs that took turns."""
+    """Time of the dense model divided by this model's; their runs took turns."""
 
     @property
     def ratio(self) -> float:
-        """What share of the FLOPs saved became speed."""
+        """Share of the FLOPs reduction that became speed."""
         return self.gained / self.saved
 
     @property
     def in_vain(self) -> bool:
-        """Whether it saves FLOPs but no time."""
+        """Whether the model saves FLOPs but no time."""
         return self.saved > 1 and self.gained <= 1
 
 
@@ -58,47 +58,47 @@ def speeds(
     say: Callable[[str], None] = lambda _: None,
     compiled: bool = False,
 ) -> list[Speed]:
-    """Time models of one dense shape beside that shape's dense model, whose weights are of no matter.
+    """Time models of one dense shape against a dense model with random weights.
 
-    Images lie on the device and logits stay there, in both runtimes: no copy to or from the host is timed.
+    In both runtimes, images and logits stay on the device, so no host copies are timed.
 
     Args:
-        say: is told what is being done; graphs of onnxruntime take seconds each to make.
-        compiled: torch runs the models, the dense one too, by torch.compile, each batch with static shapes.
+        say: receives progress messages; each onnxruntime graph takes seconds to build.
+        compiled: use torch.compile for all models in torch, including the dense model, with static shapes per batch.
 
     Raises:
-        UserError: for models of different shapes, merging that adapts to the image, a precision or device that
-            onnxruntime does not run in, or models that torch cannot compile here.
+        UserError: if the shapes differ, merging is adaptive, onnxruntime does not support the precision or device, or
+            torch cannot compile the models.
     """
     shapes = {model.shape for model in models.values()}
     if len(shapes) != 1:
         raise UserError("speed: the models come from dense models of different shapes; time them one by one")
     for name, model in models.items():
         if model.recipe.adaptive:
-            raise UserError(f"speed: {name} merges by the image; its time depends on it")
+            raise UserError(f"speed: {name} merges adaptively; its time depends on the image")
     if "onnxruntime" in runtimes:
         _check_onnxruntime(device, dtype)
     shape = shapes.pop()
-    whole = {DENSE: Segmenter(shape, dense(shape)).eval(), **models}
-    costs = {name: gflops(shape, model.recipe) for name, model in whole.items()}
-    found = []
+    timed = {DENSE: Segmenter(shape, dense(shape)).eval(), **models}
+    costs = {name: gflops(shape, model.recipe) for name, model in timed.items()}
+    results = []
     for runtime in runtimes:
         ready = dict[str, Bind]()
-        for name, model in whole.items():
+        for name, model in timed.items():
             if runtime == "onnxruntime":
-                say(f"exporting model {len(ready) + 1} of {len(whole)} for onnxruntime")
+                say(f"exporting model {len(ready) + 1} of {len(timed)} for onnxruntime")
                 ready[name] = _onnxruntime(model, device)
             else:
                 ready[name] = _torch(model, device, dtype, compiled)
         for batch in batches:
-            doing = "compiling and timing" if compiled and runtime == "torch" else "timing"
-            say(f"{runtime}: {doing} {len(whole)} models with batches of {batch}")
+            action = "compiling and timing" if compiled and runtime == "torch" else "timing"
+            say(f"{runtime}: {action} {len(timed)} models with batches of {batch}")
             images = torch.randn(batch, 3, *shape.image).to(device)
             with torch.inference_mode():
                 runs = {name: bind(images) for name, bind in ready.items()}
                 times = median_seconds(runs, device, rounds, _WARM_UP)
-            for name in whole:
-                found.append(
+            for name in timed:
+                results.append(
                     Speed(
                         model=name,
                         runtime=runtime,
@@ -110,31 +110,31 @@ def speeds(
                         gained=times[DENSE] / times[name],
                     )
                 )
-    return found
+    return results
 
 
 def _torch(model: Segmenter, device: torch.device, dtype: torch.dtype, compiled: bool) -> Bind:
-    there = model.to(device, dtype)
+    moved = model.to(device, dtype)
 
     def bind(images: Tensor) -> Callable[[], object]:
-        seen = images.to(dtype)
-        return _compiled(there, seen) if compiled else partial(there, seen)
+        cast = images.to(dtype)
+        return _compiled(moved, cast) if compiled else partial(moved, cast)
 
     return bind
 
 
 def _compiled(model: Segmenter, images: Tensor) -> Callable[[], object]:
-    """A run of a model on images, compiled.
+    """Compile a run of a model on images.
 
-    torch keeps what it compiles by the code object, a few at most, and looks through them in each call: models that
-    share one would slow each other down.
+    torch caches a few compilations per code object and searches them in each call, so models that share a code object
+    would slow each other down.
     """
 
     def forward(x: Tensor) -> Tensor:
         return model(x)
 
-    own = FunctionType(forward.__code__.replace(), forward.__globals__, closure=forward.__closure__)
-    run = partial(torch.compile(own, fullgraph=True, dynamic=False), images)
+    copy = FunctionType(forward.__code__.replace(), forward.__globals__, closure=forward.__closure__)
+    run = partial(torch.compile(copy, fullgraph=True, dynamic=False), images)
     try:
         run()
     except RuntimeError as error:  # no compiler, or one that fails

@@ -1,4 +1,4 @@
-"""Effective rank of encoder features: how many directions the tokens really use.
+"""Effective rank of encoder features: the number of directions that the tokens use.
 
 Roy & Vetterli, "The Effective Rank", EUSIPCO 2007: with p_i = s_i / sum(s) over the singular values,
 erank = exp(-sum p ln p). The paper plots erank / min(N, C).
@@ -21,27 +21,27 @@ class EffectiveRank:
 
 
 def erank(features: Tensor, copies: Tensor | None = None) -> Tensor:
-    """Effective rank of features (B, N, C): (B,) float64 between 1 and min(N, C).
+    """Return the effective rank of features (B, N, C): (B,) float64 between 1 and min(N, C).
 
-    The singular values are the roots of the eigenvalues of the smaller Gram matrix, in float64. Those below about
-    1e-7 of the largest drown in its rounding and count as 0.
+    The singular values are the square roots of the eigenvalues of the smaller Gram matrix, in float64. Values below
+    about 1e-7 of the largest are rounding errors and count as 0.
 
     Args:
-        copies: (B, N), how often each row occurs; by default once.
+        copies: (B, N), how often each row occurs; default: once.
     """
     x = features.double()
-    if copies is not None:  # rows that occur n times give the same Gram matrix as one of sqrt(n) times the length
+    if copies is not None:  # n equal rows and one row scaled by sqrt(n) have the same Gram matrix
         x = x * copies.double().sqrt()[..., None]
     gram = x @ x.mT if x.shape[-2] < x.shape[-1] else x.mT @ x
     values = torch.linalg.eigvalsh(gram)  # ascending
-    least = torch.finfo(values.dtype).eps * values.shape[-1] * values[..., -1:]
-    s = torch.where(values > least, values, 0).sqrt()
+    threshold = torch.finfo(values.dtype).eps * values.shape[-1] * values[..., -1:]
+    s = torch.where(values > threshold, values, 0).sqrt()
     p = s / s.sum(-1, keepdim=True)
     return torch.special.entr(p).sum(-1).exp()
 
 
 def effective_rank(model: Segmenter, images: Tensor) -> EffectiveRank:
-    """Measure patch features on the full grid, merged tokens as often as the patches they stand for.
+    """Measure patch features on the full grid: a merged token counts once per patch it represents.
 
     Args:
         images: (B, 3, H, W), normalised.

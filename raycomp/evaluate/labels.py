@@ -1,4 +1,4 @@
-"""From class scores to the most likely class of every pixel, a bounded number of scores at a time.
+"""Turn class scores into the most likely class of every pixel, with bounded memory.
 
 Legend: B images, n windows of each, K classes, h w grid of patches, H W pixels.
 """
@@ -14,16 +14,16 @@ from raycomp.models.segmenter import upsampled
 from raycomp.shape import Size
 
 Place = tuple[slice, slice]
-"""Rows and columns of a window."""
+"""Rows and columns that a window covers."""
 _CLASSES_AT_ONCE = 16
-_AT_ONCE, _AT_ONCE_ON_CPU = 2**28, 2**24  # upsampled scores, 1 GiB and 64 MiB
+_AT_ONCE, _AT_ONCE_ON_CPU = 2**28, 2**24  # upsampled scores: 1 GiB and 64 MiB
 
 
 def most_likely(scores: Tensor, patch: int, size: Size) -> Tensor:
-    """The most likely class of each pixel (B, height, width) int64, of class scores (B, K, h, w) of patches.
+    """Return the most likely class of each pixel (B, height, width) int64, from patch scores (B, K, h, w).
 
-    As the argmax of `Segmenter`'s logits. Scores in half precision are upsampled in float32, which keeps apart what
-    upsampling in half precision rounds to ties. On a CUDA device one kernel does both, and no logits are written.
+    Equals the argmax of `Segmenter`'s logits, except that half-precision scores are upsampled in float32, which avoids
+    ties by rounding. On a CUDA device one kernel does both without writing logits.
     """
     if kernels.usable(scores):
         from raycomp.kernels import upsample
@@ -34,40 +34,41 @@ def most_likely(scores: Tensor, patch: int, size: Size) -> Tensor:
 
 
 def labels_of_windows(
-    scores: Tensor, patch: int, window: Size, places: Sequence[Place], seen: Size, size: Size
+    scores: Tensor, patch: int, window: Size, places: Sequence[Place], input_size: Size, size: Size
 ) -> Tensor:
-    """The most likely class of each pixel (B, height, width) of images that were seen window by window.
+    """Return the most likely class of each pixel (B, height, width) of images processed window by window.
 
-    On a CUDA device, at the size that was seen, one kernel adds up, upsamples and compares.
+    On a CUDA device, if `size` is `input_size`, one kernel sums, upsamples and compares.
 
     Args:
-        scores: (B, n, K, h, w), of the patches of every window.
+        scores: (B, n, K, h, w), patch scores of every window.
         window: height and width of each window, pixels.
         places: of the n windows.
-        seen: size of the images that the windows were cut from.
-        size: the size to be labelled at.
+        input_size: size of the images that the windows were cut from.
+        size: size of the labels.
 
     Returns:
-        uint8 by the kernel, else int64.
+        uint8 from the kernel, otherwise int64.
     """
     n, K = scores.shape[1:3]
-    if size == seen and kernels.usable(scores):
+    if size == input_size and kernels.usable(scores):
         from raycomp.kernels import upsample
 
         corners = tuple((rows.start, columns.start) for rows, columns in places)
-        return upsample.labels_of_windows(scores, patch, window, corners, seen)
+        return upsample.labels_of_windows(scores, patch, window, corners, input_size)
     if n == 1 and size == window:
         return most_likely(scores[:, 0], patch, size)
-    each = _images_at_once(scores, K * max(seen[0] * seen[1], size[0] * size[1]))
-    found = []
+    each = _images_at_once(scores, K * max(input_size[0] * input_size[1], size[0] * size[1]))
+    labels = []
     for part in scores.float().split(each):
         logits = (upsampled(part[:, index], patch, window) for index in range(n))
-        found.append(labels_at(averaged(zip(places, logits, strict=True), seen) if n > 1 else next(logits), size))
-    return torch.cat(found)
+        full = averaged(zip(places, logits, strict=True), input_size) if n > 1 else next(logits)
+        labels.append(labels_at(full, size))
+    return torch.cat(labels)
 
 
 def averaged(logits: Iterable[tuple[Place, Tensor]], size: Size) -> Tensor:
-    """Logits (B, K, height, width) float32 of windows, averaged where they overlap, which must fill all of `size`."""
+    """Average window logits into (B, K, height, width) float32; the windows must cover all of `size`."""
     total: Tensor | None = None
     for place, part in logits:
         if total is None:
@@ -78,20 +79,20 @@ def averaged(logits: Iterable[tuple[Place, Tensor]], size: Size) -> Tensor:
             count = total.new_zeros(size)
         total[(..., *place)] += part
         count[place] += 1
-    assert total is not None  # there is always at least one window
+    assert total is not None  # at least one window covers the image
     return total.div_(count)
 
 
 def labels_at(logits: Tensor, size: Size) -> Tensor:
-    """The most likely class of each pixel (B, height, width) int64, of logits (B, K, H, W) upsampled to a size.
+    """Return the most likely class of each pixel (B, height, width) int64, from logits (B, K, H, W) resized to `size`.
 
-    A few classes are upsampled at a time: at 150 classes all of a large photograph's would take gigabytes.
+    A few classes are resized at a time: all 150 classes of a large photograph would take gigabytes.
     """
     if logits.shape[-2:] == size:
         return logits.argmax(1)
     best = labels = torch.empty(0)
     for first in range(0, logits.shape[1], _CLASSES_AT_ONCE):
-        some = logits[:, first : first + _CLASSES_AT_ONCE].float()  # half precision would move borders
+        some = logits[:, first : first + _CLASSES_AT_ONCE].float()  # half precision would shift borders
         part = F.interpolate(some, size, mode="bilinear")
         highest, which = part.max(1)
         which += first
@@ -103,5 +104,5 @@ def labels_at(logits: Tensor, size: Size) -> Tensor:
 
 
 def _images_at_once(scores: Tensor, each: int) -> int:
-    """How many images whose upsampled scores are `each` stay within the bound; at least one."""
+    """Return how many images with `each` upsampled scores fit within the bound; at least one."""
     return max(1, (_AT_ONCE_ON_CPU if scores.device.type == "cpu" else _AT_ONCE) // each)

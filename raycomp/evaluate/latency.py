@@ -1,4 +1,4 @@
-"""Time models: warm-up, then medians of repeated runs, in turns where several are compared."""
+"""Time models: warm up, then take medians of repeated runs; models to compare take turns."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -14,17 +14,17 @@ Name = TypeVar("Name")
 
 
 def latency_ms(model: Callable[[Tensor], Tensor], images: Tensor, runs: int = 15) -> float:
-    """Median milliseconds of one forward pass on `images`."""
+    """Return the median milliseconds of one forward pass on `images`."""
     return 1e3 * median_seconds({"": lambda: model(images)}, images.device, runs, _WARM_UP)[""]
 
 
 def median_seconds(
     runs: Mapping[Name, Callable[[], object]], device: torch.device, rounds: int, warm_up: int
 ) -> dict[Name, float]:
-    """Median time of each run; they take turns, so that a change in the machine's speed meets them all.
+    """Return the median time of each run; runs take turns, so that changes in machine speed affect all of them.
 
-    On a card, wall clock from an idle device to an idle device. CUDA events would leave out the launches before the
-    first kernel, and with many short kernels the host is what a user waits for.
+    On a GPU this is wall-clock time from idle to idle. CUDA events would miss the launches before the first kernel, and
+    with many short kernels the host is the bottleneck.
     """
     times: dict[Name, list[float]] = {name: [] for name in runs}
     for turn in range(warm_up + rounds):

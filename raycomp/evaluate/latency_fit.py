@@ -1,7 +1,7 @@
-"""What the sum of a latency table's parts misses: fitted to a few whole models.
+"""Calibrate a latency table on a few complete models.
 
-In a model the weights of a part are warmer or colder than where the part is timed, and every merge passes on a record
-of tokens; both show alike in all models of a device.
+The sum of the parts misses two effects: the weights of a part are more or less cached in a model than when timed alone,
+and every merge passes on a token record. Both are similar in all models on a device.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,10 +20,10 @@ from raycomp.recipe import BlockWidths, Recipe, dense, tokens_removed
 from raycomp.settings.training import PolicyConfig
 from raycomp.shape import ModelShape
 
-_MODELS = 12  # beside the dense one
+_MODELS = 12  # besides the dense model
 _ROUNDS, _WARM_UP = 9, 2
-_LEAST_WIDTH = 0.25
-_STEP = 8  # of widths, but not of the number of heads
+_MIN_WIDTH = 0.25
+_STEP = 8  # of all widths except the number of heads
 
 Clock = Callable[[Mapping[int, Callable[[], object]], torch.device, int, int], Mapping[int, float]]
 
@@ -31,11 +31,11 @@ Clock = Callable[[Mapping[int, Callable[[], object]], torch.device, int, int], M
 def fitted(
     table: LatencyTable, batch: int, device: torch.device, dtype: torch.dtype, clock: Clock = median_seconds
 ) -> LatencyTable:
-    """Time whole models of random weights, and have the table predict them.
+    """Time complete models with random weights, and fit the table to them.
 
     Args:
-        batch: the table's, and so with device and dtype.
-        clock: seconds of several runs; see `median_seconds`.
+        batch, device, dtype: those of the table.
+        clock: returns the seconds of several runs; see `median_seconds`.
     """
     method = METHODS[table.method].standard(table.shape, PolicyConfig().kind)
     merging = method if "merging" in table.parts else None
@@ -54,37 +54,36 @@ def fitted(
 
 
 def _fit(predicted: np.ndarray, merges: np.ndarray, measured: np.ndarray) -> Fit:
-    """Least squares of relative errors."""
+    """Fit by least squares of relative errors."""
     terms = [np.log(predicted), np.ones(len(predicted)), *([merges / predicted] if merges.any() else [])]
-    found, *_ = np.linalg.lstsq(np.stack(terms, axis=1), np.log(measured), rcond=None)
-    return float(found[0]), float(np.exp(found[1])), float(found[2]) if merges.any() else 0.0
+    solution, *_ = np.linalg.lstsq(np.stack(terms, axis=1), np.log(measured), rcond=None)
+    return float(solution[0]), float(np.exp(solution[1])), float(solution[2]) if merges.any() else 0.0
 
 
 def _drawn(shape: ModelShape, rng: np.random.Generator, merging: MergeMethod | None) -> Recipe:
-    """Widths between a quarter and all, some models narrow and some wide; of those that merge, some much.
+    """Draw a recipe with widths between a quarter and all of the dense ones, and light to heavy merging.
 
-    Widths are those that spaces offer: multiples of 8 where the dense one is. Others are slow on cards.
+    As in search spaces, widths are multiples of 8 where the dense width is; other widths are slow on GPUs.
     """
 
-    def width(full: int, least: float, step: int) -> int:
-        return step * max(1, round(full // step * rng.uniform(least, 1)))
+    low = rng.uniform(_MIN_WIDTH, 1)
 
-    def channels(full: int, least: float) -> int:
-        return width(full, least, 1 if full % _STEP else _STEP)
+    def width(full: int, step: int) -> int:
+        return step * max(1, round(full // step * rng.uniform(low, 1)))
 
-    least = rng.uniform(_LEAST_WIDTH, 1)
+    def channels(full: int) -> int:
+        return width(full, 1 if full % _STEP else _STEP)
+
     blocks = []
     for _ in range(shape.depth):
-        head = channels(shape.head_dim, least)
-        mlp = channels(shape.mlp, least)
-        blocks.append(BlockWidths(heads=width(shape.heads, least, 1), qk=head, v=head, mlp=mlp))
-    most = rng.uniform(0.05, 0.4)
+        head, mlp = channels(shape.head_dim), channels(shape.mlp)
+        blocks.append(BlockWidths(heads=width(shape.heads, 1), qk=head, v=head, mlp=mlp))
+    high = rng.uniform(0.05, 0.4)
     merge = None
     if merging is not None:
-        merge = merging.with_searched(
-            dict(zip(merging.dimensions, rng.uniform(0, most, shape.depth).tolist(), strict=True))
-        )
-    return Recipe(embed=channels(shape.width, least), blocks=tuple(blocks)).merging(merge)
+        ratios = rng.uniform(0, high, shape.depth).tolist()
+        merge = merging.with_searched(dict(zip(merging.dimensions, ratios, strict=True)))
+    return Recipe(embed=channels(shape.width), blocks=tuple(blocks)).merging(merge)
 
 
 def _model(shape: ModelShape, recipe: Recipe) -> Segmenter:

@@ -1,9 +1,9 @@
-"""What a model of any widths and merging takes on the device at hand: NViT's lookup table (REFERENCE 7), with tokens.
+"""Predict a model's latency on a device from its widths and merging: NViT's lookup table (REFERENCE 7), with tokens.
 
-The halves of a block, the merging between them, the embedding and the decoder are each measured over a coarse grid
-of widths and at three token counts. Widths in between are interpolated linearly, so that products of widths come out
-right; over tokens a parabola goes through the three counts, as attention costs a + b N + c N^2. Attention works on the
-wider of qk and v, so it is measured over that and over the tilt (v - qk) / wider, in which it has one kink, at 0.
+The halves of a block, the merging between them, the embedding and the decoder are each measured over a coarse grid of
+widths and at three token counts. Widths are interpolated linearly, which is exact for products of widths. Over tokens,
+a parabola passes through the three counts, because attention costs a + b N + c N^2. Attention runs at the wider of qk
+and v, so it is measured over that width and over the tilt (v - qk) / wider, in which its cost has one kink, at 0.
 """
 
 import itertools
@@ -30,15 +30,15 @@ from raycomp.settings.training import PolicyConfig
 from raycomp.shape import ModelShape, Size
 from raycomp.storage import AnyPath
 
-_POINTS = 4  # of each width: a quarter, a half, three quarters, all of it
+_POINTS = 4  # per width: 1/4, 1/2, 3/4, 1
 _EIGHTHS = (1, 4, 8)  # of all patches
 _SHARES = (0.125, 0.5)  # of tokens merged
 _TILTS = (-0.5, 0.0, 0.5)
 _ROUNDS, _WARM_UP = 5, 1
-_EVICTED = 2**20  # floats that pass through a CPU's caches between two runs
+_EVICTED = 2**20  # floats that pass through the CPU caches between two runs
 _Run = tuple[Callable[[Tensor], object], Tensor]
 Fit = tuple[float, float, float]
-"""Power, factor and merging: parts of t ms and m blocks that merge take factor * t^power * exp(merging * m / t) ms."""
+"""Power, factor and merging: t ms of parts and m merging blocks take factor * t^power * exp(merging * m / t) ms."""
 NO_FIT: Fit = (1.0, 1.0, 0.0)
 _AXES = {
     "embedding": ("embed",),
@@ -48,43 +48,43 @@ _AXES = {
     "mlp": ("embed", "mlp"),
     "decoder": ("embed",),
 }
-"""Parts of a model and the widths they are measured over; `weighted` is attention by the sizes of merged tokens."""
+"""Parts of a model and the widths they are measured over; `weighted` is attention with token sizes."""
 
 
 @dataclass(frozen=True)
 class LatencyTable:
-    """Milliseconds of a batch through the parts of a model."""
+    """Milliseconds that the parts of a model take for a batch."""
 
     shape: ModelShape
     image: Size
     axes: dict[str, list[float]]
-    """Measured widths and shares by name, ascending."""
+    """Measured widths and shares by name, in ascending order."""
     tokens: list[int]
-    """Token counts measured, ascending; the last is all."""
+    """Measured token counts, in ascending order; the last is all tokens."""
     parts: dict[str, np.ndarray]
-    """Of each part: its axes, then tokens; without merging, or where tokens do not count, all tokens alone."""
+    """For each part, an array over its axes, then tokens; the last has length 1 if the part always sees all tokens."""
     device: str
-    """What it was measured on: cpu, or the card's name; see `device_name`."""
+    """Device of the measurement: cpu, or the GPU's name; see `device_name`."""
     setting: str
     """Device, precision, batch and tokens of the measurement."""
     fit: Fit = NO_FIT
-    """How whole models differ from the sum of their parts."""
+    """How complete models differ from the sum of their parts."""
     method: str = SpaceConfig().merge
-    """What merges, where there is a part that does."""
+    """Merge method, if merging was measured."""
 
     def latency_ms(self, recipe: Recipe) -> float:
-        """One pass of the table's batch through the model of a recipe.
+        """Predict the time of one forward pass of the table's batch through a recipe's model.
 
         Raises:
-            ValueError: for merging by another method than the table's, or any in a table made without.
+            ValueError: if the recipe merges and the table has no latencies of its method.
         """
         if recipe.merge is not None and ("merging" not in self.parts or recipe.merge.method != self.method):
-            raise ValueError(f"no latencies of merging by {recipe.merge.method}")
+            raise ValueError(f"no latencies for merging by {recipe.merge.method}")
         embed, blocks = recipe.embed, recipe.blocks
         _, removed = tokens_removed(self.shape, recipe.merge, self.image)
         before = self.tokens[-1] - np.cumsum([0, *removed])
         n, after = before[:-1], before[1:]
-        merged = int(np.argmax(np.array([*removed, 1]) > 0)) + 1  # the first block that sees merged tokens
+        merged = int(np.argmax(np.array([*removed, 1]) > 0)) + 1  # index of the first block with merged tokens
         widths = [(embed, b.heads, max(b.qk, b.v), (b.v - b.qk) / max(b.qk, b.v)) for b in blocks]
         total = self._sum("embedding", [(embed,)], n[:1]) + self._sum("decoder", [(embed,)], after[-1:])
         total += self._sum("attention", widths[:merged], n[:merged])
@@ -97,7 +97,7 @@ class LatencyTable:
         return float(factor * total**power * np.exp(merging * len(steps) / total))
 
     def _sum(self, part: str, points: Sequence[tuple[float, ...]], tokens: np.ndarray) -> float:
-        """Time of a part at several points, each with its token count."""
+        """Sum the time of a part over several points, each with its token count."""
         if not points:
             return 0.0
         coefficients = self._interpolators[part](np.array(points, float))  # (points, powers)
@@ -106,18 +106,18 @@ class LatencyTable:
 
     @cached_property
     def _interpolators(self) -> dict[str, RegularGridInterpolator]:
-        """For each part the coefficients of its polynomial in the share of tokens, over its widths."""
-        found = {}
+        """Interpolators over widths, for each part's polynomial coefficients in the share of tokens."""
+        interpolators = {}
         for part, values in self.parts.items():
             counts = np.array(self.tokens[-values.shape[-1] :]) / self.tokens[-1]
             powers = np.vander(counts, increasing=True)  # (counts, powers)
             grid = [np.array(self.axes[name], float) for name in _AXES[part]]
-            outside = {"bounds_error": False, "fill_value": None}  # below the smallest width: extrapolated
-            found[part] = RegularGridInterpolator(grid, values @ np.linalg.inv(powers).T, **outside)
-        return found
+            outside = {"bounds_error": False, "fill_value": None}  # extrapolate below the smallest width
+            interpolators[part] = RegularGridInterpolator(grid, values @ np.linalg.inv(powers).T, **outside)
+        return interpolators
 
     def save(self, path: AnyPath) -> None:
-        """Write the table as JSON, whole or not at all."""
+        """Write the table as JSON, atomically."""
         held = {"shape": self.shape.model_dump(mode="json"), "image": self.image, "axes": self.axes}
         parts = {name: values.tolist() for name, values in self.parts.items()}
         held |= {"tokens": self.tokens, "parts": parts}
@@ -130,14 +130,14 @@ class LatencyTable:
         """Read a table.
 
         Raises:
-            UserError: for a file that is none.
+            UserError: if the file is not a table.
         """
         try:
             held = json.loads(path.read_text())
             parts = {name: np.array(held["parts"][name]) for name in held["parts"]}
             shape, image = ModelShape.model_validate(held["shape"]), tuple(held["image"])
             setting = str(held["setting"])
-            # Older tables have none of these; the first word of their setting is cpu or cuda.
+            # Older tables lack these fields; the first word of their setting is cpu or cuda.
             device, fit = held.get("device", setting.partition(" ")[0]), tuple(held.get("fit", NO_FIT))
             method = held.get("method", cls.method)
             return cls(shape, image, held["axes"], held["tokens"], parts, device, setting, fit, method)
@@ -157,23 +157,23 @@ def measure_latency(
     """Time the parts of a dense shape's models at every point of the grid.
 
     Args:
-        image: height and width; by default the shape's own.
-        merging: any settings of a method with a `uniform_step`: also time fewer tokens, and the merging itself, which
+        image: height and width; default: the shape's image size.
+        merging: settings of a method with a `uniform_step`, to also time fewer tokens and the merging itself, which
             takes four times as long.
-        time: milliseconds of a function of one tensor; by default its median where other layers run in between.
+        time: returns the milliseconds of a function of one tensor; default: the median, with other layers run between.
     """
     method = merging or METHODS[SpaceConfig().merge].standard(shape, PolicyConfig().kind)
     parts = _Parts(shape, batch, device, dtype, image or shape.image, method)
     time = time or parts.clock()
-    most = {"embed": shape.width, "heads": shape.heads, "wide": shape.head_dim, "qk": shape.head_dim, "mlp": shape.mlp}
+    full = {"embed": shape.width, "heads": shape.heads, "wide": shape.head_dim, "qk": shape.head_dim, "mlp": shape.mlp}
     axes: dict[str, list[float]] = {
-        name: sorted({-(-full * i // _POINTS) for i in range(1, _POINTS + 1)}) if full > 1 else [1, 2]
-        for name, full in most.items()
+        name: sorted({-(-width * i // _POINTS) for i in range(1, _POINTS + 1)}) if width > 1 else [1, 2]
+        for name, width in full.items()
     }
     axes |= {"share": list(_SHARES), "tilt": list(_TILTS)}
     patches = parts.tokens - shape.prefix
     tokens = sorted({shape.prefix + max(2, -(-patches * i // 8)) for i in _EIGHTHS})
-    found: dict[str, np.ndarray] = {}
+    measured: dict[str, np.ndarray] = {}
     with torch.inference_mode():
         for name, names in _AXES.items():
             if merging is None and name in ("weighted", "merging"):
@@ -181,15 +181,15 @@ def measure_latency(
             counts = tokens if merging is not None and name not in ("embedding", "attention") else tokens[-1:]
             grid: list[list[float]] = [*(axes[axis] for axis in names), [*counts]]
             times = [time(*getattr(parts, name)(*point)) for point in itertools.product(*grid)]
-            found[name] = np.array(times).reshape([len(values) for values in grid])
+            measured[name] = np.array(times).reshape([len(values) for values in grid])
     precision, threads, version = str(dtype).removeprefix("torch."), torch.get_num_threads(), torch.__version__
     name = device_name(device)
     setting = f"{name} {precision} batch {batch} tokens {tokens[-1]} threads {threads} torch {version}"
-    return LatencyTable(shape, parts.image, axes, tokens, found, name, setting, method=method.method)
+    return LatencyTable(shape, parts.image, axes, tokens, measured, name, setting, method=method.method)
 
 
 def _evicted(device: torch.device) -> int:
-    """How many floats push everything else out of a device's caches: on a card four times its L2."""
+    """Return how many floats flush a device's caches: on a GPU, four times its L2."""
     if device.type != "cuda":
         return _EVICTED
     return 4 * torch.cuda.get_device_properties(device).L2_cache_size // torch.float32.itemsize
@@ -197,7 +197,7 @@ def _evicted(device: torch.device) -> int:
 
 @dataclass(frozen=True)
 class _Parts:
-    """For each part of a model, a function to time and its input, at given widths and n tokens."""
+    """For each part of a model: a function to time and its input, at given widths and n tokens."""
 
     shape: ModelShape
     batch: int
@@ -212,8 +212,10 @@ class _Parts:
         return self.shape.prefix + rows * columns
 
     def clock(self) -> Callable[..., float]:
-        """Milliseconds of a function, in turns with a dense block: a part alone, over and over, finds all its weights
-        in the caches, and was up to half faster than in a model."""
+        """Return a function that times another in milliseconds, in turns with a dense block.
+
+        Timed alone, a part finds its weights in the caches and runs up to twice as fast as in a model.
+        """
         block = self._block(self.shape.width, dense(self.shape).blocks[0])
         merge, x = self.merging(self.shape.width, self.shape.head_dim, _SHARES[0], self.tokens)
         passed = torch.zeros(_evicted(self.device), device=self.device)
@@ -229,7 +231,7 @@ class _Parts:
         return time
 
     def embedding(self, embed: int, n: int) -> _Run:
-        del n  # always all
+        del n  # always all tokens
         height, width = (side * self.shape.patch for side in self.shape.grid(self.image))
         return partial(self._model(embed).encoder, depth=0), self._random(3, height, width)
 
@@ -242,13 +244,10 @@ class _Parts:
         return lambda x: block.attend(x, None if size is None else size.log()), self._random(n, embed)
 
     def merging(self, embed: int, qk: int, share: float, n: int) -> _Run:
-        merge, grid, prefix = (
-            self.method.with_searched({"merge_0": share}),
-            self.shape.grid(self.image),
-            self.shape.prefix,
-        )
+        merge = self.method.with_searched({"merge_0": share})
+        grid, prefix = self.shape.grid(self.image), self.shape.prefix
         heads, record = self.shape.heads, self._record(n)
-        projected = self._random(n, 3 * heads, qk)  # keys lie between queries and values, as attention leaves them
+        projected = self._random(n, 3 * heads, qk)  # keys lie between queries and values, as in attention
         keys = projected[:, :, heads : 2 * heads].transpose(1, 2)
         return lambda x: merge.merge(0, x, keys, record, grid, prefix), self._random(n, embed)
 
@@ -282,7 +281,7 @@ class _Parts:
         return torch.randn(self.batch, *size, device=self.device, dtype=self.dtype)
 
     def _record(self, n: int) -> Tokens:
-        """A record of n tokens; which patch went where is of no matter."""
+        """Return a record of n tokens; the assignment of patches does not matter."""
         prefix, patches = self.shape.prefix, self.tokens - self.shape.prefix
         source = prefix + torch.arange(patches, device=self.device).expand(self.batch, -1) % (n - prefix)
         return Tokens(size=torch.full((self.batch, n), 2.0, device=self.device), source=source)

@@ -37,29 +37,29 @@ _LATENCY_RUNS = {"search": 5, "full": 15}
 
 @dataclass(frozen=True)
 class Measurement:
-    """What was measured; mIoU and IoU in [0, 1]."""
+    """Result of a measurement; mIoU and IoU in [0, 1]."""
 
     clean_miou: float
     class_iou: np.ndarray
-    """(K,), NaN for a class that does not occur."""
+    """(K,), NaN for classes that do not occur."""
     corrupted: np.ndarray
-    """(16, 5) mIoU of each type and severity; NaN where not measured, or on images without a labelled pixel."""
+    """(16, 5) mIoU of each type and severity; NaN if not measured, or if no pixel was labelled."""
     rank: EffectiveRank
     latency_ms: float | None
-    """Median of one image at batch 1, on CUDA of a graph's replay; None where it was not timed."""
+    """Median time of one image at batch 1, on CUDA by graph replay; None if not timed."""
     throughput: float
-    """Images a second at the configured batch, pre- and post-processing included."""
+    """Images per second at the configured batch, including pre- and post-processing."""
     images: int
     seconds: float
     tokens: list[list[int]]
-    """For adaptive merging: tokens after each block of every pass on a clean image; else empty."""
+    """For adaptive merging: tokens after each block, for every pass on a clean image; otherwise empty."""
     first: Accuracy | None
-    """On the images that come first, where some do."""
+    """Accuracy on the early-stopping images, if there are any."""
     per_image: PerImage
 
 
-class Stopped(Exception):  # noqa: N818  no error
-    """A recipe was given up after the first images."""
+class Stopped(Exception):  # noqa: N818  not an error
+    """Raised when a recipe is stopped early, after the first images."""
 
     def __init__(self, first: Accuracy, images: int, seconds: float) -> None:
         super().__init__(first, images, seconds)
@@ -79,14 +79,14 @@ def measure(
     """Measure a compressed model on one stage of the evaluation set.
 
     Args:
-        model: in evaluation mode, in float32 on any device; it is moved and cast.
+        model: in evaluation mode and float32, on any device; it is moved and cast.
         stage: `search` or `full`.
-        thresholds: figures that the first images of the search stage must reach, one of each two.
+        thresholds: pairs of clean and corrupted mIoU; the early-stopping images must reach at least one of each pair.
         timed: whether to time one image.
 
     Raises:
-        Stopped: for a model that is below both.
-        UserError: where no pixel of the clean, or of the corrupted, images is labelled.
+        Stopped: if the model is below both values of a threshold.
+        UserError: if no pixel of the clean images, or of the corrupted images, is labelled.
     """
     started = time.perf_counter()
     dtype = getattr(torch, config.dtype)
@@ -107,13 +107,13 @@ def measure(
                 raise Stopped(first, len(early), time.perf_counter() - started)
         table = counts.add(np.setdiff1d(chosen, early))
         throughput = len(chosen) / (time.perf_counter() - started)
-        shown = chosen[data.variants[chosen] == CLEAN][: _RANK_IMAGES[stage]].tolist()
-        probe = torch.cat([first_window(view.normalised(images.images[i][None]), window) for i in shown])
+        indices = chosen[data.variants[chosen] == CLEAN][: _RANK_IMAGES[stage]].tolist()
+        probe = torch.cat([first_window(view.normalised(images.images[i][None]), window) for i in indices])
         rank = effective_rank(model, probe)
         latency = _latency_ms(model, probe[:1], stage) if timed else None
     clean, corrupted = miou(table[0]), _by_variant(table, data.variants[chosen])
     if not (np.isfinite(clean) and np.isfinite(corrupted).any()):
-        raise UserError(f"evaluation.{stage}: no pixel of its clean, or of its corrupted, images is labelled")
+        raise UserError(f"evaluation.{stage}: no pixel is labelled in its clean images, or in its corrupted images")
     return Measurement(
         clean_miou=clean,
         class_iou=class_iou(table[0]),
@@ -130,7 +130,7 @@ def measure(
 
 
 def _latency_ms(model: Segmenter, image: Tensor, stage: str) -> float:
-    """Median of one image; adaptive merging cannot be a graph, as its tokens depend on the image."""
+    """Time one image; adaptive merging cannot be a graph, because its token counts depend on the image."""
     return latency_ms(model if model.recipe.adaptive else graphed(model, image), image, _LATENCY_RUNS[stage])
 
 
@@ -139,7 +139,7 @@ def _accuracy(confusions: np.ndarray, measured: np.ndarray) -> Accuracy:
 
 
 def _by_variant(confusions: np.ndarray, measured: np.ndarray) -> np.ndarray:
-    """mIoU of every corrupted variant (80,) from confusions (V, K, K); NaN where nothing is `measured` or labelled."""
+    """Return the mIoU of every corrupted variant (80,) from confusions (V, K, K); NaN if not `measured` or labelled."""
     table = np.full(len(VARIANTS), np.nan)
     for variant in np.unique(measured):
         if variant != CLEAN:
@@ -149,7 +149,7 @@ def _by_variant(confusions: np.ndarray, measured: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class _Images:
-    """Evaluation images and labels on the device of the model."""
+    """Evaluation images and labels on the model's device."""
 
     data: EvalSet
     images: Resident
@@ -157,13 +157,13 @@ class _Images:
 
     @classmethod
     def staged(cls, data: EvalSet, chosen: np.ndarray, device: torch.device, at_original_size: bool) -> "_Images":
-        """Copy images, and their labels at the original size where asked for and different, to a device."""
+        """Copy images and labels to a device, the labels at the original size if requested and different."""
         stack = (data.originals if at_original_size else None) or data.labels
         truth = resident(stack, device, data.label_of[chosen].tolist())
         return cls(data, resident(data.images, device, chosen.tolist()), truth)
 
     def by_size(self, part: np.ndarray) -> list[int]:
-        """The images of a part, those of one size, and of labels of one size, one after the other."""
+        """Return the images of a part, grouped by image size and label size."""
         groups: dict[tuple[tuple[int, ...], tuple[int, ...]], list[int]] = defaultdict(list)
         for index in part.tolist():
             groups[self.images.shape(index), self._truth_shape(index)].append(index)
@@ -172,7 +172,7 @@ class _Images:
     def count(
         self, part: Sequence[int], run: Callable[[Tensor], Tensor], view: View, batch: int, into: Confusions
     ) -> None:
-        """Label images, and add what they are and what they were taken for; see `labelled`."""
+        """Label images, and add their true and predicted classes; see `labelled`."""
         variants = torch.from_numpy(self.data.variants[part] + 1).to(into.device)
         images = [partial(self.images.__getitem__, index) for index in part]
         sizes = [(self.images.shape(index)[:2], self._truth_shape(index)[:2]) for index in part]
@@ -181,39 +181,39 @@ class _Images:
             into.add(torch.stack(labels), some.labels, variants[some.images])
 
     def tokens(self, part: Sequence[int], passes: list[list[int]], view: View) -> list[list[int]]:
-        """The passes on clean images, of passes on the windows of a part one by one."""
-        seen = [index for index in part for _ in view.places(self.images.shape(index)[:2])]
-        return [own for index, own in zip(seen, passes, strict=True) if self.data.variants[index] == CLEAN]
+        """Select the passes on clean images, given one pass per window of a part."""
+        indices = [index for index in part for _ in view.places(self.images.shape(index)[:2])]
+        return [tokens for index, tokens in zip(indices, passes, strict=True) if self.data.variants[index] == CLEAN]
 
     def _truth_shape(self, index: int) -> tuple[int, int, int]:
         return self.truth.shape(int(self.data.label_of[index]))
 
 
 class _Counts:
-    """What a model makes of images, added up part by part."""
+    """Counts of a model's predictions, accumulated part by part."""
 
     def __init__(self, model: Segmenter, images: _Images, view: View, batch: int, device: torch.device) -> None:
         self._model, self._images, self._view = model, images, view
         adaptive = model.recipe.adaptive
-        self._batch = 1 if adaptive else batch  # in a batch, all windows would merge what the least mergeable does
+        self._batch = 1 if adaptive else batch  # in a batch, the least mergeable window would limit all
         self._run = model.patch_scores if adaptive else Replayed(model.patch_scores)
         self._confusions = Confusions(1 + len(VARIANTS), model.shape.classes, device)
         self._order: list[int] = []
         self.tokens: list[list[int]] = []
-        """For adaptive merging: tokens after each block of every pass on a clean image."""
+        """For adaptive merging: tokens after each block, for every pass on a clean image."""
 
     def add(self, part: np.ndarray) -> np.ndarray:
-        """Label more images; confusions (V, K, K) of all so far."""
-        own = self._images.by_size(part)
-        self._order += own
+        """Label more images, and return the confusions (V, K, K) of all images so far."""
+        order = self._images.by_size(part)
+        self._order += order
         with recorded(self._model) if self._model.recipe.adaptive else nullcontext() as passes:
-            self._images.count(own, self._run, self._view, self._batch, self._confusions)
+            self._images.count(order, self._run, self._view, self._batch, self._confusions)
         if passes is not None:
-            self.tokens += self._images.tokens(own, passes, self._view)
+            self.tokens += self._images.tokens(order, passes, self._view)
         return self._confusions.table()
 
     def per_image(self) -> PerImage:
-        """Hits and unions of each image by class."""
+        """Return hits and unions of each image by class."""
         hits, union = self._confusions.by_class()
         data = self._images.data
         return PerImage(hits, union, data.variants[self._order], data.label_of[self._order])

@@ -1,4 +1,4 @@
-"""What each image adds to the confusions of a model, and what mIoU would be on other draws of the images.
+"""Hits and unions of each image, and mIoU on bootstrap draws of the images.
 
 Legend: I images, K classes, S source images, R draws.
 """
@@ -13,19 +13,19 @@ from raycomp.data.evalset import CLEAN
 
 @dataclass(frozen=True)
 class PerImage:
-    """Pixels of every image by class; a source image is seen clean and in several corrupted variants."""
+    """Pixel counts of every image by class; a source image occurs clean and in several corrupted variants."""
 
     hits: np.ndarray
-    """(I, K) int64, pixels that are of a class and were predicted so."""
+    """(I, K) int64, pixels of a class that were predicted as it."""
     union: np.ndarray
-    """(I, K) int64, pixels that are of a class or were predicted so."""
+    """(I, K) int64, pixels of a class or predicted as it."""
     variants: np.ndarray
-    """(I,) int64, -1 for a clean image, else an index into VARIANTS."""
+    """(I,) int64, -1 for a clean image, otherwise an index into VARIANTS."""
     sources: np.ndarray
-    """(I,) int64."""
+    """(I,) int64, index of the source image."""
 
     def packed(self) -> bytes:
-        """As NumPy's compressed archive: `hits`, `union`, `variants`, `sources`."""
+        """Pack into a compressed NumPy archive: `hits`, `union`, `variants`, `sources`."""
         buffer = io.BytesIO()
         hits, union = self.hits.astype(np.int32), self.union.astype(np.int32)
         np.savez_compressed(buffer, hits=hits, union=union, variants=self.variants, sources=self.sources)
@@ -33,43 +33,43 @@ class PerImage:
 
     @classmethod
     def unpacked(cls, data: bytes) -> "PerImage":
-        """The inverse of `packed`."""
+        """Read what `packed` returned."""
         with np.load(io.BytesIO(data)) as held:
             return cls(*(held[name].astype(np.int64) for name in ("hits", "union", "variants", "sources")))
 
     def accuracy(self) -> np.ndarray:
-        """Clean and corrupted mIoU (2,) of the images as they are."""
+        """Return clean and corrupted mIoU (2,) of the images."""
         return self._accuracy(np.ones((1, len(np.unique(self.sources)))))[0]
 
     def drawn(self, draws: int, seed: int = 0) -> np.ndarray:
-        """Clean and corrupted mIoU (R, 2) on bootstrap draws of the source images, each with all its variants.
+        """Return clean and corrupted mIoU (R, 2) on bootstrap draws of the source images, each with all its variants.
 
-        Models that were measured on the same images get the same draws, so that their differences are of the models.
+        Models measured on the same images get the same draws, so that their differences are due to the models.
         """
         S, rng = len(np.unique(self.sources)), np.random.default_rng(seed)
         return self._accuracy(rng.multinomial(S, np.full(S, 1 / S), size=draws).astype(np.float64))
 
     def _accuracy(self, times: np.ndarray) -> np.ndarray:
-        """The same where every source counts so many times (R, S); a variant of which nothing was drawn is left out."""
+        """Return clean and corrupted mIoU (R, 2) with sources counted `times` (R, S); undrawn variants are ignored."""
         _, source = np.unique(self.sources, return_inverse=True)
         clean, corrupted = np.full(len(times), np.nan), []
         for variant in np.unique(self.variants):
-            own = self.variants == variant
-            weights = times[:, source[own]]  # (R, I of the variant)
-            value = _miou(weights @ self.hits[own], weights @ self.union[own])
+            members = self.variants == variant
+            weights = times[:, source[members]]  # (R, I of the variant)
+            value = _miou(weights @ self.hits[members], weights @ self.union[members])
             if variant == CLEAN:
                 clean = value
             else:
                 corrupted.append(value)
         values = np.array(corrupted).reshape(len(corrupted), len(times))
-        there = np.isfinite(values)
-        total = np.where(there, values, 0).sum(0)
-        mean = np.divide(total, there.sum(0), out=np.full(len(times), np.nan), where=there.any(0))
+        finite = np.isfinite(values)
+        total = np.where(finite, values, 0).sum(0)
+        mean = np.divide(total, finite.sum(0), out=np.full(len(times), np.nan), where=finite.any(0))
         return np.stack([clean, mean], axis=1)
 
 
 def _miou(hits: np.ndarray, union: np.ndarray) -> np.ndarray:
-    """Mean over the classes that occur, (R, K) -> (R,); NaN in a draw without any image."""
+    """Average over the classes that occur, (R, K) -> (R,); NaN for a draw without images."""
     iou = np.divide(hits, union, out=np.zeros_like(hits, dtype=np.float64), where=union > 0)
     present = (union > 0).sum(1)
     return np.divide(iou.sum(1), present, out=np.full(len(iou), np.nan), where=present > 0)

@@ -1,6 +1,6 @@
-"""Evaluation images and labels where the model runs: copied there once for all trials of a process.
+"""Evaluation images and labels on the model's device, copied once for all trials of a process.
 
-Where they would fill the device, each is copied when it is needed, from pinned memory and without waiting.
+If they do not fit, each is copied when needed, asynchronously from pinned memory.
 """
 
 import weakref
@@ -13,11 +13,11 @@ from torch import Tensor
 
 from raycomp.data.evalset import Stack
 
-_SHARE = 4  # a quarter of the memory that is free
+_SHARE = 4  # use at most 1/4 of the free memory
 
 
 class Resident:
-    """The images of a stack as uint8 tensors (H, W, channels) on a device; on the CPU views of the stack itself."""
+    """The images of a stack as uint8 tensors (H, W, channels) on a device; on the CPU, views of the stack."""
 
     def __init__(self, stack: Stack, device: torch.device) -> None:
         self._pixels, self._shapes, self._device = stack.pixels, stack.shapes, device
@@ -38,12 +38,12 @@ class Resident:
         return image.to(self._device, non_blocking=True)
 
     def shape(self, index: int) -> tuple[int, int, int]:
-        """Height, width and channels."""
+        """Return height, width and channels."""
         height, width, channels = self._shapes[index].tolist()
         return height, width, channels
 
     def hold(self, indices: Iterable[int], limit: int) -> None:
-        """Copy images to the device, those that lie side by side in one go; none if they take more bytes than that."""
+        """Copy images to the device, adjacent ones at once; copy none if they take more than `limit` bytes."""
         missing = np.array(sorted(set(indices) - self._held.keys()), np.int64)
         sizes = self._shapes[missing].prod(1)
         if sizes.sum() > limit:
@@ -64,23 +64,23 @@ _residents: dict[tuple[int, str], Resident] = {}
 
 
 def resident(stack: Stack, device: torch.device, indices: Iterable[int]) -> Resident:
-    """Images of a stack on a device, the same for every call with this very stack, for as long as that exists.
+    """Return the images of a stack on a device; calls with the same stack share them while it exists.
 
     Args:
-        indices: the images that are needed now.
+        indices: images needed now.
     """
     key = id(stack), str(device)
     if key not in _residents:
         _residents[key] = Resident(stack, device)
         weakref.finalize(stack, _residents.pop, key)
-    found = _residents[key]
+    images = _residents[key]
     if device.type != "cpu":
-        found.hold(indices, _free(device) // _SHARE)
-    return found
+        images.hold(indices, _free(device) // _SHARE)
+    return images
 
 
 def _free(device: torch.device) -> int:
-    """Bytes that are free on a device, with those that torch keeps for its next tensors; any number where none says."""
+    """Return the free bytes of a device, including torch's unused reserve; practically unlimited unless on CUDA."""
     if device.type != "cuda":
         return 2**63 - 1
     kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)

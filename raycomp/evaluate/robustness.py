@@ -1,4 +1,4 @@
-"""Figures of corruption robustness from the mIoU of every (type, severity).
+"""Corruption robustness metrics from the mIoU of every (type, severity).
 
 Paper, section 4 (mIoU_noise); Hendrycks & Dietterich, ICLR 2019 (mPC, rPC); Kamann & Rother,
 "Benchmarking the Robustness of Semantic Segmentation Models", CVPR 2020 (CD, rCD). All values are
@@ -12,10 +12,10 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Robustness:
-    """Summary of a (types, severities) table of mIoU; NaN marks variants that were not measured."""
+    """Summary of an mIoU table (types, severities); NaN marks unmeasured variants."""
 
     mpc: float
-    """Mean performance under corruption: plain mean over all measured variants (mIoU_noise)."""
+    """Mean performance under corruption: the mean over all measured variants (mIoU_noise)."""
     rpc: float
     """mPC relative to clean mIoU."""
     per_type: np.ndarray
@@ -23,7 +23,7 @@ class Robustness:
 
 
 def summary(table: np.ndarray, clean: float) -> Robustness:
-    """Summarise a table (types, severities) of mIoU beside the clean mIoU."""
+    """Summarise an mIoU table (types, severities) relative to the clean mIoU."""
     mpc = float(np.nanmean(table))
     return Robustness(
         mpc=mpc,
@@ -34,9 +34,9 @@ def summary(table: np.ndarray, clean: float) -> Robustness:
 
 
 def corruption_degradation(table: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """CD of each type: sum over severities of (1 - mIoU), relative to a reference model's.
+    """Return the CD of each type: the sum over severities of (1 - mIoU), relative to a reference model.
 
-    NaN where nothing was measured, or the reference makes no error.
+    NaN if nothing was measured, or if the reference makes no errors.
     """
     return _ratio(np.nansum(1 - table, axis=1), np.nansum(1 - reference, axis=1))
 
@@ -44,9 +44,9 @@ def corruption_degradation(table: np.ndarray, reference: np.ndarray) -> np.ndarr
 def relative_corruption_degradation(
     table: np.ndarray, clean: float, reference: np.ndarray, reference_clean: float
 ) -> np.ndarray:
-    """rCD of each type: sum of (D - D_clean) over severities, relative to a reference model's.
+    """Return the rCD of each type: the sum of (D - D_clean) over severities, relative to a reference model.
 
-    D is 1 - mIoU. NaN where the reference does not degrade at all.
+    D is 1 - mIoU. NaN if the reference does not degrade.
     """
     worse = np.nansum(clean - table, axis=1)
     reference_worse = np.nansum(reference_clean - reference, axis=1)
@@ -54,9 +54,9 @@ def relative_corruption_degradation(
 
 
 def known_mean(values: np.ndarray) -> float | None:
-    """Mean of the values that are no NaN; None without any."""
-    known = values[~np.isnan(values)]
-    return float(known.mean()) if known.size else None
+    """Return the mean of the values that are not NaN; None if there are none."""
+    finite = values[~np.isnan(values)]
+    return float(finite.mean()) if finite.size else None
 
 
 def _ratio(values: np.ndarray, reference: np.ndarray) -> np.ndarray:
@@ -64,6 +64,6 @@ def _ratio(values: np.ndarray, reference: np.ndarray) -> np.ndarray:
 
 
 def measured_mean(table: np.ndarray, axis: int) -> np.ndarray:
-    """Mean ignoring NaN; NaN where nothing was measured."""
+    """Return the mean along an axis, ignoring NaN; NaN if nothing was measured."""
     count = np.isfinite(table).sum(axis)
     return np.divide(np.nansum(table, axis=axis), count, out=np.full(count.shape, np.nan), where=count > 0)

@@ -1,4 +1,4 @@
-"""How well a policy network of CTS finds superpatches of one class."""
+"""Precision of a CTS policy network in finding superpatches of one class."""
 
 from collections.abc import Iterable, Sequence
 
@@ -12,15 +12,15 @@ from raycomp.models.policy import one_class
 def precision(
     policy: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], shares: Sequence[float], ignore_border: bool
 ) -> tuple[float, list[float]]:
-    """What share of superpatches is of one class, among all and among each image's best-scored ones.
+    """Return the share of one-class superpatches, among all and among each image's best-scored ones.
 
     Args:
         batches: normalised images (B, 3, H, W) and labels (B, H, W).
-        shares: of the superpatches, the best this many.
+        shares: fractions of the superpatches, best-scored first.
         ignore_border: as in `one_class`.
 
     Returns:
-        The share among all, and for each of `shares`; fractions in [0, 1].
+        The share among all superpatches, and one for each of `shares`; in [0, 1].
     """
     hits, counts = torch.zeros(1 + len(shares)), torch.zeros(1 + len(shares))
     with torch.inference_mode():

@@ -1,4 +1,4 @@
-"""How many tokens each block really processes, for merging that depends on the image."""
+"""Record how many tokens each block processes, for merging that depends on the image."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -12,18 +12,18 @@ from raycomp.models.segmenter import Block, Segmenter
 
 @contextmanager
 def recorded(model: Segmenter) -> Iterator[list[list[int]]]:
-    """While open, the list grows by one entry per forward pass: tokens after each block's merge, special ones in."""
+    """Yield a list that gains, per forward pass, the tokens after each block's merge, special tokens included."""
     passes: list[list[int]] = []
 
     def begin(_: nn.Module, __: tuple[Tensor, ...]) -> None:
         passes.append([])
 
-    def seen(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    def count(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         passes[-1].append(inputs[0].shape[1])
 
     blocks = cast("Iterable[Block]", model.encoder.blocks)
     hooks = [model.encoder.register_forward_pre_hook(begin)]
-    hooks += [block.norm2.register_forward_pre_hook(seen) for block in blocks]
+    hooks += [block.norm2.register_forward_pre_hook(count) for block in blocks]
     try:
         yield passes
     finally:
@@ -32,7 +32,7 @@ def recorded(model: Segmenter) -> Iterator[list[list[int]]]:
 
 
 def tokens_per_block(model: Segmenter, images: Tensor) -> list[int]:
-    """Tokens after each block of one forward pass on images (B, 3, H, W), special tokens included."""
+    """Return the tokens after each block in one pass on images (B, 3, H, W), special tokens included."""
     with recorded(model) as passes, torch.inference_mode():
         model(images)
     return passes[0]

@@ -1,6 +1,6 @@
-"""Evaluation images through a model in batches of windows, all of one size and all full, whatever the images' sizes.
+"""Run a model on evaluation images in full batches of equal windows, whatever the sizes of the images.
 
-Legend: B windows of a batch, n windows of an image, K classes, h w grid of patches.
+Legend: B windows in a batch, n windows in an image, K classes, h w grid of patches.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +19,7 @@ from raycomp.shape import Size, enlarged_to
 
 @dataclass(frozen=True)
 class View:
-    """How a model sees images: enlarged until a window fits, then window by window."""
+    """How a model processes images: enlarged until a window fits, then window by window."""
 
     pixels: Mean
     window: Size
@@ -28,31 +28,31 @@ class View:
     patch: int
     """Side, pixels."""
     dtype: torch.dtype
-    """Of the model's input."""
+    """Data type of the model's input."""
 
-    def seen(self, size: Size) -> Size:
-        """Size that an image is enlarged to."""
+    def input_size(self, size: Size) -> Size:
+        """Return the size that an image is enlarged to."""
         return enlarged_to(size, self.window)
 
     def places(self, size: Size) -> tuple[Place, ...]:
-        """Where the windows of an image of a size lie, once it is enlarged."""
-        return _places(self.seen(size), self.window, self.stride)
+        """Return the places of the windows in the enlarged image."""
+        return _places(self.input_size(size), self.window, self.stride)
 
     def normalised(self, images: Tensor) -> Tensor:
-        """Model input (B, 3, H, W) of images (B, H, W, 3) uint8."""
+        """Normalise images (B, H, W, 3) uint8 to model input (B, 3, H, W)."""
         return normalised(images, self.pixels.mean, self.pixels.std, self.dtype)
 
     def windows(self, image: Tensor) -> Iterator[Tensor]:
-        """The windows of an image (H, W, 3) uint8: as they are (height, width, 3), or model input where enlarged."""
+        """Yield the windows of an image (H, W, 3) uint8: raw (height, width, 3), or as model input if enlarged."""
         size = (image.shape[0], image.shape[1])
-        if self.seen(size) == size:
+        if self.input_size(size) == size:
             yield from (image[place] for place in self.places(size))
         else:
             [x] = enlarged(self.normalised(image[None]), self.window)  # (3, H, W)
             yield from (x[(..., *place)] for place in self.places(size))
 
     def input(self, windows: Sequence[Tensor]) -> Tensor:
-        """What `windows` gave of any images, as model input (B, 3, height, width)."""
+        """Batch windows that `windows` yielded, from any images, as model input (B, 3, height, width)."""
         parts = []
         for raw, some in groupby(windows, lambda window: window.dtype == torch.uint8):
             part = torch.stack(list(some))
@@ -68,10 +68,10 @@ def _places(size: Size, window: Size, stride: int) -> tuple[Place, ...]:
 
 @dataclass(frozen=True)
 class Labelled:
-    """Images that a model has labelled."""
+    """Consecutive images and their predicted labels."""
 
     images: slice
-    """Which of those given."""
+    """Indices of the images."""
     labels: Tensor
     """(images, height, width), uint8 or int64."""
 
@@ -83,32 +83,32 @@ def labelled(
     view: View,
     batch: int,
 ) -> Iterator[Labelled]:
-    """Label images in their order, neighbours of one size together.
+    """Label images in order, adjacent images of equal size together.
 
     Args:
-        run: maps model input (B, 3, height, width) to class scores (B, K, h, w); it may give the same memory each time.
-        images: each gives its pixels (H, W, 3) uint8.
-        sizes: of each image, and the size that it is labelled at.
-        batch: windows of a batch.
+        run: maps model input (B, 3, height, width) to class scores (B, K, h, w); it may reuse its output buffer.
+        images: each returns its pixels (H, W, 3) uint8.
+        sizes: size of each image, and of its labels.
+        batch: number of windows in a batch.
     """
     windows = (window for image in images for window in view.windows(image()))
-    left: Tensor | None = None  # scores of an image whose other windows are yet to come
+    left: Tensor | None = None  # scores of an image whose other windows are still to come
     done = 0
     while some := list(islice(windows, batch)):
         scores = run(view.input(some))
         scores = scores if left is None else torch.cat([left, scores])
-        for (size, at), group in groupby(_finished(sizes, done, view, len(scores))):
+        for (size, label_size), group in groupby(_finished(sizes, done, view, len(scores))):
             places, count = view.places(size), len(list(group))
-            own, scores = scores.split([count * len(places), len(scores) - count * len(places)])
-            own = own.unflatten(0, (count, len(places)))
-            labels = labels_of_windows(own, view.patch, view.window, places, view.seen(size), at)
+            done_scores, scores = scores.split([count * len(places), len(scores) - count * len(places)])
+            by_image = done_scores.unflatten(0, (count, len(places)))
+            labels = labels_of_windows(by_image, view.patch, view.window, places, view.input_size(size), label_size)
             yield Labelled(slice(done, done + count), labels)
             done += count
         left = scores.clone() if len(scores) else None
 
 
 def _finished(sizes: Sequence[tuple[Size, Size]], first: int, view: View, windows: int) -> Iterator[tuple[Size, Size]]:
-    """Sizes of the images from the first on whose windows are all among those that are there."""
+    """Yield the sizes of the images from `first` on whose windows are all among the given number."""
     for index in range(first, len(sizes)):
         windows -= len(view.places(sizes[index][0]))
         if windows < 0:

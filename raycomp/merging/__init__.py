@@ -1,7 +1,7 @@
-"""Merge methods, one a file: its settings, what it costs, how it merges, how it is searched, matched and named.
+"""Merge methods, one per file: settings, cost, merging, search dimensions, cost matching and names.
 
-To add one, write its class beside these (see `MergeMethod`) and add it to the union `Merge`. Nothing here imports torch
-until a model merges.
+To add a method, write its class in a new file here (see `MergeMethod`) and add it to the union `Merge`. This package
+imports torch only when a model merges.
 """
 
 from typing import Annotated, get_args
@@ -14,10 +14,10 @@ from raycomp.merging.cts import Cts
 from raycomp.merging.tome import ToMe
 
 Merge = Annotated[Algm | Cts | ToMe, Field(discriminator="method")]
-"""The settings of any method, as a recipe holds them."""
+"""Settings of any method, as stored in a recipe."""
 METHODS: dict[str, type[MergeMethod]] = {
     method.model_fields["method"].default: method for method in get_args(get_args(Merge)[0])
 }
-"""Every method by name."""
+"""All methods by name."""
 
 __all__ = ["METHODS", "Algm", "Cts", "Merge", "MergeMethod", "ToMe"]

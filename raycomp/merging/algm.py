@@ -1,8 +1,8 @@
-"""ALGM: windows of alike neighbours merge early, alike tokens anywhere merge once half way.
+"""ALGM: windows of similar neighbours merge early; similar tokens merge globally once, about half way.
 
 Norouzi et al., "ALGM: Adaptive Local-then-Global Token Merging for Efficient Semantic Segmentation
 with Plain Vision Transformers", CVPR 2024 (REFERENCE 5). Both merges compare the residual stream
-after attention; attention does not weigh tokens by size.
+after attention, and attention does not weight tokens by size.
 
 Legend: B batch, N tokens, P special tokens, E embedding width, W windows of 2x2 patches.
 """
@@ -26,22 +26,22 @@ if TYPE_CHECKING:
 class Algm(MergeMethod):
     """Adaptive local-then-global token merging.
 
-    Two forms: with `threshold`, each image merges what is similar enough; with `windows` and `pairs`,
-    all images merge the same counts, which batches can use and a search needs. In a batch the adaptive form merges
-    what the image that merges least would merge, as a batch needs equal token counts.
+    It has two forms. With `threshold`, each image merges what is similar enough. With `windows` and `pairs`, all images
+    merge the same counts, which batches allow and a search needs. In a batch, the adaptive form merges as many tokens
+    as the image that merges fewest, because a batch needs equal token counts.
     """
 
     title: ClassVar[str] = "ALGM"
     symbol: ClassVar[str] = "T"
-    revision: ClassVar[str] = "merged first"  # an older release ordered tokens otherwise
+    revision: ClassVar[str] = "merged first"  # an older release ordered tokens differently
 
     method: Literal["algm"] = "algm"
     blocks: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
     """The block that merges windows and the block that merges pairs, counted from 1 as in the paper."""
     threshold: Annotated[float, Field(ge=-1, le=1), ROUNDED] | None = None
-    """T: a 2x2 window whose mean cosine reaches it becomes one token."""
+    """T: a 2x2 window with a mean cosine of at least T becomes one token."""
     windows: Annotated[float, Field(ge=0, le=1), ROUNDED] | None = None
-    """Share of the windows that become one token."""
+    """Share of windows that become one token."""
     pairs: Annotated[float, Field(ge=0, le=0.5), ROUNDED] | None = None
     """Share of the mergeable tokens that merge globally."""
 
@@ -51,7 +51,7 @@ class Algm(MergeMethod):
         if (self.threshold is None) != (None not in shares) or (self.threshold is not None and shares != (None, None)):
             raise ValueError("algm needs either threshold, -1 to 1, or both windows, 0 to 1, and pairs, 0 to 0.5")
         if self.blocks[0] >= self.blocks[1]:
-            raise ValueError(f"algm.blocks is {list(self.blocks)}: windows merge before pairs")
+            raise ValueError(f"algm.blocks is {list(self.blocks)}: windows must merge before pairs")
         return self
 
     def check_depth(self, depth: int) -> None:
@@ -119,12 +119,12 @@ class Algm(MergeMethod):
 
     @classmethod
     def standard(cls, shape: ModelShape, policy: str) -> Self:
-        """The adaptive form."""
+        """Return the adaptive form."""
         del policy
         return cls(blocks=algm_blocks(shape.depth), threshold=-1)
 
     def at(self, strength: float, shape: ModelShape, image: Size | None) -> Self:
-        """The same form: T falls from 1 to -1, or shares rise together."""
+        """Keep the form: T falls from 1 to -1, or both shares rise together."""
         del shape, image
         if self.adaptive:
             return type(self)(blocks=self.blocks, threshold=1 - 2 * strength)
@@ -150,7 +150,7 @@ class Algm(MergeMethod):
         return dict(zip(self.dimensions, (self.windows / 2, self.pairs), strict=True))
 
     def with_searched(self, ratios: Mapping[str, float]) -> Self:
-        """The form of fixed counts."""
+        """Return the form with fixed counts."""
         local, globally = (ratios.get(name, 0.0) for name in self.dimensions)
         return type(self)(blocks=self.blocks, windows=2 * local, pairs=globally)
 
@@ -165,12 +165,12 @@ class Algm(MergeMethod):
 
 
 def algm_blocks(depth: int) -> tuple[int, int]:
-    """Where ALGM merges: blocks 1 and 5 of 12, 1 and 7 of 24; other depths in the proportion of 12."""
+    """Return where ALGM merges: blocks 1 and 5 of 12, 1 and 7 of 24; other depths in proportion to 12."""
     return 1, {12: 5, 24: 7}.get(depth, max(2, round(depth * 5 / 12)))
 
 
 def alike(best: Tensor, block: int, prefix: int) -> Tensor:
-    """Which sources of `best_partners` merge globally: best cosine at least mean + std / block, by image.
+    """Return which sources of `best_partners` merge globally: best cosine >= mean + std / block, per image.
 
     Args:
         best: (B, ceil(N/2)), -inf for special tokens.

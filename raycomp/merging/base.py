@@ -1,4 +1,4 @@
-"""What a merge method provides: the base class of all methods, and the rounding that they share.
+"""Base class of all merge methods, and the rounding that they share.
 
 Legend: B batch, N tokens, E embedding width, H heads, K classes, h w grid.
 """
@@ -14,33 +14,33 @@ from pydantic import AfterValidator, BaseModel, ConfigDict
 from raycomp.errors import UserError
 from raycomp.shape import Grid, ModelShape, Size
 
-if TYPE_CHECKING:  # counting and searching do without torch
+if TYPE_CHECKING:  # counting and searching need no torch
     from torch import Tensor, nn
 
     from raycomp.merging.tokens import Tokens
 
 RATIO_DIGITS = 6  # keeps r = round(ratio * tokens) exact up to a million tokens
 ROUNDED = AfterValidator(lambda value: round(value, RATIO_DIGITS) + 0.0)
-"""Rounds a share, so that recipes which merge alike have one id; also turns -0.0 into 0.0."""
+"""Round a share, so that recipes that merge alike share an id; also turn -0.0 into 0.0."""
 
 
 class MergeMethod(BaseModel, ABC):
-    """Frozen settings of one method. A recipe's id covers their JSON form: fields and defaults never change."""
+    """Frozen settings of one method. Recipe ids hash their JSON form, so fields and defaults never change."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     title: ClassVar[str]
     """Name in tables, figures and labels: `ToMe`."""
     symbol: ClassVar[str]
-    """The paper's letter for the strength: `r`."""
+    """The paper's symbol for the strength: `r`."""
     proportional: ClassVar[bool] = False
-    """Whether attention weighs a merged token by the patches it stands for."""
+    """Whether attention weights a merged token by the number of patches it represents."""
     uniform_step: ClassVar[bool] = False
-    """Whether all blocks merge their shares by the same step, whose time a latency table then interpolates."""
+    """Whether all blocks merge by the same step, so that a latency table can interpolate its time."""
     needs_policy: ClassVar[bool] = False
-    """Whether a policy network says where tokens merge; then `embed` replaces the patch embedding."""
+    """Whether a policy network decides where tokens merge; if so, `embed` replaces the patch embedding."""
     revision: ClassVar[str] = ""
-    """Changes when a release merges other tokens at the same settings, so that benchmarks match their cost anew."""
+    """Changes when a release merges other tokens at the same settings, so that benchmarks match their cost again."""
 
     method: str
 
@@ -52,7 +52,7 @@ class MergeMethod(BaseModel, ABC):
     @property
     @abstractmethod
     def empty(self) -> bool:
-        """Whether nothing merges, at any grid; a recipe then has no merging at all."""
+        """Whether nothing merges on any grid; a recipe then stores no merging."""
 
     @property
     def adaptive(self) -> bool:
@@ -61,32 +61,32 @@ class MergeMethod(BaseModel, ABC):
 
     @property
     def policy_kind(self) -> str | None:
-        """Which policy network the method needs; None for none."""
+        """Kind of the policy network that the method needs, or None."""
         return None
 
     # Cost
 
     @abstractmethod
     def tokens_removed(self, shape: ModelShape, image: Size | None) -> tuple[int, list[int]]:
-        """How many tokens go before the first block, and how many in each block.
+        """Return how many tokens are removed before the first block, and in each block.
 
         Raises:
-            UserError: for a grid that the method cannot work on.
+            UserError: if the method cannot work on the grid.
             ValueError: for adaptive merging, which depends on the image.
         """
 
     def metric_width(self, block: int, merged: int, embed: int, heads: int, qk: int) -> int:
-        """Width of the vectors that a block compares to merge pairs; 0 where it compares none.
+        """Return the width of the vectors that a block compares to merge pairs; 0 if it compares none.
 
         Args:
-            merged: tokens that the block removes.
-            embed: the block's embedding width, and so on; `qk` is per head.
+            merged: number of tokens that the block removes.
+            embed, heads, qk: widths of the block; `qk` is per head.
         """
         del block, merged, embed, heads, qk
         return 0
 
     def extra_cost(self, patch: int, image: Size) -> int:
-        """Multiply-adds of networks of its own on one image of height x width pixels."""
+        """Return the multiply-adds of the method's own networks on one image of height x width pixels."""
         del patch, image
         return 0
 
@@ -95,16 +95,16 @@ class MergeMethod(BaseModel, ABC):
     def merge(
         self, block: int, x: Tensor, keys: Tensor, tokens: Tokens | None, grid: Grid, prefix: int
     ) -> tuple[Tensor, Tokens | None]:
-        """Merge tokens of a block, between its attention and its MLP.
+        """Merge tokens in a block, between attention and MLP.
 
         Args:
             block: counted from 0.
-            x: (B, N, E), `prefix` special tokens in front.
-            keys: (B, H, N, qk) of the block's attention.
-            tokens: where the patches went so far; None where none merged.
+            x: (B, N, E), with `prefix` special tokens in front.
+            keys: (B, H, N, qk), from the block's attention.
+            tokens: record of earlier merges, or None.
 
         Returns:
-            Tokens (B, fewer, E) and their record.
+            The remaining tokens (B, N - merged, E) and their record.
         """
         del block, keys, grid, prefix
         return x, tokens
@@ -112,25 +112,25 @@ class MergeMethod(BaseModel, ABC):
     def embed(
         self, images: Tensor, logits: Tensor, projection: nn.Conv2d, position: Tensor, grid: Grid, prefix: int
     ) -> tuple[Tensor, Tokens]:
-        """Embed images with fewer tokens than patches; for a method that needs a policy.
+        """Embed images with fewer tokens than patches; only for methods that need a policy.
 
         Args:
             images: (B, 3, h*p, w*p).
-            logits: (B, 2, h/2, w/2) of the policy network.
+            logits: (B, 2, h/2, w/2), from the policy network.
             projection: the patch embedding, stride p.
             position: (1, h*w, E).
 
         Returns:
-            Tokens (B, N, E) without special ones, and their record, which counts those in.
+            Tokens (B, N, E) without special tokens, and their record, which includes those.
         """
         raise NotImplementedError
 
-    # Strength: one knob, for matching a cost
+    # Strength: one parameter, for matching a cost
 
     @classmethod
     @abstractmethod
     def standard(cls, shape: ModelShape, policy: str) -> Self:
-        """The method as its paper sets it for a model, at any strength but none.
+        """Return the settings that the paper uses for a model, at any non-zero strength.
 
         Args:
             policy: kind of the policy network, for a method that needs one.
@@ -138,55 +138,54 @@ class MergeMethod(BaseModel, ABC):
 
     @abstractmethod
     def at(self, strength: float, shape: ModelShape, image: Size | None) -> Self:
-        """The same settings at another strength, 0 (nothing) to 1 (the most); the cost falls with it."""
+        """Return the same settings at another strength, 0 (none) to 1 (maximum); cost falls as strength rises."""
 
     def schedules(self, shape: ModelShape, image: Size | None) -> dict[str, Callable[[float], Self]]:
-        """Settings of fixed counts by strength, which a search starts from; `uniform` is its baseline."""
+        """Return fixed-count settings by strength, which start a search; `uniform` is the baseline."""
         return {"uniform": lambda strength: self.at(strength, shape, image)}
 
     @abstractmethod
     def operating_point(self, shape: ModelShape, image: Size | None) -> str:
-        """The strength in the paper's terms: `r = 9.5`."""
+        """Describe the strength in the paper's terms: `r = 9.5`."""
 
-    # Search: each dimension is a merge ratio, from 0 for nothing to 0.5 for the most that the method can merge there
+    # Search: each dimension is a merge ratio, from 0 (none) to 0.5 (the maximum that the method can merge there)
 
     @property
     @abstractmethod
     def dimensions(self) -> tuple[str, ...]:
-        """Names of the dimensions of a search space: `merge_I` for what merges in block I, counted from 0, and `merge`
-        for what merges before the first."""
+        """Names of the search dimensions: `merge_I` merges in block I, counted from 0, and `merge` before the first."""
 
     @property
     @abstractmethod
     def searched(self) -> dict[str, float]:
-        """These settings as a merge ratio for each dimension; empty for adaptive merging."""
+        """These settings as one merge ratio per dimension; empty for adaptive merging."""
 
     @abstractmethod
     def with_searched(self, ratios: Mapping[str, float]) -> Self:
-        """The settings of a merge ratio for each dimension, 0 where it is left out; all else stays as it is here."""
+        """Return settings with the given merge ratios, 0 for omitted dimensions; other fields are kept."""
 
     # Adaptive merging, measured on images
 
     def last_block(self, depth: int) -> int:
-        """The last block that may merge, counted from 1."""
+        """Return the last block that may merge, counted from 1."""
         return depth
 
     def fixed(self, tokens: Sequence[float], patches: int) -> MergeMethod:
-        """Settings of fixed counts, for adaptive ones: they merge what leaves so many tokens after each block.
+        """Convert adaptive settings to fixed counts that leave the given number of tokens after each block.
 
         Args:
-            tokens: means over images, special tokens left out.
-            patches: tokens before merging.
+            tokens: means over images, without special tokens.
+            patches: number of tokens before merging.
         """
         del tokens, patches
         return self
 
 
 def even_grid(grid: Grid, method: str) -> Grid:
-    """The grid, if 2x2 windows tile it.
+    """Return the grid if 2x2 windows tile it.
 
     Raises:
-        UserError: for an odd number of rows or columns.
+        UserError: if the number of rows or columns is odd.
     """
     if grid[0] % 2 or grid[1] % 2:
         rows, columns = (side + side % 2 for side in grid)
@@ -198,10 +197,10 @@ def even_grid(grid: Grid, method: str) -> Grid:
 
 
 def rounded_share(share: float, count: int) -> int:
-    """How many of `count` a share is."""
+    """Return a share of `count`, rounded half up."""
     return int(share * count + 0.5)
 
 
 def merged_pairs(share: float, mergeable: int) -> int:
-    """How many pairs of `mergeable` tokens merge: a share of the tokens, at most half of them."""
+    """Return how many pairs merge: a share of the `mergeable` tokens, at most half of them."""
     return min(rounded_share(share, mergeable), mergeable // 2)

@@ -1,6 +1,6 @@
-"""CTS: a policy network finds superpatches of one class, whose four patches enter as one token.
+"""CTS: a policy network finds superpatches of one class, whose four patches become one token.
 
-Lu, de Geus & Dubbelman, "Content-Aware Token TokenSharing for Efficient Semantic Segmentation with Vision
+Lu, de Geus & Dubbelman, "Content-Aware Token Sharing for Efficient Semantic Segmentation with Vision
 Transformers", CVPR 2023 (REFERENCE 6). Only the tokens that remain are embedded.
 
 Legend: B batch, N tokens, E embedding width, h w grid, p patch side.
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class Cts(MergeMethod):
-    """Content-aware token sharing: merges before the first block, as a policy network says."""
+    """Content-aware token sharing: merges before the first block, where a policy network says so."""
 
     title: ClassVar[str] = "CTS"
     symbol: ClassVar[str] = "R"
@@ -33,9 +33,9 @@ class Cts(MergeMethod):
 
     method: Literal["cts"] = "cts"
     share: Annotated[float, Field(ge=0, le=0.75), ROUNDED]
-    """R: share of the patches that sharing removes; each shared 2x2 superpatch saves three of its four."""
+    """R: share of patches that sharing removes; each shared 2x2 superpatch saves three of four."""
     policy: Literal["efficientnet_lite0", "small"] = "efficientnet_lite0"
-    """The network that says which superpatches hold one class."""
+    """Network that predicts which superpatches hold a single class."""
 
     @property
     def empty(self) -> bool:
@@ -88,23 +88,23 @@ class Cts(MergeMethod):
 
 
 def shared_superpatches(share: float, patches: int) -> int:
-    """k = ceil(R N / 3) superpatches share one token each (REFERENCE 2), at most all of them."""
+    """Return how many superpatches share a token: ceil(R N / 3) (REFERENCE 2), capped at all of them."""
     return min(patches // 4, math.ceil(share * patches / 3 - 1e-9))
 
 
 def share(
     images: Tensor, shared: Tensor, count: int, projection: nn.Conv2d, position: Tensor, grid: Grid, prefix: int
 ) -> tuple[Tensor, Tokens]:
-    """Embed images, the shared superpatches halved in size to one patch, their position embeddings pooled alike.
+    """Embed images; a shared superpatch is downsampled to one patch, and its position embeddings are averaged.
 
     Args:
         images: (B, 3, h*p, w*p).
-        shared: (B, h/2 * w/2) bool, `count` of each image true.
+        shared: (B, h/2 * w/2) bool, with `count` true values per image.
         projection: the patch embedding, stride p.
         position: (1, h*w, E).
 
     Returns:
-        Tokens (B, h*w - 3 * count, E) in raster order, and where each patch went, special tokens counted in.
+        Tokens (B, h*w - 3 * count, E) in raster order, and their record, which includes special tokens.
     """
     import torch
     import torch.nn.functional as F
@@ -115,12 +115,12 @@ def share(
     index = window_positions(shared, grid, prefix)
     first = index[:, prefix:]
     pixels = patch_pixels(images, side)  # (B, h*w, 3*p*p)
-    # Bilinear at factor 1/2 (half-pixel centres) is the mean of 2x2 pixels; of 2x2 positions likewise.
+    # Bilinear resampling by 1/2 (half-pixel centres) is the mean of 2x2 pixels, or of 2x2 positions.
     halved = patch_pixels(F.avg_pool2d(images, 2), side)  # (B, h/2 * w/2, 3*p*p)
     pooled = windows(position, grid).mean(2)  # (1, h/2 * w/2, E)
     window = window_of_patch(grid, images.device)
     inside = shared.gather(1, window.expand(B, -1))[..., None]
-    kept = first_of_each(first - prefix, rows * columns - 3 * count)  # (B, N): patches that stand for a token
+    kept = first_of_each(first - prefix, rows * columns - 3 * count)  # (B, N): the patch that represents each token
     chosen = window[kept]  # (B, N): their windows
     inside = inside.gather(1, kept[..., None])
     pixels = torch.where(inside, _rows(halved, chosen), _rows(pixels, kept))
@@ -132,5 +132,5 @@ def share(
 
 
 def _rows(x: Tensor, index: Tensor) -> Tensor:
-    """x (B, M, C) at index (B, N): (B, N, C)."""
+    """Gather rows of x (B, M, C) at index (B, N): (B, N, C)."""
     return x.gather(1, index[..., None].expand(-1, -1, x.shape[-1]))

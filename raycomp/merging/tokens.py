@@ -1,9 +1,9 @@
-"""Tensor operations of all merge methods: bipartite pairs, 2x2 windows, size-weighted means. Needs torch.
+"""Tensor operations shared by the merge methods: bipartite pairs, 2x2 windows, size-weighted means. Needs torch.
 
 Bolya et al., "Token Merging: Your ViT But Faster", ICLR 2023 (REFERENCE 4) for pairs; Norouzi et al.,
 "ALGM", CVPR 2024 (REFERENCE 5) for windows.
 
-On a CUDA device the kernels of `raycomp.kernels` give the same answers within rounding, in a few launches.
+On CUDA devices, `raycomp.kernels` computes the same results up to rounding in a few launches.
 
 Legend: B batch, N tokens, P special tokens, E embedding width, H heads, W windows of 2x2 patches.
 """
@@ -22,35 +22,35 @@ from raycomp.shape import Grid
 
 @dataclass(slots=True)
 class Tokens:
-    """What merging must remember: how many patches each token stands for, and where they went."""
+    """Record of merging: the size of each token, and the token of each patch."""
 
     size: Tensor
-    """(B, N) float32, patches in each token."""
+    """(B, N) float32, number of patches in each token."""
     source: Tensor
-    """(B, patches) int64, the token that stands for each original patch."""
+    """(B, patches) int64, index of the token that represents each original patch."""
 
 
 class TokenSharing(nn.Module):
-    """A policy network, and the method that embeds images with fewer tokens as it says."""
+    """A policy network, and the method that embeds images with fewer tokens by its output."""
 
     def __init__(self, method: MergeMethod, policy: nn.Module, prefix: int) -> None:
         super().__init__()
         self.method, self.policy, self.prefix = method, policy, prefix
 
     def train(self, mode: bool = True) -> Self:
-        """Nothing: the policy is trained on its own, and its batch statistics stay as they are."""
+        """Stay in evaluation mode: the policy is trained separately, and its batch statistics are fixed."""
         del mode
         return super().train(False)
 
     def forward(self, images: Tensor, projection: nn.Conv2d, position: Tensor, grid: Grid) -> tuple[Tensor, Tokens]:
-        """Embed images (B, 3, h*p, w*p) with position (1, h*w, E): tokens (B, N, E) and their record."""
+        """Embed images (B, 3, h*p, w*p) and position (1, h*w, E) as tokens (B, N, E) and their record."""
         with torch.no_grad():
             logits = self.policy(images)  # (B, 2, h/2, w/2)
         return self.method.embed(images, logits, projection, position, grid, self.prefix)
 
 
 def patch_pixels(images: Tensor, side: int) -> Tensor:
-    """Pixels of every patch of images (B, 3, h*p, w*p), in the order of a projection's weights: (B, h*w, 3*p*p)."""
+    """Flatten images (B, 3, h*p, w*p) into patches (B, h*w, 3*p*p), in the order of a projection's weights."""
     B, channels, height, width = images.shape
     x = images.view(B, channels, height // side, side, width // side, side)
     return x.permute(0, 2, 4, 1, 3, 5).reshape(B, height // side * (width // side), channels * side * side)
@@ -58,14 +58,14 @@ def patch_pixels(images: Tensor, side: int) -> Tensor:
 
 @torch.no_grad()
 def best_partners(metric: Tensor, prefix: int) -> tuple[Tensor, Tensor]:
-    """Each token at an even position (source) finds the most similar at an odd one (destination).
+    """Find the most similar destination (odd position) of each source (even position).
 
     Args:
-        metric: (B, N, C), compared by cosine; or (B, H, N, C), whose mean over heads is.
-        prefix: special tokens in front, which take no part.
+        metric: (B, N, C), compared by cosine; or (B, H, N, C), averaged over heads first.
+        prefix: number of special tokens in front, which do not merge.
 
     Returns:
-        For each source the best cosine (B, ceil(N/2)), -inf for special tokens, and the index of its
+        The best cosine of each source (B, ceil(N/2)), -inf for special tokens, and the index of its
         partner among the destinations.
     """
     if kernels.usable(metric):
@@ -85,21 +85,21 @@ def best_partners(metric: Tensor, prefix: int) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def pair_positions(best: Tensor, partner: Tensor, r: int, tokens: int, prefix: int) -> Tensor:
-    """Merge the r best pairs of `best_partners`.
+    """Return the token positions after merging the r best pairs of `best_partners`.
 
     Args:
-        r: merges, at most half of tokens - prefix.
+        r: number of merges, at most half of tokens - prefix.
 
     Returns:
         (B, N) int64, the position of each token after merging: special tokens, then unmerged
-        sources in their order, then destinations.
+        sources in order, then destinations.
     """
     if kernels.usable(best):
         from raycomp.kernels import pairs
 
         return pairs.pair_positions(best, partner, r, tokens, prefix)
     sources = (prefix + 1) // 2  # special tokens among the sources
-    others = prefix // 2  # and among the destinations
+    others = prefix // 2  # special tokens among the destinations
     order = best.argsort(dim=-1, descending=True, stable=True)
     stays = torch.ones_like(best, dtype=torch.int64).scatter_(1, order[:, :r], 0)[:, sources:]
     kept = stays.shape[1] - r
@@ -116,13 +116,13 @@ def pair_positions(best: Tensor, partner: Tensor, r: int, tokens: int, prefix: i
 
 
 def match(metric: Tensor, r: int, prefix: int) -> Tensor:
-    """Positions (B, N) after merging the r most similar pairs; see `best_partners`, `pair_positions`."""
+    """Return positions (B, N) after merging the r most similar pairs; see `best_partners`, `pair_positions`."""
     best, partner = best_partners(metric, prefix)
     return pair_positions(best, partner, r, metric.shape[-2], prefix)
 
 
 def windows(x: Tensor, grid: Grid) -> Tensor:
-    """Patches (B, h*w, E) as 2x2 windows (B, h/2 * w/2, 4, E): top left, top right, bottom left, bottom right."""
+    """Group patches (B, h*w, E) into 2x2 windows (B, h/2 * w/2, 4, E), each in raster order."""
     B, _, E = x.shape
     rows, columns = grid
     x = x.view(B, rows // 2, 2, columns // 2, 2, E).transpose(2, 3)
@@ -130,27 +130,27 @@ def windows(x: Tensor, grid: Grid) -> Tensor:
 
 
 def window_of_patch(grid: Grid, device: torch.device) -> Tensor:
-    """(h*w,): the 2x2 window of each patch."""
+    """Return the 2x2 window of each patch (h*w,)."""
     row, column = torch.arange(grid[0], device=device), torch.arange(grid[1], device=device)
     return (row[:, None] // 2 * (grid[1] // 2) + column // 2).flatten()
 
 
 @torch.no_grad()
 def window_scores(patches: Tensor, grid: Grid) -> Tensor:
-    """Mean cosine of the six pairs in each 2x2 window: patches (B, h*w, E) to (B, h/2 * w/2)."""
+    """Return the mean cosine of the six pairs in each 2x2 window: patches (B, h*w, E) to (B, h/2 * w/2)."""
     unit = F.normalize(windows(patches if patches.dtype == torch.float64 else patches.float(), grid), dim=-1)
     # |u1 + u2 + u3 + u4|^2 = 4 + 2 * (sum of the six cosines)
     return (unit.sum(2).square().sum(-1) - 4) / 12
 
 
 def window_positions(together: Tensor, grid: Grid, prefix: int) -> Tensor:
-    """Let the four patches of chosen windows share the place of the first of them.
+    """Give the four patches of each chosen window the position of its first patch.
 
     Args:
         together: (B, h/2 * w/2) bool, the windows that become one token.
 
     Returns:
-        (B, P + h*w) int64, the position of each token; positions keep the raster order.
+        (B, P + h*w) int64, the position of each token, in raster order.
     """
     B, (rows, columns) = together.shape[0], grid
     device = together.device
@@ -160,26 +160,26 @@ def window_positions(together: Tensor, grid: Grid, prefix: int) -> Tensor:
     column = torch.arange(columns, device=device)
     patch = row * columns + column
     top_left = (row // 2 * 2 * columns + column // 2 * 2).flatten()
-    stands = ~chosen | (patch.flatten() == top_left)  # the patches that stand for themselves or a window
+    stands = ~chosen | (patch.flatten() == top_left)  # patches that represent themselves or a window
     place = prefix + stands.cumsum(1) - 1
     index = place.gather(1, torch.where(chosen, top_left, patch.flatten()))
     return torch.cat([torch.arange(prefix, device=device).expand(B, -1), index], dim=1)
 
 
 def best_windows(scores: Tensor, count: int) -> Tensor:
-    """The `count` windows of highest score (B, W) as a mask; ties go to the lower index."""
+    """Return a mask of the `count` highest scores (B, W); ties go to the lower index."""
     return _ranks(scores) < count
 
 
 def best_windows_first(scores: Tensor, count: int, grid: Grid, prefix: int) -> Tensor:
-    """Merge the `count` windows of highest score, and put them in front.
+    """Return the token positions after merging the `count` best windows and moving them to the front.
 
     Args:
         scores: (B, h/2 * w/2); ties go to the lower index.
 
     Returns:
         (B, P + h*w) int64, the position of each token after merging: special tokens, then merged windows by
-        falling score, then the other patches in raster order.
+        descending score, then the other patches in raster order.
     """
     B, (rows, columns) = scores.shape[0], grid
     device = scores.device
@@ -192,28 +192,28 @@ def best_windows_first(scores: Tensor, count: int, grid: Grid, prefix: int) -> T
 
 
 def first_of_each(positions: Tensor, count: int) -> Tensor:
-    """The patch that comes first among those of a position, for each of `count` positions from 0: (B, count)."""
+    """Return the first patch at each of the positions 0 to count - 1: (B, count)."""
     patches = torch.arange(positions.shape[1], device=positions.device).expand_as(positions)
     none = positions.new_full((positions.shape[0], count), positions.shape[1])
     return none.scatter_reduce(1, positions, patches, "amin")
 
 
 def _ranks(scores: Tensor) -> Tensor:
-    """The place of each of scores (B, W) in falling order, from 0; ties go to the lower index."""
+    """Return the rank of each of scores (B, W) in descending order, from 0; ties go to the lower index."""
     return scores.argsort(dim=-1, descending=True, stable=True).argsort(dim=-1)
 
 
 def merge(x: Tensor, size: Tensor, index: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Average the tokens that share a position, weighted by their sizes; sizes add up.
+    """Average the tokens that share a position, weighted by size; sizes are added.
 
     Args:
         x: (B, N, E).
-        size: (B, N), patches in each token.
-        index: (B, N), positions; each of them occurs.
-        count: tokens after merging.
+        size: (B, N), number of patches in each token.
+        index: (B, N), positions after merging; each from 0 to count - 1 occurs.
+        count: number of tokens after merging.
 
     Returns:
-        Tokens (B, count, E) of x's dtype and their sizes (B, count).
+        Tokens (B, count, E) in the dtype of x, and their sizes (B, count).
     """
     if kernels.usable(x, size):
         from raycomp.kernels import groups
@@ -223,7 +223,7 @@ def merge(x: Tensor, size: Tensor, index: Tensor, count: int) -> tuple[Tensor, T
     here = torch.arange(N, device=x.device).expand(B, -1)
     sizes = size.new_zeros(B, count).scatter_add_(1, index, size)
     weight = (size / sizes.gather(1, index)).to(x.dtype)
-    # Most tokens stay as they are: copy one for each position, and add to it only those that are left.
+    # Most tokens do not merge: copy one token per position, and add only the rest.
     first = index.new_zeros(B, count).scatter_reduce_(1, index, here, "amax")  # (B, count)
     left = (first.gather(1, index) == here).byte().argsort(dim=1, stable=True)[:, : N - count]
     x, rows = x.reshape(B * N, E), torch.arange(B, device=x.device)[:, None]
@@ -236,7 +236,7 @@ def merge(x: Tensor, size: Tensor, index: Tensor, count: int) -> tuple[Tensor, T
 
 
 def merge_tokens(x: Tensor, tokens: Tokens | None, index: Tensor, count: int, prefix: int) -> tuple[Tensor, Tokens]:
-    """`merge` of a token record, which is made where nothing merged before."""
+    """Apply `merge` to tokens and their record, which is created if nothing merged before."""
     B, N, _ = x.shape
     if tokens is None:
         patches = torch.arange(prefix, N, device=x.device).expand(B, -1)

@@ -1,4 +1,4 @@
-"""ToMe: the most similar tokens merge a little in every block, and attention weighs them by size.
+"""ToMe: a few of the most similar tokens merge in every block, and attention weights tokens by size.
 
 Bolya et al., "Token Merging: Your ViT But Faster", ICLR 2023 (REFERENCE 4).
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class ToMe(MergeMethod):
-    """Token merging with a ratio for each block."""
+    """Token merging with one ratio per block."""
 
     title: ClassVar[str] = "ToMe"
     symbol: ClassVar[str] = "r"
@@ -31,10 +31,10 @@ class ToMe(MergeMethod):
 
     method: Literal["tome"] = "tome"
     ratios: tuple[Annotated[float, Field(ge=0, le=0.5), ROUNDED], ...]
-    """Share of the mergeable tokens that merge, one a block; a block at 0 is left alone."""
+    """Share of the mergeable tokens that merge in each block; 0 for none."""
     metric: Literal["mean_keys", "keys"] = "mean_keys"
-    """Similarity of keys averaged over heads (ToMe), or of all heads' keys side by side (what
-    the paper's GFLOPs count, REFERENCE 2)."""
+    """Similarity of keys averaged over heads (ToMe), or of the concatenated keys of all heads (as counted in the
+    paper's GFLOPs, REFERENCE 2)."""
 
     def check_depth(self, depth: int) -> None:
         if len(self.ratios) != depth:
@@ -72,7 +72,7 @@ class ToMe(MergeMethod):
         return cls(ratios=(0.5,) * shape.depth)
 
     def at(self, strength: float, shape: ModelShape, image: Size | None) -> Self:
-        """The same number of merges in every block (the paper's schedule); strength 0 to 1 is r = 0 to N/2."""
+        """Merge the same number in every block (the paper's schedule); strength 0 to 1 is r = 0 to N/2."""
         rows, columns = shape.grid(image)
         r = strength * rows * columns / 2
         counts = [round((i + 1) * r) - round(i * r) for i in range(shape.depth)]  # fractional r, spread evenly
@@ -83,7 +83,7 @@ class ToMe(MergeMethod):
         return uniform | {"early": lambda strength: self._early(strength, shape, image)}
 
     def _early(self, strength: float, shape: ModelShape, image: Size | None) -> Self:
-        """Merges that fall off geometrically with depth; past strength 0.5 the fall becomes less steep."""
+        """Let merges decay geometrically with depth; above strength 0.5 the decay becomes slower."""
         rows, columns = shape.grid(image)
         first = min(1.0, 2 * strength) * rows * columns / 2
         decay = 0.4 + max(0.0, 2 * strength - 1) * 0.5
@@ -93,14 +93,14 @@ class ToMe(MergeMethod):
         return type(self)(ratios=from_counts(shape, counts, image), metric=self.metric)
 
     def operating_point(self, shape: ModelShape, image: Size | None) -> str:
-        """r, mean merges of the blocks that could merge as many."""
-        (rows, columns), free = shape.grid(image), []
+        """Describe r: the mean number of merges over the blocks that are not capped."""
+        (rows, columns), uncapped = shape.grid(image), []
         left = rows * columns
         for count in merge_counts(shape, self.ratios, image):
-            if 2 * count < left - 1:  # not cut off by half of what is left
-                free.append(count)
+            if 2 * count < left - 1:  # not capped at half of the remaining tokens
+                uncapped.append(count)
             left -= count
-        return f"{self.symbol} = {sum(free) / max(1, len(free)):.4g}"
+        return f"{self.symbol} = {sum(uncapped) / max(1, len(uncapped)):.4g}"
 
     @property
     def dimensions(self) -> tuple[str, ...]:
@@ -115,7 +115,7 @@ class ToMe(MergeMethod):
 
 
 def merge_counts(shape: ModelShape, ratios: Sequence[float], image: Size | None = None) -> list[int]:
-    """How many tokens merge in each block: round(ratio * mergeable), at most half of them."""
+    """Return how many tokens merge in each block: round(ratio * mergeable), at most half of them."""
     rows, columns = shape.grid(image)
     mergeable, counts = rows * columns, []
     for ratio in ratios:
@@ -125,12 +125,12 @@ def merge_counts(shape: ModelShape, ratios: Sequence[float], image: Size | None 
 
 
 def constant_r(shape: ModelShape, r: int, image: Size | None = None) -> tuple[float, ...]:
-    """Ratios that merge `r` tokens in every block, as long as there are 2r to merge."""
+    """Return ratios that merge `r` tokens in every block, as long as 2r tokens remain."""
     return from_counts(shape, [r] * shape.depth, image)
 
 
 def from_counts(shape: ModelShape, counts: Sequence[int], image: Size | None = None) -> tuple[float, ...]:
-    """Ratios that merge these numbers of tokens, capped at half of what each block sees."""
+    """Return ratios that merge these numbers of tokens, capped at half of each block's tokens."""
     rows, columns = shape.grid(image)
     mergeable, ratios = rows * columns, []
     for r in counts:

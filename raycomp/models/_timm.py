@@ -1,9 +1,9 @@
-"""The parts of timm that raycomp uses; timm is imported here and nowhere else.
+"""Import the parts of timm that raycomp uses; no other module imports timm.
 
 torchvision, which timm imports, registers `nms` and `qnms` from a compiled library. When that
 library does not fit the torch installed, importing torchvision fails with "operator
-torchvision::nms does not exist". raycomp uses neither, so declaring their signatures first is
-enough. On a machine with matching builds nothing is declared.
+torchvision::nms does not exist". raycomp uses neither, so it is enough to declare
+their signatures first. On a machine with matching builds nothing is declared.
 """
 
 import importlib
@@ -15,7 +15,7 @@ _SIGNATURE = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
 try:
     importlib.import_module("torchvision")
 except (RuntimeError, OSError):
-    _operators = library.Library("torchvision", "DEF")  # kept: its end would undo the definitions
+    _operators = library.Library("torchvision", "DEF")  # kept alive: deleting it would undo the definitions
     for _name in ("nms", "qnms"):
         _operators.define(f"{_name}{_SIGNATURE}")
     importlib.import_module("torchvision")

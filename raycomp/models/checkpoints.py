@@ -24,18 +24,18 @@ from raycomp.storage import AnyPath
 
 PACKAGE_PREFIX = "package:"
 STATE = ".state"
-"""Suffix of the files that trainings go on from."""
+"""Suffix of the files that training resumes from."""
 ELASTIC = "elastic"
 """Header field of an elastic model: the space of recipes it was trained over."""
-_SHARER = "encoder.sharer.policy."  # the policy network inside a model that shares tokens
+_SHARING_POLICY = "encoder.sharer.policy."  # prefix of the policy network in a model that shares tokens
 _FORMAT, _POLICY_FORMAT = "raycomp-1", "raycomp-policy-1"
 
 
 def locate(checkpoint: str, field: str = "model.checkpoint") -> Path:
-    """The file of a checkpoint that a field of a search space names; `package:NAME` ships with raycomp.
+    """Return the file that a checkpoint field of a search space names; `package:NAME` ships with raycomp.
 
     Raises:
-        UserError: when there is no such file.
+        UserError: if the file does not exist.
     """
     if checkpoint.startswith(PACKAGE_PREFIX):
         folder = Path(str(resources.files("raycomp") / "weights"))
@@ -44,20 +44,20 @@ def locate(checkpoint: str, field: str = "model.checkpoint") -> Path:
         path = Path(checkpoint)
         folder = path.parent
     if not path.is_file():
-        there = sorted(p.name for p in folder.glob("*.safetensors")) if folder.is_dir() else []
-        hint = nearest(path.name, there) if there else f"there is none in {folder}"
+        names = sorted(p.name for p in folder.glob("*.safetensors")) if folder.is_dir() else []
+        hint = nearest(path.name, names) if names else f"there is none in {folder}"
         raise UserError(f"{field}: no file {path}; {hint}")
     return path
 
 
 def fingerprint(path: Path) -> str:
-    """Twelve hexadecimal digits of the file's SHA-256."""
+    """Return the first twelve hexadecimal digits of the file's SHA-256."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:12]
 
 
 def save(model: Segmenter, path: AnyPath, metadata: Mapping[str, str] | None = None, half: bool = False) -> None:
-    """Write a model with its shape and recipe, whole or not at all; `half` stores float16."""
+    """Write a model with its shape and recipe atomically; `half` stores float16."""
     dtype = torch.float16 if half else torch.float32
     header = {
         **(metadata or {}),
@@ -69,14 +69,14 @@ def save(model: Segmenter, path: AnyPath, metadata: Mapping[str, str] | None = N
 
 
 def elastic_space(path: Path) -> SpaceConfig:
-    """The space of recipes that an elastic model was trained over.
+    """Return the space of recipes that an elastic model was trained over.
 
     Raises:
-        UserError: for a model that is not elastic, or whose space cannot be read.
+        UserError: if the model is not elastic, or its space cannot be read.
     """
     text = metadata(path).get(ELASTIC)
     if text is None:
-        raise UserError(f"{path}: not an elastic model; raycomp train --elastic makes one of a dense one")
+        raise UserError(f"{path}: not an elastic model; raycomp train --elastic makes one from a dense model")
     try:
         return SpaceConfig.model_validate_json(text)
     except ValidationError as error:
@@ -86,24 +86,24 @@ def elastic_space(path: Path) -> SpaceConfig:
 def load(path: Path, expected: ModelShape | None = None) -> Segmenter:
     """Read a Segmenter in float32: ours, or official (`checkpoint.pth` beside `variant.yml`).
 
-    The `.state` of a dense training under way will do, too, where its shape is given.
+    With `expected`, the `.state` of an unfinished dense training is accepted, too.
 
     Raises:
-        UserError: for a file that is neither, or is truncated; weights that are not finite or do not fit `expected`.
+        UserError: if the file is neither, or is truncated, or if its weights are not finite or do not fit `expected`.
     """
     if path.suffix == STATE and expected is not None:
         return _load_state(path, expected).eval()
-    model = official.load(path) if tensors.is_torch(path) else _load_own(path)
+    model = official.load(path) if tensors.is_torch(path) else _load_raycomp(path)
     if expected is not None and expected != model.shape:
-        ours, theirs = expected.model_dump(), model.shape.model_dump()
-        field = next(name for name in ours if ours[name] != theirs[name])
+        wanted, actual = expected.model_dump(), model.shape.model_dump()
+        field = next(name for name in wanted if wanted[name] != actual[name])
         raise UserError(
-            f"{path}: checkpoint has {field} {theirs[field]}, the search space model.shape.{field} {ours[field]}"
+            f"{path}: checkpoint has {field} {actual[field]}, the search space model.shape.{field} {wanted[field]}"
         )
     return model.eval()
 
 
-def _load_own(path: Path) -> Segmenter:
+def _load_raycomp(path: Path) -> Segmenter:
     header = _header(path, _FORMAT, "a raycomp checkpoint")
     try:
         shape = ModelShape.model_validate_json(header.get("shape", "{}"))
@@ -113,28 +113,28 @@ def _load_own(path: Path) -> Segmenter:
         raise UserError(f"{path}: {explain(error, ModelShape)}") from None
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
-    kept = {name: tensor for name, tensor in tensors.read(path).items() if not name.startswith(_SHARER)}
+    weights = {name: tensor for name, tensor in tensors.read(path).items() if not name.startswith(_SHARING_POLICY)}
     model = empty(shape, recipe)
-    tensors.fill(model, kept, path)
+    tensors.fill(model, weights, path)
     return model
 
 
-def _header(path: Path, wanted: str, what: str) -> dict[str, str]:
+def _header(path: Path, expected: str, what: str) -> dict[str, str]:
     header = metadata(path)
-    if (found := header.get("format")) != wanted:
-        raise UserError(f"{path}: field 'format' is {found!r}, not {wanted!r}: not {what}")
+    if (actual := header.get("format")) != expected:
+        raise UserError(f"{path}: field 'format' is {actual!r}, not {expected!r}: not {what}")
     return header
 
 
 def _load_state(path: Path, shape: ModelShape) -> Segmenter:
-    """The weights of a dense training under way: the averaged ones where it averages."""
-    held = tensors.unpickled(path)
-    if not isinstance(held, dict) or "model" not in held:
-        raise UserError(f"{path}: not the state of a training")
-    own, average = (tensors.checked(held.get(key, {}), path) for key in ("model", "average"))
+    """Load the weights of an unfinished dense training: the averaged weights if it averages them."""
+    state = tensors.unpickled(path)
+    if not isinstance(state, dict) or "model" not in state:
+        raise UserError(f"{path}: not a training state")
+    current, average = (tensors.checked(state.get(key, {}), path) for key in ("model", "average"))
     averaged = {n.removeprefix("module."): t for n, t in average.items() if n.startswith("module.")}
     model = empty(shape, dense(shape))
-    tensors.fill(model, averaged or own, path)
+    tensors.fill(model, averaged or current, path)
     return model
 
 
@@ -144,7 +144,7 @@ class _PolicyHeader(BaseModel):
 
 
 def save_policy(policy: Policy, path: Path, metadata: Mapping[str, str]) -> None:
-    """Write a policy network with its kind and patch side, whole or not at all."""
+    """Write a policy network with its kind and patch side atomically."""
     header = {**metadata, "format": _POLICY_FORMAT, "kind": policy.kind, "patch": str(policy.patch)}
     tensors.write(policy.state_dict(), path, header)
 
@@ -153,61 +153,62 @@ def load_policy(path: Path, shape: ModelShape) -> Policy:
     """Read a policy network for a model of this shape.
 
     Raises:
-        UserError: for a file that is no policy, or one for patches of another size.
+        UserError: if the file holds no policy, or a policy for another patch size.
     """
     header = _header(path, _POLICY_FORMAT, "a policy")
     try:
-        made = _PolicyHeader.model_validate(header)
+        fields = _PolicyHeader.model_validate(header)
     except ValidationError as error:
         raise UserError(f"{path}: {explain(error, _PolicyHeader)}") from None
-    if made.patch != shape.patch:
-        raise UserError(f"{path}: the policy is for patches of {made.patch} pixels, the model has {shape.patch}")
-    policy = Policy(made.kind, shape.patch)
+    if fields.patch != shape.patch:
+        raise UserError(f"{path}: the policy is for patches of {fields.patch} pixels, the model has {shape.patch}")
+    policy = Policy(fields.kind, shape.patch)
     tensors.fill(policy, tensors.read(path), path)
     return policy.eval()
 
 
 def load_sharing_policy(path: Path, model: Segmenter) -> Policy | None:
-    """The policy network in a checkpoint of a model; None where its merge method needs none.
+    """Load the policy network stored in a model's checkpoint; return None if its merge method needs none.
 
     Raises:
-        UserError: for a checkpoint that was written without it.
+        UserError: if the checkpoint was written without it.
     """
     merge = model.recipe.merge
     if merge is None or merge.policy_kind is None:
         return None
     policy = Policy(merge.policy_kind, model.shape.patch)
-    own = {n.removeprefix(_SHARER): t for n, t in tensors.read(path).items() if n.startswith(_SHARER)}
-    tensors.fill(policy, own, path)
+    prefix = _SHARING_POLICY
+    weights = {n.removeprefix(prefix): t for n, t in tensors.read(path).items() if n.startswith(prefix)}
+    tensors.fill(policy, weights, path)
     return policy.eval()
 
 
 def load_backbone(model: Segmenter, name: str | None, file: Path | None) -> None:
-    """Start the encoder from ImageNet weights of a timm ViT: a local file, else timm's hub by name.
+    """Load ImageNet weights of a timm ViT into the encoder, from a local file or else from timm's hub by name.
 
     Raises:
-        UserError: when neither can be had, or the weights do not fit the encoder.
+        UserError: if neither can be read, or the weights do not fit the encoder.
     """
     if file is not None:
-        found, where = tensors.read(file), file
+        weights, where = tensors.read(file), file
     else:
         where = Path(str(name))
         try:
-            found = create_model(str(name), pretrained=True).state_dict()
-        except Exception as error:  # timm and its hub client raise many kinds
+            weights = create_model(str(name), pretrained=True).state_dict()
+        except Exception as error:  # timm and its hub client raise many exception types
             logger.debug("fetching %s", name, exc_info=True)
             raise UserError(
                 f"model.backbone {name!r} cannot be fetched ({first_line(error)}); give model.backbone_file"
             ) from None
     shape, encoder = model.shape, model.encoder
-    own = encoder.state_dict()
-    kept = {key: t.float() for key, t in found.items() if not key.startswith(("head", "fc_norm", "pre_logits"))}
-    if "pos_embed" in kept and kept["pos_embed"].shape != own["pos_embed"].shape:
-        there, width = kept["pos_embed"].shape, own["pos_embed"].shape[2]
-        patches = there[1] - shape.prefix if len(there) == 3 and (there[0], there[2]) == (1, width) else 0
+    state = encoder.state_dict()
+    kept = {key: t.float() for key, t in weights.items() if not key.startswith(("head", "fc_norm", "pre_logits"))}
+    if "pos_embed" in kept and kept["pos_embed"].shape != state["pos_embed"].shape:
+        size, width = kept["pos_embed"].shape, state["pos_embed"].shape[2]
+        patches = size[1] - shape.prefix if len(size) == 3 and (size[0], size[2]) == (1, width) else 0
         if patches < 1 or isqrt(patches) ** 2 != patches:
             raise UserError(
-                f"{where}: tensor 'pos_embed' has shape {list(there)}; expected [1, {shape.prefix} + a square, {width}]"
+                f"{where}: tensor 'pos_embed' has shape {list(size)}; expected [1, {shape.prefix} + a square, {width}]"
             )
         kept["pos_embed"] = resample_abs_pos_embed(
             kept["pos_embed"], list(shape.grid()), None, shape.prefix, interpolation="bilinear", antialias=False

@@ -1,4 +1,4 @@
-"""Read an official Segmenter run: a torch checkpoint with `variant.yml` beside it (REFERENCE 3)."""
+"""Read an official Segmenter run: a torch checkpoint and the `variant.yml` beside it (REFERENCE 3)."""
 
 from pathlib import Path
 from typing import Literal
@@ -13,7 +13,7 @@ from raycomp.models.segmenter import Segmenter, empty
 from raycomp.recipe import dense
 from raycomp.shape import ModelShape, Size
 
-_CLASSIFIERS = ("encoder.head.", "encoder.head_dist.")  # of ImageNet, unused in segmentation
+_CLASSIFIERS = ("encoder.head.", "encoder.head_dist.")  # ImageNet classifiers, unused in segmentation
 
 
 class _Decoder(BaseModel):
@@ -22,7 +22,7 @@ class _Decoder(BaseModel):
 
 
 class _Net(BaseModel):
-    """The fields of net_kwargs that give the model's shape; there are others."""
+    """The fields of net_kwargs that define the model's shape; others are ignored."""
 
     d_model: int = Field(gt=0)
     n_heads: int = Field(gt=0)
@@ -63,10 +63,10 @@ class _Variant(BaseModel):
 
 
 def load(path: Path) -> Segmenter:
-    """The dense model of a run.
+    """Load the dense model of a run.
 
     Raises:
-        UserError: where `variant.yml` is missing or malformed, or the weights do not fit it.
+        UserError: if `variant.yml` is missing or malformed, or the weights do not fit it.
     """
     shape = _read_shape(path)
     kept = {name: t for name, t in tensors.read(path).items() if not name.startswith(_CLASSIFIERS)}
@@ -79,14 +79,14 @@ def _read_shape(path: Path) -> ModelShape:
     variant = path.with_name("variant.yml")
     if not variant.is_file():
         raise UserError(
-            f"{path}: a torch checkpoint without a variant.yml beside it; expected is a .safetensors of raycomp's, "
+            f"{path}: a torch checkpoint without a variant.yml beside it; expected a .safetensors written by raycomp, "
             "or the checkpoint.pth and variant.yml of an official Segmenter run"
         )
     try:
         return _Variant.model_validate(parsed(variant.read_text(encoding="utf-8"))).net_kwargs.shape()
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(
-            f"{variant}: cannot read net_kwargs, which describe {path.name} ({first_line(error)})"
+            f"{variant}: cannot read net_kwargs, which describes {path.name} ({first_line(error)})"
         ) from None
     except ValidationError as error:
         raise UserError(f"{variant}: {explain(error, _Variant)}") from None

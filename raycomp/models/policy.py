@@ -1,4 +1,4 @@
-"""Build the policy networks of CTS; `raycomp.policies` has their layers as numbers and what they cost."""
+"""Build the policy networks of CTS; `raycomp.policies` counts their layers and cost."""
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +9,7 @@ from raycomp.policies import check_policy, small_channels
 
 
 class Policy(nn.Module):
-    """Images (B, 3, H, W) to two logits (B, 2, H/2p, W/2p): several classes, one class."""
+    """Map images (B, 3, H, W) to two logits (B, 2, H/2p, W/2p): several classes, one class."""
 
     def __init__(self, kind: str, patch: int, pretrained: bool = False) -> None:
         super().__init__()
@@ -43,14 +43,14 @@ def _convolution(inputs: int, outputs: int, stride: int) -> list[nn.Module]:
 
 
 def one_class(labels: Tensor, superpatch: int, ignore_border: bool) -> Tensor:
-    """Ground truth of a policy, as CTS's authors make it: 1 where all pixels of a superpatch have one label, else 0.
+    """Return the ground truth of a policy, as in CTS: 1 where all pixels of a superpatch share a label, else 0.
 
-    Unlabelled pixels count as a class of their own: a superpatch without any label is 1, one with some is 0.
+    Unlabelled pixels count as a separate class: a superpatch without labels is 1, a partly labelled one is 0.
 
     Args:
         labels: (B, H, W), sides multiples of `superpatch`.
-        ignore_border: gives no truth, 255, for a superpatch at the border of the image whose labelled pixels are of
-            one class and others unlabelled: what is missing there is a frame, not another object (ADE20K).
+        ignore_border: set superpatches at the image border to 255 (no ground truth) if their labelled pixels share a
+            class and the others are unlabelled: the unlabelled pixels are a frame, not another object (ADE20K).
 
     Returns:
         (B, H / superpatch, W / superpatch) int64.
@@ -61,7 +61,7 @@ def one_class(labels: Tensor, superpatch: int, ignore_border: bool) -> Tensor:
     low, high = cells.amin(-1), cells.amax(-1)
     truth = (low == high).long()
     if ignore_border:
-        highest = torch.where(cells == IGNORE, 0, cells).amax(-1)  # of the labelled pixels
+        highest = torch.where(cells == IGNORE, 0, cells).amax(-1)  # among labelled pixels
         partly = (low != high) & (high == IGNORE) & (low == highest)
         inside = torch.zeros_like(partly)
         inside[:, 1 : rows - 1, 1 : columns - 1] = True

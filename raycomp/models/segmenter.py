@@ -1,8 +1,8 @@
-"""Segmenter: a plain ViT encoder with a linear or a mask-transformer decoder, at any widths.
+"""Segmenter: a plain ViT encoder with a linear or mask-transformer decoder, at any widths.
 
-Strudel et al., "Segmenter: Transformer for Semantic Segmentation", ICCV 2021. The dense model and
-every pruned one are this same class; only the widths in the recipe differ. Parameter names are
-those of official Segmenter checkpoints, and the encoder's those of timm.
+Strudel et al., "Segmenter: Transformer for Semantic Segmentation", ICCV 2021. Dense and pruned
+models use the same class; only the widths in the recipe differ. Parameter names follow official
+Segmenter checkpoints; those of the encoder follow timm.
 
 Legend: B batch, N tokens, P special tokens, E embedding width, H heads, K classes, h w grid.
 """
@@ -24,13 +24,11 @@ from raycomp.recipe import BlockWidths, Recipe
 from raycomp.shape import ModelShape, Size
 
 _UPSAMPLED_AT_ONCE = 2**31 - 1  # CUDA's channels-last kernel refuses more outputs
-
-
 _HALF = (torch.bfloat16, torch.float16)
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention whose QK and V widths may differ; the scale stays the dense one's."""
+    """Multi-head self-attention whose QK and V widths may differ; the scale stays that of the dense model."""
 
     def __init__(self, embed: int, heads: int, qk: int, v: int, scale: float) -> None:
         super().__init__()
@@ -57,7 +55,7 @@ class Attention(nn.Module):
 
             return self.proj(attention.attend(query, key, value, log_size, self.scale)), key
         bias = None if log_size is None else log_size.to(query.dtype)[:, None, None, :]
-        # Torch's fused kernels want one head width: pad the narrower side with zeros, which changes nothing.
+        # Torch's fused kernels need equal head widths. Padding the narrower side with zeros does not change the result.
         out = F.scaled_dot_product_attention(
             _padded(query, wide), _padded(key, wide), _padded(value, wide), bias, dropout, scale=self.scale
         )
@@ -70,7 +68,7 @@ def _padded(x: Tensor, width: int) -> Tensor:
 
 
 class Block(nn.Module):
-    """A pre-norm transformer block in two halves, so that tokens can merge in between."""
+    """A pre-norm transformer block, split in two so that tokens can merge between attention and MLP."""
 
     def __init__(self, embed: int, widths: BlockWidths, scale: float, eps: float) -> None:
         super().__init__()
@@ -81,7 +79,7 @@ class Block(nn.Module):
         self.drop_path: nn.Module = nn.Identity()
 
     def set_dropout(self, rate: float) -> None:
-        """Drop attention weights and the outputs of linear maps in training."""
+        """Set the dropout rate of attention weights and linear outputs in training."""
         self.attn.dropout = self.mlp.drop1.p = self.mlp.drop2.p = rate
 
     def attend(self, x: Tensor, log_size: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -93,7 +91,7 @@ class Block(nn.Module):
 
 
 class Encoder(nn.Module):
-    """ViT encoder; CLS (and DIST) stay to the end."""
+    """ViT encoder; the CLS (and DIST) tokens are kept throughout."""
 
     def __init__(self, shape: ModelShape, recipe: Recipe) -> None:
         super().__init__()
@@ -110,16 +108,16 @@ class Encoder(nn.Module):
         self.norm = nn.LayerNorm(embed, eps=shape.norm_eps)
 
     def set_drop_path(self, rate: float) -> None:
-        """Drop whole branches in training: never in the first block, at `rate` in the last one."""
+        """Set stochastic depth in training: it rises linearly from 0 in the first block to `rate` in the last."""
         for index, block in enumerate(cast("Iterable[Block]", self.blocks)):
             share = rate * index / max(1, len(self.blocks) - 1)
             block.drop_path = DropPath(share) if share else nn.Identity()
 
     def forward(self, images: Tensor, depth: int | None = None) -> tuple[Tensor, Tokens | None]:
-        """Encode images (B, 3, height, width), padded to whole patches, by the first `depth` blocks, or by all.
+        """Encode images (B, 3, height, width), padded to full patches, with the first `depth` blocks (default: all).
 
         Returns:
-            Features (B, P + N, E) after the last norm, and where the patches went if any merged.
+            Features (B, P + N, E) after the last norm, and the token record if any tokens merged.
         """
         grid = self.shape.grid((images.shape[-2], images.shape[-1]))
         x, tokens = self.embedded(images)
@@ -132,7 +130,7 @@ class Encoder(nn.Module):
         return self.norm(x), tokens
 
     def embedded(self, images: Tensor, shares: bool = True) -> tuple[Tensor, Tokens | None]:
-        """Tokens (B, P + N, E) that enter the first block, and where patches went if `shares` and any are shared."""
+        """Return the tokens (B, P + N, E) of the first block, and their record if `shares` and any are shared."""
         P, patch, (height, width) = self.shape.prefix, self.shape.patch, images.shape[-2:]
         grid = rows, columns = self.shape.grid((height, width))
         bottom, right = rows * patch - height, columns * patch - width
@@ -145,7 +143,7 @@ class Encoder(nn.Module):
             )
         tokens: Tokens | None = None
         if self.sharer is None or not shares:
-            # cuDNN has only a slow kernel for a convolution of three channels; on a CPU the convolution is faster
+            # cuDNN's convolution of three channels is slow; on a CPU the convolution is faster than the product
             x = linear_embedding(images, self.patch_embed.proj) if images.is_cuda else self.patch_embed(images)
             x = x + position[:, P:]  # (B, h*w, E)
         else:
@@ -155,7 +153,7 @@ class Encoder(nn.Module):
 
 
 def linear_embedding(images: Tensor, projection: nn.Conv2d) -> Tensor:
-    """Embed the patches of images (B, 3, h*p, w*p) by a projection of stride p, as one matrix product: (B, h*w, E)."""
+    """Embed the patches of images (B, 3, h*p, w*p) with a projection of stride p, as one product: (B, h*w, E)."""
     return F.linear(patch_pixels(images, projection.stride[0]), projection.weight.flatten(1), projection.bias)
 
 
@@ -172,7 +170,7 @@ class LinearDecoder(nn.Module):
 
 
 class MaskDecoder(nn.Module):
-    """Class embeddings attend with the patches; masks are their scalar products."""
+    """Mask transformer: class embeddings attend with the patches, and masks are their scalar products."""
 
     def __init__(self, shape: ModelShape, embed: int) -> None:
         super().__init__()
@@ -201,13 +199,13 @@ class MaskDecoder(nn.Module):
 
 
 class Segmenter(nn.Module):
-    """Images in, class scores of every pixel out."""
+    """Semantic segmentation model: images to per-pixel class logits."""
 
     def __init__(self, shape: ModelShape, recipe: Recipe) -> None:
         super().__init__()
         self.shape, self.recipe = shape, recipe
         self.regularisation = (0.0, 0.0)
-        """Drop path and dropout, as they were set."""
+        """Current drop path and dropout rates."""
         self.encoder = Encoder(shape, recipe)
         self.decoder = (
             LinearDecoder(recipe.embed, shape.classes)
@@ -216,7 +214,7 @@ class Segmenter(nn.Module):
         )
 
     def regularise(self, drop_path: float, decoder_dropout: float) -> None:
-        """Drop branches of the encoder, and units of a mask decoder, in training; see `TrainConfig`."""
+        """Set drop path in the encoder and dropout in a mask decoder, for training; see `TrainConfig`."""
         self.regularisation = drop_path, decoder_dropout
         self.encoder.set_drop_path(drop_path)
         if isinstance(self.decoder, MaskDecoder):
@@ -236,17 +234,17 @@ class Segmenter(nn.Module):
 
 
 def upsampled(scores: Tensor, patch: int, size: Size) -> Tensor:
-    """Class scores (B, K, h, w) of patches as logits (B, K, height, width) of the pixels of an image, channels last."""
+    """Upsample class scores (B, K, h, w) of patches to pixel logits (B, K, height, width), channels last."""
     height, width = size
-    # Channels last, argmax takes a fraction of the time. At batch 1 a view can pass for that and be upsampled slowly in
-    # the other layout: a copy cannot.
+    # Argmax is several times faster in channels-last layout. At batch 1 a view can pass for channels last and still be
+    # upsampled slowly in the other layout; a copy cannot.
     scores = scores.clone(memory_format=torch.channels_last)
 
     def up(part: Tensor) -> Tensor:
         return F.interpolate(part, scale_factor=float(patch), mode="bilinear")[..., :height, :width]
 
     each = scores[:1].numel() * patch**2
-    if torch.compiler.is_compiling() or len(scores) * each <= _UPSAMPLED_AT_ONCE:  # a graph is for any batch
+    if torch.compiler.is_compiling() or len(scores) * each <= _UPSAMPLED_AT_ONCE:  # a traced graph serves any batch
         return up(scores)
     shape = (*scores.shape[:2], height, width)
     logits = torch.empty(shape, dtype=scores.dtype, device=scores.device, memory_format=torch.channels_last)
@@ -257,7 +255,7 @@ def upsampled(scores: Tensor, patch: int, size: Size) -> Tensor:
 
 
 def restore(values: Tensor, tokens: Tokens | None, prefix: int) -> Tensor:
-    """Put one value per token (B, N, C), special tokens left out, back on every patch (B, h*w, C)."""
+    """Expand one value per token (B, N, C), special tokens excluded, to every patch (B, h*w, C)."""
     if tokens is None:
         return values
     index = (tokens.source - prefix)[..., None].expand(-1, -1, values.shape[-1])
@@ -265,13 +263,13 @@ def restore(values: Tensor, tokens: Tokens | None, prefix: int) -> Tensor:
 
 
 def empty(shape: ModelShape, recipe: Recipe) -> Segmenter:
-    """A model whose parameters have shapes but no memory, until they are read from a file (`tensors.fill`)."""
+    """Build a model on the meta device: its parameters have no memory until `tensors.fill` loads them."""
     with torch.device("meta"):
         return Segmenter(shape, recipe)
 
 
 def init_weights(model: Segmenter, generator: torch.Generator) -> None:
-    """Truncated normal, std 0.02, for linear maps and embeddings; norms at one and zero."""
+    """Initialise linear maps and embeddings from a truncated normal, std 0.02; norms keep their defaults."""
     for module in model.modules():
         if isinstance(module, nn.Linear | nn.Conv2d):
             nn.init.trunc_normal_(module.weight, std=0.02, generator=generator)

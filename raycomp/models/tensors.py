@@ -1,6 +1,6 @@
-"""Read and write files of tensors: what a file is, its bytes say and not its suffix; weights must be finite.
+"""Read and write tensor files. The bytes, not the suffix, decide the format; weights must be finite.
 
-Only tensors are ever read (`weights_only`, safetensors); a pickle that would run code is refused.
+Only tensors are read (`weights_only`, safetensors); a pickle that would run code is refused.
 """
 
 import pickle
@@ -18,17 +18,17 @@ from raycomp.errors import UserError, first_line, logger, nearest
 from raycomp.files import written
 from raycomp.storage import AnyPath
 
-_ZIP, _PICKLE = b"PK\x03\x04", b"\x80"  # how torch's checkpoints begin, those of today and those before torch 1.6
+_ZIP, _PICKLE = b"PK\x03\x04", b"\x80"  # first bytes of torch checkpoints, since and before torch 1.6
 _EXPORTS = {".onnx": "an ONNX graph", ".pt2": "a torch.export program"}
 _EXPECTED = "weights in a .safetensors file, or in torch's .pth, .pt, .ckpt or .bin"
-_WRAPPED = ("model", "state_dict")  # keys under which training checkpoints keep their weights
+_WRAPPED = ("model", "state_dict")  # keys of the weights in training checkpoints
 
 
 def is_torch(path: Path) -> bool:
-    """Whether a file is a torch checkpoint; else it is safetensors.
+    """Return True for a torch checkpoint, False for safetensors.
 
     Raises:
-        UserError: for a file that is neither.
+        UserError: if the file is neither.
     """
     if path.is_dir():
         raise UserError(f"{path}: a folder; expected {_EXPECTED}")
@@ -38,19 +38,19 @@ def is_torch(path: Path) -> bool:
         with path.open("rb") as file:
             head = file.read(9)
     except OSError as error:
-        there = sorted(p.name for p in path.parent.glob(f"*{path.suffix}")) if path.suffix else []
-        near = f"; {nearest(path.name, there)}" if there else ""
-        raise UserError(f"{path}: cannot be read ({error.strerror}){near}") from None
-    if head[4:] == b"\0\0\0\0{":  # JSON after its length, which may begin like a pickle: so it comes first
+        names = sorted(p.name for p in path.parent.glob(f"*{path.suffix}")) if path.suffix else []
+        hint = f"; {nearest(path.name, names)}" if names else ""
+        raise UserError(f"{path}: cannot be read ({error.strerror}){hint}") from None
+    if head[4:] == b"\0\0\0\0{":  # JSON after its length; checked first, as the length may look like a pickle
         return False
     if head.startswith((_ZIP, _PICKLE)):
         return True
-    found = "the file is empty" if not head else "neither safetensors nor a torch checkpoint"
-    raise UserError(f"{path}: {found}; expected {_EXPECTED}")
+    fault = "the file is empty" if not head else "neither safetensors nor a torch checkpoint"
+    raise UserError(f"{path}: {fault}; expected {_EXPECTED}")
 
 
 def metadata(path: Path) -> dict[str, str]:
-    """The header of a safetensors file; a torch checkpoint has none."""
+    """Read the header of a safetensors file; it is empty for a torch checkpoint."""
     if is_torch(path):
         return {}
     try:
@@ -61,10 +61,10 @@ def metadata(path: Path) -> dict[str, str]:
 
 
 def read(path: Path) -> dict[str, Tensor]:
-    """All tensors of a file by name; of a training's checkpoint, those of its model.
+    """Read all tensors of a file by name; from a training checkpoint, those of the model.
 
     Raises:
-        UserError: for a file that cannot be read, or that holds no dictionary of tensors.
+        UserError: if the file cannot be read, or holds no dictionary of tensors.
     """
     if is_torch(path):
         data = unpickled(path)
@@ -72,17 +72,17 @@ def read(path: Path) -> dict[str, Tensor]:
         return checked(data if key is None else data[key], path)
     try:
         with safe_open(path, "pt") as file:
-            found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a mapping
+            held = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a mapping
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path}: not a readable safetensors file ({first_line(error)})") from None
-    return checked(found, path)
+    return checked(held, path)
 
 
 def checked(held: object, path: Path) -> dict[str, Tensor]:
-    """What a file holds, as tensors by name.
+    """Check that a file's content is a dictionary of tensors by name.
 
     Raises:
-        UserError: for anything else, and for tensors that no weights are: sparse, quantised, complex or without data.
+        UserError: for anything else, and for sparse, quantised, complex or meta tensors.
     """
     if not isinstance(held, dict) or not all(isinstance(n, str) and isinstance(t, Tensor) for n, t in held.items()):
         raise UserError(f"{path}: has no {_WRAPPED[0]!r} dictionary of tensors")
@@ -94,20 +94,20 @@ def checked(held: object, path: Path) -> dict[str, Tensor]:
 
 
 def unpickled(path: Path) -> Any:
-    """What a torch checkpoint holds."""
+    """Read the content of a torch checkpoint."""
     try:
-        with path.open("rb") as file, warnings.catch_warnings():  # a file, as by a path torch goes by the suffix
-            warnings.simplefilter("ignore")  # of the pickle's age
+        with path.open("rb") as file, warnings.catch_warnings():  # given a path, torch would go by the suffix
+            warnings.simplefilter("ignore")  # about old pickles
             return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise UserError(f"{path}: refused: it holds Python objects besides tensors, or is not a checkpoint") from None
-    except Exception as error:  # a damaged file makes torch's reader raise many kinds
+    except Exception as error:  # torch raises many exception types on a damaged file
         logger.debug("reading %s", path, exc_info=True)
         raise UserError(f"{path}: not a readable checkpoint ({first_line(error)})") from None
 
 
 def write(tensors: Mapping[str, Tensor], path: AnyPath, header: dict[str, str]) -> None:
-    """Write tensors and a header as safetensors, whole or not at all."""
+    """Write tensors and a header as safetensors, atomically."""
     with written(path) as temporary:
         save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, temporary, header)
 
@@ -116,20 +116,20 @@ def fill(module: torch.nn.Module, tensors: Mapping[str, Tensor], path: Path) -> 
     """Load tensors into a module.
 
     Raises:
-        UserError: for a tensor that is missing, unexpected, of another shape, or not finite.
+        UserError: if a tensor is missing, unexpected, of another shape, or not finite.
     """
-    own = module.state_dict()
-    for name in own:
+    state = module.state_dict()
+    for name in state:
         if name not in tensors:
             raise UserError(f"{path}: tensor {name!r} is missing; {nearest(name, tensors)}")
-        if tensors[name].shape != own[name].shape:
+        if tensors[name].shape != state[name].shape:
             raise UserError(
-                f"{path}: tensor {name!r} has shape {list(tensors[name].shape)}, the model {list(own[name].shape)}"
+                f"{path}: tensor {name!r} has shape {list(tensors[name].shape)}, the model {list(state[name].shape)}"
             )
     for name in tensors:
-        if name not in own:
-            raise UserError(f"{path}: unexpected tensor {name!r}; {nearest(name, own)}")
-    cast = {name: tensor.to(own[name].dtype) for name, tensor in tensors.items()}
+        if name not in state:
+            raise UserError(f"{path}: unexpected tensor {name!r}; {nearest(name, state)}")
+    cast = {name: tensor.to(state[name].dtype) for name, tensor in tensors.items()}
     for name, tensor in cast.items():
         if broken := int((~tensor.isfinite()).sum()):
             raise UserError(

@@ -16,7 +16,7 @@ from tests.test_cli import raycomp
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("predict")
     model = seeded_model(TINY)
-    models.save(model, models.facts_of(model, DATA, CLASSES), folder / "m.safetensors")
+    models.save(model, models.card_of(model, DATA, CLASSES), folder / "m.safetensors")
     (folder / "in").mkdir()
     for name, color in (("x.png", 0), ("x.jpg", 200)):
         Image.fromarray(np.full((48, 64, 3), color, np.uint8)).save(folder / "in" / name)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from raycomp.data.datasets import Ade20k, CamVid, Cityscapes, Own, open_split
+from raycomp.data.datasets import Ade20k, CamVid, Cityscapes, Custom, open_split
 from raycomp.data.samples import IGNORE
 from raycomp.errors import UserError
 from raycomp.settings.model_and_data import DataConfig
@@ -86,7 +86,7 @@ def test_ade20k_values(tmp_path):
         Image.fromarray(np.full((8, 8), value, np.uint8)).save(tmp_path / f"annotations/validation/{name}.PNG")
     data = Ade20k(tmp_path, "val")
     assert [int(data[index][1][0, 0]) for index in range(3)] == [IGNORE, 0, 149]
-    with pytest.raises(UserError, match=r"d\.PNG: label value 151 is none of .* \(1 to 150\); unlabelled is 0$"):
+    with pytest.raises(UserError, match=r"d\.PNG: label value 151 is not one of .* \(1 to 150\); unlabelled is 0$"):
         data[3]
 
 
@@ -100,7 +100,7 @@ def camvid_folder(root: Path, value: int = 3) -> Path:
 
 def test_label_outside_the_classes_names_file_value_and_what_is_allowed(tmp_path):
     data = CamVid(camvid_folder(tmp_path, value=14), "train")
-    with pytest.raises(UserError, match=r"a\.png: label value 14 is none of .* \(0 to 10\); unlabelled is 11, 255$"):
+    with pytest.raises(UserError, match=r"a\.png: label value 14 is not one of .* \(0 to 10\); unlabelled is 11, 255$"):
         data[0]
 
 
@@ -175,7 +175,7 @@ def test_a_data_set_of_ones_own(tmp_path):
 
 def test_what_is_wrong_with_it_is_told(tmp_path):
     config = DataConfig(dataset="folders", root=own_folder(tmp_path, value=2), classes=("field", "barn"))
-    with pytest.raises(UserError, match=r"a.png: label value 2 is none of .* unlabelled is 255; data\.ignore: \[2\]"):
+    with pytest.raises(UserError, match=r"a.png: value 2 is not one of .* unlabelled is 255; data\.ignore: \[2\]"):
         open_split(config, "val", 0)[0]
     with pytest.raises(UserError, match=r"no images in .*images/vall; did you mean 'val'"):
         open_split(config, "vall", 0)
@@ -192,7 +192,7 @@ def test_label_values_can_be_ignored(tmp_path):
     own_folder(tmp_path, value=11)
     names = tuple("abcdefghijk")
     plain = DataConfig(dataset="folders", root=tmp_path, classes=names)
-    with pytest.raises(UserError, match=r"value 11 is none of the 11 classes \(0 to 10\); unlabelled is 255; data"):
+    with pytest.raises(UserError, match=r"value 11 is not one of 11 classes \(0 to 10\); unlabelled is 255; data"):
         open_split(plain, "val", 0)[0]
     data = open_split(plain.model_copy(update={"ignore": (11,)}), "val", 0)
     assert (data[0][1] == IGNORE).all()
@@ -217,7 +217,7 @@ def test_suffixes_in_upper_case(tmp_path, suffix):
 
 def test_two_images_of_one_name_are_refused(tmp_path):
     shutil.copyfile(own_folder(tmp_path) / "images/val/b.jpg", tmp_path / "images/val/a.jpg")
-    with pytest.raises(UserError, match=r"a\.png: a\.jpg has the same name but for its suffix; rename or remove one"):
+    with pytest.raises(UserError, match=r"a\.png: a\.jpg differs only in its suffix; rename or remove one"):
         open_split(DataConfig(dataset="folders", root=tmp_path, classes=("field", "barn")), "val", 0)
 
 
@@ -239,10 +239,10 @@ def test_images_are_turned_with_their_labels(tmp_path):
 
 def test_names_that_are_no_utf8_are_read(tmp_path):
     root, name = own_folder(tmp_path), os.fsdecode(b"b\xff")
-    data = Own(root, "val", ("x", "y"), ())
+    data = Custom(root, "val", ("x", "y"), ())
     before = data.fingerprint
     (root / "images/val/b.jpg").rename(root / f"images/val/{name}.jpg")
     (root / "labels/val/b.png").rename(root / f"labels/val/{name}.png")
-    again = Own(root, "val", ("x", "y"), ())
+    again = Custom(root, "val", ("x", "y"), ())
     assert len(again) == 2
     assert again.fingerprint != before

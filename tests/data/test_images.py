@@ -130,7 +130,7 @@ def test_deep_labels_keep_their_values(tmp_path, dtype):
 def test_labels_that_are_none(tmp_path, array, what):
     path = tmp_path / ("a.tiff" if array.dtype == np.float32 else "a.png")
     Image.fromarray(array).save(path)
-    with pytest.raises(UserError, match=rf"a label has {what}, expected one whole number a pixel"):
+    with pytest.raises(UserError, match=rf"a label has {what}, expected one integer per pixel"):
         read_label(path)
 
 

@@ -30,8 +30,8 @@ def unlabelled(context, *sources):
         ((0, 1), {"search": {"clean": 2, "corrupted": 1}}, r"evaluation\.search\.clean: none of its 2 images has"),
         (
             (0,),
-            {"search": {"clean": 2, "corrupted": 1}, "first": {"clean": 1, "corrupted": 1}},
-            r"evaluation\.first\.clean: none of its 1 images .*; 3 of the 4 images of the set do",
+            {"search": {"clean": 2, "corrupted": 1}, "early_stopping": {"clean": 1, "corrupted": 1}},
+            r"evaluation\.early_stopping\.clean: none of its 1 images .*; 3 of the 4 images of the set do",
         ),
         ((1, 2, 3), {"search": {"clean": 2, "corrupted": 1}}, None),
         ((), {"search": {"clean": 2, "corrupted": 1}}, None),

@@ -35,13 +35,13 @@ def compressed(model, saliency, method: str, seed: int = 0):
 def test_a_model_comes_back_as_it_was(model, saliency, method, tmp_path):
     made, images = compressed(model, saliency, method), seeded_images(TINY, 1)
     path = tmp_path / "made.safetensors"
-    models.save(made, models.facts_of(made, DATA, CLASSES), path)
+    models.save(made, models.card_of(made, DATA, CLASSES), path)
     again = raycomp.load(str(path))
     assert torch.equal(again(images), made(images))
     assert not again.training
     assert Recipe.model_validate(yaml.safe_load(path.with_suffix(".yaml").read_text())) == made.recipe
-    facts = models.read_facts(path)
-    assert facts == models.ModelCard(
+    card = models.read_card(path)
+    assert card == models.ModelCard(
         classes=CLASSES,
         mean=(0.5,) * 3,
         std=(0.5,) * 3,
@@ -59,7 +59,7 @@ def test_a_shared_model_without_its_policy_is_refused(model, saliency, tmp_path)
     with pytest.raises(UserError, match="is missing"):
         raycomp.load(str(tmp_path / "cut.safetensors"))
     with pytest.raises(UserError, match="field 'facts' is missing: not written by `raycomp export`"):
-        models.read_facts(tmp_path / "cut.safetensors")
+        models.read_card(tmp_path / "cut.safetensors")
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "model.pt2", "recipe.yaml", "empty.safetensors", "folder", "none.bin"])
@@ -83,6 +83,6 @@ def test_what_is_no_file_of_weights_is_refused_in_a_line(tmp_path, name):
 )
 def test_facts_that_no_export_has_are_refused(model, tmp_path, field, value):
     """A stride of 0 would never end."""
-    held = models.facts_of(model, DATA, CLASSES).model_dump(mode="json") | {field: value}
+    held = models.card_of(model, DATA, CLASSES).model_dump(mode="json") | {field: value}
     with pytest.raises(UserError, match=rf"m\.onnx: facts: field '{field}"):
-        models.parse_facts(json.dumps(held), tmp_path / "m.onnx")
+        models.parse_card(json.dumps(held), tmp_path / "m.onnx")

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from raycomp.deploy import model as models
-from raycomp.deploy.model import FACTS, ModelCard
+from raycomp.deploy.model import CARD_FIELD, ModelCard
 from raycomp.deploy.onnx import compare, export_onnx, export_program, open_session, run_bound
 from raycomp.deploy.predict import open_model, predict
 from raycomp.deploy.program import moved
@@ -28,8 +28,8 @@ CPU = torch.device("cpu")
 @pytest.mark.parametrize("method", ["mean_keys", "keys", "algm", "cts"])
 def test_the_onnx_graph_answers_like_torch(model, saliency, method, tmp_path):
     made = compressed(model, saliency, method, seed=3)
-    facts, path = models.facts_of(made, DATA, CLASSES), tmp_path / "made.onnx"
-    assert export_onnx(made, facts, path, IMAGES) < 1e-4
+    card, path = models.card_of(made, DATA, CLASSES), tmp_path / "made.onnx"
+    assert export_onnx(made, card, path, IMAGES) < 1e-4
     session = open_session(str(path), CPU)
     for batch in (1, 3):  # neither is what was traced
         found = session.run(None, {"images": IMAGES[:batch].numpy()})[0]
@@ -37,7 +37,7 @@ def test_the_onnx_graph_answers_like_torch(model, saliency, method, tmp_path):
         apart = IMAGES.repeat_interleave(2, 0)[: 2 * batch : 2]  # not contiguous
         assert np.array_equal(run_bound(session, apart).numpy(), found)
     held = {p.key: p.value for p in onnx.load(path).metadata_props}
-    assert ModelCard.model_validate_json(held[FACTS]) == facts
+    assert ModelCard.model_validate_json(held[CARD_FIELD]) == card
     assert held["recipe"] == made.recipe.canonical_json()
     assert {i.domain for i in onnx.load(path).opset_import if i.domain} <= {"pkg.onnxscript.torch_lib.common"}
 
@@ -45,19 +45,19 @@ def test_the_onnx_graph_answers_like_torch(model, saliency, method, tmp_path):
 @pytest.mark.slow
 def test_the_exported_program_answers_like_torch(model, saliency, tmp_path):
     made, path = compressed(model, saliency, "mean_keys", seed=3), tmp_path / "made.pt2"
-    facts = models.facts_of(made, DATA, CLASSES)
-    assert export_program(made, facts, path, IMAGES) < 1e-4
+    card = models.card_of(made, DATA, CLASSES)
+    assert export_program(made, card, path, IMAGES) < 1e-4
     run, held = open_model(path, CPU)
-    assert held == facts
+    assert held == card
     torch.testing.assert_close(run(IMAGES[:3]), made(IMAGES[:3]), rtol=0, atol=1e-4)
 
 
 def test_what_adapts_to_the_image_has_no_graph(model, saliency, tmp_path):
     made = compressed(model, saliency, "adaptive")
-    facts = models.facts_of(made, DATA, CLASSES)
+    card = models.card_of(made, DATA, CLASSES)
     for export in (export_onnx, export_program):
-        with pytest.raises(UserError, match="adapts to the image has no fixed graph"):
-            export(made, facts, tmp_path / "made", IMAGES)
+        with pytest.raises(UserError, match="adaptive merging has no fixed graph"):
+            export(made, card, tmp_path / "made", IMAGES)
     assert not list(tmp_path.iterdir())
 
 
@@ -72,8 +72,8 @@ def test_an_export_that_differs_is_refused(model):
 
 @pytest.mark.slow
 def test_an_onnx_graph_slides_over_an_image_larger_than_its_window(model, tmp_path):
-    facts = models.facts_of(model, DATA.model_copy(update={"short_side": None}), CLASSES)
-    export_onnx(model, facts, tmp_path / "made.onnx", IMAGES)
+    card = models.card_of(model, DATA.model_copy(update={"short_side": None}), CLASSES)
+    export_onnx(model, card, tmp_path / "made.onnx", IMAGES)
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (80, 100, 3), np.uint8)).save(tmp_path / "x.png")
     run, held = open_model(tmp_path / "made.onnx", CPU)
     (_, _, found), (_, _, wanted) = (
@@ -86,8 +86,8 @@ def test_an_onnx_graph_slides_over_an_image_larger_than_its_window(model, tmp_pa
 @pytest.mark.slow
 def test_models_are_exported_in_float32_whatever_they_run_in(model, tmp_path):
     half = deepcopy(model).bfloat16()
-    facts = models.facts_of(model, DATA, CLASSES)
-    export_program(half, facts, tmp_path / "made.pt2", IMAGES)
+    card = models.card_of(model, DATA, CLASSES)
+    export_program(half, card, tmp_path / "made.pt2", IMAGES)
     run, _ = open_model(tmp_path / "made.pt2", CPU)
     assert torch.equal(run(IMAGES), deepcopy(half).float()(IMAGES))
     assert {p.dtype for p in half.parameters()} == {torch.bfloat16}
@@ -98,7 +98,7 @@ def test_models_are_exported_in_float32_whatever_they_run_in(model, tmp_path):
 def test_a_program_moves_to_another_device_whole(model, saliency, method, tmp_path, monkeypatch):
     """To torch's meta device, which computes shapes alone, and like any other refuses to mix with the CPU."""
     made, path = compressed(model, saliency, method, seed=3), tmp_path / "made.pt2"
-    export_program(made, models.facts_of(made, DATA, CLASSES), path, IMAGES)
+    export_program(made, models.card_of(made, DATA, CLASSES), path, IMAGES)
     meta, program, wanted = torch.device("meta"), torch.export.load(path), made(IMAGES).shape
 
     def on_the_cpu(program) -> list[str]:

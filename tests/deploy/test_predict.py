@@ -27,8 +27,8 @@ def folder(tmp_path):
 
 def test_images_are_resized_and_segmented_as_a_search_space_says(model, saliency, folder):
     made, path = compressed(model, saliency, "mean_keys"), folder / "made.safetensors"
-    facts = models.facts_of(made, DATA.model_copy(update={"short_side": 48}), CLASSES)
-    models.save(made, facts, path)
+    card = models.card_of(made, DATA.model_copy(update={"short_side": 48}), CLASSES)
+    models.save(made, card, path)
     run, held = open_model(path, CPU)
     found = list(predict(run, held, image_files(folder), CPU))
     assert [p.name for p, _, _ in found] == ["a.jpg", "b.png"]
@@ -50,8 +50,8 @@ def test_images_are_segmented_as_a_viewer_shows_them(model, tmp_path):
     deep = np.random.default_rng(0).integers(0, 2**16, (48, 64), np.uint16)
     Image.fromarray(deep).save(tmp_path / "deep.png", exif=exif)
     Image.fromarray(np.rot90(deep >> 8, -1).astype(np.uint8)).save(tmp_path / "shown.png")
-    facts = models.facts_of(model, DATA.model_copy(update={"short_side": 48}), CLASSES)
-    (_, image, deep_labels), (_, shown, labels) = predict(model, facts, image_files(tmp_path), CPU)
+    card = models.card_of(model, DATA.model_copy(update={"short_side": 48}), CLASSES)
+    (_, image, deep_labels), (_, shown, labels) = predict(model, card, image_files(tmp_path), CPU)
     assert image.shape == (64, 48, 3)
     assert np.array_equal(image, shown)
     assert np.array_equal(deep_labels, labels)
@@ -59,12 +59,12 @@ def test_images_are_segmented_as_a_viewer_shows_them(model, tmp_path):
 
 def test_logits_may_lie_elsewhere_than_images(model, folder):
     """Images on torch's meta device, which refuses to mix with the CPU, where the logits are."""
-    facts = models.facts_of(model, DATA.model_copy(update={"short_side": None}), CLASSES)
+    card = models.card_of(model, DATA.model_copy(update={"short_side": None}), CLASSES)
 
     def run(images):
         return torch.randn(len(images), 5, *images.shape[-2:], generator=torch.Generator().manual_seed(0))
 
-    found, wanted = (list(predict(run, facts, image_files(folder), torch.device(d))) for d in ("meta", "cpu"))
+    found, wanted = (list(predict(run, card, image_files(folder), torch.device(d))) for d in ("meta", "cpu"))
     assert [labels.shape for _, _, labels in found] == [(100, 80), (48, 64)]
     for (_, _, one), (_, _, other) in zip(found, wanted, strict=True):
         assert len(np.unique(one)) == 5
@@ -97,10 +97,10 @@ def test_files_that_cannot_be_used_are_named(model, folder):
     with pytest.raises(UserError, match=r"facts\.safetensors: facts: field 'classes'"):
         open_model(folder / "facts.safetensors", CPU)
     (folder / "c.png").write_bytes(b"nothing")
-    facts = models.facts_of(model, DATA, CLASSES)
+    card = models.card_of(model, DATA, CLASSES)
     with pytest.raises(UserError, match=r"c\.png: cannot be read as an image"):
-        list(predict(model, facts, [folder / "c.png"], CPU))
-    assert TINY.image == facts.window
+        list(predict(model, card, [folder / "c.png"], CPU))
+    assert TINY.image == card.window
 
 
 @pytest.mark.parametrize(
@@ -128,25 +128,25 @@ def test_no_picture_overwrites_an_image(tmp_path):
     (images / "x.png").touch()
     (other / "y.png").symlink_to(images / "x.png")
     for files, out in (("in/x.png", "in"), ("in/x.png", "link"), ("link/x.png", "in"), ("other/y.png", "in")):
-        with pytest.raises(UserError, match="choose another, as a picture could overwrite an image"):
+        with pytest.raises(UserError, match="choose another, because a picture could overwrite an image"):
             pictures([tmp_path / files], tmp_path / out)
     assert pictures([images / "x.png"], images / "out") == {images / "x.png": images / "out" / "x.png"}
 
 
 def test_an_image_too_large_to_read_is_one_line_and_a_large_one_is_read(model, folder, monkeypatch, recwarn):
-    facts = models.facts_of(model, DATA, CLASSES)
+    card = models.card_of(model, DATA, CLASSES)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 48 * 64 - 1)  # of which Pillow warns, and refuses twice as many
     with pytest.raises(UserError, match=r"a\.jpg: more than 6142 pixels; cut it into smaller images"):
-        list(predict(model, facts, [folder / "a.jpg"], CPU))
-    [(_, _, predicted)] = predict(model, facts, [folder / "b.png"], CPU)
+        list(predict(model, card, [folder / "a.jpg"], CPU))
+    [(_, _, predicted)] = predict(model, card, [folder / "b.png"], CPU)
     assert predicted.shape == (48, 64)
     assert not [warning for warning in recwarn if "bomb" in str(warning.message)]
 
 
 def test_a_model_says_what_it_is_for(model):
-    facts = models.facts_of(model, DATA, CLASSES)
-    assert facts.scope.startswith("the model was trained on drawn street scenes (streetscenes): a photograph")
-    camvid = models.facts_of(model, DATA.model_copy(update={"dataset": "camvid"}), CLASSES)
+    card = models.card_of(model, DATA, CLASSES)
+    assert card.scope.startswith("the model was trained on drawn street scenes (streetscenes): a photograph")
+    camvid = models.card_of(model, DATA.model_copy(update={"dataset": "camvid"}), CLASSES)
     assert camvid.scope == "the model was made for the data set camvid and knows 5 classes: a, b, c, d, e"
     older = models.ModelCard.model_validate_json(camvid.model_dump_json(exclude={"dataset"}))
     assert older.scope == "the model knows 5 classes: a, b, c, d, e"
@@ -158,6 +158,6 @@ def test_the_name_of_a_class_is_no_formula(tmp_path):
 
 
 def test_facts_of_another_model_are_refused(model, tmp_path):
-    models.save(model, models.facts_of(model, DATA, CLASSES[:3]), tmp_path / "m.safetensors")
+    models.save(model, models.card_of(model, DATA, CLASSES[:3]), tmp_path / "m.safetensors")
     with pytest.raises(UserError, match=r"m\.safetensors: facts name 3 classes, the model has 5"):
         open_model(tmp_path / "m.safetensors", CPU)

@@ -79,7 +79,7 @@ def test_models_that_cannot_be_compared_are_refused(model, saliency):
     other = seeded_model(TINY.model_copy(update={"depth": 2}))
     with pytest.raises(UserError, match="different shapes"):
         speeds({"a": model, "b": other}, ["torch"], [1], CPU, torch.float32, 1)
-    with pytest.raises(UserError, match="a merges by the image"):
+    with pytest.raises(UserError, match="a merges adaptively"):
         speeds({"a": compressed(model, saliency, "adaptive")}, ["torch"], [1], CPU, torch.float32, 1)
 
 

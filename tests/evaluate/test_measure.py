@@ -94,7 +94,7 @@ def test_images_of_any_size_in_windows_of_any_size(context, window, stride, merg
 
 def test_nothing_labelled_is_an_error_and_fails_a_trial(context):
     data = unlabelled(context, 0, 1)  # the clean images of the search stage
-    with pytest.raises(UserError, match=r"evaluation\.search: no pixel of its clean, or of its corrupted, images is"):
+    with pytest.raises(UserError, match=r"evaluation\.search: no pixel is labelled in its clean images, or in"):
         measured(context, data, "search")
     proposal = Proposal(0, "search", "reference", "", dense(SHAPE))
     row = run_trial(replace(context, evalset=data), None, proposal, None, CPU, "")

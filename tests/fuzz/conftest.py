@@ -82,7 +82,7 @@ def given_files(tmp_path_factory) -> Given:
     folder = tmp_path_factory.mktemp("given")
     model = seeded_model(TINY)
     data = DataConfig(dataset="streetscenes", short_side=48, stride=32)
-    models.save(model, models.facts_of(model, data, tuple("abcde")), folder / "export.safetensors")
+    models.save(model, models.card_of(model, data, tuple("abcde")), folder / "export.safetensors")
     torch.manual_seed(0)
     checkpoints.save_policy(Policy("small", TINY.patch), folder / "policy.safetensors", {})
     Image.fromarray(np.zeros((50, 66, 3), np.uint8)).save(folder / "x.png")

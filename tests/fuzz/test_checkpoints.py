@@ -159,10 +159,10 @@ def others(given_files, tmp_path_factory) -> dict[str, bytes]:
     from tests.conftest import seeded_images
 
     folder = tmp_path_factory.mktemp("others")
-    facts, images = models.read_facts(given_files.folder / "export.safetensors"), seeded_images(TINY, 1)
+    card, images = models.read_card(given_files.folder / "export.safetensors"), seeded_images(TINY, 1)
     model = models.load(given_files.folder / "export.safetensors")
-    export_onnx(model, facts, folder / "m.onnx", images)
-    export_program(model, facts, folder / "m.pt2", images)
+    export_onnx(model, card, folder / "m.onnx", images)
+    export_program(model, card, folder / "m.pt2", images)
     return {suffix: (folder / f"m{suffix}").read_bytes() for suffix in (".onnx", ".pt2")}
 
 

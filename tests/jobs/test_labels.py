@@ -62,7 +62,7 @@ def test_a_dry_run_names_classes_without_labels(place):
 def test_a_split_without_labels_is_refused(place, job):
     done = run(place, job[0], "test.yaml", *job[1:])
     assert done.returncode == 2
-    assert "data.eval_split test: no pixel is labelled in any of the 2 images to be measured on" in done.stderr
+    assert "data.eval_split test: no pixel is labelled in any of the 2 images to measure on" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (place / "results").exists()
 

@@ -174,7 +174,7 @@ def test_restored_features_cover_the_grid(model, saliency, shape):
         ({"windows": 0.5, "pairs": 0.7}, "less than or equal to 0.5"),
         ({"windows": 0.5}, "either threshold, -1 to 1, or both windows, 0 to 1, and pairs, 0 to 0.5"),
         ({"threshold": 0.5, "pairs": 0.1}, "either threshold"),
-        ({"threshold": 0.5, "blocks": (5, 1)}, "windows merge before pairs"),
+        ({"threshold": 0.5, "blocks": (5, 1)}, "windows must merge before pairs"),
         ({"threshold": 0.5, "blocks": (1, 9)}, "blocks are 1 to 3"),
     ],
 )

@@ -97,7 +97,7 @@ def test_a_backbone_is_found_in_the_checkpoint_of_a_training(tmp_path, key):
         ("empty.safetensors", b"", "the file is empty; expected weights in a .safetensors file, or in torch's .pth"),
         ("text.pth", b"version https://git-lfs", "neither safetensors nor a torch checkpoint; expected weights"),
         ("short.bin", b"PK", "neither safetensors nor a torch checkpoint"),
-        ("zip.ckpt", b"PK\x03\x04 nothing", "without a variant.yml beside it; expected is a .safetensors of raycomp's"),
+        ("zip.ckpt", b"PK\x03\x04 nothing", "without a variant.yml beside it; expected a .safetensors written"),
         ("m.onnx", b"\x08\x07", "an ONNX graph, which `raycomp predict` runs; expected weights in a .safetensors file"),
         ("m.pt2", b"PK\x03\x04", "a torch.export program, which `raycomp predict` runs; expected weights"),
         ("long.safetensors", b"\x80\xff\0\0\0\0\0\0{}", "not a readable safetensors file"),
