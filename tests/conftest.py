@@ -71,6 +71,14 @@ def context() -> SweepContext:
     return tiny_context()
 
 
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of a module's own, to run jobs in; see `tests.helpers.jobs`."""
+    from tests.helpers.jobs import make_place
+
+    return make_place(tmp_path_factory.mktemp("sweep"))
+
+
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(0)

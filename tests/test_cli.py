@@ -1,10 +1,6 @@
 """The command line as a shell sees it: bad input is one line that says what and where, with exit code 2."""
 
-import os
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -16,23 +12,8 @@ from raycomp.recipe import dense
 from raycomp.results.store import Store
 from raycomp.search.proposal import Proposal
 from tests.conftest import TINY
-from tests.helpers.trials import fake_row
-from tests.results.test_store import CONFIG
-
-RAYCOMP = str(Path(sys.executable).with_name("raycomp"))
-
-
-def raycomp(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run a command in a folder; its output as text, bytes that are none escaped."""
-    return subprocess.run(
-        [RAYCOMP, *arguments],
-        cwd=folder,
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        errors="backslashreplace",
-        check=False,
-    )
+from tests.helpers.jobs import raycomp
+from tests.helpers.trials import CONFIG, fake_row
 
 
 @pytest.fixture(scope="module")

@@ -18,8 +18,8 @@ from raycomp.search.early_stopping import EarlyStopping
 from raycomp.search.history import condensed
 from raycomp.search.proposer import Proposer
 from tests.helpers.rows import row
-from tests.report.test_page import found, measured
-from tests.search.test_proposer import SEARCH, SPACE
+from tests.helpers.search import SEARCH, SPACE
+from tests.helpers.sweep_views import measured, sweep_view
 
 LATENCY = Objective(name="latency_ms", short="latency", title="latency", maximised=False, reference=10.0, unit="ms")
 SETS = {"two": (CLEAN, COST), "three": (CLEAN, CORRUPTED, COST), "four": (CLEAN, CORRUPTED, LATENCY, COST)}
@@ -78,7 +78,7 @@ def test_a_search_by_the_surrogate_runs_to_its_end(chosen):
 
 
 def test_reports_and_copies_tell_every_objective(chosen):
-    sweep = found()
+    sweep = sweep_view()
     shorts = [one.short for one in objectives.measured()]
     with (out := console()).capture() as captured:
         out.print(front_table(sweep.comparisons, False, origins(sweep.rows)))

@@ -16,7 +16,7 @@ from raycomp.results import lock
 from raycomp.results.store import Store, sweep_folder
 from raycomp.storage import ObjectPath, located, resolved
 from tests.helpers.services import SECRET, s3
-from tests.results.test_store import CONFIG, ROW
+from tests.helpers.trials import CONFIG, ROW
 
 
 @pytest.fixture(scope="module")

@@ -56,7 +56,7 @@ def test_a_cell_gives_a_whole_row_and_its_pictures(context, method, tmp_path):
 
 def test_recovery_trains_a_copy_with_the_seed_s_batches(context, tmp_path):
     tuned, samples = with_recovery(context, 4), StreetScenes("train", 8)
-    run, found = point(context, "tome", tmp_path)
+    _, found = point(context, "tome", tmp_path)
     before = {name: tensor.copy() for name, tensor in context.weights.items()}
     rows = [
         measure_run(tuned, samples, Run(run.condition, seed), found, tmp_path / f"{run}.pt", CPU, "").row

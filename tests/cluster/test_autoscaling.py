@@ -6,9 +6,7 @@ import pytest
 import yaml
 
 from raycomp.results.store import Store
-from tests.jobs.test_pareto_search import ROOT, execute, place, run
-
-__all__ = ["place"]
+from tests.helpers.jobs import ROOT, execute, run
 
 
 @pytest.mark.slow

@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 
 from raycomp.deploy import model as models
-from tests.conftest import seeded_model
-from tests.deploy.test_model import CLASSES, DATA, TINY
-from tests.test_cli import raycomp
+from tests.conftest import TINY, seeded_model
+from tests.helpers.deploy import CLASSES, DATA
+from tests.helpers.jobs import raycomp
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from raycomp.deploy.predict import open_model, predict
 from raycomp.deploy.program import moved
 from raycomp.errors import UserError
 from tests.conftest import TINY, seeded_images
-from tests.deploy.test_model import CLASSES, DATA, compressed
+from tests.helpers.deploy import CLASSES, DATA, compressed
 
 IMAGES = seeded_images(TINY, 5)
 CPU = torch.device("cpu")

@@ -11,7 +11,7 @@ from raycomp.errors import UserError
 from raycomp.models import checkpoints
 from raycomp.report.segmentation import draw, painted
 from tests.conftest import TINY
-from tests.deploy.test_model import CLASSES, DATA, compressed
+from tests.helpers.deploy import CLASSES, DATA, compressed
 
 CPU = torch.device("cpu")
 

@@ -15,8 +15,8 @@ from raycomp.report.tables import speed_table
 from raycomp.results.store import Store
 from raycomp.search.proposal import Proposal
 from tests.conftest import TINY, seeded_model
-from tests.deploy.test_model import compressed
 from tests.helpers.contexts import SHAPE
+from tests.helpers.deploy import compressed
 from tests.helpers.trials import fake_row
 
 CPU = torch.device("cpu")

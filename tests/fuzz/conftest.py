@@ -27,7 +27,7 @@ from raycomp.results.store import Store
 from raycomp.settings.model_and_data import DataConfig
 from tests.conftest import TINY, seeded_model
 from tests.helpers.answers import Given
-from tests.report.test_page import found
+from tests.helpers.sweep_views import sweep_view
 
 MINUTES = float(os.environ.get("RAYCOMP_FUZZ_MINUTES") or 0)
 """For each file of tests; 0: a few fixed examples."""
@@ -87,7 +87,7 @@ def given_files(tmp_path_factory) -> Given:
     checkpoints.save_policy(Policy("small", TINY.patch), folder / "policy.safetensors", {})
     Image.fromarray(np.zeros((50, 66, 3), np.uint8)).save(folder / "x.png")
     (folder / "recipe.json").write_text(dense(TINY).canonical_json())
-    sweep = found()
+    sweep = sweep_view()
     store = Store(folder / "results" / sweep.name)
     store.open(sweep.config)
     for row in sweep.rows:

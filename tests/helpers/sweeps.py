@@ -12,9 +12,9 @@ import psutil
 from mlflow import MlflowClient
 
 from raycomp.results.store import Store
-from tests.jobs.test_pareto_search import command, environment
+from tests.helpers.jobs import command, environment
 
-INJECT = Path(__file__).parent / "inject"
+INJECT = Path(__file__).parents[1] / "faults" / "inject"
 SweepView = dict[tuple[str, str], Any]
 
 

@@ -19,7 +19,7 @@ from raycomp.results.query import completed
 from raycomp.results.store import Store
 from raycomp.settings.training import RecoveryConfig
 from tests.conftest import TINY, seeded_model
-from tests.jobs.test_pareto_search import environment, execute
+from tests.helpers.jobs import environment, execute
 
 ROOT = Path(__file__).resolve().parents[2]
 SHAPE = TINY.model_copy(update={"width": 64, "depth": 4, "image": (64, 64), "classes": 11, "prefix": 1})

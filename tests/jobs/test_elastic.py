@@ -13,7 +13,7 @@ from raycomp.models import checkpoints
 from raycomp.results.query import completed
 from raycomp.results.store import Store
 from tests.conftest import seeded_model
-from tests.jobs.test_pareto_search import ROOT, SHAPE, execute
+from tests.helpers.jobs import ROOT, SHAPE, execute
 
 TRAIN = {"steps": 3, "batch": 2, "optimizer": "adamw", "images": 8, "eval_images": 4, "augment": {"flip": True}}
 SPACE = {

@@ -9,7 +9,7 @@ from PIL import Image
 
 from raycomp.models import checkpoints
 from tests.conftest import TINY, seeded_model
-from tests.jobs.test_pareto_search import ROOT, execute
+from tests.helpers.jobs import ROOT, execute
 
 SHAPE = TINY.model_copy(update={"classes": 2})
 pytestmark = pytest.mark.slow

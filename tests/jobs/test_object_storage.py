@@ -9,10 +9,9 @@ from mlflow import MlflowClient
 
 from raycomp.results.query import completed
 from raycomp.results.store import Store, sweep_folder
+from tests.helpers.jobs import command, execute
 from tests.helpers.services import SECRET, mlflow_server, postgres, s3
-from tests.jobs.test_pareto_search import command, execute, place
 
-__all__ = ["place"]
 RESULTS = "s3://sweeps/results"
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 from raycomp.models import checkpoints
 from raycomp.results.store import Store
 from tests.conftest import seeded_model
-from tests.jobs.test_pareto_search import SHAPE, command, environment
+from tests.helpers.jobs import SHAPE, command, environment
 
 TWO = SHAPE.model_copy(update={"image": (64, 64), "classes": 2})
 

@@ -6,7 +6,7 @@ import pytest
 
 from raycomp.models import checkpoints
 from tests.conftest import seeded_model
-from tests.jobs.test_pareto_search import ROOT, SHAPE, execute, make_place
+from tests.helpers.jobs import ROOT, SHAPE, execute, make_place
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from raycomp.errors import UserError
 from raycomp.jobs import session as sessions
 from raycomp.jobs.session import INTERRUPTED, session
 from raycomp.results.store import Store
-from tests.results.test_store import CONFIG
+from tests.helpers.trials import CONFIG
 
 
 class FakeTracker:

@@ -6,9 +6,8 @@ import torch
 from torch import Tensor
 
 from raycomp.kernels import attention
-from tests.kernels.place import DEVICE, bfloat16_products
+from tests.kernels.conftest import DEVICE
 
-__all__ = ["bfloat16_products"]
 pytestmark = pytest.mark.usefixtures("bfloat16_products")
 
 EPS = {torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}

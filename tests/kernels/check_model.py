@@ -14,9 +14,7 @@ from raycomp.merging import Algm, Merge, ToMe
 from raycomp.merging.tokens import match
 from raycomp.recipe import dense
 from tests.conftest import TINY, seeded_images
-from tests.kernels.place import DEVICE, bfloat16_products
-
-__all__ = ["bfloat16_products"]
+from tests.kernels.conftest import DEVICE
 
 
 @pytest.mark.parametrize(

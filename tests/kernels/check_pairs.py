@@ -6,8 +6,8 @@ import torch
 
 from raycomp.compress import merge
 from raycomp.kernels import pairs
-from tests.compress.test_merge import brute_force_match
-from tests.kernels.place import DEVICE
+from tests.helpers.matching import brute_force_match
+from tests.kernels.conftest import DEVICE
 
 SIZES = [(9, 4, 1), (9, 3, 2), (10, 0, 1), (10, 4, 2), (67, 33, 1), (66, 20, 2), (131, 40, 1), (258, 128, 2)]
 

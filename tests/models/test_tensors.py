@@ -11,7 +11,7 @@ from raycomp.errors import UserError
 from raycomp.models import checkpoints, tensors
 from raycomp.models.policy import Policy
 from tests.conftest import TINY, seeded_images, seeded_model
-from tests.models.test_checkpoints import official
+from tests.helpers.checkpoints import official
 
 
 def broken(module: torch.nn.Module, name: str, value: float) -> torch.nn.Module:

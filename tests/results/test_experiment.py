@@ -12,9 +12,8 @@ from raycomp.commands.manage import track_command
 from raycomp.results import experiment
 from raycomp.results.store import Store
 from raycomp.results.tracking import Tracker, default_uri
+from tests.helpers.trials import CLASSES, CONFIG, ROWS
 from tests.results.databases import fresh_database
-from tests.results.test_store import CONFIG
-from tests.results.test_tracking import CLASSES, ROWS
 
 
 def tracker(results: Path, warn=pytest.fail) -> Tracker:

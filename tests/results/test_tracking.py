@@ -13,22 +13,9 @@ from raycomp.errors import without_password
 from raycomp.recipe import dense
 from raycomp.results.replica import Replica
 from raycomp.results.tracking import Tracker, default_uri
-from raycomp.search.proposal import Proposal
 from tests.conftest import TINY
 from tests.helpers import rows
-from tests.helpers.trials import fake_row
-from tests.results.test_store import CONFIG
-
-ROWS = [
-    replace(
-        fake_row(TINY, Proposal(0, "search", "reference", "dense", dense(TINY))),
-        class_iou=[0.5, float("nan"), 0.7, 0.8, 0.9],
-    ),
-    fake_row(TINY, Proposal(1, "search", "proposed", "", dense(TINY).model_copy(update={"embed": 24})), "failed"),
-    fake_row(TINY, Proposal(2, "search", "proposed", "", dense(TINY).model_copy(update={"embed": 16}))),
-]
-ROWS = [replace(row, evalset="images", checkpoint="weights") for row in ROWS]
-CLASSES = ("sky", "traffic light", "car", "road", "tree")
+from tests.helpers.trials import CLASSES, CONFIG, ROWS
 
 
 def track(tmp_path, warnings: list[str], uri: str | None = None, finished: bool = True, front: int = 0) -> None:
@@ -216,7 +203,7 @@ from pathlib import Path
 from mlflow import MlflowClient
 from raycomp.results.tracking import Tracker
 from tests.helpers import rows
-from tests.results.test_store import CONFIG, ROW
+from tests.helpers.trials import CONFIG, ROW
 
 place, name = Path(sys.argv[1]), sys.argv[2]
 (place / name).mkdir()

@@ -10,8 +10,8 @@ from raycomp.objectives import directions
 from raycomp.search import ask_tell, history
 from raycomp.search.history import FixedSpaceTPE, condensed
 from raycomp.search.proposer import Proposer
+from tests.helpers.search import SEARCH, SPACE, drive
 from tests.helpers.trials import fake_row
-from tests.search.test_proposer import SEARCH, SPACE, drive
 
 SPACE_OF_TWO = {"b": IntDistribution(0, 9), "a": IntDistribution(0, 9), "fixed": IntDistribution(3, 3)}
 

@@ -14,22 +14,10 @@ from raycomp.search.proposer import Proposer
 from raycomp.settings.space_and_search import SearchConfig, SpaceConfig, WidthRange
 from raycomp.space import Space
 from tests.conftest import TINY
+from tests.helpers.search import SEARCH, SPACE, drive
 from tests.helpers.trials import TokenClock, fake_row
 
 UNIFORM_TOME, UNIFORM_PRUNING, UNIFORM_BOTH = BASELINES = baselines()
-
-SPACE = Space(TINY, SpaceConfig(embed=WidthRange(low=16), mlp=WidthRange(low=32, step=16)), TINY.image)
-SEARCH = SearchConfig(budget=0.7, trials=30, baselines=(0.7, 0.5))
-
-
-def drive(proposer: Proposer, stop_after: int | None = None) -> list[Proposal]:
-    """Run proposals one at a time, as one worker would."""
-    done: list[Proposal] = []
-    while (proposal := proposer.next()) is not None and (stop_after is None or len(done) < stop_after):
-        proposer.tell(fake_row(TINY, proposal))
-        done.append(proposal)
-    proposer.close()
-    return done
 
 
 @pytest.mark.parametrize("sampler", ["gp", "tpe", "nsga2", "random"])

@@ -16,8 +16,8 @@ from raycomp.search import sampler, surrogate
 from raycomp.search.candidates import candidates, most, point, steps
 from raycomp.search.proposer import Proposer
 from raycomp.search.surrogate import Surrogate, chosen, expected_improvement, predicted
+from tests.helpers.search import SEARCH, SPACE, drive
 from tests.helpers.trials import fake_row
-from tests.search.test_proposer import SEARCH, SPACE, drive
 
 DIMENSIONS = list(SPACE.dimensions.values())
 CORNER = torch.tensor([0.2, 0.1, -1.0], dtype=torch.float64)
