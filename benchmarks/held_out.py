@@ -58,7 +58,7 @@ def main(
             if best is None:
                 print(f"{store.folder.name}: nothing at {share:.0%}")
                 continue
-            for name, model in models(context, best, store.folder, refined):
+            for name, model in models(context, best, results / store.folder.name, refined):
                 found.append(accuracy(context, model))
                 where = f"{store.folder.name} {name} {best.cost_share:.1%}"
                 print(f"  {where}: {shown(found[-1])}, {difference(found[-1], whole)}", flush=True)

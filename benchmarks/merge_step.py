@@ -15,13 +15,13 @@ from typing import Annotated, cast
 
 import torch
 import typer
-from raycomp.merging.context import rounded_share
 from torch import Tensor
 
 from raycomp import kernels
 from raycomp.evaluate.latency import median_seconds
 from raycomp.memory import keep_freed_memory
 from raycomp.merging import ToMe
+from raycomp.merging.base import rounded_share
 from raycomp.merging.tokens import Tokens, best_partners, match, merge, pair_positions
 from raycomp.models.segmenter import Attention, Block, Segmenter
 from raycomp.recipe import dense

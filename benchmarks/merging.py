@@ -21,7 +21,8 @@ from raycomp.merging import ToMe
 from raycomp.merging.tome import constant_r
 from raycomp.models.segmenter import Segmenter
 from raycomp.recipe import Recipe, dense
-from raycomp.search.baselines import baselines, known
+from raycomp.results.query import baselines
+from raycomp.search.baselines import known
 from raycomp.shape import ModelShape, deit_base_distilled, vit
 
 BATCH, MODERATE, AGGRESSIVE = 16, 2.5, 3.7

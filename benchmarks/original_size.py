@@ -51,7 +51,7 @@ def main(
         found.append(pair)
         print(f"{line}{pair[1][0] - pair[0][0]:+8.2f} /{pair[1][1] - pair[0][1]:+6.2f}", flush=True)
     both = np.array(found)  # (recipes, ways, objectives)
-    rho = [rank_text(spearman(both[:, 0, i], both[:, 1, i])) for i in range(2)]
+    rho = [rank_text(spearman(both[:, 0, i].tolist(), both[:, 1, i].tolist())) for i in range(2)]
     print(f"resized ranks like original: Spearman {rho[0]} clean, {rho[1]} corrupted")
 
 

@@ -29,7 +29,8 @@ from raycomp.memory import keep_freed_memory
 from raycomp.models.segmenter import Segmenter
 from raycomp.recipe import dense
 from raycomp.recover import finetuned
-from raycomp.search.baselines import UNIFORM_PRUNING, known
+from raycomp.results.query import baselines
+from raycomp.search.baselines import known
 from raycomp.settings.training import FinetuneConfig
 from raycomp.training_loop import preloaded
 
@@ -60,7 +61,7 @@ def main(
 
     def uniform_widths(context: SweepContext, share: float) -> Segmenter:
         every = known(context.shape, config.data.window_for(context.shape), (share,))
-        recipe = next(one.recipe for one in every if one.kind == UNIFORM_PRUNING)
+        recipe = next(one.recipe for one in every if one.kind == baselines()[1])
         return built(context, OperatingPoint(recipe, 0.0, 0.0, ""))
 
     def arms(context: SweepContext, criterion: str, share: float) -> Iterator[tuple[str, Callable[[], Segmenter]]]:

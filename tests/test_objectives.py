@@ -3,7 +3,7 @@
 import numpy as np
 import optuna
 import pytest
-from optuna.distributions import IntDistribution
+from optuna.distributions import BaseDistribution, IntDistribution
 from optuna.trial import create_trial
 
 from raycomp import objectives
@@ -56,7 +56,7 @@ def test_optuna_gets_every_direction(chosen):
 
 def test_a_full_memory_keeps_the_front(chosen, monkeypatch):
     monkeypatch.setattr(history, "KEPT", 40)
-    rng, space = np.random.default_rng(0), {"a": IntDistribution(0, 9)}
+    rng, space = np.random.default_rng(0), dict[str, BaseDistribution](a=IntDistribution(0, 9))
     trials = [
         create_trial(params={"a": int(rng.integers(10))}, distributions=space, values=list(values))
         for values in rng.random((200, len(objectives.OBJECTIVES))) ** 2
@@ -100,7 +100,7 @@ def test_trials_are_stopped_early_only_where_first_images_tell_all_objectives(ch
             )
         )  # fmt: skip
     bars = {"two": [(0.4, np.inf)], "three": [(0.4, 0.2)], "four": []}
-    assert [pytest.approx(tuple(bar)) for bar in learned.bars(2.0)] == bars[chosen]
+    assert [pytest.approx(tuple(bar)) for bar in learned.thresholds(2.0)] == bars[chosen]
     stopped = row(status="stopped", early_clean_miou=0.3, early_corrupted_miou=0.1)
     expected = {"two": (0.4,), "three": (0.4, 0.3), "four": (0.4, 0.3, 3.0)}
     assert learned.expected(stopped) == pytest.approx(expected[chosen])

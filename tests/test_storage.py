@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import socket
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from raycomp.errors import UserError
 from raycomp.files import check_outputs, fetched, written
 from raycomp.results import lock
 from raycomp.results.store import Store, sweep_folder
-from raycomp.storage import ObjectPath, located, resolved
+from raycomp.storage import AnyPath, ObjectPath, located, resolved
 from tests.helpers.services import SECRET, s3
 from tests.helpers.trials import CONFIG, ROW
 
@@ -62,7 +63,7 @@ def test_a_path_behaves_like_a_local_one(bucket, tmp_path):
     assert pickle.loads(pickle.dumps(remote)) / "x" == remote / "x"
 
 
-def _break_off(path: ObjectPath) -> None:
+def _break_off(path: AnyPath) -> None:
     with written(path) as temporary:
         temporary.write_text("half")
         raise RuntimeError("broken")
@@ -130,7 +131,7 @@ def test_one_writer_at_a_time(bucket, monkeypatch):
 
 def test_a_lease_of_a_process_of_this_machine_that_has_ended_is_taken_at_once(bucket, monkeypatch):
     folder = sweep_folder(bucket, "ended")
-    dead = {"who": "x", "host": lock.socket.gethostname(), "process": 2**22 - 1, "id": "z", "count": 1}
+    dead = {"who": "x", "host": socket.gethostname(), "process": 2**22 - 1, "id": "z", "count": 1}
     (folder / ".lock").write_bytes(json.dumps(dead).encode())
     monkeypatch.setattr(lock, "_WATCHED", 1e9)
     held = lock.Lock(folder)

@@ -17,7 +17,8 @@ from raycomp.evaluate.latency import median_seconds
 from raycomp.flops import gflops
 from raycomp.models.segmenter import Segmenter
 from raycomp.recipe import BlockWidths, Recipe, dense
-from raycomp.search.baselines import baselines, known
+from raycomp.results.query import baselines
+from raycomp.search.baselines import known
 from raycomp.shape import ModelShape
 
 SPEEDUPS = (1.4, 2.5, 3.7)

@@ -56,11 +56,11 @@ def test_a_cell_gives_a_whole_row_and_its_pictures(context, method, tmp_path):
 
 def test_recovery_trains_a_copy_with_the_seed_s_batches(context, tmp_path):
     tuned, samples = with_recovery(context, 4), StreetScenes("train", 8)
-    _, found = point(context, "tome", tmp_path)
+    run, found = point(context, "tome", tmp_path)
     before = {name: tensor.copy() for name, tensor in context.weights.items()}
     rows = [
-        measure_run(tuned, samples, Run(run.condition, seed), found, tmp_path / f"{run}.pt", CPU, "").row
-        for run, seed in enumerate((0, 0, 1))
+        measure_run(tuned, samples, Run(run.condition, seed), found, tmp_path / f"{number}.pt", CPU, "").row
+        for number, seed in enumerate((0, 0, 1))
     ]
     assert [row.status for row in rows] == ["complete"] * 3, rows[0].error
     assert rows[0].clean_miou == rows[1].clean_miou

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -272,5 +273,6 @@ def test_the_shell_completes_names(results):
     class Context:
         params = {"results": results}  # noqa: RUF012
 
-    assert complete_sweep(Context(), "ti") == ["tiny"]
-    assert complete_sweep(Context(), "") == ["other", "tiny"]
+    here: Any = Context()
+    assert complete_sweep(here, "ti") == ["tiny"]
+    assert complete_sweep(here, "") == ["other", "tiny"]

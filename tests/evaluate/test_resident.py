@@ -1,7 +1,5 @@
 """Images on a device are those of the stack, held or not."""
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 import torch
@@ -14,7 +12,7 @@ SIZES = [(4, 5), (3, 3), (8, 2), (3, 3), (1, 9)]
 
 
 @pytest.fixture
-def images(rng) -> Iterator[list[np.ndarray]]:
+def images(rng) -> list[np.ndarray]:
     return [rng.integers(0, 256, (*size, 3)).astype(np.uint8) for size in SIZES]
 
 

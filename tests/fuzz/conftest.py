@@ -9,6 +9,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -34,7 +35,11 @@ MINUTES = float(os.environ.get("RAYCOMP_FUZZ_MINUTES") or 0)
 _ROOT = Path(__file__).resolve().parents[2]
 _MEMORY = 8 * 2**30  # bytes beside those in use: what asks for more shall fail here, and not stop the machine
 
-_common = {"deadline": None, "suppress_health_check": list(HealthCheck)}  # each example has a limit of its own
+# each example has a limit of its own
+_common: dict[str, Any] = {
+    "deadline": None,
+    "suppress_health_check": list(HealthCheck),
+}
 settings.register_profile(
     "short", **_common, max_examples=40, derandomize=True, database=None, phases=[Phase.explicit, Phase.generate]
 )

@@ -45,8 +45,15 @@ def execute(
     place: Path, *arguments: str, cwd: Path | None = None, seconds: float = 300
 ) -> subprocess.CompletedProcess[str]:
     """Run a command with a place's cache, there or elsewhere."""
-    own = {"env": environment(place), "cwd": cwd or place}
-    return subprocess.run(arguments, **own, capture_output=True, text=True, timeout=seconds, check=False)
+    return subprocess.run(
+        arguments,
+        env=environment(place),
+        cwd=cwd or place,
+        capture_output=True,
+        text=True,
+        timeout=seconds,
+        check=False,
+    )
 
 
 def run(place: Path, *extra: str) -> subprocess.CompletedProcess[str]:

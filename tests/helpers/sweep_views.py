@@ -24,7 +24,7 @@ CLASSES = ["sky", "pole", "road", "</script><b>sign"]
 def measured(proposal: Proposal, **changes: Any) -> Row:
     """A whole row, with what a trial measures beside accuracy."""
     row, rng = fake_row(TINY, proposal), np.random.default_rng(proposal.number)
-    whole = {
+    whole: dict[str, Any] = {
         "classes": CLASSES,
         "class_iou": [row.clean_miou, row.clean_miou / 2, float("nan"), 0.1 * float(rng.random())],
         "corrupted_by_variant": [row.corrupted_miou] * len(VARIANTS),

@@ -68,6 +68,11 @@ def rows_there(place: Path, name: str, results: str = "results") -> int:
     return len(list((place / results / name / "trials").glob("[a-z]*.parquet")))
 
 
+def at_least(place: Path, name: str, rows: int) -> Callable[[], bool]:
+    """Whether a sweep has this many rows."""
+    return lambda: rows_there(place, name) >= rows
+
+
 def wait_until(condition: Callable[[], object], process: subprocess.Popen, what: str, log: Path) -> Any:
     """Wait for something that happens while a process that logs to a file runs."""
     deadline = time.monotonic() + 300

@@ -6,12 +6,12 @@ As a plugin (`python -m pytest -p tests.merging.drop`) it is there before any re
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field
-from raycomp.merging.context import ROUNDED, MergeMethod, merged_pairs
 
 from raycomp import merging
+from raycomp.merging.base import ROUNDED, MergeMethod, merged_pairs
 from raycomp.shape import Grid, ModelShape, Size
 
 if TYPE_CHECKING:
@@ -84,5 +84,7 @@ class Drop(MergeMethod):
         return type(self)(block=self.block, ratio=ratios.get(self.dimensions[0], 0.0))
 
 
-merging.Merge = Annotated[merging.Algm | merging.Cts | merging.ToMe | Drop, Field(discriminator="method")]
-merging.METHODS["drop"] = Drop
+kinds: Any = merging.METHODS
+union: Any = Annotated[merging.Algm | merging.Cts | merging.ToMe | Drop, Field(discriminator="method")]
+merging.Merge = union
+kinds["drop"] = Drop

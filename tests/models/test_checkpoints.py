@@ -41,7 +41,7 @@ def test_variant_yml_runs_no_code(tmp_path):
 
 
 class _Payload:
-    def __reduce__(self) -> tuple[object, tuple[str, ...]]:
+    def __reduce__(self) -> tuple[object, tuple[Path]]:
         return (Path.touch, (Path("executed"),))
 
 

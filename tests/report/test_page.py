@@ -116,8 +116,8 @@ def test_unknown_cells_sort_last_in_both_directions(browser, tmp_path):
 
 
 def test_a_limit_of_time_is_told_in_time(browser, tmp_path):
-    sweep, clock = sweep_view(), {"predicted_ms": 7.0, "predicted_share": 0.5}
-    rows = [replace(row, **clock) for row in sweep.rows]
+    sweep = sweep_view()
+    rows = [replace(row, predicted_ms=7.0, predicted_share=0.5) for row in sweep.rows]
     write_page([SweepView("timed", sweep.config, rows)], tmp_path / "report.html")
     page, problems = opened(browser, tmp_path / "report.html")
     assert page.locator("#front-table th").all_inner_texts()[2:5] == ["ms", "of dense", "GFLOPs"]

@@ -62,9 +62,11 @@ def test_nothing_of_a_front_is_cut_off_at_the_top():
 
 
 def test_fronts_of_other_models_and_units_are_beside_each_other_by_their_share():
-    sweep, clock = sweep_view(), {"predicted_ms": 7.0, "predicted_share": 0.5}
+    sweep = sweep_view()
     larger = sweep_view(gflops=2 * sweep.dense.gflops, gflops_share=0.5)
-    in_time = SweepView("timed", sweep.config, [replace(row, **clock) for row in sweep.rows])
+    in_time = SweepView(
+        "timed", sweep.config, [replace(row, predicted_ms=7.0, predicted_share=0.5) for row in sweep.rows]
+    )
     assert fronts_figure([sweep, sweep_view(seed=1)]).layout.xaxis.title.text == "GFLOPs per image"
     assert fronts_figure([in_time, in_time]).layout.xaxis.title.text == "predicted ms per batch"
     for other in (larger, in_time):

@@ -7,6 +7,7 @@ import pytest
 
 from raycomp.results import replica
 from raycomp.results.replica import Replica
+from tests.helpers.rows import row
 
 
 class Hangs(Replica):
@@ -32,7 +33,7 @@ class Hangs(Replica):
 def test_the_end_of_a_job_does_not_wait_for_a_copy_that_hangs(monkeypatch, connects, writes):
     monkeypatch.setattr(replica, "_LONGEST", 0.2)
     copy, began = Hangs(connects, writes), time.monotonic()
-    copy.log({"stage": "search", "recipe_id": "a"})
+    copy.log(row())
     assert not copy.close()
     assert not copy.bounded(lambda: pytest.fail("it had been given up"))
     assert time.monotonic() - began < 10
@@ -44,9 +45,13 @@ def test_the_end_of_a_job_does_not_wait_for_a_copy_that_hangs(monkeypatch, conne
 def test_a_step_that_hangs_is_given_up(monkeypatch):
     monkeypatch.setattr(replica, "_LONGEST", 0.2)
     copy = Hangs(True, True)
-    copy.log({"stage": "search", "recipe_id": "a"})
+
+    def hang() -> None:
+        copy.over.wait(60)
+
+    copy.log(row())
     assert copy.close()
     assert copy.bounded(lambda: None)
-    assert not copy.bounded(lambda: copy.over.wait(60) and None)
+    assert not copy.bounded(hang)
     assert len(copy.warnings) == 1
     copy.over.set()

@@ -3,7 +3,7 @@
 import numpy as np
 import optuna
 import pytest
-from optuna.distributions import IntDistribution
+from optuna.distributions import BaseDistribution, IntDistribution
 from optuna.trial import create_trial
 
 from raycomp.objectives import directions
@@ -13,7 +13,11 @@ from raycomp.search.proposer import Proposer
 from tests.helpers.search import SEARCH, SPACE, drive
 from tests.helpers.trials import fake_row
 
-SPACE_OF_TWO = {"b": IntDistribution(0, 9), "a": IntDistribution(0, 9), "fixed": IntDistribution(3, 3)}
+SPACE_OF_TWO: dict[str, BaseDistribution] = {
+    "b": IntDistribution(0, 9),
+    "a": IntDistribution(0, 9),
+    "fixed": IntDistribution(3, 3),
+}
 
 
 def trials(count: int) -> list:

@@ -46,7 +46,7 @@ def test_the_full_stage_holds_dense_baselines_and_front():
 
 def test_a_limit_of_time_counts_in_place_of_gflops():
     clock = TokenClock(TINY)
-    timed = replace(SPACE, latency=clock)
+    timed = replace(SPACE, latency=clock)  # type: ignore[arg-type]
     proposer = Proposer(timed, SEARCH, [])
     assert proposer.budget == 0.7 * clock.latency_ms(dense(TINY))
     done: list[Proposal] = []

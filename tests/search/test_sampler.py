@@ -69,7 +69,7 @@ def test_expectations_are_those_of_botorchs_closed_form(monkeypatch):
     for model in models:
         model.input_transform = FilterFeatures(torch.arange(3))
     every = ModelList(*models, GenericDeterministicModel(lambda x: x[..., 3:]))
-    theirs = ExpectedHypervolumeImprovement(every, CORNER.tolist(), front())
+    theirs = ExpectedHypervolumeImprovement(every, CORNER.tolist(), front())  # type: ignore[arg-type]
     inputs = torch.cat([torch.from_numpy(where), -cost[:, None]], dim=1)[:, None]
     with torch.no_grad():
         expected = theirs(inputs)

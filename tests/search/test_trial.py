@@ -48,7 +48,8 @@ def test_a_full_card_halves_the_batch_and_changes_no_result(context, tmp_path, m
     row = run_trial(context, None, proposal(context), tmp_path, CPU, "")
     assert (wanted.batch, row.batch, row.status) == (32, batch, "complete")
     same = {*SCHEMA.names} - TIMES - {"batch", "per_image"}
-    np.testing.assert_equal(*({name: one.columns()[name] for name in same} for one in (row, wanted)))
+    measured, expected = ({name: one.columns()[name] for name in same} for one in (row, wanted))
+    np.testing.assert_equal(measured, expected)
 
 
 @pytest.mark.parametrize("error", FULL)
