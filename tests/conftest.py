@@ -2,6 +2,7 @@
 
 import signal
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,9 @@ from raycomp.models.segmenter import Segmenter, init_weights
 from raycomp.recipe import dense
 from raycomp.settings.section import Criterion
 from raycomp.shape import ModelShape
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # started in the background; children would ignore Ctrl-C, too
@@ -77,6 +81,22 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.helpers.jobs import make_place
 
     return make_place(tmp_path_factory.mktemp("sweep"))
+
+
+@pytest.fixture
+def figures(monkeypatch: pytest.MonkeyPatch) -> list["Figure"]:
+    """Every figure that is saved; see `tests.helpers.figures`."""
+    from matplotlib.figure import Figure
+
+    saved: list[Figure] = []
+    save = Figure.savefig
+
+    def keep(self: Figure, *arguments: Any, **options: Any) -> None:
+        saved.append(self)
+        save(self, *arguments, **options)
+
+    monkeypatch.setattr(Figure, "savefig", keep)
+    return saved
 
 
 @pytest.fixture
