@@ -29,6 +29,7 @@ def folder(tmp_path_factory):
     return folder
 
 
+@pytest.mark.fast_cases(1)
 @pytest.mark.parametrize("level", ["debug", "DEBUG", "warning"])
 def test_the_log_has_the_traceback_of_what_ends_as_one_line(folder, level):
     (folder / "dated.yaml").write_text("name: 2001-99-99")
@@ -64,6 +65,7 @@ def trusted(folder):
     return folder
 
 
+@pytest.mark.fast_cases(4)
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
@@ -108,6 +110,7 @@ def test_bad_input_is_one_line(folder, arguments, told):
     assert told in done.stderr
 
 
+@pytest.mark.slow
 def test_a_sweep_that_cannot_be_read_hides_no_other(folder):
     done = raycomp(folder, "status")
     assert done.returncode == 0
@@ -115,6 +118,7 @@ def test_a_sweep_that_cannot_be_read_hides_no_other(folder):
     assert "left out: results/broken/sweep.yaml" in done.stderr
 
 
+@pytest.mark.slow
 def test_help_is_for_those_who_ask_and_for_those_who_say_nothing(folder):
     asked = raycomp(folder, "--help")
     assert (asked.returncode, asked.stderr) == (0, "")
@@ -125,6 +129,7 @@ def test_help_is_for_those_who_ask_and_for_those_who_say_nothing(folder):
     assert silent.stderr == ""
 
 
+@pytest.mark.fast_cases(1)
 @pytest.mark.parametrize(
     ("environment", "sign"),
     [

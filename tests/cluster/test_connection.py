@@ -55,6 +55,7 @@ def test_a_gpu_that_torch_does_not_see_is_told_in_a_line(monkeypatch):
     assert connection.prepare_worker() == torch.device("cpu")
 
 
+@pytest.mark.slow
 def test_ray_may_be_imported_first(tmp_path):
     """Ray reads RAY_AUTH_MODE when it is imported: set after that, it would hold for Ray's processes alone."""
     program = (

@@ -41,6 +41,7 @@ def test_an_image_is_never_overwritten(folder):
     assert (folder / "in" / "x.png").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_only_torch_is_compiled(folder):
     done = raycomp(folder, "speed", "m.safetensors", "--compile", "--runtime", "onnxruntime")
     assert (done.returncode, done.stdout) == (2, "")

@@ -141,6 +141,7 @@ def test_nvit_prunes_to_a_target_and_its_recipe_is_explained(place):
     assert neither.stderr == "error: give either --gflops or --latency, for example --gflops 60%\n"
 
 
+@pytest.mark.fast_cases(1)
 @pytest.mark.parametrize(
     ("options", "words"),
     [

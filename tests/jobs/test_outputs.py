@@ -16,6 +16,7 @@ def place(tmp_path_factory):
     return place
 
 
+@pytest.mark.fast_cases(1)
 @pytest.mark.parametrize(
     ("job", "options", "said"),
     [

@@ -48,20 +48,26 @@ def test_a_limit_of_time_in_place_of_gflops(place):
     assert "'search.cost_metric'" in mistyped.stderr
 
 
-@pytest.mark.slow
-def test_a_sweep_from_start_to_report(place):
+@pytest.fixture(scope="module")
+def swept(place) -> subprocess.CompletedProcess[str]:
+    """The sweep of the search space as it is, run to its end."""
     done = run(place)
     assert done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+@pytest.mark.slow
+def test_a_sweep_from_start_to_report(place, swept):
     rows = Store(place / "results" / "tiny").rows()
     search = [row for row in completed(rows, "search") if row.origin != "reference"]
     assert len(search) == 14
     assert all(row.gflops_share <= 0.8 for row in search)
     assert completed(rows, "full")
-    assert "Pareto front" in done.stdout
-    assert "trial 14/14 | measured 14" in done.stdout
+    assert "Pareto front" in swept.stdout
+    assert "trial 14/14 | measured 14" in swept.stdout
     assert (place / "results" / "tiny" / "front.png").is_file()
     assert "<title>raycomp: tiny</title>" in (place / "results" / "tiny" / "report.html").read_text()
-    assert "mlflow ui --backend-store-uri sqlite:///" in done.stdout
+    assert "mlflow ui --backend-store-uri sqlite:///" in swept.stdout
     client = MlflowClient(f"sqlite:///{place}/results/mlflow.db")
     experiment = client.get_experiment_by_name("raycomp").experiment_id
     children = client.search_runs([experiment], "tags.origin LIKE '%'", max_results=1000)
@@ -125,6 +131,7 @@ BAD = [
 ]
 
 
+@pytest.mark.fast_cases(1)
 @pytest.mark.parametrize(("options", "start", "also"), BAD)
 def test_bad_options_are_one_line_and_exit_code_2(place, options, start, also):
     before = sorted(place.rglob("*"))
@@ -138,9 +145,7 @@ def test_bad_options_are_one_line_and_exit_code_2(place, options, start, also):
 
 
 @pytest.mark.slow
-def test_a_checkpoint_that_changed_behind_the_same_name_is_noticed(place):
-    if not (place / "results" / "tiny").is_dir():
-        run(place)
+def test_a_checkpoint_that_changed_behind_the_same_name_is_noticed(place, swept):
     original = (place / "model.safetensors").read_bytes()
     checkpoints.save(seeded_model(SHAPE, seed=1), place / "model.safetensors")
     done = run(place)
@@ -159,6 +164,7 @@ def edited(place: Path, change: dict[str, object]) -> Path:
     return path
 
 
+@pytest.mark.fast_cases(1)
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -177,6 +183,7 @@ def test_bad_search_spaces_are_one_line_and_exit_code_2(place, change, words):
     assert not list(place.glob("results/bad/trials/*"))
 
 
+@pytest.mark.fast_cases(1)
 @pytest.mark.parametrize("text", ["name: [", "- just\n- a list\n", "name: a: b\n"])
 def test_malformed_yaml_names_the_place(place, text):
     path = place / "malformed.yaml"
@@ -202,10 +209,7 @@ def test_a_dry_run_says_what_it_would_take_and_leaves_nothing(place):
 
 
 @pytest.mark.slow
-def test_front_and_explain_read_the_sweep(place):
-    if not (place / "results" / "tiny").is_dir():
-        run(place)
-
+def test_front_and_explain_read_the_sweep(place, swept):
     def raycomp(*arguments: str) -> str:
         tool = Path(sys.executable).with_name("raycomp")
         return subprocess.run(

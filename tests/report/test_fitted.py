@@ -162,6 +162,7 @@ def in_terminal(columns: int, *arguments: str) -> str:
     return said.decode()
 
 
+@pytest.mark.fast_cases(1)
 @pytest.mark.parametrize("columns", [80, 120])
 @pytest.mark.parametrize(
     "command", [["front", SWEEP.name], ["pick", SWEEP.name, "--max-share", "70%"], ["compare", SWEEP.name, "other"]]

@@ -138,6 +138,7 @@ def test_a_page_is_no_wider_than_its_window(browser, tmp_path, width):
     assert problems == []
 
 
+@pytest.mark.slow
 def test_what_rows_do_not_say_is_left_out(browser, tmp_path):
     whole = sweep_view()
     old = dict.fromkeys(("latency_ms", "throughput", "effective_rank", "params"))
@@ -175,6 +176,7 @@ def test_several_sweeps_are_compared_on_one_page(browser, tmp_path):
     assert problems == []
 
 
+@pytest.mark.slow
 def test_a_sweep_that_has_barely_begun_has_a_page_too(browser, tmp_path):
     whole = sweep_view()
     for rows in ([], whole.rows[:1], whole.rows[:3]):

@@ -57,6 +57,7 @@ def test_the_known_space_proposes_what_optunas_own_does():
     assert asked(FixedSpaceTPE(SPACE_OF_TWO, 5)) == asked(plain)
 
 
+@pytest.mark.fast_cases(1)
 @pytest.mark.parametrize("stop", [11, 17, 24, 29])
 def test_a_restart_of_a_long_sweep_proposes_what_an_undisturbed_one_does(monkeypatch, stop):
     monkeypatch.setattr(ask_tell, "FULL", 12)

@@ -66,6 +66,7 @@ def test_a_limit_of_time_counts_in_place_of_gflops():
         timed.check_budget(6.0)
 
 
+@pytest.mark.fast_cases(1)
 @pytest.mark.parametrize("killed_after", [1, 7, 20, 33])
 def test_a_restart_proposes_what_an_undisturbed_sweep_does(killed_after):
     undisturbed = drive(Proposer(SPACE, SEARCH, []))
@@ -75,7 +76,7 @@ def test_a_restart_proposes_what_an_undisturbed_sweep_does(killed_after):
     assert [p.key for p in before + after] == [p.key for p in undisturbed]
 
 
-@pytest.mark.parametrize("sampler", ["gp", "tpe"])
+@pytest.mark.parametrize("sampler", [pytest.param("gp", marks=pytest.mark.slow), "tpe"])
 def test_so_does_one_that_ends_where_known_recipes_do(sampler):
     short = SEARCH.model_copy(update={"trials": 18, "sampler": sampler})
     undisturbed = drive(Proposer(SPACE, short, []))

@@ -123,6 +123,7 @@ def test_it_finds_more_than_chance():
     assert found["gp"] > 1.05 * found["random"]
 
 
+@pytest.mark.slow
 def test_with_many_running_several_are_chosen_at_once(monkeypatch):
     counts = []
     monkeypatch.setattr(sampler, "_TOGETHER", 2)
