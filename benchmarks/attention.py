@@ -37,8 +37,8 @@ def channel(q: Tensor, k: Tensor, v: Tensor, log_size: Tensor) -> Tensor:
     width, scale = q.shape[-1], q.shape[-1] ** -0.5
     one = torch.full_like(q[..., :1], 1 / scale)
     size = log_size[:, None, :, None].expand_as(k[..., :1])
-    wide = [F.pad(torch.cat(pair, dim=-1), (0, 7)) for pair in ((q, one), (k, size))]
-    return F.scaled_dot_product_attention(*wide, F.pad(v, (0, 8)), scale=scale)[..., :width]
+    query, key = (F.pad(torch.cat(pair, dim=-1), (0, 7)) for pair in ((q, one), (k, size)))
+    return F.scaled_dot_product_attention(query, key, F.pad(v, (0, 8)), scale=scale)[..., :width]
 
 
 def main(device: Annotated[str, typer.Option()] = "cpu", threads: Annotated[int, typer.Option()] = 1) -> None:

@@ -59,7 +59,7 @@ def main(
             if best is None:
                 print(f"{store.folder.name}: no recipe at {share:.0%}")
                 continue
-            for name, model in models(context, best, store.folder, refined):
+            for name, model in models(context, best, results / store.folder.name, refined):
                 measured.append(accuracy(context, model))
                 where = f"{store.folder.name} {name} {best.cost_share:.1%}"
                 print(f"  {where}: {shown(measured[-1])}, {difference(measured[-1], dense)}", flush=True)

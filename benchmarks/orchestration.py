@@ -12,7 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Annotated
+from typing import Annotated, Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("RAY_AUTH_MODE", "token")  # before Ray is imported
@@ -56,18 +56,20 @@ def made_up(space: Space, proposal: Proposal) -> Row:
 class Instant(tune.Trainable):
     """A trial that writes a row and logs the time."""
 
-    def setup(self, config: dict, context: SimpleNamespace, samples: object, folder: Path, commit: str) -> None:
+    def setup(  # type: ignore[override]
+        self, config: dict[str, Any], context: SimpleNamespace, samples: object, folder: Path, commit: str
+    ) -> None:
         del samples, commit
         self._store, self._context = Store(folder), context
         self.reset_config(config)
 
-    def step(self) -> dict:
+    def step(self) -> dict[str, bool]:
         with (self._context.log / "began").open("a") as file:
             file.write(f"{time.time()}\n")
         self._store.write(made_up(self._context.space, self._proposal))
         return {"done": True}
 
-    def reset_config(self, new_config: dict) -> bool:
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
         self._proposal = Proposal.from_config(new_config)
         return True
 

@@ -37,7 +37,7 @@ def main(
     context = prepare_context(config, print)
     grid, device = Space(context.shape, config.space, config.data.window_for(context.shape)), default_device()
     narrowest = grid.recipe(grid.smallest) if context.elastic is not None else None
-    baselines = matched_baselines(context.shape, grid.image, config.search.baselines, least=narrowest)
+    baselines = matched_baselines(context.shape, grid.image, config.search.baselines, narrowest=narrowest)
     inside = {one.label: one.recipe for one in baselines if not grid.outside(one.recipe)}
     recipes = {"dense": dense(context.shape)} | inside
     print(f"{'':28}{'resized':>16}{'s':>6}{'original':>16}{'s':>6}{'difference':>16}", flush=True)
@@ -52,7 +52,7 @@ def main(
         pairs.append(pair)
         print(f"{line}{pair[1][0] - pair[0][0]:+8.2f} /{pair[1][1] - pair[0][1]:+6.2f}", flush=True)
     both = np.array(pairs)  # (recipes, ways, objectives)
-    rho = [rank_text(spearman(both[:, 0, i], both[:, 1, i])) for i in range(2)]
+    rho = [rank_text(spearman(both[:, 0, i].tolist(), both[:, 1, i].tolist())) for i in range(2)]
     print(f"rank correlation of resized and original (Spearman): {rho[0]} clean, {rho[1]} corrupted")
 
 

@@ -15,6 +15,7 @@ import threading
 import time
 from pathlib import Path
 
+from raycomp.results.row import Row
 from raycomp.results.store import Store
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -46,17 +47,29 @@ def main() -> None:
         watcher.join()
         rows = [row for path in Path(folder).glob("*/sweep.yaml") for row in Store(path.parent).rows()]
     search = [row for row in rows if row.stage == "search"]
-    inside = sum(row.seconds_measure + row.seconds_build for row in rows)
-    first = min(row.started for row in rows)
-    last = max(row.started.timestamp() + row.seconds for row in rows)
-    trials = sum(row.seconds_measure + row.seconds_build for row in search)
-    search_span = max(row.started.timestamp() + row.seconds for row in search) - first.timestamp()
+    first, last = min(map(began, rows)), max(map(ended, rows))
+    search_span = max(map(ended, search)) - first
     print(f"rows:                  {len(search)} in search, {len(rows) - len(search)} on the full set")
     print(f"wall time:             {wall:.0f} s on {workers} workers")
-    print(f"outside evaluation:    {1 - inside / (workers * wall):.1%} of {workers} x {wall:.0f} s")
-    print(f"  before first trial and after last: {wall - (last - first.timestamp()):.0f} s")
-    print(f"  between search trials:             {1 - trials / (workers * search_span):.1%} of the search")
+    print(f"outside evaluation:    {1 - evaluation(rows) / (workers * wall):.1%} of {workers} x {wall:.0f} s")
+    print(f"  before first trial and after last: {wall - (last - first):.0f} s")
+    print(f"  between search trials:             {1 - evaluation(search) / (workers * search_span):.1%} of the search")
     print(f"peak memory:           {before - min(available):.2f} GiB")
+
+
+def began(row: Row) -> float:
+    """When a trial began, in seconds since the epoch."""
+    assert row.started is not None
+    return row.started.timestamp()
+
+
+def ended(row: Row) -> float:
+    return began(row) + (row.seconds or 0.0)
+
+
+def evaluation(rows: list[Row]) -> float:
+    """Seconds that trials built and measured for."""
+    return sum((row.seconds_build or 0.0) + (row.seconds_measure or 0.0) for row in rows)
 
 
 if __name__ == "__main__":

@@ -14,10 +14,12 @@ import resource
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any, TypeVar
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("RAY_AUTH_MODE", "token")  # before Ray is imported, as raycomp.cluster.connection does
@@ -73,15 +75,18 @@ def made_up(space: Space, proposal: Proposal) -> Row:
     return replace(row, class_iou=[0.5] * 11, corrupted_by_variant=[0.4] * 80, seconds=30.0, params=10**6)
 
 
+T = TypeVar("T")
+
+
 class Stopwatch:
     """Measures the duration of steps by name."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, list[float]] = {}
 
-    def time(self, name: str, step: object, *arguments: object) -> object:
+    def time(self, name: str, step: Callable[..., T], *arguments: object) -> T:
         began = time.perf_counter()
-        value = step(*arguments)  # type: ignore[operator]
+        value = step(*arguments)
         self.seconds.setdefault(name, []).append(time.perf_counter() - began)
         return value
 
@@ -91,6 +96,10 @@ class Stopwatch:
         return 1000 * sum(seconds) / len(seconds)
 
 
+def silent(line: str) -> None:
+    """Say nothing."""
+
+
 def driver_alone(folder: Path, trials: int) -> None:
     """Time what the driver does for every trial: ask, write, read back, tell, progress."""
     config, space = loaded(trials)
@@ -98,7 +107,7 @@ def driver_alone(folder: Path, trials: int) -> None:
     store.open(config)
     milestones = sorted({100, 1000, trials})
     with SweepProgress(proposer, tables.console()) as progress:
-        progress.say = lambda _: None  # type: ignore[method-assign]
+        progress.say = silent  # type: ignore[method-assign]
         for count in range(1, trials + 1):
             proposal = watch.time("ask", proposer.next)
             if proposal is None:
@@ -159,13 +168,15 @@ def replicas(folder: Path, config: SweepConfig, proposer: Proposer, rows: list[R
 class Sleeper(tune.Trainable):
     """A worker that sleeps, then writes a row."""
 
-    def setup(self, config: dict, context: object, samples: object, folder: Path, commit: str) -> None:
+    def setup(  # type: ignore[override]
+        self, config: dict[str, Any], context: object, samples: object, folder: Path, commit: str
+    ) -> None:
         del samples, commit
         self._store, self._space, self._seconds = Store(folder), context.space, context.seconds  # type: ignore[attr-defined]
         self._log = context.log  # type: ignore[attr-defined]
         self.reset_config(config)
 
-    def step(self) -> dict:
+    def step(self) -> dict[str, bool]:
         began = time.time()
         time.sleep(self._seconds)
         self._store.write(made_up(self._space, self._proposal))
@@ -173,7 +184,7 @@ class Sleeper(tune.Trainable):
             file.write(f"{began} {time.time()}\n")
         return {"done": True}
 
-    def reset_config(self, new_config: dict) -> bool:
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
         self._proposal = Proposal.from_config(new_config)
         return True
 
@@ -195,7 +206,7 @@ def with_tune(folder: Path, actors: int, workers: int, seconds: float, rounds: i
     context = SimpleNamespace(config=config, space=space, seconds=shorter, log=folder / "log")
     tracker = Tracker(default_uri(str(folder)), folder / "sweep", config, _CLASSES, print)
     with SweepProgress(proposer, tables.console()) as progress:
-        progress.say = lambda _: None  # type: ignore[method-assign]
+        progress.say = silent  # type: ignore[method-assign]
 
         def on_row(row: Row) -> None:
             tracker.log(row)

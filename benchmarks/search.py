@@ -67,7 +67,8 @@ def plain(make: Callable[[int], BaseSampler], function: Function, seed: int, tri
     space = function.space
     budget = BUDGET * space.gflops({})
     grid = distributions(space)
-    measured, clock = [], time.perf_counter()
+    measured: list[tuple[float, ...]] = []
+    clock = time.perf_counter()
     while len(measured) < trials:
         trial = study.ask(grid)
         cost = space.gflops(trial.params)
@@ -86,7 +87,8 @@ def sweep(sampler: str, function: Function, seed: int, trials: int) -> Run:
     """Run the search of a sweep, baselines first."""
     config = SearchConfig(budget=BUDGET, trials=trials, seed=seed, baselines=function.baselines, sampler=sampler)
     proposer = Proposer(function.space, config, [], function.space)
-    measured, clock = [], time.perf_counter()
+    measured: list[tuple[float, ...]] = []
+    clock = time.perf_counter()
     while proposer.trials_done < trials:
         proposal = proposer.next()
         assert proposal is not None
@@ -140,7 +142,8 @@ def main(
     out: Annotated[Path | None, typer.Option(help="Picture of the curves.")] = None,
 ) -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    make = {"elastic": Elastic, "formula": Formula}[function]
+    makes: dict[str, type[Function]] = {"elastic": Elastic, "formula": Formula}
+    make = makes[function]
     chosen = {name: ARMS[name] for name in arms.split(",")}
     runs: dict[str, list[Run]] = {name: [] for name in chosen}
     volumes: dict[str, list[np.ndarray]] = {name: [] for name in chosen}

@@ -32,7 +32,8 @@ def measured(context: SweepContext, recipe: Recipe, device: torch.device) -> tup
     began = time.perf_counter()
     row = run_trial(context, None, Proposal(0, "search", "proposed", "", recipe), Path(), device, "")
     assert row.status == "complete", row.error
-    return time.perf_counter() - began, float(row.clean_miou)
+    assert row.clean_miou is not None
+    return time.perf_counter() - began, row.clean_miou
 
 
 def main(device: str) -> None:

@@ -1,7 +1,9 @@
 """Models small enough to build in milliseconds, and where the real data lies."""
 
 import signal
+from collections import Counter
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -15,11 +17,26 @@ from raycomp.recipe import dense
 from raycomp.settings.section import Criterion
 from raycomp.shape import ModelShape
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # started in the background; children would ignore Ctrl-C, too
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TINY = ModelShape(width=32, heads=4, depth=3, patch=8, image=(48, 64), classes=5, prefix=2, decoder_depth=1)
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m chooses
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the cases of a test beyond the first `fast_cases` as slow."""
+    cases: Counter[str] = Counter()
+    for item in items:
+        if (mark := item.get_closest_marker("fast_cases")) is not None:
+            test = item.nodeid.partition("[")[0]
+            cases[test] += 1
+            if cases[test] > mark.args[0]:
+                item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(autouse=True)
@@ -69,6 +86,30 @@ def context() -> SweepContext:
     from tests.helpers.contexts import tiny_context
 
     return tiny_context()
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of a module's own, to run jobs in; see `tests.helpers.jobs`."""
+    from tests.helpers.jobs import make_place
+
+    return make_place(tmp_path_factory.mktemp("sweep"))
+
+
+@pytest.fixture
+def figures(monkeypatch: pytest.MonkeyPatch) -> list["Figure"]:
+    """Every figure that is saved; see `tests.helpers.figures`."""
+    from matplotlib.figure import Figure
+
+    saved: list[Figure] = []
+    save = Figure.savefig
+
+    def keep(self: Figure, *arguments: Any, **options: Any) -> None:
+        saved.append(self)
+        save(self, *arguments, **options)
+
+    monkeypatch.setattr(Figure, "savefig", keep)
+    return saved
 
 
 @pytest.fixture

@@ -1,10 +1,6 @@
 """The command line as a shell sees it: bad input is one line that says what and where, with exit code 2."""
 
-import os
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -16,23 +12,8 @@ from raycomp.recipe import dense
 from raycomp.results.store import Store
 from raycomp.search.proposal import Proposal
 from tests.conftest import TINY
-from tests.helpers.trials import fake_row
-from tests.results.test_store import CONFIG
-
-RAYCOMP = str(Path(sys.executable).with_name("raycomp"))
-
-
-def raycomp(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run a command in a folder; its output as text, bytes that are none escaped."""
-    return subprocess.run(
-        [RAYCOMP, *arguments],
-        cwd=folder,
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        errors="backslashreplace",
-        check=False,
-    )
+from tests.helpers.jobs import raycomp
+from tests.helpers.trials import CONFIG, fake_row
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +29,7 @@ def folder(tmp_path_factory):
     return folder
 
 
+@pytest.mark.fast_cases(1)
 @pytest.mark.parametrize("level", ["debug", "DEBUG", "warning"])
 def test_the_log_has_the_traceback_of_what_ends_as_one_line(folder, level):
     (folder / "dated.yaml").write_text("name: 2001-99-99")
@@ -83,6 +65,7 @@ def trusted(folder):
     return folder
 
 
+@pytest.mark.fast_cases(4)
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
@@ -127,6 +110,7 @@ def test_bad_input_is_one_line(folder, arguments, told):
     assert told in done.stderr
 
 
+@pytest.mark.slow
 def test_a_sweep_that_cannot_be_read_hides_no_other(folder):
     done = raycomp(folder, "status")
     assert done.returncode == 0
@@ -134,6 +118,7 @@ def test_a_sweep_that_cannot_be_read_hides_no_other(folder):
     assert "left out: results/broken/sweep.yaml" in done.stderr
 
 
+@pytest.mark.slow
 def test_help_is_for_those_who_ask_and_for_those_who_say_nothing(folder):
     asked = raycomp(folder, "--help")
     assert (asked.returncode, asked.stderr) == (0, "")
@@ -144,6 +129,7 @@ def test_help_is_for_those_who_ask_and_for_those_who_say_nothing(folder):
     assert silent.stderr == ""
 
 
+@pytest.mark.fast_cases(1)
 @pytest.mark.parametrize(
     ("environment", "sign"),
     [

@@ -5,6 +5,7 @@ import os
 import re
 import shlex
 from pathlib import Path
+from typing import Any, cast
 
 import click
 import numpy as np
@@ -47,14 +48,19 @@ def inline() -> list[tuple[str, str]]:
     return [(name(page), line) for page in PAGES for line in _INLINE.findall(prose(page))]
 
 
+def group(of: typer.Typer) -> click.Group:
+    found = typer.main.get_command(of)
+    return cast(click.Group, found)
+
+
 @pytest.fixture
 def command_of(monkeypatch):
     """Finds the command that is run, and what it is given; None where that is not read by typer."""
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
 
-    def find(words: list[str]) -> tuple[click.Command, list[str]] | None:
+    def find(words: list[str]) -> tuple[Any, list[str]] | None:
         if words[0] == "raycomp":
-            return within(typer.main.get_command(app), words[1:])
+            return within(group(app), words[1:])
         script = ROOT / words[1]
         assert script.is_file(), f"there is no {words[1]}"
         if not re.search(r"typer|raycomp\.cli", script.read_text()):
@@ -63,7 +69,7 @@ def command_of(monkeypatch):
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         if hasattr(module, "app"):
-            return within(typer.main.get_command(module.app), words[2:])
+            return within(group(module.app), words[2:])
         job = typer.Typer(add_completion=False)
         job.command()(module.main)
         return typer.main.get_command(job), words[2:]
@@ -186,7 +192,7 @@ PYTHON = [(name(page), block) for page in PAGES for block in blocks(page, "pytho
 @pytest.mark.parametrize(("page", "block"), PYTHON)
 def test_python_in_the_documents_runs(page, block, exported, monkeypatch):
     monkeypatch.chdir(exported)
-    held: dict[str, object] = {}
+    held: dict[str, Any] = {}
     exec(compile(block, page, "exec"), held)
     if "labels" in held:
         assert held["labels"].shape == (128, 128)

@@ -3,7 +3,7 @@
 import numpy as np
 import optuna
 import pytest
-from optuna.distributions import IntDistribution
+from optuna.distributions import BaseDistribution, IntDistribution
 from optuna.trial import create_trial
 
 from raycomp import objectives
@@ -18,8 +18,8 @@ from raycomp.search.early_stopping import EarlyStopping
 from raycomp.search.proposer import Proposer
 from raycomp.search.sampler import condensed
 from tests.helpers.rows import row
-from tests.report.test_page import found, measured
-from tests.search.test_proposer import SEARCH, SPACE
+from tests.helpers.search import SEARCH, SPACE
+from tests.helpers.sweep_views import measured, sweep_view
 
 LATENCY = Objective(name="latency_ms", short="latency", title="latency", maximised=False, reference=10.0, unit="ms")
 SETS = {"two": (CLEAN, COST), "three": (CLEAN, CORRUPTED, COST), "four": (CLEAN, CORRUPTED, LATENCY, COST)}
@@ -56,7 +56,7 @@ def test_optuna_gets_every_direction(chosen):
 
 def test_a_full_memory_keeps_the_front(chosen, monkeypatch):
     monkeypatch.setattr(sampler, "KEPT", 40)
-    rng, space = np.random.default_rng(0), {"a": IntDistribution(0, 9)}
+    rng, space = np.random.default_rng(0), dict[str, BaseDistribution](a=IntDistribution(0, 9))
     trials = [
         create_trial(params={"a": int(rng.integers(10))}, distributions=space, values=list(values))
         for values in rng.random((200, len(objectives.OBJECTIVES))) ** 2
@@ -78,7 +78,7 @@ def test_a_search_by_the_surrogate_runs_to_its_end(chosen):
 
 
 def test_reports_and_copies_tell_every_objective(chosen):
-    sweep = found()
+    sweep = sweep_view()
     shorts = [one.short for one in objectives.measured()]
     with (out := console()).capture() as captured:
         out.print(front_table(sweep.comparisons, False, origins(sweep.rows)))

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import distributed, multiprocessing
+from torch import distributed
+from torch.multiprocessing.spawn import spawn
 
 from raycomp import parallel
 from raycomp.data.streetscenes import StreetScenes
@@ -40,7 +41,7 @@ def one_of_two(rank: int, folder: Path, lr: float) -> None:
 
 def test_two_processes_train_what_one_does(tmp_path):
     alone = trained(None)
-    multiprocessing.spawn(one_of_two, (tmp_path, CONFIG.lr), nprocs=2)
+    spawn(one_of_two, (tmp_path, CONFIG.lr), nprocs=2)
     both = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
     for name, weight in alone.items():
         assert torch.equal(both[0][name], both[1][name])
@@ -49,7 +50,7 @@ def test_two_processes_train_what_one_does(tmp_path):
 
 
 def test_processes_whose_training_diverges_stop_together(tmp_path):
-    multiprocessing.spawn(one_of_two, (tmp_path, 1e30), nprocs=2)
+    spawn(one_of_two, (tmp_path, 1e30), nprocs=2)
     for rank in range(2):
         assert "a train.lr below 1e+30 may help" in (tmp_path / f"{rank}.txt").read_text()
 

@@ -161,7 +161,7 @@ def test_projection_meets_a_limit_of_time_where_merging_costs_some(step_costs, r
             return super().latency_ms(recipe) + step_costs * sum(r > 0 for r in recipe.ratios) + recipe.embed
 
     clock = Clock(TINY)
-    timed = replace(SPACE, latency=clock)
+    timed = replace(SPACE, latency=clock)  # type: ignore[arg-type]
     least = clock.latency_ms(timed.recipe(timed.cheapest))
     assert least <= clock.latency_ms(dense(TINY))
     for _ in range(20):

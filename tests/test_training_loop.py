@@ -237,13 +237,15 @@ def test_ignored_pixels_do_not_train():
 
 def test_sgd_takes_the_steps_of_timm_s():
     """Segmenter trains by timm's `sgd`, whose momentum is Nesterov's."""
-    from timm.optim import create_optimizer_v2  # torchvision is fit for it once raycomp is imported
+    from timm import optim  # torchvision is fit for it once raycomp is imported
 
     ours, theirs = seeded_model(SHAPE), seeded_model(SHAPE)
     config = CONFIG.model_copy(update={"optimizer": "sgd", "lr": 0.1, "weight_decay": 0.0})
     optimizers = (
         _optimizer(ours, config),
-        create_optimizer_v2(theirs, opt="sgd", lr=0.1, weight_decay=0.0, momentum=0.9),
+        optim.create_optimizer_v2(  # type: ignore[attr-defined]
+            theirs, opt="sgd", lr=0.1, weight_decay=0.0, momentum=0.9
+        ),
     )
     for seed in range(3):
         for model, optimizer in zip((ours, theirs), optimizers, strict=True):

@@ -12,7 +12,7 @@ import pytest
 
 from raycomp.results.query import completed
 from raycomp.results.store import Store
-from tests.jobs.test_pareto_search import ROOT, make_place
+from tests.helpers.jobs import ROOT, make_place
 
 pytestmark = pytest.mark.slow
 

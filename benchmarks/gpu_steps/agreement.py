@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from gpu_steps.notes import SPACE, Notes, OperatingPoint
+from gpu_steps.notes import SPACE, Notes, Setting
 from raycomp import config as configs
 from raycomp.compress.apply import compress
 from raycomp.context.preparation import prepare_context
@@ -24,9 +24,9 @@ from raycomp.settings.evaluation import EvaluationConfig, StageConfig
 _CLOSE = 1e-4  # of a logit
 
 
-def run(point: OperatingPoint, notes: Notes) -> None:
+def run(setting: Setting, notes: Notes) -> None:
     config = configs.load(SPACE)
-    if point.small:
+    if setting.small:
         few = StageConfig(clean=4, corrupted=1, severities=(3,))
         config = config.model_copy(update={"evaluation": EvaluationConfig(search=few, full=few)})
     context = prepare_context(config, print, with_policy=True, criterion="taylor")
@@ -40,27 +40,27 @@ def run(point: OperatingPoint, notes: Notes) -> None:
         "CTS": whole.model_copy(update={"merge": Cts(share=0.4, policy="small")}),
     }
     with exact_float32():
-        notes.put(logits={name: _logits(point, context, recipe) for name, recipe in recipes.items()})
+        notes.put(logits={name: _logits(setting, context, recipe) for name, recipe in recipes.items()})
         accuracy: dict[str, Any] = {}
         for name in ("dense", "prune+ToMe 40%"):
             accuracy[name] = {"float32 cpu": _miou(context, recipes[name], torch.device("cpu"), "float32")}
             for dtype in ("float32", "bfloat16", "float16"):
-                accuracy[name][f"{dtype} {point.name}"] = _miou(context, recipes[name], point.device, dtype)
+                accuracy[name][f"{dtype} {setting.name}"] = _miou(context, recipes[name], setting.device, dtype)
             notes.put(miou=accuracy)
 
 
-def _logits(point: OperatingPoint, context: SweepContext, recipe: Recipe) -> dict[str, float]:
+def _logits(setting: Setting, context: SweepContext, recipe: Recipe) -> dict[str, float]:
     """The largest difference of a logit, image by image."""
     model, pixels = (
         compress(context.model, recipe, context.saliency, context.policy),
         NORMALIZATIONS[context.shape.normalization],
     )
-    there, differences = deepcopy(model).to(point.device), list[float]()
+    there, differences = deepcopy(model).to(setting.device), list[float]()
     for image in context.evalset.images.views()[:32]:
         x = normalised(torch.from_numpy(image[None].copy()), pixels.mean, pixels.std, torch.float32)
         with torch.inference_mode():
             wanted = model(x)
-            found = there(x.to(point.device)).cpu()
+            found = there(x.to(setting.device)).cpu()
         differences.append(float((wanted - found).abs().max()))
     return {
         "largest": max(differences),

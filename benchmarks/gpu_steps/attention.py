@@ -100,8 +100,8 @@ def _timed(setting: Setting, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | Non
 
 def _errors(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, *found: Tensor) -> list[float]:
     """Relative errors of outputs (B, H, N, w), or (B, N, H * w), of the first two images against float64."""
-    wide = (part[:2].double() for part in (q, k, v))
-    wanted = F.scaled_dot_product_attention(*wide, None if bias is None else bias[:2].double())
+    query, key, value = (part[:2].double() for part in (q, k, v))
+    wanted = F.scaled_dot_product_attention(query, key, value, None if bias is None else bias[:2].double())
     rows = wanted.transpose(1, 2).flatten(2)
     outs = (out[:2] if out.dim() == 3 else out[:2].transpose(1, 2).flatten(2) for out in found)
     return [float((out.double() - rows).norm() / rows.norm()) for out in outs]

@@ -40,16 +40,15 @@ def _sweep(setting: Setting, name: str, options: list[str]) -> dict[str, Any]:
         done = subprocess.run([*job, "--results", str(results), *options], cwd=ROOT, capture_output=True, text=True)
     print(done.stdout, done.stderr)
     rows = [row for row in Store(results / name).rows() if row.stage == "search"]
-    searched = sorted(row.started for row in rows)
-    ends = max((row.started.timestamp() + row.seconds for row in rows), default=0.0)
-    span = ends - searched[0].timestamp() if searched else float("nan")
+    times = [(row.started.timestamp(), row.seconds) for row in rows if row.started and row.seconds is not None]
+    span = max(sum(time) for time in times) - min(times)[0] if times else float("nan")
     return {
         "exit_code": done.returncode,
         "seconds": time.monotonic() - began,
         "trials": len(rows),
         "failed": [row.error for row in rows if row.status == "failed"],
         "trials_a_minute": 60 * len(rows) / span,
-        "seconds_a_trial": sorted(row.seconds for row in rows)[len(rows) // 2] if rows else None,
+        "seconds_a_trial": sorted(seconds for _, seconds in times)[len(times) // 2] if times else None,
         "device": rows[0].device if rows else "",
         "card_peak_gib": peak.gib,
         "said": [line for line in done.stdout.splitlines() if "trials run" in line or "GPU" in line],

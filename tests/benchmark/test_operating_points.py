@@ -22,7 +22,7 @@ from tests.helpers.counting import counted
 from tests.helpers.rows import row
 
 CPU = torch.device("cpu")
-METHODS = {"tome": ToMe, "cts": Cts, "algm": Algm, "nvit": type(None), "nvit+tome": ToMe}
+METHODS: dict[str, type] = {"tome": ToMe, "cts": Cts, "algm": Algm, "nvit": type(None), "nvit+tome": ToMe}
 
 
 @pytest.mark.parametrize("method", METHODS)

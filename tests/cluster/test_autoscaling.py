@@ -5,10 +5,10 @@ import sys
 import pytest
 import yaml
 
+from raycomp.report.autoscale import plot_cluster
 from raycomp.results.store import Store
-from tests.jobs.test_pareto_search import ROOT, execute, place, run
-
-__all__ = ["place"]
+from tests.helpers.figures import series
+from tests.helpers.jobs import ROOT, execute, run
 
 
 @pytest.mark.slow
@@ -31,4 +31,9 @@ def test_nodes_come_with_trials_and_go_and_the_result_is_that_of_a_fixed_cluster
     ]
     assert measured[0] == measured[1]
     assert len(measured[0]) > 11
-    assert (place / "results" / "grown" / "autoscale.png").read_bytes().startswith(b"\x89PNG")
+    assert (place / "results" / "grown" / "autoscale.png").is_file()
+
+
+def test_the_picture_has_nodes_and_the_ends_of_trials(figures, tmp_path):
+    plot_cluster([0, 1, 2, 3], [0, 1, 2, 0], [0, 1, 3, 0], [2.5], "title", tmp_path / "autoscale.png")
+    assert series(figures[0].axes[0]) == {"nodes": [(0, 0), (1, 1), (2, 2), (3, 0)], "a trial ends": [(2.5, -0.12)]}

@@ -9,19 +9,9 @@ import ray
 import torch
 
 from raycomp.cluster import connection
-from raycomp.config import SweepConfig
 from raycomp.errors import UserError
-from raycomp.settings.model_and_data import DataConfig, ModelConfig
-
-CONFIG = SweepConfig(name="tiny", model=ModelConfig(checkpoint="x"), data=DataConfig(dataset="streetscenes"))
-
-
-def have(monkeypatch, *nodes: dict[str, float]) -> None:
-    """Let Ray tell of nodes with these resources, and of one that is gone."""
-    there = [{"Alive": True, "Resources": node} for node in nodes]
-    monkeypatch.setattr(ray, "nodes", lambda: [*there, {"Alive": False, "Resources": {"CPU": 99.0, "GPU": 9.0}}])
-    total = {name: sum(node.get(name, 0.0) for node in nodes) for node in nodes for name in node}
-    monkeypatch.setattr(ray, "cluster_resources", lambda: total)
+from tests.helpers.clusters import have
+from tests.helpers.trials import CONFIG
 
 
 @pytest.mark.parametrize(
@@ -67,6 +57,7 @@ def test_a_gpu_that_torch_does_not_see_is_told_in_a_line(monkeypatch):
     assert connection.prepare_worker() == torch.device("cpu")
 
 
+@pytest.mark.slow
 def test_ray_may_be_imported_first(tmp_path):
     """Ray reads RAY_AUTH_MODE when it is imported: set after that, it would hold for Ray's processes alone."""
     program = (

@@ -8,7 +8,8 @@ import torch
 
 from raycomp.cluster import placement
 from raycomp.errors import UserError
-from tests.cluster.test_connection import CONFIG, have
+from tests.helpers.clusters import have
+from tests.helpers.trials import CONFIG
 
 H100 = {"CPU": 16.0, "GPU": 1.0, "memory": 64.0 * 2**30, "accelerator_type:H100": 1.0}
 CPUS = {"CPU": 2.0, "memory": 8.0 * 2**30}

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -16,16 +17,16 @@ from raycomp.report.status import status_of
 from raycomp.report.sweep_view import SweepView, difference
 from raycomp.results.row import Row
 from raycomp.results.store import Store
-from tests.evaluate.test_per_image import made
-from tests.report.test_page import found, stored
+from tests.helpers.per_images import random_images
+from tests.helpers.sweep_views import stored, sweep_view
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    return stored(tmp_path_factory.mktemp("results"), found(), found("other", seed=1, checkpoint="c"))
+    return stored(tmp_path_factory.mktemp("results"), sweep_view(), sweep_view("other", seed=1, checkpoint="c"))
 
 
-ROWS = found().rows
+ROWS = sweep_view().rows
 FULL = [row for row in ROWS if row.stage == "full"]
 DENSE = next(row for row in FULL if row.origin == "reference")
 
@@ -91,7 +92,7 @@ def test_a_drop_is_of_both_accuracies_unless_one_is_named(results, capsys):
     def lost(row: dict, name: str) -> float:
         return 100 * (getattr(DENSE, name) - row[name])
 
-    cheapest = found().front[0]  # in these rows corruption costs a fifth more
+    cheapest = sweep_view().front[0]  # in these rows corruption costs a fifth more
     most = (points(cheapest, "clean_miou") + points(cheapest, "corrupted_miou")) / 2
     both, clean = picked(max_drop=most), picked(max_clean_drop=most)
     assert all(max(lost(row, "clean_miou"), lost(row, "corrupted_miou")) <= most for row in both)
@@ -100,10 +101,10 @@ def test_a_drop_is_of_both_accuracies_unless_one_is_named(results, capsys):
 
 
 def test_pick_is_as_sure_of_a_recipe_as_the_front_is(tmp_path, capsys):
-    images = {row.recipe_id: made(number).packed() for number, row in enumerate(FULL)}
+    images = {row.recipe_id: random_images(number).packed() for number, row in enumerate(FULL)}
     rows = [replace(row, per_image=images[row.recipe_id]) if row.stage == "full" else row for row in ROWS]
     store = Store(tmp_path / "sure")
-    store.open(found().config)
+    store.open(sweep_view().config)
     for row in rows:
         store.write(row)
     store.lock.drop()
@@ -128,7 +129,7 @@ def test_pick_is_as_sure_of_a_recipe_as_the_front_is(tmp_path, capsys):
 
 def test_pick_says_where_figures_are_of_the_search_stage(tmp_path, capsys):
     store = Store(tmp_path / "begun")
-    store.open(found().config)
+    store.open(sweep_view().config)
     for row in ROWS[:5]:
         store.write(row)
     store.lock.drop()
@@ -171,12 +172,12 @@ def test_a_sweep_that_is_not_there_has_a_nearest_one(results):
 def test_sweeps_are_compared(results, capsys):
     compare_command(["tiny", "other"], results=results)
     text = capsys.readouterr().out
-    assert f"{found('other', seed=1).hypervolume():.4f}" in text
+    assert f"{sweep_view('other', seed=1).hypervolume():.4f}" in text
     assert "other is of other weights than tiny" in text
     compare_command(["tiny", "other"], results=results, as_json=True)
     told = json.loads(capsys.readouterr().out)
     assert [one["sweep"] for one in told] == ["tiny", "other"]
-    assert told[0]["hypervolume"] == pytest.approx(found().hypervolume())
+    assert told[0]["hypervolume"] == pytest.approx(sweep_view().hypervolume())
     with pytest.raises(UserError, match="two or more"):
         compare_command(["tiny"], results=results)
 
@@ -195,7 +196,7 @@ def test_status_tells_what_runs_and_what_is_left(results, tmp_path, capsys):
     assert text.count("finished") == 2
     assert "30/30" in text
     store = Store(tmp_path / "begun")
-    store.open(found().config)
+    store.open(sweep_view().config)
     for row in ROWS[:5]:
         store.write(row)
     assert status_of(Store(tmp_path / "begun")).state == "running"
@@ -211,7 +212,7 @@ def test_status_tells_what_runs_and_what_is_left(results, tmp_path, capsys):
 def test_rows_of_older_sweeps_and_of_refining_are_read_too(tmp_path, capsys):
     """Some have no names of classes, no figures of images, no seconds, or the dense model's full row alone."""
     begun = datetime(2026, 11, 1, tzinfo=UTC)
-    sweep = found()
+    sweep = sweep_view()
     old = [replace(row, classes=(), started=begun) for row in sweep.rows]
     refined = replace(sweep.front[0], stage="refined", seed=0, started=begun, seconds=None)
     mixed = [*old[:-1], replace(sweep.rows[-1], started=begun), refined]
@@ -232,10 +233,10 @@ def test_rows_of_older_sweeps_and_of_refining_are_read_too(tmp_path, capsys):
 
 def test_a_sweep_measured_elsewhere_is_told_from_one_that_was_searched(tmp_path, capsys):
     full = [replace(row, evalset="others") for row in FULL]
-    elsewhere = SweepView("there", found().config, full)
-    assert difference(found(), elsewhere) == "other evaluation images"
-    unfinished = SweepView("searched", found().config, [row for row in ROWS if row.stage == "search"])
-    assert difference(found(), unfinished) == "the search stage in place of the full one"
+    elsewhere = SweepView("there", sweep_view().config, full)
+    assert difference(sweep_view(), elsewhere) == "other evaluation images"
+    unfinished = SweepView("searched", sweep_view().config, [row for row in ROWS if row.stage == "search"])
+    assert difference(sweep_view(), unfinished) == "the search stage in place of the full one"
     timed = elsewhere.config.changed("search", cost_metric="latency")
     assert difference(elsewhere, SweepView("timed", timed, full)) == "another cost metric (GFLOPs, latency)"
     store = Store(tmp_path / "there")
@@ -260,7 +261,7 @@ def test_pick_needs_a_limit(results):
 
 def test_looking_does_not_keep_a_job_out(results):
     """Whoever asks who holds the lock holds it for an instant."""
-    sweep = found()
+    sweep = sweep_view()
     store = Store(tmp := __import__("pathlib").Path(results) / "tiny")
     assert Store(tmp).lock.holder() == ""
     store.open(sweep.config)
@@ -272,5 +273,6 @@ def test_the_shell_completes_names(results):
     class Context:
         params = {"results": results}  # noqa: RUF012
 
-    assert complete_sweep(Context(), "ti") == ["tiny"]
-    assert complete_sweep(Context(), "") == ["other", "tiny"]
+    here: Any = Context()
+    assert complete_sweep(here, "ti") == ["tiny"]
+    assert complete_sweep(here, "") == ["other", "tiny"]

@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 
 from raycomp.deploy import model as models
-from tests.conftest import seeded_model
-from tests.deploy.test_model import CLASSES, DATA, TINY
-from tests.test_cli import raycomp
+from tests.conftest import TINY, seeded_model
+from tests.helpers.deploy import CLASSES, DATA
+from tests.helpers.jobs import raycomp
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +41,7 @@ def test_an_image_is_never_overwritten(folder):
     assert (folder / "in" / "x.png").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_only_torch_is_compiled(folder):
     done = raycomp(folder, "speed", "m.safetensors", "--compile", "--runtime", "onnxruntime")
     assert (done.returncode, done.stdout) == (2, "")

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from raycomp.data.datasets import Ade20k, CamVid, Cityscapes, Custom, open_split
+from raycomp.data.folders import FolderSamples
 from raycomp.data.samples import IGNORE
 from raycomp.errors import UserError
 from raycomp.settings.model_and_data import DataConfig
@@ -165,6 +166,7 @@ def own_folder(root: Path, value: int = 1) -> Path:
 def test_a_data_set_of_ones_own(tmp_path):
     config = DataConfig(dataset="folders", root=own_folder(tmp_path), classes=("field", "barn"))
     data = open_split(config, "val", 0)
+    assert isinstance(data, FolderSamples)
     assert [image.name for image, _ in data.pairs] == ["a.png", "b.jpg"]
     assert data.classes == ("field", "barn")
     image, label = data[0]
@@ -211,6 +213,7 @@ def test_suffixes_in_upper_case(tmp_path, suffix):
     (tmp_path / "images/val/b.jpg").rename(tmp_path / "images/val/b.JPEG")
     (tmp_path / "images/val/._a.jpg").write_bytes(b"what macOS leaves on other file systems")
     data = open_split(DataConfig(dataset="folders", root=tmp_path, classes=("field", "barn")), "val", 0)
+    assert isinstance(data, FolderSamples)
     assert [image.name for image, _ in data.pairs] == [f"a{suffix}", "b.JPEG"]
     assert data[0][0].shape == (8, 12, 3)
 

@@ -6,21 +6,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from raycomp.data.evalset import CLEAN, Stack
+from raycomp.data.evalset import CLEAN
 from raycomp.data.labelled import absent_classes, check_stages
 from raycomp.data.samples import IGNORE
 from raycomp.errors import UserError
 from raycomp.settings.evaluation import EvaluationConfig
+from tests.helpers.contexts import unlabelled
 
 FULL = {"clean": 4, "corrupted": 1}  # of the set in tests.helpers.contexts: variant v shows image v % 4
-
-
-def unlabelled(context, *sources):
-    """The evaluation set of a context without the labels of some of its images."""
-    labels = [np.array(view) for view in context.evalset.labels.views()]
-    for source in sources:
-        labels[source][:] = IGNORE
-    return replace(context.evalset, labels=Stack.of(labels))
 
 
 @pytest.mark.parametrize(

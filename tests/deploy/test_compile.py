@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.conftest import TINY, seeded_images
-from tests.deploy.test_model import compressed
+from tests.helpers.deploy import compressed
 
 
 @pytest.mark.slow

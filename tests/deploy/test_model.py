@@ -1,34 +1,19 @@
 """A compressed model written and read again is the same model, whatever it merges."""
 
 import json
-from copy import deepcopy
 
-import numpy as np
 import pytest
 import torch
 import yaml
 
 import raycomp
-from raycomp.compress.apply import compress
 from raycomp.deploy import model as models
 from raycomp.errors import UserError
 from raycomp.models import checkpoints
-from raycomp.models.policy import Policy
 from raycomp.recipe import Recipe
-from raycomp.settings.model_and_data import DataConfig
 from tests.conftest import TINY, seeded_images
-from tests.helpers.recipes import METHODS, random_recipe
-
-CLASSES = tuple("abcde")
-DATA = DataConfig(dataset="streetscenes", short_side=64, stride=32)
-
-
-def compressed(model, saliency, method: str, seed: int = 0):
-    recipe = random_recipe(TINY, np.random.default_rng(seed), method)
-    if method == "cts":
-        recipe = recipe.model_copy(update={"merge": recipe.merge.model_copy(update={"policy": "small"})})
-    torch.manual_seed(0)
-    return deepcopy(compress(model, recipe, saliency, Policy("small", TINY.patch).eval()))
+from tests.helpers.deploy import CLASSES, DATA, compressed
+from tests.helpers.recipes import METHODS
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -18,7 +18,7 @@ from raycomp.deploy.predict import open_model, predict
 from raycomp.deploy.program import moved
 from raycomp.errors import UserError
 from tests.conftest import TINY, seeded_images
-from tests.deploy.test_model import CLASSES, DATA, compressed
+from tests.helpers.deploy import CLASSES, DATA, compressed
 
 IMAGES = seeded_images(TINY, 5)
 CPU = torch.device("cpu")
@@ -124,7 +124,8 @@ def test_a_torch_that_cannot_move_programs_says_so(model, tmp_path, monkeypatch)
 
 def identity(path) -> None:
     """A graph whose logits are its images."""
-    size, kind = ["batch", 3, 4, 4], onnx.TensorProto.FLOAT
+    size: list[str | int | None] = ["batch", 3, 4, 4]
+    kind = onnx.TensorProto.FLOAT
     images, logits = (onnx.helper.make_tensor_value_info(name, kind, size) for name in ("images", "logits"))
     node = onnx.helper.make_node("Identity", ["images"], ["logits"])
     graph = onnx.helper.make_graph([node], "same", [images], [logits])
@@ -136,7 +137,7 @@ def test_a_session_runs_on_the_device_that_is_asked_for(tmp_path, monkeypatch):
     identity(tmp_path / "same.onnx")
     asked = []
 
-    class Session(onnxruntime.InferenceSession):
+    class Session(onnxruntime.InferenceSession):  # type: ignore[misc]
         def __init__(self, source, options, providers):
             asked.append(providers)
             super().__init__(source, options, providers=["CPUExecutionProvider"])
@@ -167,5 +168,5 @@ def test_exports_are_compared_without_tf32(model):
 
     seen = []
     assert torch.backends.cudnn.allow_tf32  # torch's default
-    assert compare(Seen(), run, IMAGES) == 0
+    assert compare(Seen(), run, IMAGES) == 0  # type: ignore[arg-type]
     assert seen == [(False, False)]

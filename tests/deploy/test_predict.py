@@ -11,7 +11,7 @@ from raycomp.errors import UserError
 from raycomp.models import checkpoints
 from raycomp.report.segmentation import draw, painted
 from tests.conftest import TINY
-from tests.deploy.test_model import CLASSES, DATA, compressed
+from tests.helpers.deploy import CLASSES, DATA, compressed
 
 CPU = torch.device("cpu")
 
@@ -25,7 +25,7 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_images_are_resized_and_segmented_as_a_search_space_says(model, saliency, folder):
+def test_images_are_resized_and_segmented_as_a_search_space_says(model, saliency, figures, folder):
     made, path = compressed(model, saliency, "mean_keys"), folder / "made.safetensors"
     card = models.card_of(made, DATA.model_copy(update={"short_side": 48}), CLASSES)
     models.save(made, card, path)
@@ -37,7 +37,9 @@ def test_images_are_resized_and_segmented_as_a_search_space_says(model, saliency
     x = torch.from_numpy(np.array(Image.open(folder / "b.png"))).permute(2, 0, 1)[None] / 127.5 - 1
     assert np.array_equal(found[1][2], made(x)[0].argmax(0).numpy())
     draw(found[1][1], found[1][2], CLASSES, folder / "out" / "b.png")
-    assert Image.open(folder / "out" / "b.png").size[0] > 1000
+    shown = [axes.images[0].get_array() for axes in figures[0].axes]
+    assert np.array_equal(shown[0], found[1][1])
+    assert np.array_equal(shown[2], painted(found[1][2]))
     write_labels(found[1][2], folder / "out" / "labels.png")
     assert np.array_equal(np.array(Image.open(folder / "out" / "labels.png")), found[1][2])
     assert painted(np.array([[255]], np.uint8)).max() == 0
@@ -152,9 +154,10 @@ def test_a_model_says_what_it_is_for(model):
     assert older.scope == "the model knows 5 classes: a, b, c, d, e"
 
 
-def test_the_name_of_a_class_is_no_formula(tmp_path):
+def test_the_name_of_a_class_is_no_formula(figures, tmp_path):
     draw(np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8), np.uint8), ("$a_$",), tmp_path / "a.png")
-    assert (tmp_path / "a.png").stat().st_size > 0
+    [name] = figures[0].legends[0].get_texts()
+    assert (name.get_text(), name.get_parse_math()) == ("$a_$", False)
 
 
 def test_facts_of_another_model_are_refused(model, tmp_path):

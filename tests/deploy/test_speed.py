@@ -15,8 +15,9 @@ from raycomp.report.tables import speed_table
 from raycomp.results.store import Store
 from raycomp.search.proposal import Proposal
 from tests.conftest import TINY, seeded_model
-from tests.deploy.test_model import compressed
 from tests.helpers.contexts import SHAPE
+from tests.helpers.deploy import compressed
+from tests.helpers.figures import series
 from tests.helpers.trials import fake_row
 
 CPU = torch.device("cpu")
@@ -83,7 +84,7 @@ def test_models_that_cannot_be_compared_are_refused(model, saliency):
         speeds({"a": compressed(model, saliency, "adaptive")}, ["torch"], [1], CPU, torch.float32, 1)
 
 
-def test_a_sweep_stands_for_the_models_of_its_front(context, tmp_path):
+def test_a_sweep_stands_for_the_models_of_its_front(context, figures, tmp_path):
     from raycomp.commands.export import _models
     from raycomp.report.plot import plot_speed
 
@@ -100,4 +101,8 @@ def test_a_sweep_stands_for_the_models_of_its_front(context, tmp_path):
     found = speeds(made, ["torch"], [1, 2], CPU, torch.float32, 1)
     assert found[1].saved == pytest.approx(gflops(SHAPE, dense(SHAPE)) / gflops(SHAPE, narrow))
     plot_speed(found, "cpu", tmp_path / "speed.png")
-    assert (tmp_path / "speed.png").read_bytes().startswith(b"\x89PNG")
+    drawn = series(figures[0].axes[0])
+    assert drawn["torch, batch 1"] == [
+        pytest.approx((one.saved, one.gained), abs=1e-6) for one in found if one.batch == 1
+    ]
+    assert drawn.keys() == {"all FLOPs saved are speed", "torch, batch 1", "torch, batch 2"}

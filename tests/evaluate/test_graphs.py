@@ -26,6 +26,7 @@ class Cuda:
         self.events: list[str] = []
         self.fails = False
         self.calls = 0
+        self.last_graph: weakref.ref[object]
 
     def run(self, x: torch.Tensor) -> torch.Tensor:
         """What is captured: twice the input, in a buffer of its own."""
@@ -47,6 +48,9 @@ class Cuda:
                 events.append(f"{self.name} waits for {other.name}")
 
         class Graph:
+            input: torch.Tensor
+            output: torch.Tensor
+
             def replay(self) -> None:
                 events.append("replay")
                 self.output.copy_(2 * self.input)
@@ -54,7 +58,7 @@ class Cuda:
         class Capture:
             def __init__(self, graph: Graph, capture_error_mode: str) -> None:
                 assert capture_error_mode == "thread_local"
-                self.graph = graph
+                self.graph, cuda.last_graph = graph, weakref.ref(graph)
 
             def __enter__(self) -> None:
                 events.append("capture")
@@ -123,7 +127,7 @@ def test_what_cannot_be_captured_runs_as_it_did(cuda):
 
 def test_a_dropped_graph_leaves_no_buffer(cuda):
     run = graphed(cuda.run, on_gpu(1, 2))
-    kept = weakref.ref(run._graph), weakref.ref(run._input)
+    kept = cuda.last_graph, weakref.ref(cuda.last_input)
     del run, cuda.last_input
     gc.disable()  # nothing may wait for the collector of cycles
     try:

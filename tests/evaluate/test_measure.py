@@ -18,8 +18,7 @@ from raycomp.recipe import Recipe, dense
 from raycomp.search.proposal import Proposal
 from raycomp.search.trial import run_trial
 from raycomp.settings.evaluation import StageConfig
-from tests.data.test_labelled import unlabelled
-from tests.helpers.contexts import SHAPE
+from tests.helpers.contexts import SHAPE, unlabelled
 
 CPU = torch.device("cpu")
 

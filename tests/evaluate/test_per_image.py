@@ -11,18 +11,11 @@ from raycomp.recipe import dense
 from raycomp.report.confidence import confidence
 from raycomp.results.row import Row
 from tests.helpers import rows
-
-
-def made(seed: int, images: int = 12, classes: int = 4) -> PerImage:
-    """Images of four sources, clean and in two variants."""
-    rng = np.random.default_rng(seed)
-    union = rng.integers(1, 100, (images, classes))
-    hits = (union * rng.random((images, classes))).astype(np.int64)
-    return PerImage(hits, union, np.repeat([-1, 3, 70], images // 3), np.tile(np.arange(4), images // 4))
+from tests.helpers.per_images import random_images
 
 
 def test_it_is_the_same_after_a_round_trip():
-    one = made(0)
+    one = random_images(0)
     again = PerImage.unpacked(one.packed())
     for name in ("hits", "union", "variants", "sources"):
         assert (getattr(again, name) == getattr(one, name)).all()
@@ -30,7 +23,7 @@ def test_it_is_the_same_after_a_round_trip():
 
 def test_draws_are_evaluations_of_the_images_drawn():
     """Against the plain way: repeat the drawn sources' images, sum, divide."""
-    one, draws = made(1), 5
+    one, draws = random_images(1), 5
     found = one.drawn(draws, seed=3)
     times = np.random.default_rng(3).multinomial(4, [0.25] * 4, size=draws)
     for draw in range(draws):

@@ -27,7 +27,7 @@ SIZES = [
 def scores(x: torch.Tensor) -> torch.Tensor:
     """Class scores (B, 7, h, w) of every patch, one image at a time: not a bit depends on the batch."""
     mixed = torch.linspace(-1, 1, 21).view(7, 3, 1, 1)
-    found = [sum(mixed[:, c] * torch.nn.functional.avg_pool2d(one, PATCH)[c] for c in range(3)) for one in x]
+    found = [(mixed * torch.nn.functional.avg_pool2d(one, PATCH)).sum(1) for one in x]
     return torch.stack(found).sin()
 
 
@@ -56,7 +56,7 @@ def test_labels_are_those_of_sliding_windows_alone(batch, dtype, rng):
         return memory[: len(x)]
 
     found: list[torch.Tensor] = []
-    for some in labelled(run, [lambda image=image: image for image in images], SIZES, view, batch):
+    for some in labelled(run, [image.clone for image in images], SIZES, view, batch):
         assert some.images.start == len(found)
         found += some.labels
         assert some.images.stop == len(found)

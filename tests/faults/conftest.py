@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.helpers.jobs import make_place
 from tests.helpers.sweeps import SweepView, finish, found, start
-from tests.jobs.test_pareto_search import make_place
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from raycomp.results.store import Store
-from tests.helpers.sweeps import finish, found, log, logged, rows_there, start, wait_until
+from tests.helpers.sweeps import at_least, finish, found, log, logged, start, wait_until
 
 pytestmark = pytest.mark.faults
 
@@ -14,8 +14,8 @@ def test_a_clock_that_jumps_changes_nothing(place, undisturbed, tmp_path):
     offset, day = tmp_path / "offset", 24 * 3600
     offset.write_text("0")
     process = start(place, "clock", faults={"": 0.4}, RAYCOMP_CLOCK=str(offset))
-    for rows, jump in ((2, 2 * day), (5, -3 * day), (8, 3600)):
-        wait_until(lambda rows=rows: rows_there(place, "clock") >= rows, process, f"{rows} rows", place / "clock.log")
+    for count, jump in ((2, 2 * day), (5, -3 * day), (8, 3600)):
+        wait_until(at_least(place, "clock", count), process, f"{count} rows", place / "clock.log")
         shifted = offset.with_suffix(".new")
         shifted.write_text(str(jump))
         shifted.replace(offset)

@@ -9,6 +9,7 @@ import pytest
 
 from raycomp.results.store import Store
 from tests.helpers.sweeps import (
+    at_least,
     end_session,
     finish,
     found,
@@ -24,9 +25,9 @@ KILLS = int(os.environ.get("RAYCOMP_DRIVER_KILLS", "2"))  # `make test-faults` w
 
 
 def test_a_driver_that_is_killed_again_and_again_loses_and_doubles_nothing(place, undisturbed):
-    expected, options = undisturbed, ()
+    expected, options = undisturbed, list[str]()
     if KILLS > 2:
-        options = ("--trials", str(9 + 2 * KILLS))
+        options = ["--trials", str(9 + 2 * KILLS)]
         finish(start(place, "in-one-go", *options), place, "in-one-go")
         expected = found(place, "in-one-go")
     moments, seconds, landed, with_rows = random.Random(), [], [], 0
@@ -37,9 +38,7 @@ def test_a_driver_that_is_killed_again_and_again_loses_and_doubles_nothing(place
             wait = moments.uniform(0.5, 25.0)
         else:
             before = rows_there(place, "killed")
-            wait_until(
-                lambda before=before: rows_there(place, "killed") > before, process, "another row", place / "killed.log"
-            )
+            wait_until(at_least(place, "killed", before + 1), process, "another row", place / "killed.log")
             wait = moments.uniform(0.0, 1.5)
         time.sleep(wait)
         os.kill(process.pid, signal.SIGKILL)
@@ -59,7 +58,7 @@ def test_a_worker_that_is_killed_is_replaced(place, undisturbed):
     process = start(place, "worker", faults={"": 0.4})
     killed = []
     for rows in (2, 6):
-        wait_until(lambda rows=rows: rows_there(place, "worker") >= rows, process, "rows", place / "worker.log")
+        wait_until(at_least(place, "worker", rows), process, "rows", place / "worker.log")
         worker = wait_until(lambda: trial_workers(process), process, "a worker", place / "worker.log")[0]
         worker.kill()
         killed.append(worker.pid)

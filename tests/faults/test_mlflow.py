@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
+from tests.helpers.jobs import environment
 from tests.helpers.services import free_port, mlflow_server
-from tests.helpers.sweeps import environment, finish, found, rows_there, start, wait_until
+from tests.helpers.sweeps import finish, found, rows_there, start, wait_until
 
 pytestmark = pytest.mark.faults
 

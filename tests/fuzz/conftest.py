@@ -9,6 +9,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -27,14 +28,18 @@ from raycomp.results.store import Store
 from raycomp.settings.model_and_data import DataConfig
 from tests.conftest import TINY, seeded_model
 from tests.helpers.answers import Given
-from tests.report.test_page import found
+from tests.helpers.sweep_views import sweep_view
 
 MINUTES = float(os.environ.get("RAYCOMP_FUZZ_MINUTES") or 0)
 """For each file of tests; 0: a few fixed examples."""
 _ROOT = Path(__file__).resolve().parents[2]
 _MEMORY = 8 * 2**30  # bytes beside those in use: what asks for more shall fail here, and not stop the machine
 
-_common = {"deadline": None, "suppress_health_check": list(HealthCheck)}  # each example has a limit of its own
+# each example has a limit of its own
+_common: dict[str, Any] = {
+    "deadline": None,
+    "suppress_health_check": list(HealthCheck),
+}
 settings.register_profile(
     "short", **_common, max_examples=40, derandomize=True, database=None, phases=[Phase.explicit, Phase.generate]
 )
@@ -87,7 +92,7 @@ def given_files(tmp_path_factory) -> Given:
     checkpoints.save_policy(Policy("small", TINY.patch), folder / "policy.safetensors", {})
     Image.fromarray(np.zeros((50, 66, 3), np.uint8)).save(folder / "x.png")
     (folder / "recipe.json").write_text(dense(TINY).canonical_json())
-    sweep = found()
+    sweep = sweep_view()
     store = Store(folder / "results" / sweep.name)
     store.open(sweep.config)
     for row in sweep.rows:

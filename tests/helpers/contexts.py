@@ -1,12 +1,17 @@
 """A context over a handful of random images: every method can be matched and measured in a second."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import torch
+from PIL import Image
 
 from raycomp.config import SweepConfig
 from raycomp.context.sweep_context import SweepContext
 from raycomp.data.corruptions import VARIANTS
 from raycomp.data.evalset import CLEAN, EvalSet, Stack
+from raycomp.data.samples import IGNORE
 from raycomp.models.policy import Policy
 from tests.conftest import TINY, seeded_model, seeded_saliency
 
@@ -62,3 +67,27 @@ def tiny_context() -> SweepContext:
         evalset=evalset,
         policy_weights={name: tensor.numpy() for name, tensor in policy.state_dict().items()},
     )
+
+
+def unlabelled(context: SweepContext, *sources: int) -> EvalSet:
+    """The evaluation set of a context without the labels of some of its images."""
+    labels = [np.array(view) for view in context.evalset.labels.views()]
+    for source in sources:
+        labels[source][:] = IGNORE
+    return replace(context.evalset, labels=Stack.of(labels))
+
+
+TWO_CLASSES = TINY.model_copy(update={"classes": 2})
+
+
+def labelled_folder(root: Path, labelled: tuple[bool, ...]) -> SweepConfig:
+    """Training images of which some have labels."""
+    rng = np.random.default_rng(0)
+    for number, has in enumerate(labelled):
+        image, label = rng.integers(0, 255, (*TWO_CLASSES.image, 3)), rng.integers(0, 2, TWO_CLASSES.image)
+        for kind, array in (("images", image), ("labels", label if has else label * 0 + 255)):
+            (root / kind / "train").mkdir(parents=True, exist_ok=True)
+            Image.fromarray(array.astype(np.uint8)).save(root / kind / "train" / f"{number}.png")
+    data = {"dataset": "folders", "root": str(root), "classes": ["field", "barn"]}
+    nvit = {"images": len(labelled), "batch": 1}
+    return SweepConfig.model_validate({"name": "x", "model": {"checkpoint": "x"}, "data": data, "nvit": nvit})

@@ -13,6 +13,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -77,11 +78,21 @@ def postgres() -> Iterator[str]:
     port = free_port()
     (folder / "password").write_text(SECRET)
     (folder / "password").chmod(0o644)
-    options = {"user": user, "cwd": folder, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    initdb = [programs / "initdb", "-D", folder / "data", "-U", "raycomp", "-A", "scram-sha-256"]
+    options: dict[str, Any] = {"user": user, "cwd": folder, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    initdb: list[str | Path] = [programs / "initdb", "-D", folder / "data", "-U", "raycomp", "-A", "scram-sha-256"]
     subprocess.run([*initdb, f"--pwfile={folder / 'password'}", "--no-sync"], check=True, **options)
-    command = [programs / "postgres", "-D", folder / "data", "-p", str(port), "-k", folder, "-h", "127.0.0.1"]
-    server = subprocess.Popen(command, **options)
+    start: list[str | Path] = [
+        programs / "postgres",
+        "-D",
+        folder / "data",
+        "-p",
+        str(port),
+        "-k",
+        folder,
+        "-h",
+        "127.0.0.1",
+    ]
+    server: subprocess.Popen[bytes] = subprocess.Popen(start, **options)
     try:
         wait_for(port, server)
         where = f"127.0.0.1:{port}/"

@@ -12,9 +12,9 @@ import psutil
 from mlflow import MlflowClient
 
 from raycomp.results.store import Store
-from tests.jobs.test_pareto_search import command, environment
+from tests.helpers.jobs import command, environment
 
-INJECT = Path(__file__).parent / "inject"
+INJECT = Path(__file__).parents[1] / "faults" / "inject"
 SweepView = dict[tuple[str, str], Any]
 
 
@@ -66,6 +66,11 @@ def logged(place: Path, name: str) -> list[str]:
 
 def rows_there(place: Path, name: str, results: str = "results") -> int:
     return len(list((place / results / name / "trials").glob("[a-z]*.parquet")))
+
+
+def at_least(place: Path, name: str, rows: int) -> Callable[[], bool]:
+    """Whether a sweep has this many rows."""
+    return lambda: rows_there(place, name) >= rows
 
 
 def wait_until(condition: Callable[[], object], process: subprocess.Popen, what: str, log: Path) -> Any:

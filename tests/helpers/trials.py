@@ -1,12 +1,15 @@
 """Rows without a model: accuracy as a smooth function of the recipe."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from raycomp.config import SweepConfig
 from raycomp.flops import gflops, profile
 from raycomp.recipe import Recipe, dense
 from raycomp.results.row import Row
 from raycomp.search.proposal import Proposal
+from raycomp.settings.model_and_data import DataConfig, ModelConfig
 from raycomp.shape import ModelShape
+from tests.conftest import TINY
 from tests.helpers.rows import row
 
 
@@ -53,3 +56,20 @@ def fake_row(shape: ModelShape, proposal: Proposal, status: str = "complete", cl
         **timed,
         **(accuracy if status == "complete" else {}),
     )
+
+
+CONFIG = SweepConfig(name="tiny", model=ModelConfig(checkpoint="x"), data=DataConfig(dataset="streetscenes"))
+ROW = fake_row(TINY, Proposal(0, "search", "reference", "dense", dense(TINY)))
+ROWS = [
+    replace(row, evalset="images", checkpoint="weights")
+    for row in (
+        replace(
+            fake_row(TINY, Proposal(0, "search", "reference", "dense", dense(TINY))),
+            class_iou=[0.5, float("nan"), 0.7, 0.8, 0.9],
+        ),
+        fake_row(TINY, Proposal(1, "search", "proposed", "", dense(TINY).model_copy(update={"embed": 24})), "failed"),
+        fake_row(TINY, Proposal(2, "search", "proposed", "", dense(TINY).model_copy(update={"embed": 16}))),
+    )
+]
+"""A dense model, a trial that failed, and one that did not."""
+CLASSES = ("sky", "traffic light", "car", "road", "tree")

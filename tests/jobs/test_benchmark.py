@@ -19,7 +19,7 @@ from raycomp.results.query import completed
 from raycomp.results.store import Store
 from raycomp.settings.training import RecoveryConfig
 from tests.conftest import TINY, seeded_model
-from tests.jobs.test_pareto_search import environment, execute
+from tests.helpers.jobs import environment, execute
 
 ROOT = Path(__file__).resolve().parents[2]
 SHAPE = TINY.model_copy(update={"width": 64, "depth": 4, "image": (64, 64), "classes": 11, "prefix": 1})
@@ -141,6 +141,7 @@ def test_nvit_prunes_to_a_target_and_its_recipe_is_explained(place):
     assert neither.stderr == "error: give either --gflops or --latency, for example --gflops 60%\n"
 
 
+@pytest.mark.fast_cases(1)
 @pytest.mark.parametrize(
     ("options", "words"),
     [

@@ -13,7 +13,7 @@ from raycomp.models import checkpoints
 from raycomp.results.query import completed
 from raycomp.results.store import Store
 from tests.conftest import seeded_model
-from tests.jobs.test_pareto_search import ROOT, SHAPE, execute
+from tests.helpers.jobs import ROOT, SHAPE, execute
 
 TRAIN = {"steps": 3, "batch": 2, "optimizer": "adamw", "images": 8, "eval_images": 4, "augment": {"flip": True}}
 SPACE = {
@@ -54,7 +54,7 @@ def raycomp(place, *options: str) -> subprocess.CompletedProcess[str]:
 def test_an_elastic_model_is_trained_searched_and_deployed(place):
     missing = run(place, "pareto_search.py", "--results", "none")
     assert (missing.returncode, "model.elastic: no file elastic.safetensors" in missing.stderr) == (2, True)
-    trained = run(place, "training_loop.py", "--elastic", "--out", "elastic.safetensors")
+    trained = run(place, "train.py", "--elastic", "--out", "elastic.safetensors")
     assert trained.returncode == 0, trained.stdout + trained.stderr
     assert "| full width | 100% |" in (place / "elastic.md").read_text()
     assert not (place / "elastic.state").exists()
@@ -132,5 +132,5 @@ def test_an_elastic_model_is_trained_searched_and_deployed(place):
     refused = run(place, "pareto_search.py", "--name", "wider")
     assert refused.returncode == 2
     assert "blocks.0.mlp is 32, the minimum is 64" in refused.stderr
-    dense = run(place, "training_loop.py", "--elastic", "--policy", "--out", "x.safetensors")
+    dense = run(place, "train.py", "--elastic", "--policy", "--out", "x.safetensors")
     assert (dense.returncode, "choose one" in dense.stderr) == (2, True)

@@ -9,7 +9,7 @@ from PIL import Image
 
 from raycomp.models import checkpoints
 from tests.conftest import TINY, seeded_model
-from tests.jobs.test_pareto_search import ROOT, execute
+from tests.helpers.jobs import ROOT, execute
 
 SHAPE = TINY.model_copy(update={"classes": 2})
 pytestmark = pytest.mark.slow
@@ -58,7 +58,7 @@ def test_a_dry_run_names_classes_without_labels(place):
     assert ABSENT in done.stdout
 
 
-@pytest.mark.parametrize("job", [("pareto_search.py",), ("training_loop.py", "--out", "x.safetensors")])
+@pytest.mark.parametrize("job", [("pareto_search.py",), ("train.py", "--out", "x.safetensors")])
 def test_a_split_without_labels_is_refused(place, job):
     done = run(place, job[0], "test.yaml", *job[1:])
     assert done.returncode == 2
@@ -68,6 +68,6 @@ def test_a_split_without_labels_is_refused(place, job):
 
 
 def test_a_training_names_classes_without_labels(place):
-    done = run(place, "training_loop.py", "val.yaml", "--out", "trained.safetensors")
+    done = run(place, "train.py", "val.yaml", "--out", "trained.safetensors")
     assert done.returncode == 0, done.stdout + done.stderr
     assert ABSENT in done.stdout

@@ -12,7 +12,7 @@ from PIL import Image
 from raycomp.models import checkpoints
 from raycomp.results.store import Store
 from tests.conftest import seeded_model
-from tests.jobs.test_pareto_search import SHAPE, command, environment
+from tests.helpers.jobs import SHAPE, command, environment
 
 TWO = SHAPE.model_copy(update={"image": (64, 64), "classes": 2})
 
@@ -81,6 +81,7 @@ def test_a_dense_model_that_cannot_be_measured_ends_the_sweep(place):
     assert len(Store(place / "results" / "impatient").rows()) < 1 + 4
 
 
+@pytest.mark.fast_cases(1)
 @pytest.mark.parametrize("options", [(), ("--dry-run",)])
 def test_weights_that_are_not_finite_are_refused_before_anything_runs(place, options):
     done = run(place, "--space", str(place / "nan.yaml"), "--name", "nan", *options)
@@ -91,6 +92,7 @@ def test_weights_that_are_not_finite_are_refused_before_anything_runs(place, opt
     assert not (place / "results" / "nan").exists()
 
 
+@pytest.mark.fast_cases(1)
 @pytest.mark.parametrize("variable", ["TMPDIR", "RAY_TMPDIR"])
 def test_a_temporary_folder_too_long_for_ray_is_one_line(place, monkeypatch, variable):
     long = place / (90 * "x")

@@ -6,7 +6,7 @@ import pytest
 
 from raycomp.models import checkpoints
 from tests.conftest import seeded_model
-from tests.jobs.test_pareto_search import ROOT, SHAPE, execute, make_place
+from tests.helpers.jobs import ROOT, SHAPE, execute, make_place
 
 
 @pytest.fixture(scope="module")
@@ -16,6 +16,7 @@ def place(tmp_path_factory):
     return place
 
 
+@pytest.mark.fast_cases(1)
 @pytest.mark.parametrize(
     ("job", "options", "said"),
     [

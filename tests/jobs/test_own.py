@@ -10,7 +10,7 @@ import yaml
 from PIL import Image
 
 from tests.helpers.documents import ROOT, blocks, commands
-from tests.jobs.test_pareto_search import execute
+from tests.helpers.jobs import execute
 
 PAGE = ROOT / "docs" / "guides" / "own.md"
 SIDE = 64

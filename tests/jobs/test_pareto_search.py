@@ -1,7 +1,6 @@
 """The main job as a user runs it: a whole sweep, interrupted and gone on with, and bad input."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -17,54 +16,8 @@ from raycomp.models import checkpoints
 from raycomp.recipe import dense
 from raycomp.results.query import completed, final_front
 from raycomp.results.store import Store
-from tests.conftest import TINY, seeded_model
-
-ROOT = Path(__file__).resolve().parents[2]
-SHAPE = TINY.model_copy(update={"image": (128, 128), "classes": 11, "prefix": 1})
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    """A folder of a module's own; see `make_place`."""
-    return make_place(tmp_path_factory.mktemp("sweep"))
-
-
-def make_place(folder: Path) -> Path:
-    """Fill a folder with a checkpoint, a search space and a cache."""
-    checkpoints.save(seeded_model(SHAPE), folder / "model.safetensors")
-    small = {"clean": 4, "corrupted": 1}
-    space = {
-        "name": "tiny",
-        "model": {"checkpoint": str(folder / "model.safetensors"), "shape": SHAPE.model_dump(mode="json")},
-        "data": {"dataset": "streetscenes"},
-        "evaluation": {"search": small, "full": {"clean": 6, "corrupted": 1}},
-        "space": {"mlp": {"low": 64, "step": 16}},
-        "search": {"trials": 14, "budget": "80%", "baselines": ["70%", "50%"]},
-    }
-    (folder / "space.yaml").write_text(yaml.safe_dump(space))
-    return folder
-
-
-def command(place: Path, *extra: str) -> list[str]:
-    options = ["--space", str(place / "space.yaml"), "--results", str(place / "results"), *extra]
-    return [sys.executable, str(ROOT / "jobs" / "pareto_search.py"), *options]
-
-
-def environment(place: Path) -> dict[str, str]:
-    own = {"RAYCOMP_CACHE": str(place / "cache"), "OMP_NUM_THREADS": "1"}
-    return {**os.environ, **own, "RAY_ADDRESS": "local"}  # never the head of another test
-
-
-def execute(
-    place: Path, *arguments: str, cwd: Path | None = None, seconds: float = 300
-) -> subprocess.CompletedProcess[str]:
-    """Run a command with a place's cache, there or elsewhere."""
-    own = {"env": environment(place), "cwd": cwd or place}
-    return subprocess.run(arguments, **own, capture_output=True, text=True, timeout=seconds, check=False)
-
-
-def run(place: Path, *extra: str) -> subprocess.CompletedProcess[str]:
-    return execute(place, *command(place, *extra))
+from tests.conftest import seeded_model
+from tests.helpers.jobs import SHAPE, command, environment, execute, run
 
 
 @pytest.mark.slow
@@ -95,20 +48,26 @@ def test_a_limit_of_time_in_place_of_gflops(place):
     assert "'search.cost_metric'" in mistyped.stderr
 
 
-@pytest.mark.slow
-def test_a_sweep_from_start_to_report(place):
+@pytest.fixture(scope="module")
+def swept(place) -> subprocess.CompletedProcess[str]:
+    """The sweep of the search space as it is, run to its end."""
     done = run(place)
     assert done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+@pytest.mark.slow
+def test_a_sweep_from_start_to_report(place, swept):
     rows = Store(place / "results" / "tiny").rows()
     search = [row for row in completed(rows, "search") if row.origin != "reference"]
     assert len(search) == 14
     assert all(row.gflops_share <= 0.8 for row in search)
     assert completed(rows, "full")
-    assert "Pareto front" in done.stdout
-    assert "trial 14/14 | measured 14" in done.stdout
-    assert (place / "results" / "tiny" / "front.png").read_bytes().startswith(b"\x89PNG")
+    assert "Pareto front" in swept.stdout
+    assert "trial 14/14 | measured 14" in swept.stdout
+    assert (place / "results" / "tiny" / "front.png").is_file()
     assert "<title>raycomp: tiny</title>" in (place / "results" / "tiny" / "report.html").read_text()
-    assert "mlflow ui --backend-store-uri sqlite:///" in done.stdout
+    assert "mlflow ui --backend-store-uri sqlite:///" in swept.stdout
     client = MlflowClient(f"sqlite:///{place}/results/mlflow.db")
     experiment = client.get_experiment_by_name("raycomp").experiment_id
     children = client.search_runs([experiment], "tags.origin LIKE '%'", max_results=1000)
@@ -172,6 +131,7 @@ BAD = [
 ]
 
 
+@pytest.mark.fast_cases(1)
 @pytest.mark.parametrize(("options", "start", "also"), BAD)
 def test_bad_options_are_one_line_and_exit_code_2(place, options, start, also):
     before = sorted(place.rglob("*"))
@@ -185,9 +145,7 @@ def test_bad_options_are_one_line_and_exit_code_2(place, options, start, also):
 
 
 @pytest.mark.slow
-def test_a_checkpoint_that_changed_behind_the_same_name_is_noticed(place):
-    if not (place / "results" / "tiny").is_dir():
-        run(place)
+def test_a_checkpoint_that_changed_behind_the_same_name_is_noticed(place, swept):
     original = (place / "model.safetensors").read_bytes()
     checkpoints.save(seeded_model(SHAPE, seed=1), place / "model.safetensors")
     done = run(place)
@@ -206,6 +164,7 @@ def edited(place: Path, change: dict[str, object]) -> Path:
     return path
 
 
+@pytest.mark.fast_cases(1)
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -224,6 +183,7 @@ def test_bad_search_spaces_are_one_line_and_exit_code_2(place, change, words):
     assert not list(place.glob("results/bad/trials/*"))
 
 
+@pytest.mark.fast_cases(1)
 @pytest.mark.parametrize("text", ["name: [", "- just\n- a list\n", "name: a: b\n"])
 def test_malformed_yaml_names_the_place(place, text):
     path = place / "malformed.yaml"
@@ -249,10 +209,7 @@ def test_a_dry_run_says_what_it_would_take_and_leaves_nothing(place):
 
 
 @pytest.mark.slow
-def test_front_and_explain_read_the_sweep(place):
-    if not (place / "results" / "tiny").is_dir():
-        run(place)
-
+def test_front_and_explain_read_the_sweep(place, swept):
     def raycomp(*arguments: str) -> str:
         tool = Path(sys.executable).with_name("raycomp")
         return subprocess.run(

@@ -15,9 +15,8 @@ from mlflow import MlflowClient
 
 from raycomp.results.query import completed
 from raycomp.results.store import Store
-from tests.jobs.test_pareto_search import command, place
+from tests.helpers.jobs import command
 
-__all__ = ["place"]
 RAY = str(Path(sys.executable).with_name("ray"))
 
 

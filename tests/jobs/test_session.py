@@ -1,6 +1,7 @@
 """However a job ends, its MLflow run ends, Ray is left, and the folder is free for the next."""
 
 from io import StringIO
+from typing import cast
 
 import pytest
 from rich.console import Console
@@ -10,7 +11,7 @@ from raycomp.errors import UserError
 from raycomp.jobs import session as sessions
 from raycomp.jobs.session import INTERRUPTED, session
 from raycomp.results.store import Store
-from tests.results.test_store import CONFIG
+from tests.helpers.trials import CONFIG
 
 
 class FakeTracker:
@@ -64,7 +65,7 @@ def test_a_job_is_closed_however_it_ends(left, tmp_path, tracked, finished, rais
         with session(CONFIG, store, "sqlite:///x", Console(file=out, width=100)) as running:
             store.open(CONFIG)
             if tracked:
-                tracker = running.track([])
+                tracker = cast(FakeTracker, running.track([]))
             if finished:
                 running.finish([], True)
             if raised is not None:

@@ -6,9 +6,8 @@ import torch
 from torch import Tensor
 
 from raycomp.kernels import attention
-from tests.kernels.place import DEVICE, bfloat16_products
+from tests.kernels.conftest import DEVICE
 
-__all__ = ["bfloat16_products"]
 pytestmark = pytest.mark.usefixtures("bfloat16_products")
 
 EPS = {torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}
@@ -52,14 +51,14 @@ def check(query: Tensor, key: Tensor, value: Tensor, log_size: Tensor | None, sc
     [(1, 16, 16), (5, 64, 64), (64, 64, 64), (66, 20, 12), (129, 64, 24), (131, 40, 56), (197, 72, 72), (70, 96, 128)],
 )
 def test_attention_equals_float64_brute_force(tokens, qk, v, biased, dtype, rng):
-    parts = projected(rng, 2, 3, tokens, qk, v, dtype)
+    query, key, value = projected(rng, 2, 3, tokens, qk, v, dtype)
     log_size = torch.from_numpy(rng.integers(1, 30, (2, tokens))).float().log().to(DEVICE) if biased else None
-    check(*parts, log_size, qk**-0.5)
+    check(query, key, value, log_size, qk**-0.5)
 
 
 def test_enough_heads_for_larger_tiles(rng):
-    parts = projected(rng, 11, 12, 130, 16, 8, torch.bfloat16)
-    check(*parts, None, 0.25)
+    query, key, value = projected(rng, 11, 12, 130, 16, 8, torch.bfloat16)
+    check(query, key, value, None, 0.25)
 
 
 @pytest.mark.parametrize("shift", [-300.0, 300.0])

@@ -26,10 +26,14 @@ TYPES = {
 }
 
 
+Launch = tuple[Any, tuple[Any, ...], dict[str, Any]]
+"""A kernel, what it is given, and its options."""
+
+
 @pytest.fixture
-def launches(monkeypatch) -> list[tuple[Any, tuple[Any, ...], dict[str, Any]]]:
+def launches(monkeypatch) -> list[Launch]:
     """What is launched is kept here and not run."""
-    made: list[tuple[Any, tuple[Any, ...], dict[str, Any]]] = []
+    made: list[Launch] = []
 
     def keep(kernel, *arguments, grid, warmup, **options):
         made.append((kernel, arguments, options))
@@ -38,8 +42,9 @@ def launches(monkeypatch) -> list[tuple[Any, tuple[Any, ...], dict[str, Any]]]:
     return made
 
 
-def machine(kernel: Any, arguments: tuple[Any, ...], options: dict[str, Any], aligned: bool) -> dict[str, Any]:
+def machine(launch: Launch, aligned: bool) -> dict[str, Any]:
     """Compile a launch as Triton specialises it: ones are constants, and multiples of 16 are known as such."""
+    kernel, arguments, options = launch
     signature, constants, hints = {}, {}, {}
     for parameter, value in zip(kernel.params, arguments, strict=True):
         specialised = not parameter.do_not_specialize
@@ -68,7 +73,7 @@ def test_the_merge_step(launches, dtype, tokens, heads, width, prefix):
     names = [kernel.fn.__name__ for kernel, _, _ in launches]
     assert names == ["_unit", "_best", "_unit", "_best", "_positions", "_members", "_means"]
     for launch in launches:
-        assert machine(*launch, aligned=width % 16 == 0)["cubin"]
+        assert machine(launch, aligned=width % 16 == 0)["cubin"]
 
 
 @pytest.mark.parametrize("channels", [20, 40, 64, 768])
@@ -77,7 +82,7 @@ def test_best_partners_are_found_by_tensor_cores(launches, channels):
         launches.clear()
         pairs.best_partners(torch.empty(images, 1026, channels), 2)
         _, best = launches
-        products = re.findall(rf"{instruction}\S*tf32", machine(*best, aligned=True)["ptx"])
+        products = re.findall(rf"{instruction}\S*tf32", machine(best, aligned=True)["ptx"])
         assert products
 
 
@@ -88,7 +93,7 @@ def test_labels(launches, dtype, patch):
     upsample.labels(torch.empty(2, 150, 3, 4, dtype=dtype), patch, (3 * patch, 60))
     assert len(launches) == 2
     for launch in launches:
-        assert machine(*launch, aligned=True)["cubin"]
+        assert machine(launch, aligned=True)["cubin"]
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -98,14 +103,14 @@ def test_attention(launches, dtype, biased, heads, qk, v):
     """Products run on Hopper's tensor cores, and a thread loads 16 bytes at once where widths allow it."""
     for images in (1, 32):
         qkv = torch.empty(images, 1026, heads * (2 * qk + v), dtype=dtype)
-        parts = [
+        query, key, value = (
             part.unflatten(2, (heads, -1)).transpose(1, 2) for part in qkv.split([heads * qk] * 2 + [heads * v], 2)
-        ]
-        attention.attend(*parts, torch.empty(images, 1026) if biased else None, 0.125)
+        )
+        attention.attend(query, key, value, torch.empty(images, 1026) if biased else None, 0.125)
     assert len(launches) == 2
     aligned = (qk | v) % 8 == 0
     for launch in launches:
-        made = machine(*launch, aligned=aligned)
+        made = machine(launch, aligned=aligned)
         assert made["cubin"]
         assert "wgmma.mma_async" in made["ptx"]
         assert ("cp.async.cg.shared.global" in made["ptx"]) == aligned
@@ -126,11 +131,11 @@ def test_labels_of_windows(launches, dtype, patch, corners, windows):
     upsample.labels_of_windows(scores, patch, (3 * patch, 4 * patch), corners, size)
     assert [arguments[-4] for _, arguments, _ in launches] == windows  # on a tile
     for launch in launches:
-        assert machine(*launch, aligned=True)["cubin"]
+        assert machine(launch, aligned=True)["cubin"]
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int64])
 def test_counts(launches, dtype):
     count.confusions(torch.empty(2, 31, 37, dtype=torch.uint8), torch.empty(2, 31, 37, dtype=dtype), 150)
     assert len(launches) == 1
-    assert machine(*launches[0], aligned=False)["cubin"]
+    assert machine(launches[0], aligned=False)["cubin"]

@@ -8,7 +8,7 @@ import torch
 from raycomp import kernels
 from raycomp.evaluate.confusions import Confusions
 from raycomp.kernels import count
-from tests.kernels.place import DEVICE
+from tests.kernels.conftest import DEVICE
 
 
 def check(truth: torch.Tensor, predicted: torch.Tensor, classes: int) -> None:

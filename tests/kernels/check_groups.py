@@ -6,7 +6,7 @@ import torch
 
 from raycomp.kernels import groups
 from raycomp.merging.tokens import merge as by_torch
-from tests.kernels.place import DEVICE
+from tests.kernels.conftest import DEVICE
 
 
 def positions(rng: np.random.Generator, images: int, tokens: int, count: int) -> torch.Tensor:

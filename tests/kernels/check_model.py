@@ -6,17 +6,14 @@ import pytest
 import torch
 
 from raycomp import kernels
-from raycomp.compress import tome
 from raycomp.compress.apply import compress
 from raycomp.kernels import attention
 from raycomp.kernels.attention import attend
-from raycomp.merging import Algm, Merge, ToMe
+from raycomp.merging import Algm, Merge, ToMe, tokens
 from raycomp.merging.tokens import match
 from raycomp.recipe import dense
 from tests.conftest import TINY, seeded_images
-from tests.kernels.place import DEVICE, bfloat16_products
-
-__all__ = ["bfloat16_products"]
+from tests.kernels.conftest import DEVICE
 
 
 @pytest.mark.parametrize(
@@ -54,7 +51,7 @@ def test_attention_in_bfloat16_is_as_close_to_float32_as_torch(merge: Merge | No
         pairs.append(match(*arguments))
         return pairs[-1]
 
-    monkeypatch.setattr(tome, "match", keep)
+    monkeypatch.setattr(tokens, "match", keep)
     monkeypatch.setattr(kernels, "usable", lambda *_: False)
     with torch.inference_mode():
         exact = made.patch_scores(images)
@@ -62,7 +59,7 @@ def test_attention_in_bfloat16_is_as_close_to_float32_as_torch(merge: Merge | No
         errors, launched = [], []
         for fused in (False, True):
             again = iter(pairs)
-            monkeypatch.setattr(tome, "match", lambda *_, again=again: next(again).to(DEVICE))
+            monkeypatch.setattr(tokens, "match", lambda *_, again=again: next(again).to(DEVICE))
             monkeypatch.setattr(kernels, "usable", lambda *_, fused=fused: fused)
             if fused:
                 monkeypatch.setattr(attention, "attend", lambda *given: launched.append(given[3]) or attend(*given))

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from raycomp.kernels import upsample
-from tests.kernels.place import DEVICE
+from tests.kernels.conftest import DEVICE
 
 
 def check(scores: torch.Tensor, patch: int, size: tuple[int, int]) -> None:

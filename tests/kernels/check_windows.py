@@ -8,7 +8,7 @@ from raycomp import kernels
 from raycomp.evaluate.labels import labels_of_windows
 from raycomp.evaluate.miou import anchors
 from raycomp.kernels import upsample
-from tests.kernels.place import DEVICE
+from tests.kernels.conftest import DEVICE
 
 Size = tuple[int, int]
 

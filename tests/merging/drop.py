@@ -6,7 +6,7 @@ As a plugin (`python -m pytest -p tests.merging.drop`) it is there before any re
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field
 
@@ -84,5 +84,7 @@ class Drop(MergeMethod):
         return type(self)(block=self.block, ratio=ratios.get(self.dimensions[0], 0.0))
 
 
-merging.Merge = Annotated[merging.Algm | merging.Cts | merging.ToMe | Drop, Field(discriminator="method")]
-merging.METHODS["drop"] = Drop
+kinds: Any = merging.METHODS
+union: Any = Annotated[merging.Algm | merging.Cts | merging.ToMe | Drop, Field(discriminator="method")]
+merging.Merge = union
+kinds["drop"] = Drop

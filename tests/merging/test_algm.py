@@ -27,7 +27,7 @@ def brute_force_scores(patches: np.ndarray, grid: tuple[int, int]) -> list[float
     for row in range(0, rows, 2):
         for column in range(0, columns, 2):
             four = [patches[(row + i) * columns + column + j] for i in range(2) for j in range(2)]
-            scores.append(np.mean([cosine(four[i], four[j]) for i in range(4) for j in range(i)]))
+            scores.append(float(np.mean([cosine(four[i], four[j]) for i in range(4) for j in range(i)])))
     return scores
 
 

@@ -10,25 +10,7 @@ from raycomp.errors import UserError
 from raycomp.models import checkpoints
 from raycomp.recipe import dense
 from tests.conftest import TINY, seeded_images, seeded_model
-
-VARIANT = """\
-algorithm_kwargs: {batch_size: 8}
-inference_kwargs: {im_size: 512}
-net_kwargs:
-  backbone: vit_micro
-  d_model: 32
-  decoder: {drop_path_rate: 0.0, dropout: 0.1, n_cls: 5, n_layers: 1, name: mask_transformer}
-  distilled: true
-  drop_path_rate: 0.1
-  image_size: !!python/tuple
-  - 48
-  - 64
-  n_cls: 5
-  n_heads: 4
-  n_layers: 3
-  normalization: vit
-  patch_size: 8
-"""
+from tests.helpers.checkpoints import official
 
 
 @pytest.mark.parametrize("half", [False, True])
@@ -41,18 +23,6 @@ def test_own_checkpoint_round_trip(model, tmp_path, half):
     assert torch.equal(loaded(images), expected(images))
     assert checkpoints.metadata(path)["seed"] == "0"
     assert not list(tmp_path.glob(".*")), "temporary file left behind"
-
-
-def official(folder: Path, **change: torch.Tensor) -> Path:
-    """A checkpoint.pth and variant.yml with every key an official Segmenter run writes."""
-    model = seeded_model(TINY)
-    weights = model.state_dict()
-    for head in ("head", "head_dist"):
-        weights |= {f"encoder.{head}.weight": torch.zeros(1000, 32), f"encoder.{head}.bias": torch.zeros(1000)}
-    training = {"optimizer": {"state": {}}, "n_cls": 5, "lr_scheduler": {"base_lrs": [0.001]}, "epoch": 63}
-    torch.save({"model": weights | change, **training}, folder / "checkpoint.pth")
-    (folder / "variant.yml").write_text(VARIANT)
-    return folder / "checkpoint.pth"
 
 
 def test_official_segmenter_checkpoint(tmp_path):
@@ -71,7 +41,7 @@ def test_variant_yml_runs_no_code(tmp_path):
 
 
 class _Payload:
-    def __reduce__(self) -> tuple[object, tuple[str, ...]]:
+    def __reduce__(self) -> tuple[object, tuple[Path]]:
         return (Path.touch, (Path("executed"),))
 
 

@@ -6,7 +6,7 @@ import yaml
 from raycomp.config import parsed
 from raycomp.errors import UserError
 from raycomp.models import checkpoints
-from tests.models.test_checkpoints import VARIANT, official
+from tests.helpers.checkpoints import VARIANT, official
 
 _MISSING = object()
 

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 import torch
@@ -11,10 +12,12 @@ from raycomp.errors import UserError
 from raycomp.models import checkpoints, tensors
 from raycomp.models.policy import Policy
 from tests.conftest import TINY, seeded_images, seeded_model
-from tests.models.test_checkpoints import official
+from tests.helpers.checkpoints import official
+
+Broken = TypeVar("Broken", bound=torch.nn.Module)
 
 
-def broken(module: torch.nn.Module, name: str, value: float) -> torch.nn.Module:
+def broken(module: Broken, name: str, value: float) -> Broken:
     with torch.no_grad():
         module.get_parameter(name).view(-1)[3] = value
     return module

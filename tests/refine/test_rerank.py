@@ -12,10 +12,10 @@ from raycomp.refine.rerank import ProposalList, proposals, settings
 from raycomp.results.pareto import front
 from raycomp.results.query import agreement, at_budgets, baselines, final_front
 from tests.conftest import TINY
+from tests.helpers.sweep_views import sweep_view
 from tests.helpers.trials import fake_row
-from tests.report.test_page import found
 
-SWEEP = found()
+SWEEP = sweep_view()
 LARGE = TINY.model_copy(update={"image": (64, 64)})
 
 

@@ -5,12 +5,13 @@ import pytest
 from raycomp.errors import UserError
 from raycomp.recipe import dense
 from raycomp.refine.front import front_targets
+from raycomp.results.row import Row
 from raycomp.search.proposal import Proposal
 from tests.conftest import TINY
 from tests.helpers.trials import fake_row
 
 
-def rows() -> list[dict]:
+def rows() -> list[Row]:
     """The dense model and three that trade accuracy for GFLOPs, measured on the full set."""
     recipes = [dense(TINY).model_copy(update={"embed": embed}) for embed in (32, 28, 24, 16)]
     return [

@@ -9,6 +9,7 @@ from raycomp.report.benchmark_plots import merged, plot_accuracy, plot_rank, plo
 from raycomp.report.benchmark_tables import corruption_table, failures, page, results, table_1, table_2
 from raycomp.results.row import Row
 from tests.helpers import rows
+from tests.helpers.figures import series
 
 
 def row(method: str, label: str, seed: int, clean: float, gflops: float = 1.0, status: str = "complete") -> Row:
@@ -69,14 +70,24 @@ def test_merged_tokens_are_painted_in_their_mean_colour():
     assert shown[3, 1].tolist() == [0, 0, 0]
 
 
-def test_the_figures_are_drawn(tmp_path, rng):
-    found = results(ROWS)
-    plot_accuracy(found, "t", tmp_path / "fig2.png")
-    plot_rank(found, 32, "t", tmp_path / "fig4.png")
+def test_figures_have_a_curve_per_method_that_ends_in_the_dense_model(figures, tmp_path):
+    plot_accuracy(results(ROWS), "t", tmp_path / "fig2.png")
+    plot_rank(results(ROWS), 32, "t", tmp_path / "fig4.png")
+    (clean, noise), (rank, tokens) = (figure.axes for figure in figures)
+    assert series(clean) == {"ToMe": [(1, 52), (2, 70)], "NViT": [(1, 60), (2, 70)], "dense": [(2, 70)]}
+    assert series(noise) == {"ToMe": [(1, 42), (2, 60)], "NViT": [(1, 50), (2, 60)], "dense": [(2, 60)]}
+    assert series(rank)["ToMe"] == [(1, 0.5), (2, 0.5)]
+    assert series(tokens)["ToMe"] == [(1, 10), (2, 10)]
+
+
+def test_scenes_are_drawn_beside_their_truth_and_what_each_method_says(figures, tmp_path, rng):
     scene = Scene("clean", rng.integers(0, 255, (32, 48, 3), dtype=np.uint8), np.zeros((32, 48), np.uint8))
     kept = [
         (condition, Pictures(np.zeros((1, 32, 48), np.uint8), np.arange(24).reshape(1, 4, 6)))
         for condition in (Condition(1.0, "dense"), Condition(2.5, "tome"))
     ]
     plot_scenes([scene], kept, ("road",), "t", tmp_path / "fig3.png")
-    assert all((tmp_path / f"fig{n}.png").read_bytes().startswith(b"\x89PNG") for n in (2, 3, 4))
+    images = [axes.images[0].get_array() for axes in figures[0].axes if axes.images]
+    assert len(images) == 8  # image and truth; prediction, tokens and errors of two methods
+    assert np.array_equal(images[0], scene.image)
+    assert [axes.get_title() for axes in figures[0].axes[:3]] == ["image", "dense", "ToMe 2.5x"]

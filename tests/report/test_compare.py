@@ -23,6 +23,7 @@ from raycomp.results.query import (
 )
 from raycomp.results.row import Row
 from tests.helpers import rows
+from tests.helpers.figures import series
 
 
 def row(recipe: str, share: float, clean: float, corrupted: float, label: str = "", stage: str = "full") -> Row:
@@ -180,19 +181,33 @@ def test_against_a_dense_model_of_no_accuracy_there_is_no_relative_degradation()
     assert found.dense == {"clean": 0.1, "corrupted": 0.1}
 
 
-def test_tables_and_plot_hold_every_front_member(tmp_path):
+def test_tables_hold_every_front_member():
     with (out := console()).capture() as captured:
         out.print(front_table(compare(FULL, 0.6), False, origins(FULL)))
         out.print(budget_table(at_budgets(FULL, (0.5, 0.3), 0.6), origins(FULL)))
     text = captured.get()
     assert "+25.0 / +20.0" in text
     assert "75.00 / 55.00" in text
+
+
+def test_the_plot_has_the_front_the_dense_model_and_every_baseline(figures, tmp_path):
     plot_front(FULL, 0.6, "title", tmp_path / "front.png")
-    assert (tmp_path / "front.png").read_bytes().startswith(b"\x89PNG")
     assert [p.name for p in tmp_path.iterdir()] == ["front.png"]
+    clean, corrupted = figures[0].axes
+    assert (clean.get_xlabel(), clean.get_ylabel()) == ("GFLOPs per image", "clean mIoU (%)")
+    assert series(clean) == {
+        "Pareto front": [(3, 30), (4, 70), (5, 75)],
+        "dense": [(10, 80)],
+        "uniform ToMe": [(3, 30), (5, 60)],
+        "uniform pruning": [(5, 50)],
+        "uniform prune+ToMe": [],
+        "trials (search stage: fewer images)": [],
+    }
+    assert series(corrupted)["Pareto front"] == [(3, 20), (4, 50), (5, 55)]
 
 
-def test_a_sweep_without_rows_gives_an_empty_plot_and_table(tmp_path):
+def test_a_sweep_without_rows_gives_an_empty_plot_and_table(figures, tmp_path):
     plot_front([], 0.6, "nothing yet", tmp_path / "front.png")
+    assert not any(points for axes in figures[0].axes for points in series(axes).values())
     assert compare([], 0.6) == []
     assert at_budgets([], (0.5,), 0.6) == []

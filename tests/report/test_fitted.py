@@ -22,10 +22,10 @@ from raycomp.report.status import Status
 from raycomp.results.query import at_budgets, baselines, origins
 from raycomp.results.row import Row
 from raycomp.shape import deit_base_distilled
-from tests.report.test_page import found, stored
+from tests.helpers.sweep_views import stored, sweep_view
 
 WIDTHS = (80, 100, 120, 160)
-SWEEP = found("streetscenes_vit_micro_at_half_of_the_dense_gflops")
+SWEEP = sweep_view("streetscenes_vit_micro_at_half_of_the_dense_gflops")
 SURE = [replace(c, confidence=Confidence((0.3, 0.5), (0.2, 0.44), c.row.recipe_id)) for c in SWEEP.comparisons]
 OF, CLASSES = origins(SWEEP.rows), {f"traffic sign {i}": i % 2 for i in range(12)}
 SHAPE = deit_base_distilled((512, 512), 150)
@@ -49,7 +49,7 @@ TABLES = {
     "picked by class": lambda: tables.picked_table(
         SWEEP.front, SWEEP.dense, CLASSES, "Cheapest", {c.row.recipe_id: c.confidence for c in SURE}
     ),
-    "sweeps": lambda: tables.sweeps_table([SWEEP, found("other")]),
+    "sweeps": lambda: tables.sweeps_table([SWEEP, sweep_view("other")]),
     "status": lambda: tables.status_table(
         [STATUS, replace(STATUS, sweep="s" * 90, writer="process 12 on " + "n" * 60)]
     ),
@@ -57,7 +57,7 @@ TABLES = {
     "settings": lambda: tables.settings_table({"dense": WHOLE, "ToMe r = 140, all heads' keys": WHOLE}),
     "recipe": lambda: tables.recipe_table(dense(SHAPE), WHOLE, WHOLE),
     "refined": lambda: tables.refined_table(
-        SWEEP.front, [replace(r, seed=s, clean_miou=0.3 + s) for r in SWEEP.front for s in (0, 0.4)], SWEEP.dense
+        SWEEP.front, [replace(r, seed=s, clean_miou=0.3 + 0.4 * s) for r in SWEEP.front for s in (0, 1)], SWEEP.dense
     ),
     "speed": lambda: tables.speed_table([SPEED, replace(SPEED, model="m" * 50, saved=1.0)]),
 }
@@ -137,7 +137,7 @@ def test_columns_are_stacked_no_more_than_the_width_asks_for():
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    return stored(tmp_path_factory.mktemp("results"), SWEEP, found("other", seed=1))
+    return stored(tmp_path_factory.mktemp("results"), SWEEP, sweep_view("other", seed=1))
 
 
 def in_terminal(columns: int, *arguments: str) -> str:
@@ -162,6 +162,7 @@ def in_terminal(columns: int, *arguments: str) -> str:
     return said.decode()
 
 
+@pytest.mark.fast_cases(1)
 @pytest.mark.parametrize("columns", [80, 120])
 @pytest.mark.parametrize(
     "command", [["front", SWEEP.name], ["pick", SWEEP.name, "--max-share", "70%"], ["compare", SWEEP.name, "other"]]

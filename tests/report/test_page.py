@@ -3,76 +3,13 @@
 import re
 import shutil
 from dataclasses import replace
-from functools import cache
-from pathlib import Path
 
-import numpy as np
 import pytest
 
-from raycomp.config import SweepConfig
-from raycomp.data.corruptions import VARIANTS
 from raycomp.report.page.sweep_page import write_page
 from raycomp.report.sweep_view import SweepView
 from raycomp.results.query import agreement
-from raycomp.results.row import Row
-from raycomp.results.store import Store
-from raycomp.search.proposal import Proposal
-from raycomp.search.proposer import Proposer
-from tests.conftest import TINY
-from tests.helpers.trials import fake_row
-from tests.search.test_proposer import SEARCH, SPACE, drive
-
-CLASSES = ["sky", "pole", "road", "</script><b>sign"]
-
-
-def measured(proposal: Proposal, **changes) -> Row:
-    """A whole row, with what a trial measures beside accuracy."""
-    row, rng = fake_row(TINY, proposal), np.random.default_rng(proposal.number)
-    whole = {
-        "classes": CLASSES,
-        "class_iou": [row.clean_miou, row.clean_miou / 2, float("nan"), 0.1 * float(rng.random())],
-        "corrupted_by_variant": [row.corrupted_miou] * len(VARIANTS),
-        "gflops_blocks": [row.gflops / 4] * 3,
-        "tokens": [17, 12, 9],
-        "params": 1000 + proposal.number,
-        "effective_rank": 0.5,
-        "effective_rank_std": 0.01,
-        "latency_ms": 3.0,
-        "throughput": 100.0,
-        "batch": 4,
-        "checkpoint": "a",
-        "evalset": "b",
-        "seconds": 1.0,
-    }
-    return replace(row, **whole | changes)
-
-
-def found(name: str = "tiny", seed: int = 0, **changes) -> SweepView:
-    config = SweepConfig.model_validate(
-        {
-            "name": name,
-            "model": {"checkpoint": "none"},
-            "data": {"dataset": "streetscenes"},
-            "search": SEARCH.model_dump(),
-        }
-    )
-    return SweepView(name, config, [measured(p, **changes) for p in proposed(seed)])
-
-
-def stored(folder: Path, *sweeps: SweepView) -> str:
-    """A results folder that holds these sweeps."""
-    for sweep in sweeps:
-        store = Store(folder / sweep.name)
-        store.open(sweep.config)
-        for row in sweep.rows:
-            store.write(replace(row, sweep=sweep.name))
-        store.lock.drop()
-    return str(folder)
-
-
-@cache
-def proposed(seed: int) -> list[Proposal]:
-    return drive(Proposer(SPACE, SEARCH.model_copy(update={"seed": seed, "sampler": "random"}), []))
+from tests.helpers.sweep_views import CLASSES, sweep_view
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +38,7 @@ def opened(browser, path, width=1280):
 
 
 def test_a_browser_draws_sorts_and_links(browser, tmp_path):
-    sweep = found()
+    sweep = sweep_view()
     write_page([sweep], tmp_path / "report.html")
     page, problems = opened(browser, tmp_path / "report.html")
     for place in (
@@ -138,7 +75,7 @@ def test_a_browser_draws_sorts_and_links(browser, tmp_path):
 
 
 def test_each_drag_marks_recipes_in_both_panels_and_a_double_click_takes_the_marks_away(browser, tmp_path):
-    sweep = found()
+    sweep = sweep_view()
     write_page([sweep], tmp_path / "report.html")
     page, problems = opened(browser, tmp_path / "report.html")
     place = page.locator("[data-figure=front]")
@@ -167,7 +104,7 @@ def test_each_drag_marks_recipes_in_both_panels_and_a_double_click_takes_the_mar
 
 
 def test_unknown_cells_sort_last_in_both_directions(browser, tmp_path):
-    whole = found()
+    whole = sweep_view()
     ids = [row.recipe_id for row in whole.front]
     rows = [replace(row, throughput=None if row.recipe_id == ids[0] else row.gflops) for row in whole.rows]
     write_page([SweepView("older", whole.config, rows)], tmp_path / "report.html")
@@ -179,8 +116,8 @@ def test_unknown_cells_sort_last_in_both_directions(browser, tmp_path):
 
 
 def test_a_limit_of_time_is_told_in_time(browser, tmp_path):
-    sweep, clock = found(), {"predicted_ms": 7.0, "predicted_share": 0.5}
-    rows = [replace(row, **clock) for row in sweep.rows]
+    sweep = sweep_view()
+    rows = [replace(row, predicted_ms=7.0, predicted_share=0.5) for row in sweep.rows]
     write_page([SweepView("timed", sweep.config, rows)], tmp_path / "report.html")
     page, problems = opened(browser, tmp_path / "report.html")
     assert page.locator("#front-table th").all_inner_texts()[2:5] == ["ms", "of dense", "GFLOPs"]
@@ -192,7 +129,7 @@ def test_a_limit_of_time_is_told_in_time(browser, tmp_path):
 
 @pytest.mark.parametrize("width", [1280, 390])
 def test_a_page_is_no_wider_than_its_window(browser, tmp_path, width):
-    sweep = found()
+    sweep = sweep_view()
     failed = replace(sweep.rows[-1], status="failed", error="RuntimeError: " + "out_of_memory," * 65)
     write_page([SweepView("tiny", sweep.config, [*sweep.rows, failed]), sweep], tmp_path / "report.html")
     page, problems = opened(browser, tmp_path / "report.html", width)
@@ -201,8 +138,9 @@ def test_a_page_is_no_wider_than_its_window(browser, tmp_path, width):
     assert problems == []
 
 
+@pytest.mark.slow
 def test_what_rows_do_not_say_is_left_out(browser, tmp_path):
-    whole = found()
+    whole = sweep_view()
     old = dict.fromkeys(("latency_ms", "throughput", "effective_rank", "params"))
     old |= {"corrupted_by_variant": (), "class_iou": ()}
     first = whole.front[0].recipe_id
@@ -224,7 +162,7 @@ def test_what_rows_do_not_say_is_left_out(browser, tmp_path):
 
 
 def test_several_sweeps_are_compared_on_one_page(browser, tmp_path):
-    sweeps = [found(), found("other", seed=1, checkpoint="c")]
+    sweeps = [sweep_view(), sweep_view("other", seed=1, checkpoint="c")]
     write_page(sweeps, tmp_path / "report.html")
     page, problems = opened(browser, tmp_path / "report.html")
     assert page.locator("[data-figure=fronts] .scatterlayer .point").count() >= 2 * sum(len(s.front) for s in sweeps)
@@ -238,8 +176,9 @@ def test_several_sweeps_are_compared_on_one_page(browser, tmp_path):
     assert problems == []
 
 
+@pytest.mark.slow
 def test_a_sweep_that_has_barely_begun_has_a_page_too(browser, tmp_path):
-    whole = found()
+    whole = sweep_view()
     for rows in ([], whole.rows[:1], whole.rows[:3]):
         write_page([SweepView("begun", whole.config, rows)], tmp_path / "report.html")
         page, problems = opened(browser, tmp_path / "report.html")
@@ -248,7 +187,7 @@ def test_a_sweep_that_has_barely_begun_has_a_page_too(browser, tmp_path):
 
 
 def test_names_cannot_leave_the_data_they_are_in(browser, tmp_path):
-    sweep = found(classes=["<!--<script>", *CLASSES[1:]])
+    sweep = sweep_view(classes=["<!--<script>", *CLASSES[1:]])
     write_page([sweep], tmp_path / "report.html")
     page, problems = opened(browser, tmp_path / "report.html")
     assert page.locator("#front-table tbody tr").count() == len(sweep.front)

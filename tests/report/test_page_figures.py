@@ -14,11 +14,11 @@ from raycomp.report.sweep_view import SweepView, difference
 from raycomp.results.query import origins
 from raycomp.search.proposal import Proposal
 from tests.conftest import TINY
-from tests.report.test_page import CLASSES, found, measured, proposed
+from tests.helpers.sweep_views import CLASSES, measured, proposed, sweep_view
 
 
 def test_points_carry_recipes_and_pointers_tell_them():
-    sweep = found()
+    sweep = sweep_view()
     figure = front_figure(sweep)
     front = next(trace for trace in figure.data if trace.name == "Pareto front")
     assert list(front.customdata) == [row.recipe_id for row in sweep.front]
@@ -33,7 +33,7 @@ def test_points_carry_recipes_and_pointers_tell_them():
 
 @pytest.mark.parametrize(("of_dense", "panels"), [((0.8, 0.6), {"x", "x2"}), ((0.0, 0.6), {"x2"}), ((0.0, 0.0), set())])
 def test_of_a_dense_model_of_no_accuracy_no_share_is_kept(of_dense, panels):
-    sweep = found()
+    sweep = sweep_view()
     clean, corrupted = of_dense
     rows = [
         replace(row, clean_miou=clean, corrupted_miou=corrupted) if row.origin == "reference" else row
@@ -44,7 +44,7 @@ def test_of_a_dense_model_of_no_accuracy_no_share_is_kept(of_dense, panels):
 
 
 def test_the_papers_figures_stand_where_the_sweep_is_of_its_data_and_model():
-    sweep = found()
+    sweep = sweep_view()
     names = {trace.name for trace in front_figure(sweep).data}
     assert not any(name.startswith("paper") for name in names)
     config = sweep.config.changed("data", dataset="ade20k", root="data")
@@ -54,7 +54,7 @@ def test_the_papers_figures_stand_where_the_sweep_is_of_its_data_and_model():
 
 
 def test_nothing_of_a_front_is_cut_off_at_the_top():
-    sweep = found()
+    sweep = sweep_view()
     refined = replace(sweep.front[0], stage="refined", operating_point="", clean_miou=0.97, corrupted_miou=0.91)
     figure = front_figure(SweepView("tiny", sweep.config, [*sweep.rows, refined]))
     assert figure.layout.yaxis.range[1] > 97
@@ -62,10 +62,12 @@ def test_nothing_of_a_front_is_cut_off_at_the_top():
 
 
 def test_fronts_of_other_models_and_units_are_beside_each_other_by_their_share():
-    sweep, clock = found(), {"predicted_ms": 7.0, "predicted_share": 0.5}
-    larger = found(gflops=2 * sweep.dense.gflops, gflops_share=0.5)
-    in_time = SweepView("timed", sweep.config, [replace(row, **clock) for row in sweep.rows])
-    assert fronts_figure([sweep, found(seed=1)]).layout.xaxis.title.text == "GFLOPs per image"
+    sweep = sweep_view()
+    larger = sweep_view(gflops=2 * sweep.dense.gflops, gflops_share=0.5)
+    in_time = SweepView(
+        "timed", sweep.config, [replace(row, predicted_ms=7.0, predicted_share=0.5) for row in sweep.rows]
+    )
+    assert fronts_figure([sweep, sweep_view(seed=1)]).layout.xaxis.title.text == "GFLOPs per image"
     assert fronts_figure([in_time, in_time]).layout.xaxis.title.text == "predicted ms per batch"
     for other in (larger, in_time):
         figure = fronts_figure([sweep, other])
@@ -75,7 +77,7 @@ def test_fronts_of_other_models_and_units_are_beside_each_other_by_their_share()
 
 
 def test_a_history_without_a_dense_model_is_left_out_and_the_others_keep_their_colour():
-    whole = found()
+    whole = sweep_view()
     alone = SweepView("alone", whole.config, [row for row in whole.rows if row.origin != "reference"])
     drawn = history_figure([alone, whole]).data
     assert [trace.name for trace in drawn] == ["tiny", "tiny: joined the front"]
@@ -89,7 +91,7 @@ def test_blocks_count_from_0_as_they_do_elsewhere():
 
 
 def test_the_page_begins_with_the_cheapest_recipes_that_lose_little():
-    sweep = found()
+    sweep = sweep_view()
     losses = {row.recipe_id: loss for row, loss in zip(sweep.front, (0.06, 0.045, 0.019, 0.015), strict=False)}
     whole, rows = sweep.dense, []
     for row in sweep.rows:
@@ -102,7 +104,7 @@ def test_the_page_begins_with_the_cheapest_recipes_that_lose_little():
 
 
 def test_recipes_of_another_sweep_are_not_called_trials(tmp_path):
-    sweep = found()
+    sweep = sweep_view()
     rows = [row for row in sweep.rows if row.stage == "full"]
     write_page([SweepView("other", sweep.config, rows)], tmp_path / "report.html")
     text = (tmp_path / "report.html").read_text()
@@ -113,7 +115,7 @@ def test_recipes_of_another_sweep_are_not_called_trials(tmp_path):
 
 @pytest.mark.parametrize(("known_alone", "best"), [(False, "best found"), (True, "best baseline")])
 def test_the_page_says_how_many_recipes_the_search_proposed(tmp_path, known_alone, best):
-    sweep = found()
+    sweep = sweep_view()
     rows = [row for row in sweep.rows if row.origin != "proposed" or not known_alone]
     write_page([SweepView("tiny", sweep.config, rows)], tmp_path / "report.html")
     text = (tmp_path / "report.html").read_text()
@@ -132,7 +134,7 @@ def test_what_broke_is_told_worst_first_without_classes_that_do_not_occur():
 
 
 def test_importance_finds_what_accuracy_depends_on():
-    sweep = found()
+    sweep = sweep_view()
     rows = []
     for row in sweep.rows:
         value = 0.8 - 0.5 * row.ratios[0]
@@ -148,5 +150,5 @@ def test_importance_finds_what_accuracy_depends_on():
 
 
 def test_sweeps_of_other_images_are_told_apart():
-    assert difference(found(), found(seed=1)) == ""
-    assert difference(found(), found(evalset="c")) == "other evaluation images"
+    assert difference(sweep_view(), sweep_view(seed=1)) == ""
+    assert difference(sweep_view(), sweep_view(evalset="c")) == "other evaluation images"

@@ -8,8 +8,8 @@ from raycomp.report.progress import SweepProgress
 from raycomp.search.proposer import Proposer
 from raycomp.settings.space_and_search import SearchConfig
 from tests.conftest import TINY
+from tests.helpers.search import SPACE
 from tests.helpers.trials import fake_row
-from tests.search.test_proposer import SPACE
 
 
 def test_every_row_is_one_plain_line_with_the_figures():

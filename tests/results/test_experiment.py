@@ -1,6 +1,7 @@
 """MLflow's copy after what people and machines do to it: deleted, broken, copied elsewhere."""
 
 import shutil
+from functools import partial
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -12,9 +13,8 @@ from raycomp.commands.manage import track_command
 from raycomp.results import experiment
 from raycomp.results.store import Store
 from raycomp.results.tracking import Tracker, default_uri
+from tests.helpers.trials import CLASSES, CONFIG, ROWS
 from tests.results.databases import fresh_database
-from tests.results.test_store import CONFIG
-from tests.results.test_tracking import CLASSES, ROWS
 
 
 def tracker(results: Path, warn=pytest.fail) -> Tracker:
@@ -132,12 +132,12 @@ def test_the_advised_backfill_fills_a_deleted_experiment(results, capsys):
     store.lock.drop()
     client = MlflowClient(default_uri(str(results)))
     client.delete_experiment(client.create_experiment("raycomp"))
-    options = {"sweep": "sweep", "results": str(results), "as_json": False}
-    track_command(**options)
+    track = partial(track_command, sweep="sweep", results=str(results), as_json=False)
+    track()
     assert f"has 0 of {len(ROWS)} rows; --backfill adds the rest" in " ".join(capsys.readouterr().out.split())
-    track_command(**options, backfill=True)
+    track(backfill=True)
     told = capsys.readouterr()
     assert f"{len(ROWS)} of {len(ROWS)} rows added" in " ".join(told.out.split())
     assert "MLflow's experiment raycomp was deleted" in told.err
-    track_command(**options)
+    track()
     assert f"has {len(ROWS)} of {len(ROWS)} rows" in " ".join(capsys.readouterr().out.split())

@@ -20,9 +20,9 @@ from raycomp.results.store import Store, sweep_folder
 from raycomp.results.tracking import Tracker, default_uri
 from raycomp.search.study_replica import StudyReplica, study_uri
 from raycomp.storage import located
-from tests.report.test_page import CLASSES, found
+from tests.helpers.search import SPACE
+from tests.helpers.sweep_views import CLASSES, sweep_view
 from tests.results.databases import fresh_database
-from tests.search.test_proposer import SPACE
 
 NAMES = st.text(
     st.characters(exclude_characters="/\0", exclude_categories=["Cc", "Cs"]), min_size=1, max_size=12
@@ -56,7 +56,7 @@ def test_a_sweep_lives_in_a_folder_of_any_name(name):
     with TemporaryDirectory() as top:
         results = str(Path(top) / name)
         fresh_database(Path(results))
-        sweep = found()
+        sweep = sweep_view()
         rows = [replace(row, sweep="tiny") for row in sweep.rows[:4]]
         store = Store(sweep_folder(results, "tiny"))
         store.open(sweep.config)

@@ -45,9 +45,13 @@ def test_the_end_of_a_job_does_not_wait_for_a_copy_that_hangs(monkeypatch, conne
 def test_a_step_that_hangs_is_given_up(monkeypatch):
     monkeypatch.setattr(replica, "_STALLED_AFTER", 0.2)
     copy = Hangs(True, True)
+
+    def hang() -> None:
+        copy.over.wait(60)
+
     copy.log(row())
     assert copy.close()
     assert copy.bounded(lambda: None)
-    assert not copy.bounded(lambda: copy.over.wait(60) and None)
+    assert not copy.bounded(hang)
     assert len(copy.warnings) == 1
     copy.over.set()

@@ -11,20 +11,12 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from raycomp.config import SweepConfig
 from raycomp.errors import UserError
-from raycomp.recipe import dense
 from raycomp.results.query import completed
 from raycomp.results.row import SCHEMA
 from raycomp.results.store import Store, sweep_folder
-from raycomp.search.proposal import Proposal
-from raycomp.settings.model_and_data import DataConfig, ModelConfig
 from raycomp.settings.space_and_search import SearchConfig
-from tests.conftest import TINY
-from tests.helpers.trials import fake_row
-
-CONFIG = SweepConfig(name="tiny", model=ModelConfig(checkpoint="x"), data=DataConfig(dataset="streetscenes"))
-ROW = fake_row(TINY, Proposal(0, "search", "reference", "dense", dense(TINY)))
+from tests.helpers.trials import CONFIG, ROW
 
 
 @pytest.fixture

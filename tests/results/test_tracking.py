@@ -13,22 +13,9 @@ from raycomp.errors import without_password
 from raycomp.recipe import dense
 from raycomp.results.replica import Replica
 from raycomp.results.tracking import Tracker, default_uri
-from raycomp.search.proposal import Proposal
 from tests.conftest import TINY
 from tests.helpers import rows
-from tests.helpers.trials import fake_row
-from tests.results.test_store import CONFIG
-
-ROWS = [
-    replace(
-        fake_row(TINY, Proposal(0, "search", "reference", "dense", dense(TINY))),
-        class_iou=[0.5, float("nan"), 0.7, 0.8, 0.9],
-    ),
-    fake_row(TINY, Proposal(1, "search", "proposed", "", dense(TINY).model_copy(update={"embed": 24})), "failed"),
-    fake_row(TINY, Proposal(2, "search", "proposed", "", dense(TINY).model_copy(update={"embed": 16}))),
-]
-ROWS = [replace(row, evalset="images", checkpoint="weights") for row in ROWS]
-CLASSES = ("sky", "traffic light", "car", "road", "tree")
+from tests.helpers.trials import CLASSES, CONFIG, ROWS
 
 
 def track(tmp_path, warnings: list[str], uri: str | None = None, finished: bool = True, front: int = 0) -> None:
@@ -147,14 +134,14 @@ def children(tmp_path) -> list:
 def test_a_run_that_was_cut_off_while_it_was_logged_is_filled_in(tmp_path, monkeypatch):
     warnings: list[str] = []
     tracker = Tracker(default_uri(str(tmp_path)), tmp_path / "sweep", CONFIG, CLASSES, warnings.append)
-    whole = Tracker._batch
+    log_batch = MlflowClient.log_batch
 
-    def cut_off(self, run, params, metrics=None):
+    def cut_off(self, run, metrics, params):
         if metrics:
             raise ConnectionError("the server at postgresql://user:secret@host went away")
-        whole(self, run, params)
+        log_batch(self, run, params=params)
 
-    monkeypatch.setattr(Tracker, "_batch", cut_off)
+    monkeypatch.setattr(MlflowClient, "log_batch", cut_off)
     for row in ROWS:
         tracker.log(row)
     assert not tracker.finish([], finished=True)
@@ -176,15 +163,17 @@ def test_a_run_that_was_cut_off_while_it_was_logged_is_filled_in(tmp_path, monke
 
 def test_a_server_that_comes_back_gets_what_it_missed(tmp_path, monkeypatch):
     """Without a server: the order of what is written, over a failure in the middle."""
-    written, down, warnings = [], [False], []
+    written, down, refused, warnings = [], [False], [], []
 
     class Copy(Replica):
         def connect(self):
             if down[0]:
+                refused.append("connect")
                 raise ConnectionError("down")
 
         def write(self, item):
             if down[0]:
+                refused.append("write")
                 raise ConnectionError("down")
             if item.number not in written:  # all are offered again to one that comes back
                 written.append(item.number)
@@ -193,11 +182,12 @@ def test_a_server_that_comes_back_gets_what_it_missed(tmp_path, monkeypatch):
     copy = Copy("copy", "somewhere", warnings.append)
     for number in range(9):
         down[0] = 3 <= number < 6
+        seen = written if not down[0] else refused
+        before, deadline = len(seen), time.monotonic() + 10
         copy.log(rows.row(number=number, recipe_id=f"{number}"))
-        deadline = time.monotonic() + 10
-        while (copy._queue.qsize() or (not down[0] and len(written) <= number)) and time.monotonic() < deadline:
+        while len(seen) == before:
+            assert time.monotonic() < deadline
             time.sleep(0.01)
-        time.sleep(0.05)
     assert copy.close()
     assert written == list(range(9))
     assert len(warnings) == 1
@@ -216,7 +206,7 @@ from pathlib import Path
 from mlflow import MlflowClient
 from raycomp.results.tracking import Tracker
 from tests.helpers import rows
-from tests.results.test_store import CONFIG, ROW
+from tests.helpers.trials import CONFIG, ROW
 
 place, name = Path(sys.argv[1]), sys.argv[2]
 (place / name).mkdir()

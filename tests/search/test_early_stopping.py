@@ -18,8 +18,8 @@ from raycomp.search.trial import run_trial
 from raycomp.settings.evaluation import EvaluationConfig, StageConfig
 from tests.conftest import TINY
 from tests.helpers import rows
+from tests.helpers.search import SEARCH, SPACE
 from tests.helpers.trials import fake_row
-from tests.search.test_proposer import SEARCH, SPACE
 
 CPU = torch.device("cpu")
 FIRST = StageConfig(clean=2, corrupted=1, severities=(1, 3))

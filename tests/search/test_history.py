@@ -3,17 +3,23 @@
 import numpy as np
 import optuna
 import pytest
-from optuna.distributions import IntDistribution
+from optuna.distributions import BaseDistribution, IntDistribution
 from optuna.trial import create_trial
 
 from raycomp.objectives import directions
+from raycomp.results.row import Row
 from raycomp.search import ask_tell, sampler
+from raycomp.search.ask_tell import AskTell
 from raycomp.search.proposer import Proposer
 from raycomp.search.sampler import FixedSpaceTPE, condensed
+from tests.helpers.search import SEARCH, SPACE, drive
 from tests.helpers.trials import fake_row
-from tests.search.test_proposer import SEARCH, SPACE, drive
 
-SPACE_OF_TWO = {"b": IntDistribution(0, 9), "a": IntDistribution(0, 9), "fixed": IntDistribution(3, 3)}
+SPACE_OF_TWO: dict[str, BaseDistribution] = {
+    "b": IntDistribution(0, 9),
+    "a": IntDistribution(0, 9),
+    "fixed": IntDistribution(3, 3),
+}
 
 
 def trials(count: int) -> list:
@@ -51,21 +57,32 @@ def test_the_known_space_proposes_what_optunas_own_does():
     assert asked(FixedSpaceTPE(SPACE_OF_TWO, 5)) == asked(plain)
 
 
+@pytest.mark.fast_cases(1)
 @pytest.mark.parametrize("stop", [11, 17, 24, 29])
 def test_a_restart_of_a_long_sweep_proposes_what_an_undisturbed_one_does(monkeypatch, stop):
     monkeypatch.setattr(ask_tell, "FULL", 12)
     monkeypatch.setattr(sampler, "KEPT", 6)
+    sizes: list[int] = []
+    monkeypatch.setattr(ask_tell, "condensed", lambda trials: sizes.append(len(trials)) or condensed(trials))
     undisturbed = drive(Proposer(SPACE, SEARCH, []))
     before = drive(Proposer(SPACE, SEARCH, []), stop_after=stop)
+    sizes.clear()
     resumed = Proposer(SPACE, SEARCH, [fake_row(SPACE.shape, p) for p in before])
     after = drive(resumed)
     assert [p.recipe.id for p in before + after] == [p.recipe.id for p in undisturbed]
-    assert len(resumed._ask_tell._memory) < 12
+    assert set(sizes) == {12}, "condensed as soon as it is full"
 
 
 def test_trials_that_run_while_the_memory_is_condensed_are_told_all_the_same(monkeypatch):
     monkeypatch.setattr(ask_tell, "FULL", 10)
     monkeypatch.setattr(sampler, "KEPT", 6)
+    studies: list[optuna.Study] = []
+    create = optuna.create_study
+    monkeypatch.setattr(optuna, "create_study", lambda **options: studies.append(create(**options)) or studies[-1])
+    since_ask: list[Row] = []
+    tell, prefetch = AskTell.tell, AskTell.prefetch
+    monkeypatch.setattr(AskTell, "tell", lambda self, row: since_ask.append(row) or tell(self, row))
+    monkeypatch.setattr(AskTell, "prefetch", lambda self, number: since_ask.clear() or prefetch(self, number))
     several = Proposer(SPACE, SEARCH, [])
     running = [several.next() for _ in range(4)]
     done = 0
@@ -77,5 +94,7 @@ def test_trials_that_run_while_the_memory_is_condensed_are_told_all_the_same(mon
             running.append(following)
     assert several.finished
     assert several.trials_done == SEARCH.trials
-    states = [trial.state for trial in several._ask_tell._study.get_trials(deepcopy=False)]
-    assert states.count(optuna.trial.TrialState.RUNNING) == len(several._ask_tell._pending)  # since the last ask
+    several.close()
+    assert len(studies) > 1
+    states = [trial.state for trial in studies[-1].get_trials(deepcopy=False)]
+    assert states.count(optuna.trial.TrialState.RUNNING) == len(since_ask)

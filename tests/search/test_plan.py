@@ -9,8 +9,8 @@ from raycomp.search.plan import plan, stage_images
 from raycomp.search.proposer import Proposer
 from raycomp.settings.evaluation import StageConfig
 from tests.conftest import TINY
+from tests.helpers.search import SEARCH, SPACE, drive
 from tests.helpers.trials import fake_row
-from tests.search.test_proposer import SEARCH, SPACE, drive
 
 
 def config(**sections) -> SweepConfig:

@@ -14,22 +14,10 @@ from raycomp.search.proposer import Proposer
 from raycomp.settings.space_and_search import SearchConfig, SpaceConfig, WidthRange
 from raycomp.space import Space
 from tests.conftest import TINY
+from tests.helpers.search import SEARCH, SPACE, drive
 from tests.helpers.trials import TokenClock, fake_row
 
 UNIFORM_TOME, UNIFORM_PRUNING, UNIFORM_BOTH = BASELINES = baselines()
-
-SPACE = Space(TINY, SpaceConfig(embed=WidthRange(low=16), mlp=WidthRange(low=32, step=16)), TINY.image)
-SEARCH = SearchConfig(budget=0.7, trials=30, baselines=(0.7, 0.5))
-
-
-def drive(proposer: Proposer, stop_after: int | None = None) -> list[Proposal]:
-    """Run proposals one at a time, as one worker would."""
-    done: list[Proposal] = []
-    while (proposal := proposer.next()) is not None and (stop_after is None or len(done) < stop_after):
-        proposer.tell(fake_row(TINY, proposal))
-        done.append(proposal)
-    proposer.close()
-    return done
 
 
 @pytest.mark.parametrize("sampler", ["gp", "tpe", "nsga2", "random"])
@@ -58,7 +46,7 @@ def test_the_full_stage_holds_dense_baselines_and_front():
 
 def test_a_limit_of_time_counts_in_place_of_gflops():
     clock = TokenClock(TINY)
-    timed = replace(SPACE, latency=clock)
+    timed = replace(SPACE, latency=clock)  # type: ignore[arg-type]
     proposer = Proposer(timed, SEARCH, [])
     assert proposer.budget == 0.7 * clock.latency_ms(dense(TINY))
     done: list[Proposal] = []
@@ -78,6 +66,7 @@ def test_a_limit_of_time_counts_in_place_of_gflops():
         timed.check_budget(6.0)
 
 
+@pytest.mark.fast_cases(1)
 @pytest.mark.parametrize("killed_after", [1, 7, 20, 33])
 def test_a_restart_proposes_what_an_undisturbed_sweep_does(killed_after):
     undisturbed = drive(Proposer(SPACE, SEARCH, []))
@@ -87,7 +76,7 @@ def test_a_restart_proposes_what_an_undisturbed_sweep_does(killed_after):
     assert [p.key for p in before + after] == [p.key for p in undisturbed]
 
 
-@pytest.mark.parametrize("sampler", ["gp", "tpe"])
+@pytest.mark.parametrize("sampler", [pytest.param("gp", marks=pytest.mark.slow), "tpe"])
 def test_so_does_one_that_ends_where_known_recipes_do(sampler):
     short = SEARCH.model_copy(update={"trials": 18, "sampler": sampler})
     undisturbed = drive(Proposer(SPACE, short, []))

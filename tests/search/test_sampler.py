@@ -24,8 +24,8 @@ from raycomp.search.surrogate import (
     predicted,
     steps,
 )
+from tests.helpers.search import SEARCH, SPACE, drive
 from tests.helpers.trials import fake_row
-from tests.search.test_proposer import SEARCH, SPACE, drive
 
 DIMENSIONS = list(SPACE.dimensions.values())
 CORNER = torch.tensor([0.2, 0.1, -1.0], dtype=torch.float64)
@@ -79,7 +79,7 @@ def test_expectations_are_those_of_botorchs_closed_form(monkeypatch):
     for model in models:
         model.input_transform = FilterFeatures(torch.arange(3))
     every = ModelList(*models, GenericDeterministicModel(lambda x: x[..., 3:]))
-    theirs = ExpectedHypervolumeImprovement(every, CORNER.tolist(), front())
+    theirs = ExpectedHypervolumeImprovement(every, CORNER.tolist(), front())  # type: ignore[arg-type]
     inputs = torch.cat([torch.from_numpy(where), -cost[:, None]], dim=1)[:, None]
     with torch.no_grad():
         expected = theirs(inputs)
@@ -133,6 +133,7 @@ def test_it_finds_more_than_chance():
     assert found["gp"] > 1.05 * found["random"]
 
 
+@pytest.mark.slow
 def test_with_many_running_several_are_chosen_at_once(monkeypatch):
     counts = []
     monkeypatch.setattr(sampler, "_RUNNING_PER_POINT", 2)

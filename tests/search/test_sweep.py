@@ -4,7 +4,7 @@ import pytest
 
 from raycomp.recipe import dense
 from raycomp.search.proposal import Proposal
-from raycomp.search.sweep import Searcher, _Searcher
+from raycomp.search.sweep import _Searcher
 from tests.conftest import TINY
 from tests.helpers.trials import fake_row
 
@@ -48,9 +48,9 @@ def test_without_the_dense_model_no_more_trials_are_proposed(origin, status, pro
     second = Proposal(1, "search", "baseline", "", dense(TINY).model_copy(update={"embed": 16}))
     store, told = Kept(), []
     store.held[first.key] = fake_row(TINY, first, status)
-    searcher = _Searcher(One([first, second]), store, None, told.append)
+    searcher = _Searcher(One([first, second]), store, None, told.append)  # type: ignore[arg-type]
     assert searcher.suggest("a") == first.to_config()
     searcher.on_trial_complete("a", {"done": True})
     assert searcher.problem == problem
     assert [row.status for row in told] == [status]
-    assert (searcher.suggest("b") == Searcher.FINISHED) == bool(problem)
+    assert (searcher.suggest("b") == _Searcher.FINISHED) == bool(problem)

@@ -30,6 +30,7 @@ def with_search(context, **search):
     return replace(context, config=context.config.changed("search", **search))
 
 
+@pytest.mark.fast_cases(1)
 @pytest.mark.parametrize("error", FULL)
 @pytest.mark.parametrize(("room", "batch"), [(32, 32), (9, 8), (1, 1)])
 def test_a_full_card_halves_the_batch_and_changes_no_result(context, tmp_path, monkeypatch, error, room, batch):
@@ -48,9 +49,11 @@ def test_a_full_card_halves_the_batch_and_changes_no_result(context, tmp_path, m
     row = run_trial(context, None, proposal(context), tmp_path, CPU, "")
     assert (wanted.batch, row.batch, row.status) == (32, batch, "complete")
     same = {*SCHEMA.names} - TIMES - {"batch", "per_image"}
-    np.testing.assert_equal(*({name: one.columns()[name] for name in same} for one in (row, wanted)))
+    measured, expected = ({name: one.columns()[name] for name in same} for one in (row, wanted))
+    np.testing.assert_equal(measured, expected)
 
 
+@pytest.mark.fast_cases(1)
 @pytest.mark.parametrize("error", FULL)
 @pytest.mark.parametrize("where", ["measure", "recovered"])
 def test_a_card_without_memory_for_a_batch_of_one_or_for_training_is_lost(context, tmp_path, monkeypatch, where, error):

@@ -19,7 +19,7 @@ from raycomp.search.rows import described
 from raycomp.search.sweep import run_sweep
 from raycomp.search.trial import DeviceLost
 from tests.conftest import seeded_model
-from tests.test_context import SHAPE, config
+from tests.helpers.contexts import TWO_CLASSES, labelled_folder
 
 pytestmark = pytest.mark.slow
 CPU = torch.device("cpu")
@@ -35,9 +35,9 @@ def own_ray():
 class Losing(sweep.Trial):
     """Loses its device as often as a recipe's label says, and writes which process measured."""
 
-    def setup(self, config, **parameters):
+    def setup(self, config, **parameters):  # type: ignore[override]
         super().setup(config, **parameters)
-        sweep.run_trial = self.measured
+        vars(sweep)["run_trial"] = self.measured
 
     def measured(self, context, samples, proposal, folder, device, commit):
         marks = folder / "marks"
@@ -81,7 +81,7 @@ def test_a_worker_that_loses_its_device_ends_and_another_takes_the_trial(context
 def test_saliency_by_a_worker_is_that_of_the_driver(tmp_path, monkeypatch):
     """The task is told of no GPU, and would use one where trials do."""
     monkeypatch.setenv("RAYCOMP_CACHE", str(tmp_path))
-    model, settings = seeded_model(SHAPE), config(tmp_path / "data", (True, True, True))
+    model, settings = seeded_model(TWO_CLASSES), labelled_folder(tmp_path / "data", (True, True, True))
     monkeypatch.setattr(saliency_task, "gpus_per_trial", lambda _: 1.0)
     settings = settings.changed("search", gpus_per_trial=0)
     found = saliency_task.saliency_by_worker(model, settings, "nvit", tmp_path / "x.part")
@@ -91,10 +91,10 @@ def test_saliency_by_a_worker_is_that_of_the_driver(tmp_path, monkeypatch):
 
 
 def test_what_is_wrong_with_a_gpu_is_one_line_of_the_sweep_and_of_saliency(context, tmp_path, monkeypatch):
-    settings = config(tmp_path / "data", (True,)).changed("search", gpus_per_trial=0.5)
+    settings = labelled_folder(tmp_path / "data", (True,)).changed("search", gpus_per_trial=0.5)
     problem = r"^Ray assigned GPU 0 to a worker on \S+, but torch \S+ does not see it"
     with pytest.raises(UserError, match=problem):
-        saliency_task.saliency_by_worker(seeded_model(SHAPE), settings, "nvit", tmp_path / "x.part")
+        saliency_task.saliency_by_worker(seeded_model(TWO_CLASSES), settings, "nvit", tmp_path / "x.part")
     own, store = (
         replace(context, config=context.config.changed("search", gpus_per_trial=0.5)),
         Store(tmp_path / "sweep"),

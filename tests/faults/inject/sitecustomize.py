@@ -57,7 +57,7 @@ class _Patch(importlib.abc.MetaPathFinder):
             if CLOCK:
                 module.datetime = _Shifted
 
-        spec.loader.exec_module = exec_module
+        spec.loader.exec_module = exec_module  # type: ignore[method-assign]
         return spec
 
 
