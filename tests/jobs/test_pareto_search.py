@@ -199,7 +199,7 @@ def test_a_dry_run_says_what_it_would_take_and_leaves_nothing(place):
     done = run(place, *options, "--json")
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
-    assert (told["sweep"], told["trials"], told["known"] + told["proposed"], told["budget"]) == ("dry", 14, 14, 0.8)
+    assert (told["sweep"], told["trials"], told["baselines"] + told["proposed"], told["budget"]) == ("dry", 14, 14, 0.8)
     assert told["hours"] > 0
     assert "14:" in run(place, *options).stdout
     assert not (place / "results" / "dry").exists()
