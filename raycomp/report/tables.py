@@ -231,18 +231,20 @@ def plan_table(config: SweepConfig, plan: "Plan", gflops: float, store: Store) -
         f" = {gflops:.4g} GFLOPs" if search.cost_metric == "gflops" else ", in time"
     )
     there = f", {plan.done} measured already" if plan.done else ""
-    trials = f"{search.trials}: {counted(plan.baselines)}, {plan.proposed} proposed by {search.sampler}{there}"
-    span = _range(duration(3600 * plan.hours_low), duration(3600 * plan.hours))
-    passes = f"{plan.pass_ms:.2f} ms a window dense, {plan.budget_ms:.2f} at the limit"
+    trials = f"{search.trials}: {counted(plan.known)}, {plan.proposed} proposed by {search.sampler}{there}"
+    span = _range(duration(3600 * plan.hours_least), duration(3600 * plan.hours))
+    passes = f"{plan.pass_ms:.2f} ms a window dense, {plan.limit_ms:.2f} at the limit"
     table.add_row("limit", limit)
     table.add_row("trials", trials)
     table.add_row(
         "at the end, on the full set",
-        f"{_range(str(plan.full_low), str(plan.full))} recipes: dense, baselines, front",
+        f"{_range(str(plan.full_least), str(plan.full))} recipes: dense, baselines, front",
     )
     windows = f", {plan.windows} windows of each" if plan.windows > 1 else ""
     training = f"; training as long as {plan.trained:,} windows" if plan.trained else ""
-    table.add_row("images through a model", f"{_range(f'{plan.images_low:,}', f'{plan.images:,}')}{windows}{training}")
+    table.add_row(
+        "images through a model", f"{_range(f'{plan.images_least:,}', f'{plan.images:,}')}{windows}{training}"
+    )
     table.add_row("that is", f"{span} of models on one such {plan.device} ({passes})")
     table.add_row("results", str(store.folder))
     return table

@@ -34,31 +34,31 @@ class Plan:
 
     The proposals, and how many front members are not baselines, are unknown in advance. Lower bounds assume a front of
     baselines and the cheapest proposals; upper bounds assume proposals at the budget and as many in the full stage as
-    allowed.
+    allowed. `raycomp search --dry-run --json` prints these fields under these names.
     """
 
-    baselines: int
+    known: int
     """Baselines, which come first."""
     proposed: int
     done: int
     """Trials already measured."""
     full: int
     """Maximum number of full evaluations."""
-    full_low: int
+    full_least: int
     images: int
     """Maximum number of images to measure, where each corrupted variant counts."""
-    images_low: int
+    images_least: int
     windows: int
     """Passes per image: the windows of the first image of the split."""
     trained: int
     """Training passes; a forward and backward step on an image counts as three."""
     pass_ms: float
     """Milliseconds per window of the dense model, in batches of the evaluation's size."""
-    budget_ms: float
+    limit_ms: float
     """Milliseconds per window of a recipe at the budget."""
     device: str
     hours: float
-    hours_low: float
+    hours_least: float
     warning: str
     """Warning about classes without labels; empty for generated data sets."""
 
@@ -90,20 +90,20 @@ def plan(config: SweepConfig, proposer: Proposer) -> Plan:
     high = sure + budget_pass * (passes * proposed + full * windows * possible)
     trials = len(first) + proposed
     return Plan(
-        baselines=len(baselines),
+        known=len(baselines),
         proposed=proposed,
         done=proposer.trials_done,
         full=len(certain) + possible,
-        full_low=len(certain),
+        full_least=len(certain),
         images=trials * searched + (len(certain) + possible) * full,
-        images_low=trials * searched + len(certain) * full,
+        images_least=trials * searched + len(certain) * full,
         windows=windows,
         trained=trials * fine_tuned,
         pass_ms=1e3 * dense_pass,
-        budget_ms=1e3 * budget_pass,
+        limit_ms=1e3 * budget_pass,
         device=str(device),
         hours=high / 3600,
-        hours_low=low / 3600,
+        hours_least=low / 3600,
         warning=absent_in(samples, config.evaluation.full.clean, config.data.eval_split),
     )
 

@@ -47,12 +47,12 @@ def test_a_sweep_keeps_to_its_plan(trials):
     promised = plan(told, proposer)
     done = drive(proposer)
     search, full = ([p for p in done if p.stage == stage] for stage in ("search", "full"))
-    assert promised.baselines == sum(p.origin == "baseline" for p in search)
+    assert promised.known == sum(p.origin == "baseline" for p in search)
     assert promised.proposed == sum(p.origin == "proposed" for p in search)
-    assert promised.full_low <= len(full) <= promised.full
+    assert promised.full_least <= len(full) <= promised.full
     images = {stage: stage_images(getattr(told.evaluation, stage)) for stage in ("search", "full")}
     assert promised.images == (1 + trials) * images["search"] + promised.full * images["full"]
-    assert promised.images_low == (1 + trials) * images["search"] + promised.full_low * images["full"]
+    assert promised.images_least == (1 + trials) * images["search"] + promised.full_least * images["full"]
 
 
 def test_hours_are_between_those_of_the_cheapest_proposals_and_those_at_the_limit():
@@ -64,11 +64,11 @@ def test_hours_are_between_those_of_the_cheapest_proposals_and_those_at_the_limi
     by_hand = [p for p in done if p.origin != "proposed"]
     certain = [p for p in by_hand if p.stage == "search" or p.origin == "reference" or is_baseline(p.label)]
     sure = promised.pass_ms * sum(images[p.stage] * shares[p.key] for p in certain)
-    possible = promised.full - promised.full_low
+    possible = promised.full - promised.full_least
     proposed, more = promised.proposed * images["search"], possible * images["full"]
-    assert promised.hours == pytest.approx((sure + promised.budget_ms * (proposed + more)) / 3.6e6)
+    assert promised.hours == pytest.approx((sure + promised.limit_ms * (proposed + more)) / 3.6e6)
     cheapest = SPACE.cost(SPACE.recipe(SPACE.cheapest)) / SPACE.cost(dense(TINY))
-    assert promised.hours_low == pytest.approx((sure + promised.pass_ms * proposed * cheapest) / 3.6e6)
+    assert promised.hours_least == pytest.approx((sure + promised.pass_ms * proposed * cheapest) / 3.6e6)
 
 
 def test_once_the_search_is_over_what_is_confirmed_is_known():
@@ -79,16 +79,16 @@ def test_once_the_search_is_over_what_is_confirmed_is_known():
     for there in (search, rows[: len(search) + 2], rows):
         promised = plan(told, Proposer(SPACE, told.search, there))
         left = len(rows) - len(there)
-        assert (promised.full_low, promised.full, promised.baselines, promised.proposed) == (left, left, 0, 0)
-        assert promised.images == promised.images_low == left * stage_images(told.evaluation.full)
-    assert promised.hours == promised.hours_low == 0
+        assert (promised.full_least, promised.full, promised.known, promised.proposed) == (left, left, 0, 0)
+        assert promised.images == promised.images_least == left * stage_images(told.evaluation.full)
+    assert promised.hours == promised.hours_least == 0
 
 
 def test_what_is_measured_is_not_planned_again():
     told = config()
     rows = [fake_row(TINY, p) for p in drive(Proposer(SPACE, told.search, []), stop_after=21)]
     promised = plan(told, Proposer(SPACE, told.search, rows))
-    assert (promised.done, promised.baselines + promised.proposed) == (20, 10)
+    assert (promised.done, promised.known + promised.proposed) == (20, 10)
 
 
 @pytest.mark.parametrize(("stride", "windows"), [(None, 9), (24, 20)])
@@ -98,7 +98,7 @@ def test_large_images_take_several_windows(stride, windows, clock):
     assert promised.windows == windows
     one_size = plan(config(), Proposer(SPACE, config().search, []))
     assert promised.hours / windows == pytest.approx(one_size.hours / 9)
-    assert promised.hours_low / windows == pytest.approx(one_size.hours_low / 9)
+    assert promised.hours_least / windows == pytest.approx(one_size.hours_least / 9)
 
 
 def test_training_counts(clock):
