@@ -1,8 +1,8 @@
-"""Watch a sweep on a cluster that grows and shrinks: Ray's autoscaler on this machine, its nodes one CPU each.
+"""Run a sweep on a local cluster that grows and shrinks: Ray's autoscaler, with nodes of one CPU each.
 
     python jobs/autoscale_demo.py --nodes 2 --trials 24
 
-The sweep starts with no node at all. Nodes come with its trials and go once they are idle; the picture shows both.
+The sweep starts without nodes. Nodes start with its trials and stop when idle; the picture shows both over time.
 """
 
 from raycomp.cli import guarded

@@ -1,9 +1,9 @@
-"""Compare the methods of the paper at matched GFLOPs: its tables and figures, from one command.
+"""Compare the methods of the paper at matched GFLOPs, and write its tables and figures.
 
     python jobs/benchmark.py --space search_spaces/streetscenes_vit_micro.yaml
     python jobs/benchmark.py --space search_spaces/streetscenes_vit_micro.yaml --recovery 300 --seeds 0,1,2
 
-An interrupted comparison goes on with the same command; more seeds, methods or speed-ups are added to it.
+The same command resumes an interrupted comparison; further seeds, methods or speed-ups extend it.
 `raycomp benchmark` does the same.
 """
 

@@ -3,9 +3,8 @@
     python jobs/prune.py --space search_spaces/streetscenes_vit_micro.yaml --gflops 60% --out pruned.safetensors
     python jobs/prune.py --space search_spaces/streetscenes_vit_micro.yaml --latency 60% --out pruned.safetensors
 
-NViT trains between its rounds; here `--train-between STEPS` says how long, and by default it does not. Writes the
-pruned model, not fine-tuned afterwards, and its recipe beside it (.yaml), for `raycomp explain`. `raycomp prune` does
-the same.
+NViT trains between its rounds for `--train-between STEPS`, by default not at all. Writes the pruned model, without
+fine-tuning afterwards, and beside it the recipe (.yaml) for `raycomp explain`. `raycomp prune` does the same.
 """
 
 from raycomp.cli import guarded

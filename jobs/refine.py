@@ -3,12 +3,12 @@
     python jobs/refine.py --sweep streetscenes_vit_micro --steps 2000 --seeds 0,1,2
     ray job submit -- python jobs/refine.py --sweep ade20k_deit_base
 
-Or measure it elsewhere, without training, as a sweep of its own that all commands read:
+Or measure it elsewhere, without training, as a new sweep that all commands read:
 
-    python jobs/refine.py --sweep streetscenes_vit_micro --split test       # images that the search did not see
+    python jobs/refine.py --sweep streetscenes_vit_micro --split test       # images that the search did not use
     python jobs/refine.py --sweep ade20k_deit_base --space OTHER.yaml       # another data set, size or checkpoint
 
-Ctrl-C loses at most the steps since the last saved state; the same command goes on. `raycomp refine` does the same.
+Ctrl-C loses at most the steps since the last saved state; the same command resumes. `raycomp refine` does the same.
 """
 
 from raycomp.cli import guarded

@@ -1,10 +1,10 @@
-"""Train the dense model of a search space, an elastic one from it, or CTS's policy; write checkpoint and card.
+"""Train a dense model, an elastic model or CTS's policy network, and write checkpoint and card.
 
     python jobs/train.py --space search_spaces/streetscenes_vit_micro.yaml --out model.safetensors
     python jobs/train.py --space search_spaces/streetscenes_vit_micro.yaml --out elastic.safetensors --elastic
     python jobs/train.py --space search_spaces/streetscenes_vit_micro.yaml --out policy.safetensors --policy
 
-An interrupted training goes on with the same command. `raycomp train` does the same.
+The same command resumes an interrupted training. `raycomp train` does the same.
 """
 
 from raycomp.cli import guarded

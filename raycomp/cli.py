@@ -1,4 +1,4 @@
-"""The command line. Thin: commands are functions of `raycomp.commands`, answers come from elsewhere."""
+"""The command line; `raycomp.commands` has the commands."""
 
 import codecs
 import sys
@@ -27,7 +27,7 @@ _COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
         "status": manage.status_command,
         "refine": refine.refine_command,
     },
-    "What a sweep found": {
+    "Results of a sweep": {
         "front": show.front_command,
         "pick": choose.pick_command,
         "explain": show.explain_command,
@@ -40,7 +40,7 @@ _COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
         "predict": export.predict_command,
         "speed": export.speed_command,
     },
-    "Keeping results in order": {"track": manage.track_command, "compact": manage.compact_command},
+    "Maintaining results": {"track": manage.track_command, "compact": manage.compact_command},
 }
 for _panel, _commands in _COMMANDS.items():
     for _name, _command in _commands.items():
@@ -48,8 +48,8 @@ for _panel, _commands in _COMMANDS.items():
 app.command("autoscale-demo", hidden=True)(autoscale_demo.autoscale_demo_command)
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _version(requested: bool) -> None:
+    if requested:
         print(f"raycomp {version('raycomp')}")
         raise typer.Exit
 
@@ -58,66 +58,66 @@ def _version(wanted: bool) -> None:
 def _options(
     _: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
 ) -> None:
-    """Options of the program itself; each command has its own."""
+    """Options of the program; each command has further ones."""
 
 
-_PLAINLY = "raycomp.plainly"
-"""Name of the error handler of what is printed where the terminal or the pipe takes ASCII only, say."""
-_PLAIN = {"±": "+-", "█": "#", "…": "..."}
+_REPLACE = "raycomp.replace"
+"""Error handler for output whose encoding lacks a character, such as an ASCII terminal."""
+_REPLACEMENTS = {"±": "+-", "█": "#", "…": "..."}
 
 
-def _plainly(error: UnicodeError) -> tuple[str | bytes, int]:
-    """Stand-ins for a character that cannot be printed; a byte of a file name that is no text stays that byte."""
+def _replacement(error: UnicodeError) -> tuple[str | bytes, int]:
+    """Replace a character that cannot be printed; keep a byte of a file name that is not UTF-8."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     character, end = error.object[error.start], error.start + 1
     if "\udc80" <= character <= "\udcff":
         return bytes([ord(character) - 0xDC00]), end
-    return _PLAIN.get(character, "?"), end
+    return _REPLACEMENTS.get(character, "?"), end
 
 
-codecs.register_error(_PLAINLY, _plainly)
+codecs.register_error(_REPLACE, _replacement)
 
 
 def run() -> None:
-    """Entry point of the `raycomp` command."""
+    """Run the `raycomp` command."""
     guarded(app)
 
 
 def _one_line(error: typer.TyperException) -> str:
-    """What typer found wrong with a command line: option, reason, value, and where to read on."""
-    said, context = error.format_message(), getattr(error, "ctx", None)
+    """Describe an invalid command line: option, reason, value, and the help to read."""
+    message, context = error.format_message(), getattr(error, "ctx", None)
     if isinstance(error.__cause__, ValidationError):
-        said += f", not {error.__cause__.errors()[0]['input']!r}"
-    return f"{said} (see {context.command_path} --help)" if said and context else said
+        message += f", not {error.__cause__.errors()[0]['input']!r}"
+    return f"{message} (see {context.command_path} --help)" if message and context else message
 
 
 def guarded(command: Callable[..., None]) -> None:
-    """Run a typer app or a plain function; bad input becomes one line and exit code 2."""
+    """Run a typer app or a plain function; invalid input becomes one line and exit code 2."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors=_PLAINLY)
+            stream.reconfigure(errors=_REPLACE)
     program = command if isinstance(command, typer.Typer) else typer.Typer(add_completion=False)
     if program is not command:
         program.command()(command)
     try:
         show_log()
-        code = program(standalone_mode=False)  # or typer would frame its own errors, without the value
+        code = program(standalone_mode=False)  # else typer would print its errors in a frame, without the value
         sys.exit(code if isinstance(code, int) else 0)
     except UserError as error:
-        logger.debug("ended by", exc_info=True)
+        logger.debug("user error", exc_info=True)
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except typer.TyperException as error:
-        if said := _one_line(error):  # of a command without arguments the help was shown
-            print(f"error: {one_line(said)}", file=sys.stderr)
+        if message := _one_line(error):  # empty for a command without arguments, which prints its help
+            print(f"error: {one_line(message)}", file=sys.stderr)
         sys.exit(2)
-    except typer.Abort:  # Ctrl-C outside of what a job guards
+    except typer.Abort:  # Ctrl-C outside a session
         sys.exit(INTERRUPTED)
-    except BrokenPipeError:  # the reader of a pipe, `head` for example, has seen enough
+    except BrokenPipeError:  # the reader of the pipe, such as `head`, has closed it
         sys.stderr.close()
         sys.exit(1)
-    except OSError as error:  # a path that is too long, or may not be read, wherever that shows first
+    except OSError as error:  # a path that is too long or not readable, wherever that shows first
         if error.filename is None:
             raise
         print(f"error: {one_line(f'{error.filename}: {error.strerror}')}", file=sys.stderr)

@@ -72,7 +72,7 @@ def trusted(folder):
         ("pick empty --max-gflops abc", "'--max-gflops': Input should be a valid number, unable to parse"),
         ("pick empty --max-gflops abc", "not 'abc' (see raycomp pick --help)"),
         ("pick empty --max-gflps 1", "No such option: --max-gflps (Possible options: --max-drop, --max-gflops"),
-        ("pick empty --max-drop nan", "--max-drop nan: wanted is a number"),
+        ("pick empty --max-drop nan", "--max-drop nan: expected a number"),
         ("pick empty --max-share 30", "of the dense GFLOPs, as in 40%; did you mean 30%?"),
         ("pick", "Missing argument 'sweep'. (see raycomp pick --help)"),
         ("fronts", "No such command 'fronts'. Did you mean 'front'?"),
@@ -87,18 +87,18 @@ def trusted(folder):
         ("profile binary.yaml", "binary.yaml: a search space is a YAML file; this is not text"),
         ("profile camvid_vit_tin", "search space 'camvid_vit_tin': neither a file nor a shipped name; did you mean"),
         ("search --space x", "search space 'x': neither a file nor a shipped name; allowed: ade20k_deit_base, camvid"),
-        ("search --json", "--json goes with --dry-run; what a sweep found, raycomp front NAME --json tells"),
+        ("search --json", "--json needs --dry-run; raycomp front NAME --json prints the results of a sweep"),
         ("train --out a.safetensors --space camvid_vit_tiny --policy --elastic", "--policy and --elastic: choose one"),
         ("refine --sweep emtpy", "no sweep in results/emtpy; did you mean 'empty'?"),
         ("prune --space camvid_vit_tiny --out a.safetensors", "give either --gflops or --latency, for example"),
         ("benchmark --methods tomme", "field 'benchmark.methods.0': input should be"),
         (f"explain {300 * 'a'} --sweep empty", f"no recipe '{300 * 'a'}'"),
-        ("export a --formats ,", "--formats names nothing; allowed: safetensors, onnx, pt2"),
+        ("export a --formats ,", "--formats is empty; allowed: safetensors, onnx, pt2"),
         ("speed a --threads 0", "'--threads': Input should be greater than or equal to 1, not '0'"),
         ("report empty --out results/empty/sweep.yaml", "--out results/empty/sweep.yaml: expected a file that ends in"),
         ("speed a --plot model.onnx", "--plot model.onnx: expected a file that ends in .png, as in model.png"),
         ("speed binary.yaml", "binary.yaml: neither safetensors nor a torch checkpoint; expected weights in a"),
-        ("speed a --batch ,", "--batch names no size; for example 1,16"),
+        ("speed a --batch ,", "--batch is empty; for example 1,16"),
     ],
 )
 def test_bad_input_is_one_line(folder, arguments, told):
@@ -115,7 +115,7 @@ def test_a_sweep_that_cannot_be_read_hides_no_other(folder):
     done = raycomp(folder, "status")
     assert done.returncode == 0
     assert "empty" in done.stdout
-    assert "left out: results/broken/sweep.yaml" in done.stderr
+    assert "skipped: results/broken/sweep.yaml" in done.stderr
 
 
 @pytest.mark.slow

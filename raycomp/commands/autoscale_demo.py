@@ -1,4 +1,4 @@
-"""`raycomp autoscale-demo`: a sweep on a local cluster that grows and shrinks. Thin; Ray is imported late."""
+"""`raycomp autoscale-demo`: run a sweep on a local cluster that grows and shrinks. Ray is imported late."""
 
 import os
 import sys
@@ -14,17 +14,17 @@ from raycomp.results.store import Store, sweep_folder
 
 def autoscale_demo_command(
     space: Space = DEFAULT_SPACE,
-    nodes: Annotated[int, typer.Option(min=1, help="Nodes at most.")] = 2,
+    nodes: Annotated[int, typer.Option(min=1, help="Maximum number of nodes.")] = 2,
     trials: Annotated[int, typer.Option(min=1, help="Recipes to measure.")] = 24,
-    idle: Annotated[float, typer.Option(min=1, help="Seconds after which an idle node goes.")] = 12.0,
+    idle: Annotated[float, typer.Option(min=1, help="Seconds after which an idle node stops.")] = 12.0,
     name: Annotated[str, typer.Option(help="Name of the sweep.")] = "autoscaled",
     results: Annotated[Path, typer.Option(help="Folder for results.")] = Path("results"),
 ) -> None:
-    """Run the sweep, watch the cluster until its last node has gone, and draw both over time."""
+    """Run a sweep, watch the cluster until its last node stops, and draw both over time."""
     folder, console = sweep_folder(str(results), name), tables.console()
     options = ["--space", space, "--results", results, "--name", name, "--trials", trials, "--workers", nodes]
     command = [sys.executable, "-m", "raycomp", "search", *map(str, options)]
-    os.environ["RAY_AUTH_MODE"] = "disabled"  # a cluster of its own, on loopback; Ray reads this as it is imported
+    os.environ["RAY_AUTH_MODE"] = "disabled"  # a private cluster on loopback; Ray reads this when it is imported
     from raycomp.jobs.autoscaling import watched
     from raycomp.report.autoscale import plot_cluster
 
@@ -35,6 +35,6 @@ def autoscale_demo_command(
     seconds, counts, running = zip(*((m.seconds, m.nodes, m.running) for m in moments), strict=True)
     plot_cluster(seconds, counts, running, [end for end in ends if end > 0], f"{name}: up to {nodes} node(s)", picture)
     busy = sum(running) / max(1, sum(counts))
-    most = f"at most {max(counts)} node(s), none at the start and {counts[-1]} in the end"
-    console.print(f"{len(rows)} rows; {most}; trials held {busy:.0%} of the nodes' time", highlight=False)
+    nodes_seen = f"at most {max(counts)} node(s), none at the start and {counts[-1]} at the end"
+    console.print(f"{len(rows)} rows; {nodes_seen}; trials used {busy:.0%} of the nodes' time", highlight=False)
     console.print(f"plot:  {picture}", highlight=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""`raycomp benchmark`: the methods of the paper at matched GFLOPs. Thin; torch is imported late."""
+"""`raycomp benchmark`: compare the methods of the paper at matched GFLOPs. torch is imported late."""
 
 from typing import Annotated
 
@@ -26,20 +26,22 @@ from raycomp.storage import located
 
 def benchmark_command(
     space: Space = DEFAULT_SPACE,
-    recovery: Annotated[int | None, typer.Option(help="Fine-tuning steps of every model; 0 measures as cut.")] = None,
-    lr: Annotated[float | None, typer.Option(help="Highest learning rate of the fine-tuning.")] = None,
+    recovery: Annotated[
+        int | None, typer.Option(help="Fine-tuning steps of every model; 0 measures models as cut.")
+    ] = None,
+    lr: Annotated[float | None, typer.Option(help="Maximum learning rate of the fine-tuning.")] = None,
     train_between: Annotated[int | None, typer.Option(help="Training steps after each round of NViT.")] = None,
     seeds: Annotated[str | None, typer.Option(help="Seeds of the fine-tuning, for example 0,1,2.")] = None,
-    methods: Annotated[str | None, typer.Option(help="Of algm, cts, tome, nvit, nvit+tome.")] = None,
-    speedups: Annotated[str | None, typer.Option(help="Dense GFLOPs over the recipe's, for example 1.4,2.5.")] = None,
-    sweep: Annotated[str | None, typer.Option(help="Folder of a finished sweep, to compare its front.")] = None,
+    methods: Annotated[str | None, typer.Option(help="Methods, for example tome,nvit,nvit+tome.")] = None,
+    speedups: Annotated[str | None, typer.Option(help="Dense over compressed GFLOPs, for example 1.4,2.5.")] = None,
+    sweep: Annotated[str | None, typer.Option(help="Folder of a finished sweep whose front is compared, too.")] = None,
     name: Annotated[
-        str | None, typer.Option(help="Name of the results; by default the space's, and -benchmark.")
+        str | None, typer.Option(help="Name of the results; by default the space's with -benchmark.")
     ] = None,
     results: OutFolder = "results",
     data: DataFolder = None,
     checkpoint: Checkpoint = None,
-    policy: Annotated[str | None, typer.Option(help="Policy network of CTS, in place of the file's.")] = None,
+    policy: Annotated[str | None, typer.Option(help="Policy network of CTS, instead of the file's.")] = None,
     tracking: Tracking = None,
 ) -> None:
     """Compare the methods of the paper at matched GFLOPs: tables and figures."""
@@ -68,24 +70,24 @@ def configured(
     methods: str | None = None,
     speedups: str | None = None,
 ) -> configs.SweepConfig:
-    """The settings of a comparison: every method cuts the dense model, and the options stand in for the file's."""
+    """Return the settings of a comparison: every method cuts the dense model, and options replace fields."""
     config = config.changed("recovery", mode="none", steps=0)
     lists = {"seeds": seeds, "methods": methods, "speedups": speedups}
     given = {key: parts(text) for key, text in lists.items() if text is not None}
     steps = {key: value for key, value in (("steps", recovery), ("lr", lr)) if value is not None}
-    wanted = config.benchmark.recovery.model_dump() | steps
-    return config.training_between(train_between).changed("benchmark", **given, recovery=wanted)
+    recovery_fields = config.benchmark.recovery.model_dump() | steps
+    return config.training_between(train_between).changed("benchmark", **given, recovery=recovery_fields)
 
 
 def _finished(sweep: str, checkpoint: str) -> Store:
-    """The results of a sweep that has a front, of this checkpoint."""
+    """Return the store of a sweep that has a front and used this checkpoint."""
     store = Store(located(sweep))
     front = final_front(store.rows(), store.config().search.budget)
     if not front:
-        raise UserError(f"--sweep {sweep}: it has no measured recipe within its budget")
+        raise UserError(f"--sweep {sweep}: no recipe within its budget was measured")
     from raycomp.models import checkpoints
 
     searched, here = front[0].checkpoint.split()[0], checkpoints.fingerprint(checkpoints.locate(checkpoint))
     if searched != here:
-        raise UserError(f"--sweep {sweep}: it searched checkpoint {searched}, here it is {here}")
+        raise UserError(f"--sweep {sweep}: it used checkpoint {searched}, this space uses {here}")
     return store

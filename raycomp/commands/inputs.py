@@ -1,4 +1,4 @@
-"""What the commands share: finding recipes and shapes, reading options, printing JSON."""
+"""Helpers of the commands: find recipes and shapes, parse options, print JSON."""
 
 import json
 import os
@@ -28,7 +28,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables
 
 
 def complete_sweep(context: typer.Context, incomplete: str) -> list[str]:
-    """Names of sweeps, for the shell to complete."""
+    """Complete names of sweeps in the shell."""
     try:
         folders = located(str(context.params.get("results") or "results")).glob("*/sweep.yaml")
         return sorted(path.parent.name for path in folders if path.parent.name.startswith(incomplete))
@@ -38,69 +38,69 @@ def complete_sweep(context: typer.Context, incomplete: str) -> list[str]:
 
 Sweep = Annotated[
     str | None,
-    typer.Option(help="The sweep that a recipe is of, where several have it.", autocompletion=complete_sweep),
+    typer.Option(help="Sweep of the recipe, if several have it.", autocompletion=complete_sweep),
 ]
-Results = Annotated[str, typer.Option(help="Folder that holds the sweeps, or a URI: s3://bucket/results.")]
-Tracking = Annotated[str | None, typer.Option(help="MLflow tracking URI; by default SQLite in the results.")]
+Results = Annotated[str, typer.Option(help="Folder of the sweeps, or a URI: s3://bucket/results.")]
+Tracking = Annotated[str | None, typer.Option(help="MLflow tracking URI; by default SQLite in the results folder.")]
 OutFolder = Annotated[str, typer.Option(help="Folder for results, or a URI: s3://bucket/results.")]
-DataFolder = Annotated[Path | None, typer.Option(help="Folder of the data set, in place of the file's.")]
-Checkpoint = Annotated[str | None, typer.Option(help="Dense checkpoint, in place of the file's.")]
+DataFolder = Annotated[Path | None, typer.Option(help="Folder of the data set, instead of the file's.")]
+Checkpoint = Annotated[str | None, typer.Option(help="Dense checkpoint, instead of the file's.")]
 
 
 def complete_space(incomplete: str) -> list[str]:
-    """Names of the shipped search spaces, for the shell to complete."""
+    """Complete names of shipped search spaces in the shell."""
     return [name for name in search_spaces() if name.startswith(incomplete)]
 
 
 AS_SPACE: dict[str, Any] = {"parser": space_file, "metavar": "FILE|NAME", "autocompletion": complete_space}
-"""Of an option or argument that takes a search space: a file, or the name of a shipped one."""
+"""Settings of an option or argument that takes a search space: a file, or the name of a shipped one."""
 Space = Annotated[Path, typer.Option(help="Search space: a file, or the name of a shipped one.", **AS_SPACE)]
 DEFAULT_SPACE = Path("streetscenes_vit_micro")
-"""Its model, of 1.9 million parameters, is shipped too."""
+"""Its model (1.9 million parameters) is shipped, too."""
 
 
 def results_option(results: str) -> str:
-    """What a command that is suggested has to name, where the results are not in the folder that commands look in."""
+    """Return the --results option of a suggested command; empty for the default folder."""
     return "" if results == "results" else f" --results {shlex.quote(results)}"
 
 
 def runs_command(uri: str) -> str:
-    """The command that shows the MLflow runs of a tracking URI, for a shell."""
+    """Return the shell command that shows the MLflow runs of a tracking URI."""
     return f"mlflow ui --backend-store-uri {shlex.quote(without_password(uri))}"
 
 
 def parts(text: str) -> list[str]:
-    """The parts of a comma-separated option."""
+    """Split a comma-separated option."""
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def names(option: str, text: str, allowed: Sequence[str]) -> list[str]:
-    """The parts of a comma-separated option, each one of those allowed."""
-    found = parts(text)
-    if not found:
-        raise UserError(f"{option} names nothing; allowed: {', '.join(allowed)}")
-    for name in found:
+    """Split a comma-separated option of allowed names."""
+    chosen = parts(text)
+    if not chosen:
+        raise UserError(f"{option} is empty; allowed: {', '.join(allowed)}")
+    for name in chosen:
         if name not in allowed:
             raise UserError(f"{option} {name}: {nearest(name, allowed)}")
-    return found
+    return chosen
 
 
 def numbers(option: str, text: str, low: float, high: float) -> list[float]:
-    """The numbers of a comma-separated option, each within a range."""
-    numbers = []
+    """Parse a comma-separated option of numbers within a range."""
+    values = []
     for part in parts(text):
         try:
             value = float(part)
         except ValueError:
             value = float("nan")
         if not low <= value <= high:
-            raise UserError(f"{option} {part}: allowed are numbers from {low:g} to {high:g}")
-        numbers.append(value)
-    return numbers
+            raise UserError(f"{option} {part}: expected numbers from {low:g} to {high:g}")
+        values.append(value)
+    return values
 
 
 def check_suffix(option: str, path: Path, suffix: str) -> None:
-    """Check that a file to write is named as its kind, so that it overwrites none of another kind.
+    """Check the suffix of an output file, so that it overwrites no file of another kind.
 
     Raises:
         UserError: for another suffix.
@@ -110,17 +110,17 @@ def check_suffix(option: str, path: Path, suffix: str) -> None:
 
 
 def check_writable(option: str, path: Path) -> None:
-    """Check that a file can be written beside what is there.
+    """Check that the folder of an output file is writable.
 
     Raises:
-        UserError: where its folder is not writable.
+        UserError: if it is not.
     """
     if not os.access(path.parent if path.parent.is_dir() else Path(), os.W_OK):
         raise UserError(f"{option} {path}: the folder is not writable")
 
 
 def is_file(text: str) -> bool:
-    """Whether the text names a file; one that is too long to be a name does not."""
+    """Return whether the text names a file; a text that is too long for a name does not."""
     try:
         return Path(text).is_file()
     except OSError:
@@ -128,21 +128,22 @@ def is_file(text: str) -> bool:
 
 
 def device_of(name: str) -> "torch.device":
-    """The device of that name.
+    """Return the torch device of a name.
 
     Raises:
-        UserError: for one that this torch does not have.
+        UserError: for a device that torch does not have.
     """
     import torch
 
-    there = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
-    if name.partition(":")[0] not in there:
-        raise UserError(f"--device {name}: {nearest(name, there)}" + ("" if len(there) > 1 else "; torch sees no GPU"))
+    available = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+    if name.partition(":")[0] not in available:
+        hint = nearest(name, available) + ("" if len(available) > 1 else "; torch sees no GPU")
+        raise UserError(f"--device {name}: {hint}")
     return torch.device(name)
 
 
 def shape_of(config: configs.SweepConfig, where: AnyPath) -> tuple[ModelShape, Size]:
-    """Model shape and input size of a search space: its own, else its checkpoint's."""
+    """Return the model shape and the input size of a search space, from the file or its checkpoint."""
     shape = config.model.shape
     if shape is None:
         from raycomp.models import checkpoints  # needs torch
@@ -155,7 +156,7 @@ def shape_of(config: configs.SweepConfig, where: AnyPath) -> tuple[ModelShape, S
 
 
 def read_recipe(path: Path) -> Recipe:
-    """A recipe from a YAML or JSON file."""
+    """Read a recipe from a YAML or JSON file."""
     try:
         return Recipe.model_validate(configs.parsed(path.read_text()))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -165,7 +166,7 @@ def read_recipe(path: Path) -> Recipe:
 
 
 def print_json(value: Any) -> None:
-    """Print JSON of rows and other data; NaN, which JSON lacks, becomes null, and bytes are left out."""
+    """Print rows and other data as JSON; NaN becomes null, and bytes are omitted."""
     print(json.dumps(_plain(value), indent=2, default=str))
 
 
@@ -187,18 +188,18 @@ class Stored:
 
     recipe: Recipe
     config: configs.SweepConfig
-    """Of the sweep."""
+    """Settings of the sweep."""
     folder: AnyPath
-    """Of the sweep."""
+    """Folder of the sweep."""
 
 
 def stored_recipe(prefix: str, results: str, sweep: str | None = None) -> Stored:
-    """A recipe by a prefix of its id, of one sweep, or of any in the folder that makes the same model of it.
+    """Find a recipe by a prefix of its id, in one sweep or in all of the folder.
 
     Raises:
-        UserError: where there is none, or more than one; where sweeps make different models of it.
+        UserError: for no match, for several, and if sweeps make different models of the recipe.
     """
-    known: dict[str, dict[str, Stored]] = {}  # by id, then by what the model depends on
+    recipes: dict[str, dict[str, Stored]] = {}  # by id, then by what the model depends on
     for folder in sorted(path.parent for path in located(results).glob("*/sweep.yaml")):
         if sweep not in (None, folder.name):
             continue
@@ -206,17 +207,17 @@ def stored_recipe(prefix: str, results: str, sweep: str | None = None) -> Stored
         config = store.config()
         for row in store.rows():
             made = f"{row.checkpoint} {config.recovery}"
-            known.setdefault(row.recipe_id, {}).setdefault(made, Stored(row.recipe, config, folder))
-    matches = [recipe_id for recipe_id in known if recipe_id.startswith(prefix)]
+            recipes.setdefault(row.recipe_id, {}).setdefault(made, Stored(row.recipe, config, folder))
+    matches = [recipe_id for recipe_id in recipes if recipe_id.startswith(prefix)]
     if not matches:
-        hint = nearest(prefix, known) if known else f"there is no sweep {sweep or ''} in {results}"
+        hint = nearest(prefix, recipes) if recipes else f"there is no sweep {sweep or ''} in {results}"
         if hint.startswith("allowed"):
-            hint = "raycomp front NAME lists those of a sweep"
+            hint = "raycomp front NAME lists the recipes of a sweep"
         raise UserError(f"no recipe {prefix!r}: {' '.join(hint.split())}")
     if len(matches) > 1:
         raise UserError(f"recipe {prefix!r} is not unique: {', '.join(matches)}")
-    found = list(known[matches[0]].values())
-    if len(found) > 1:
-        places = ", ".join(one.folder.name for one in found)
-        raise UserError(f"recipe {matches[0]}: the sweeps {places} make different models of it; say which by --sweep")
-    return found[0]
+    models = list(recipes[matches[0]].values())
+    if len(models) > 1:
+        places = ", ".join(one.folder.name for one in models)
+        raise UserError(f"recipe {matches[0]}: the sweeps {places} make different models of it; choose one by --sweep")
+    return models[0]

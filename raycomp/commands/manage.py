@@ -1,4 +1,4 @@
-"""`raycomp status | track | compact`: see what runs, keep MLflow and the files of a sweep in order."""
+"""`raycomp status | track | compact`: show sweeps, and maintain their MLflow runs and files."""
 
 from dataclasses import asdict
 from typing import Annotated
@@ -15,37 +15,39 @@ from raycomp.storage import located
 
 
 def status_command(
-    sweep: Annotated[str | None, typer.Argument(help="One sweep; else all.", autocompletion=complete_sweep)] = None,
+    sweep: Annotated[str | None, typer.Argument(help="A sweep; by default all.", autocompletion=complete_sweep)] = None,
     results: Results = "results",
     as_json: Json = False,
 ) -> None:
-    """Which sweeps there are, which of them run, and how far they are."""
+    """List the sweeps with their state and progress."""
     names = [sweep] if sweep else sorted(path.parent.name for path in located(results).glob("*/sweep.yaml"))
     if not names:
         raise UserError(f"there is no sweep in {results}; raycomp search makes one")
-    found = list[Status]()
+    statuses = list[Status]()
     for name in names:
         try:
-            found.append(status_of(Store(sweep_folder(results, name))))
-        except UserError as error:  # one that cannot be read does not hide the others
+            statuses.append(status_of(Store(sweep_folder(results, name))))
+        except UserError as error:  # an unreadable sweep does not hide the others
             if sweep:
                 raise
-            tables.console(aside=True).print(f"left out: {error}", style="yellow", highlight=False, soft_wrap=True)
-    found.sort(key=lambda s: s.recency, reverse=True)
+            tables.console(aside=True).print(f"skipped: {error}", style="yellow", highlight=False, soft_wrap=True)
+    statuses.sort(key=lambda s: s.recency, reverse=True)
     if as_json:
-        print_json([asdict(one) for one in found])
+        print_json([asdict(one) for one in statuses])
         return
-    tables.console().print(tables.status_table(found))
+    tables.console().print(tables.status_table(statuses))
 
 
 def track_command(
     sweep: Annotated[str, typer.Argument(help="Name of the sweep.", autocompletion=complete_sweep)],
-    backfill: Annotated[bool, typer.Option("--backfill", help="Log what is missing.")] = False,
-    tracking: Annotated[str | None, typer.Option(help="MLflow tracking URI; by default SQLite in the results.")] = None,
+    backfill: Annotated[bool, typer.Option("--backfill", help="Add missing rows.")] = False,
+    tracking: Annotated[
+        str | None, typer.Option(help="MLflow tracking URI; by default SQLite in the results folder.")
+    ] = None,
     results: Results = "results",
     as_json: Json = False,
 ) -> None:
-    """Is every row of a sweep in MLflow? Where a server was down, --backfill completes it."""
+    """Check that MLflow has every row of a sweep; --backfill adds rows missed while a server was down."""
     store = Store(sweep_folder(results, sweep))
     config, rows = store.config(), store.rows()
     from raycomp.results.tracking import Tracker, tracking_uri
@@ -56,7 +58,7 @@ def track_command(
     shown = without_password(uri)
     try:
         missing = tracker.missing(rows)
-    except Exception as error:  # whatever a server or database answers
+    except Exception as error:  # servers and databases raise many types
         logger.debug("asking MLflow at %s", shown, exc_info=True)
         raise UserError(without_password(f"MLflow at {uri}: {first_line(error)}")) from None
     if backfill and missing:
@@ -72,10 +74,10 @@ def track_command(
         added = len(missing) if backfill else 0
         print_json({"tracking": shown, "rows": len(rows), "missing": len(missing) - added, "added": added})
         return
-    said = f"has {len(rows) - len(missing)} of {len(rows)} rows"
+    message = f"has {len(rows) - len(missing)} of {len(rows)} rows"
     if missing:
-        said = f"{len(missing)} of {len(rows)} rows added" if backfill else f"{said}; --backfill adds the rest"
-    tables.console().print(f"MLflow at {shown}: {said}", highlight=False)
+        message = f"{len(missing)} of {len(rows)} rows added" if backfill else f"{message}; --backfill adds the rest"
+    tables.console().print(f"MLflow at {shown}: {message}", highlight=False)
 
 
 def compact_command(
@@ -83,12 +85,12 @@ def compact_command(
     results: Results = "results",
     as_json: Json = False,
 ) -> None:
-    """Put the rows of a sweep's many small files into one; reading thousands takes long, above all from far away."""
+    """Merge the many small files of a sweep into one, which is faster to read, above all from object storage."""
     store = Store(sweep_folder(results, sweep))
     store.config()
     replaced = store.compact()
-    there = len(store.rows())
+    count = len(store.rows())
     if as_json:
-        print_json({"sweep": sweep, "files": replaced, "rows": there})
+        print_json({"sweep": sweep, "files": replaced, "rows": count})
         return
-    tables.console().print(f"{store.folder}: {replaced} files put into one, which holds {there} rows", highlight=False)
+    tables.console().print(f"{store.folder}: {replaced} files merged into one with {count} rows", highlight=False)

@@ -1,4 +1,4 @@
-"""`raycomp prune`: the dense model by NViT, to a share of its GFLOPs or latency. Thin; torch is imported late."""
+"""`raycomp prune`: prune the dense model by NViT, to a share of GFLOPs or latency. torch is imported late."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
 
 def prune_command(
     space: Space,
-    out: Annotated[Path, typer.Option(help="Checkpoint to write (.safetensors); the recipe lands beside it.")],
-    to_gflops: Annotated[str | None, typer.Option("--gflops", help="Target as a share of dense, e.g. 60%.")] = None,
-    to_latency: Annotated[
-        str | None, typer.Option("--latency", help="Target as a share of the dense model's time.")
+    out: Annotated[Path, typer.Option(help="Checkpoint to write (.safetensors), with the recipe beside it.")],
+    to_gflops: Annotated[
+        str | None, typer.Option("--gflops", help="Target as a share of the dense GFLOPs: 60%.")
     ] = None,
+    to_latency: Annotated[str | None, typer.Option("--latency", help="Target as a share of the dense latency.")] = None,
     train_between: Annotated[int | None, typer.Option(help="Training steps after each round but the last.")] = None,
-    weight: Annotated[float | None, typer.Option(help="eta: score per millisecond saved, the latency term.")] = None,
+    weight: Annotated[float | None, typer.Option(help="eta: score per millisecond saved.")] = None,
     data: DataFolder = None,
     checkpoint: Checkpoint = None,
 ) -> None:
-    """Prune the dense model by NViT to a target, and say what is left."""
+    """Prune the dense model by NViT to a target, and print the resulting widths."""
     if (to_gflops is None) == (to_latency is None):
         raise UserError("give either --gflops or --latency, for example --gflops 60%")
     check_suffix("--out", out, ".safetensors")
@@ -53,10 +53,10 @@ def prune_command(
 
 
 def _print(made: "Pruned") -> None:
-    """Print what is left of the widths, GFLOPs and predicted latency."""
+    """Print the widths, GFLOPs and predicted latency of the pruned model."""
     console, shape, recipe = tables.console(), made.model.shape, made.model.recipe
-    whole = dense(shape)
-    console.print(tables.recipe_table(recipe, profile(shape, recipe, made.image), profile(shape, whole, made.image)))
+    full = dense(shape)
+    console.print(tables.recipe_table(recipe, profile(shape, recipe, made.image), profile(shape, full, made.image)))
     if made.table is not None:
-        times = made.table.latency_ms(recipe), made.table.latency_ms(whole)
-        console.print(f"by the table: {times[0]:.3g} of {times[1]:.3g} ms ({made.table.setting})", highlight=False)
+        times = made.table.latency_ms(recipe), made.table.latency_ms(full)
+        console.print(f"predicted latency: {times[0]:.3g} of {times[1]:.3g} ms ({made.table.setting})", highlight=False)

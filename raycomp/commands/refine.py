@@ -1,4 +1,4 @@
-"""`raycomp refine`: fine-tune a finished front, or measure it elsewhere. Thin; torch is imported late."""
+"""`raycomp refine`: fine-tune a finished front, or measure it elsewhere. torch is imported late."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,12 +29,12 @@ from raycomp.shape import ModelShape
 
 def refine_command(
     sweep: Annotated[str, typer.Option(help="Name of a finished sweep.", autocompletion=complete_sweep)],
-    steps: Annotated[int | None, typer.Option(help="Steps of each recipe, in place of refine.train.steps.")] = None,
-    lr: Annotated[float | None, typer.Option(help="Highest learning rate, in place of refine.train.lr.")] = None,
-    distill: Annotated[float | None, typer.Option(help="Weight of the dense model's answers; 0 for none.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Steps per recipe, instead of refine.train.steps.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Maximum learning rate, instead of refine.train.lr.")] = None,
+    distill: Annotated[float | None, typer.Option(help="Weight of the distillation loss; 0 for none.")] = None,
     seeds: Annotated[str | None, typer.Option(help="Seeds, for example 0,1,2.")] = None,
-    top: Annotated[int | None, typer.Option(min=1, help="Refine only so many of the front.")] = None,
-    recipes: Annotated[str, typer.Option(help="Refine only these of the front: ids, or prefixes of them.")] = "",
+    top: Annotated[int | None, typer.Option(min=1, help="Refine only this many recipes of the front.")] = None,
+    recipes: Annotated[str, typer.Option(help="Refine only these recipes of the front: ids or prefixes.")] = "",
     workers: Annotated[int | None, typer.Option(help="Processes that train a recipe together.")] = None,
     space: Annotated[
         Path | None, typer.Option(help="Re-rank the front with another space's model and data.", **AS_SPACE)
@@ -71,16 +71,16 @@ def _configured(
     seeds: str | None,
     workers: int | None,
 ) -> configs.SweepConfig:
-    """The sweep's settings with those of the refinement that were given."""
+    """Return the sweep's settings with the given options of the refinement."""
     train = config.refine.train.model_dump() | {k: v for k, v in (("steps", steps), ("lr", lr)) if v is not None}
     train["min_lr"] = min(train["min_lr"], train["lr"])
-    wanted_seeds = None if seeds is None else [int(seed) for seed in numbers("--seeds", seeds, 0, 2**31)]
-    return config.changed("refine", train=train, distill=distill, seeds=wanted_seeds, workers=workers)
+    chosen_seeds = None if seeds is None else [int(seed) for seed in numbers("--seeds", seeds, 0, 2**31)]
+    return config.changed("refine", train=train, distill=distill, seeds=chosen_seeds, workers=workers)
 
 
 def _check_front(store: Store, config: configs.SweepConfig) -> None:
     if not final_front(store.rows(), config.search.budget):
-        raise UserError(f"{store.folder}: the sweep has no measured recipe within its budget; finish it first")
+        raise UserError(f"{store.folder}: no recipe within its budget was measured; finish the sweep first")
 
 
 def _rerank(
@@ -92,10 +92,10 @@ def _rerank(
     uri: str,
     training: dict[str, Any],
 ) -> None:
-    """Measure a sweep's front elsewhere, as a sweep of its own."""
+    """Measure a sweep's front elsewhere, as a new sweep."""
     for option, value in training.items():
         if value is not None:
-            raise UserError(f"{option} {value}: --space and --split measure the front as it is, without training")
+            raise UserError(f"{option} {value}: not with --space and --split, which measure the front without training")
     _check_front(store, before)
     share_cores()
     from raycomp.refine.rerank import proposals, settings
@@ -103,26 +103,26 @@ def _rerank(
     rows = store.rows()
     config = settings(store.folder.name, before, None if space is None else configs.load(space), split)
     shape, window = shape_of(config, space or store.folder / "sweep.yaml")
-    wanted = proposals(rows, before.search.budget, shape, window)
-    config = config.changed("search", trials=len(wanted))
-    there = Store(sweep_folder(results, config.name))
-    there.check(config)
-    _check_trained(config, shape, wanted)
-    with session(config, there, uri, tables.console()) as job:
+    planned = proposals(rows, before.search.budget, shape, window)
+    config = config.changed("search", trials=len(planned))
+    target = Store(sweep_folder(results, config.name))
+    target.check(config)
+    _check_trained(config, shape, planned)
+    with session(config, target, uri, tables.console()) as job:
         from raycomp.jobs.reranking import rerank
         from raycomp.report.sweep_view import SweepView
 
-        measured = rerank(job, SweepView(store.folder.name, before, rows), wanted)
+        measured = rerank(job, SweepView(store.folder.name, before, rows), planned)
         job.say(f"runs:   {runs_command(uri)}")
     check_measured(measured)
 
 
-def _check_trained(config: configs.SweepConfig, shape: ModelShape, wanted: Sequence[Proposal]) -> None:
-    """Check that an elastic model was trained over the recipes; the first is the dense model's own."""
+def _check_trained(config: configs.SweepConfig, shape: ModelShape, planned: Sequence[Proposal]) -> None:
+    """Check that the elastic model was trained on the recipes; the first is the dense model."""
     from raycomp.context.preparation import trained_space
 
     if (trained := trained_space(config, shape)) is None:
         return
-    for one in wanted[1:]:
+    for one in planned[1:]:
         if problem := trained.outside(one.recipe):
-            raise UserError(f"recipe {one.recipe.id}: outside of what the elastic model was trained over: {problem}")
+            raise UserError(f"recipe {one.recipe.id}: outside the space of the elastic model: {problem}")

@@ -1,4 +1,4 @@
-"""`raycomp search`: the Pareto front of prune-then-merge recipes under a limit. Thin; torch is imported late."""
+"""`raycomp search`: search the Pareto front of prune-then-merge recipes. torch is imported late."""
 
 import shlex
 from dataclasses import asdict
@@ -31,26 +31,26 @@ from raycomp.space import Space as Grid
 
 def search_command(
     space: Space = DEFAULT_SPACE,
-    budget: Annotated[str | None, typer.Option(help="Limit as a share of dense, for example 50%.")] = None,
-    cost_metric: Annotated[str | None, typer.Option(help="What is limited: gflops, or latency on this device.")] = None,
+    budget: Annotated[str | None, typer.Option(help="Maximum cost as a share of dense, for example 50%.")] = None,
+    cost_metric: Annotated[str | None, typer.Option(help="Cost: gflops, or latency on this device.")] = None,
     trials: Annotated[int | None, typer.Option(help="Recipes to measure.")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the sweep; by default the space's.")] = None,
     results: OutFolder = "results",
     seed: Annotated[int | None, typer.Option(help="Seed of the proposals.")] = None,
-    workers: Annotated[int | None, typer.Option(help="Trials at a time.")] = None,
-    gpus: Annotated[float | None, typer.Option(help="GPUs of a trial; 0.25 packs four on one.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Parallel trials.")] = None,
+    gpus: Annotated[float | None, typer.Option(help="GPUs per trial; 0.25 packs four trials on one.")] = None,
     tracking: Tracking = None,
     study: Annotated[str | None, typer.Option(help="Optuna's storage, for example postgresql://HOST/NAME.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run and what it takes.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="With --dry-run: as JSON.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would run and how long it takes.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="With --dry-run: print JSON.")] = False,
 ) -> None:
-    """Search the Pareto front of prune-then-merge recipes under a limit, print it, and draw it."""
+    """Search the Pareto front of prune-then-merge recipes within a budget, print it, and draw it."""
     if as_json and not dry_run:
-        raise UserError("--json goes with --dry-run; what a sweep found, raycomp front NAME --json tells")
+        raise UserError("--json needs --dry-run; raycomp front NAME --json prints the results of a sweep")
     config = configs.load(space, budget=budget, cost_metric=cost_metric, trials=trials, seed=seed, workers=workers)
     config = config.changed("search", gpus_per_trial=gpus)
     folder = sweep_folder(results, name or config.name)
-    config = config.model_copy(update={"name": folder.name})  # by which rows, runs and studies are told apart
+    config = config.model_copy(update={"name": folder.name})  # identifies rows, runs and studies
     store = Store(folder)
     share_cores()
     if dry_run:
@@ -61,17 +61,17 @@ def search_command(
     with session(config, store, tracking_uri(tracking, results), tables.console()) as job:
         from raycomp.jobs.searching import search
 
-        found, finished = search(job, study)
+        view, finished = search(job, study)
         job.say(f"runs:   {runs_command(job.uri)}")
-        if found.front:
+        if view.front:
             job.say(f"next:   raycomp pick {folder.name} --max-drop 2{results_option(results)}")
         if not finished:
             raise KeyboardInterrupt
-    check_measured([row for row in found.rows if row.stage in ("search", "full")])
+    check_measured([row for row in view.rows if row.stage in ("search", "full")])
 
 
 def _check(config: configs.SweepConfig) -> None:
-    """Check, before anything is loaded, that the budget can be met, and that the files of the models are there."""
+    """Check, before loading anything, that the budget can be met and that the checkpoints exist."""
     if (shape := config.model.shape) is not None and config.search.cost_metric != "latency":
         grid = _grid(config, shape)
         grid.check_budget(config.search.budget * grid.cost(dense(shape)))
@@ -83,50 +83,50 @@ def _check(config: configs.SweepConfig) -> None:
 
 
 def _say_plan(config: configs.SweepConfig, store: Store, space: Path, as_json: bool) -> None:
-    """What a sweep would run; nothing is written, and no cluster is asked."""
+    """Print what a sweep would run, without writing anything or asking a cluster."""
     shape, _ = shape_of(config, space)
     grid = _grid(config, shape)
     limit = config.search.budget * grid.cost(dense(shape))
-    in_time = config.search.cost_metric == "latency"  # what that takes is measured by the sweep itself
+    in_time = config.search.cost_metric == "latency"  # only the sweep measures the times
     if not in_time:
         grid.check_budget(limit)
     search = config.search
     if in_time:
-        known = tuple(share for share in search.baselines if share <= search.budget)
-        search = search.model_copy(update={"budget": 1.0, "baselines": known})
+        shares = tuple(share for share in search.baselines if share <= search.budget)
+        search = search.model_copy(update={"budget": 1.0, "baselines": shares})
     from raycomp.context.preparation import trained_space
     from raycomp.models import checkpoints
     from raycomp.search.plan import plan
     from raycomp.search.proposer import Proposer
 
-    named, console = config.model.checkpoint, tables.console(aside=as_json)
-    if _is_there(named):
-        checkpoints.load(checkpoints.locate(named), shape)
+    checkpoint, console = config.model.checkpoint, tables.console(aside=as_json)
+    if _exists(checkpoint):
+        checkpoints.load(checkpoints.locate(checkpoint), shape)
     else:
         console.print(
-            f"{named} is not there yet; raycomp train --out {shlex.quote(named)} makes it",
+            f"{checkpoint} does not exist yet; raycomp train --out {shlex.quote(checkpoint)} makes it",
             style="yellow",
             highlight=False,
         )
     elastic = config.model.elastic
-    measurable = trained_space(config, shape) if elastic is not None and _is_there(elastic) else None
+    measurable = trained_space(config, shape) if elastic is not None and _exists(elastic) else None
     rows = store.rows() if (store.folder / "sweep.yaml").is_file() else []
     planned = plan(config, Proposer(grid, search, rows, measurable))
     if as_json:
-        allowed = {
+        limits = {
             "cost_metric": config.search.cost_metric,
             "budget": config.search.budget,
             "gflops": None if in_time else limit,
         }
-        print_json({"sweep": config.name, "trials": config.search.trials, **allowed, **asdict(planned)})
+        print_json({"sweep": config.name, "trials": config.search.trials, **limits, **asdict(planned)})
         return
     console.print(tables.plan_table(config, planned, limit, store))
     if planned.warning:
         console.print(planned.warning, style="yellow", highlight=False, soft_wrap=True)
 
 
-def _is_there(named: str) -> bool:
-    return named.startswith("package:") or Path(named).is_file()
+def _exists(checkpoint: str) -> bool:
+    return checkpoint.startswith("package:") or Path(checkpoint).is_file()
 
 
 def _grid(config: configs.SweepConfig, shape: ModelShape) -> Grid:

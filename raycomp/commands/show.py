@@ -1,4 +1,4 @@
-"""`raycomp profile | front | explain`: what a space can reach, what a sweep found, what a recipe costs."""
+"""`raycomp profile | front | explain`: the reach of a space, the front of a sweep, the cost of a recipe."""
 
 from pathlib import Path
 from typing import Annotated
@@ -44,12 +44,14 @@ from raycomp.storage import AnyPath
 
 def profile_command(
     space: Annotated[Path, typer.Argument(help="Search space: a file, or the name of a shipped one.", **AS_SPACE)],
-    budget: Annotated[str | None, typer.Option(help="GFLOPs limit, for example 50%; by default the file's.")] = None,
-    tome: Annotated[str, typer.Option(help="ToMe's r per block, for example 40,95,140: what they cost.")] = "",
-    cts: Annotated[str, typer.Option(help="CTS's R, for example 0.3,0.6,0.7: what they cost.")] = "",
+    budget: Annotated[
+        str | None, typer.Option(help="Budget of GFLOPs, for example 50%; by default the file's.")
+    ] = None,
+    tome: Annotated[str, typer.Option(help="Cost of ToMe with these r per block, for example 40,95,140.")] = "",
+    cts: Annotated[str, typer.Option(help="Cost of CTS with these R, for example 0.3,0.6,0.7.")] = "",
     as_json: Json = False,
 ) -> None:
-    """Can the budget be met? Tokens and GFLOPs per block of the dense and the smallest recipe."""
+    """Show whether the budget can be met: tokens and GFLOPs by block of the dense and the smallest recipe."""
     sweep = configs.load(space, budget=budget)
     shape, image = shape_of(sweep, space)
     grid = Space(shape, sweep.space, image, policy=sweep.policy.kind)
@@ -58,9 +60,9 @@ def profile_command(
     fitted = grid.recipe(grid.project({name: d.full for name, d in grid.dimensions.items()}, limit))
     recipes = {"dense": dense(shape), "at budget": fitted, "smallest": grid.recipe(grid.smallest)}
     costs = {name: profile(shape, recipe, image) for name, recipe in recipes.items()}
-    asked = {
+    requested = {
         name: profile(shape, recipe, image)
-        for name, recipe in _asked(shape, image, sweep.policy.kind, tome, cts).items()
+        for name, recipe in _requested(shape, image, sweep.policy.kind, tome, cts).items()
     }
     if as_json:
         print_json(
@@ -69,34 +71,34 @@ def profile_command(
                 "dimensions": len(grid.dimensions),
                 "budget_gflops": limit,
                 "satisfiable": True,
-                **{name.replace(" ", "_"): _cost(cost) for name, cost in (costs | asked).items()},
+                **{name.replace(" ", "_"): _cost(cost) for name, cost in (costs | requested).items()},
             }
         )
         return
     console = tables.console()
     console.print(f"{sweep.name}: {len(grid.dimensions)} dimensions, input {image[0]}x{image[1]}", highlight=False)
     console.print(
-        f"budget {sweep.search.budget:.1%} = {limit:.4g} GFLOPs can be met: the space reaches from "
+        f"budget {sweep.search.budget:.1%} = {limit:.4g} GFLOPs can be met: the space ranges from "
         f"{costs['smallest'].gflops:.4g} to {costs['dense'].gflops:.4g} GFLOPs",
         highlight=False,
     )
     console.print(tables.profile_table(list(costs.items())))
-    if asked:
-        console.print(tables.settings_table({"dense": costs["dense"]} | asked))
+    if requested:
+        console.print(tables.settings_table({"dense": costs["dense"]} | requested))
 
 
-def _asked(shape: ModelShape, image: Size, policy: str, tome: str, cts: str) -> dict[str, Recipe]:
-    """Recipes of the settings asked for; ToMe by both metrics, as the paper's GFLOPs are those of all heads' keys."""
-    whole, found = dense(shape), {}
+def _requested(shape: ModelShape, image: Size, policy: str, tome: str, cts: str) -> dict[str, Recipe]:
+    """Return recipes of the requested settings; ToMe with both metrics, because the paper counts all heads' keys."""
+    full, recipes = dense(shape), {}
     for r in numbers("--tome", tome, 0, shape.grid(image)[0] * shape.grid(image)[1] // 2):
         ratios = constant_r(shape, int(r), image)
         for metric, name in (("keys", "all heads' keys"), ("mean_keys", "mean keys")):
             merge = ToMe.model_validate({"ratios": ratios, "metric": metric})
-            found[f"ToMe r = {r:g}, {name}"] = whole.model_copy(update={"merge": merge})
+            recipes[f"ToMe r = {r:g}, {name}"] = full.model_copy(update={"merge": merge})
     for share in numbers("--cts", cts, 0, 0.75):
         merge_cts = Cts.model_validate({"share": share, "policy": policy})
-        found[f"CTS R = {share:g}"] = whole.model_copy(update={"merge": merge_cts})
-    return found
+        recipes[f"CTS R = {share:g}"] = full.model_copy(update={"merge": merge_cts})
+    return recipes
 
 
 def front_command(
@@ -104,7 +106,7 @@ def front_command(
     results: Results = "results",
     as_json: Json = False,
 ) -> None:
-    """The Pareto front of a sweep, against dense and the uniform baselines, and what was refined of it."""
+    """Print the Pareto front of a sweep against dense and the uniform baselines, and its refined recipes."""
     store = Store(sweep_folder(results, sweep))
     config, rows = store.config(), store.rows()
     settings, compares = config.search, comparability(config, final_stage(rows))
@@ -133,12 +135,12 @@ def front_command(
     console.print(compares, highlight=False, soft_wrap=True)
     if refined:
         ids = {row.recipe_id for row in refined}
-        found = [c.row for c in comparisons if c.row.recipe_id in ids]
-        console.print(tables.refined_table(found, refined, dense_row(rows, "full")))
+        members = [c.row for c in comparisons if c.row.recipe_id in ids]
+        console.print(tables.refined_table(members, refined, dense_row(rows, "full")))
 
 
 def _beside(item: Comparison) -> dict[str, object]:
-    """What a front member's row does not say; gains are mIoU, not points."""
+    """Return what the row of a front member lacks; gains are mIoU, not points."""
     return {
         "rcd": item.rcd,
         "confidence": item.confidence,
@@ -148,32 +150,32 @@ def _beside(item: Comparison) -> dict[str, object]:
 
 
 def explain_command(
-    recipe: Annotated[str, typer.Argument(help="Recipe id (a prefix will do) of a sweep, or a YAML or JSON file.")],
+    recipe: Annotated[str, typer.Argument(help="Recipe id of a sweep or a prefix of it, or a YAML or JSON file.")],
     space: Annotated[Path | None, typer.Option(help="Search space of a recipe file.", **AS_SPACE)] = None,
     sweep: Sweep = None,
     results: Results = "results",
     as_json: Json = False,
 ) -> None:
-    """Where a recipe spends its GFLOPs along the depth."""
+    """Show the GFLOPs of a recipe by block."""
     if is_file(recipe):
         if space is None:
-            raise UserError(f"--space is missing: the recipe file {recipe} does not say which model it is for")
+            raise UserError(f"--space is missing: the recipe file {recipe} does not name its model")
         where: AnyPath = space
-        found, config = read_recipe(Path(recipe)), configs.load(space)
+        chosen, config = read_recipe(Path(recipe)), configs.load(space)
     else:
         stored = stored_recipe(recipe, results, sweep)
-        found, config, where = stored.recipe, stored.config, stored.folder / "sweep.yaml"
+        chosen, config, where = stored.recipe, stored.config, stored.folder / "sweep.yaml"
     shape, image = shape_of(config, where)
-    check_fits(shape, found)
-    if found.adaptive:
-        raise UserError(f"recipe {found.id}: its tokens and GFLOPs depend on the image; its row has the means")
-    cost, whole = profile(shape, found, image), profile(shape, dense(shape), image)
+    check_fits(shape, chosen)
+    if chosen.adaptive:
+        raise UserError(f"recipe {chosen.id}: its tokens and GFLOPs depend on the image; its row has the means")
+    cost, full = profile(shape, chosen, image), profile(shape, dense(shape), image)
     if as_json:
         print_json(
-            {"id": found.id, "family": found.family(shape), "recipe": found.model_dump(mode="json"), **_cost(cost)}
+            {"id": chosen.id, "family": chosen.family(shape), "recipe": chosen.model_dump(mode="json"), **_cost(cost)}
         )
         return
-    tables.console().print(tables.recipe_table(found, cost, whole))
+    tables.console().print(tables.recipe_table(chosen, cost, full))
 
 
 def _cost(cost: Profile) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""`raycomp train`: the dense model of a search space, an elastic one, or CTS's policy. Thin; torch is imported late."""
+"""`raycomp train`: train a dense model, an elastic one, or CTS's policy network. torch is imported late."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,26 +24,26 @@ if TYPE_CHECKING:
     from raycomp.training_loop import TrainingProgress
 
 _Kind = Literal["train", "elastic", "policy"]
-"""What is trained, by the section of its settings; `train` is the dense model."""
+"""The kind of network, by the section of its settings; `train` is the dense model."""
 
 
 def train_command(
     space: Space,
-    out: Annotated[Path, typer.Option(help="Checkpoint to write (.safetensors); the card lands beside it.")],
-    policy: Annotated[bool, typer.Option("--policy", help="Train the policy network of CTS instead.")] = False,
-    elastic: Annotated[bool, typer.Option("--elastic", help="Train model.checkpoint for every recipe.")] = False,
-    steps: Annotated[int | None, typer.Option(help="Steps, in place of the file's.")] = None,
-    lr: Annotated[float | None, typer.Option(help="Highest learning rate, in place of the file's.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed, in place of the file's.")] = None,
-    start: Annotated[Path | None, typer.Option(help="Checkpoint (or .state) of the same shape to go on from.")] = None,
+    out: Annotated[Path, typer.Option(help="Checkpoint to write (.safetensors), with its card beside it.")],
+    policy: Annotated[bool, typer.Option("--policy", help="Train the policy network of CTS.")] = False,
+    elastic: Annotated[bool, typer.Option("--elastic", help="Train an elastic model from model.checkpoint.")] = False,
+    steps: Annotated[int | None, typer.Option(help="Steps, instead of the file's.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Maximum learning rate, instead of the file's.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed, instead of the file's.")] = None,
+    start: Annotated[Path | None, typer.Option(help="Checkpoint (or .state) of the same shape to start from.")] = None,
     data: DataFolder = None,
-    backbone: Annotated[Path | None, typer.Option(help="File with ImageNet weights, in place of a download.")] = None,
+    backbone: Annotated[Path | None, typer.Option(help="File with ImageNet weights, instead of a download.")] = None,
     half: Annotated[bool, typer.Option(help="Store float16 weights.")] = False,
     device: Annotated[
         str | None, typer.Option(help="cpu or cuda.", show_default="cuda where torch sees a GPU, else cpu")
     ] = None,
 ) -> None:
-    """Train a dense Segmenter, with --elastic one for all recipes of the space, with --policy CTS's network."""
+    """Train a dense Segmenter; with --elastic a model for all recipes of the space, with --policy CTS's network."""
     if policy and elastic:
         raise UserError("--policy and --elastic: choose one")
     check_suffix("--out", out, ".safetensors")
@@ -66,7 +66,7 @@ def train_command(
 def _configured(
     sweep: configs.SweepConfig, kind: _Kind, options: dict[str, Any]
 ) -> tuple[configs.SweepConfig, TrainConfig]:
-    """The settings with the options that were given, and those of the training among them."""
+    """Return the settings with the given options, and the section of the training."""
     given = {name: value for name, value in options.items() if value is not None}
     if kind == "train":
         sweep = sweep.changed("train", **given)
@@ -77,10 +77,10 @@ def _configured(
 
 
 def _shape(space: Path, sweep: configs.SweepConfig, settings: TrainConfig, policy: bool) -> ModelShape:
-    """The dimensions to train; a policy's superpatches must tile its input."""
+    """Return the dimensions to train; the superpatches of a policy must tile its input."""
     shape = sweep.model.shape
     if shape is None:
-        raise UserError(f"{space}: field 'model.shape' is missing: training needs the dimensions")
+        raise UserError(f"{space}: field 'model.shape' is missing: training needs it")
     if policy:
         check_superpatches("policy.train.crop", settings.crop or shape.image, shape.patch)
         check_superpatches("data.window", sweep.data.window_for(shape), shape.patch)
@@ -90,7 +90,7 @@ def _shape(space: Path, sweep: configs.SweepConfig, settings: TrainConfig, polic
 def _job(
     sweep: configs.SweepConfig, settings: TrainConfig, shape: ModelShape, state: Path, device: str | None
 ) -> "TrainingJob":
-    """Open the data, and set up the device."""
+    """Open the data and set up the device."""
     import torch
 
     from raycomp.data.datasets import open_split
@@ -144,18 +144,18 @@ def _save(
     start: Path | None,
     half: bool,
 ) -> None:
-    """Write the checkpoint and its card, and say what it reaches."""
+    """Write the checkpoint and its card, and print its accuracy."""
     from raycomp.models import checkpoints
     from raycomp.models.policy import Policy
     from raycomp.trainers.card import card_fields, write_card
 
-    said = card_fields(job, made, start)
+    metadata = card_fields(job, made, start)
     if isinstance(made.network, Policy):
-        checkpoints.save_policy(made.network, out, said)
+        checkpoints.save_policy(made.network, out, metadata)
     else:
-        checkpoints.save(made.network, out, said, half)
-    write_card(out.with_suffix(".md"), made, said)
-    _say(f"{out}: {made.summary} on {said['eval_data']}, {said['minutes']} minutes")
+        checkpoints.save(made.network, out, metadata, half)
+    write_card(out.with_suffix(".md"), made, metadata)
+    _say(f"{out}: {made.summary} on {metadata['eval_data']}, {metadata['minutes']} minutes")
 
 
 def _say(line: str) -> None:
@@ -164,7 +164,7 @@ def _say(line: str) -> None:
 
 @contextmanager
 def _progress(steps: int) -> Iterator[Callable[["TrainingProgress"], None]]:
-    """Show a training: a bar in a terminal, a line now and then elsewhere."""
+    """Show the progress of a training: a bar in a terminal, occasional lines elsewhere."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (

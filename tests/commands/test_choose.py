@@ -151,9 +151,9 @@ def test_the_command_says_how_to_go_on(results, capsys):
 @pytest.mark.parametrize(
     ("options", "line"),
     [
-        ({"max_share": "300%"}, "--max-share 300%: wanted is a share of the dense GFLOPs, as in 40%"),
+        ({"max_share": "300%"}, "--max-share 300%: expected a share of the dense cost such as 40%"),
         ({"max_share": "much"}, "--max-share much"),
-        ({"min_class_iou": ["pole"]}, "--min-class-iou pole: wanted is a class and its least IoU from 0 to 1"),
+        ({"min_class_iou": ["pole"]}, "--min-class-iou pole: expected a class and its minimum IoU from 0 to 1"),
         ({"min_class_iou": ["pole=3"]}, "--min-class-iou pole=3"),
     ],
 )
@@ -173,7 +173,7 @@ def test_sweeps_are_compared(results, capsys):
     compare_command(["tiny", "other"], results=results)
     text = capsys.readouterr().out
     assert f"{sweep_view('other', seed=1).hypervolume():.4f}" in text
-    assert "other is of other weights than tiny" in text
+    assert "other has other weights than tiny" in text
     compare_command(["tiny", "other"], results=results, as_json=True)
     told = json.loads(capsys.readouterr().out)
     assert [one["sweep"] for one in told] == ["tiny", "other"]

@@ -45,4 +45,4 @@ def test_an_image_is_never_overwritten(folder):
 def test_only_torch_is_compiled(folder):
     done = raycomp(folder, "speed", "m.safetensors", "--compile", "--runtime", "onnxruntime")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "error: --compile: torch alone is compiled, and --runtime onnxruntime does not name it\n"
+    assert done.stderr == "error: --compile needs torch in --runtime, not onnxruntime\n"

@@ -50,7 +50,7 @@ def test_a_recipe_that_sweeps_make_alike_is_one(tmp_path):
 def test_different_models_of_a_recipe_need_the_sweep(tmp_path, other):
     add_sweep(tmp_path, "first")
     add_sweep(tmp_path, "second", **other)
-    with pytest.raises(UserError, match="the sweeps first, second make different models of it; say which by --sweep"):
+    with pytest.raises(UserError, match="the sweeps first, second make different models of it; choose one by --sweep"):
         stored_recipe(RECIPES[0].id, str(tmp_path))
     assert stored_recipe(RECIPES[0].id, str(tmp_path), "second").folder == tmp_path / "second"
 
@@ -76,7 +76,7 @@ def test_every_command_that_answers_speaks_json():
 def test_lists_of_numbers_and_names():
     assert numbers("--batch", "1, 16,", 1, 64) == [1, 16]
     for wrong in ("0", "65", "x"):
-        with pytest.raises(UserError, match=f"--batch {wrong}: allowed are numbers from 1 to 64"):
+        with pytest.raises(UserError, match=f"--batch {wrong}: expected numbers from 1 to 64"):
             numbers("--batch", wrong, 1, 64)
     assert names("--formats", "onnx, pt2", ("onnx", "pt2")) == ["onnx", "pt2"]
     with pytest.raises(UserError, match="--formats onx: "):

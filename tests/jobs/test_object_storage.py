@@ -67,7 +67,8 @@ def test_a_sweep_in_object_storage_and_databases(place, tmp_path, monkeypatch):
         assert "Pareto front" in run(tool, "front", "far", "--results", RESULTS)
         recipe = rows[3].recipe_id
         assert f"Recipe {recipe}" in run(tool, "explain", recipe, "--results", RESULTS)
-        assert f"{len(rows)} files put into one" in " ".join(run(tool, "compact", "far", "--results", RESULTS).split())
+        compacted = " ".join(run(tool, "compact", "far", "--results", RESULTS).split())
+        assert f"{len(rows)} files merged into one" in compacted
         assert store.rows() == rows
         track = run(tool, "track", "far", "--results", RESULTS, "--tracking", tracking)
         assert f"has {len(rows)} of {len(rows)} rows" in " ".join(track.split())

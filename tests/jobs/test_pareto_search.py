@@ -205,7 +205,7 @@ def test_a_dry_run_says_what_it_would_take_and_leaves_nothing(place):
     assert not (place / "results" / "dry").exists()
     refused = run(place, "--name", "dry", "--json")
     assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
-    assert "--json goes with --dry-run" in refused.stderr
+    assert "--json needs --dry-run" in refused.stderr
 
 
 @pytest.mark.slow
