@@ -110,12 +110,12 @@ def report_command(
     """Write one HTML file about a sweep that opens offline; with several names, the first one beside the others."""
     if out is not None:
         check_suffix("--out", out, ".html")
-    from raycomp.report.page.sweep_page import write_page
+    from raycomp.report.page.sweep_page import write_sweep_page
     from raycomp.report.sweep_view import SweepView
 
     found = [SweepView.read(Store(sweep_folder(results, name))) for name in sweeps]
     path = out or sweep_folder(results, sweeps[0]) / "report.html"
-    write_page(found, path)
+    write_sweep_page(found, path)
     if as_json:
         print_json({"report": path, "sweeps": [one.name for one in found]})
     else:

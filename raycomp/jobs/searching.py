@@ -10,7 +10,7 @@ from raycomp.data.samples import Samples
 from raycomp.jobs.session import Session
 from raycomp.report import tables
 from raycomp.report.compare import rank_text
-from raycomp.report.page.sweep_page import write_page
+from raycomp.report.page.sweep_page import write_sweep_page
 from raycomp.report.plot import plot_front
 from raycomp.report.progress import SweepProgress
 from raycomp.report.published import comparability
@@ -118,7 +118,7 @@ def _drawn(session: Session, found: SweepView, trials: int) -> list[AnyPath]:
     """Write the picture and the page, and say where they are."""
     config, folder = found.config, session.folder
     page, picture = folder / "report.html", folder / "front.png"
-    write_page([found], page)
+    write_sweep_page([found], page)
     what = "latency" if config.search.cost_metric == "latency" else "GFLOPs"
     title = f"{config.name}: {trials} trials, budget {config.search.budget:.0%} of the dense {what}"
     plot_front(found.rows, config.search.budget, title, picture)
