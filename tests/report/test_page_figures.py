@@ -69,7 +69,7 @@ def test_fronts_of_other_models_and_units_are_beside_each_other_by_their_share()
     assert fronts_figure([in_time, in_time]).layout.xaxis.title.text == "predicted ms per batch"
     for other in (larger, in_time):
         figure = fronts_figure([sweep, other])
-        assert figure.layout.xaxis.title.text == "% of its own dense cost"
+        assert figure.layout.xaxis.title.text == "% of each sweep's dense cost"
         assert list(figure.data[0].x) == pytest.approx([100 * row.gflops_share for row in sweep.front])
         assert set(figure.data[2].x) == {50}
 
