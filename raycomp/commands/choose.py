@@ -108,12 +108,12 @@ def report_command(
     """Write an HTML page of a sweep that opens offline; with several names, compare the first with the others."""
     if out is not None:
         check_suffix("--out", out, ".html")
-    from raycomp.report.page.sweep_page import write_page
+    from raycomp.report.page.sweep_page import write_sweep_page
     from raycomp.report.sweep_view import SweepView
 
     views = [SweepView.read(Store(sweep_folder(results, name))) for name in sweeps]
     path = out or sweep_folder(results, sweeps[0]) / "report.html"
-    write_page(views, path)
+    write_sweep_page(views, path)
     if as_json:
         print_json({"report": path, "sweeps": [one.name for one in views]})
     else:

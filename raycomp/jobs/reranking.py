@@ -8,7 +8,7 @@ from raycomp.jobs.session import Session
 from raycomp.refine.rerank import ProposalList
 from raycomp.report import tables
 from raycomp.report.compare import rank_text
-from raycomp.report.page.sweep_page import write_page
+from raycomp.report.page.sweep_page import write_sweep_page
 from raycomp.report.sweep_view import SweepView
 from raycomp.results.query import agreement, front_volume, origins
 from raycomp.results.row import Row
@@ -48,7 +48,7 @@ def rerank(session: Session, before: SweepView, proposals: Sequence[Proposal]) -
     for objective, rho in agreement(before.rows, outcome.rows).items():
         say(f"{before.name} and this run rank {objective} alike: Spearman {rank_text(rho)}")
     page = folder / "report.html"
-    write_page([view, before], page)
+    write_sweep_page([view, before], page)
     session.store.finish()
     session.finish(view.front, True, front_volume(view.front, outcome.rows))
     tracker.attach([page])

@@ -10,7 +10,7 @@ from raycomp.data.samples import Samples
 from raycomp.jobs.session import Session
 from raycomp.report import tables
 from raycomp.report.compare import rank_text
-from raycomp.report.page.sweep_page import write_page
+from raycomp.report.page.sweep_page import write_sweep_page
 from raycomp.report.plot import plot_front
 from raycomp.report.progress import SweepProgress
 from raycomp.report.published import comparability
@@ -116,7 +116,7 @@ def _draw(session: Session, view: SweepView, trials: int) -> list[AnyPath]:
     """Write the plot and the page, and print their paths."""
     config, folder = view.config, session.folder
     page, plot = folder / "report.html", folder / "front.png"
-    write_page([view], page)
+    write_sweep_page([view], page)
     unit = "latency" if config.search.cost_metric == "latency" else "GFLOPs"
     title = f"{config.name}: {trials} trials, budget {config.search.budget:.0%} of the dense {unit}"
     plot_front(view.rows, config.search.budget, title, plot)

@@ -1,4 +1,4 @@
-"""Tables for the terminal: the front, the matched budgets, a profile, a recipe."""
+"""Tables for the terminal: fronts, budgets, profiles, recipes, sweeps, plans and speeds."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -18,7 +18,7 @@ from raycomp.results.query import AtBudget, Origins, at_budgets, baselines, coun
 from raycomp.results.row import Row
 from raycomp.results.store import Store
 
-if TYPE_CHECKING:  # needs torch, which the other commands do without
+if TYPE_CHECKING:  # needs torch, which most commands do not load
     from raycomp.deploy.speed import Speed
     from raycomp.report.status import Status
     from raycomp.report.sweep_view import SweepView
@@ -26,40 +26,41 @@ if TYPE_CHECKING:  # needs torch, which the other commands do without
 
 _NAMED = Column("recipe", text=True), Column("family", text=True, under="recipe")
 _AS_GOOD = Column("as good", text=True, under="recipe")
-_INTERVALS = "±: 95 % over draws of the images; as good: a cheaper recipe that these cannot tell from it"
-_PLAIN_WIDTH = 1000  # columns where the output is not a terminal, and all tables fit in full
+_INTERVALS = "±: 95 % interval over draws of the images; as good: a cheaper recipe not significantly less accurate"
+_PLAIN_WIDTH = 1000  # columns if the output is not a terminal; all tables fit
 
 
 def console(aside: bool = False) -> Console:
-    """A console that does not squeeze tables into 80 columns when its output is kept in a file.
+    """Return a console that does not fold tables to 80 columns when its output goes to a file.
 
     Args:
-        aside: stderr, for what is said beside JSON.
+        aside: write to stderr, for messages beside JSON.
     """
-    plain = partial(Console, stderr=aside, markup=False, emoji=False)  # a path such as a[b]:c: keeps its signs
+    plain = partial(Console, stderr=aside, markup=False, emoji=False)  # a path such as a[b]:c: is printed unchanged
     terminal = plain()
     return terminal if terminal.is_terminal else plain(width=_PLAIN_WIDTH)
 
 
 def front_table(comparisons: Sequence[Comparison], in_time: bool, of: Origins) -> FittedTable:
-    """One line per front member; gains are points of the measured objectives.
+    """Return one line per front member; gains are points of the measured objectives.
 
     Args:
-        in_time: whether the sweep limits time, which an empty front does not tell.
-        of: what the front was chosen from.
+        in_time: whether latency is the cost metric, which does not follow from an empty front.
+        of: number of recipes that the front was chosen from.
     """
     equal = "equal time" if in_time else "equal GFLOPs"
     by = _stage([item.row for item in comparisons])
     gains = f"gains in points, {objectives.shorts()}, over dense and uniform baselines at {equal}"
     title = f"Pareto front{by}: mIoU in %; {gains}"
-    sure = any(item.confidence is not None for item in comparisons)
+    confident = any(item.confidence is not None for item in comparisons)
     kinds = tuple(comparisons[0].baselines) if comparisons else baselines()
     versus = [Column(f"vs {kind.removeprefix('uniform ')}", under="vs dense") for kind in kinds]
     costs = [Column("GFLOPs"), Column("share", under="GFLOPs")]
     if in_time:
         costs += [Column("ms", under="GFLOPs"), Column("of dense", under="GFLOPs")]
-    columns = [*_NAMED, *costs, *_measured(), Column("vs dense"), *versus, *([_AS_GOOD] if sure else [])]
-    notes = (str(of), _INTERVALS if sure else "", "" if comparisons else "no recipe within the limit is measured")
+    columns = [*_NAMED, *costs, *_measured(), Column("vs dense"), *versus, *([_AS_GOOD] if confident else [])]
+    empty = "" if comparisons else "no recipe within the budget has been measured"
+    notes = (str(of), _INTERVALS if confident else "", empty)
     table = FittedTable(title, columns, "\n".join(filter(None, notes)))
     for item in comparisons:
         row = item.row
@@ -72,18 +73,18 @@ def front_table(comparisons: Sequence[Comparison], in_time: bool, of: Origins) -
             *_with_intervals(row, item.confidence),
             _points(item.dense),
             *(_points(item.baselines[kind]) for kind in kinds),
-            *([_tie(item.confidence)] if sure else []),
+            *([_tie(item.confidence)] if confident else []),
         )
     return table
 
 
 def budget_table(budgets: Sequence[AtBudget], of: Origins) -> FittedTable:
-    """The best recipe at each budget beside the baselines matched to it, clean / corrupted mIoU."""
+    """Return the best recipe at each budget beside the uniform baselines matched to it."""
     equal = "time" if any(item.best is not None and item.best.timed for item in budgets) else "GFLOPs"
     title = f"At matched {equal}: {objectives.shorts()} mIoU in %"
     kinds = tuple(budgets[0].baselines) if budgets else baselines()
     columns = [Column("budget"), Column(of.best), *(Column(kind, under=of.best) for kind in kinds)]
-    caption = f"{of.best}: of the front within the budget, the highest mean of clean and corrupted"
+    caption = f"{of.best}: the front member within the budget with the highest mean of clean and corrupted mIoU"
     table = FittedTable(title, columns, caption)
     for item in budgets:
         table.add_row(f"{item.share:.0%}", _both(item.best), *(_both(item.baselines[kind]) for kind in kinds))
@@ -91,7 +92,7 @@ def budget_table(budgets: Sequence[AtBudget], of: Origins) -> FittedTable:
 
 
 def profile_table(costs: Sequence[tuple[str, Profile]]) -> FittedTable:
-    """Tokens and GFLOPs of each block, a column pair per recipe."""
+    """Return tokens and GFLOPs of each block, with a pair of columns per recipe."""
     pairs = [(f"{name}\ntokens", "\nGFLOPs") for name, _ in costs]
     columns = [column for tokens, gflops in pairs for column in (Column(tokens), Column(gflops, under=tokens))]
     table = FittedTable("Tokens and GFLOPs by block", [Column("block"), *columns])
@@ -106,22 +107,22 @@ def profile_table(costs: Sequence[tuple[str, Profile]]) -> FittedTable:
 
 
 def settings_table(costs: Mapping[str, Profile]) -> FittedTable:
-    """What settings of the merging methods cost; the first one is dense."""
+    """Return the costs of merge method settings; the first is dense."""
     figures = Column("tokens left"), Column("GFLOPs"), Column("of dense", under="GFLOPs")
-    table = FittedTable("Settings of merging methods", [Column("setting", text=True), *figures])
-    full = next(iter(costs.values())).gflops
+    table = FittedTable("Settings of merge methods", [Column("setting", text=True), *figures])
+    dense_cost = next(iter(costs.values())).gflops
     for name, cost in costs.items():
-        table.add_row(name, str(cost.tokens[-1]), f"{cost.gflops:.4f}", f"{cost.gflops / full:.1%}")
+        table.add_row(name, str(cost.tokens[-1]), f"{cost.gflops:.4f}", f"{cost.gflops / dense_cost:.1%}")
     return table
 
 
 def recipe_table(recipe: Recipe, cost: Profile, dense: Profile) -> FittedTable:
-    """A recipe along the depth: widths, merging and where the GFLOPs went."""
+    """Return a recipe by block: widths, merging, tokens and GFLOPs."""
     names = "block", "heads", "QK", "V", "MLP", "merged", "tokens", "GFLOPs", "of dense"
     pairs = {"QK": "heads", "V": "heads", "MLP": "heads", "tokens": "merged", "of dense": "GFLOPs"}
     columns = [*(Column(name, under=pairs.get(name, "")) for name in names), Column("", text=True, optional=True)]
     title = f"Recipe {recipe.id}, embedding width {recipe.embed}"
-    table = FittedTable(title, columns, "all: with embedding and decoder")
+    table = FittedTable(title, columns, "all: including embedding and decoder")
     for index, (block, ratio) in enumerate(zip(recipe.blocks, recipe.ratios, strict=True)):
         share = cost.blocks[index] / dense.blocks[index]
         table.add_row(
@@ -134,129 +135,118 @@ def recipe_table(recipe: Recipe, cost: Profile, dense: Profile) -> FittedTable:
     return table
 
 
-def refined_table(found: Sequence[Row], refined: Sequence[Row], whole: Row | None) -> FittedTable:
-    """Front members as they were found and as they were refined, mean and 95 % interval over seeds."""
+def refined_table(front: Sequence[Row], refined: Sequence[Row], dense: Row | None) -> FittedTable:
+    """Return front members before and after refining; refined values are means and 95 % intervals over seeds."""
     title = f"Refined front: mIoU in %, {objectives.shorts()}; points against dense"
     refined_columns = _measured("refined ")
-    columns = [_NAMED[0], Column("GFLOPs"), Column("share", under="GFLOPs"), Column("as found"), *refined_columns]
-    table = FittedTable(title, [*columns, Column("vs dense", under="as found")])
-    for row in found:
-        own = [r for r in refined if r.recipe_id == row.recipe_id and r.status == "complete"]
-        measured = objectives.measured()
-        figures = [Figure.of([one.value(r) for r in own]) for one in measured] if own else []
-        texts = [figure.text(one.factor) for one, figure in zip(measured, figures, strict=bool(own))]
-        against = (
-            ""
-            if whole is None
-            else " / ".join(
-                one.change(figure.mean - one.value(whole)) for one, figure in zip(measured, figures, strict=bool(own))
-            )
-        )
+    columns = [_NAMED[0], Column("GFLOPs"), Column("share", under="GFLOPs"), Column("before"), *refined_columns]
+    table = FittedTable(title, [*columns, Column("vs dense", under="before")])
+    measured = objectives.measured()
+    for row in front:
+        seeds = [r for r in refined if r.recipe_id == row.recipe_id and r.status == "complete"]
+        figures = [(one, Figure.of([one.value(r) for r in seeds])) for one in measured] if seeds else []
+        texts = [figure.text(one.factor) for one, figure in figures]
+        gains = [] if dense is None else [one.change(figure.mean - one.value(dense)) for one, figure in figures]
         table.add_row(
             row.recipe_id, f"{row.gflops:.4f}", f"{row.gflops_share:.1%}", _both(row),
-            *(texts or ["failed", *[""] * (len(measured) - 1)]), against,
+            *(texts or ["failed", *[""] * (len(measured) - 1)]), " / ".join(gains),
         )  # fmt: skip
     return table
 
 
 def picked_table(
     rows: Sequence[Row],
-    whole: Row | None,
+    dense: Row | None,
     classes: Mapping[str, int],
     order: str,
     confidences: Mapping[str, Confidence],
 ) -> FittedTable:
-    """The recipe that was picked and those next to it.
+    """Return the picked recipe and the next best.
 
     Args:
-        classes: those that were asked about, and their indices.
-        confidences: how sure the figures are, by recipe id.
+        classes: indices of the classes whose IoU was limited.
+        confidences: confidence intervals by recipe id.
     """
     in_time = any(row.timed for row in rows)
     costs = Column("ms" if in_time else "GFLOPs"), Column("of dense", under="ms" if in_time else "GFLOPs")
-    asked_for = [Column(name, under=next(iter(classes))) for name in classes]
-    columns = [*_NAMED, *costs, *_measured(), Column("vs dense"), *asked_for, *([_AS_GOOD] if confidences else [])]
+    by_class = [Column(name, under=next(iter(classes))) for name in classes]
+    columns = [*_NAMED, *costs, *_measured(), Column("vs dense"), *by_class, *([_AS_GOOD] if confidences else [])]
     title = f"{order} first: mIoU in %{_stage(rows)}, points against dense"
     table = FittedTable(title, columns, _INTERVALS if confidences else "")
     for row in rows:
-        lost = "" if whole is None else objectives.changes(row, [one.value(whole) for one in objectives.measured()])
+        change = "" if dense is None else objectives.changes(row, [one.value(dense) for one in objectives.measured()])
         confidence = confidences.get(row.recipe_id)
-        asked = [f"{row.class_iou[index]:.3f}" for index in classes.values()]
+        ious = [f"{row.class_iou[index]:.3f}" for index in classes.values()]
         table.add_row(
             row.recipe_id, row.label or row.family, f"{row.cost:.4g}", f"{row.cost_share:.1%}",
-            *_with_intervals(row, confidence), lost, *asked,
+            *_with_intervals(row, confidence), change, *ious,
             *([_tie(confidence)] if confidences else []), style="bold" if row is rows[0] else "",
         )  # fmt: skip
     return table
 
 
 def sweeps_table(sweeps: "Sequence[SweepView]") -> FittedTable:
-    """Sweeps beside each other, and the best recipe of each at the budgets of the first."""
+    """Return sweeps side by side, with the best recipe of each at the budgets of the first."""
     shares = sorted(sweeps[0].config.search.baselines, reverse=True)
     title = f"Sweeps: best {objectives.shorts()} mIoU in % at shares of the dense cost"
-    counted = [Column(name, under="trials") for name in ("trials", "proposed", "on the front", "hypervolume")]
+    numbers = [Column(name, under="trials") for name in ("trials", "proposed", "on the front", "hypervolume")]
     best_at = [Column(f"{share:.0%}", under=f"{shares[0]:.0%}") for share in shares]
-    table = FittedTable(title, [Column("sweep", text=True), *counted, *best_at])
-    for found in sweeps:
-        best = at_budgets(found.rows, shares, found.share)
+    table = FittedTable(title, [Column("sweep", text=True), *numbers, *best_at])
+    for sweep in sweeps:
+        best = at_budgets(sweep.rows, shares, sweep.share)
         counts = (
-            str(len(found.trials)),
-            str(origins(found.rows).proposed),
-            str(len(found.front)),
-            "" if (volume := found.hypervolume()) is None else f"{volume:.4f}",
+            str(len(sweep.trials)),
+            str(origins(sweep.rows).proposed),
+            str(len(sweep.front)),
+            "" if (volume := sweep.hypervolume()) is None else f"{volume:.4f}",
         )
-        table.add_row(found.name, *counts, *(_both(at.best) for at in best))
+        table.add_row(sweep.name, *counts, *(_both(at.best) for at in best))
     return table
 
 
 def status_table(statuses: "Sequence[Status]") -> FittedTable:
-    """Sweeps of a results folder and how far they are."""
-    counted = [Column(name, under="trials") for name in ("trials", "failed", "full set", "on the front")]
-    columns = [Column("sweep", text=True), Column("state", text=True), *counted, Column("last row", under="state")]
-    table = FittedTable("Sweeps, the one last written to first", [*columns, Column("by", text=True, under="state")])
+    """Return the sweeps of a results folder and their status."""
+    numbers = [Column(name, under="trials") for name in ("trials", "failed", "full set", "on the front")]
+    columns = [Column("sweep", text=True), Column("state", text=True), *numbers, Column("last row", under="state")]
+    table = FittedTable("Sweeps, most recently written first", [*columns, Column("by", text=True, under="state")])
     for s in statuses:
         last = "" if s.last is None else moment(s.last)
-        searched = f"{s.trials}/{s.wanted}" if s.trials or not s.full else ""  # else measured elsewhere only
+        searched = f"{s.trials}/{s.wanted}" if s.trials or not s.full else ""  # else a re-ranked sweep without a search
         counts = searched, str(s.failed or ""), str(s.full or ""), str(s.front or "")
         table.add_row(s.sweep, s.state, *counts, last, s.writer)
     return table
 
 
 def plan_table(config: SweepConfig, plan: "Plan", gflops: float, store: Store) -> FittedTable:
-    """What a sweep would run."""
+    """Return what a sweep would run, and how long it would take."""
     search = config.search
-    columns = Column("", text=True), Column("told", text=True)
+    columns = Column("item", text=True), Column("value", text=True)
     table = FittedTable(f"{config.name}, not started", columns, with_names=False)
-    limit = f"{search.budget:.0%} of dense" + (
-        f" = {gflops:.4g} GFLOPs" if search.cost_metric == "gflops" else ", in time"
-    )
-    there = f", {plan.done} measured already" if plan.done else ""
-    trials = f"{search.trials}: {counted(plan.known)}, {plan.proposed} proposed by {search.sampler}{there}"
-    span = _range(duration(3600 * plan.hours_least), duration(3600 * plan.hours))
-    passes = f"{plan.pass_ms:.2f} ms a window dense, {plan.limit_ms:.2f} at the limit"
-    table.add_row("limit", limit)
+    limit = f" = {gflops:.4g} GFLOPs" if search.cost_metric == "gflops" else ", in time"
+    done = f", {plan.done} measured already" if plan.done else ""
+    trials = f"{search.trials}: {counted(plan.known)}, {plan.proposed} proposed by {search.sampler}{done}"
+    hours = _range(duration(3600 * plan.hours_least), duration(3600 * plan.hours))
+    passes = f"{plan.pass_ms:.2f} ms per window dense, {plan.limit_ms:.2f} ms at the budget"
+    table.add_row("budget", f"{search.budget:.0%} of dense{limit}")
     table.add_row("trials", trials)
-    table.add_row(
-        "at the end, on the full set",
-        f"{_range(str(plan.full_least), str(plan.full))} recipes: dense, baselines, front",
-    )
-    windows = f", {plan.windows} windows of each" if plan.windows > 1 else ""
-    training = f"; training as long as {plan.trained:,} windows" if plan.trained else ""
-    table.add_row(
-        "images through a model", f"{_range(f'{plan.images_least:,}', f'{plan.images:,}')}{windows}{training}"
-    )
-    table.add_row("that is", f"{span} of models on one such {plan.device} ({passes})")
+    full = _range(str(plan.full_least), str(plan.full))
+    table.add_row("full evaluations", f"{full} recipes: dense, baselines, front")
+    windows = f", {plan.windows} windows each" if plan.windows > 1 else ""
+    training = f"; training costs as much as {plan.trained:,} windows" if plan.trained else ""
+    images = _range(f"{plan.images_least:,}", f"{plan.images:,}")
+    table.add_row("images to evaluate", f"{images}{windows}{training}")
+    table.add_row("time", f"{hours} of model time on one such {plan.device} ({passes})")
     table.add_row("results", str(store.folder))
     return table
 
 
 def speed_table(speeds: "Sequence[Speed]") -> FittedTable:
-    """Models by runtime and batch, against the dense model in the same run."""
+    """Return models by runtime and batch, compared with the dense model in the same run."""
     names = Column("model", text=True), Column("runtime", text=True, under="model")
     upper, lower = ("batch", "latency ms", "FLOPs saved"), ("GFLOPs", "images/s", "speed gained")
     figures = [one for a, b in zip(upper, lower, strict=True) for one in (Column(a), Column(b, under=a))]
     columns = [*names, *figures, Column("gained / saved"), Column("", under="gained / saved")]
-    table = FittedTable("Speed as deployed: does what is saved become speed?", columns)
+    table = FittedTable("Speed as deployed: do saved FLOPs become speed?", columns)
     for s in speeds:
         table.add_row(
             s.model, s.runtime, str(s.batch), f"{s.gflops:.4g}", f"{s.latency_ms:.2f}", f"{s.images_per_second:.1f}",
@@ -265,17 +255,17 @@ def speed_table(speeds: "Sequence[Speed]") -> FittedTable:
     return table
 
 
-def _range(least: str, most: str) -> str:
-    return most if least == most else f"{least} to {most}"
+def _range(low: str, high: str) -> str:
+    return high if low == high else f"{low} to {high}"
 
 
 def _stage(rows: Sequence[Row]) -> str:
-    """Says so where rows are of the search stage."""
+    """Return the note that rows are from the search stage; empty for other stages."""
     return " by the search stage, on fewer images" if any(row.stage == "search" for row in rows) else ""
 
 
 def _with_intervals(row: Row, confidence: Confidence | None) -> list[str]:
-    """The measured objectives, with half of their intervals where there are such."""
+    """Return the measured objectives, with half their intervals if known."""
     halves = [confidence.half_width(one.short) if confidence else None for one in objectives.measured()]
     return [
         one.text(one.value(row)) + ("" if half is None else f" ±{one.text(half, 1)}")
@@ -284,7 +274,7 @@ def _with_intervals(row: Row, confidence: Confidence | None) -> list[str]:
 
 
 def _measured(prefix: str = "") -> list[Column]:
-    """Columns of the measured objectives; in narrow terminals the others go under the first."""
+    """Return columns of the measured objectives; narrow terminals stack them under the first."""
     first, *others = (prefix + one.short for one in objectives.measured())
     return [Column(first), *(Column(name, under=first) for name in others)]
 

@@ -86,7 +86,7 @@ def test_an_empty_front_is_said_to_be_empty():
     with out.capture() as captured:
         out.print(front_table([], True, Origins(3, 0)))
     assert "baselines at equal time" in captured.get()
-    assert "no recipe within the limit is measured" in captured.get()
+    assert "no recipe within the budget has been measured" in captured.get()
     assert "3 baselines, none proposed by the search" in captured.get()
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from raycomp.report.page.sweep_page import write_page
+from raycomp.report.page.sweep_page import write_sweep_page
 from raycomp.report.sweep_view import SweepView
 from raycomp.results.query import agreement
 from tests.helpers.sweep_views import CLASSES, sweep_view
@@ -39,7 +39,7 @@ def opened(browser, path, width=1280):
 
 def test_a_browser_draws_sorts_and_links(browser, tmp_path):
     sweep = sweep_view()
-    write_page([sweep], tmp_path / "report.html")
+    write_sweep_page([sweep], tmp_path / "report.html")
     page, problems = opened(browser, tmp_path / "report.html")
     for place in (
         "[data-figure=front]",
@@ -64,8 +64,8 @@ def test_a_browser_draws_sorts_and_links(browser, tmp_path):
     chosen = sweep.front[0]
     page.locator(f"tr[data-recipe='{chosen.recipe_id}']").click()
     assert page.locator("#recipe select").input_value() == chosen.recipe_id
-    assert f"export {chosen.recipe_id[:6]} --sweep" in page.locator("#recipe-facts").inner_text()
-    assert "Tokens left at the end\n9 (dense 9)" in page.locator("#recipe-facts").inner_text()
+    assert f"export {chosen.recipe_id[:6]} --sweep" in page.locator("#recipe-properties").inner_text()
+    assert "Tokens after the last block\n9 (dense 9)" in page.locator("#recipe-properties").inner_text()
     assert set(page.locator("#front-table tbody td:nth-child(11)").all_inner_texts()) == {"9"}
     for key, row in zip(("Enter", " "), sweep.front[1:], strict=False):
         page.locator(f"tr[data-recipe='{row.recipe_id}']").press(key)
@@ -76,7 +76,7 @@ def test_a_browser_draws_sorts_and_links(browser, tmp_path):
 
 def test_each_drag_marks_recipes_in_both_panels_and_a_double_click_takes_the_marks_away(browser, tmp_path):
     sweep = sweep_view()
-    write_page([sweep], tmp_path / "report.html")
+    write_sweep_page([sweep], tmp_path / "report.html")
     page, problems = opened(browser, tmp_path / "report.html")
     place = page.locator("[data-figure=front]")
     place.scroll_into_view_if_needed()
@@ -107,7 +107,7 @@ def test_unknown_cells_sort_last_in_both_directions(browser, tmp_path):
     whole = sweep_view()
     ids = [row.recipe_id for row in whole.front]
     rows = [replace(row, throughput=None if row.recipe_id == ids[0] else row.gflops) for row in whole.rows]
-    write_page([SweepView("older", whole.config, rows)], tmp_path / "report.html")
+    write_sweep_page([SweepView("older", whole.config, rows)], tmp_path / "report.html")
     page, problems = opened(browser, tmp_path / "report.html")
     for _ in range(2):
         page.locator("#front-table th button").get_by_text("images/s").click()
@@ -118,7 +118,7 @@ def test_unknown_cells_sort_last_in_both_directions(browser, tmp_path):
 def test_a_limit_of_time_is_told_in_time(browser, tmp_path):
     sweep = sweep_view()
     rows = [replace(row, predicted_ms=7.0, predicted_share=0.5) for row in sweep.rows]
-    write_page([SweepView("timed", sweep.config, rows)], tmp_path / "report.html")
+    write_sweep_page([SweepView("timed", sweep.config, rows)], tmp_path / "report.html")
     page, problems = opened(browser, tmp_path / "report.html")
     assert page.locator("#front-table th").all_inner_texts()[2:5] == ["ms", "of dense", "GFLOPs"]
     assert page.locator("#front-table tbody tr").first.locator("td").all_inner_texts()[2:4] == ["7", "50.0 %"]
@@ -131,7 +131,7 @@ def test_a_limit_of_time_is_told_in_time(browser, tmp_path):
 def test_a_page_is_no_wider_than_its_window(browser, tmp_path, width):
     sweep = sweep_view()
     failed = replace(sweep.rows[-1], status="failed", error="RuntimeError: " + "out_of_memory," * 65)
-    write_page([SweepView("tiny", sweep.config, [*sweep.rows, failed]), sweep], tmp_path / "report.html")
+    write_sweep_page([SweepView("tiny", sweep.config, [*sweep.rows, failed]), sweep], tmp_path / "report.html")
     page, problems = opened(browser, tmp_path / "report.html", width)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert "out_of_memory" in page.locator("#search table").inner_text()
@@ -149,10 +149,10 @@ def test_what_rows_do_not_say_is_left_out(browser, tmp_path):
     alone = [row for row in whole.rows if row.origin != "reference"]
     for name, kept in (("old recipe", rows), ("old dense", undone), ("no dense", alone)):
         sweep = SweepView(name, whole.config, kept)
-        write_page([sweep, whole], tmp_path / "report.html")
+        write_sweep_page([sweep, whole], tmp_path / "report.html")
         page, problems = opened(browser, tmp_path / "report.html")
         page.locator(f"tr[data-recipe='{first}']").click()
-        assert f"export {first[:6]}" in page.locator("#recipe-facts").inner_text(), name
+        assert f"export {first[:6]}" in page.locator("#recipe-properties").inner_text(), name
         assert page.locator("#recipe-depth .main-svg").first.is_visible()
         assert not page.locator("#recipe-corruptions").is_visible()
         assert not page.get_by_text("By class").is_visible()
@@ -163,7 +163,7 @@ def test_what_rows_do_not_say_is_left_out(browser, tmp_path):
 
 def test_several_sweeps_are_compared_on_one_page(browser, tmp_path):
     sweeps = [sweep_view(), sweep_view("other", seed=1, checkpoint="c")]
-    write_page(sweeps, tmp_path / "report.html")
+    write_sweep_page(sweeps, tmp_path / "report.html")
     page, problems = opened(browser, tmp_path / "report.html")
     assert page.locator("[data-figure=fronts] .scatterlayer .point").count() >= 2 * sum(len(s.front) for s in sweeps)
     table = page.locator("#compare table").inner_text()
@@ -180,7 +180,7 @@ def test_several_sweeps_are_compared_on_one_page(browser, tmp_path):
 def test_a_sweep_that_has_barely_begun_has_a_page_too(browser, tmp_path):
     whole = sweep_view()
     for rows in ([], whole.rows[:1], whole.rows[:3]):
-        write_page([SweepView("begun", whole.config, rows)], tmp_path / "report.html")
+        write_sweep_page([SweepView("begun", whole.config, rows)], tmp_path / "report.html")
         page, problems = opened(browser, tmp_path / "report.html")
         assert "begun" in page.locator("h1").inner_text()
         assert problems == []
@@ -188,7 +188,7 @@ def test_a_sweep_that_has_barely_begun_has_a_page_too(browser, tmp_path):
 
 def test_names_cannot_leave_the_data_they_are_in(browser, tmp_path):
     sweep = sweep_view(classes=["<!--<script>", *CLASSES[1:]])
-    write_page([sweep], tmp_path / "report.html")
+    write_sweep_page([sweep], tmp_path / "report.html")
     page, problems = opened(browser, tmp_path / "report.html")
     assert page.locator("#front-table tbody tr").count() == len(sweep.front)
     assert page.locator("#recipe-classes .main-svg").count() > 0

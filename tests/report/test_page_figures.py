@@ -1,4 +1,4 @@
-"""Figures and facts of a sweep's page, without a browser."""
+"""Figures and texts of a sweep's page, without a browser."""
 
 from dataclasses import replace
 
@@ -9,7 +9,7 @@ from raycomp.recipe import BlockWidths, Recipe, dense
 from raycomp.report.page.charts import beside_paper_figure, describe, front_figure, fronts_figure, history_figure
 from raycomp.report.page.importance import importance
 from raycomp.report.page.recipe_charts import class_changes, depth_figure, importance_figure
-from raycomp.report.page.sweep_page import _cheapest, write_page
+from raycomp.report.page.sweep_page import _cheapest, write_sweep_page
 from raycomp.report.sweep_view import SweepView, difference
 from raycomp.results.query import origins
 from raycomp.search.proposal import Proposal
@@ -71,7 +71,7 @@ def test_fronts_of_other_models_and_units_are_beside_each_other_by_their_share()
     assert fronts_figure([in_time, in_time]).layout.xaxis.title.text == "predicted ms per batch"
     for other in (larger, in_time):
         figure = fronts_figure([sweep, other])
-        assert figure.layout.xaxis.title.text == "% of its own dense cost"
+        assert figure.layout.xaxis.title.text == "% of each sweep's dense cost"
         assert list(figure.data[0].x) == pytest.approx([100 * row.gflops_share for row in sweep.front])
         assert set(figure.data[2].x) == {50}
 
@@ -106,9 +106,9 @@ def test_the_page_begins_with_the_cheapest_recipes_that_lose_little():
 def test_recipes_of_another_sweep_are_not_called_trials(tmp_path):
     sweep = sweep_view()
     rows = [row for row in sweep.rows if row.stage == "full"]
-    write_page([SweepView("other", sweep.config, rows)], tmp_path / "report.html")
+    write_sweep_page([SweepView("other", sweep.config, rows)], tmp_path / "report.html")
     text = (tmp_path / "report.html").read_text()
-    assert f"<dt>Measured elsewhere</dt><dd>{len(rows) - 1} recipes" in text
+    assert f"<dt>Re-ranked</dt><dd>{len(rows) - 1} recipes" in text
     assert "<dt>Trials" not in text
     assert "<dt>Sampler" not in text
 
@@ -117,12 +117,12 @@ def test_recipes_of_another_sweep_are_not_called_trials(tmp_path):
 def test_the_page_says_how_many_recipes_the_search_proposed(tmp_path, known_alone, best):
     sweep = sweep_view()
     rows = [row for row in sweep.rows if row.origin != "proposed" or not known_alone]
-    write_page([SweepView("tiny", sweep.config, rows)], tmp_path / "report.html")
+    write_sweep_page([SweepView("tiny", sweep.config, rows)], tmp_path / "report.html")
     text = (tmp_path / "report.html").read_text()
-    assert f"<dt>Of them</dt><dd>{origins(rows)}</dd>" in text
+    assert f"<dt>Origins</dt><dd>{origins(rows)}</dd>" in text
     assert (origins(rows).proposed == 0) is known_alone
     assert f"<th>{best}</th>" in text
-    assert f"{best.capitalize()}: of the front" in text
+    assert f"{best.capitalize()}: the front member within the budget" in text
 
 
 def test_what_broke_is_told_worst_first_without_classes_that_do_not_occur():

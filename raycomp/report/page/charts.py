@@ -1,4 +1,4 @@
-"""Interactive figures of a whole sweep. Points carry their recipe's id, so that the page can link them."""
+"""Interactive figures of a sweep. Each point carries its recipe id, so that the page can link figures and tables."""
 
 from collections.abc import Callable, Sequence
 from itertools import cycle, pairwise
@@ -19,28 +19,28 @@ COLORS = ("#d1495b", "#8d6a9f", "#e09f3e", "#3a7d44", "#5c8a8a", "#a0522d")
 _SYMBOLS = ("triangle-down", "square", "diamond", "cross", "x", "star-triangle-up")
 
 
-def front_figure(found: SweepView) -> go.Figure:
-    """The measured objectives against the cost, side by side; method families, baselines, published where they fit."""
+def front_figure(sweep: SweepView) -> go.Figure:
+    """Plot the measured objectives against the cost, side by side, with baselines and comparable published results."""
     figure = _panels([objective.axis for objective in objectives.measured()])
-    unit = "predicted ms per batch" if any(row.timed for row in found.rows) else "GFLOPs per image"
-    members = {row.recipe_id for row in found.front}
-    rest = [row for row in completed(found.trials, "search") if row.recipe_id not in members]
+    unit = "predicted ms per batch" if any(row.timed for row in sweep.rows) else "GFLOPs per image"
+    members = {row.recipe_id for row in sweep.front}
+    rest = [row for row in completed(sweep.trials, "search") if row.recipe_id not in members]
     for family in sorted({row.family for row in rest} - {"dense"}, key=lambda name: (name != "prune", len(name))):
-        own = [row for row in rest if row.family == family]
+        rows = [row for row in rest if row.family == family]
         symbol = "triangle-right" if family == "prune" else "circle" if "+" in family else "triangle-up"
-        _points(figure, own, f"search stage: {family}", {"color": GREY, "size": 6, "symbol": symbol})
-    _points(figure, found.front, "Pareto front", {"color": FRONT, "size": 11, "line": {"color": "white", "width": 1}})
-    kinds = baselines_of(found.rows)
+        _points(figure, rows, f"search stage: {family}", {"color": GREY, "size": 6, "symbol": symbol})
+    _points(figure, sweep.front, "Pareto front", {"color": FRONT, "size": 11, "line": {"color": "white", "width": 1}})
+    kinds = baselines_of(sweep.rows)
     for kind, color, symbol in zip(kinds, COLORS, _SYMBOLS, strict=False):
-        curve = baseline_curve(found.rows, found.stage, kind)
+        curve = baseline_curve(sweep.rows, sweep.stage, kind)
         _points(figure, curve, kind, {"color": color, "size": 6, "symbol": symbol}, mode="lines+markers")
-    _points(figure, refined_rows(found.rows), "refined", {"color": "#3a7d44", "size": 9, "symbol": "star"})
-    if found.dense is not None:
-        _points(figure, [found.dense], "dense", {"color": INK, "size": 14, "symbol": "star"})
-    _anchors(figure, found)
+    _points(figure, refined_rows(sweep.rows), "refined", {"color": "#3a7d44", "size": 9, "symbol": "star"})
+    if sweep.dense is not None:
+        _points(figure, [sweep.dense], "dense", {"color": INK, "size": 14, "symbol": "star"})
+    _anchors(figure, sweep)
     figure.update_xaxes(title_text=unit)
     for column, objective in enumerate(objectives.measured(), 1):
-        best = [objective.scaled(row) for row in (*found.front, *([] if found.dense is None else [found.dense]))]
+        best = [objective.scaled(row) for row in (*sweep.front, *([] if sweep.dense is None else [sweep.dense]))]
         if best and objective.maximised:
             bottom = axis_bottom(best)
             top = max(max(trace.y) for trace in figure.select_traces(row=1, col=column))
@@ -48,86 +48,85 @@ def front_figure(found: SweepView) -> go.Figure:
     return figure.update_layout(dragmode="select", height=470)
 
 
-def beside_paper_figure(found: SweepView) -> go.Figure:
-    """What is kept of the dense accuracy against what is left of the dense cost, beside the paper's methods."""
-    told = [objective for objective in objectives.measured() if objective.short in Published._fields]
-    figure = _panels([f"{objective.title} kept (%)" for objective in told])
+def beside_paper_figure(sweep: SweepView) -> go.Figure:
+    """Plot the kept share of dense accuracy against the share of the dense cost, beside the paper's methods."""
+    published = [objective for objective in objectives.measured() if objective.short in Published._fields]
+    figure = _panels([f"{objective.title} kept (%)" for objective in published])
     for dataset, methods in PUBLISHED.items():
-        whole = methods[DENSE][0]
+        dense = methods[DENSE][0]
         for method, color in zip([name for name in methods if name != DENSE], COLORS, strict=False):
             points = methods[method]
-            x = [100 * p.gflops / whole.gflops for p in points]
-            kept = [[100 * getattr(p, one.short) / getattr(whole, one.short) for p in points] for one in told]
+            x = [100 * p.gflops / dense.gflops for p in points]
+            kept = [[100 * getattr(p, one.short) / getattr(dense, one.short) for p in points] for one in published]
             name = f"{method}, {dataset}"
             style = {"color": color, "symbol": "circle-open", "size": 7}
             dash = "dot" if dataset == "cityscapes" else "dash"
             for column, y in enumerate(kept, 1):
                 line = {"color": color, "dash": dash, "width": 1}
                 _add(figure, column, x=x, y=y, name=name, mode="lines+markers", marker=style, line=line)
-    if found.dense is not None:
-        whole_row = found.dense
-        for column, objective in enumerate(told, 1):
-            if not (most := objective.value(whole_row)):  # of nothing, no share is kept
+    if sweep.dense is not None:
+        for column, objective in enumerate(published, 1):
+            if not (reference := objective.value(sweep.dense)):  # a share of 0 is undefined
                 continue
-            y = [100 * objective.value(row) / most for row in found.front]
-            x = [100 * row.cost_share for row in found.front]
-            hover = [describe(row) for row in found.front]
-            ids = [row.recipe_id for row in found.front]
+            y = [100 * objective.value(row) / reference for row in sweep.front]
+            x = [100 * row.cost_share for row in sweep.front]
+            hover = [describe(row) for row in sweep.front]
+            ids = [row.recipe_id for row in sweep.front]
             style = {"color": FRONT, "size": 10}
             _add(figure, column, x=x, y=y, name="this sweep's front", mode="markers", marker=style,
                  text=hover, customdata=ids, hovertemplate="%{text}<extra></extra>")  # fmt: skip
     figure.update_xaxes(
-        title_text="% of the dense GFLOPs" if not any(row.timed for row in found.rows) else "% of the dense cost"
+        title_text="% of the dense GFLOPs" if not any(row.timed for row in sweep.rows) else "% of the dense cost"
     )
     return figure.update_layout(height=430)
 
 
 def history_figure(sweeps: Sequence[SweepView]) -> go.Figure:
-    """Hypervolume of the search stage after each trial, of the sweeps that know theirs."""
+    """Plot the hypervolume of the search stage after each trial, for sweeps with a dense row."""
     figure = go.Figure()
-    for found, color in zip(sweeps, cycle((FRONT, *COLORS)), strict=False):
-        volumes = found.hypervolumes
+    for sweep, color in zip(sweeps, cycle((FRONT, *COLORS)), strict=False):
+        volumes = sweep.hypervolumes
         if not volumes:
             continue
-        known = sum(row.origin == "baseline" for row in found.trials)
-        hover = [f"trial {row.number}: {named(row)} {row.recipe_id}, {row.status}" for row in found.trials]
-        x = [row.number for row in found.trials]
+        baselines = sum(row.origin == "baseline" for row in sweep.trials)
+        hover = [f"trial {row.number}: {named(row)} {row.recipe_id}, {row.status}" for row in sweep.trials]
+        x = [row.number for row in sweep.trials]
         figure.add_scatter(
-            x=x, y=volumes, mode="lines", line={"color": color, "shape": "hv"}, name=found.name, text=hover,
+            x=x, y=volumes, mode="lines", line={"color": color, "shape": "hv"}, name=sweep.name, text=hover,
             hovertemplate="%{text}<br>hypervolume %{y:.4f}<extra></extra>",
         )  # fmt: skip
         better = [i for i, (a, b) in enumerate(pairwise([0.0, *volumes])) if b > a]
         figure.add_scatter(
             x=[x[i] for i in better], y=[volumes[i] for i in better], mode="markers",
-            marker={"color": color, "size": 6}, name=f"{found.name}: joined the front",
-            customdata=[found.trials[i].recipe_id for i in better],
+            marker={"color": color, "size": 6}, name=f"{sweep.name}: joined the front",
+            customdata=[sweep.trials[i].recipe_id for i in better],
             text=[hover[i] for i in better], hovertemplate="%{text}<extra></extra>",
         )  # fmt: skip
-        if len(sweeps) == 1 and 0 < known < len(x):
+        if len(sweeps) == 1 and 0 < baselines < len(x):
             figure.add_vline(
-                x=known + 0.5, line={"dash": "dot", "color": GREY}, annotation_text="proposed from here on"
+                x=baselines + 0.5, line={"dash": "dot", "color": GREY}, annotation_text="proposed from here on"
             )
     figure.update_layout(xaxis_title="trials", yaxis_title="hypervolume")
     return styled(figure).update_layout(height=330, showlegend=len(sweeps) > 1)
 
 
 def fronts_figure(sweeps: Sequence[SweepView]) -> go.Figure:
-    """Fronts of several sweeps over each other: by their cost where it is of one model and unit, else by its share."""
+    """Overlay the fronts of several sweeps, by cost if dense model and unit are the same, else by share of dense."""
     figure = _panels([objective.axis for objective in objectives.measured()])
-    members = [row for found in sweeps for row in found.front]
-    wholes = [row.cost / row.cost_share for row in members]
-    relative = len({row.timed for row in members}) > 1 or max(wholes, default=1.0) > 1.01 * min(wholes, default=1.0)
+    members = [row for sweep in sweeps for row in sweep.front]
+    dense = [row.cost / row.cost_share for row in members]
+    relative = len({row.timed for row in members}) > 1 or max(dense, default=1.0) > 1.01 * min(dense, default=1.0)
     x: Callable[[Row], float] = (lambda row: 100 * row.cost_share) if relative else COST.value
-    for found, color, symbol in zip(sweeps, cycle((FRONT, *COLORS)), cycle(("circle", *_SYMBOLS)), strict=False):
+    for sweep, color, symbol in zip(sweeps, cycle((FRONT, *COLORS)), cycle(("circle", *_SYMBOLS)), strict=False):
         style = {"color": color, "size": 9, "symbol": symbol}
-        _points(figure, found.front, found.name, style, mode="lines+markers", x=x)
+        _points(figure, sweep.front, sweep.name, style, mode="lines+markers", x=x)
     unit = "predicted ms per batch" if any(row.timed for row in members) else "GFLOPs per image"
-    figure.update_xaxes(title_text="% of its own dense cost" if relative else unit)
+    figure.update_xaxes(title_text="% of each sweep's dense cost" if relative else unit)
     return figure.update_layout(height=430)
 
 
 def describe(row: Row) -> str:
-    """A recipe in a few lines, for a pointer that rests on it."""
+    """Return the hover text of a recipe."""
     lines = [
         f"<b>{named(row)}</b> {row.recipe_id}",
         f"{row.gflops:.4g} GFLOPs, {row.gflops_share:.1%} of dense",
@@ -136,14 +135,14 @@ def describe(row: Row) -> str:
         lines.append(f"{row.predicted_ms:.3g} ms predicted, {row.predicted_share:.1%} of dense")
     figures = (f"{one.short} {one.text(one.value(row))}" for one in objectives.measured())
     lines.append(f"{', '.join(figures)} ({row.stage})")
-    lines.append(f"embedding {row.embed}; heads {_run(row.heads)}; MLP {_run(row.mlp)}")
+    lines.append(f"embedding {row.embed}; heads {_by_block(row.heads)}; MLP {_by_block(row.mlp)}")
     if any(row.ratios):
-        lines.append(f"merged {_run([round(100 * r) for r in row.ratios])} %")
+        lines.append(f"merged {_by_block([round(100 * r) for r in row.ratios])} %")
     return "<br>".join(lines)
 
 
 def styled(figure: go.Figure) -> go.Figure:
-    """What all figures share."""
+    """Apply the common style of all figures."""
     figure.update_layout(
         template="plotly_white",
         font={"family": "system-ui, sans-serif", "size": 13, "color": INK},
@@ -179,15 +178,15 @@ def _points(
 
 
 def _add(figure: go.Figure, column: int, **trace: object) -> None:
-    """A trace of one panel; the panels' traces of a name go by one entry of the legend."""
+    """Add a trace to a panel; traces with one name in several panels share a legend entry."""
     name = trace["name"]
     figure.add_scatter(row=1, col=column, legendgroup=name, showlegend=column == 1, **trace)
 
 
-def _anchors(figure: go.Figure, found: SweepView) -> None:
-    """The paper's own figures, where the sweep is of its data set and model."""
-    methods, whole = PUBLISHED.get(found.config.data.dataset, {}), found.dense
-    if whole is None or whole.timed or not methods or abs(present(whole.gflops) / methods[DENSE][0].gflops - 1) > 0.01:
+def _anchors(figure: go.Figure, sweep: SweepView) -> None:
+    """Add the paper's results if the sweep has the same data set and dense GFLOPs."""
+    methods, dense = PUBLISHED.get(sweep.config.data.dataset, {}), sweep.dense
+    if dense is None or dense.timed or not methods or abs(present(dense.gflops) / methods[DENSE][0].gflops - 1) > 0.01:
         return
     for method, color in zip(methods, (INK, *COLORS), strict=False):
         points = methods[method]
@@ -199,6 +198,6 @@ def _anchors(figure: go.Figure, found: SweepView) -> None:
             _add(figure, column, x=x, y=y, name=f"paper: {method}", mode="markers", marker=style)
 
 
-def _run(values: Sequence[int]) -> str:
-    """Values along the depth, shortly where they are all the same."""
+def _by_block(values: Sequence[int]) -> str:
+    """Format the values of all blocks; a single one if they are equal."""
     return str(values[0]) if len(set(values)) == 1 else " ".join(map(str, values))

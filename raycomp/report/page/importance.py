@@ -1,4 +1,4 @@
-"""Which dimensions of a space decide accuracy, by Optuna's fANOVA over the trials of a sweep."""
+"""Importance of a space's dimensions for accuracy, by Optuna's fANOVA over the trials of a sweep."""
 
 import warnings
 
@@ -12,33 +12,33 @@ from raycomp.report.sweep_view import SweepView
 from raycomp.results.query import completed
 from raycomp.results.row import Row
 
-_LEAST = 20  # complete trials before importances say anything
+_MIN_TRIALS = 20  # complete trials needed for meaningful importances
 _KINDS = {"heads": "heads", "qk": "qk", "v": "v", "mlp": "mlp", "ratios": "merge"}
 
 
-def importance(found: SweepView) -> dict[str, dict[str, float]]:
-    """For each measured objective that varies the share of its variance by dimension (`embed`, `mlp_3`).
+def importance(sweep: SweepView) -> dict[str, dict[str, float]]:
+    """Return the share of variance of each measured objective by dimension (`embed`, `mlp_3`).
 
-    Empty where trials are few.
+    Objectives that do not vary are left out; the result is empty for few trials.
 
     Hutter et al., "An Efficient Approach for Assessing Hyperparameter Importance", ICML 2014.
     """
-    rows = completed(found.trials, "search")
+    rows = completed(sweep.trials, "search")
     params = [_params(row) for row in rows]
     varied = [name for name in params[0] if len({one[name] for one in params}) > 1] if params else []
-    if len(rows) < _LEAST or not varied:
+    if len(rows) < _MIN_TRIALS or not varied:
         return {}
     ranges = {name: _range([one[name] for one in params]) for name in varied}
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     shares = {}
     for objective in objectives.measured():
         values = [objective.value(row) for row in rows]
-        if len(set(values)) == 1:  # fANOVA fails where there is no variance to share
+        if len(set(values)) == 1:  # fANOVA fails without variance
             continue
         study = optuna.create_study(direction=objective.direction)
         for value, one in zip(values, params, strict=True):
-            own = {name: one[name] for name in varied}
-            study.add_trial(create_trial(params=own, distributions=ranges, value=value))
+            chosen = {name: one[name] for name in varied}
+            study.add_trial(create_trial(params=chosen, distributions=ranges, value=value))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             shares[objective.title] = get_param_importances(study, evaluator=FanovaImportanceEvaluator(seed=0))
@@ -46,10 +46,10 @@ def importance(found: SweepView) -> dict[str, dict[str, float]]:
 
 
 def _params(row: Row) -> dict[str, float]:
-    found: dict[str, float] = {"embed": row.embed}
+    params: dict[str, float] = {"embed": row.embed}
     for column, kind in _KINDS.items():
-        found |= {f"{kind}_{block}": value for block, value in enumerate(getattr(row, column))}
-    return found
+        params |= {f"{kind}_{block}": value for block, value in enumerate(getattr(row, column))}
+    return params
 
 
 def _range(values: list[float]) -> BaseDistribution:

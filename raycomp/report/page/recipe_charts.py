@@ -1,4 +1,4 @@
-"""Interactive figures of one recipe: along the depth, what broke by class, and by corruption and severity."""
+"""Interactive figures of one recipe, by block, by class, and by corruption and severity; and of importances."""
 
 import numpy as np
 import plotly.graph_objects as go
@@ -14,7 +14,7 @@ _PARTS = (("tokens", "tokens"), ("heads", "heads"), ("qk", "QK width"), ("v", "V
 
 
 def depth_figure(row: Row, dense: Row | None) -> go.Figure:
-    """Tokens, widths and GFLOPs of each block, the dense model's behind them where it is known."""
+    """Plot tokens, widths and GFLOPs of each block, in front of the dense model's if known."""
     parts = [(key, title) for key, title in _PARTS if key == "tokens" or getattr(row, key) != getattr(dense, key, None)]
     if row.gflops_blocks:
         parts.append(("gflops_blocks", "GFLOPs"))
@@ -35,7 +35,7 @@ def depth_figure(row: Row, dense: Row | None) -> go.Figure:
 
 
 def class_figure(row: Row, dense: Row) -> go.Figure:
-    """Change of the clean IoU of each class against dense, in points, the worst on top."""
+    """Plot the change of each class's clean IoU against dense, in points, the worst on top."""
     changes = class_changes(row, dense)
     names, values = [name for name, _ in changes], [change for _, change in changes]
     after, before = (dict(zip(class_names([row, dense]), r.class_iou, strict=True)) for r in (row, dense))
@@ -51,7 +51,7 @@ def class_figure(row: Row, dense: Row) -> go.Figure:
 
 
 def corruption_figure(row: Row, dense: Row) -> go.Figure:
-    """Change of mIoU against dense for each corruption and severity, in points."""
+    """Plot the change of mIoU against dense by corruption and severity, in points."""
     after, before = (100 * np.array(r.corrupted_by_variant, float).reshape(-1, len(SEVERITIES)) for r in (row, dense))
     change = after - before
     bound = float(max(1.0, np.nanmax(np.abs(change)))) if np.isfinite(change).any() else 1.0
@@ -71,18 +71,18 @@ def corruption_figure(row: Row, dense: Row) -> go.Figure:
 
 
 def class_changes(row: Row, dense: Row) -> list[tuple[str, float]]:
-    """Points of clean IoU that each class gained, the one that lost most first; classes that do not occur left out."""
-    changes = zip(class_names([row, dense]), row.class_iou, dense.class_iou, strict=True)
-    found = [(name, 100 * (after - before)) for name, after, before in changes if after == after and before == before]
-    return sorted(found, key=lambda change: change[1])
+    """Return the change of clean IoU of each class in points, the largest loss first, without classes that are NaN."""
+    ious = zip(class_names([row, dense]), row.class_iou, dense.class_iou, strict=True)
+    changes = [(name, 100 * (after - before)) for name, after, before in ious if after == after and before == before]
+    return sorted(changes, key=lambda change: change[1])
 
 
 def importance_figure(importance: dict[str, dict[str, float]]) -> go.Figure:
-    """How much of the differences in accuracy each dimension explains: kinds of dimension against blocks."""
+    """Plot the share of the variance of accuracy by kind of dimension and block."""
     kinds = list(dict.fromkeys(name.partition("_")[0] for by_name in importance.values() for name in by_name))
     depth = 1 + max(int(name.partition("_")[2] or 0) for by_name in importance.values() for name in by_name)
     figure = styled(make_subplots(1, len(importance), subplot_titles=list(importance), horizontal_spacing=0.08))
-    most = max(max(by_name.values()) for by_name in importance.values())
+    maximum = max(max(by_name.values()) for by_name in importance.values())
     for column, by_name in enumerate(importance.values(), 1):
         z = np.full((len(kinds), depth), np.nan)
         for name, value in by_name.items():
@@ -90,9 +90,9 @@ def importance_figure(importance: dict[str, dict[str, float]]) -> go.Figure:
             if block:
                 z[kinds.index(kind), int(block)] = value
             else:
-                z[kinds.index(kind)] = value  # of all blocks
+                z[kinds.index(kind)] = value  # one value for all blocks
         figure.add_heatmap(
-            z=z, x=[str(block) for block in range(depth)], y=kinds, zmin=0, zmax=most, showscale=column == 1,
+            z=z, x=[str(block) for block in range(depth)], y=kinds, zmin=0, zmax=maximum, showscale=column == 1,
             colorscale=[[0, "white"], [1, FRONT]], hovertemplate="%{y}, block %{x}: %{z:.0%}<extra></extra>",
             colorbar={"tickformat": ".0%"}, row=1, col=column,
         )  # fmt: skip

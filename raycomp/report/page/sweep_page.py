@@ -1,4 +1,4 @@
-"""Write the page of a sweep, or of several compared: one file, with its data and plotly.js inside."""
+"""The page of one or several sweeps: a single HTML file that contains its data and plotly.js."""
 
 import json
 from collections import Counter
@@ -30,27 +30,27 @@ from raycomp.results.query import agreement, at_budgets, baselines_of, first_agr
 from raycomp.results.row import Row, present
 from raycomp.storage import AnyPath
 
-_BROKEN = 3  # classes that are named as what broke, at most
-_HARM = 1.0  # points of IoU that a class lost at least to be named
-_LOSSES = (1, 2, 5)  # points of mIoU against dense that a reader may bear
+_WORST = 3  # maximum number of classes listed as worst
+_MIN_LOSS = 1.0  # points of IoU that a class must lose to be listed
+_TOLERANCES = (1, 2, 5)  # points of mIoU lost against dense for which the cheapest recipe is shown
 
 
-def write_page(sweeps: Sequence[SweepView], path: AnyPath) -> None:
-    """Write the page: all about the first sweep; of the others, what compares them with it."""
-    found = sweeps[0]
-    figures = {"front": front_figure(found)}
+def write_sweep_page(sweeps: Sequence[SweepView], path: AnyPath) -> None:
+    """Write the page of the first sweep, and compare the other sweeps with it."""
+    sweep = sweeps[0]
+    figures = {"front": front_figure(sweep)}
     if any(one.hypervolumes for one in sweeps):
         figures["history"] = history_figure(sweeps)
-    if found.dense is not None:
-        figures["paper"] = beside_paper_figure(found)
-    if shares := importance(found):
+    if sweep.dense is not None:
+        figures["paper"] = beside_paper_figure(sweep)
+    if shares := importance(sweep):
         figures["importance"] = importance_figure(shares)
     if len(sweeps) > 1:
         figures["fronts"] = fronts_figure(sweeps)
-    comparisons = found.comparisons
+    comparisons = sweep.comparisons
     data = {
         "figures": {name: _plain(figure) for name, figure in figures.items()},
-        "recipes": {item.row.recipe_id: _recipe(item, found) for item in comparisons},
+        "recipes": {item.row.recipe_id: _recipe(item, sweep) for item in comparisons},
     }
     environment = Environment(loader=PackageLoader("raycomp.report.page"), autoescape=True, undefined=StrictUndefined)
     environment.filters |= {
@@ -60,25 +60,25 @@ def write_page(sweeps: Sequence[SweepView], path: AnyPath) -> None:
         "share": lambda row: f"{100 * row.cost_share:.1f} %",
     }
     page = environment.get_template("sweep.html").render(
-        found=found,
+        sweep=sweep,
         objectives=objectives.measured(),
         shorts=objectives.shorts(),
         sweeps=sweeps,
         comparisons=comparisons,
         cheapest=_cheapest(comparisons),
-        in_time=any(row.timed for row in found.rows),
-        budgets=at_budgets(found.rows, found.config.search.baselines, found.share),
-        baselines=baselines_of(found.rows),
-        best=origins(found.rows).best,
-        comparability=comparability(found.config, found.stage),
+        in_time=any(row.timed for row in sweep.rows),
+        budgets=at_budgets(sweep.rows, sweep.config.search.baselines, sweep.share),
+        baselines=baselines_of(sweep.rows),
+        best=origins(sweep.rows).best,
+        comparability=comparability(sweep.config, sweep.stage),
         figures=figures,
-        facts=_facts(found),
-        failures=[row for row in found.rows if row.status == "failed"],
-        agreement={"first images and search stage": first_agreement(found.rows)}
-        | {"search stage and full set": stage_agreement(found.rows)},
-        comparable=[difference(found, other) for other in sweeps],
-        alike=[{}] + [agreement(found.rows, other.rows) for other in sweeps[1:]],
-        data=Markup(json.dumps(data).replace("<", "\\u003c")),  # noqa: S704  JSON, and no tag or comment can begin in it
+        summary=_summary(sweep),
+        failures=[row for row in sweep.rows if row.status == "failed"],
+        agreement={"first images and search stage": first_agreement(sweep.rows)}
+        | {"search stage and full set": stage_agreement(sweep.rows)},
+        differences=[difference(sweep, other) for other in sweeps],
+        correlations=[{}] + [agreement(sweep.rows, other.rows) for other in sweeps[1:]],
+        data=Markup(json.dumps(data).replace("<", "\\u003c")),  # noqa: S704  JSON in which no tag or comment can begin
         plotly=Markup(get_plotlyjs()),  # noqa: S704
         written=moment(datetime.now(UTC)),
     )
@@ -87,16 +87,16 @@ def write_page(sweeps: Sequence[SweepView], path: AnyPath) -> None:
 
 
 def _plain(figure: go.Figure) -> Any:
-    """A figure as plotly.js reads it."""
+    """Return a figure as plotly.js reads it."""
     return json.loads(figure.to_json())
 
 
 def _cheapest(comparisons: Sequence[Comparison]) -> list[tuple[int, Comparison | None]]:
-    """For each loss in points the cheapest member that loses no more of any mIoU; nothing without dense."""
+    """Return, for each tolerance, the cheapest member that loses no more points of any mIoU; empty without dense."""
     names = [one.short for one in objectives.mious()]
-    known = [(item, min(map(item.dense.__getitem__, names))) for item in comparisons if item.dense is not None]
-    found = [(loss, next((item for item, gain in known if gain >= -loss / 100), None)) for loss in _LOSSES]
-    return found if known else []
+    gains = [(item, min(map(item.dense.__getitem__, names))) for item in comparisons if item.dense is not None]
+    cheapest = [(loss, next((item for item, gain in gains if gain >= -loss / 100), None)) for loss in _TOLERANCES]
+    return cheapest if gains else []
 
 
 def _rank(row: Row) -> str:
@@ -104,11 +104,11 @@ def _rank(row: Row) -> str:
     return f"{row.effective_rank:.3f}" + ("" if spread is None else f" ± {spread:.3f}")
 
 
-# name, the column without which it is unknown, what it says of a row
-_FACTS: tuple[tuple[str, str, Callable[[Row], str]], ...] = (
+# Name, required column, and text of a row.
+_PROPERTIES: tuple[tuple[str, str, Callable[[Row], str]], ...] = (
     ("Parameters", "params", lambda row: f"{present(row.params) / 1e6:.3g} M"),
-    ("Tokens left at the end", "tokens", lambda row: f"{row.tokens[-1]}"),
-    ("Effective rank, of its most, ± standard deviation over images", "effective_rank", _rank),
+    ("Tokens after the last block", "tokens", lambda row: f"{row.tokens[-1]}"),
+    ("Effective rank / maximum, ± standard deviation over images", "effective_rank", _rank),
     ("Latency while other trials ran", "latency_ms", lambda row: f"{row.latency_ms:.2f} ms at batch 1"),
     (
         "Throughput while other trials ran",
@@ -118,73 +118,71 @@ _FACTS: tuple[tuple[str, str, Callable[[Row], str]], ...] = (
 )
 
 
-def _recipe(item: Comparison, found: SweepView) -> dict[str, object]:
-    """What the page shows of a recipe that is chosen, as far as its row and the dense model's say."""
-    row, dense = item.row, found.dense
-    facts, figures = {}, {}
+def _recipe(item: Comparison, sweep: SweepView) -> dict[str, object]:
+    """Return what the page shows of a selected recipe: its properties and figures, compared with dense."""
+    row, dense = item.row, sweep.dense
+    properties, figures = {}, {}
     if row.tokens:
         figures["depth"] = depth_figure(row, dense)
     if dense is not None and row.class_iou and dense.class_iou:
         changes = class_changes(row, dense)
-        broke = [f"{name} {change:+.1f}" for name, change in changes[:_BROKEN] if change <= -_HARM]
-        facts["What broke"] = ", ".join(broke) or f"no class lost {_HARM:g} point"
+        worst = [f"{name} {change:+.1f}" for name, change in changes[:_WORST] if change <= -_MIN_LOSS]
+        properties["Worst classes"] = ", ".join(worst) or f"no class lost {_MIN_LOSS:g} point"
         figures["classes"] = class_figure(row, dense)
     if dense is not None and row.corrupted_by_variant and dense.corrupted_by_variant:
         figures["corruptions"] = corruption_figure(row, dense)
     if row.timed:
-        facts["Predicted time"] = f"{row.predicted_ms:.3g} ms per batch, {row.predicted_share:.1%} of dense"
-    facts["GFLOPs"] = f"{row.gflops:.4g}, {row.gflops_share:.1%} of dense"
+        properties["Predicted time"] = f"{row.predicted_ms:.3g} ms per batch, {row.predicted_share:.1%} of dense"
+    properties["GFLOPs"] = f"{row.gflops:.4g}, {row.gflops_share:.1%} of dense"
     for one in objectives.measured():
-        facts[one.axis] = one.text(one.value(row)) + ("" if dense is None else f" (dense {one.text(one.value(dense))})")
-    for name, column, told in _FACTS:
+        reference = "" if dense is None else f" (dense {one.text(one.value(dense))})"
+        properties[one.axis] = one.text(one.value(row)) + reference
+    for name, column, text in _PROPERTIES:
         if getattr(row, column) not in (None, ()):
-            facts[name] = told(row)
+            properties[name] = text(row)
             if dense is not None and getattr(dense, column) not in (None, ()):
-                facts[name] += f" (dense {told(dense)})"
+                properties[name] += f" (dense {text(dense)})"
     if item.rcd is not None:
-        facts["Relative corruption degradation"] = f"{item.rcd:.3f} (below 1: degrades less than dense)"
-    facts["Command"] = f"raycomp export {row.recipe_id[:6]} --sweep {found.name} --out models"
+        properties["Relative corruption degradation"] = f"{item.rcd:.3f} (below 1: degrades less than dense)"
+    properties["Command"] = f"raycomp export {row.recipe_id[:6]} --sweep {sweep.name} --out models"
     return {
-        "facts": list(facts.items()),
+        "properties": list(properties.items()),
         "figures": {name: _plain(figure) for name, figure in figures.items()},
     }
 
 
-def _facts(found: SweepView) -> list[tuple[str, str]]:
-    """The sweep in a few lines."""
-    config = found.config
-    spent = {
-        "building models": sum(row.seconds_build or 0.0 for row in found.rows),
-        "recovering accuracy": sum(row.seconds_recover or 0.0 for row in found.rows),
-        "measuring": sum(row.seconds_measure or 0.0 for row in found.rows),
+def _summary(sweep: SweepView) -> list[tuple[str, str]]:
+    """Return a summary of the sweep as names and texts."""
+    config, rows = sweep.config, sweep.rows
+    parts = {
+        "building models": sum(row.seconds_build or 0.0 for row in rows),
+        "recovering accuracy": sum(row.seconds_recover or 0.0 for row in rows),
+        "measuring": sum(row.seconds_measure or 0.0 for row in rows),
     }
-    whole = sum(row.seconds or 0.0 for row in found.rows)
-    unit = "of the dense milliseconds" if any(row.timed for row in found.rows) else "of the dense GFLOPs"
-    facts = [
+    total = duration(sum(row.seconds or 0.0 for row in rows))
+    unit = "of the dense milliseconds" if any(row.timed for row in rows) else "of the dense GFLOPs"
+    summary = [
         ("Model", f"{config.model.elastic or config.model.checkpoint}"),
         ("Data", f"{config.data.dataset} {config.data.eval_split}"),
-        ("Limit", f"{found.share:.0%} {unit}"),
-        *_origin(found),
-        *([("Hypervolume of the search", f"{found.hypervolumes[-1]:.4f}")] if found.hypervolumes else []),
-        (
-            "Time of all workers",
-            f"{duration(whole)}: " + ", ".join(f"{duration(s)} {name}" for name, s in spent.items() if s),
-        ),
+        ("Budget", f"{sweep.share:.0%} {unit}"),
+        *_origin(sweep),
+        *([("Hypervolume of the search", f"{sweep.hypervolumes[-1]:.4f}")] if sweep.hypervolumes else []),
+        ("Worker time", f"{total}: " + ", ".join(f"{duration(s)} {name}" for name, s in parts.items() if s)),
     ]
-    ends = [end for row in found.rows if (end := row.ended) is not None]
+    ends = [end for row in rows if (end := row.ended) is not None]
     if ends:
-        began = min(row.started for row in found.rows if row.started is not None)
+        began = min(row.started for row in rows if row.started is not None)
         span = duration((max(ends) - began).total_seconds())
-        facts.append(("Begun, and first to last", f"{moment(began)}, {span}"))
-    return facts
+        summary.append(("Start, and time to the last row", f"{moment(began)}, {span}"))
+    return summary
 
 
-def _origin(found: SweepView) -> list[tuple[str, str]]:
-    """Where the recipes are from: a search, or that of another sweep."""
-    search, statuses = found.config.search, Counter(row.status for row in found.trials)
-    elsewhere = {row.recipe_id for row in found.rows if row.origin != "reference"}
-    if elsewhere and not found.trials:
-        return [("Measured elsewhere", f"{len(elsewhere)} recipes of another sweep's search")]
+def _origin(sweep: SweepView) -> list[tuple[str, str]]:
+    """Return where the recipes come from: this sweep's search, or that of another sweep."""
+    search, statuses = sweep.config.search, Counter(row.status for row in sweep.trials)
+    recipes = {row.recipe_id for row in sweep.rows if row.origin != "reference"}
+    if recipes and not sweep.trials:
+        return [("Re-ranked", f"{len(recipes)} recipes from another sweep's search")]
     counts = ", ".join(f"{count} {status}" for status, count in statuses.items()) or "none"
-    trials = [("Trials", f"{counts} of {search.trials}"), ("Of them", str(origins(found.rows)))]
+    trials = [("Trials", f"{counts} of {search.trials}"), ("Origins", str(origins(sweep.rows)))]
     return [*trials, ("Sampler, seed", f"{search.sampler}, {search.seed}")]

@@ -15,29 +15,29 @@ function choose(id) {
   if (!recipe) return; // a trial that is not on the front
   choice.value = id;
   lines().forEach((line) => line.setAttribute("aria-selected", line.dataset.recipe === id));
-  document.getElementById("recipe-facts").replaceChildren(
-    ...recipe.facts.flatMap(([name, text]) => {
-      const [term, told] = [document.createElement("dt"), document.createElement("dd")];
+  document.getElementById("recipe-properties").replaceChildren(
+    ...recipe.properties.flatMap(([name, text]) => {
+      const [term, description] = [document.createElement("dt"), document.createElement("dd")];
       term.textContent = name;
-      told.textContent = text;
-      return [term, told];
+      description.textContent = text;
+      return [term, description];
     }),
   );
   for (const place of document.querySelectorAll("#recipe .plot")) {
     const figure = recipe.figures[place.id.replace("recipe-", "")];
-    place.closest(".part").hidden = !figure; // or the last recipe's would stay
+    place.closest(".part").hidden = !figure; // hide the figure of the last recipe
     if (figure) draw(place, figure);
   }
 }
 
 async function mark(place, ids) {
   if (marking) return;
-  marking = true; // plotly tells of the box that goes as of a selection of nothing
+  marking = true; // removing the box below emits a selection event
   const chosen = place.data.map((trace) =>
     ids && trace.customdata ? trace.customdata.flatMap((id, i) => (ids.has(id) ? [i] : [])) : null,
   );
   lines().forEach((line) => line.classList.toggle("unmarked", Boolean(ids) && !ids.has(line.dataset.recipe)));
-  await Plotly.relayout(place, { selections: [] }); // a box that stays would select again at each restyle, without end
+  await Plotly.relayout(place, { selections: [] }); // a remaining box would select again at each restyle, endlessly
   await Plotly.restyle(place, { selectedpoints: chosen });
   marking = false;
 }
