@@ -1,6 +1,6 @@
-"""Size-weighted means of tokens that share a position, in two kernels and without atomics: the same bits every time.
+"""Size-weighted means of tokens that share a position, in two kernels without atomics, so results are deterministic.
 
-The first lists the members of each position, the second adds them up, in float32 for every dtype.
+The first kernel lists the members of each position, the second adds them in float32, whatever the dtype.
 
 Legend: B batch, N tokens, E embedding width.
 """
@@ -10,12 +10,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-_TOKENS, _OTHERS = 16, 128  # of one tile of comparisons
-_POSITIONS, _WIDTH = 8, 256  # of one tile of means
+_TOKENS, _OTHERS = 16, 128  # per tile of comparisons
+_POSITIONS, _WIDTH = 8, 256  # per tile of means
 
 
 def merge(x: Tensor, size: Tensor, index: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """`raycomp.merging.tokens.merge`; every position from 0 to count must occur in index."""
+    """Implement `raycomp.merging.tokens.merge`; every position below `count` must occur in `index`."""
     B, N, E = x.shape
     x, size, index = x.contiguous(), size.contiguous(), index.contiguous()
     members = torch.empty(B, N, dtype=torch.int32, device=x.device)
@@ -41,15 +41,15 @@ def _members(
     TOKENS: tl.constexpr,
     OTHERS: tl.constexpr,
 ) -> None:
-    """Order tokens by position, then by themselves, by counting those before each; the first of each adds the sizes."""
+    """Sort tokens by position, then index, by counting predecessors; a position's first token adds its sizes."""
     image = tl.program_id(1).to(tl.int64)
     index += image * tokens
     size += image * tokens
     token = tl.program_id(0) * TOKENS + tl.arange(0, TOKENS)
     inside = token < tokens
     own = tl.load(index + token, inside, 0).to(tl.int32)
-    place = tl.zeros((TOKENS,), tl.int32)  # in the order
-    earlier = tl.zeros((TOKENS,), tl.int32)  # tokens of the same position
+    place = tl.zeros((TOKENS,), tl.int32)  # in the sorted order
+    earlier = tl.zeros((TOKENS,), tl.int32)  # earlier tokens of the same position
     total = tl.zeros((TOKENS,), tl.float32)
     for start in range(0, tokens, OTHERS):
         other = start + tl.arange(0, OTHERS)
@@ -85,7 +85,7 @@ def _means(
     POSITIONS: tl.constexpr,
     WIDTH: tl.constexpr,
 ) -> None:
-    """Add up the members of a tile of positions, one of each position at a time."""
+    """Add the members of a tile of positions, one member per position at a time."""
     image = tl.program_id(1).to(tl.int64)
     position = tl.program_id(0) * POSITIONS + tl.arange(0, POSITIONS)
     channel = tl.program_id(2) * WIDTH + tl.arange(0, WIDTH)

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from raycomp import kernels
-from raycomp.compress import tome
 from raycomp.compress.apply import compress
 from raycomp.kernels import attention
 from raycomp.kernels.attention import attend
 from raycomp.merging import Algm, Merge, ToMe
+from raycomp.merging import tokens as plain
 from raycomp.merging.tokens import match
 from raycomp.recipe import dense
 from tests.conftest import TINY, seeded_images
@@ -54,7 +54,7 @@ def test_attention_in_bfloat16_is_as_close_to_float32_as_torch(merge: Merge | No
         pairs.append(match(*arguments))
         return pairs[-1]
 
-    monkeypatch.setattr(tome, "match", keep)
+    monkeypatch.setattr(plain, "match", keep)
     monkeypatch.setattr(kernels, "usable", lambda *_: False)
     with torch.inference_mode():
         exact = made.patch_scores(images)
@@ -62,7 +62,7 @@ def test_attention_in_bfloat16_is_as_close_to_float32_as_torch(merge: Merge | No
         errors, launched = [], []
         for fused in (False, True):
             again = iter(pairs)
-            monkeypatch.setattr(tome, "match", lambda *_, again=again: next(again).to(DEVICE))
+            monkeypatch.setattr(plain, "match", lambda *_, again=again: next(again).to(DEVICE))
             monkeypatch.setattr(kernels, "usable", lambda *_, fused=fused: fused)
             if fused:
                 monkeypatch.setattr(attention, "attend", lambda *given: launched.append(given[3]) or attend(*given))

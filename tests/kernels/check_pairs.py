@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from raycomp.compress import merge
 from raycomp.kernels import pairs
-from tests.compress.test_merge import brute_force_match
+from raycomp.merging import tokens as plain
 from tests.kernels.place import DEVICE
+from tests.merging.test_tokens import brute_force_match
 
 SIZES = [(9, 4, 1), (9, 3, 2), (10, 0, 1), (10, 4, 2), (67, 33, 1), (66, 20, 2), (131, 40, 1), (258, 128, 2)]
 
@@ -27,7 +27,7 @@ def test_pairs_equal_float64_brute_force(tokens, r, prefix, channels, programs, 
 def test_scores_equal_those_of_torch(tokens, _r, prefix, rng):
     metric = torch.from_numpy(rng.standard_normal((2, tokens, 72))).float()
     best, partner = pairs.best_partners(metric.to(DEVICE), prefix)
-    wanted, whose = merge.best_partners(metric, prefix)
+    wanted, whose = plain.best_partners(metric, prefix)
     torch.testing.assert_close(best.cpu(), wanted, rtol=0, atol=1e-6)
     assert torch.equal(partner.cpu(), whose)
     assert partner.dtype == torch.int64
@@ -39,7 +39,7 @@ def test_heads_are_averaged_and_rounded_as_by_torch(dtype, shape, rng):
     B, H, N, C = shape
     keys = torch.from_numpy(rng.standard_normal((B, N, H, 2 * C))).to(dtype).transpose(1, 2)[..., :C]  # part of a qkv
     best, partner = pairs.best_partners(keys.to(DEVICE), 1)
-    wanted, whose = merge.best_partners(keys, 1)
+    wanted, whose = plain.best_partners(keys, 1)
     if dtype == torch.float32:
         torch.testing.assert_close(best.cpu(), wanted, rtol=0, atol=1e-6)
         assert torch.equal(partner.cpu(), whose)
@@ -53,11 +53,11 @@ def test_equal_scores_go_to_the_first_destination_and_merge_the_first_sources():
     metric = torch.nn.functional.one_hot(torch.stack([hot, (hot * hot) % 3]), 4).float()
     for prefix, r in ((1, 0), (1, 50), (2, 149), (1, 150)):
         best, partner = pairs.best_partners(metric.to(DEVICE), prefix)
-        wanted, whose = merge.best_partners(metric, prefix)
+        wanted, whose = plain.best_partners(metric, prefix)
         assert torch.equal(best.cpu(), wanted)
         assert torch.equal(partner.cpu(), whose)
         index = pairs.pair_positions(best, partner, r, 301, prefix)
-        assert torch.equal(index.cpu(), merge.pair_positions(wanted, whose, r, 301, prefix))
+        assert torch.equal(index.cpu(), plain.pair_positions(wanted, whose, r, 301, prefix))
 
 
 @pytest.mark.parametrize("r", [0, 1, 5, 9, 16])
@@ -70,13 +70,13 @@ def test_positions_of_any_scores_equal_those_of_torch(r):
     )
     partner = torch.tensor([[0, *range(1, 17)], [0, *reversed(range(1, 17))]])
     index = pairs.pair_positions(best.to(DEVICE), partner.to(DEVICE), r, 34, 2)
-    assert torch.equal(index.cpu(), merge.pair_positions(best, partner, r, 34, 2))
+    assert torch.equal(index.cpu(), plain.pair_positions(best, partner, r, 34, 2))
 
 
 def test_zero_vectors_have_cosine_zero():
     metric = torch.zeros(1, 12, 4)
     metric[0, 3:6] = torch.eye(3, 4)
     best, partner = pairs.best_partners(metric.to(DEVICE), 1)
-    wanted, whose = merge.best_partners(metric, 1)
+    wanted, whose = plain.best_partners(metric, 1)
     assert torch.equal(best.cpu(), wanted)
     assert torch.equal(partner.cpu(), whose)

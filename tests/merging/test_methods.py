@@ -248,7 +248,7 @@ def test_a_limit_of_time_needs_one_step_for_all_blocks(name):
 
 
 def test_recipes_costs_and_spaces_start_without_torch():
-    names = "cli config flops recipe merging search.space search.baselines search.matched benchmark.runs"
+    names = "cli config flops recipe merging space search.baselines match_cost benchmark.conditions"
     imports = "; ".join(f"import raycomp.{name}" for name in names.split())
     code = f"import sys; {imports}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
