@@ -115,17 +115,17 @@ def _attend(
     highest = tl.full((QUERIES,), float("-inf"), tl.float32)
     total = tl.zeros((QUERIES,), tl.float32)
     exponent = scale * _LOG2E  # exp(x) = exp2(log2(e) * x)
-    whole = keys // KEYS * KEYS
+    complete = keys // KEYS * KEYS
     if log_size is not None:
         log_size += image * keys + lane
         following = tl.load(log_size, lane < keys, float("-inf"))
     for LAST in tl.static_range(2):  # only the last tile checks where the keys end
-        for start in range(whole if LAST else 0, keys if LAST else whole, KEYS):
-            there = lane < (keys - start if LAST else KEYS)
-            k = tl.load(key + c[:, None], there[None, :] & (c < QK)[:, None], 0.0)
+        for start in range(complete if LAST else 0, keys if LAST else complete, KEYS):
+            valid = lane < (keys - start if LAST else KEYS)
+            k = tl.load(key + c[:, None], valid[None, :] & (c < QK)[:, None], 0.0)
             scores = tl.dot(q, k)
             if REST_QK:
-                k_rest = tl.load(key + c_rest[:, None], there[None, :] & (c_rest < QK)[:, None], 0.0)
+                k_rest = tl.load(key + c_rest[:, None], valid[None, :] & (c_rest < QK)[:, None], 0.0)
                 scores = tl.dot(q_rest, k_rest, scores)
             if log_size is not None:
                 bias = following * _LOG2E
@@ -135,17 +135,17 @@ def _attend(
                 weight = tl.exp2(scores - high[:, None])
             else:
                 if LAST:
-                    scores = tl.where(there[None, :], scores, float("-inf"))
+                    scores = tl.where(valid[None, :], scores, float("-inf"))
                 high = tl.maximum(highest, tl.max(scores, axis=1) * exponent)
                 weight = tl.exp2(scores * exponent - high[:, None])
             fade = tl.exp2(highest - high)
             total = total * fade + tl.sum(weight, axis=1)
             highest = high
             weight = weight.to(value.dtype.element_ty)
-            values = tl.load(value + d[None, :], there[:, None] & (d < V)[None, :], 0.0)
+            values = tl.load(value + d[None, :], valid[:, None] & (d < V)[None, :], 0.0)
             mixed = tl.dot(weight, values, mixed * fade[:, None])
             if REST_V:
-                values_rest = tl.load(value + d_rest[None, :], there[:, None] & (d_rest < V)[None, :], 0.0)
+                values_rest = tl.load(value + d_rest[None, :], valid[:, None] & (d_rest < V)[None, :], 0.0)
                 mixed_rest = tl.dot(weight, values_rest, mixed_rest * fade[:, None])
             key += KEYS * STEP * key_token
             value += KEYS * STEP * value_token

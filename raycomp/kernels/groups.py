@@ -47,18 +47,18 @@ def _members(
     size += image * tokens
     token = tl.program_id(0) * TOKENS + tl.arange(0, TOKENS)
     inside = token < tokens
-    own = tl.load(index + token, inside, 0).to(tl.int32)
+    target = tl.load(index + token, inside, 0).to(tl.int32)
     place = tl.zeros((TOKENS,), tl.int32)  # in the sorted order
     earlier = tl.zeros((TOKENS,), tl.int32)  # earlier tokens of the same position
     total = tl.zeros((TOKENS,), tl.float32)
     for start in range(0, tokens, OTHERS):
         other = start + tl.arange(0, OTHERS)
-        there = other < tokens
-        position = tl.load(index + other, there, 0).to(tl.int32)
-        weight = tl.load(size + other, there, 0.0).to(tl.float32)
-        same = (position[None, :] == own[:, None]) & there[None, :]
+        valid = other < tokens
+        position = tl.load(index + other, valid, 0).to(tl.int32)
+        weight = tl.load(size + other, valid, 0.0).to(tl.float32)
+        same = (position[None, :] == target[:, None]) & valid[None, :]
         first = same & (other[None, :] < token[:, None])
-        lower = (position[None, :] < own[:, None]) & there[None, :]
+        lower = (position[None, :] < target[:, None]) & valid[None, :]
         earlier += tl.sum(first.to(tl.int32), axis=1)
         place += tl.sum((first | lower).to(tl.int32), axis=1)
         total += tl.sum(tl.where(same, weight[None, :], 0.0), axis=1)
@@ -66,9 +66,9 @@ def _members(
     starts += image * (count + 1)
     leads = inside & (earlier == 0)
     tl.store(members + place, token, inside)
-    tl.store(starts + own, place, leads)
+    tl.store(starts + target, place, leads)
     tl.store(starts + count, tokens)
-    tl.store(sizes + image * count + own, total, leads)
+    tl.store(sizes + image * count + target, total, leads)
 
 
 @triton.jit(do_not_specialize=["tokens", "count"])
@@ -95,12 +95,12 @@ def _means(
     size += image * tokens
     x += image * tokens * width
     begin, end = tl.load(starts + position, inside, 0), tl.load(starts + position + 1, inside, 0)
-    whole = tl.load(sizes + image * count + position, inside, 1.0).to(tl.float32)
+    denominator = tl.load(sizes + image * count + position, inside, 1.0).to(tl.float32)
     total = tl.zeros((POSITIONS, WIDTH), tl.float32)
     for turn in range(tl.max(end - begin, axis=0)):
         here = begin + turn < end
         token = tl.load(members + begin + turn, here, 0)
-        part = tl.div_rn(tl.load(size + token, here, 0.0).to(tl.float32), whole)
+        part = tl.div_rn(tl.load(size + token, here, 0.0).to(tl.float32), denominator)
         at = token[:, None] * width + channel[None, :]
         row = tl.load(x + at, here[:, None] & wide[None, :], 0.0).to(tl.float32)
         total += part[:, None] * row

@@ -111,22 +111,22 @@ def _best(
     lane, channel = tl.arange(0, DESTINATIONS), tl.arange(0, CHANNELS)
     row = unit + 2 * source[:, None] * PITCH + channel[None, :]
     column = unit + (2 * lane + 1)[None, :] * PITCH + channel[:, None]
-    known = (source < sources)[:, None]
+    valid_sources = (source < sources)[:, None]
     if CHANNELS == PITCH:
-        a = tl.load(row, known, 0.0)
+        a = tl.load(row, valid_sources, 0.0)
     highest = tl.full((SOURCES, DESTINATIONS), float("-inf"), tl.float32)  # per residue modulo DESTINATIONS
     whose = tl.zeros((SOURCES, DESTINATIONS), tl.int32)
     for first in range(0, destinations, DESTINATIONS):
         destination = first + lane
-        there = (destination < destinations)[None, :]
+        valid_destinations = (destination < destinations)[None, :]
         scores = tl.zeros((SOURCES, DESTINATIONS), tl.float32)
         if CHANNELS == PITCH:
-            b = tl.load(column + 2 * first * PITCH, there, 0.0)
+            b = tl.load(column + 2 * first * PITCH, valid_destinations, 0.0)
             scores = tl.dot(a, b, input_precision="tf32x3")
         else:
             for start in range(0, PITCH, CHANNELS):
-                a = tl.load(row + start, known, 0.0)
-                b = tl.load(column + 2 * first * PITCH + start, there, 0.0)
+                a = tl.load(row + start, valid_sources, 0.0)
+                b = tl.load(column + 2 * first * PITCH + start, valid_destinations, 0.0)
                 scores = tl.dot(a, b, scores, input_precision="tf32x3")
         allowed = (destination >= destination_specials) & (destination < destinations)
         better = allowed[None, :] & (scores > highest)
