@@ -1,7 +1,7 @@
-"""raycomp finds Pareto-optimal prune-then-merge recipes for ViT segmentation models.
+"""Find Pareto-optimal prune-then-merge recipes for ViT segmentation models.
 
-Reading order: recipe.py (what to build), flops.py (what it costs), compress/ (how it is built),
-evaluate/measure.py (what is measured), search/proposer.py (what is tried next), search/sweep.py.
+Reading order: recipe.py (what to build), flops.py (its cost), compress/ (building it),
+evaluate/measure.py (measuring it), search/proposer.py (what to try next), search/sweep.py.
 """
 
 from typing import TYPE_CHECKING
@@ -11,10 +11,10 @@ if TYPE_CHECKING:
 
 
 def load(path: str) -> "Segmenter":
-    """Rebuild an exported model (`raycomp export`): pruned, merging, ready to be called on normalised images.
+    """Load an exported model (`raycomp export`): pruned, merging tokens, ready for normalised images.
 
     Raises:
-        UserError: for a file that is not a model of ours.
+        UserError: if the file is not a raycomp model.
     """
     from raycomp.deploy import model  # torch takes seconds to import
 

@@ -1,14 +1,14 @@
-"""Devices: cards' names, float32 arithmetic without TF32, settings of a process, and what is left after an error.
+"""Devices: names, exact float32 arithmetic, process settings, and recovery after errors.
 
-The same seed gives the same bits on a CPU. On CUDA these operations of this project add floats in no fixed order, so
-that two runs differ in the last bits (list of `torch.use_deterministic_algorithms`):
+On a CPU, equal seeds give identical bits. On CUDA, these operations add floats in a nondeterministic order, so that
+runs differ in the last bits (see `torch.use_deterministic_algorithms`):
 
-- `scatter_add_` and `index_add_` of floats: tokens merged into one by plain torch, in training and where Triton is
-  missing; the kernels add in a fixed order. Confusion matrices are counts, which no order changes.
-- backward of bilinear `F.interpolate`, of cross-entropy over pixels, of convolutions and of the fused attention
-  kernels: training, and saliencies.
+- `scatter_add_` and `index_add_` of floats, with which plain torch merges tokens: in training, and without Triton. The
+  Triton kernels add in a fixed order. Confusion matrices are integer counts, so order does not matter.
+- The backward passes of bilinear `F.interpolate`, pixel cross-entropy, convolutions and fused attention: in training
+  and saliency.
 
-Matrix products are the same bits in two runs, but not at two batch sizes: cuBLAS chooses its kernel by the shape.
+Matrix products are identical between runs, but not between batch sizes: cuBLAS chooses kernels by shape.
 """
 
 import gc
@@ -20,16 +20,16 @@ from torch import Tensor
 
 
 def device_name(device: torch.device) -> str:
-    """'cpu', or the name of the card, for example 'NVIDIA H100 80GB HBM3'."""
+    """Return 'cpu', or the name of the GPU, for example 'NVIDIA H100 80GB HBM3'."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 @contextmanager
 def exact_float32() -> Iterator[None]:
-    """Compute float32 products and convolutions on CUDA in float32: TF32 keeps 10 bits of a factor's mantissa, not 23.
+    """Disable TF32, which keeps 10 of 23 mantissa bits, for float32 products and convolutions on CUDA.
 
-    Both settings are restored after. They are torch's older names, which hold in all versions that the project takes;
-    torch 2.9 and later raise where a process sets the newer `fp32_precision` beside them.
+    Both settings are restored afterwards. They are torch's older names, which work in all supported versions; torch
+    2.9 and later raise if a process also sets the newer `fp32_precision`.
     """
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     before = matmul.allow_tf32, cudnn.allow_tf32
@@ -41,17 +41,17 @@ def exact_float32() -> Iterator[None]:
 
 
 def prepare_device(device: torch.device) -> None:
-    """Set up this process for models of many shapes on a device.
+    """Prepare this process to run models of many shapes on a device.
 
-    cuDNN's attention, where torch chooses it, plans anew for every shape, in 0.06 s and more (docs/results/gpu.md), and
-    merging gives every block a token count of its own. The other fused kernels need no plan.
+    cuDNN's attention plans every new shape, in at least 0.06 s (docs/results/gpu.md), and with merging each block has
+    another token count. The other fused kernels need no plans.
     """
     if device.type == "cuda":
         torch.backends.cuda.enable_cudnn_sdp(False)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that a card is full: of torch's allocator, or of a library that allocates by itself."""
+    """Return whether an error means that GPU memory is full, in torch's allocator or in a CUDA library."""
     return isinstance(error, torch.OutOfMemoryError) or (
         isinstance(error, RuntimeError) and any(text in str(error) for text in _FULL)
     )
@@ -61,14 +61,14 @@ _FULL = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATU
 
 
 def free(device: torch.device) -> None:
-    """Give back what tensors that nothing refers to hold of a card; call it after the `except` block that has them."""
+    """Release GPU memory of unreferenced tensors; call it after the `except` block that refers to them."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
 
 
 def responds(device: torch.device) -> bool:
-    """Whether a device still computes: after some errors CUDA refuses all work of the process until it ends."""
+    """Return whether a device still computes; after some errors, CUDA refuses all further work of the process."""
     try:
         free(device)
         total = torch.ones(8, device=device).sum().item()  # waits for the kernels
@@ -78,16 +78,16 @@ def responds(device: torch.device) -> bool:
 
 
 def moved(tensors: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
-    """Tensors of one dtype on a device, by one copy: each on its own would wait for the device.
+    """Move tensors of one dtype to a device in one copy, because each copy would wait for the device.
 
-    Those that came over share one memory.
+    Moved tensors share memory.
     """
-    apart = {name: tensor for name, tensor in tensors.items() if tensor.device != device}
-    if not apart:
+    elsewhere = {name: tensor for name, tensor in tensors.items() if tensor.device != device}
+    if not elsewhere:
         return dict(tensors)
-    flat = torch.cat([tensor.reshape(-1) for tensor in apart.values()]).to(device)
-    parts = flat.split([tensor.numel() for tensor in apart.values()])
+    flat = torch.cat([tensor.reshape(-1) for tensor in elsewhere.values()]).to(device)
+    parts = flat.split([tensor.numel() for tensor in elsewhere.values()])
     return {
         **tensors,
-        **{name: part.view(tensor.shape) for (name, tensor), part in zip(apart.items(), parts, strict=True)},
+        **{name: part.view(tensor.shape) for (name, tensor), part in zip(elsewhere.items(), parts, strict=True)},
     }

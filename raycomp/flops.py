@@ -1,8 +1,8 @@
-"""GFLOPs and tokens per block of a recipe, from numbers alone: no model is built, no torch.
+"""Count GFLOPs and tokens per block of a recipe analytically, without torch or a model.
 
-Convention (fvcore's, REFERENCE 2): one multiply-add counts 1; LayerNorm 5 an element; bilinear
-upsampling 4 an output element; batch normalisation 2; softmax, GELU, residual adds, gathers and
-scatters are free. The matching matmul of a merge step counts, and so do networks that say where to merge.
+The convention is fvcore's (REFERENCE 2): a multiply-add counts 1, LayerNorm 5 per element, bilinear
+upsampling 4 per output element, batch normalisation 2 per element; softmax, GELU, residual adds, gathers
+and scatters are free. The matching product of a merge step and policy networks are counted.
 
 Legend: N tokens, E embedding width, H heads, K classes.
 """
@@ -15,22 +15,22 @@ from raycomp.shape import ModelShape, Size
 
 NORM_COST = 5
 UPSAMPLE_COST = 4
-DECODER_STEP = 8  # the decoder's head width follows the embedding width in steps of this
+DECODER_STEP = 8  # step in which the decoder's head width follows the embedding width
 
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """What a recipe costs for one image; every figure in GFLOPs, tokens as counts."""
+    """Cost of a recipe for one image, in GFLOPs, and its token counts."""
 
     gflops: float
     embedding: float
-    """Patch embedding, and a policy network where the merge method has one."""
+    """Patch embedding, plus the policy network if the merge method has one."""
     blocks: tuple[float, ...]
-    """Each encoder block, its matching step included."""
+    """Each encoder block, including its matching step."""
     decoder: float
-    """Decoder, the encoder's last norm and the upsampling to pixels."""
+    """Decoder, final encoder norm and upsampling to pixels."""
     tokens: tuple[int, ...]
-    """Tokens after each block, special tokens included."""
+    """Tokens after each block, including special tokens."""
 
     @property
     def encoder(self) -> float:
@@ -47,7 +47,7 @@ class DecoderWidths:
 
 
 def decoder_widths(shape: ModelShape, embed: int) -> DecoderWidths:
-    """The decoder keeps its heads and ratio 4; head and MLP widths follow the embedding width."""
+    """Return the decoder's widths: heads and MLP ratio 4 are kept; head and MLP widths follow the embedding."""
     full = shape.width // shape.decoder_heads
     if embed == shape.width:
         return DecoderWidths(shape.decoder_heads, full, shape.mlp)
@@ -58,20 +58,20 @@ def decoder_widths(shape: ModelShape, embed: int) -> DecoderWidths:
 def profile(
     shape: ModelShape, recipe: Recipe, image: Size | None = None, tokens: Sequence[int] | None = None
 ) -> Profile:
-    """Count one forward pass.
+    """Count the cost of one forward pass.
 
     Args:
         shape: the dense model.
         recipe: widths and merging.
-        image: height and width in pixels of the input; by default the shape's own.
-        tokens: tokens after each block, special tokens included, as measured on an image; adaptive
-            merging needs them.
+        image: height and width of the input in pixels; default: the shape's image size.
+        tokens: tokens after each block, including special tokens, measured on an image; required for
+            adaptive merging.
 
     Returns:
         The cost of one image in GFLOPs.
 
     Raises:
-        UserError: for a grid that the merging method cannot work on.
+        UserError: if the merge method cannot work on the grid.
         ValueError: for adaptive merging without `tokens`.
     """
     height, width = image or shape.image
@@ -109,19 +109,19 @@ def profile(
 
 
 def gflops(shape: ModelShape, recipe: Recipe, image: Size | None = None, tokens: Sequence[int] | None = None) -> float:
-    """Total GFLOPs of one forward pass; see `profile`."""
+    """Return the GFLOPs of one forward pass; see `profile`."""
     return profile(shape, recipe, image, tokens).gflops
 
 
 def _attention(n: int, embed: int, heads: int, qk: int, v: int) -> int:
-    """LayerNorm, qkv, both attention matmuls and the output projection."""
+    """Count LayerNorm, qkv, both attention products and the output projection."""
     norm = NORM_COST * n * embed
     qkv = n * embed * heads * (2 * qk + v)
     return norm + qkv + n * n * heads * (qk + v) + n * heads * v * embed
 
 
 def _matching(n: int, metric_width: int) -> int:
-    """Scores of all sources (even positions) against all destinations (odd ones)."""
+    """Count the scores between all sources (even positions) and destinations (odd positions)."""
     return (n + 1) // 2 * (n // 2) * metric_width
 
 

@@ -1,8 +1,8 @@
-"""The policy networks of CTS as numbers: layers and what they cost. `models.policy` builds them.
+"""Layers and cost of the policy networks of CTS; `models.policy` builds them.
 
-`small` is a stack of 3x3 convolutions for small models; `efficientnet_lite0` is the published choice,
-the features of EfficientNet-Lite0 (Tan & Le, ICML 2019, without squeeze-excitation and at fixed stem
-and head). Both end in a 1x1 convolution to two logits for each 2x2 superpatch of the ViT's patches.
+`small` is a stack of 3x3 convolutions for small models. `efficientnet_lite0` is the published choice:
+the features of EfficientNet-Lite0 (Tan & Le, ICML 2019, without squeeze-excitation, with fixed stem
+and head). Both end in a 1x1 convolution to two logits per 2x2 superpatch of ViT patches.
 """
 
 from raycomp.errors import UserError
@@ -20,16 +20,16 @@ _SMALL_WIDTHS = (16, 32, 64)
 
 
 def small_channels(patch: int) -> list[int]:
-    """Output channels of the small policy's stride-2 convolutions: down to one pixel a superpatch."""
+    """Return the output channels of the small policy's stride-2 convolutions, down to one pixel per superpatch."""
     halvings = (2 * patch).bit_length() - 1
     return [_SMALL_WIDTHS[min(i, len(_SMALL_WIDTHS) - 1)] for i in range(halvings)]
 
 
 def policy_cost(kind: str, patch: int, image: Size) -> int:
-    """Multiply-adds of a policy network on one image of height x width pixels.
+    """Return the multiply-adds of a policy network on one image of height x width pixels.
 
     Raises:
-        UserError: for EfficientNet-Lite0 with patches other than 16 pixels.
+        UserError: as `check_policy`.
     """
     return _small_cost(patch, image) if kind == "small" else _lite0_cost(patch, image)
 
@@ -49,7 +49,7 @@ def _small_cost(patch: int, image: Size) -> int:
         height, width = -(-height // 2), -(-width // 2)
         cost += height * width * outputs * (9 * inputs + _BATCH_NORM)
         inputs = outputs
-    cost += height * width * inputs * (9 * inputs + _BATCH_NORM)  # one more, at stride 1
+    cost += height * width * inputs * (9 * inputs + _BATCH_NORM)  # the last convolution has stride 1
     return cost + height * width * inputs * 2
 
 
@@ -71,10 +71,10 @@ def _lite0_cost(patch: int, image: Size) -> int:
 
 
 def check_superpatches(field: str, size: Size, patch: int) -> None:
-    """Check that superpatches of 2x2 patches tile what a policy is trained or measured on.
+    """Check that superpatches of 2x2 patches tile the images that a policy is trained or measured on.
 
     Raises:
-        UserError: naming the field; where a file leaves it out, it is `model.shape.image`.
+        UserError: naming the field, which defaults to `model.shape.image`.
     """
     side = 2 * patch
     if size[0] % side or size[1] % side:

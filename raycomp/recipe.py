@@ -1,7 +1,7 @@
-"""A recipe: which widths to prune to, and which tokens to merge where.
+"""A recipe: the widths to prune to, and how tokens merge.
 
-Frozen data with a canonical JSON form; its id is the hash of that form, so two recipes that
-build the same model are the same recipe everywhere (Parquet, MLflow, Optuna).
+Recipes are frozen data. Their id hashes their canonical JSON form, so recipes that build the same
+model are identical everywhere (Parquet, MLflow, Optuna).
 """
 
 import hashlib
@@ -29,7 +29,7 @@ class BlockWidths(_Frozen):
 
 
 class Recipe(_Frozen):
-    """Prune to these widths, then merge tokens."""
+    """Widths to prune to, and how to merge tokens afterwards."""
 
     embed: int = Field(ge=1)
     """Embedding width of the encoder; the decoder follows it."""
@@ -49,7 +49,7 @@ class Recipe(_Frozen):
 
     @property
     def ratios(self) -> tuple[float, ...]:
-        """Merge ratio of each block, 0 to 0.5; zeros without merging, or where it depends on the image."""
+        """Merge ratio of each block, 0 to 0.5; zeros without merging or with adaptive merging."""
         searched = {} if self.merge is None else self.merge.searched
         return tuple(searched.get(f"merge_{block}", 0.0) for block in range(len(self.blocks)))
 
@@ -59,27 +59,27 @@ class Recipe(_Frozen):
         return self.merge is not None and self.merge.adaptive
 
     def merging(self, merge: MergeMethod | None) -> "Recipe":
-        """The same widths with other merging."""
+        """Return the same widths with other merging."""
         return Recipe.model_validate({"embed": self.embed, "blocks": self.blocks, "merge": merge})
 
     def canonical_json(self) -> str:
-        """The one JSON text of this recipe: sorted keys, no spaces."""
+        """Return the canonical JSON of this recipe: sorted keys, no spaces."""
         return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
 
     @property
     def id(self) -> str:
-        """Twelve hexadecimal digits of the SHA-256 of the canonical JSON."""
+        """First twelve hexadecimal digits of the SHA-256 of the canonical JSON."""
         return hashlib.sha256(self.canonical_json().encode()).hexdigest()[:12]
 
     def family(self, shape: ModelShape) -> str:
-        """`dense`, `prune`, a merging method, or `prune+` one: `prune+tome`."""
+        """Return `dense`, `prune`, a merge method, or both, for example `prune+tome`."""
         pruned = "prune" if self.model_copy(update={"merge": None}) != dense(shape) else ""
         merged = self.merge.method if self.merge is not None else ""
         return "+".join(part for part in (pruned, merged) if part) or "dense"
 
 
 def dense(shape: ModelShape) -> Recipe:
-    """The recipe that changes nothing."""
+    """Return the recipe of the uncompressed model."""
     block = BlockWidths(heads=shape.heads, qk=shape.head_dim, v=shape.head_dim, mlp=shape.mlp)
     return Recipe(embed=shape.width, blocks=(block,) * shape.depth)
 
@@ -90,18 +90,18 @@ def check_fits(shape: ModelShape, recipe: Recipe) -> None:
         raise UserError(f"recipe: field 'blocks' has {len(recipe.blocks)} entries, the model {shape.depth} blocks")
     limits = {"heads": shape.heads, "qk": shape.head_dim, "v": shape.head_dim, "mlp": shape.mlp}
     if recipe.embed > shape.width:
-        raise UserError(f"recipe: field 'embed' is {recipe.embed}; the model has {shape.width} at most")
+        raise UserError(f"recipe: field 'embed' is {recipe.embed}; the model has {shape.width}")
     for index, block in enumerate(recipe.blocks):
-        for field, most in limits.items():
-            if (value := getattr(block, field)) > most:
-                raise UserError(f"recipe: field 'blocks.{index}.{field}' is {value}; the model has {most} at most")
+        for field, limit in limits.items():
+            if (value := getattr(block, field)) > limit:
+                raise UserError(f"recipe: field 'blocks.{index}.{field}' is {value}; the model has {limit}")
 
 
 def tokens_removed(shape: ModelShape, merge: MergeMethod | None, image: Size | None = None) -> tuple[int, list[int]]:
-    """How many tokens go before the first block, and how many in each block.
+    """Return how many tokens are removed before the first block, and in each block.
 
     Raises:
-        UserError: for a grid that the method cannot work on.
+        UserError: if the method cannot work on the grid.
         ValueError: for adaptive merging, which depends on the image.
     """
     return (0, [0] * shape.depth) if merge is None else merge.tokens_removed(shape, image)

@@ -1,4 +1,4 @@
-"""The dimensions of a dense Segmenter: all that a GFLOPs count or a recipe needs to know of it.
+"""Dimensions of a dense Segmenter, as needed by GFLOPs counts and recipes.
 
 Strudel et al., "Segmenter: Transformer for Semantic Segmentation", ICCV 2021.
 """
@@ -14,7 +14,7 @@ from raycomp.errors import UserError
 Grid = tuple[int, int]  # rows, columns of patches
 Size = tuple[int, int]  # height, width in pixels
 Side = Annotated[int, Field(gt=0, le=65536)]
-"""Pixels, as a file gives them: what is larger is a slip, on which counting and building would take for ever."""
+"""Pixels, read from a file; the limit catches typing errors, with which building a model would take forever."""
 
 # name -> (width, heads, depth): the four ViT sizes of the Segmenter paper.
 BACKBONES = {"tiny": (192, 3, 12), "small": (384, 6, 12), "base": (768, 12, 12), "large": (1024, 16, 24)}
@@ -22,15 +22,15 @@ BACKBONES = {"tiny": (192, 3, 12), "small": (384, 6, 12), "base": (768, 12, 12),
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """The size that images are brought to before anything else, as in mmsegmentation; by default their own."""
+    """Size that images are first resized to, as in mmsegmentation; by default they keep their size."""
 
     short: int | None = None
-    """Pixels of the short side; the ratio is kept."""
+    """Short side in pixels; the aspect ratio is kept."""
     long: int | None = None
-    """Most pixels of the long side: an image longer than that is scaled down further."""
+    """Maximum long side in pixels; longer images are scaled down further."""
 
     def of(self, size: Size, factor: float = 1.0) -> Size:
-        """Height and width of an image of `size` at this scale, times a factor of the training."""
+        """Return the height and width of an image of `size` at this scale, times a training factor."""
         ratio = factor
         if self.short is not None:
             ratio = int(factor * self.short) / min(size)
@@ -40,26 +40,26 @@ class Scale:
         return _bounded((height, width), size)
 
 
-_MOST_PIXELS = 2**28
+_MAX_PIXELS = 2**28
 OWN_SIZE = Scale()
-"""Images stay as large as they are."""
+"""Images keep their size."""
 
 
 def enlarged_to(size: Size, window: Size) -> Size:
-    """Size of an image after enlarging it, at its ratio, until a window fits; unchanged where one does."""
+    """Return the size of an image, enlarged at its aspect ratio until a window fits."""
     (height, width), (rows, columns) = size, window
     if height >= rows and width >= columns:
         return size
-    if rows * width <= columns * height:  # the width is what is missing most
+    if rows * width <= columns * height:  # the width limits
         return _bounded((max(rows, int(height / width * columns)), columns), size)
     return _bounded((rows, max(columns, int(width / height * rows))), size)
 
 
 def _bounded(size: Size, before: Size) -> Size:
-    """Refuse to enlarge a sliver of an image until it fills the memory."""
-    if size[0] * size[1] > max(_MOST_PIXELS, before[0] * before[1]):
+    """Refuse to enlarge a very narrow image beyond memory."""
+    if size[0] * size[1] > max(_MAX_PIXELS, before[0] * before[1]):
         resized = f"{before[0]}x{before[1]} would be resized to {size[0]}x{size[1]} pixels"
-        raise UserError(f"an image of {resized}; at most {_MOST_PIXELS} pixels are allowed")
+        raise UserError(f"an image of {resized}; at most {_MAX_PIXELS} pixels are allowed")
     return size
 
 
@@ -76,10 +76,10 @@ class ModelShape(BaseModel):
     patch: Side
     """Side of a square patch, pixels."""
     image: tuple[Side, Side]
-    """Height and width the position embedding was made for, pixels."""
-    classes: int = Field(gt=1, le=255)  # 255 in a label is no class
+    """Height and width of the position embedding, pixels."""
+    classes: int = Field(gt=1, le=255)  # label 255 means unlabelled
     prefix: Literal[1, 2] = 1
-    """Special tokens in front of the patches: CLS, or CLS and DIST."""
+    """Number of special tokens before the patches: CLS, or CLS and DIST."""
     decoder: Literal["linear", "mask"] = "mask"
     decoder_depth: int = Field(default=2, ge=0, le=1000)
     """Transformer blocks of the mask decoder."""
@@ -109,22 +109,22 @@ class ModelShape(BaseModel):
         return max(1, self.width // 64)
 
     def grid(self, image: Size | None = None) -> Grid:
-        """Rows and columns of patches; a rest smaller than a patch is padded to a whole one."""
+        """Return rows and columns of patches; partial patches are padded to full ones."""
         height, width = image or self.image
         return -(-height // self.patch), -(-width // self.patch)
 
 
 def vit(name: str, image: Size, classes: int, **other: object) -> ModelShape:
-    """The shape of a ViT-Ti/S/B/L 16 Segmenter, by the name in `BACKBONES`."""
+    """Return the shape of a ViT-Ti/S/B/L 16 Segmenter, by its name in `BACKBONES`."""
     return ModelShape.model_validate(vit_fields(name, {"image": image, "classes": classes, **other}))
 
 
 def vit_fields(name: str, other: Mapping[str, object]) -> dict[str, object]:
-    """The same as fields of a `ModelShape` that are not checked yet."""
+    """Return the fields of a `ModelShape` by backbone name, not validated."""
     width, heads, depth = BACKBONES[name]
     return {"width": width, "heads": heads, "depth": depth, "patch": 16, **other}
 
 
 def deit_base_distilled(image: Size, classes: int) -> ModelShape:
-    """The paper's model: DeiT-B/16 with CLS and DIST tokens and the 2-layer mask decoder."""
+    """Return the shape of the paper's model: DeiT-B/16 with CLS and DIST tokens and a 2-layer mask decoder."""
     return vit("base", image, classes, prefix=2, normalization="deit")

@@ -26,7 +26,7 @@ class ModelCard(BaseModel):
 
     classes: tuple[str, ...] = Field(min_length=2, max_length=255)
     mean: tuple[float, float, float]
-    """Mean of the pixels, RGB, from 0 to 1, and their standard deviation below."""
+    """Pixel mean, RGB, on a scale of 0 to 1."""
     std: tuple[_Positive, _Positive, _Positive]
     window: tuple[Side, Side]
     """Height and width of the input of one forward pass, pixels."""

@@ -48,7 +48,7 @@ def open_model(path: Path, device: torch.device) -> tuple[Run, ModelCard]:
         return _open_program(path, device)
     card, model = models.read_card(path), models.load(path)
     if len(card.classes) != model.shape.classes:
-        raise UserError(f"{path}: {CARD_FIELD} name {len(card.classes)} classes, the model has {model.shape.classes}")
+        raise UserError(f"{path}: {CARD_FIELD!r} has {len(card.classes)} classes, the model {model.shape.classes}")
     return model.to(device), card
 
 

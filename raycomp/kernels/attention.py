@@ -1,7 +1,7 @@
-"""Attention in one kernel: an online softmax over tiles of keys, with a bias of each key, which torch's flash lacks.
+"""Attention in one kernel: online softmax over tiles of keys, with a bias per key, which torch's flash kernel lacks.
 
 Dao, "FlashAttention-2: Faster Attention with Better Parallelism and Work Partitioning", ICLR 2024, Algorithm 1.
-Products take bfloat16 or float16; sums and the softmax are float32.
+Products use bfloat16 or float16; sums and the softmax use float32.
 
 Legend: B batch, H heads, Nq queries, N keys, qk and v widths of a head.
 """
@@ -12,23 +12,23 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-_KEYS = 64  # of one tile of scores
-_PROGRAMS = 132  # that fill the multiprocessors of an H100 or H200
+_KEYS = 64  # per tile of scores
+_PROGRAMS = 132  # to fill the multiprocessors of an H100 or H200
 _LOG2E = tl.constexpr(math.log2(math.e))
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, log_size: Tensor | None, scale: float) -> Tensor:
-    """Softmax of scale * query @ key^T + log_size, times value.
+    """Compute softmax(scale * query @ key^T + log_size) @ value.
 
     Args:
-        query: (B, H, Nq, qk), bfloat16 or float16; any strides, but channels that are not adjacent are copied.
+        query: (B, H, Nq, qk), bfloat16 or float16; any strides, but non-adjacent channels are copied.
         key: (B, H, N, qk).
         value: (B, H, N, v).
-        log_size: (B, N), finite, or no bias.
-        scale: not negative.
+        log_size: (B, N), finite; None for no bias.
+        scale: non-negative.
 
     Returns:
-        (B, Nq, H * v), as an output projection reads it.
+        (B, Nq, H * v), the input layout of the output projection.
     """
     query, key, value = (x if x.stride(-1) == 1 else x.contiguous() for x in (query, key, value))
     (B, H, queries, qk), v = query.shape, value.shape[-1]
@@ -36,7 +36,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, log_size: Tensor | None, s
     strides = [*query.stride()[:3], *key.stride()[:3], *value.stride()[:3]]
     step = math.gcd(8, H * v, v, *strides)  # 8 elements are the 16 bytes that a thread loads at once
     tile = 128 if B * H * triton.cdiv(queries, 128) >= _PROGRAMS else 64
-    # Two programs of 8 warps share a multiprocessor's registers where heads are narrow; wider ones would spill.
+    # With narrow heads, two programs of 8 warps share a multiprocessor's registers; wider heads would spill.
     options = {"num_warps": tile // 16, "maxnreg": 128 if tile == 128 and max(qk, v) <= 64 else None}
     first_qk, rest_qk = _parts(qk)
     first_v, rest_v = _parts(v)
@@ -50,7 +50,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, log_size: Tensor | None, s
 
 
 def _parts(width: int) -> tuple[int, int]:
-    """Widths of the tiles that hold a head, powers of two of at least 16: one, or 64 and another where that saves."""
+    """Split a head into tile widths, powers of two of at least 16: one, or 64 and another if that is smaller."""
     if 64 < width <= 96:
         return 64, max(16, triton.next_power_of_2(width - 64))
     return max(16, triton.next_power_of_2(width)), 0
@@ -91,7 +91,7 @@ def _attend(
     QUERIES: tl.constexpr,
     KEYS: tl.constexpr,
 ) -> None:
-    """One tile of queries of one head against all keys; strides are counted in steps of STEP elements."""
+    """Attend with one tile of one head's queries to all keys; strides are in units of STEP elements."""
     tiles = tl.cdiv(queries, QUERIES)
     turn, tile = tl.program_id(0) // tiles, tl.program_id(0) % tiles
     image, head = (turn // heads).to(tl.int64), turn % heads
@@ -115,17 +115,17 @@ def _attend(
     highest = tl.full((QUERIES,), float("-inf"), tl.float32)
     total = tl.zeros((QUERIES,), tl.float32)
     exponent = scale * _LOG2E  # exp(x) = exp2(log2(e) * x)
-    whole = keys // KEYS * KEYS
+    complete = keys // KEYS * KEYS
     if log_size is not None:
         log_size += image * keys + lane
         following = tl.load(log_size, lane < keys, float("-inf"))
-    for LAST in tl.static_range(2):  # only the last tile looks where the keys end
-        for start in range(whole if LAST else 0, keys if LAST else whole, KEYS):
-            there = lane < (keys - start if LAST else KEYS)
-            k = tl.load(key + c[:, None], there[None, :] & (c < QK)[:, None], 0.0)
+    for LAST in tl.static_range(2):  # only the last tile checks where the keys end
+        for start in range(complete if LAST else 0, keys if LAST else complete, KEYS):
+            valid = lane < (keys - start if LAST else KEYS)
+            k = tl.load(key + c[:, None], valid[None, :] & (c < QK)[:, None], 0.0)
             scores = tl.dot(q, k)
             if REST_QK:
-                k_rest = tl.load(key + c_rest[:, None], there[None, :] & (c_rest < QK)[:, None], 0.0)
+                k_rest = tl.load(key + c_rest[:, None], valid[None, :] & (c_rest < QK)[:, None], 0.0)
                 scores = tl.dot(q_rest, k_rest, scores)
             if log_size is not None:
                 bias = following * _LOG2E
@@ -135,17 +135,17 @@ def _attend(
                 weight = tl.exp2(scores - high[:, None])
             else:
                 if LAST:
-                    scores = tl.where(there[None, :], scores, float("-inf"))
+                    scores = tl.where(valid[None, :], scores, float("-inf"))
                 high = tl.maximum(highest, tl.max(scores, axis=1) * exponent)
                 weight = tl.exp2(scores * exponent - high[:, None])
             fade = tl.exp2(highest - high)
             total = total * fade + tl.sum(weight, axis=1)
             highest = high
             weight = weight.to(value.dtype.element_ty)
-            values = tl.load(value + d[None, :], there[:, None] & (d < V)[None, :], 0.0)
+            values = tl.load(value + d[None, :], valid[:, None] & (d < V)[None, :], 0.0)
             mixed = tl.dot(weight, values, mixed * fade[:, None])
             if REST_V:
-                values_rest = tl.load(value + d_rest[None, :], there[:, None] & (d_rest < V)[None, :], 0.0)
+                values_rest = tl.load(value + d_rest[None, :], valid[:, None] & (d_rest < V)[None, :], 0.0)
                 mixed_rest = tl.dot(weight, values_rest, mixed_rest * fade[:, None])
             key += KEYS * STEP * key_token
             value += KEYS * STEP * value_token

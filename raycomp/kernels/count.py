@@ -1,4 +1,4 @@
-"""Confusion matrices of images, of which neighbouring pixels of one cell are added at once.
+"""Confusion matrices per image; runs of pixels of one matrix cell are added at once.
 
 Legend: B images, K classes, H W pixels.
 """
@@ -12,10 +12,10 @@ _PIXELS = 1024
 
 
 def confusions(truth: Tensor, predicted: Tensor, classes: int) -> Tensor:
-    """Counts (B, K, K) int32 by true and predicted class of labels (B, H, W) on a CUDA device.
+    """Count labels (B, H, W) on a CUDA device by true and predicted class: (B, K, K) int32.
 
-    Of a run of pixels in row-major order only the two ends add: one more than the place of the last, less that of the
-    first. What is labelled `classes` or more falls out.
+    In a run of equal pixels, in row-major order, only the ends add: the last adds its place plus one, the first
+    subtracts its place. Labels of `classes` or more are ignored.
     """
     B, pixels = len(truth), truth[0].numel()
     counts = torch.zeros(B, classes, classes, dtype=torch.int32, device=truth.device)
@@ -43,7 +43,7 @@ def _count(
 
 @triton.jit
 def _cell(truth: tl.tensor, predicted: tl.tensor, place: tl.tensor, count: tl.tensor, classes: int) -> tl.tensor:
-    """Row and column of each pixel in the matrix as one number; -1 outside, and where it has no label."""
+    """Return each pixel's matrix cell as one index; -1 outside the image and for unlabelled pixels."""
     inside = (place >= 0) & (place < count)
     true = tl.load(truth + place, inside, 255).to(tl.int32)
     guess = tl.load(predicted + place, inside, 0).to(tl.int32)

@@ -1,7 +1,7 @@
-"""Who merges with whom, in three kernels: unit vectors, best partners, positions after merging.
+"""Match tokens to merge, in three kernels: unit vectors, best partners, positions after merging.
 
-The same answers as plain torch in `raycomp.compress.merge`, in float32. Scores are compared where they are computed;
-the (sources, destinations) matrix is never written.
+Results equal plain torch in `raycomp.merging.tokens`, in float32. Scores are compared where they are computed; the
+(sources, destinations) matrix is never written.
 
 Legend: B batch, H heads, N tokens, C channels, S sources (even positions), D destinations (odd positions).
 """
@@ -11,19 +11,19 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-_CHANNELS = 64  # at most, of one tile of vectors that is read once
-_PROGRAMS = 132  # that fill the multiprocessors of an H100 or H200
-_ELEMENTS = 2048  # of one tile of vectors
+_CHANNELS = 64  # maximum per tile of vectors that is read once
+_PROGRAMS = 132  # to fill the multiprocessors of an H100 or H200
+_ELEMENTS = 2048  # per tile of vectors
 
 
 def best_partners(metric: Tensor, prefix: int) -> tuple[Tensor, Tensor]:
-    """`raycomp.merging.tokens.best_partners` of metric (B, N, C), or of the mean over heads of (B, H, N, C)."""
+    """Implement `raycomp.merging.tokens.best_partners` for a metric (B, N, C), or (B, H, N, C) averaged over heads."""
     if metric.dim() == 3:
         metric = metric[:, None]
     B, H, N, C = metric.shape
     sources, width = (N + 1) // 2, max(16, triton.next_power_of_2(C))
     chunk = width if width <= _CHANNELS else 32
-    pitch = triton.cdiv(C, chunk) * chunk  # whole tiles, filled with zeros
+    pitch = triton.cdiv(C, chunk) * chunk  # a multiple of the tile, padded with zeros
     unit = torch.empty(B, N, pitch, dtype=torch.float32, device=metric.device)
     rows = max(1, _ELEMENTS // width)
     _unit[(triton.cdiv(N, rows), B)](metric, unit, *metric.stride(), H, N, C, pitch, rows, width)
@@ -37,7 +37,7 @@ def best_partners(metric: Tensor, prefix: int) -> tuple[Tensor, Tensor]:
 
 
 def pair_positions(best: Tensor, partner: Tensor, r: int, tokens: int, prefix: int) -> Tensor:
-    """`raycomp.merging.tokens.pair_positions`, one program for each image."""
+    """Implement `raycomp.merging.tokens.pair_positions`, with one program per image."""
     B, sources = best.shape
     index = torch.empty(B, tokens, dtype=torch.int64, device=best.device)
     block = triton.next_power_of_2(sources)
@@ -60,9 +60,9 @@ def _unit(
     ROWS: tl.constexpr,
     WIDTH: tl.constexpr,
 ) -> None:
-    """Mean over heads of metric (B, H, N, C), rounded to its dtype as torch does, then scaled to length 1.
+    """Average metric (B, H, N, C) over heads, round it to its dtype as torch does, and normalise it to length 1.
 
-    Zeros fill each row up to the pitch.
+    Rows are padded with zeros up to the pitch.
     """
     image = tl.program_id(1).to(tl.int64)
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
@@ -97,11 +97,12 @@ def _best(
     DESTINATIONS: tl.constexpr,
     CHANNELS: tl.constexpr,
 ) -> None:
-    """Highest cosine of a tile of sources and whose it is, over tiles of destinations; of equals the first.
+    """Find the highest cosine of each source in a tile, and its destination; ties go to the lower index.
 
-    Three TF32 products stand for one of float32 (one alone would let many scores tie). A number is split into 11 bits
-    and the next 11, which leaves out at most 2^-23 of it: with the product of both rests, 2^-22, a cosine of unit
-    vectors is within 2^-21 = 5e-7 (Cauchy-Schwarz). Sums of a tile start from zero and are added up in float32.
+    Three TF32 products replace one float32 product (a single one would make many scores tie). A number is split into
+    11 bits and the next 11, with an error of at most 2^-23 of it. With the omitted product of both remainders, 2^-22,
+    a cosine of unit vectors is within 2^-21 = 5e-7 (Cauchy-Schwarz). Sums of a tile start at zero and are added in
+    float32.
     """
     image = tl.program_id(1).to(tl.int64)
     unit += image * tokens * PITCH
@@ -110,29 +111,29 @@ def _best(
     lane, channel = tl.arange(0, DESTINATIONS), tl.arange(0, CHANNELS)
     row = unit + 2 * source[:, None] * PITCH + channel[None, :]
     column = unit + (2 * lane + 1)[None, :] * PITCH + channel[:, None]
-    known = (source < sources)[:, None]
+    valid_sources = (source < sources)[:, None]
     if CHANNELS == PITCH:
-        a = tl.load(row, known, 0.0)
-    highest = tl.full((SOURCES, DESTINATIONS), float("-inf"), tl.float32)  # of every DESTINATIONS-th
+        a = tl.load(row, valid_sources, 0.0)
+    highest = tl.full((SOURCES, DESTINATIONS), float("-inf"), tl.float32)  # per residue modulo DESTINATIONS
     whose = tl.zeros((SOURCES, DESTINATIONS), tl.int32)
     for first in range(0, destinations, DESTINATIONS):
         destination = first + lane
-        there = (destination < destinations)[None, :]
+        valid_destinations = (destination < destinations)[None, :]
         scores = tl.zeros((SOURCES, DESTINATIONS), tl.float32)
         if CHANNELS == PITCH:
-            b = tl.load(column + 2 * first * PITCH, there, 0.0)
+            b = tl.load(column + 2 * first * PITCH, valid_destinations, 0.0)
             scores = tl.dot(a, b, input_precision="tf32x3")
         else:
             for start in range(0, PITCH, CHANNELS):
-                a = tl.load(row + start, known, 0.0)
-                b = tl.load(column + 2 * first * PITCH + start, there, 0.0)
+                a = tl.load(row + start, valid_sources, 0.0)
+                b = tl.load(column + 2 * first * PITCH + start, valid_destinations, 0.0)
                 scores = tl.dot(a, b, scores, input_precision="tf32x3")
         allowed = (destination >= destination_specials) & (destination < destinations)
         better = allowed[None, :] & (scores > highest)
         whose = tl.where(better, destination[None, :], whose)
         highest = tl.where(better, scores, highest)
     high = tl.max(highest, axis=1)
-    whose = tl.min(tl.where(highest == high[:, None], whose, destinations), axis=1)  # of equals the first
+    whose = tl.min(tl.where(highest == high[:, None], whose, destinations), axis=1)  # ties: lower index
     special = source < source_specials
     high, whose = tl.where(special, float("-inf"), high), tl.where(special, 0, whose)
     at = image * sources + source
@@ -151,12 +152,12 @@ def _positions(
     prefix: int,
     BLOCK: tl.constexpr,
 ) -> None:
-    """Find the r-th highest score bit by bit instead of sorting, and number the tokens that stay."""
+    """Find the r-th highest score bit by bit instead of sorting, and number the remaining tokens."""
     image = tl.program_id(0).to(tl.int64)
     source = tl.arange(0, BLOCK)
     inside = source < sources
     score = tl.load(best + image * sources + source, inside, float("-inf"))
-    score = tl.where(score == 0.0, 0.0, score)  # -0 equals 0
+    score = tl.where(score == 0.0, 0.0, score)  # -0.0 equals 0.0
     bits = score.to(tl.int32, bitcast=True)
     key = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).to(tl.uint32, bitcast=True) ^ 0x80000000  # unsigned, in order of scores
     limit, bit = tl.full((), 0, tl.uint32), tl.full((), 0x80000000, tl.uint32)
@@ -168,7 +169,7 @@ def _positions(
     above = inside & (key > limit)
     equal = inside & (key == limit)
     left = r - tl.sum(above.to(tl.int32), axis=0)
-    merges = above | (equal & (tl.cumsum(equal.to(tl.int32), axis=0) <= left))  # of equals the first
+    merges = above | (equal & (tl.cumsum(equal.to(tl.int32), axis=0) <= left))  # ties: lower index
 
     source_specials, destination_specials = (prefix + 1) // 2, prefix // 2
     kept = sources - source_specials - r

@@ -64,9 +64,9 @@ def test_what_adapts_to_the_image_has_no_graph(model, saliency, tmp_path):
 def test_an_export_that_differs_is_refused(model):
     wanted = model(IMAGES).detach().numpy()
     assert compare(model, lambda x: wanted[: len(x)] + 5e-5, IMAGES) == pytest.approx(5e-5, rel=0.1)
-    with pytest.raises(UserError, match=r"differ by 0\.1 from torch's, on 5 of 5 images"):
+    with pytest.raises(UserError, match=r"differ from torch's by 0\.1, on 5 of 5 images"):
         compare(model, lambda x: wanted[: len(x)] + 0.1, IMAGES)
-    with pytest.raises(UserError, match="differ by nan"):
+    with pytest.raises(UserError, match="differ from torch's by nan"):
         compare(model, lambda x: np.full_like(wanted[: len(x)], np.nan), IMAGES)
 
 
@@ -142,7 +142,7 @@ def test_a_session_runs_on_the_device_that_is_asked_for(tmp_path, monkeypatch):
             asked.append(providers)
             super().__init__(source, options, providers=["CPUExecutionProvider"])
 
-    with pytest.raises(UserError, match=r"--device cuda: .*onnxruntime-gpu in its place, or give --device cpu"):
+    with pytest.raises(UserError, match=r"--device cuda: .*onnxruntime-gpu instead, or pass --device cpu"):
         open_model(tmp_path / "same.onnx", torch.device("cuda"))
     both = ["CUDAExecutionProvider", "CPUExecutionProvider"]
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: both)

@@ -162,5 +162,5 @@ def test_the_name_of_a_class_is_no_formula(figures, tmp_path):
 
 def test_facts_of_another_model_are_refused(model, tmp_path):
     models.save(model, models.card_of(model, DATA, CLASSES[:3]), tmp_path / "m.safetensors")
-    with pytest.raises(UserError, match=r"m\.safetensors: facts name 3 classes, the model has 5"):
+    with pytest.raises(UserError, match=r"m\.safetensors: 'facts' has 3 classes, the model 5"):
         open_model(tmp_path / "m.safetensors", CPU)

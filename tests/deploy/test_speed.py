@@ -44,7 +44,7 @@ def test_onnxruntime_is_timed_in_float32(model, saliency):
 
 
 def test_onnxruntime_without_cuda_is_refused_before_anything_is_timed(model):
-    with pytest.raises(UserError, match=r"--device cuda: .* install onnxruntime-gpu in its place"):
+    with pytest.raises(UserError, match=r"--device cuda: .* install onnxruntime-gpu instead"):
         speeds({"made": model}, ["torch", "onnxruntime"], [1], torch.device("cuda"), torch.float32, 1)
 
 

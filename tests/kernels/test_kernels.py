@@ -81,7 +81,7 @@ def test_the_kernels_are_for_cuda_and_what_needs_no_gradient(on_gpu, monkeypatch
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="kernels run here")
 def test_where_no_kernel_runs_the_reason_is_said():
-    with pytest.warns(UserWarning, match="no Triton kernels, plain torch in their place: "):
+    with pytest.warns(UserWarning, match="no Triton kernels, using plain torch: "):
         assert not kernels.available.__wrapped__()
 
 
