@@ -76,6 +76,7 @@ def test_tome_rows_of_table_1(task, r, metric, expected):
     assert gflops(shape, tome_recipe(shape, r, metric)) == pytest.approx(expected, abs=0.01)
 
 
+@pytest.mark.fast_cases(4)
 @pytest.mark.parametrize(("name", "prefix", "decoder", "task", "expected"), ACCEPTANCE)
 def test_analytic_count_equals_fvcore_on_dense_models(name, prefix, decoder, task, expected, monkeypatch):
     shape = vit(name, *task, prefix=prefix, decoder=decoder)

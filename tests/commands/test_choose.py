@@ -182,6 +182,7 @@ def test_sweeps_are_compared(results, capsys):
         compare_command(["tiny"], results=results)
 
 
+@pytest.mark.slow
 def test_a_report_lies_with_the_sweep_unless_told_otherwise(results, tmp_path, capsys):
     report_command(["tiny"], results=results)
     assert (tmp_path.__class__(results) / "tiny" / "report.html").stat().st_size > 1e6

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from tests.helpers.jobs import make_place
-from tests.helpers.sweeps import SweepView, finish, found, start
+from tests.helpers.sweeps import Outcomes, finish, outcomes, start
 
 
 @pytest.fixture(scope="session")
@@ -22,12 +22,12 @@ def place(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def undisturbed(place) -> SweepView:
+def undisturbed(place) -> Outcomes:
     finish(start(place, "undisturbed"), place, "undisturbed")
-    return found(place, "undisturbed")
+    return outcomes(place, "undisturbed")
 
 
 @pytest.fixture(scope="session")
-def undisturbed_random(place) -> SweepView:
+def undisturbed_random(place) -> Outcomes:
     finish(start(place, "undisturbed-random", "--space", "random.yaml"), place, "undisturbed-random")
-    return found(place, "undisturbed-random")
+    return outcomes(place, "undisturbed-random")

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from raycomp.results.store import Store
-from tests.helpers.sweeps import at_least, finish, found, log, logged, start, wait_until
+from tests.helpers.sweeps import at_least, finish, log, logged, outcomes, start, wait_until
 
 pytestmark = pytest.mark.faults
 
@@ -20,7 +20,7 @@ def test_a_clock_that_jumps_changes_nothing(place, undisturbed, tmp_path):
         shifted.write_text(str(jump))
         shifted.replace(offset)
     finish(process, place, "clock")
-    assert found(place, "clock") == undisturbed
+    assert outcomes(place, "clock") == undisturbed
     assert logged(place, "clock") == sorted("-".join(key) for key in undisturbed)
     rows = Store(place / "results" / "clock").rows()
     started = [row.started.timestamp() for row in rows]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.sweeps import finish, found, rows_there, start, wait_until
+from tests.helpers.sweeps import finish, outcomes, rows_there, start, wait_until
 
 pytestmark = pytest.mark.faults
 
@@ -43,5 +43,5 @@ def test_a_full_disk_ends_the_sweep_with_one_line_and_it_goes_on_with_room(place
     ballast.unlink()
     output = finish(start(place, "full", *options), place, "full")
     assert "trials done, resuming" in output
-    assert found(small_disk, "full", "") == undisturbed
+    assert outcomes(small_disk, "full", "") == undisturbed
     assert not list((small_disk / "full" / "trials").glob(".*"))

@@ -12,8 +12,8 @@ from tests.helpers.sweeps import (
     at_least,
     end_session,
     finish,
-    found,
     logged,
+    outcomes,
     rows_there,
     start,
     trial_workers,
@@ -29,7 +29,7 @@ def test_a_driver_that_is_killed_again_and_again_loses_and_doubles_nothing(place
     if KILLS > 2:
         options = ["--trials", str(9 + 2 * KILLS)]
         finish(start(place, "in-one-go", *options), place, "in-one-go")
-        expected = found(place, "in-one-go")
+        expected = outcomes(place, "in-one-go")
     moments, seconds, landed, with_rows = random.Random(), [], [], 0
     for kill in range(KILLS):
         slow = {"": 3.0}  # so that there is always something left to kill
@@ -50,7 +50,7 @@ def test_a_driver_that_is_killed_again_and_again_loses_and_doubles_nothing(place
         Store(place / "results" / "killed").rows()  # whole, every one of them
     assert with_rows, f"killed after {seconds} s with {landed} rows"
     finish(start(place, "killed", *options), place, "killed")
-    assert found(place, "killed") == expected
+    assert outcomes(place, "killed") == expected
     assert logged(place, "killed") == sorted("-".join(key) for key in expected)
 
 
@@ -64,7 +64,7 @@ def test_a_worker_that_is_killed_is_replaced(place, undisturbed):
         killed.append(worker.pid)
     finish(process, place, "worker")
     assert len(set(killed)) == 2
-    assert found(place, "worker") == undisturbed
+    assert outcomes(place, "worker") == undisturbed
     assert logged(place, "worker") == sorted("-".join(key) for key in undisturbed)
 
 
@@ -75,4 +75,4 @@ def test_of_two_sweeps_in_one_folder_one_is_refused(place, undisturbed):
     assert second.wait(120) == 2
     output = finish(first, place, "both")
     assert "is writing to it; wait, or choose another --name" in output
-    assert found(place, "both") == undisturbed
+    assert outcomes(place, "both") == undisturbed

@@ -9,7 +9,7 @@ from mlflow import MlflowClient
 
 from tests.helpers.jobs import environment
 from tests.helpers.services import free_port, mlflow_server
-from tests.helpers.sweeps import finish, found, rows_there, start, wait_until
+from tests.helpers.sweeps import finish, outcomes, rows_there, start, wait_until
 
 pytestmark = pytest.mark.faults
 
@@ -52,12 +52,12 @@ def test_a_sweep_does_without_its_server_and_is_completed_afterwards(place, tmp_
         wait_until(lambda: rows_there(place, "midway") >= 4, process, "rows", place / "midway.log")
     output = finish(process, place, "midway")
     assert output.count(f"MLflow at {uri} failed") == 1
-    assert found(place, "midway") == found(place, "down")
-    rows = len(found(place, "down"))
+    assert outcomes(place, "midway") == outcomes(place, "down")
+    rows = len(outcomes(place, "down"))
     with mlflow_server(store, tmp_path / "artifacts", port):
         assert f"{rows} of {rows} rows added" in track(place, "down", "--backfill", *tracking)
         assert f" of {rows} rows; --backfill adds the rest" in track(place, "midway", *tracking)
         assert " rows added" in track(place, "midway", "--backfill", *tracking)
         assert f"has {rows} of {rows} rows" in track(place, "midway", "--backfill", *tracking)
         for name in ("down", "midway"):
-            assert keys(uri, name) == sorted("-".join(key) for key in found(place, name))
+            assert keys(uri, name) == sorted("-".join(key) for key in outcomes(place, name))

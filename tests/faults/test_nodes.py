@@ -13,7 +13,7 @@ import pytest
 
 from raycomp.results.store import Store
 from tests.helpers.services import free_port
-from tests.helpers.sweeps import end_session, finish, found, rows_there, start, wait_until
+from tests.helpers.sweeps import end_session, finish, outcomes, rows_there, start, wait_until
 
 pytestmark = pytest.mark.faults
 RAY = str(Path(sys.executable).with_name("ray"))
@@ -72,6 +72,6 @@ def test_a_node_that_goes_in_the_middle_of_a_trial_costs_nothing_but_time(place,
     wait_until(lambda: rows_there(place, "spot") >= 3, process, "rows", place / "spot.log")
     end_session(nodes[0])  # raylet and workers, at once
     finish(process, place, "spot")
-    assert found(place, "spot") == undisturbed_random
+    assert outcomes(place, "spot") == undisturbed_random
     died = [row for row in Store(place / "results" / "spot").rows() if row.status != "complete"]
     assert died == []

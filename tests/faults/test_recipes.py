@@ -3,7 +3,7 @@
 import pytest
 import yaml
 
-from tests.helpers.sweeps import finish, found, start
+from tests.helpers.sweeps import finish, outcomes, start
 
 pytestmark = pytest.mark.faults
 
@@ -16,7 +16,7 @@ def test_recipes_that_cannot_be_measured_fail_alone(place, undisturbed_random):
     (place / "impatient.yaml").write_text(yaml.safe_dump(space))
     faults = {memory: "memory", killed: "killed", hang: "hang"}
     output = finish(start(place, "faulty", "--space", "impatient.yaml", faults=faults), place, "faulty")
-    measured = found(place, "faulty")
+    measured = outcomes(place, "faulty")
     search = {key: value for key, value in measured.items() if key[0] == "search"}
     assert search.keys() == {key for key in undisturbed_random if key[0] == "search"}
     assert "can't allocate memory" in search.pop(("search", memory))

@@ -15,7 +15,7 @@ from raycomp.results.store import Store
 from tests.helpers.jobs import command, environment
 
 INJECT = Path(__file__).parents[1] / "faults" / "inject"
-SweepView = dict[tuple[str, str], Any]
+Outcomes = dict[tuple[str, str], Any]
 
 
 def start(place: Path, name: str, *options: str, faults: dict[str, Any] | None = None, **own: str) -> subprocess.Popen:
@@ -43,7 +43,7 @@ def log(place: Path, name: str) -> str:
     return (place / f"{name}.log").read_text()
 
 
-def found(place: Path, name: str, results: str = "results") -> SweepView:
+def outcomes(place: Path, name: str, results: str = "results") -> Outcomes:
     """What was measured of every recipe at every stage; each once, and whole."""
     rows = Store(place / results / name).rows()
     keys = [(row.stage, row.recipe_id) for row in rows]

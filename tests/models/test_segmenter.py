@@ -6,7 +6,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from raycomp.models._timm import create_model
 from raycomp.models.checkpoints import load_backbone
 from raycomp.models.segmenter import Segmenter, init_weights, linear_embedding
 from raycomp.recipe import dense
@@ -16,6 +15,8 @@ from tests.conftest import TINY, seeded_images, seeded_model, shared
 
 @pytest.mark.parametrize(("name", "prefix"), [("deit_tiny_patch16_224", 1), ("deit_tiny_distilled_patch16_224", 2)])
 def test_encoder_equals_timm(name, prefix, tmp_path):
+    from timm import create_model  # torchvision is fit for it once raycomp is imported
+
     shape = vit("tiny", (224, 224), 5, prefix=prefix)
     reference = create_model(name, pretrained=False).eval()
     torch.save(reference.state_dict(), tmp_path / "weights.pth")

@@ -132,6 +132,7 @@ def test_an_exhausted_space_ends_the_sweep():
     assert {p.recipe.embed for p in done if p.stage == "search"} == {16, 24, 32}
 
 
+@pytest.mark.slow
 def test_other_seeds_propose_other_recipes():
     runs = [{p.recipe.id for p in drive(Proposer(SPACE, SEARCH.model_copy(update={"seed": s}), []))} for s in (0, 1)]
     assert runs[0] != runs[1]
