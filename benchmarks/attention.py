@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Compare two ways to add log(size) to proportional attention: an additive bias and an extra channel.
 
     python benchmarks/attention.py [--device cuda]

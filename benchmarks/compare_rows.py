@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Compare the rows of two sweeps column by column, to show that a code change changes no result.
 
     python jobs/pareto_search.py --workers 1 --trials 40 --results before   # in the old checkout

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Measure the code on a GPU: correctness, kernels, speed, memory, and one real sweep. Takes at most 8 minutes.
 
     python benchmarks/gpu.py --out gpu-results                        # on a machine with CUDA

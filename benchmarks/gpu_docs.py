@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Render the figures of `benchmarks/gpu.py` as docs/results/gpu.md."""
 
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Estimate the time of a DeiT-B forward pass at 512 px on a GPU from its FLOPs and bytes.
 
     python benchmarks/gpu_estimate.py [--tflops 777] [--tb-per-s 4.25] [--batch 32]

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Measure the best recipes of sweeps, at shares of the dense cost, on images that no search used.
 
     python benchmarks/held_out.py NAME ... [--shares 50,27] [--images 500] [--refined]

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Compare predicted and measured latency of random recipes.
 
     python benchmarks/latency.py [--space search_spaces/streetscenes_vit_micro.yaml] [--recipes 24] [--batch 1]

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Time one merging transformer block against a direct implementation of the published algorithm.
 
     python benchmarks/merge_step.py [--device cuda] [--dtype bfloat16] [--threads 2]

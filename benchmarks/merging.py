@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Compare saved FLOPs with gained speed: ToMe at moderate, pruning with ToMe at aggressive compression.
 
     python benchmarks/merging.py [--device cuda] [--threads 2]
@@ -21,7 +22,7 @@ from raycomp.merging import ToMe
 from raycomp.merging.tome import constant_r
 from raycomp.models.segmenter import Segmenter
 from raycomp.recipe import Recipe, dense
-from raycomp.results.query import baselines
+from raycomp.results.query import uniform_baselines
 from raycomp.search.baselines import matched_baselines
 from raycomp.shape import ModelShape, deit_base_distilled, vit
 
@@ -69,7 +70,7 @@ def matched(shape: ModelShape) -> Recipe:
 def aggressive(shape: ModelShape) -> Recipe:
     """Return the uniform prune+ToMe recipe at the aggressive compression."""
     recipes = {one.kind: one.recipe for one in matched_baselines(shape, shape.image, (1 / AGGRESSIVE,))}
-    return recipes[baselines()[-1]]
+    return recipes[uniform_baselines()[-1]]
 
 
 def merging(shape: ModelShape, ratios: tuple[float, ...]) -> Recipe:

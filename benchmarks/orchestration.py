@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Measure the overhead of Ray Tune per trial against a plain loop, and the start-up time of Ray.
 
     python benchmarks/orchestration.py [--trials 200]

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Compare mIoU at the original label size, as in published results, with mIoU at resized labels.
 
     python benchmarks/original_size.py [--space SPACE.yaml] [--short-side 96]

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Measure the time that `make pareto` spends outside model evaluation, and its memory.
 
     python benchmarks/overhead.py [-- OPTIONS OF jobs/pareto_search.py]

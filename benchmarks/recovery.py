@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Compare ways of recovery, and test whether elastic accuracy ranks recipes like fine-tuning does.
 
     python benchmarks/recovery.py [--recipes 12] [--steps 500] [--modes none,elastic,refine] [--workers 2]

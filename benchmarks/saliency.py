@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Compare the accuracy that NViT's score and the Taylor score keep, as cut and after fine-tuning.
 
     python benchmarks/saliency.py [--steps 200] [--between 40] [--shares 60,40,27] [--out results/saliency.jsonl]

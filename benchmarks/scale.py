@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Measure whether one driver keeps 256 workers busy, its cost per trial, and what grows with the number of trials.
 
     python benchmarks/scale.py                      # the driver alone: asks, rows, MLflow; reading and compacting

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Compare how fast samplers find good recipes: hypervolume over trials and over seconds.
 
     python benchmarks/search.py                                   # the elastic ViT-micro, replayed: 5 minutes

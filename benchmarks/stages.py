@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Find the few images that predict a recipe's accuracy best, and the time that stopping weak trials early saves.
 
     python benchmarks/stages.py subsets    # 24 random recipes on half of the full set: 10 minutes

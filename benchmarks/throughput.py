@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Compare the trials per minute of a straightforward loop and of a sweep's worker.
 
     python benchmarks/throughput.py [--trials 6] [--device cuda] [--against FOLDER]

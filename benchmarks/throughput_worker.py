@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The worker that `throughput.py` times: it measures the search stage of recipes from standard input, one per line.
 
 It is a separate process so that it can run the package of another working tree; it imports only what all trees have.

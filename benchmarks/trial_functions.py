@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Trial functions to compare samplers on: a formula of the recipe, and the elastic ViT-micro, measured once.
 
 The formula follows the paper's curves: mild merging is free, merging down to few tokens is ruinous, pruning costs a

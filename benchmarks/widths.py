@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Find the widths that suit the hardware: FLOP/s at narrower widths, relative to the full one.
 
     python benchmarks/widths.py [--device cuda] [--dtype bfloat16]

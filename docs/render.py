@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Write the reference pages that follow from the code: fields of search space files, and columns of results.
 
 `make docs` runs this; `tests/test_docs.py` compares the pages with what it writes.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Run a sweep on a local cluster that grows and shrinks: Ray's autoscaler, with nodes of one CPU each.
 
     python jobs/autoscale_demo.py --nodes 2 --trials 24

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Compare the methods of the paper at matched GFLOPs, and write its tables and figures.
 
     python jobs/benchmark.py --space search_spaces/streetscenes_vit_micro.yaml

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Search the Pareto front of prune-then-merge recipes of a model within a budget of GFLOPs or time.
 
     python jobs/pareto_search.py --space search_spaces/streetscenes_vit_micro.yaml --budget 60% --trials 60

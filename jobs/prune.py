@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Prune the dense model of a search space by NViT, to a share of its GFLOPs or of its latency on this device.
 
     python jobs/prune.py --space search_spaces/streetscenes_vit_micro.yaml --gflops 60% --out pruned.safetensors

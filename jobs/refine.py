@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Fine-tune the front of a finished sweep with the dense model as teacher, and measure it on the full set.
 
     python jobs/refine.py --sweep streetscenes_vit_micro --steps 2000 --seeds 0,1,2

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Train a dense model, an elastic model or CTS's policy network, and write checkpoint and card.
 
     python jobs/train.py --space search_spaces/streetscenes_vit_micro.yaml --out model.safetensors

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Find Pareto-optimal prune-then-merge recipes for ViT segmentation models.
 
 Reading order: recipe.py (what to build), flops.py (its cost), compress/ (building it),

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The command line; `raycomp.commands` has the commands."""
 
 import codecs

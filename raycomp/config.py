@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A search space file: its sections and how it is read; `raycomp.settings` has the settings."""
 
 from pathlib import Path

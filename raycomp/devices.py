@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Devices: names, exact float32 arithmetic, process settings, and recovery after errors.
 
 On a CPU, equal seeds give identical bits. On CUDA, these operations add floats in a nondeterministic order, so that

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """User errors: one line that names the problem, the place and the nearest valid value; the log has details."""
 
 import difflib

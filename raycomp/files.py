@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Read files and write them atomically, on disk or in object storage."""
 
 import os

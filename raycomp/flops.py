@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Count GFLOPs and tokens per block of a recipe analytically, without torch or a model.
 
 The convention is fvcore's (REFERENCE 2): a multiply-add counts 1, LayerNorm 5 per element, bilinear

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Training losses: cross-entropy, distillation from a teacher, and both over nested recipes.
 
 Distillation follows Hinton et al., "Distilling the Knowledge in a Neural Network", 2015, at temperature 1; training

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Match a method to a target cost by bisection over its strength."""
 
 from collections.abc import Callable

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Control how a process handles freed memory."""
 
 import atexit

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The objectives of a search. Fronts, samplers, reports and replicas take names and directions from here.
 
 Measured objectives come first. The cost is last: it is known before a recipe is measured, and the budget limits it.

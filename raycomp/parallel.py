@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Data-parallel training: every process takes its share of each batch, and gradients are averaged.
 
 torch's DistributedDataParallel hooks a module's forward pass, but our losses call other methods of a model, or a model

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Layers and cost of the policy networks of CTS; `models.policy` builds them.
 
 `small` is a stack of 3x3 convolutions for small models. `efficientnet_lite0` is the published choice:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A recipe: the widths to prune to, and how tokens merge.
 
 Recipes are frozen data. Their id hashes their canonical JSON form, so recipes that build the same

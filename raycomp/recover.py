@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Recover the accuracy lost by cutting: fine-tune with the dense model as teacher, or refit by least squares.
 
 An elastic model needs neither, as it is trained for its recipes before they are cut.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Names that changed after version 0.1. Files with the old names are still read, with one warning."""
 
 from collections.abc import Mapping

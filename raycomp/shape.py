@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Dimensions of a dense Segmenter, as needed by GFLOPs counts and recipes.
 
 Strudel et al., "Segmenter: Transformer for Semantic Segmentation", ICCV 2021.

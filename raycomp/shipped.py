@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The shipped search spaces by name: those of the wheel, or of the checkout in an editable install."""
 
 from importlib import resources

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Recipes as points of an integer grid, and their projection onto a budget of GFLOPs or latency."""
 
 import math

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Paths of results: a local folder, or object storage (`s3://bucket/results`) through pyarrow's file systems.
 
 `ObjectPath` has the part of pathlib's interface that raycomp uses, so that the same code works for both.

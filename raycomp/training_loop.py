@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Train a network: the paper's loop (REFERENCE 1), or AdamW for small models.
 
 Random draws of step s depend on (seed, s) alone, and those of its image i on (seed, s, i), so neither the number of

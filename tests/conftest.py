@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Models small enough to build in milliseconds, and where the real data lies."""
 
 import signal

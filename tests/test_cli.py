@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The command line as a shell sees it: bad input is one line that says what and where, with exit code 2."""
 
 from dataclasses import replace

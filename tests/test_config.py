@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Search space files: what they leave unsaid, and what is wrong in them."""
 
 import pytest

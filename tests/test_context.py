@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What trials share, made from files."""
 
 import pytest

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A card's name, TF32 off for a while, what a process sets, and what is told of errors."""
 
 import pytest

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the documents tell a person to type exists, and so do the files and headings that they point to."""
 
 import importlib.util

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a person reads is one line, whatever names and values are in it."""
 
 import logging

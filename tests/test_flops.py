@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """GFLOPs against the paper's tables and against fvcore."""
 
 import numpy as np

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """benchmarks/gpu.py: every line runs without a GPU, and its page is of the figures beside it."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where code lies: tests share by helpers, names of modules are unambiguous, and files stay readable in one go."""
 
 import ast

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Losses against torch's own on logits, and against each other."""
 
 import pytest

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Another set of objectives is followed by fronts, hypervolumes, the sampler's memory, Optuna, and what is printed."""
 
 import numpy as np

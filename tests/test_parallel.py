@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Two processes train the model that one would, and stop together."""
 
 from pathlib import Path

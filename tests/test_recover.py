@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a trial does with a cut model before it measures it."""
 
 import pickle

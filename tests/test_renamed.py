@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Old names in search spaces, sweep folders and rows are read under the new names, with one warning."""
 
 from dataclasses import replace

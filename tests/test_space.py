@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The grid of recipes and its projection onto a budget."""
 
 from dataclasses import replace

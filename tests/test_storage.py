@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Results in object storage, against an S3 server: paths, files, rows, one writer, and what people get to see."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Training: repeatable, learns, and stops when the loss is no number."""
 
 from functools import partial

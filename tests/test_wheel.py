@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The wheel in an environment of its own, which has no checkout: all packages but raycomp are those of this one."""
 
 import json

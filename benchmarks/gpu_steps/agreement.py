@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """CPU against GPU: logits in float32 without TF32, mIoU in every precision."""
 
 from copy import deepcopy
@@ -17,7 +18,7 @@ from raycomp.evaluate.measure import measure
 from raycomp.evaluate.miou import normalised
 from raycomp.merging import Algm, Cts
 from raycomp.recipe import Recipe, dense
-from raycomp.results.query import baselines
+from raycomp.results.query import uniform_baselines
 from raycomp.search.baselines import matched_baselines
 from raycomp.settings.evaluation import EvaluationConfig, StageConfig
 
@@ -34,7 +35,7 @@ def run(setting: Setting, notes: Notes) -> None:
     shares = matched_baselines(context.shape, context.shape.image, (0.4,))
     recipes: dict[str, Recipe] = {
         "dense": whole,
-        "prune+ToMe 40%": next(one.recipe for one in shares if one.kind == baselines()[-1]),
+        "prune+ToMe 40%": next(one.recipe for one in shares if one.kind == uniform_baselines()[-1]),
         "ALGM": whole.model_copy(update={"merge": Algm(blocks=(1, 4), windows=0.4, pairs=0.2)}),
         "adaptive ALGM": whole.model_copy(update={"merge": Algm(blocks=(1, 4), threshold=0.9)}),
         "CTS": whole.model_copy(update={"merge": Cts(share=0.4, policy="small")}),

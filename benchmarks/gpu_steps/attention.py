@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Attention kernels: which runs, what a new shape costs at its first call, and what narrow heads save."""
 
 import time

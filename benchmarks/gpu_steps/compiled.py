@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """torch.compile of a finished model, dense and compressed: how long it takes to compile, and to run."""
 
 import time

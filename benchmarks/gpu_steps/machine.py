@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Versions, imports, what the card can do at most, and whether Ray sees it."""
 
 import importlib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The merge step, and a block that merges, against the published algorithm written out straight."""
 
 from typing import Any

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """DeiT-B at 512 px: what share of the FLOPs saved becomes speed, how many kernels a pass launches, and memory."""
 
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from raycomp.evaluate.latency import median_seconds
 from raycomp.flops import gflops
 from raycomp.models.segmenter import Segmenter
 from raycomp.recipe import BlockWidths, Recipe, dense
-from raycomp.results.query import baselines
+from raycomp.results.query import uniform_baselines
 from raycomp.search.baselines import matched_baselines
 from raycomp.shape import ModelShape
 
@@ -32,7 +33,7 @@ def recipes(shape: ModelShape) -> dict[str, Recipe]:
     found = {"dense": dense(shape)}
     for kind, low in (("narrow heads", None), ("whole heads", least)):
         for one in matched_baselines(shape, shape.image, tuple(1 / s for s in SPEEDUPS), narrowest=low):
-            if one.kind == baselines()[-1]:
+            if one.kind == uniform_baselines()[-1]:
                 found[f"prune+ToMe {1 / one.share:.1f}x, {kind}"] = one.recipe
     return found
 

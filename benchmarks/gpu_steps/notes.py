@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a step is given, and how it keeps its figures."""
 
 import json

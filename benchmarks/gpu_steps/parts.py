@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Parts of a trial at DeiT-B: effective rank, labels from patch scores, one batch of saliency."""
 
 import time

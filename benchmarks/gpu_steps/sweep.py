@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A real sweep of the embedded default, four trials sharing the card, and the same on CPU workers."""
 
 import subprocess

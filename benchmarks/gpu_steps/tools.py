@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Export, predict and speed on the device, and a trial that runs out of memory before a good one in one process."""
 
 from pathlib import Path

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Training steps a second of a ViT-Ti, dense and elastic, in each precision; and what an interruption costs."""
 
 import time

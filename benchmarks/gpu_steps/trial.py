@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A trial of the design card as a worker runs it: DeiT-B at 512 px, 570 images of ADE20K's sizes, every recipe new."""
 
 import time

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Run the comparison as Ray tasks: find every operating point, then measure every run. Finished work is reused.
 
 Only the driver writes results, so workers on other machines need no shared folder. The checkpoint of an unfinished

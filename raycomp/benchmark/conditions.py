@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The runs of the paper's comparison: a method at a speedup with a seed."""
 
 from dataclasses import dataclass

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Find the operating point of each method at target GFLOPs: strength of merging, threshold of NViT, or both."""
 
 import json

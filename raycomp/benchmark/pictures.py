@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Data of Fig. 3: the predictions of a model on a few images, and the patches that it merged."""
 
 from dataclasses import dataclass

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One run: compress, recover, measure. Needs no Ray and writes only the state of an unfinished recovery."""
 
 import time

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """FLOPs saved against speed gained (the paper's Table 2): all models run in turn in one process."""
 
 from dataclasses import dataclass, replace

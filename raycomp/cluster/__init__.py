@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Connecting to Ray, placing work, and tasks. Environment variables are set here, as Ray reads some on import."""
 
 import os

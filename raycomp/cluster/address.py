@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Find the Ray address a job joins and check that Ray answers there; Ray itself would wait for minutes and log much."""
 
 import os

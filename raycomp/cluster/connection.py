@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Join or start Ray, and set up its workers and tasks."""
 
 import logging

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Measure the latency table of a sweep once, on an otherwise idle worker, and keep it in the sweep's folder."""
 
 from collections.abc import Callable

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Run an autoscaling Ray cluster on this machine, for trials of autoscaling, with Ray's autoscaler and fake nodes.
 
 Each node is a raylet with one CPU. For real machines, see `cluster.yaml` and `deploy/`.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Check that a cluster can run the trials, and report what they run on."""
 
 import json

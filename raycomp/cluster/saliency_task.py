@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Compute saliencies of the dense model in a worker, so that the driver holds no GPU memory."""
 
 from pathlib import Path

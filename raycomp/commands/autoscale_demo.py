@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`raycomp autoscale-demo`: run a sweep on a local cluster that grows and shrinks. Ray is imported late."""
 
 import os

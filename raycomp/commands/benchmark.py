@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`raycomp benchmark`: compare the methods of the paper at matched GFLOPs. torch is imported late."""
 
 from typing import Annotated

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`raycomp pick | compare | report`: choose a recipe, compare sweeps, write the page of a sweep."""
 
 import math

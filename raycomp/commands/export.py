@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`raycomp export | predict | speed`: turn a recipe into a model that runs elsewhere. torch is imported late."""
 
 from pathlib import Path

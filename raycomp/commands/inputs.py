@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Helpers of the commands: find recipes and shapes, parse options, print JSON."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`raycomp status | track | compact`: show sweeps, and maintain their MLflow runs and files."""
 
 from dataclasses import asdict

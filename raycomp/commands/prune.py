@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`raycomp prune`: prune the dense model by NViT, to a share of GFLOPs or latency. torch is imported late."""
 
 from pathlib import Path

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`raycomp refine`: fine-tune a finished front, or measure it elsewhere. torch is imported late."""
 
 from collections.abc import Sequence

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`raycomp search`: search the Pareto front of prune-then-merge recipes. torch is imported late."""
 
 import shlex

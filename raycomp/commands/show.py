@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`raycomp profile | front | explain`: the reach of a space, the front of a sweep, the cost of a recipe."""
 
 from pathlib import Path

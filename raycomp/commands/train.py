@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`raycomp train`: train a dense model, an elastic one, or CTS's policy network. torch is imported late."""
 
 from collections.abc import Callable, Iterator

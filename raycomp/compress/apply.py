@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Build the compressed model of a recipe: prune, then merge."""
 
 from copy import deepcopy

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Elastic models: units sorted by saliency, so that every narrower model is a prefix of the full one.
 
 Nested widths as in Yu & Huang, "Universally Slimmable Networks and Improved Training Techniques",

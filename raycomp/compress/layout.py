@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Table of the prunable units along each axis of each parameter, for saliency and slicing.
 
 An axis name stands for one set of units: `embed`, and for block i `block.i.qkv` (rows of q, k and v,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """NViT: prune step by step to a target cost, by one global saliency threshold.
 
 Yang et al., "Global Vision Transformer Pruning with Hessian-Aware Saliency", CVPR 2023 (REFERENCE 7).

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Physical pruning: keep the most salient units and slice the weights into a smaller dense model.
 
 Structure after NViT (REFERENCE 7): one embedding width; per block the heads, the QK and V widths

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Repair a pruned model without gradients: refit its output projections by least squares.
 
 As one-shot pruning does (Frantar & Alistarh, "Optimal Brain Compression", NeurIPS 2022; Kwon et al., "A Fast

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Saliency of every prunable unit: NViT's Hessian-aware score, or a first-order Taylor score.
 
 Both use S, the sum of w * dL/dw over the weights linked to a unit, and are averaged over batches.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Cut weights along their axes: prefixes by strided copies, other units by index.
 
 An index costs a host-to-GPU copy and a gather per axis; prefixes need neither.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Compute saliencies of the dense model on calibration images of the training split, and cache them."""
 
 from collections.abc import Callable, Iterator

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Prepare the context of a sweep: load checkpoints and data, and check that they fit together."""
 
 from collections.abc import Callable, Sequence

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The context of a sweep: dense weights, saliencies and evaluation images, as plain arrays.
 
 Arrays travel through Ray's object store without a copy; tensors would be pickled for every actor.

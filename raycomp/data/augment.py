@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Training augmentation of the paper: resize, crop, flip, photometric distortion (REFERENCE 1 and 3)."""
 
 import cv2

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The 16 image corruptions at 5 severities: seeded, and compatible with current libraries.
 
 Hendrycks & Dietterich, "Benchmarking Neural Network Robustness to Common Corruptions and

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The data sets that a search space can name: files, classes and unlabelled values.
 
 - CamVid with 11 classes: Brostow et al., "Semantic object classes in video", Pattern Recognition Letters 2009.

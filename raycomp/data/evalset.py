@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Evaluation images, clean and corrupted: made once, cached on disk, shared by all trials.
 
 The set holds `full.clean` clean images and `full.corrupted` images of each of the 80 corrupted variants.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pairs of image and label files, read with checks whose errors name the file and the value."""
 
 import hashlib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Read image files: rotated as their EXIF data says, 8 bits per channel; labels keep the stored values."""
 
 import io

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Check the labels of an evaluation set: which stages can be measured, and which classes occur."""
 
 from collections.abc import Iterable, Sequence

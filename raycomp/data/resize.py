@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Resize images bilinearly and labels by nearest neighbour."""
 
 import cv2

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Interface of all data sets: images and labels of one split, by index."""
 
 from collections.abc import Sequence

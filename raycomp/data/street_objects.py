@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Objects of a street scene: the canvas, the perspective, and how each object is drawn.
 
 Legend: x to the right and y down, in pixels; a depth is 0 at the horizon, 1 at the bottom edge.

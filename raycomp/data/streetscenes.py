@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Procedural street scenes: the built-in data set, drawn from a seed in milliseconds.
 
 Each scene is a small perspective drawing of a street with the eleven classes of CamVid. It

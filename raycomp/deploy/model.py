@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A compressed model in one file: weights, recipe, normalisation, classes and sliding window."""
 
 from pathlib import Path

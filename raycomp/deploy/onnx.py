@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Export a compressed model as an ONNX graph or a torch.export program, for batches of any size.
 
 Models are traced and checked on the CPU in float32, whatever their device.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Segment images with an exported model as in evaluation: resized, normalised, window by window."""
 
 from collections import Counter

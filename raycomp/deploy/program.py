@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Move a torch.export program to another device, because its graph names the device it was traced on."""
 
 import torch

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Deployed speed: latency, throughput and GFLOPs relative to the dense model, in torch and onnxruntime."""
 
 from collections.abc import Callable, Sequence

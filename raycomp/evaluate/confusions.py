@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Confusion matrices, counted on the device of the predictions.
 
 Legend: B images, V variants, K classes.

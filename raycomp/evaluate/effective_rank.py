@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Effective rank of encoder features: the number of directions that the tokens use.
 
 Roy & Vetterli, "The Effective Rank", EUSIPCO 2007: with p_i = s_i / sum(s) over the singular values,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """CUDA graphs: record the hundreds of kernel launches of a model once, and replay them as one."""
 
 import time

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Turn class scores into the most likely class of every pixel, with bounded memory.
 
 Legend: B images, n windows of each, K classes, h w grid of patches, H W pixels.

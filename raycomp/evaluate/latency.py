@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Time models: warm up, then take medians of repeated runs; models to compare take turns."""
 
 import time

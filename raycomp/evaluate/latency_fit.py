@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Calibrate a latency table on a few complete models.
 
 The sum of the parts misses two effects: the weights of a part are more or less cached in a model than when timed alone,

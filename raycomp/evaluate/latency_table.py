@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Predict a model's latency on a device from its widths and merging: NViT's lookup table (REFERENCE 7), with tokens.
 
 The halves of a block, the merging between them, the embedding and the decoder are each measured over a coarse grid of

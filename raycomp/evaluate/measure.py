@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Measure a model on an evaluation set: clean and corrupted mIoU, effective rank, speed.
 
 Legend: K classes, V variants (the clean images first, then 80 corrupted ones).

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Mean intersection over union from a confusion matrix, and sliding-window inference.
 
 Legend: B batch, K classes, H W pixels.

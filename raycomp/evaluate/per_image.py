@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Hits and unions of each image, and mIoU on bootstrap draws of the images.
 
 Legend: I images, K classes, S source images, R draws.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Evaluation images and labels on the model's device, copied once for all trials of a process.
 
 If they do not fit, each is copied when needed, asynchronously from pinned memory.

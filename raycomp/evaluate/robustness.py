@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Corruption robustness metrics from the mIoU of every (type, severity).
 
 Paper, section 4 (mIoU_noise); Hendrycks & Dietterich, ICLR 2019 (mPC, rPC); Kamann & Rother,

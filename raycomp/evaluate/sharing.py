@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Precision of a CTS policy network in finding superpatches of one class."""
 
 from collections.abc import Iterable, Sequence

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Record how many tokens each block processes, for merging that depends on the image."""
 
 from collections.abc import Iterable, Iterator

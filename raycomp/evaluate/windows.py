@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Run a model on evaluation images in full batches of equal windows, whatever the sizes of the images.
 
 Legend: B windows in a batch, n windows in an image, K classes, h w grid of patches.

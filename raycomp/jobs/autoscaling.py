@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Run a job on a local autoscaling cluster and observe its nodes."""
 
 import logging

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Compare the paper's methods at matched GFLOPs: find operating points, measure, time, and write the page."""
 
 import ray

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Prune the dense model with NViT to a share of its GFLOPs, or of its latency on this device."""
 
 from collections.abc import Callable

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Measure dense model, baselines and front of a finished sweep elsewhere, and report how well their ranking holds."""
 
 from collections.abc import Sequence

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Run a search and write its results: rows, tables, plot, page, and replicas in MLflow and Optuna."""
 
 from collections.abc import Sequence

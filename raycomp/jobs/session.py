@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The session shared by all jobs on Ray: join the cluster, log rows to MLflow, and close both in every case."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Fused steps as Triton kernels for CUDA devices; where they cannot run, callers use plain torch.
 
 Triton is imported when the first CUDA tensor arrives, so that CPU runs do not wait for it.

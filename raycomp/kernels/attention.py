@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Attention in one kernel: online softmax over tiles of keys, with a bias per key, which torch's flash kernel lacks.
 
 Dao, "FlashAttention-2: Faster Attention with Better Parallelism and Work Partitioning", ICLR 2024, Algorithm 1.

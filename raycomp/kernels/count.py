@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Confusion matrices per image; runs of pixels of one matrix cell are added at once.
 
 Legend: B images, K classes, H W pixels.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Size-weighted means of tokens that share a position, in two kernels without atomics, so results are deterministic.
 
 The first kernel lists the members of each position, the second adds them in float32, whatever the dtype.

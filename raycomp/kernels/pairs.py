@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Match tokens to merge, in three kernels: unit vectors, best partners, positions after merging.
 
 Results equal plain torch in `raycomp.merging.tokens`, in float32. Scores are compared where they are computed; the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Label pixels from class scores of windows: upsample, add and compare in one kernel, without writing logits.
 
 Legend: B batch, n windows of an image, K classes, h w grid of patches, H W pixels.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Merge methods, one per file: settings, cost, merging, search dimensions, cost matching and names.
 
 To add a method, write its class in a new file here (see `MergeMethod`) and add it to the union `Merge`. This package

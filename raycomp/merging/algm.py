@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """ALGM: windows of similar neighbours merge early; similar tokens merge globally once, about half way.
 
 Norouzi et al., "ALGM: Adaptive Local-then-Global Token Merging for Efficient Semantic Segmentation

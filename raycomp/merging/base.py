@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Base class of all merge methods, and the rounding that they share.
 
 Legend: B batch, N tokens, E embedding width, H heads, K classes, h w grid.

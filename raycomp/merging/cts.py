@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """CTS: a policy network finds superpatches of one class, whose four patches become one token.
 
 Lu, de Geus & Dubbelman, "Content-Aware Token Sharing for Efficient Semantic Segmentation with Vision

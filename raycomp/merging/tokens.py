@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tensor operations shared by the merge methods: bipartite pairs, 2x2 windows, size-weighted means. Needs torch.
 
 Bolya et al., "Token Merging: Your ViT But Faster", ICLR 2023 (REFERENCE 4) for pairs; Norouzi et al.,

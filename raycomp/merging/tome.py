@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """ToMe: a few of the most similar tokens merge in every block, and attention weights tokens by size.
 
 Bolya et al., "Token Merging: Your ViT But Faster", ICLR 2023 (REFERENCE 4).

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Import the parts of timm that raycomp uses; no other module imports timm.
 
 torchvision, which timm imports, registers `nms` and `qnms` from a compiled library. When that

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Read and write models: our own safetensors, official Segmenter checkpoints, timm backbones."""
 
 import hashlib

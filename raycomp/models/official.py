@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Read an official Segmenter run: a torch checkpoint and the `variant.yml` beside it (REFERENCE 3)."""
 
 from pathlib import Path

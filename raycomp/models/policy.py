@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Build the policy networks of CTS; `raycomp.policies` counts their layers and cost."""
 
 import torch

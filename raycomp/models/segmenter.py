@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Segmenter: a plain ViT encoder with a linear or mask-transformer decoder, at any widths.
 
 Strudel et al., "Segmenter: Transformer for Semantic Segmentation", ICCV 2021. Dense and pruned

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Read and write tensor files. The bytes, not the suffix, decide the format; weights must be finite.
 
 Only tensors are read (`weights_only`, safetensors); a pickle that would run code is refused.

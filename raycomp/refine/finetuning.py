@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Fine-tune one recipe on all workers with Ray Train: data-parallel, and resumed when a worker dies."""
 
 import logging

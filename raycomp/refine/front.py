@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Refine the front of a finished sweep: fine-tune its recipes one by one, then measure them all in parallel."""
 
 from collections.abc import Callable, Sequence

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Measure a finished front elsewhere, without a new search: on held-out images, another data set, size or model."""
 
 from collections import deque
@@ -7,7 +8,7 @@ from raycomp.config import SweepConfig
 from raycomp.errors import UserError
 from raycomp.flops import gflops
 from raycomp.recipe import Recipe, check_fits, dense
-from raycomp.results.query import completed, final_front, is_baseline
+from raycomp.results.query import completed, final_front, is_uniform_baseline
 from raycomp.results.row import Row
 from raycomp.search.proposal import Proposal
 from raycomp.shape import ModelShape, Size
@@ -34,7 +35,7 @@ def proposals(rows: Sequence[Row], budget_share: float, shape: ModelShape, windo
     """
     members = final_front(rows, budget_share)
     stage = members[0].stage if members else "full"
-    baselines = [row for row in completed(rows, stage) if is_baseline(row.label)]
+    baselines = [row for row in completed(rows, stage) if is_uniform_baseline(row.label)]
     rows_of = {row.recipe_id: row for row in (*baselines, *members) if row.recipe_id != dense(shape).id}
     recipes = [(Recipe.model_validate_json(row.recipe_json), row) for row in rows_of.values()]
     result = [Proposal(0, "full", "reference", "dense", dense(shape))]

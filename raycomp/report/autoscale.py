@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Plot of an autoscaling cluster: nodes and running trials over time."""
 
 from collections.abc import Sequence

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The page of a benchmark: tables, figures, and a Parquet file with the speeds."""
 
 from collections.abc import Sequence

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The paper's Fig. 2, 3 and 4, from benchmark rows and stored pictures."""
 
 from collections.abc import Sequence

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The paper's Tables 1 and 2 as Markdown, from benchmark rows, with intervals over seeds."""
 
 from collections import defaultdict

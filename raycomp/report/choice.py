@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Choice of a recipe: the most accurate one within limits, or the cheapest one that is accurate enough."""
 
 from collections.abc import Callable, Sequence

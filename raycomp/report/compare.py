@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Compare a front with the dense model, and with the uniform baselines at equal cost."""
 
 import math
@@ -11,7 +12,7 @@ from raycomp.data.corruptions import SEVERITIES
 from raycomp.evaluate.robustness import known_mean, relative_corruption_degradation
 from raycomp.objectives import CLEAN
 from raycomp.report.confidence import Confidence, confidence
-from raycomp.results.query import baseline_curve, baselines_of, dense_row, final_front
+from raycomp.results.query import baseline_curve, dense_row, final_front, uniform_baselines_of
 from raycomp.results.row import Row
 
 Gain = dict[str, float]
@@ -42,7 +43,7 @@ def compare(rows: Sequence[Row], budget_share: float) -> list[Comparison]:
     stage = members[0].stage
     dense = dense_row(rows, stage)
     confidences = confidence(members)
-    curves = {kind: baseline_curve(rows, stage, kind) for kind in baselines_of(rows)}
+    curves = {kind: baseline_curve(rows, stage, kind) for kind in uniform_baselines_of(rows)}
     return [
         Comparison(
             row=row,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Confidence intervals of a front's mIoU from a bootstrap over images, and ties between its members.
 
 Efron & Tibshirani, "An Introduction to the Bootstrap", 1993: normal intervals with the bootstrap's standard error.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Formats of figures: means over seeds with intervals, and times."""
 
 from collections.abc import Sequence

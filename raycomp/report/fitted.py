@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tables that fit the terminal: a narrow one stacks columns. Numbers are never truncated."""
 
 from collections.abc import Iterator, Sequence

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Plots of a sweep: clean and corrupted accuracy against cost, with front and baselines; and speed against FLOPs."""
 
 import math
@@ -13,7 +14,7 @@ from matplotlib.axes import Axes
 from raycomp import objectives
 from raycomp.files import written
 from raycomp.objectives import COST, Objective
-from raycomp.results.query import baseline_curve, baselines_of, completed, dense_row, final_front, refined_rows
+from raycomp.results.query import baseline_curve, completed, dense_row, final_front, refined_rows, uniform_baselines_of
 from raycomp.results.row import Row
 from raycomp.storage import AnyPath
 
@@ -50,7 +51,7 @@ def _panel(axes: Axes, rows: Sequence[Row], budget_share: float, objective: Obje
     stage = members[0].stage if members else "search"
     trials = completed(rows, "search")
     axes.scatter(*_xy(trials, objective), s=12, color="0.75", label="trials (search stage: fewer images)", zorder=1)
-    for kind, (color, marker) in zip(baselines_of(rows), _BASELINES, strict=True):
+    for kind, (color, marker) in zip(uniform_baselines_of(rows), _BASELINES, strict=True):
         curve = baseline_curve(rows, stage, kind)
         # On top of the front, which may contain the same recipe.
         axes.plot(*_xy(curve, objective), color=color, marker=marker, ms=4, lw=1.2, label=kind, zorder=5)

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Progress of a sweep: one updating line in a terminal, plain lines elsewhere."""
 
 import time

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Results of the paper by data set, from its Tables 1 and 2, with a Segmenter on a distilled DeiT-B/16.
 
 Nguyen & Cheung, "When Token Compression Breaks: Structural Pruning vs. Token Reduction for Robust ViT Segmentation

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Drawings of segmentations. A class has the same colour in every picture."""
 
 from collections.abc import Sequence

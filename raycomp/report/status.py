@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Status of a sweep, read from its folder alone."""
 
 from dataclasses import dataclass

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A sweep as reports see it: settings, rows, and what follows from them."""
 
 from collections.abc import Sequence

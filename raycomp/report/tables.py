@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tables for the terminal: fronts, budgets, profiles, recipes, sweeps, plans and speeds."""
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,7 @@ from raycomp.report.compare import Comparison, Gain
 from raycomp.report.confidence import Confidence
 from raycomp.report.figures import Figure, duration, moment
 from raycomp.report.fitted import Column, FittedTable
-from raycomp.results.query import AtBudget, Origins, at_budgets, baselines, counted, origins
+from raycomp.results.query import AtBudget, Origins, at_budgets, counted, origins, uniform_baselines
 from raycomp.results.row import Row
 from raycomp.results.store import Store
 
@@ -53,7 +54,7 @@ def front_table(comparisons: Sequence[Comparison], in_time: bool, of: Origins) -
     gains = f"gains in points, {objectives.shorts()}, over dense and uniform baselines at {equal}"
     title = f"Pareto front{by}: mIoU in %; {gains}"
     confident = any(item.confidence is not None for item in comparisons)
-    kinds = tuple(comparisons[0].baselines) if comparisons else baselines()
+    kinds = tuple(comparisons[0].baselines) if comparisons else uniform_baselines()
     versus = [Column(f"vs {kind.removeprefix('uniform ')}", under="vs dense") for kind in kinds]
     costs = [Column("GFLOPs"), Column("share", under="GFLOPs")]
     if in_time:
@@ -82,7 +83,7 @@ def budget_table(budgets: Sequence[AtBudget], of: Origins) -> FittedTable:
     """Return the best recipe at each budget beside the uniform baselines matched to it."""
     equal = "time" if any(item.best is not None and item.best.timed for item in budgets) else "GFLOPs"
     title = f"At matched {equal}: {objectives.shorts()} mIoU in %"
-    kinds = tuple(budgets[0].baselines) if budgets else baselines()
+    kinds = tuple(budgets[0].baselines) if budgets else uniform_baselines()
     columns = [Column("budget"), Column(of.best), *(Column(kind, under=of.best) for kind in kinds)]
     caption = f"{of.best}: the front member within the budget with the highest mean of clean and corrupted mIoU"
     table = FittedTable(title, columns, caption)

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """MLflow's experiment and its SQLite file: a moved file is repaired, a damaged one is put aside."""
 
 import sqlite3

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A lock that lets one job write to a sweep's folder: a file lock, or a lease in object storage.
 
 The holder renews its lease, an object. Clocks are never compared: a lease that stays unchanged while another job

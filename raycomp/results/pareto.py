@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pareto fronts and hypervolumes of complete rows, in the objectives of `raycomp.objectives`; computed by moocore."""
 
 from collections.abc import Sequence

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Queries on the rows of a sweep: its dense model, its front, its refined recipes, the agreement of its stages."""
 
 import math
@@ -55,18 +56,22 @@ def kind_of(label: str) -> str:
     return label.rpartition(" ")[0]
 
 
-def baselines(title: str = METHODS[SpaceConfig().merge].title) -> tuple[str, str, str]:
+def uniform_baselines(title: str = METHODS[SpaceConfig().merge].title) -> tuple[str, str, str]:
     """Return the kinds of uniform baselines: merging by the method with this title, pruning, and both."""
     return UNIFORM + title, UNIFORM_PRUNING, UNIFORM_BOTH + title
 
 
-def baselines_of(rows: Iterable[Row]) -> tuple[str, str, str]:
+def uniform_baselines_of(rows: Iterable[Row]) -> tuple[str, str, str]:
     """Return the kinds of uniform baselines of a sweep; of the default merge method if no baseline merges."""
-    merging = {kind_of(row.label) for row in rows if is_baseline(row.label)} - {UNIFORM_PRUNING}
-    return baselines(min(merging).removeprefix(UNIFORM_BOTH).removeprefix(UNIFORM)) if merging else baselines()
+    merging = {kind_of(row.label) for row in rows if is_uniform_baseline(row.label)} - {UNIFORM_PRUNING}
+    return (
+        uniform_baselines(min(merging).removeprefix(UNIFORM_BOTH).removeprefix(UNIFORM))
+        if merging
+        else uniform_baselines()
+    )
 
 
-def is_baseline(label: str) -> bool:
+def is_uniform_baseline(label: str) -> bool:
     """Return whether a label names a uniform baseline."""
     return kind_of(label).startswith(UNIFORM)
 
@@ -89,7 +94,7 @@ def for_full_evaluation(rows: Iterable[Row]) -> list[Row]:
     search = completed(rows, "search")
     reference = [row for row in search if row.origin == "reference"]
     trials = [row for row in search if row.origin != "reference"]
-    baselines = [row for row in trials if is_baseline(row.label)]
+    baselines = [row for row in trials if is_uniform_baseline(row.label)]
     dense_cost = reference[0].cost if reference else max((row.cost for row in trials), default=1.0)
     chosen = most_useful(trials, FULL_EVALUATIONS, dense_cost)
     return list({row.recipe_id: row for row in (*reference, *baselines, *chosen)}.values())
@@ -149,7 +154,7 @@ def at_budgets(rows: Sequence[Row], shares: Sequence[float], budget_share: float
         for share in shares
         if row.label and _MATCHED * share <= row.cost_share <= share * (1 + 1e-3)  # re-ranked rows may differ
     }
-    result, kinds = [], baselines_of(rows)
+    result, kinds = [], uniform_baselines_of(rows)
     for share in sorted(shares, reverse=True):
         affordable = [row for row in members if row.cost_share <= share]
         best = max(affordable, key=objectives.mean_accuracy, default=None)

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A replica of the rows in another system, written by a thread of the driver. Its failures never stop the sweep.
 
 Parquet is the record. A replica is filled from it, and may be down or deleted at any time.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A result row: names, types and meanings of its columns, and conversion from and to Arrow.
 
 A row is one recipe measured at one stage of one sweep. Rows can be read without raycomp:

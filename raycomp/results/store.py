@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The record of a sweep: a folder with its configuration and one Parquet file per finished trial.
 
 Writes are atomic, so a reader never sees half a row. A file is named by its row's identity, so writing a row again

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Inputs of runs in MLflow: the evaluation images as a dataset and the checkpoint as a logged model."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Rows as MLflow shows them: parameters, metrics, and the front as a note."""
 
 import re

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """MLflow replica: one parent run per sweep and one child run per row, logged by a thread of the driver.
 
 A row is logged once: each child carries its row's identity as a tag, and complete runs are left unchanged.

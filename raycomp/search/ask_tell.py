@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Optuna's side of a search: ask for the next recipe while the previous one is still being measured.
 
 Workers therefore never wait for the sampler. Trials that finish meanwhile are learned before the next ask; with one

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Baselines: recipes one would try by hand, each matched to a target cost. A sweep starts with them."""
 
 from collections.abc import Callable, Iterable, Iterator

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Predict a trial's objectives from its first images, learning from trials measured on all images."""
 
 import math

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Estimate the trials and the time of a sweep before it starts: `raycomp search --dry-run`."""
 
 import math
@@ -18,7 +19,7 @@ from raycomp.evaluate.miou import anchors
 from raycomp.models.policy import Policy
 from raycomp.models.segmenter import Segmenter
 from raycomp.recipe import dense
-from raycomp.results.query import FULL_EVALUATIONS, for_full_evaluation, is_baseline
+from raycomp.results.query import FULL_EVALUATIONS, for_full_evaluation, is_uniform_baseline
 from raycomp.search.proposer import Proposer
 from raycomp.settings.evaluation import StageConfig
 from raycomp.settings.model_and_data import DataConfig
@@ -114,8 +115,8 @@ def _full_evaluations(proposer: Proposer, proposed: int) -> tuple[list[float], i
     remaining = [row for row in measured if ("full", row.recipe_id) not in proposer.rows]
     if not proposer.first and not proposed:
         return [row.cost_share for row in remaining], 0
-    fixed = [row for row in remaining if row.origin == "reference" or is_baseline(row.label)]
-    coming = [one for one in proposer.first if one.origin == "reference" or is_baseline(one.label)]
+    fixed = [row for row in remaining if row.origin == "reference" or is_uniform_baseline(row.label)]
+    coming = [one for one in proposer.first if one.origin == "reference" or is_uniform_baseline(one.label)]
     shares = [row.cost_share for row in fixed]
     shares += [proposer.space.cost(one.recipe) / proposer.dense_cost for one in coming]
     others = len(remaining) - len(fixed) + len(proposer.first) - len(coming) + proposed

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One trial to run: a recipe, its place in the sweep, and the stage it is measured at."""
 
 from dataclasses import dataclass

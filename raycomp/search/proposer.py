@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Choose what to measure next: baselines, then Optuna's proposals, then the full evaluation of the front.
 
 The rows of the store are the only state: a proposer made from them resumes where they end.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Build rows from proposals and measurements, for sweeps, benchmarks and refined fronts.
 
 Rows are frozen: `described` creates one, the other functions return a copy with more fields set.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Optuna samplers of a sweep: Bayesian optimisation by expected hypervolume improvement, and TPE over a fixed space.
 
 The reference point of the hypervolume is half the best measured values, at the budget.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Replicate a sweep's trials to an Optuna study for its dashboard and tools, in a journal file or a database.
 
 The proposer uses another study, in memory and rebuilt from the rows: an ask takes milliseconds whatever the database

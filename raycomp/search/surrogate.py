@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Gaussian processes for a recipe's measured objectives, expected hypervolume improvement, and candidates for it.
 
 The cost of every recipe is known, so only the other objectives are modelled. Models are BoTorch's, with the priors

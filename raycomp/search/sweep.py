@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Run a sweep: Ray Tune schedules the proposer's trials in reused actors, which write rows to the store.
 
 Tune's snapshots are not used: a sweep resumes from its rows (see `raycomp.search.proposer`).

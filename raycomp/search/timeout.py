@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A time limit for trials, so that a trial that hangs does not block its worker forever."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Run one trial without Ray: compress, recover and measure. `raycomp.search.sweep` runs it in actors."""
 
 import time

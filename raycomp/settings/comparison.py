@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Settings of the paper's methods and their comparison: sections `nvit` and `benchmark`."""
 
 from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias

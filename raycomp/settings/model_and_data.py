@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Settings of the dense model and of the images: sections `model` and `data`."""
 
 from pathlib import Path

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The base class of all sections of a search space file, and the value types that they share."""
 
 import re

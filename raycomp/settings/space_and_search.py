@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Settings of the search space and the search: sections `space` and `search`."""
 
 from typing import TYPE_CHECKING, Literal, TypeAlias

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Settings of all trainings: sections `train`, `policy`, `elastic`, `recovery` and `refine`."""
 
 from typing import Annotated, Literal, Self

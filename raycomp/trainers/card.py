@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The card of a trained network: how it was made, on what data, and its results."""
 
 import platform

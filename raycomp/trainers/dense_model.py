@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Train a dense Segmenter from random weights, ImageNet weights or a checkpoint."""
 
 from pathlib import Path

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Train an elastic Segmenter: the dense model with sorted units, for all recipes of the space at once."""
 
 from pathlib import Path

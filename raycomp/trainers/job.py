@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Training and measurement on held-out images, shared by all kinds of network.
 
 Legend: B batch, H and W the model's input size, K classes.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Train the policy network of CTS, which predicts which superpatches hold a single class."""
 
 from functools import partial

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every method's point at a target, against costs counted elsewhere."""
 
 from dataclasses import replace

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One run: rows, recovery and pictures; and speeds of all."""
 
 from dataclasses import replace

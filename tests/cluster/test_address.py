@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where a job looks for Ray, and what a person reads where none answers; each within seconds."""
 
 import socket

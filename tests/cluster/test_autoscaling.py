@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A sweep on a cluster that starts without nodes: they come, they go, and the rows are those of a fixed machine."""
 
 import sys

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """cluster.yaml, by Ray's own schema, defaults and scheduler; nothing is launched."""
 
 import re

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How many trials run at a time, by what a cluster has; and how a trial asks for memory."""
 
 import os

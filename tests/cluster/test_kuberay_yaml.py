@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """deploy/: fields, names and versions across its files, and Ray's scheduler on its clusters; nothing is launched."""
 
 import copy

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A latency table that a sweep kept, where its workers have another device now."""
 
 from dataclasses import replace

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is said of the workers before the first trial, and what a cluster of fixed size refuses."""
 
 import json

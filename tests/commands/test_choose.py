@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`raycomp pick | compare | report | status`: the answer a user wants, or what comes nearest to it."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Predict as a shell sees it: what it writes, what it says beside it, and what it refuses."""
 
 import json

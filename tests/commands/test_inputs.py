@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Finding a recipe by a prefix of its id, and reading lists."""
 
 from dataclasses import replace

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Elastic models: order changes nothing, prefixes are what saliency keeps, and gradients stay in the prefix."""
 
 import pytest

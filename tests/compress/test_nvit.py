@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """NViT's loop against a global sort written out, and its scores against what they must keep."""
 
 from copy import deepcopy

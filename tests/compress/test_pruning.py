@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Sliced models against masked ones, and slices against the units they must hold."""
 
 import pytest

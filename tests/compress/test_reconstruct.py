@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Least squares against numpy's, and reconstruction against what it is to bring back."""
 
 from copy import deepcopy

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Scores against sums counted by hand, and over batches: precision, and going on after an interruption."""
 
 import pytest

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """First units by strided copies against the same units by index, values and gradients to the bit."""
 
 import numpy as np

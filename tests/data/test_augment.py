@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Augmentation: image and label stay together, and no class fills a crop."""
 
 import numpy as np

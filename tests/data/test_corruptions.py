@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """All 80 variants work, are seeded, and leave numpy's global state alone."""
 
 import subprocess

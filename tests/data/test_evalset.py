@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Evaluation sets: cached whole, nested stages, seeded."""
 
 import pwd

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The three real data sets, and folders with something wrong in them."""
 
 import os

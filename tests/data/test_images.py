@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Image files of every kind, against arrays that were written into them."""
 
 import io

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Stages and classes that an evaluation set has no labels for."""
 
 import re

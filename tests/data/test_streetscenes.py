@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The embedded data set: repeatable, complete, and not leaking between splits."""
 
 import subprocess

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A compressed model under torch.compile, with the static shapes of its recipe."""
 
 import shutil

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A compressed model written and read again is the same model, whatever it merges."""
 
 import json

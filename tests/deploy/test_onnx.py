@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Exports answer like torch, for every method that has a fixed graph and any batch."""
 
 import sys

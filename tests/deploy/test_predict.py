@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Images of any size in, classes out; and files that cannot be used."""
 
 import numpy as np

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Speeds are ratios against the dense model; what saves nothing is flagged."""
 
 from dataclasses import replace

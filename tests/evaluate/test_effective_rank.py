@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Effective rank from Gram matrices against singular values of every patch's features."""
 
 import numpy as np

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """CUDA graphs: the order of their steps with a pretend one, and the answers of a real one."""
 
 import gc

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Most likely classes, however many images are upsampled at a time."""
 
 import pytest

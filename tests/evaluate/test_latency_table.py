@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The latency table, with FLOPs in place of a clock: the sum of its parts is what a whole model counts."""
 
 import json

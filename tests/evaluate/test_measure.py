@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Measuring a model on images of which some have no label."""
 
 from dataclasses import replace

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Figures against loops and closed forms."""
 
 import numpy as np

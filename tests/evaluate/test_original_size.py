@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The published protocol: logits averaged over windows, upsampled to each image's own size, labels never resized."""
 
 from dataclasses import replace

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What single images add: sums that are the confusions, and draws that are those of a resampled evaluation."""
 
 import numpy as np

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Images on a device are those of the stack, held or not."""
 
 import weakref

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Batches of windows give each image the labels that it gets alone, window by window."""
 
 import numpy as np

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A place to break sweeps in, and what undisturbed ones find there."""
 
 from pathlib import Path

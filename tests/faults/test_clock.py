@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A clock that jumps, forwards and back, while a sweep runs: durations are not measured by it."""
 
 import math

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A disk that is full while a sweep writes: one line, nothing half-written, and the same command goes on."""
 
 import subprocess

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Kill the driver, a worker: the same command goes on, and the trials are those of an undisturbed sweep."""
 
 import os

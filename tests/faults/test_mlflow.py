@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """An MLflow server that is down at the start, or ends midway: the sweep goes on, and a backfill completes it."""
 
 import subprocess

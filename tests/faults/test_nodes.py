@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A node that is taken away in the middle of a trial, as a spot machine is: its trial runs elsewhere."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Recipes that run out of memory, hang, or take their worker along: marked failed, and the sweep goes on."""
 
 import pytest

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How long is searched, and what all surfaces start from: a tiny exported model and a folder with a sweep.
 
 `make test` runs a few examples of each test, the same ones every time; `make fuzz` runs new ones for minutes.

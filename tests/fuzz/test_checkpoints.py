@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Checkpoints of all kinds, some of them wrong: ours, official ones, policies, backbones, trainings, exports."""
 
 import io

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Paths, options and environments that nobody planned for, through the command line."""
 
 import os

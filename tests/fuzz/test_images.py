@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Label and image files of all kinds: read through a data set, prepared for a search, and segmented."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Search spaces and recipes as people write them: `raycomp profile`, `explain`, and a sweep's `--dry-run`."""
 
 import os

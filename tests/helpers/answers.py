@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What all of these tests check: a result or one line of an error comes out in time, and no other file changes."""
 
 import hashlib

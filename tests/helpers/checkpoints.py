@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Checkpoints as an official Segmenter run writes them."""
 
 from pathlib import Path

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A context over a handful of random images: every method can be matched and measured in a second."""
 
 from dataclasses import replace

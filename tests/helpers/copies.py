@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Counts copies between devices, without one: `meta` stands for it."""
 
 from typing import Any

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """GFLOPs of a built model by fvcore, with the attention handler that fvcore lacks."""
 
 from typing import Any

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Compressed models to export, and what their cards say."""
 
 from copy import deepcopy

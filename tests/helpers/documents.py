@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The documents' own code blocks, for the tests that check or run them."""
 
 import re

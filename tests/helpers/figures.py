@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What figures show, by the labels of their legends."""
 
 import numpy as np

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Jobs and commands as a user runs them, and the folder that they run in."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Bipartite matching in plain loops."""
 
 import numpy as np

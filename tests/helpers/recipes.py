@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Random recipes for a shape, and the scores that keep first units."""
 
 import numpy as np

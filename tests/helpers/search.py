@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A small search: its space, its settings, and one worker that runs all of its proposals."""
 
 from raycomp.search.proposal import Proposal

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Real servers on loopback for tests: S3 (moto), PostgreSQL, MLflow. Each is ended with what started it."""
 
 import getpass

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What people and their tools put into files, paths and environments, right and wrong."""
 
 import io

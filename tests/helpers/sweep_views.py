@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Sweeps as reports read them, with all that a trial measures."""
 
 from dataclasses import replace

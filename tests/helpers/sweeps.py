@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Sweeps to break, and what an undisturbed one finds."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Rows without a model: accuracy as a smooth function of the recipe."""
 
 from dataclasses import dataclass, replace

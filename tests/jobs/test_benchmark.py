@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The benchmark job as a user runs it: from nothing to the page, again, and with bad options."""
 
 import signal

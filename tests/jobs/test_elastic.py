@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From a dense checkpoint to a search over an elastic model, as a user runs it; and what is refused."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A sweep away from this machine's disk: rows in S3, the study in PostgreSQL, runs on an MLflow server over that."""
 
 import sys

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Sweeps of models and in places that are no good: each ends whole, or in one line."""
 
 import os

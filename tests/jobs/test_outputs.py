@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Jobs and commands that write one file refuse one that they read, before they start on anything."""
 
 import sys

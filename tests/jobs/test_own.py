@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """docs/guides/own.md as it is written, with a small model and few pictures: from a folder to a recipe."""
 
 import shlex

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The main job as a user runs it: a whole sweep, interrupted and gone on with, and bad input."""
 
 import json

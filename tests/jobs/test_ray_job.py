@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The main job on a running Ray head, as `ray job submit` starts it: to its end, stopped, and gone on with."""
 
 import os

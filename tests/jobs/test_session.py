@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """However a job ends, its MLflow run ends, Ray is left, and the folder is free for the next."""
 
 from io import StringIO

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every launch compiles to machine code of an H100 (sm_90), without a GPU; `test_kernels` runs this file.
 
 The interpreter takes what the compiler refuses, so the launches that the wrappers make are recorded and compiled.

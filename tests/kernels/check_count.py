@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Counts of pixels by the kernel; `test_kernels` runs this file."""
 
 import math

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Size-weighted means by the kernels; `test_kernels` runs this file."""
 
 import numpy as np

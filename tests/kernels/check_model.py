@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Models that merge answer with the kernels as without; `test_kernels` runs this file."""
 
 from copy import deepcopy

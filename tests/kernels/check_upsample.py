@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Labels by the kernel; `test_kernels` runs this file."""
 
 import pytest

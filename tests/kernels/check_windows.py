@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Labels of images seen window by window, by the kernel; `test_kernels` runs this file."""
 
 import pytest

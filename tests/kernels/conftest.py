@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where kernels are checked: on a CUDA device, else by Triton's interpreter on the CPU."""
 
 import numpy as np

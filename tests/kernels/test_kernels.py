@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The kernels, in processes of their own: on a CUDA device, else by Triton's interpreter; and who may use them.
 
 The interpreter has to be chosen before Triton is first imported, which torch.compile does too.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A merge method beyond the shipped ones, added as its author would: one class, and its name in the union.
 
 As a plugin (`python -m pytest -p tests.merging.drop`) it is there before any recipe is defined.

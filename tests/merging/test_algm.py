@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """ALGM against loops in float64, and in a model."""
 
 import numpy as np

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """CTS: superpatch sharing against a loop in float64, and in a model."""
 
 import numpy as np

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What holds for every merge method in the union: a new one is covered by adding it there."""
 
 import subprocess
@@ -27,7 +28,7 @@ from raycomp.match_cost import match_cost
 from raycomp.merging import METHODS, MergeMethod
 from raycomp.models.policy import Policy
 from raycomp.recipe import BlockWidths, Recipe, dense
-from raycomp.results.query import baselines, baselines_of, is_baseline
+from raycomp.results.query import is_uniform_baseline, uniform_baselines, uniform_baselines_of
 from raycomp.search.baselines import matched_baselines
 from raycomp.search.proposal import Proposal
 from raycomp.search.trial import run_trial
@@ -157,10 +158,10 @@ def test_a_space_refuses_what_adapts_to_the_image(name):
 def test_known_recipes_merge_by_it_and_cost_at_most_their_share(name):
     full = gflops(PAPER, dense(PAPER))
     found = list(matched_baselines(PAPER, PAPER.image, (0.8,), merging=METHODS[name].standard(PAPER, "small")))
-    expected = baselines(METHODS[name].title)
+    expected = uniform_baselines(METHODS[name].title)
     assert {one.kind for one in found} >= set(expected)
-    assert baselines_of(row(label=one.label) for one in found) == expected
-    assert {one.kind for one in found if is_baseline(one.label)} == set(expected)
+    assert uniform_baselines_of(row(label=one.label) for one in found) == expected
+    assert {one.kind for one in found if is_uniform_baseline(one.label)} == set(expected)
     assert all(gflops(PAPER, one.recipe) <= 0.8 * full for one in found)
     assert all(one.recipe.merge.method == name for one in found if one.kind != expected[1])
 

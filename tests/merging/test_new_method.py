@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A method is one class and its name in the union: a process with one more passes what the shipped methods pass."""
 
 import re

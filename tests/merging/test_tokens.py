@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Matching, windows and merging against loops in float64."""
 
 import numpy as np

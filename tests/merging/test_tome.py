@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """ToMe in a model; `test_merge` has the matching itself."""
 
 import pytest

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Checkpoints: our own, the official layout, and files that must be refused in one line."""
 
 import pickle

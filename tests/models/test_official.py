@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`variant.yml` of an official run: every field that is used is checked, and named where it is wrong."""
 
 import pytest

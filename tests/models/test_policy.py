@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Policy networks: published cost, ground truth, one answer a superpatch."""
 
 import pytest

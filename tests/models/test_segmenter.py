@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The model against timm's, and its decoder against the steps of REFERENCE 3 written out."""
 
 from copy import deepcopy

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Weights that must be refused, each in one line that names the tensor or what the file is; and those that load."""
 
 import json

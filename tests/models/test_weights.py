@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The checkpoints that ship: small, of the search space's shape, and as good as their cards say."""
 
 from pathlib import Path
@@ -14,7 +15,7 @@ from raycomp.evaluate.confusions import confusion
 from raycomp.evaluate.miou import class_iou, normalised
 from raycomp.models import checkpoints
 from raycomp.models.segmenter import Segmenter
-from raycomp.results.query import baselines
+from raycomp.results.query import uniform_baselines
 from raycomp.search.baselines import matched_baselines
 from raycomp.space import Space
 
@@ -61,9 +62,11 @@ def test_a_narrow_recipe_of_the_elastic_one_is_as_good_as_its_card_says():
     space = Space(shape, SPACE.space, shape.image)
     assert space.config == checkpoints.elastic_space(ELASTIC)
     found = list(matched_baselines(shape, space.image, (0.27,), narrowest=space.recipe(space.smallest)))
-    recipe = next(one.recipe for one in found if one.kind == baselines()[-1])
+    recipe = next(one.recipe for one in found if one.kind == uniform_baselines()[-1])
     row = next(
-        line for line in ELASTIC.with_suffix(".md").read_text().splitlines() if f"{baselines()[-1]} | 27%" in line
+        line
+        for line in ELASTIC.with_suffix(".md").read_text().splitlines()
+        if f"{uniform_baselines()[-1]} | 27%" in line
     )
     claimed = float(row.split("|")[3])
     assert accuracy(compress(model, recipe, None)) == pytest.approx(claimed, abs=0.02)

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A front measured elsewhere: the same recipes, none over the limit, each once, and what cannot be is told."""
 
 from dataclasses import replace
@@ -10,7 +11,7 @@ from raycomp.flops import gflops
 from raycomp.recipe import dense
 from raycomp.refine.rerank import ProposalList, proposals, settings
 from raycomp.results.pareto import front
-from raycomp.results.query import agreement, at_budgets, baselines, final_front
+from raycomp.results.query import agreement, at_budgets, final_front, uniform_baselines
 from tests.conftest import TINY
 from tests.helpers.sweep_views import sweep_view
 from tests.helpers.trials import fake_row
@@ -29,7 +30,7 @@ def test_dense_baselines_and_front_each_once_and_costliest_first():
     assert (chosen[0].origin, chosen[0].recipe) == ("reference", dense(TINY))
     assert len(set(ids)) == len(ids)
     assert {row.recipe_id for row in SWEEP.front} < set(ids)
-    assert {one.label.rpartition(" ")[0] for one in chosen} >= set(baselines())
+    assert {one.label.rpartition(" ")[0] for one in chosen} >= set(uniform_baselines())
     costs = [gflops(TINY, one.recipe) for one in chosen]
     assert costs == sorted(costs, reverse=True)
     assert {one.stage for one in chosen} == {"full"}

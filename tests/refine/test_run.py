@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which recipes of a sweep are refined."""
 
 import pytest

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tables and figures of the comparison from rows made up by hand."""
 
 import numpy as np

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the tables say, from rows made by hand."""
 
 import warnings

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Intervals against scipy's own, and the table of a refined front."""
 
 from datetime import UTC, datetime, timedelta, timezone

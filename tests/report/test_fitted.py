@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every table in terminals of 80 to 160 columns: no figure is cut, no column vanishes, a pipe gets the full form."""
 
 import io
@@ -19,7 +20,7 @@ from raycomp.report import tables
 from raycomp.report.confidence import Confidence
 from raycomp.report.fitted import Column, FittedTable
 from raycomp.report.status import Status
-from raycomp.results.query import at_budgets, baselines, origins
+from raycomp.results.query import at_budgets, origins, uniform_baselines
 from raycomp.results.row import Row
 from raycomp.shape import deit_base_distilled
 from tests.helpers.sweep_views import stored, sweep_view
@@ -114,7 +115,7 @@ def test_the_front_keeps_cost_and_accuracy_of_the_data():
                 row.label or row.family,
             ):
                 assert figure in text, (width, figure)
-        assert all(f"vs {kind.removeprefix('uniform ')}" in text for kind in ("dense", *baselines()))
+        assert all(f"vs {kind.removeprefix('uniform ')}" in text for kind in ("dense", *uniform_baselines()))
 
 
 def test_columns_are_stacked_no_more_than_the_width_asks_for():

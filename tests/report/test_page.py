@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The page of a sweep: in a real browser it draws, sorts, links and complains of nothing."""
 
 import re

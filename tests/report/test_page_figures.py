@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Figures and texts of a sweep's page, without a browser."""
 
 from dataclasses import replace

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One line of progress: what it says, and that it is plain where there is no terminal."""
 
 import io

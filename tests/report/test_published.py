@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Whether figures may be held against published ones."""
 
 from pathlib import Path

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A fresh MLflow database without the seconds that its migrations take."""
 
 import shutil

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """MLflow's copy after what people and machines do to it: deleted, broken, copied elsewhere."""
 
 import shutil

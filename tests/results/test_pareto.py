@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Fronts and hypervolumes against hand-made answers."""
 
 import itertools

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Results in folders of any name: rows, resuming, MLflow, study, status, report; and nothing lands beside them."""
 
 import json

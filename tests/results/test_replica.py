@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a job does at its end with a copy that hangs."""
 
 import threading

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What of a sweep's rows is nothing to go on with."""
 
 from dataclasses import replace

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Rows on disk: whole, typed, never mixed with another sweep's."""
 
 import os

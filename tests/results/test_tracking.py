@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """MLflow: a row becomes one child, once; a server that is down stops nothing."""
 
 import subprocess

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Trials stop after their first images where those say that the front is out of reach, and only there."""
 
 from dataclasses import replace

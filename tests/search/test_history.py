@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a sampler remembers of a long sweep: the best, and enough of the others; the same after a restart."""
 
 import numpy as np

@@ -1,10 +1,11 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a dry run promises: counts that the sweep keeps to."""
 
 import pytest
 
 from raycomp.config import SweepConfig
 from raycomp.recipe import dense
-from raycomp.results.query import is_baseline
+from raycomp.results.query import is_uniform_baseline
 from raycomp.search.plan import plan, stage_images
 from raycomp.search.proposer import Proposer
 from raycomp.settings.evaluation import StageConfig
@@ -62,7 +63,7 @@ def test_hours_are_between_those_of_the_cheapest_proposals_and_those_at_the_limi
     images = {stage: 9 * stage_images(getattr(told.evaluation, stage)) for stage in ("search", "full")}
     shares = {p.key: fake_row(TINY, p).gflops_share for p in done}
     by_hand = [p for p in done if p.origin != "proposed"]
-    certain = [p for p in by_hand if p.stage == "search" or p.origin == "reference" or is_baseline(p.label)]
+    certain = [p for p in by_hand if p.stage == "search" or p.origin == "reference" or is_uniform_baseline(p.label)]
     sure = promised.pass_ms * sum(images[p.stage] * shares[p.key] for p in certain)
     possible = promised.full - promised.full_least
     proposed, more = promised.proposed * images["search"], possible * images["full"]

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is proposed: known recipes first, never over budget, never twice, the same after a restart."""
 
 from dataclasses import replace
@@ -7,7 +8,7 @@ import pytest
 from raycomp.errors import UserError
 from raycomp.recipe import BlockWidths, Recipe, dense
 from raycomp.results.pareto import front
-from raycomp.results.query import baselines
+from raycomp.results.query import uniform_baselines
 from raycomp.search.baselines import Baseline, by_priority, matched_baselines
 from raycomp.search.proposal import Proposal
 from raycomp.search.proposer import Proposer
@@ -17,7 +18,7 @@ from tests.conftest import TINY
 from tests.helpers.search import SEARCH, SPACE, drive
 from tests.helpers.trials import TokenClock, fake_row
 
-UNIFORM_TOME, UNIFORM_PRUNING, UNIFORM_BOTH = BASELINES = baselines()
+UNIFORM_TOME, UNIFORM_PRUNING, UNIFORM_BOTH = BASELINES = uniform_baselines()
 
 
 @pytest.mark.parametrize("sampler", ["gp", "tpe", "nsga2", "random"])

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The default sampler: what it chooses from, what it expects, and that it finds more than chance does."""
 
 import moocore

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The copy of a sweep in Optuna's storage: journal file, and PostgreSQL."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What ends a sweep before its time; Ray's part of it is tested with whole jobs."""
 
 import pytest

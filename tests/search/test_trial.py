@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a trial does where a card is full, or broken. The card is pretended: errors are raised where CUDA would."""
 
 import weakref

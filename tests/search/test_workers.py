@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Workers in a Ray of the test's own, with GPUs that Ray is told of and torch does not see."""
 
 import os

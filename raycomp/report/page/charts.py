@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Interactive figures of a sweep. Each point carries its recipe id, so that the page can link figures and tables."""
 
 from collections.abc import Callable, Sequence
@@ -11,7 +12,7 @@ from raycomp.objectives import COST
 from raycomp.report.plot import axis_bottom
 from raycomp.report.published import DENSE, PUBLISHED, Published
 from raycomp.report.sweep_view import SweepView, named
-from raycomp.results.query import baseline_curve, baselines_of, completed, refined_rows
+from raycomp.results.query import baseline_curve, completed, refined_rows, uniform_baselines_of
 from raycomp.results.row import Row, present
 
 FRONT, GREY, INK = "#1b6ca8", "#b8b8b8", "#222222"
@@ -30,7 +31,7 @@ def front_figure(sweep: SweepView) -> go.Figure:
         symbol = "triangle-right" if family == "prune" else "circle" if "+" in family else "triangle-up"
         _points(figure, rows, f"search stage: {family}", {"color": GREY, "size": 6, "symbol": symbol})
     _points(figure, sweep.front, "Pareto front", {"color": FRONT, "size": 11, "line": {"color": "white", "width": 1}})
-    kinds = baselines_of(sweep.rows)
+    kinds = uniform_baselines_of(sweep.rows)
     for kind, color, symbol in zip(kinds, COLORS, _SYMBOLS, strict=False):
         curve = baseline_curve(sweep.rows, sweep.stage, kind)
         _points(figure, curve, kind, {"color": color, "size": 6, "symbol": symbol}, mode="lines+markers")

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Importance of a space's dimensions for accuracy, by Optuna's fANOVA over the trials of a sweep."""
 
 import warnings

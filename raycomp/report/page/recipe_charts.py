@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Interactive figures of one recipe, by block, by class, and by corruption and severity; and of importances."""
 
 import numpy as np

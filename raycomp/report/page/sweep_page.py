@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The page of one or several sweeps: a single HTML file that contains its data and plotly.js."""
 
 import json
@@ -26,7 +27,7 @@ from raycomp.report.page.recipe_charts import (
 )
 from raycomp.report.published import comparability
 from raycomp.report.sweep_view import SweepView, difference, named
-from raycomp.results.query import agreement, at_budgets, baselines_of, first_agreement, origins, stage_agreement
+from raycomp.results.query import agreement, at_budgets, first_agreement, origins, stage_agreement, uniform_baselines_of
 from raycomp.results.row import Row, present
 from raycomp.storage import AnyPath
 
@@ -68,7 +69,7 @@ def write_sweep_page(sweeps: Sequence[SweepView], path: AnyPath) -> None:
         cheapest=_cheapest(comparisons),
         in_time=any(row.timed for row in sweep.rows),
         budgets=at_budgets(sweep.rows, sweep.config.search.baselines, sweep.share),
-        baselines=baselines_of(sweep.rows),
+        baselines=uniform_baselines_of(sweep.rows),
         best=origins(sweep.rows).best,
         comparability=comparability(sweep.config, sweep.stage),
         figures=figures,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Faults for the processes of a sweep, by recipe: imported by every Python that has this folder on PYTHONPATH.
 
 `RAYCOMP_FAULTS` holds JSON: recipe id -> "memory" (a real allocation that fails), "killed" (what the kernel's
