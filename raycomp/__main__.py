@@ -3,4 +3,5 @@
 
 from raycomp.cli import run
 
-run()
+if __name__ == "__main__":  # tools import every module of a package
+    run()

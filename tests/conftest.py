@@ -30,7 +30,7 @@ TINY = ModelShape(width=32, heads=4, depth=3, patch=8, image=(48, 64), classes=5
 
 @pytest.hookimpl(tryfirst=True)  # before -m chooses
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the cases of a test beyond the first `fast_cases` as slow."""
+    """Mark the cases of a test beyond the first `fast_cases` as slow, and run whole jobs first."""
     cases: Counter[str] = Counter()
     for item in items:
         if (mark := item.get_closest_marker("fast_cases")) is not None:
@@ -38,6 +38,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             cases[test] += 1
             if cases[test] > mark.args[0]:
                 item.add_marker(pytest.mark.slow)
+    whole_jobs = ("jobs", "cluster", "faults")  # minutes each: started last, one of them would run alone at the end
+    items.sort(key=lambda item: item.path.parent.name not in whole_jobs)
 
 
 @pytest.fixture(autouse=True)

@@ -74,7 +74,7 @@ def trusted(folder):
         ("pick empty --max-gflops abc", "not 'abc' (see raycomp pick --help)"),
         ("pick empty --max-gflps 1", "No such option: --max-gflps (Possible options: --max-drop, --max-gflops"),
         ("pick empty --max-drop nan", "--max-drop nan: expected a number"),
-        ("pick empty --max-share 30", "of the dense GFLOPs, as in 40%; did you mean 30%?"),
+        ("pick empty --max-share 30", "of the dense cost such as 40%; did you mean 30%?"),
         ("pick", "Missing argument 'sweep'. (see raycomp pick --help)"),
         ("fronts", "No such command 'fronts'. Did you mean 'front'?"),
         (f"front {300 * 'a'}", "sweep name aaaaaaaaaaaaaaaaaaaa...: 300 characters; at most 255"),
@@ -143,7 +143,7 @@ def test_help_is_for_those_who_ask_and_for_those_who_say_nothing(folder):
 def test_figures_can_be_read_in_any_encoding(trusted, environment, sign):
     done = raycomp(trusted, "front", "trusted", **environment)
     assert done.returncode == 0, done.stderr
-    assert f"{sign}: 95 % over draws" in done.stdout
+    assert f"{sign}: 95 % interval over draws" in done.stdout
     assert f"50.00 {sign}" in done.stdout
 
 

@@ -225,7 +225,7 @@ def plan_table(config: SweepConfig, plan: "Plan", gflops: float, store: Store) -
     table = FittedTable(f"{config.name}, not started", columns, with_names=False)
     limit = f" = {gflops:.4g} GFLOPs" if search.cost_metric == "gflops" else ", in time"
     done = f", {plan.done} measured already" if plan.done else ""
-    trials = f"{search.trials}: {counted(plan.known)}, {plan.proposed} proposed by {search.sampler}{done}"
+    trials = f"{search.trials}: {counted(plan.baselines)}, {plan.proposed} proposed by {search.sampler}{done}"
     hours = _range(duration(3600 * plan.hours_least), duration(3600 * plan.hours))
     passes = f"{plan.pass_ms:.2f} ms per window dense, {plan.limit_ms:.2f} ms at the budget"
     table.add_row("budget", f"{search.budget:.0%} of dense{limit}")

@@ -38,7 +38,7 @@ class Plan:
     allowed. `raycomp search --dry-run --json` prints these fields under these names.
     """
 
-    known: int
+    baselines: int
     """Baselines, which come first."""
     proposed: int
     done: int
@@ -91,7 +91,7 @@ def plan(config: SweepConfig, proposer: Proposer) -> Plan:
     high = sure + budget_pass * (passes * proposed + full * windows * possible)
     trials = len(first) + proposed
     return Plan(
-        known=len(baselines),
+        baselines=len(baselines),
         proposed=proposed,
         done=proposer.trials_done,
         full=len(certain) + possible,

@@ -22,7 +22,7 @@ def test_nodes_come_with_trials_and_go_and_the_result_is_that_of_a_fixed_cluster
     options = ["--space", "random.yaml", "--nodes", "2", "--trials", "10", "--idle", "4", "--name", "grown"]
     grown = execute(place, sys.executable, str(ROOT / "jobs" / "autoscale_demo.py"), *options, seconds=400)
     assert grown.returncode == 0, grown.stdout + grown.stderr
-    assert "at most 2 node(s), none at the start and 0 in the end" in " ".join(grown.stdout.split())
+    assert "at most 2 node(s), none at the start and 0 at the end" in " ".join(grown.stdout.split())
     measured = [
         {
             (row.stage, row.recipe_id): (row.clean_miou, row.corrupted_miou, row.gflops)

@@ -178,7 +178,10 @@ def test_a_data_set_of_ones_own(tmp_path):
 
 def test_what_is_wrong_with_it_is_told(tmp_path):
     config = DataConfig(dataset="folders", root=own_folder(tmp_path, value=2), classes=("field", "barn"))
-    with pytest.raises(UserError, match=r"a.png: value 2 is not one of .* unlabelled is 255; data\.ignore: \[2\]"):
+    with pytest.raises(
+        UserError,
+        match=r"a.png: label value 2 is not one of 2 classes \(0 to 1\); unlabelled is 255; data\.ignore: \[2\]",
+    ):
         open_split(config, "val", 0)[0]
     with pytest.raises(UserError, match=r"no images in .*images/vall; did you mean 'val'"):
         open_split(config, "vall", 0)

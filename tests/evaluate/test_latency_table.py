@@ -61,7 +61,7 @@ def test_without_merging_it_is_smaller_and_says_so(table):
     merging = dense(TINY).model_copy(update={"merge": ToMe(ratios=(0.1, 0.1, 0.1))})
     with pytest.raises(ValueError, match="no latencies for merging by tome"):
         plain.latency_ms(merging)
-    with pytest.raises(ValueError, match="no latencies of merging by algm"):
+    with pytest.raises(ValueError, match="no latencies for merging by algm"):
         table.latency_ms(dense(TINY).model_copy(update={"merge": Algm(blocks=(1, 2), windows=0.1, pairs=0.1)}))
 
 

@@ -46,7 +46,7 @@ def test_a_sweep_does_without_its_server_and_is_completed_afterwards(place, tmp_
     tracking = ("--tracking", uri)
     output = finish(start(place, "down", *tracking), place, "down")
     assert output.count(f"MLflow at {uri} failed") == 1
-    assert "`raycomp track --backfill` adds what is missing" in output
+    assert "`raycomp track --backfill` adds missing rows later" in output
     assert track(place, "down", *tracking).startswith(f"2: error: MLflow at {uri}: ")
     with mlflow_server(store, tmp_path / "artifacts", port):
         process = start(place, "midway", *tracking, faults={"": 0.4})

@@ -39,7 +39,7 @@ def test_a_limit_of_time_in_place_of_gflops(place):
     table = (folder / "latency.json").read_bytes()
     again = run(place, *options)
     assert again.returncode == 0, again.stdout + again.stderr
-    assert f"found {len(search)} of 3 trials" in again.stdout
+    assert f"{len(search)} of 3 trials done, resuming" in again.stdout
     assert (folder / "latency.json").read_bytes() == table
     other = run(place, "--results", "other", "--name", "timed", "--budget", "100%", "--trials", "3")
     assert (other.returncode, other.stdout) == (2, "")

@@ -70,7 +70,7 @@ class Drop(MergeMethod):
     def at(self, strength: float, shape: ModelShape, image: Size | None) -> Self:
         return type(self)(block=self.block, ratio=strength / 2)
 
-    def point(self, shape: ModelShape, image: Size | None) -> str:
+    def operating_point(self, shape: ModelShape, image: Size | None) -> str:
         return f"{self.symbol} = {self.ratio:.3f}"
 
     @property

@@ -48,7 +48,7 @@ def test_a_sweep_keeps_to_its_plan(trials):
     promised = plan(told, proposer)
     done = drive(proposer)
     search, full = ([p for p in done if p.stage == stage] for stage in ("search", "full"))
-    assert promised.known == sum(p.origin == "baseline" for p in search)
+    assert promised.baselines == sum(p.origin == "baseline" for p in search)
     assert promised.proposed == sum(p.origin == "proposed" for p in search)
     assert promised.full_least <= len(full) <= promised.full
     images = {stage: stage_images(getattr(told.evaluation, stage)) for stage in ("search", "full")}
@@ -80,7 +80,7 @@ def test_once_the_search_is_over_what_is_confirmed_is_known():
     for there in (search, rows[: len(search) + 2], rows):
         promised = plan(told, Proposer(SPACE, told.search, there))
         left = len(rows) - len(there)
-        assert (promised.full_least, promised.full, promised.known, promised.proposed) == (left, left, 0, 0)
+        assert (promised.full_least, promised.full, promised.baselines, promised.proposed) == (left, left, 0, 0)
         assert promised.images == promised.images_least == left * stage_images(told.evaluation.full)
     assert promised.hours == promised.hours_least == 0
 
@@ -89,7 +89,7 @@ def test_what_is_measured_is_not_planned_again():
     told = config()
     rows = [fake_row(TINY, p) for p in drive(Proposer(SPACE, told.search, []), stop_after=21)]
     promised = plan(told, Proposer(SPACE, told.search, rows))
-    assert (promised.done, promised.known + promised.proposed) == (20, 10)
+    assert (promised.done, promised.baselines + promised.proposed) == (20, 10)
 
 
 @pytest.mark.parametrize(("stride", "windows"), [(None, 9), (24, 20)])
