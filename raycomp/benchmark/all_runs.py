@@ -30,6 +30,8 @@ from raycomp.results.store import Store
 from raycomp.search.rows import git_commit
 from raycomp.storage import AnyPath
 
+_POINTS = "settings"  # folder of the operating points in the results; earlier versions wrote it, too
+
 
 @dataclass(frozen=True)
 class BenchmarkInputs:
@@ -59,7 +61,7 @@ def find_operating_points(
     Raises:
         UserError: for points found with other weights or images, or a method that the token grid does not allow.
     """
-    folder = inputs.folder / "points"
+    folder = inputs.folder / _POINTS
     every = conditions(inputs.config.benchmark, front is not None)
     points: dict[Condition, OperatingPoint] = {}
     for condition in every:
@@ -158,7 +160,7 @@ def _failed(store: Store, context: SweepContext, run: Run, point: OperatingPoint
 
 def _latency_table(inputs: BenchmarkInputs, say: Callable[[str], None]) -> LatencyTable:
     """Return the latency table of NViT's latency term."""
-    path, batch = inputs.folder / "points" / "latency.json", inputs.config.evaluation.batch
+    path, batch = inputs.folder / _POINTS / "latency.json", inputs.config.evaluation.batch
     return latency_table(path, inputs.context, inputs.config, batch, merging=False, report=say)
 
 

@@ -30,7 +30,7 @@ class Timing:
     speed_gained: float
     """Dense time over this point's: medians of rounds in which every model ran once."""
     images_per_second: float
-    point: str
+    setting: str
     """Measuring conditions: device, precision, batch, threads."""
 
 

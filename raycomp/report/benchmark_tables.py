@@ -138,7 +138,7 @@ def page(title: str, notes: Sequence[str], rows: Sequence[Row], timings: Sequenc
     """Return the comparison as a Markdown page; its figures lie beside it."""
     summaries = results(rows)
     missing = failures(rows)
-    where = timings[0].point if timings else ""
+    where = timings[0].setting if timings else ""
     parts = [
         f"# {title}",
         *notes,

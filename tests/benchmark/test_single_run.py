@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One run: rows, recovery and pictures; and speeds of all."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from raycomp.benchmark.conditions import Condition, Run
 from raycomp.benchmark.operating_points import OperatingPoint, built, find
 from raycomp.benchmark.pictures import Pictures, scenes
 from raycomp.benchmark.single_run import failed_row, measure_run, unreachable
-from raycomp.benchmark.timing import batched, time_points
+from raycomp.benchmark.timing import Timing, batched, time_points
 from raycomp.data.streetscenes import StreetScenes
 from raycomp.flops import gflops
 from raycomp.merging import Algm
@@ -120,3 +120,9 @@ def test_scenes_are_a_clean_image_and_corrupted_ones(context):
     shown = scenes(context)
     assert [scene.title for scene in shown] == ["clean", "fog 3", "gaussian noise 3"]
     assert all(scene.image.shape == (64, 64, 3) and scene.label.shape == (64, 64) for scene in shown)
+
+
+def test_columns_of_speed_parquet_keep_their_names():
+    assert [field.name for field in fields(Timing)] == [
+        "label", "flops_saved", "speed_gained", "images_per_second", "setting",
+    ]  # fmt: skip

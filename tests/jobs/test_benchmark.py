@@ -96,6 +96,7 @@ def test_from_nothing_to_the_page_and_on_with_more_seeds(place):
         if row.origin != "dense":
             assert row.gflops == pytest.approx(full / 1.4, rel=0.04)
     assert "| 1.4x | ALGM | T = " in (folder / "benchmark.md").read_text()
+    assert list((folder / "settings").glob("*.json")), "results of earlier versions keep operating points there"
     assert all((folder / f"fig{n}.png").is_file() for n in (2, 3, 4))
 
     again = run(place, "--recovery", "2", "--seeds", "0,1,2", "--methods", "tome,nvit")
