@@ -36,7 +36,7 @@ def main(
     keep_freed_memory()
     config = load(space).changed("data", short_side=short_side)
     context = prepare_context(config, print)
-    grid, device = Space(context.shape, config.space, config.data.window_for(context.shape)), default_device()
+    grid, device = Space.of(config, context.shape), default_device()
     narrowest = grid.recipe(grid.smallest) if context.elastic is not None else None
     baselines = matched_baselines(context.shape, grid.image, config.search.baselines, narrowest=narrowest)
     inside = {one.label: one.recipe for one in baselines if not grid.outside(one.recipe)}

@@ -91,7 +91,7 @@ def prepare(config: SweepConfig, steps: int, modes: list[str]) -> None:
     keep_freed_memory()
     contexts = {mode: prepare_context(configured(config, mode, steps), lambda _: None) for mode in modes}
     shape = contexts[modes[0]].shape
-    grid = Space(shape, config.space, config.data.window_for(shape))
+    grid = Space.of(config, shape)
     _worker = _Worker(contexts, grid, preloaded(config, steps, lambda _: None), steps)
 
 

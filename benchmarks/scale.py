@@ -65,7 +65,7 @@ def main() -> None:
 def loaded(trials: int, workers: int = 1) -> tuple[SweepConfig, Space]:
     config = configs.load(_SPACE, trials=trials, workers=workers)
     assert config.model.shape is not None
-    return config, Space(config.model.shape, config.space, config.data.window_for(config.model.shape))
+    return config, Space.of(config, config.model.shape)
 
 
 def made_up(space: Space, proposal: Proposal) -> Row:

@@ -44,7 +44,7 @@ def loaded() -> tuple[SweepConfig, SweepContext, Space]:
     keep_freed_memory()
     config = configs.load(ROOT / "search_spaces" / "streetscenes_vit_micro.yaml")
     context = prepare_context(config, print)
-    return config, context, Space(context.shape, config.space, config.data.window_for(context.shape))
+    return config, context, Space.of(config, context.shape)
 
 
 @app.command()

@@ -43,7 +43,7 @@ def main(
     against: Annotated[Path | None, typer.Option(help="Another working tree.")] = None,
 ) -> None:
     context, place = prepared(), torch.device(device)
-    grid = Space(context.shape, context.config.space, context.config.data.window_for(context.shape))
+    grid = Space.of(context.config, context.shape)
     rng = np.random.default_rng(0)
     recipes = [
         grid.recipe(grid.project(grid.draw(rng, 0.2 * grid.gflops({})), 0.6 * grid.gflops({}))) for _ in range(trials)

@@ -100,7 +100,7 @@ class Elastic:
         self._config = configs.load(ROOT / "search_spaces" / "streetscenes_vit_micro.yaml")
         self._context: SweepContext = prepare_context(self._config, lambda _: None)
         self.shape = self._context.shape
-        self.space = Space(self.shape, self._config.space, self._config.data.window_for(self.shape))
+        self.space = Space.of(self._config, self.shape)
         self._fingerprint = f"{self._context.fingerprint} {self._context.evalset.fingerprint}"
         self._read()
 

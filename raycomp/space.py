@@ -5,10 +5,11 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
+from raycomp.config import SweepConfig
 from raycomp.errors import UserError
 from raycomp.flops import gflops
 from raycomp.merging import METHODS, MergeMethod
@@ -69,6 +70,11 @@ class Space:
     """Set if budgets limit latency in milliseconds instead of GFLOPs."""
     policy: str = PolicyConfig().kind
     """Kind of policy network, for merge methods that need one."""
+
+    @classmethod
+    def of(cls, config: SweepConfig, shape: ModelShape) -> Self:
+        """Return the space of a sweep's settings, with budgets in GFLOPs."""
+        return cls(shape, config.space, config.data.window_for(shape), policy=config.policy.kind)
 
     @cached_property
     def merging(self) -> MergeMethod:

@@ -8,13 +8,13 @@ from typing import Annotated
 
 import typer
 
-from raycomp.commands.inputs import DEFAULT_SPACE, Space
+from raycomp.commands.inputs import DEFAULT_SPACE, SpaceFile
 from raycomp.report import tables
 from raycomp.results.store import Store, sweep_folder
 
 
 def autoscale_demo_command(
-    space: Space = DEFAULT_SPACE,
+    space: SpaceFile = DEFAULT_SPACE,
     nodes: Annotated[int, typer.Option(min=1, help="Maximum number of nodes.")] = 2,
     trials: Annotated[int, typer.Option(min=1, help="Recipes to measure.")] = 24,
     idle: Annotated[float, typer.Option(min=1, help="Seconds after which an idle node stops.")] = 12.0,

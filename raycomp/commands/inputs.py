@@ -55,7 +55,7 @@ def complete_space(incomplete: str) -> list[str]:
 
 AS_SPACE: dict[str, Any] = {"parser": space_file, "metavar": "FILE|NAME", "autocompletion": complete_space}
 """Settings of an option or argument that takes a search space: a file, or the name of a shipped one."""
-Space = Annotated[Path, typer.Option(help="Search space: a file, or the name of a shipped one.", **AS_SPACE)]
+SpaceFile = Annotated[Path, typer.Option(help="Search space: a file, or the name of a shipped one.", **AS_SPACE)]
 DEFAULT_SPACE = Path("streetscenes_vit_micro")
 """Its model (1.9 million parameters) is shipped, too."""
 

@@ -8,7 +8,7 @@ import typer
 import yaml
 
 from raycomp import config as configs
-from raycomp.commands.inputs import Checkpoint, DataFolder, Space, check_suffix, check_writable
+from raycomp.commands.inputs import Checkpoint, DataFolder, SpaceFile, check_suffix, check_writable
 from raycomp.errors import UserError
 from raycomp.flops import profile
 from raycomp.recipe import dense
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def prune_command(
-    space: Space,
+    space: SpaceFile,
     out: Annotated[Path, typer.Option(help="Checkpoint to write (.safetensors), with the recipe beside it.")],
     to_gflops: Annotated[
         str | None, typer.Option("--gflops", help="Target as a share of the dense GFLOPs: 60%.")

@@ -12,7 +12,7 @@ from raycomp import config as configs
 from raycomp.commands.inputs import (
     DEFAULT_SPACE,
     OutFolder,
-    Space,
+    SpaceFile,
     Tracking,
     print_json,
     results_option,
@@ -26,12 +26,11 @@ from raycomp.report import tables
 from raycomp.results.query import check_measured
 from raycomp.results.store import Store, sweep_folder
 from raycomp.results.tracking import tracking_uri
-from raycomp.shape import ModelShape
-from raycomp.space import Space as Grid
+from raycomp.space import Space
 
 
 def search_command(
-    space: Space = DEFAULT_SPACE,
+    space: SpaceFile = DEFAULT_SPACE,
     budget: Annotated[str | None, typer.Option(help="Maximum cost as a share of dense, for example 50%.")] = None,
     cost_metric: Annotated[str | None, typer.Option(help="Cost: gflops, or latency on this device.")] = None,
     trials: Annotated[int | None, typer.Option(help="Recipes to measure.")] = None,
@@ -74,7 +73,7 @@ def search_command(
 def _check(config: configs.SweepConfig) -> None:
     """Check, before loading anything, that the budget can be met and that the checkpoints exist."""
     if (shape := config.model.shape) is not None and config.search.cost_metric != "latency":
-        grid = _grid(config, shape)
+        grid = Space.of(config, shape)
         grid.check_budget(config.search.budget * grid.cost(dense(shape)))
     from raycomp.models import checkpoints
 
@@ -86,7 +85,7 @@ def _check(config: configs.SweepConfig) -> None:
 def _say_plan(config: configs.SweepConfig, store: Store, space: Path, as_json: bool) -> None:
     """Print what a sweep would run, without writing anything or asking a cluster."""
     shape, _ = shape_of(config, space)
-    grid = _grid(config, shape)
+    grid = Space.of(config, shape)
     limit = config.search.budget * grid.cost(dense(shape))
     in_time = config.search.cost_metric == "latency"  # only the sweep measures the times
     if not in_time:
@@ -128,7 +127,3 @@ def _say_plan(config: configs.SweepConfig, store: Store, space: Path, as_json: b
 
 def _exists(checkpoint: str) -> bool:
     return checkpoint.startswith("package:") or Path(checkpoint).is_file()
-
-
-def _grid(config: configs.SweepConfig, shape: ModelShape) -> Grid:
-    return Grid(shape, config.space, config.data.window_for(shape), policy=config.policy.kind)

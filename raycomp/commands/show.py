@@ -55,7 +55,7 @@ def profile_command(
     """Show whether the budget can be met: tokens and GFLOPs by block of the dense and the smallest recipe."""
     sweep = configs.load(space, budget=budget)
     shape, image = shape_of(sweep, space)
-    grid = Space(shape, sweep.space, image, policy=sweep.policy.kind)
+    grid = Space.of(sweep, shape)
     limit = sweep.search.budget * profile(shape, dense(shape), image).gflops
     grid.check_budget(limit)
     fitted = grid.recipe(grid.project({name: d.full for name, d in grid.dimensions.items()}, limit))

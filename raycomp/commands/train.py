@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from raycomp import config as configs
-from raycomp.commands.inputs import DataFolder, Space, check_suffix, check_writable, device_of
+from raycomp.commands.inputs import DataFolder, SpaceFile, check_suffix, check_writable, device_of
 from raycomp.errors import UserError
 from raycomp.files import check_outputs
 from raycomp.memory import keep_freed_memory
@@ -29,7 +29,7 @@ _Kind = Literal["train", "elastic", "policy"]
 
 
 def train_command(
-    space: Space,
+    space: SpaceFile,
     out: Annotated[Path, typer.Option(help="Checkpoint to write (.safetensors), with its card beside it.")],
     policy: Annotated[bool, typer.Option("--policy", help="Train the policy network of CTS.")] = False,
     elastic: Annotated[bool, typer.Option("--elastic", help="Train an elastic model from model.checkpoint.")] = False,

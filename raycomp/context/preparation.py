@@ -97,7 +97,7 @@ def trained_space(config: SweepConfig, shape: ModelShape) -> Space | None:
         )
     path, window = checkpoints.locate(config.model.elastic, "model.elastic"), config.data.window_for(shape)
     trained = Space(shape, checkpoints.elastic_space(path), window)
-    space = Space(shape, config.space, window, policy=config.policy.kind)
+    space = Space.of(config, shape)
     if problem := trained.outside(space.recipe(space.smallest)):
         raise UserError(f"space: exceeds the space {path} was trained over: {problem}")
     return trained

@@ -30,7 +30,7 @@ def train_elastic(job: TrainingJob, start: Path, half: bool) -> TrainedNetwork[S
     model = ordered(teacher, score(teacher, sweep, job.device, sweep.search.criterion))
     model.regularise(job.settings.drop_path, job.settings.decoder_dropout)
     teacher.requires_grad_(False)
-    space, settings = Space(shape, sweep.space, sweep.data.window_for(shape), policy=sweep.policy.kind), sweep.elastic
+    space, settings = Space.of(sweep, shape), sweep.elastic
     low = settings.least * space.gflops({})
     always = [dense(shape), space.recipe(space.narrowest(low))]
 
