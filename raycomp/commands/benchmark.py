@@ -11,7 +11,7 @@ from raycomp.commands.inputs import (
     Checkpoint,
     DataFolder,
     OutFolder,
-    Space,
+    SpaceFile,
     Tracking,
     parts,
     runs_command,
@@ -20,13 +20,15 @@ from raycomp.errors import UserError
 from raycomp.jobs.session import session, share_cores
 from raycomp.report import tables
 from raycomp.results.query import final_front
+from raycomp.results.row import Row
 from raycomp.results.store import Store, sweep_folder
 from raycomp.results.tracking import tracking_uri
+from raycomp.settings.section import Criterion
 from raycomp.storage import located
 
 
 def benchmark_command(
-    space: Space = DEFAULT_SPACE,
+    space: SpaceFile = DEFAULT_SPACE,
     recovery: Annotated[
         int | None, typer.Option(help="Fine-tuning steps of every model; 0 measures models as cut.")
     ] = None,
@@ -54,11 +56,11 @@ def benchmark_command(
     store = Store(folder)
     store.check(config)
     share_cores()
-    finished = None if sweep is None else _finished(sweep, config.model.checkpoint)
+    finished = (None, None) if sweep is None else _finished(sweep, config.model.checkpoint)
     with session(config, store, tracking_uri(tracking, results), tables.console()) as job:
         from raycomp.jobs.benchmarking import benchmark
 
-        benchmark(job, finished)
+        benchmark(job, *finished)
         job.say(f"runs:  {runs_command(job.uri)}")
 
 
@@ -80,10 +82,11 @@ def configured(
     return config.training_between(train_between).changed("benchmark", **given, recovery=recovery_fields)
 
 
-def _finished(sweep: str, checkpoint: str) -> Store:
-    """Return the store of a sweep that has a front and used this checkpoint."""
+def _finished(sweep: str, checkpoint: str) -> tuple[list[Row], Criterion]:
+    """Return the front of a sweep that used this checkpoint, and the criterion that it pruned by."""
     store = Store(located(sweep))
-    front = final_front(store.rows(), store.config().search.budget)
+    searched_by = store.config().search
+    front = final_front(store.rows(), searched_by.budget)
     if not front:
         raise UserError(f"--sweep {sweep}: no recipe within its budget was measured")
     from raycomp.models import checkpoints
@@ -91,4 +94,4 @@ def _finished(sweep: str, checkpoint: str) -> Store:
     searched, here = front[0].checkpoint.split()[0], checkpoints.fingerprint(checkpoints.locate(checkpoint))
     if searched != here:
         raise UserError(f"--sweep {sweep}: it used checkpoint {searched}, this space uses {here}")
-    return store
+    return front, searched_by.criterion

@@ -22,6 +22,7 @@ from raycomp.errors import UserError
 from raycomp.jobs.session import session, share_cores
 from raycomp.report import tables
 from raycomp.results.query import check_measured, final_front
+from raycomp.results.row import Row
 from raycomp.results.store import Store, sweep_folder
 from raycomp.results.tracking import tracking_uri
 from raycomp.search.proposal import Proposal
@@ -53,13 +54,13 @@ def refine_command(
         _rerank(store, config, space, split, results, uri, training)
         return
     config = _configured(config, steps, lr, distill, seeds, workers)
-    _check_front(store, config)
+    rows = _front_rows(store, config)
     store.lock.take()
     share_cores()
     with session(config, store, uri, tables.console()) as job:
         from raycomp.jobs.refining import refine_front
 
-        refined = refine_front(job, top, parts(recipes))
+        refined = refine_front(job, rows, top, parts(recipes))
         job.say(f"runs:   {runs_command(uri)}")
     check_measured(refined)
 
@@ -79,9 +80,12 @@ def _configured(
     return config.changed("refine", train=train, distill=distill, seeds=chosen_seeds, workers=workers)
 
 
-def _check_front(store: Store, config: configs.SweepConfig) -> None:
-    if not final_front(store.rows(), config.search.budget):
+def _front_rows(store: Store, config: configs.SweepConfig) -> list[Row]:
+    """Return the rows of a sweep that has a front."""
+    rows = store.rows()
+    if not final_front(rows, config.search.budget):
         raise UserError(f"{store.folder}: no recipe within its budget was measured; finish the sweep first")
+    return rows
 
 
 def _rerank(
@@ -97,11 +101,10 @@ def _rerank(
     for option, value in training.items():
         if value is not None:
             raise UserError(f"{option} {value}: not with --space and --split, which measure the front without training")
-    _check_front(store, before)
+    rows = _front_rows(store, before)
     share_cores()
     from raycomp.refine.rerank import proposals, settings
 
-    rows = store.rows()
     config = settings(store.folder.name, before, None if space is None else configs.load(space), split)
     shape, window = shape_of(config, space or store.folder / "sweep.yaml")
     planned = proposals(rows, before.search.budget, shape, window)

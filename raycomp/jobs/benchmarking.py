@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compare the paper's methods at matched GFLOPs: find operating points, measure, time, and write the page."""
 
+from collections.abc import Sequence
+
 import ray
 
 from raycomp import objectives
@@ -15,17 +17,18 @@ from raycomp.context.sweep_context import SweepContext
 from raycomp.errors import last_line
 from raycomp.jobs.session import Session
 from raycomp.report.benchmark_page import write_benchmark_page
-from raycomp.results.query import check_measured, final_front
+from raycomp.results.query import check_measured
 from raycomp.results.row import Row
-from raycomp.results.store import Store
+from raycomp.settings.section import Criterion
 from raycomp.training_loop import preloaded
 
 
-def benchmark(session: Session, sweep: Store | None) -> None:
+def benchmark(session: Session, front: Sequence[Row] | None, criterion: Criterion | None) -> None:
     """Find every method's operating points, measure and time them, and write the page.
 
     Args:
-        sweep: A finished sweep, whose front is included.
+        front: Front of a finished sweep, which is included.
+        criterion: Criterion that the sweep pruned by.
 
     Raises:
         UserError: If the sweep is of another checkpoint, a method does not support the grid, or nothing was measured.
@@ -46,7 +49,7 @@ def benchmark(session: Session, sweep: Store | None) -> None:
         tracker.log(row)
         say(f"run {len(measured)}/{total}: {_line(row)}")
 
-    points = _settings(session, shared, context, sweep)
+    points = _points(session, shared, context, front, criterion)
     measure_runs(shared, points, session.store, context, on_row)
     timings = _timings(session, shared, points)
     session.leave()
@@ -57,15 +60,18 @@ def benchmark(session: Session, sweep: Store | None) -> None:
     say(f"page:  {written[0]}\nrows:  {session.folder / 'trials'}/*.parquet")
 
 
-def _settings(
-    session: Session, shared: BenchmarkInputs, context: SweepContext, sweep: Store | None
+def _points(
+    session: Session,
+    shared: BenchmarkInputs,
+    context: SweepContext,
+    front: Sequence[Row] | None,
+    criterion: Criterion | None,
 ) -> dict[Condition, OperatingPoint]:
-    if sweep is None:
+    if front is None or criterion is None:
         return find_operating_points(shared, None, None, context, session.say)
-    search = sweep.config().search
     inputs = f"{context.checkpoint}-{context.evalset.fingerprint}"
-    scores = cached_scores(context.model, session.config, search.criterion, inputs, session.say, saliency_by_worker)
-    return find_operating_points(shared, final_front(sweep.rows(), search.budget), scores, context, session.say)
+    scores = cached_scores(context.model, session.config, criterion, inputs, session.say, saliency_by_worker)
+    return find_operating_points(shared, front, scores, context, session.say)
 
 
 def _timings(session: Session, shared: BenchmarkInputs, points: dict[Condition, OperatingPoint]) -> list[Timing]:

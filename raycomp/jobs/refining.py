@@ -20,10 +20,11 @@ from raycomp.results.row import Row
 from raycomp.training_loop import TrainingProgress, preloaded
 
 
-def refine_front(session: Session, top: int | None, ids: Sequence[str]) -> list[Row]:
+def refine_front(session: Session, rows: Sequence[Row], top: int | None, ids: Sequence[str]) -> list[Row]:
     """Fine-tune and measure the front's recipes, then print and plot them beside their results before.
 
     Args:
+        rows: The rows of the sweep.
         top: Limit of recipes; of a larger front, those that add most hypervolume.
         ids: Prefixes of recipe ids; if given, only these recipes.
 
@@ -32,7 +33,6 @@ def refine_front(session: Session, top: int | None, ids: Sequence[str]) -> list[
     """
     config, store, say = session.config, session.store, session.say
     placement.check_room(config, session.warn)
-    rows = store.rows()
     context = session.prepared([row for row in rows if row.stage != "benchmark"], open_store=False)
     context = session.timed(context)
     targets = front_targets(rows, config.search.budget, config.refine.seeds, top, ids)

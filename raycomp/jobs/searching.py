@@ -52,8 +52,8 @@ def search(session: Session, study: str | None) -> tuple[SweepView, bool]:
     placement.announce(config, session.say, session.warn, "--gpus")
     context = session.timed(session.prepared(before))
     measurable = None if context.elastic is None else context.elastic.space
-    space = Space(context.shape, config.space, config.data.window_for(context.shape), policy=config.policy.kind)
-    proposer = Proposer(replace(space, latency=context.latency), config.search, before, measurable)
+    space = replace(Space.of(config, context.shape), latency=context.latency)
+    proposer = Proposer(space, config.search, before, measurable)
     if before:
         session.say(f"{session.folder}: {proposer.trials_done} of {config.search.trials} trials done, resuming")
     session.say(f"trials to run: {proposer.agenda}")
@@ -64,8 +64,9 @@ def search(session: Session, study: str | None) -> tuple[SweepView, bool]:
         replicas.append(StudyReplica(storage, config.name, proposer.space, session.warn))
         for row in before:
             replicas[-1].log(row)
-    outcome = _run(session, context, samples, proposer, replicas)
-    view = _finish(session, outcome, replicas[1:])
+    with closing(proposer):  # which waits for the running ask: a stopped job completes its replicas first
+        outcome = _run(session, context, samples, proposer, replicas)
+        view = _finish(session, outcome, replicas[1:])
     _print(session, view)
     tracker.attach([session.folder / "sweep.yaml", *_draw(session, view, proposer.trials_done)])
     return view, outcome.finished
@@ -75,7 +76,7 @@ def _run(
     session: Session, context: SweepContext, samples: Samples | None, proposer: Proposer, replicas: Sequence[Replica]
 ) -> Outcome:
     """Run the trials; replicas receive every row as it arrives."""
-    with closing(proposer), SweepProgress(proposer, session.console) as progress:
+    with SweepProgress(proposer, session.console) as progress:
 
         def on_row(row: Row) -> None:
             for replica in replicas:

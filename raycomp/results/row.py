@@ -209,7 +209,8 @@ SCHEMA = pa.schema([_column(name, _HINTS[name]) for name in _DEFAULTS])
 
 def rows_of(table: pa.Table) -> list[Row]:
     """Return the rows of a table; missing columns get their defaults, and unknown columns are kept in `extra`."""
-    table = table.rename_columns([COLUMNS.get(name, name) for name in table.column_names])
+    if not COLUMNS.keys().isdisjoint(table.column_names):
+        table = table.rename_columns([COLUMNS.get(name, name) for name in table.column_names])
     return [row for batch in table.to_batches() for row in _rows(batch)]
 
 
