@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the documents tell a person to type exists, and so do the files and headings that they point to."""
+"""The commands, files and headings that the documents name exist."""
 
 import importlib.util
 import os

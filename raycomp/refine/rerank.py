@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from raycomp.config import SweepConfig
 from raycomp.errors import UserError
 from raycomp.flops import gflops
-from raycomp.recipe import Recipe, check_fits, dense
+from raycomp.recipe import check_fits, dense
 from raycomp.results.query import completed, final_front, is_uniform_baseline
 from raycomp.results.row import Row
 from raycomp.search.proposal import Proposal
@@ -37,7 +37,7 @@ def proposals(rows: Sequence[Row], budget_share: float, shape: ModelShape, windo
     stage = members[0].stage if members else "full"
     baselines = [row for row in completed(rows, stage) if is_uniform_baseline(row.label)]
     rows_of = {row.recipe_id: row for row in (*baselines, *members) if row.recipe_id != dense(shape).id}
-    recipes = [(Recipe.model_validate_json(row.recipe_json), row) for row in rows_of.values()]
+    recipes = [(row.recipe, row) for row in rows_of.values()]
     result = [Proposal(0, "full", "reference", "dense", dense(shape))]
     for recipe, _ in recipes:
         try:

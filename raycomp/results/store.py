@@ -6,7 +6,6 @@ replaces it and nothing is counted twice. `compact` merges many files into one; 
 takes precedence over it.
 """
 
-import logging
 import os
 import re
 from collections.abc import Collection, Sequence
@@ -20,14 +19,13 @@ import yaml
 from pydantic import ValidationError
 
 from raycomp.config import LONGEST_NAME, NAME, SweepConfig, explain, parsed
-from raycomp.errors import UserError, first_line, nearest
+from raycomp.errors import UserError, first_line, logger, nearest
 from raycomp.files import write_bytes
 from raycomp.renamed import COLUMNS, renamed_fields
 from raycomp.results.lock import Lock
 from raycomp.results.row import SCHEMA, Row, rows_of, searched, table_of
 from raycomp.storage import AnyPath, located
 
-_LOG = logging.getLogger(__name__)
 _CONFIG = "sweep.yaml"
 _TRIALS = "trials"
 _COMPACT = "compact.parquet"
@@ -142,7 +140,7 @@ class Store:
         settings, messages = renamed_fields(settings)
         if messages and not self._warned_of_fields:
             self._warned_of_fields = True
-            _LOG.warning("%s: %s", path, ", ".join(messages))
+            logger.warning("%s: %s", path, ", ".join(messages))
         return settings
 
     def rows(self) -> list[Row]:
@@ -169,7 +167,7 @@ class Store:
         parts += [f"have no {', '.join(missing)}"] if missing else []
         if parts and not self._warned_of_columns:
             self._warned_of_columns = True
-            _LOG.warning("%s: rows of an older version %s", self.folder, ", ".join(parts))
+            logger.warning("%s: rows of an older version %s", self.folder, ", ".join(parts))
 
     def files(self) -> list[AnyPath]:
         """Return the files that hold rows; if two hold the same row, the later file counts."""

@@ -6,14 +6,13 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 from pydantic import Field
 
 from raycomp.merging import METHODS
+from raycomp.settings.section import Criterion, Distinct, Section
+from raycomp.settings.training import FinetuneConfig
 
 if TYPE_CHECKING:
     BenchmarkName: TypeAlias = str
 else:  # the allowed names follow from the registered methods
     BenchmarkName = Literal[(*METHODS, "nvit", *(f"nvit+{name}" for name in METHODS))]
-
-from raycomp.settings.section import Criterion, Distinct, Section
-from raycomp.settings.training import FinetuneConfig
 
 
 class NvitConfig(Section):
