@@ -178,10 +178,20 @@ def _tools(step: Figures) -> list[str]:
     ]
     lines = _table(["Memory of the process", "Trial", "Batch", "Clean mIoU"], memory)
     rows = [
-        (f"`{suffix}`", one["exit_code"], one.get("one_differs"), one.get("several_windows_differs"))
+        (
+            f"`{suffix}`",
+            one["exit_code"],
+            one.get("one_differs"),
+            one.get("several_windows_differs"),
+            one.get("said", ""),
+        )
         for suffix, one in step.get("predict", {}).items()
     ]
-    return [*lines, "", *_table(["`raycomp predict --device cuda`", "Exit code", "One window", "Several"], rows)]
+    return [
+        *lines,
+        "",
+        *_table(["`raycomp predict --device cuda`", "Exit code", "One window", "Several", "Said"], rows),
+    ]
 
 
 _SECTIONS: dict[str, tuple[str, str, str, Any]] = {

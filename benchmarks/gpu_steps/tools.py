@@ -35,6 +35,10 @@ def run(setting: Setting, notes: Notes) -> None:
     recipe = dense(context.shape).model_copy(update={"merge": merging})
     notes.put(out_of_memory=_out_of_memory(setting, context, recipe))
     exported = _exported(context, recipe, setting.folder / "models")
+    runtimes = "torch,onnxruntime" if _onnxruntime_has_cuda() else "torch"
+    how = ["--device", setting.name, "--batch", "1,16", "--rounds", "2" if setting.small else "15"]
+    words = _raycomp("speed", str(exported[0]), *how, "--runtime", runtimes)
+    notes.put(onnxruntime_has_cuda=_onnxruntime_has_cuda(), speed=words)
     images = setting.folder / "images"
     images.mkdir(exist_ok=True)
     scenes = [StreetScenes("val", 4)[index][0] for index in range(4)]
@@ -46,10 +50,6 @@ def run(setting: Setting, notes: Notes) -> None:
     for path in exported:
         found[path.suffix] = _compared(wanted, _predicted(setting, path, images, setting.name))
         notes.put(predict=found)
-    runtimes = "torch,onnxruntime" if _onnxruntime_has_cuda() else "torch"
-    how = ["--device", setting.name, "--batch", "1,16", "--rounds", "2" if setting.small else "15"]
-    words = _raycomp("speed", str(exported[0]), *how, "--runtime", runtimes)
-    notes.put(onnxruntime_has_cuda=_onnxruntime_has_cuda(), speed=words)
 
 
 def _context(setting: Setting) -> SweepContext:
@@ -101,7 +101,7 @@ def _compared(wanted: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
     """Share of the pixels whose class differs between the CPU and the device."""
     shares: dict[str, Any] = {"exit_code": found["exit_code"]}
     if found["exit_code"]:
-        shares["said"] = found["said"]
+        shares["said"] = " ".join(found["said"].split())
     for name in ("one", "several_windows"):
         if name in wanted and name in found:
             shares[f"{name}_differs"] = float((wanted[name] != found[name]).mean())
