@@ -65,7 +65,7 @@ def _bounded(size: Size, before: Size) -> Size:
 
 
 class ModelShape(BaseModel):
-    """Dimensions of a dense Segmenter: a plain ViT encoder and a linear or mask decoder."""
+    """Dimensions and traits of a dense segmentation model: a plain ViT encoder and a decoder."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -79,15 +79,37 @@ class ModelShape(BaseModel):
     image: tuple[Side, Side]
     """Height and width of the position embedding, pixels."""
     classes: int = Field(gt=1, le=255)  # label 255 means unlabelled
-    prefix: Literal[1, 2] = 1
-    """Number of special tokens before the patches: CLS, or CLS and DIST."""
-    decoder: Literal["linear", "mask"] = "mask"
+    prefix: int = Field(default=1, ge=0, le=64)
+    """Special tokens before the patches: CLS, DIST, then registers."""
+    registers: int = Field(default=0, ge=0, le=64)
+    """How many of the special tokens are registers."""
+    position: Literal["learned", "rotary", "none"] = "learned"
+    """Position encoding: added to the patches before the first block, rotated into queries and keys, or none."""
+    mlp_width: int | None = Field(default=None, gt=0)
+    """Hidden width of the MLPs; default: 4 * width."""
+    activation: Literal["gelu", "gelu_tanh", "quick_gelu", "swiglu"] = "gelu"
+    """Activation of the MLPs; `swiglu` has a gate of the same width."""
+    qk_norm: bool = False
+    """LayerNorm over each head's queries and keys."""
+    pre_norm: bool = False
+    """LayerNorm before the first block."""
+    queries: int = Field(default=0, ge=0, le=1000)
+    """EoMT: learned queries, which enter as special tokens in front of all others."""
+    query_blocks: int = Field(default=0, ge=0, le=1000)
+    """EoMT: how many of the last blocks the queries pass through."""
+    decoder: Literal["linear", "mask", "eomt", "dpt", "upernet", "pup"] = "mask"
     decoder_depth: int = Field(default=2, ge=0, le=1000)
     """Transformer blocks of the mask decoder."""
+    decoder_width: int = Field(default=256, gt=0, le=65536)
+    """Channels inside a convolutional decoder (dpt, upernet, pup)."""
+    taps: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    """Blocks, counted from 1, whose outputs a convolutional decoder reads; default: the last."""
+    tap_norm: Literal["last", "all", "none"] = "last"
+    """Outputs that pass the encoder's final norm: that of the last block, those of all taps, or none."""
     norm_eps: float = Field(default=1e-6, gt=0, lt=1)
     """LayerNorm epsilon of the encoder: 1e-6 in timm, 1e-5 in official Segmenter checkpoints."""
-    normalization: Literal["vit", "deit"] = "vit"
-    """Pixel mean and std: 0.5 for `vit`, ImageNet's for `deit`."""
+    normalization: Literal["vit", "deit", "clip"] = "vit"
+    """Pixel mean and std: 0.5 for `vit`, ImageNet's for `deit`, CLIP's for `clip`."""
 
     @model_validator(mode="after")
     def _divisible(self) -> Self:
@@ -97,13 +119,30 @@ class ModelShape(BaseModel):
             raise ValueError(f"image {self.image} is smaller than one patch of {self.patch}")
         return self
 
+    @model_validator(mode="after")
+    def _traits_agree(self) -> Self:
+        if not 0 <= self.prefix - self.registers <= 2:
+            raise ValueError(
+                f"prefix {self.prefix} has {self.registers} registers: expected none, CLS, or CLS and DIST besides them"
+            )
+        if self.position == "rotary" and self.head_dim % 4:
+            raise ValueError(f"position rotary: the head width {self.head_dim} is not a multiple of 4")
+        if (self.decoder == "eomt") != (self.queries > 0):
+            raise ValueError(f"decoder {self.decoder} with {self.queries} queries: eomt needs queries, others have none")
+        if self.queries and not 1 <= self.query_blocks <= self.depth:
+            raise ValueError(f"query_blocks is {self.query_blocks}: expected 1 to depth, {self.depth}")
+        if list(self.taps) != sorted(set(self.taps)) or (self.taps and self.taps[-1] > self.depth):
+            raise ValueError(f"taps {self.taps}: expected ascending blocks from 1 to depth, {self.depth}")
+        return self
+
     @property
     def head_dim(self) -> int:
         return self.width // self.heads
 
     @property
     def mlp(self) -> int:
-        return 4 * self.width
+        """Hidden width of the MLPs."""
+        return self.mlp_width or 4 * self.width
 
     @property
     def decoder_heads(self) -> int:
