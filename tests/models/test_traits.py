@@ -19,7 +19,7 @@ from raycomp.deploy import model as models
 from raycomp.deploy.onnx import export_onnx
 from raycomp.errors import UserError
 from raycomp.flops import gflops
-from raycomp.merging import Cts, ToMe
+from raycomp.merging import Algm, Cts, ToMe
 from raycomp.merging.tokens import Tokens
 from raycomp.models import checkpoints
 from raycomp.models.policy import Policy
@@ -211,3 +211,10 @@ def test_rotary_position_needs_even_widths():
 def test_traits_that_contradict_each_other_are_refused(change, line):
     with pytest.raises(ValidationError, match=line):
         ModelShape.model_validate(TINY.model_dump() | change)
+
+
+@pytest.mark.parametrize("merge", [Cts(share=0.5, policy="small"), Algm(blocks=(1, 2), windows=0.5, pairs=0.2)])
+def test_methods_of_windows_name_the_nearest_image_sizes(merge):
+    shape = ModelShape.model_validate(TINY.model_dump() | {"patch": 14, "image": (518, 518)})
+    with pytest.raises(UserError, match=r"it is 37x37; nearest image sizes: 504x504 or 532x532"):
+        gflops(shape, cut_everywhere(shape, merge))
