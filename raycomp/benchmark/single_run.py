@@ -16,14 +16,13 @@ from raycomp.compress.apply import remerge
 from raycomp.context.sweep_context import SweepContext
 from raycomp.data.samples import Samples
 from raycomp.devices import device_name
-from raycomp.evaluate.measure import measure
 from raycomp.flops import gflops
 from raycomp.recipe import dense
 from raycomp.recover import finetuned
 from raycomp.results.row import Row
 from raycomp.search.proposal import Proposal
 from raycomp.search.rows import described, failed, measured
-from raycomp.search.trial import shares_card
+from raycomp.search.trial import measured_in
 from raycomp.storage import AnyPath
 
 
@@ -72,9 +71,7 @@ def measure_run(
                 )
         row = replace(row, seconds_recover=time.perf_counter() - clock - building)
         weights = {name: t.cpu().numpy() for name, t in model.state_dict().items() if ".sharer." not in name}
-        result = measure(
-            model, context.evalset, "full", config.evaluation, config.data, device, timed=not shares_card(config)
-        )
+        result = measured_in(context, model, "full", device)
         row = replace(measured(row, context, result), batch=1 if point.recipe.adaptive else config.evaluation.batch)
         if run.seed == config.benchmark.seeds[0]:
             kept = (pictures(model, context, device), weights)

@@ -13,7 +13,6 @@ from raycomp.context.sweep_context import SweepContext
 from raycomp.deploy.model import load
 from raycomp.devices import device_name
 from raycomp.errors import UserError, last_line, nearest
-from raycomp.evaluate.measure import measure
 from raycomp.files import fetched
 from raycomp.refine.finetuning import RefineInputs, Target, model_path, refine_one, settings_text
 from raycomp.results.pareto import most_useful
@@ -22,7 +21,7 @@ from raycomp.results.row import Row
 from raycomp.results.store import Store
 from raycomp.search.proposal import Proposal
 from raycomp.search.rows import described, failed, git_commit, measured
-from raycomp.search.trial import shares_card
+from raycomp.search.trial import measured_in
 from raycomp.training_loop import TrainingProgress
 
 STAGE = "refined"
@@ -114,10 +113,7 @@ def _measure(inputs: RefineInputs, target: Target, row: Row) -> Row:
     device, context = prepare_worker(), ray.get(inputs.context)
     with fetched(model_path(inputs, target)) as local:
         model = load(local)
-    config = context.config
-    result = measure(
-        model, context.evalset, "full", config.evaluation, config.data, device, timed=not shares_card(config)
-    )
+    result = measured_in(context, model, "full", device)
     return replace(
         measured(row, context, result),
         params=sum(p.numel() for p in model.parameters()),
