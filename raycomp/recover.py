@@ -12,9 +12,8 @@ import torch
 from raycomp.compress.reconstruct import reconstruct
 from raycomp.context.sweep_context import SweepContext
 from raycomp.data.datasets import open_split
-from raycomp.data.samples import NORMALIZATIONS, Samples
+from raycomp.data.samples import Samples
 from raycomp.deploy.model import load
-from raycomp.evaluate.miou import normalised
 from raycomp.files import fetched
 from raycomp.losses import Loss, distilled, pixel_loss
 from raycomp.models import checkpoints
@@ -55,9 +54,7 @@ def recovered(
 def reconstructed(context: SweepContext, model: Segmenter, device: torch.device) -> Segmenter:
     """Return a copy of a cut model on a device, refitted on the calibration images."""
     assert context.calibration is not None
-    pixels = NORMALIZATIONS[context.shape.normalization]
-    images = normalised(torch.from_numpy(context.calibration).to(device), pixels.mean, pixels.std, torch.float32)
-    refitted = deepcopy(model).to(device)
+    refitted, images = deepcopy(model).to(device), context.normalised(context.calibration, device)
     reconstruct(refitted, context.placed(context.model, device), context.saliency, images)
     return refitted
 

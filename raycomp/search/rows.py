@@ -31,7 +31,7 @@ _MAX_ERROR = 2000  # characters
 def described(context: SweepContext, proposal: Proposal) -> Row:
     """Return the row of a proposal before it is measured; its status is empty."""
     recipe, shape, config = proposal.recipe, context.shape, context.config
-    window, blocks = config.data.window_for(shape), recipe.blocks
+    blocks = recipe.blocks
     row = Row(
         sweep=config.name,
         number=proposal.number,
@@ -60,7 +60,7 @@ def described(context: SweepContext, proposal: Proposal) -> Row:
         versions=_versions(),
     )
     if not recipe.adaptive:
-        row = _with_costs(row, context, [profile(shape, recipe, window)])
+        row = _with_costs(row, context, [profile(shape, recipe, context.window)])
     if context.latency is None:
         return row
     predicted = context.latency.latency_ms(recipe)
@@ -75,9 +75,9 @@ def measured(row: Row, context: SweepContext, result: Measurement, per_image: bo
         per_image: Whether to keep the results of every image, which would take much space in a search.
     """
     robust = summary(result.corrupted, result.clean_miou)
-    window, recipe = context.config.data.window_for(context.shape), row.recipe
     if result.tokens:
-        row = _with_costs(row, context, [profile(context.shape, recipe, window, tokens) for tokens in result.tokens])
+        passes = [profile(context.shape, row.recipe, context.window, tokens) for tokens in result.tokens]
+        row = _with_costs(row, context, passes)
     if result.first is not None:
         row = replace(row, early_clean_miou=result.first.clean, early_corrupted_miou=result.first.corrupted)
     return replace(
@@ -130,7 +130,7 @@ def git_commit() -> str:
 def _with_costs(row: Row, context: SweepContext, passes: Sequence[Profile]) -> Row:
     """Set the costs of a recipe: the mean over `passes`, one per image where merging is adaptive."""
     total = float(np.mean([cost.gflops for cost in passes]))
-    dense_total = gflops(context.shape, dense(context.shape), context.config.data.window_for(context.shape))
+    dense_total = gflops(context.shape, dense(context.shape), context.window)
     return replace(
         row,
         tokens=[round(float(np.mean(counts))) for counts in zip(*(cost.tokens for cost in passes), strict=True)],
