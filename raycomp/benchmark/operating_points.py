@@ -11,10 +11,8 @@ import torch
 
 from raycomp.benchmark.conditions import Condition
 from raycomp.compress.apply import compress, let_merge, remerge
-from raycomp.compress.nvit import nvit
 from raycomp.compress.pruning import prune
 from raycomp.compress.saliency import Saliency
-from raycomp.context.calibration import score
 from raycomp.context.sweep_context import SweepContext
 from raycomp.data.evalset import CLEAN
 from raycomp.data.samples import Samples
@@ -29,7 +27,7 @@ from raycomp.models import checkpoints
 from raycomp.models.segmenter import Segmenter
 from raycomp.objectives import mean_accuracy
 from raycomp.recipe import Recipe, dense
-from raycomp.recover import retraining
+from raycomp.recover import pruned_by_nvit
 from raycomp.results.row import Row, present
 from raycomp.storage import AnyPath
 
@@ -200,17 +198,8 @@ def find_nvit(
     context: SweepContext, target: float, device: torch.device, latency: LatencyTable | None, samples: Samples | None
 ) -> OperatingPoint:
     """Return NViT's model at a target, pruned as `context.config.nvit` configures; see `find`."""
-    shape, window, config = context.shape, context.window, context.config.nvit
-    result = nvit(
-        context.model,
-        context.saliency,
-        lambda small: score(small, context.config, device, config.criterion),
-        target,
-        lambda recipe: gflops(shape, recipe, window),
-        config,
-        None if latency is None else latency.latency_ms,
-        retraining(context, samples, device),
-    )
+    shape, window = context.shape, context.window
+    result = pruned_by_nvit(context, lambda tried: gflops(shape, tried, window), target, device, latency, samples)
     recipe = result.model.recipe
     heads = sum(block.heads for block in recipe.blocks) / shape.depth
     mlp = sum(block.mlp for block in recipe.blocks) / shape.depth

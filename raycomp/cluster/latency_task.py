@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measure the latency table of a sweep once, on an otherwise idle worker, and keep it in the sweep's folder."""
+"""Measure a latency table once, on an otherwise idle worker, and keep it in the results folder."""
 
 from collections.abc import Callable
 from dataclasses import replace

@@ -28,7 +28,7 @@ def announce(config: SweepConfig, say: Callable[[str], None], warn: Callable[[st
         field: Name of the setting for GPUs per trial in messages.
 
     Raises:
-        UserError: See `check_room`.
+        UserError: As `check_room`.
     """
     if not check_room(config, warn, field):
         return
@@ -96,7 +96,7 @@ def _missing(problem: str, nearest: str, warn: Callable[[str], None]) -> None:
 
 
 def may_grow() -> bool:
-    """Return whether nodes may still join automatically: not in a Ray started by this job or by hand.
+    """Return whether nodes may still join automatically, as in no Ray started by this job or by hand.
 
     Both versions of Ray's autoscaler report the type of every node. Without an autoscaler, each node has a type of its
     own, named after its id. A cluster that reports no types may grow.

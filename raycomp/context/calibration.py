@@ -33,12 +33,11 @@ def cached_scores(
     report: Callable[[str], None],
     scorer: Scorer | None = None,
 ) -> saliencies.Saliency:
-    """Load the saliency of a dense model from the cache, or compute and cache it.
+    """Load the saliency of a dense model from the cache, or compute and cache it, by default in this process.
 
     Args:
         fingerprint: Fingerprints of the weights and images.
         report: Called with a line before the computation.
-        scorer: Computes the saliency; by default in this process.
     """
     name = f"{criterion}-{fingerprint}-{config.nvit.images}x{config.nvit.batch}-{config.nvit.dtype}"
     cache = cache_folder() / f"saliency-{name}.safetensors"

@@ -33,8 +33,8 @@ def prepare_context(
     Args:
         report: Called with a line about each slow step.
         with_policy: Whether to load the policy network even if the search space does not need it.
-        criterion: The saliency criterion; by default that of the search.
-        scorer: Computes saliencies; by default in this process.
+        criterion: Saliency criterion; by default that of the search.
+        scorer: See `cached_scores`.
 
     Raises:
         UserError: If checkpoint, data set and number of classes do not fit together.

@@ -48,7 +48,7 @@ def search(session: Session, study: str | None) -> tuple[SweepView, bool]:
     """
     config, before = session.config, session.store.rows()
     placement.announce(config, session.say, session.warn, "--gpus")
-    context = session.timed(session.prepared(before))
+    context = session.prepared(before)
     space = replace(Space.of(config, context.shape), latency=context.latency)
     proposer = Proposer(space, config.search, before, None if context.elastic is None else context.elastic.space)
     if before:
