@@ -56,7 +56,7 @@ def measure_run(
     clock, config = time.perf_counter(), context.config
     facts: dict[str, Any] = {"started": datetime.now(UTC), "git_commit": commit, "device": device_name(device)}
     row = replace(_described(context, run, point), **facts)
-    kept: tuple[Pictures | None, dict[str, np.ndarray] | None] = (None, None)
+    extras: tuple[Pictures | None, dict[str, np.ndarray] | None] = (None, None)
     try:
         model = built(context, point)
         building = time.perf_counter() - clock
@@ -73,10 +73,10 @@ def measure_run(
         result = measured_in(context, model, "full", device)
         row = replace(measured(row, context, result), batch=1 if point.recipe.adaptive else config.evaluation.batch)
         if run.seed == config.benchmark.seeds[0]:
-            kept = (pictures(model, context, device), weights)
+            extras = (pictures(model, context, device), weights)
     except Exception as error:  # a failed model must not stop the others
         row = failed(row, error)
-    return Measured(replace(row, seconds=time.perf_counter() - clock), *kept)
+    return Measured(replace(row, seconds=time.perf_counter() - clock), *extras)
 
 
 def unreachable(point: OperatingPoint) -> str:

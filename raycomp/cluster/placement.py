@@ -96,10 +96,10 @@ def _missing(problem: str, nearest: str, warn: Callable[[str], None]) -> None:
 
 
 def may_grow() -> bool:
-    """Return whether nodes may still join automatically, as in no Ray started by this job or by hand.
+    """Return whether nodes may still join automatically. They cannot in a Ray started by this job or by hand.
 
-    Both versions of Ray's autoscaler report the type of every node. Without an autoscaler, each node has a type of its
-    own, named after its id. A cluster that reports no types may grow.
+    Both versions of Ray's autoscaler report the type of every node. Without an autoscaler, each node has its own
+    type, named after its id. A cluster that reports no types may grow.
     """
     if joined() is None:
         return False

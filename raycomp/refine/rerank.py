@@ -17,7 +17,7 @@ from raycomp.shape import ModelShape, Size
 def settings(name: str, sweep: SweepConfig, space: SweepConfig | None, split: str | None) -> SweepConfig:
     """Return settings to measure a sweep elsewhere: those of another space, or of the sweep, and another data split.
 
-    The budget is the dense cost, since recipes may have another share of the dense cost there.
+    The budget is the dense cost, since recipes may cost a different share of it there.
     """
     place = "-".join(filter(None, (space.name if space else "", split)))
     config = (space or sweep).model_copy(update={"name": f"{name}-on-{place}"})

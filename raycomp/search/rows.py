@@ -7,6 +7,7 @@ Rows are frozen: `described` creates one, the other functions return a copy with
 import json
 import platform
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -145,8 +146,6 @@ def _with_costs(row: Row, context: SweepContext, passes: Sequence[Profile]) -> R
 def _versions() -> str:
     versions = {"python": platform.python_version()}
     for name in _LIBRARIES:
-        try:
+        with suppress(PackageNotFoundError):
             versions[name] = version(name)
-        except PackageNotFoundError:
-            continue
     return json.dumps(versions)

@@ -44,25 +44,16 @@ class SurrogateSampler(BaseSampler):
         self._space, self._budget, self._surrogate, self._seed = space, budget, surrogate, seed
         self._dimensions = list(space.dimensions.values())
 
-    def infer_relative_search_space(
-        self,
-        study: Study,  # noqa: ARG002  Optuna's interface
-        trial: FrozenTrial,  # noqa: ARG002
-    ) -> dict[str, BaseDistribution]:
+    def infer_relative_search_space(self, *_: Any, **__: Any) -> dict[str, BaseDistribution]:
         """Return all dimensions of the space."""
         return distributions(self._space)
 
-    def sample_independent(
-        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
-    ) -> Any:
+    def sample_independent(self, *_: Any, **__: Any) -> Any:
         """Raise an error: all dimensions are sampled together."""
-        raise NotImplementedError(param_name)
+        raise NotImplementedError
 
-    def sample_relative(
-        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
+    def sample_relative(self, study: Study, trial: FrozenTrial, *_: Any, **__: Any) -> dict[str, Any]:
         """Return the most promising point; a random one before enough trials, or if no candidate is eligible."""
-        del search_space
         if self._surrogate.prefetched:
             return dict(self._surrogate.prefetched.popleft())
         rng = np.random.default_rng(self._seed)
@@ -146,10 +137,6 @@ class FixedSpaceTPE(TPESampler):
         super().__init__(multivariate=True, constant_liar=True, n_startup_trials=8, seed=seed)
         self._fixed = {name: space[name] for name in sorted(space) if not space[name].single()}
 
-    def infer_relative_search_space(
-        self,
-        study: Study,  # noqa: ARG002  Optuna's interface
-        trial: FrozenTrial,  # noqa: ARG002
-    ) -> dict[str, BaseDistribution]:
+    def infer_relative_search_space(self, *_: Any, **__: Any) -> dict[str, BaseDistribution]:
         """Return all parameters, in the order in which Optuna would infer them."""
         return self._fixed

@@ -75,7 +75,7 @@ def run_sweep(
     on_row: Callable[[Row], None],
     trial: type[tune.Trainable] = Trial,
 ) -> None:
-    """Run trials until the proposer is finished or the sweep is interrupted. Call `cluster.connect` first.
+    """Run trials until the proposer is finished or the sweep is interrupted. Call `connection.connect` first.
 
     Args:
         samples: Training images for the recovery; None makes each worker open the training split.
@@ -83,8 +83,7 @@ def run_sweep(
         trial: The actor class that measures and writes rows to the store.
 
     Raises:
-        UserError: If a row cannot be written, another job has taken over the folder, or the dense model cannot be
-            measured.
+        UserError: If a row cannot be written, another job takes over the folder, or the dense model cannot be measured.
     """
     config = context.config
     parameters = {"context": context, "samples": samples, "folder": store.folder.resolve(), "commit": git_commit()}
@@ -152,17 +151,13 @@ class _Searcher(Searcher):
             row = self._store.read(*proposal.key)
             if row is None and error:
                 row = self._retry_or_fail(proposal)
-        except UserError as unwritable:
-            self.problem = str(unwritable)
-            return
-        if row is None:  # queued for another try, or interrupted and proposed again by the next command
-            return
-        self._proposer.tell(row)
-        self._on_row(row)
-        try:
-            check_measured([row] if row.is_dense else [])
-        except UserError as without_dense:  # other trials would have no reference
-            self.problem = str(without_dense)
+            if row is None:  # queued for another try, or interrupted and proposed again by the next command
+                return
+            self._proposer.tell(row)
+            self._on_row(row)
+            check_measured([row] if row.is_dense else [])  # without it, other trials have no reference
+        except UserError as problem:
+            self.problem = str(problem)
 
     def _retry_or_fail(self, proposal: Proposal) -> Row | None:
         """Queue a trial whose worker died for another try, or write a failed row after too many.
