@@ -8,16 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from raycomp import config as configs
-from raycomp.commands.inputs import (
-    AS_SPACE,
-    Results,
-    Tracking,
-    complete_sweep,
-    numbers,
-    parts,
-    runs_command,
-    shape_of,
-)
+from raycomp.commands.inputs import AS_SPACE, Results, Tracking, complete_sweep, numbers, parts, runs_command, shape_of
 from raycomp.errors import UserError
 from raycomp.jobs.session import session, share_cores
 from raycomp.report import tables
@@ -53,7 +44,10 @@ def refine_command(
     if space or split:
         _rerank(store, config, space, split, results, uri, training)
         return
-    config = _configured(config, steps, lr, distill, seeds, workers)
+    chosen_seeds = None if seeds is None else [int(seed) for seed in numbers("--seeds", seeds, 0, 2**31)]
+    before = config.refine.train
+    train = {"steps": steps, "lr": lr, "min_lr": min(before.min_lr, before.lr if lr is None else lr)}
+    config = config.changed("refine", train=train, distill=distill, seeds=chosen_seeds, workers=workers)
     rows = _front_rows(store, config)
     store.lock.take()
     share_cores()
@@ -63,21 +57,6 @@ def refine_command(
         refined = refine_front(job, rows, top, parts(recipes))
         job.say(f"runs:   {runs_command(uri)}")
     check_measured(refined)
-
-
-def _configured(
-    config: configs.SweepConfig,
-    steps: int | None,
-    lr: float | None,
-    distill: float | None,
-    seeds: str | None,
-    workers: int | None,
-) -> configs.SweepConfig:
-    """Return the sweep's settings with the given options of the refinement."""
-    train = config.refine.train.model_dump() | {k: v for k, v in (("steps", steps), ("lr", lr)) if v is not None}
-    train["min_lr"] = min(train["min_lr"], train["lr"])
-    chosen_seeds = None if seeds is None else [int(seed) for seed in numbers("--seeds", seeds, 0, 2**31)]
-    return config.changed("refine", train=train, distill=distill, seeds=chosen_seeds, workers=workers)
 
 
 def _front_rows(store: Store, config: configs.SweepConfig) -> list[Row]:

@@ -32,14 +32,16 @@ _PLAIN_WIDTH = 1000  # columns if the output is not a terminal; all tables fit
 
 
 def console(aside: bool = False) -> Console:
-    """Return a console that does not fold tables to 80 columns when its output goes to a file.
-
-    Args:
-        aside: write to stderr, for messages beside JSON.
-    """
-    plain = partial(Console, stderr=aside, markup=False, emoji=False)  # a path such as a[b]:c: is printed unchanged
+    """Return a console, on stderr if `aside`, that does not fold tables to 80 columns when it writes to a file."""
+    # without markup and emoji, it prints a path such as a[b]:c: unchanged
+    plain = partial(Console, stderr=aside, markup=False, emoji=False, highlight=False)
     terminal = plain()
     return terminal if terminal.is_terminal else plain(width=_PLAIN_WIDTH)
+
+
+def say(line: str, aside: bool = False, style: str = "") -> None:
+    """Print a line without wrapping it, on stderr if `aside`."""
+    console(aside).print(line, style=style, soft_wrap=True)
 
 
 def front_table(comparisons: Sequence[Comparison], in_time: bool, of: Origins) -> FittedTable:
