@@ -8,8 +8,9 @@ takes precedence over it.
 
 import os
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -68,18 +69,15 @@ class Store:
             existing = next(folder for folder in (self.folder, *self.folder.parents) if folder.exists())
             if not existing.is_dir() or not os.access(existing, os.W_OK):
                 raise UserError(f"results folder {self.folder}: not writable, because of {existing}")
-        path = self.folder / _CONFIG
-        try:
-            if path.is_file():
+        with self._writing():
+            if (self.folder / _CONFIG).is_file():
                 self._check_same(config.model_dump(mode="json"))
                 self.lock.take()
-        except OSError as error:
-            raise self._unwritable(error) from None
 
     def open(self, config: SweepConfig) -> None:
         """Create the folder or resume its sweep, and lock it; raises what `check` raises."""
         self.check(config)
-        try:
+        with self._writing():
             (self.folder / _TRIALS).mkdir(parents=True, exist_ok=True)
             self.lock.take()
             for left in self.folder.glob(f"{_TRIALS}/.*.tmp"):  # from a process killed during a write
@@ -87,33 +85,28 @@ class Store:
             text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
             write_bytes(self.folder / _CONFIG, text.encode())
             (self.folder / _FINISHED).unlink(missing_ok=True)
-        except OSError as error:
-            raise self._unwritable(error) from None
 
     def finish(self) -> None:
-        """Mark the sweep as finished until it is opened again.
-
-        Raises:
-            UserError: if the mark cannot be written.
-        """
-        try:
+        """Mark the sweep as finished until it is opened again; raises what `write` raises."""
+        with self._writing():
             write_bytes(self.folder / _FINISHED, b"")
-        except OSError as error:
-            raise self._unwritable(error) from None
 
     @property
     def is_finished(self) -> bool:
         """Whether the sweep is marked as finished."""
         return (self.folder / _FINISHED).is_file()
 
-    def _unwritable(self, error: OSError) -> UserError:
-        reason = error.strerror or first_line(error)
-        return UserError(f"results folder {self.folder}: not writable ({reason})")
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            reason = error.strerror or first_line(error)
+            raise UserError(f"results folder {self.folder}: not writable ({reason})") from None
 
     def _check_same(self, ours: dict[str, object]) -> None:
         theirs = self.config().model_dump(mode="json")  # fields newer than the sweep take their defaults
-        difference = _difference(_fixed_settings(theirs), _fixed_settings(ours))
-        if difference is not None:
+        if difference := _difference(_fixed_settings(theirs), _fixed_settings(ours)):
             field, before, now = difference
             raise UserError(
                 f"results folder {self.folder}: its sweep has {field} {before!r}, now {now!r}; choose another --name"
@@ -125,23 +118,13 @@ class Store:
         Raises:
             UserError: if it cannot be written, for example because the disk is full.
         """
-        try:
+        with self._writing():
             write_bytes(self._path(row.identity), _parquet([row]))
-        except OSError as error:
-            raise self._unwritable(error) from None
 
     def read(self, stage: str, recipe_id: str) -> Row | None:
         """Return the row of a trial, or None if it was not written."""
         path = self._path(searched(stage, recipe_id))
         return _read(path)[1][0] if path.is_file() else None
-
-    def _renamed(self, settings: dict[str, Any], path: AnyPath) -> dict[str, Any]:
-        """Return settings under the new names; warn once of old names."""
-        settings, messages = renamed_fields(settings)
-        if messages and not self._warned_of_fields:
-            self._warned_of_fields = True
-            logger.warning("%s: %s", path, ", ".join(messages))
-        return settings
 
     def rows(self) -> list[Row]:
         """Return all rows, by stage and proposal order.
@@ -183,12 +166,11 @@ class Store:
         self.lock.take()
         replaced = [path for path in self.files() if path.name != _COMPACT]
         try:
-            if replaced:
-                write_bytes(self.folder / _TRIALS / _COMPACT, _parquet(self.rows()))
-            for path in replaced:
-                path.unlink(missing_ok=True)
-        except OSError as error:
-            raise self._unwritable(error) from None
+            with self._writing():
+                if replaced:
+                    write_bytes(self.folder / _TRIALS / _COMPACT, _parquet(self.rows()))
+                for path in replaced:
+                    path.unlink(missing_ok=True)
         finally:
             self.lock.drop()
         return len(replaced)
@@ -211,7 +193,10 @@ class Store:
             hint = nearest(self.folder.name, names) if names else f"there is none in {results}"
             raise UserError(f"no sweep in {self.folder}; {hint}")
         try:
-            settings = self._renamed(_completed(parsed(path.read_text())), path)
+            settings, old = renamed_fields(_completed(parsed(path.read_text())))
+            if old and not self._warned_of_fields:
+                self._warned_of_fields = True
+                logger.warning("%s: %s", path, ", ".join(old))
             name = self.folder.name  # older versions stored the name of the search space
             return SweepConfig.model_validate({**settings, "name": name})
         except ValidationError as error:
@@ -246,40 +231,31 @@ def _read(path: AnyPath) -> tuple[list[str], list[Row]]:
 
 
 def _parquet(rows: list[Row]) -> bytes:
-    """Return the bytes of a file. A single row is not compressed: that takes longer than writing it and saves nothing.
-
-    The same holds for its dictionary and statistics.
-    """
+    """Return the bytes of a file; compression, dictionary and statistics of one row take time and save no space."""
     sink, many = pa.BufferOutputStream(), len(rows) > 1
-    packed = {"compression": "zstd" if many else "none", "use_dictionary": many, "write_statistics": many}
-    pq.write_table(table_of(rows), sink, **packed)
+    compression = "zstd" if many else "none"
+    pq.write_table(table_of(rows), sink, compression=compression, use_dictionary=many, write_statistics=many)
     return bytes(sink.getvalue().to_pybytes())
 
 
 def _fixed_settings(config: dict[str, Any]) -> dict[str, Any]:
     """Return the settings that must match to resume: all except run length and training that does not affect rows."""
-    kept = dict(config)
     free = {
         "search": ("trials", "workers", "max_failures", "trial_seconds", "gpus_per_trial", "memory_per_trial"),
         "benchmark": ("methods", "speedups", "seeds"),
     }
+    elsewhere = ("name", "elastic", "refine", "train")  # the folder has the name; models record their training
+    kept = {section: value for section, value in config.items() if section not in elsewhere}
     for section, fields in free.items():
-        kept[section] = {k: v for k, v in dict(kept.get(section) or {}).items() if k not in fields}
-    between = dict(kept.get("nvit") or {}).get("train_between")
-    recoveries = kept["benchmark"].get("recovery"), kept.get("recovery"), between
-    trains = any(recovery and recovery["steps"] for recovery in recoveries)
-    for section in ("name", "elastic", "refine"):  # the folder has the name; models of the others record their settings
-        kept.pop(section, None)
-    training = kept.pop("train", None)
-    return {**kept, "train": training} if trains else kept  # last: a changed recovery is reported first
+        kept[section] = {name: value for name, value in config[section].items() if name not in fields}
+    recoveries = config["benchmark"]["recovery"], config["recovery"], config["nvit"]["train_between"]
+    trains = any(recovery["steps"] for recovery in recoveries)
+    return {**kept, "train": config["train"]} if trains else kept  # last: a changed recovery is reported first
 
 
 def _difference(theirs: object, ours: object, field: str = "") -> tuple[str, object, object] | None:
     """Return the first field that differs, with both values."""
     if isinstance(theirs, dict) and isinstance(ours, dict):
-        for key in {**theirs, **ours}:
-            difference = _difference(theirs.get(key), ours.get(key), f"{field}.{key}".lstrip("."))
-            if difference is not None:
-                return difference
-        return None
+        parts = (_difference(theirs.get(key), ours.get(key), f"{field}.{key}".lstrip(".")) for key in theirs | ours)
+        return next(filter(None, parts), None)
     return None if theirs == ours else (field, theirs, ours)
