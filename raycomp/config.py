@@ -76,12 +76,9 @@ class SweepConfig(Section):
         return self
 
     def changed(self, section: str, **values: object) -> Self:
-        """Return the configuration with some fields of a section set, except to None; validated like a file.
+        """Return the configuration with some fields of a section set, except to None; raise a UserError if invalid.
 
         A mapping changes only the fields of the nested section that it names.
-
-        Raises:
-            UserError: for a value out of range.
         """
         data = self.model_dump()
         data[section] = _merged(data[section], values)
@@ -102,11 +99,7 @@ def _merged(settings: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]
 
 
 def load(path: Path, **search: object) -> SweepConfig:
-    """Read a search space file; keyword arguments replace fields of its `search` section.
-
-    Raises:
-        UserError: for a missing or malformed file, or a field that is unknown or out of range.
-    """
+    """Read a search space file, with changes to its `search` section; raise a UserError if it cannot be used."""
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
@@ -156,11 +149,7 @@ _Loader.add_constructor("tag:yaml.org,2002:python/tuple", _Loader.construct_tupl
 
 
 def parsed(text: str) -> Any:
-    """Parse a YAML text.
-
-    Raises:
-        yaml.YAMLError: for a text that is not YAML, or a duplicate key.
-    """
+    """Parse a YAML text; raise a YAMLError if it is not YAML or has a duplicate key."""
     try:
         return yaml.load(text, Loader=_Loader)  # noqa: S506  a SafeLoader
     except yaml.YAMLError:

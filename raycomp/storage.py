@@ -113,8 +113,7 @@ AnyPath = Path | ObjectPath
 def located(text: str) -> AnyPath:
     """Return the local path or the path that a URI names; access keys come from the environment, as for AWS tools.
 
-    Raises:
-        UserError: for an unknown URI scheme, and for a name that is not UTF-8, which no row or URI can hold.
+    Raise a UserError for an unknown URI scheme, and for a name that is not UTF-8, which no row or URI can hold.
     """
     if any("\ud800" <= sign <= "\udfff" for sign in text):
         raise UserError(f"{text.encode(errors='surrogateescape')!r}: the path is not UTF-8")

@@ -100,21 +100,13 @@ def numbers(option: str, text: str, low: float, high: float) -> list[float]:
 
 
 def check_suffix(option: str, path: Path, suffix: str) -> None:
-    """Check the suffix of an output file, so that it overwrites no file of another kind.
-
-    Raises:
-        UserError: for another suffix.
-    """
+    """Raise a UserError for an output file with another suffix, which might be a file of another kind."""
     if path.suffix.lower() != suffix:
         raise UserError(f"{option} {path}: expected a file that ends in {suffix}, as in {path.stem or 'name'}{suffix}")
 
 
 def check_writable(option: str, path: Path) -> None:
-    """Check that the folder of an output file is writable.
-
-    Raises:
-        UserError: if it is not.
-    """
+    """Raise a UserError if the folder of an output file is not writable."""
     if not os.access(path.parent if path.parent.is_dir() else Path(), os.W_OK):
         raise UserError(f"{option} {path}: the folder is not writable")
 
@@ -125,7 +117,7 @@ def is_file(text: str) -> bool:
 
 
 def device_of(name: str) -> "torch.device":
-    """Return the torch device of a name; a user error if torch does not have it."""
+    """Return the torch device of a name; raise a UserError if torch does not have it."""
     import torch
 
     available = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
@@ -186,8 +178,7 @@ class Stored(NamedTuple):
 def stored_recipe(prefix: str, results: str, sweep: str | None = None) -> Stored:
     """Find a recipe by a prefix of its id, in one sweep or in all of the folder.
 
-    Raises:
-        UserError: for no match, for several, and if sweeps make different models of the recipe.
+    Raise a UserError for no match, for several, and if sweeps make different models of the recipe.
     """
     recipes: dict[str, dict[str, Stored]] = {}  # by id, then by what the model depends on
     for folder in sorted(path.parent for path in located(results).glob("*/sweep.yaml")):

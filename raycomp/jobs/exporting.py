@@ -30,17 +30,12 @@ def export(
     refined: bool,
     say: Callable[[str], None],
 ) -> list[dict[str, Any]]:
-    """Write the model to a path for each format: safetensors, onnx or pt2.
+    """Write the model to a path for each format: safetensors, onnx or pt2; raise a UserError if that fails.
 
-    Args:
-        config: settings of the recipe's sweep, whose folder is `folder`.
-        refined: export the refined model with the first seed.
+    `config` and `folder` are those of the sweep. A refined model is the one with the first seed.
 
     Returns:
         For each format: its name, the path, and the maximum difference of logits from torch's (None for safetensors).
-
-    Raises:
-        UserError: if the recipe has no refined model, or a file cannot be written.
     """
     context = prepare_context(config, say)
     if refined:

@@ -27,11 +27,7 @@ def write_benchmark_page(
     rows: Sequence[Row],
     timings: Sequence[Timing],
 ) -> list[AnyPath]:
-    """Write `benchmark.md`, three figures and `speed.parquet` into the folder.
-
-    Returns:
-        The written files, the page first.
-    """
+    """Write the page, three figures and `speed.parquet` into the folder; return the files, the page first."""
     config, summaries = context.config, results(rows)
     title = f"{config.name}: {len(config.benchmark.methods)} methods at matched GFLOPs"
     recovery = config.benchmark.recovery

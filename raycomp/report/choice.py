@@ -34,10 +34,7 @@ def choose(rows: Sequence[Row], limits: Limits) -> list[Row]:
     """Return the recipes within the limits, the best first: by accuracy if the cost is limited, else by cost.
 
     Accuracy is the mean of clean and corrupted mIoU, at the sweep's final stage. Dominated recipes are excluded
-    unless a class IoU is limited.
-
-    Raises:
-        UserError: if no recipe is within the limits; it names the limit and the nearest recipe.
+    unless a class IoU is limited. If no recipe is left, a UserError names the limit and the nearest recipe.
     """
     stage = final_stage(rows)
     left = completed(rows, stage)

@@ -34,11 +34,7 @@ class Status:
 
 
 def status_of(store: Store) -> Status:
-    """Read the status of a sweep.
-
-    Raises:
-        UserError: if the folder holds no sweep.
-    """
+    """Read the status of a sweep; raise a UserError if the folder holds none."""
     view, writer = SweepView.read(store), store.lock.holder()
     full = completed(view.rows, "full")
     ends = [end for row in view.rows if (end := row.ended) is not None]

@@ -23,11 +23,7 @@ class SweepView:
 
     @classmethod
     def read(cls, store: Store) -> "SweepView":
-        """Read a sweep from its folder.
-
-        Raises:
-            UserError: for a folder without a sweep, or a file without rows.
-        """
+        """Read a sweep from its folder; raise a UserError if it holds none, or a file is unreadable."""
         return cls(store.folder.name, store.config(), store.rows())
 
     @property

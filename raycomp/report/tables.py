@@ -45,11 +45,9 @@ def say(line: str, aside: bool = False, style: str = "") -> None:
 
 
 def front_table(comparisons: Sequence[Comparison], in_time: bool, of: Origins) -> FittedTable:
-    """Return one line per front member; gains are points of the measured objectives.
+    """Return one line per front member, chosen from the recipes counted in `of`; gains are points.
 
-    Args:
-        in_time: whether latency is the cost metric, which does not follow from an empty front.
-        of: number of recipes that the front was chosen from.
+    An empty front does not tell whether latency is the cost metric, as `in_time` does.
     """
     equal = "equal time" if in_time else "equal GFLOPs"
     by = _stage([item.row for item in comparisons])
@@ -164,12 +162,7 @@ def picked_table(
     order: str,
     confidences: Mapping[str, Confidence],
 ) -> FittedTable:
-    """Return the picked recipe and the next best.
-
-    Args:
-        classes: indices of the classes whose IoU was limited.
-        confidences: confidence intervals by recipe id.
-    """
+    """Return the picked recipe and the next best, with IoUs of the classes of these indices."""
     in_time = any(row.timed for row in rows)
     costs = Column("ms" if in_time else "GFLOPs"), Column("of dense", under="ms" if in_time else "GFLOPs")
     by_class = [Column(name, under=next(iter(classes))) for name in classes]

@@ -37,11 +37,7 @@ class Lock:
         self._held: TextIO | _Lease | None = None
 
     def take(self) -> None:
-        """Keep other jobs out of the folder.
-
-        Raises:
-            UserError: if another job holds it.
-        """
+        """Keep other jobs out of the folder; raise a UserError if another job holds the lock."""
         if self._held is None:
             path = self._folder / _NAME
             self._held = self._flocked(path) if isinstance(path, Path) else self._leased(path)

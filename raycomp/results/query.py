@@ -170,11 +170,7 @@ def class_names(rows: Sequence[Row]) -> list[str]:
 
 
 def check_measured(rows: Sequence[Row]) -> None:
-    """Check that the dense model and at least one other recipe were measured.
-
-    Raises:
-        UserError: with the number of failures and the first error.
-    """
+    """Raise a UserError if the dense model, or every other recipe, could not be measured."""
     errors = [(row.is_dense, first_line(row.error or "unknown error")) for row in rows if row.status == "failed"]
     if dense := next((error for is_dense, error in errors if is_dense), None):
         raise UserError(f"the dense model could not be measured: {dense}")

@@ -168,11 +168,7 @@ class Row:
 
 
 def present(value: T | None) -> T:
-    """Return a value that every complete row has.
-
-    Raises:
-        ValueError: if it is None.
-    """
+    """Return a value that every complete row has; raise a ValueError if it is None."""
     if value is None:
         raise ValueError("a complete row lacks a value that it must have")
     return value

@@ -39,8 +39,7 @@ _READERS = 16  # files read in parallel, because object storage answers in tens 
 def sweep_folder(results: str, name: str) -> AnyPath:
     """Return the folder of a sweep within the results, a folder or a URI.
 
-    Raises:
-        UserError: for a name that leads out of the results, or an unknown kind of URI.
+    Raise a UserError for a name that leads out of the results, or an unknown kind of URI.
     """
     if not re.fullmatch(NAME, name):
         raise UserError(f"sweep name {name!r}: use only letters, digits, '.', '_', '-'; start with a letter or digit")
@@ -58,12 +57,9 @@ class Store:
         self._warned_of_columns, self._warned_of_fields = False, False
 
     def check(self, config: SweepConfig) -> None:
-        """Check that the folder is writable and holds no other sweep; lock an existing sweep.
+        """Raise a UserError if the folder is not writable or holds another sweep; lock an existing sweep.
 
         The number of trials may grow. Other differences would mix measurements that cannot be compared.
-
-        Raises:
-            UserError: if the folder is not writable, holds another sweep, or is locked by another job.
         """
         if isinstance(self.folder, Path):
             existing = next(folder for folder in (self.folder, *self.folder.parents) if folder.exists())
@@ -113,11 +109,7 @@ class Store:
             )
 
     def write(self, row: Row) -> None:
-        """Write one row atomically.
-
-        Raises:
-            UserError: if it cannot be written, for example because the disk is full.
-        """
+        """Write one row atomically; raise a UserError if that fails, for example because the disk is full."""
         with self._writing():
             write_bytes(self._path(row.identity), _parquet([row]))
 
@@ -127,12 +119,9 @@ class Store:
         return _read(path)[1][0] if path.is_file() else None
 
     def rows(self) -> list[Row]:
-        """Return all rows, by stage and proposal order.
+        """Return all rows, by stage and proposal order; raise a UserError for a file that holds none.
 
         One warning names the columns that rows of an older version lack or have under an old name.
-
-        Raises:
-            UserError: for a file that is unreadable or holds no raycomp rows.
         """
         paths = self.files()
         with ThreadPoolExecutor(1 if isinstance(self.folder, Path) else _READERS) as readers:
@@ -160,8 +149,7 @@ class Store:
     def compact(self) -> int:
         """Merge all rows into one file and return the number of files replaced; killing it midway loses nothing.
 
-        Raises:
-            UserError: if a job is writing to the folder, or it is not writable.
+        Raise a UserError if a job is writing to the folder, or it is not writable.
         """
         self.lock.take()
         replaced = [path for path in self.files() if path.name != _COMPACT]
@@ -181,11 +169,7 @@ class Store:
         return self.folder / _TRIALS / f"{name}.parquet"
 
     def config(self) -> SweepConfig:
-        """Return the configuration of the sweep.
-
-        Raises:
-            UserError: if the folder holds no sweep, or its settings cannot be read.
-        """
+        """Return the configuration of the sweep; raise a UserError if there is none, or it cannot be read."""
         path = self.folder / _CONFIG
         if not path.is_file():
             results = self.folder.parent

@@ -87,14 +87,10 @@ class Tracker(Replica):
         self._put(_KILLED)
 
     def finish(self, front: Iterable[Row] | None, finished: bool, hypervolume: float | None = None) -> bool:
-        """Wait for the queue, end the parent run and mark the front; an unfinished sweep counts as killed.
+        """End the parent run once all rows are logged, and mark the front; return whether everything is logged.
 
-        Args:
-            front: None leaves the marks unchanged.
-            hypervolume: of the front without refined rows; sweeps are compared by it.
-
-        Returns:
-            Whether everything is logged.
+        An unfinished sweep counts as killed. A front of None leaves the marks unchanged. Sweeps are compared by the
+        hypervolume of the front without refined rows.
         """
         done = self.close() and self.bounded(lambda: self._end("FINISHED" if finished else _KILLED))
         return done and (front is None or self.bounded(lambda: self._mark(list(front), hypervolume)))
