@@ -31,7 +31,7 @@ def status_command(
             if sweep:
                 raise
             tables.say(f"skipped: {error}", aside=True, style="yellow")
-    statuses.sort(key=lambda s: s.recency, reverse=True)
+    statuses.sort(key=lambda s: s.last.timestamp() if s.last else 0.0, reverse=True)
     if as_json:
         print_json(statuses)
     else:

@@ -94,5 +94,5 @@ def _figures(row: Row, dense: Row | None, limits: Limits, names: Sequence[str]) 
     figures = (f"{one.text(one.value(row))} {one.short}" for one in objectives.measured())
     text = f"{row.gflops:.4g} GFLOPs ({row.gflops_share:.1%}), {' and '.join(figures)}"
     if dense is not None:
-        text += f" ({objectives.changes(row, [one.value(dense) for one in objectives.measured()], 2)})"
+        text += f" ({objectives.changes(row, dense, 2)})"
     return text + "".join(f", {name} {row.class_iou[names.index(name)]:.3f}" for name in limits.class_iou)

@@ -27,11 +27,6 @@ class Status:
     writer: str
     """Process that writes to it; empty if none does."""
 
-    @property
-    def recency(self) -> float:
-        """Sort key: timestamp of the latest row, 0 without rows."""
-        return 0.0 if self.last is None else self.last.timestamp()
-
 
 def status_of(store: Store) -> Status:
     """Read the status of a sweep; raise a UserError if the folder holds none."""

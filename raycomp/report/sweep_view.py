@@ -32,6 +32,11 @@ class SweepView:
         return self.config.search.budget
 
     @cached_property
+    def timed(self) -> bool:
+        """Whether latency is the cost metric of any row."""
+        return any(row.timed for row in self.rows)
+
+    @cached_property
     def front(self) -> list[Row]:
         """Front members at the final stage, cheapest first."""
         return final_front(self.rows, self.share)
@@ -75,11 +80,6 @@ class SweepView:
     def hypervolume(self) -> float | None:
         """Return the hypervolume after all trials; None without trials or a dense row."""
         return self.hypervolumes[-1] if self.hypervolumes else None
-
-
-def named(row: Row) -> str:
-    """Return the name of a row beside its recipe id."""
-    return row.label or row.family
 
 
 def difference(first: SweepView, other: SweepView) -> str:

@@ -67,7 +67,7 @@ def front_table(comparisons: Sequence[Comparison], in_time: bool, of: Origins) -
         row = item.row
         table.add_row(
             row.recipe_id,
-            row.label or row.family,
+            row.kind,
             f"{row.gflops:.4f}",
             f"{row.gflops_share:.1%}",
             *((f"{row.predicted_ms:.3g}", f"{row.predicted_share:.1%}") if in_time else ()),
@@ -170,11 +170,11 @@ def picked_table(
     title = f"{order} first: mIoU in %{_stage(rows)}, points against dense"
     table = FittedTable(title, columns, _INTERVALS if confidences else "")
     for row in rows:
-        change = "" if dense is None else objectives.changes(row, [one.value(dense) for one in objectives.measured()])
+        change = "" if dense is None else objectives.changes(row, dense)
         confidence = confidences.get(row.recipe_id)
         ious = [f"{row.class_iou[index]:.3f}" for index in classes.values()]
         table.add_row(
-            row.recipe_id, row.label or row.family, f"{row.cost:.4g}", f"{row.cost_share:.1%}",
+            row.recipe_id, row.kind, f"{row.cost:.4g}", f"{row.cost_share:.1%}",
             *_with_intervals(row, confidence), change, *ious,
             *([_tie(confidence)] if confidences else []), style="bold" if row is rows[0] else "",
         )  # fmt: skip

@@ -143,6 +143,11 @@ class Row:
         return present(self.predicted_share if self.timed else self.gflops_share)
 
     @property
+    def kind(self) -> str:
+        """Name in tables: the label of a baseline, the family of other recipes."""
+        return self.label or self.family
+
+    @property
     def is_dense(self) -> bool:
         """Whether the row measures the dense model, the reference for all others."""
         return self.origin in ("reference", "dense")

@@ -30,7 +30,7 @@ def note(front: Sequence[Row]) -> str:
     for row in front:
         accuracies = (f"{one.text(one.value(row))}{one.unit}" for one in measured)
         figures = " | ".join((f"{row.gflops:.4f}", f"{row.gflops_share:.1%}", *accuracies))
-        lines.append(f"| `{row.recipe_id}` | {row.label or row.family} | {figures} |")
+        lines.append(f"| `{row.recipe_id}` | {row.kind} | {figures} |")
     return "\n".join(lines)
 
 

@@ -234,7 +234,7 @@ class Tracker(Replica):
         tags |= {"budget_band": f"{band}-{band + _BAND}%", "on_front": "false"}
         if row.stage == "benchmark":
             tags["method"] = row.origin
-        name = f"{row.recipe_id[:6]} {row.label or row.family}, {row.stage}"  # MLflow's columns cut off the end
+        name = f"{row.recipe_id[:6]} {row.kind}, {row.stage}"  # MLflow's columns cut off the end
         return str(self._client.create_run(self._experiment, tags=tags, run_name=name).info.run_id)
 
     def _batch(self, run: str, params: dict[str, str], metrics: dict[str, float] | None = None) -> None:
