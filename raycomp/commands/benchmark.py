@@ -47,7 +47,8 @@ def benchmark_command(
     tracking: Tracking = None,
 ) -> None:
     """Compare the methods of the paper at matched GFLOPs: tables and figures."""
-    config = configured(configs.load(space), recovery, lr, train_between, seeds, methods, speedups)
+    config = configs.load(space)
+    config = configured(config, recovery, lr, train_between, seeds=seeds, methods=methods, speedups=speedups)
     config = config.changed("data", root=data).changed("model", checkpoint=checkpoint)
     config = config.changed("policy", checkpoint=policy)
     folder = sweep_folder(results, name or f"{config.name}-benchmark")
@@ -68,15 +69,12 @@ def configured(
     recovery: int | None = None,
     lr: float | None = None,
     train_between: int | None = None,
-    seeds: str | None = None,
-    methods: str | None = None,
-    speedups: str | None = None,
+    **lists: str | None,
 ) -> configs.SweepConfig:
     """Return the settings of a comparison: every method cuts the dense model, and options replace fields."""
-    options = {"seeds": seeds, "methods": methods, "speedups": speedups}
-    lists = {name: parts(text) for name, text in options.items() if text is not None}
+    given = {name: parts(text) for name, text in lists.items() if text is not None}
     config = config.changed("recovery", mode="none", steps=0).changed("nvit", train_between={"steps": train_between})
-    return config.changed("benchmark", **lists, recovery={"steps": recovery, "lr": lr})
+    return config.changed("benchmark", **given, recovery={"steps": recovery, "lr": lr})
 
 
 def _finished(sweep: str, checkpoint: str) -> tuple[list[Row], Criterion]:

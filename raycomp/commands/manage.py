@@ -77,11 +77,7 @@ def track_command(
     tables.say(f"MLflow at {shown}: {message}")
 
 
-def compact_command(
-    sweep: SweepName,
-    results: Results = "results",
-    as_json: Json = False,
-) -> None:
+def compact_command(sweep: SweepName, results: Results = "results", as_json: Json = False) -> None:
     """Merge the many small files of a sweep into one, which is faster to read, above all from object storage."""
     store = Store(sweep_folder(results, sweep))
     store.config()

@@ -3,7 +3,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -39,10 +39,13 @@ def refine_command(
     """Fine-tune the front of a sweep with the dense model as teacher, or measure it elsewhere."""
     store, uri = Store(sweep_folder(results, sweep)), tracking_uri(tracking, results)
     config = store.config()
-    training = {"--steps": steps, "--lr": lr, "--distill": distill, "--seeds": seeds, "--workers": workers}
-    training |= {"--top": top, "--recipes": recipes or None}
     if space or split:
-        _rerank(store, config, space, split, results, uri, training)
+        training = {"--steps": steps, "--lr": lr, "--distill": distill, "--seeds": seeds, "--workers": workers}
+        for option, value in (training | {"--top": top, "--recipes": recipes or None}).items():
+            if value is not None:
+                advice = "not with --space and --split, which measure the front without training"
+                raise UserError(f"{option} {value}: {advice}")
+        _rerank(store, space, split, results, uri)
         return
     chosen_seeds = None if seeds is None else [int(seed) for seed in numbers("--seeds", seeds, 0, 2**31)]
     before = config.refine.train
@@ -67,19 +70,9 @@ def _front_rows(store: Store, config: configs.SweepConfig) -> list[Row]:
     return rows
 
 
-def _rerank(
-    store: Store,
-    before: configs.SweepConfig,
-    space: Path | None,
-    split: str | None,
-    results: str,
-    uri: str,
-    training: dict[str, Any],
-) -> None:
+def _rerank(store: Store, space: Path | None, split: str | None, results: str, uri: str) -> None:
     """Measure a sweep's front elsewhere, as a new sweep."""
-    for option, value in training.items():
-        if value is not None:
-            raise UserError(f"{option} {value}: not with --space and --split, which measure the front without training")
+    before = store.config()
     rows = _front_rows(store, before)
     share_cores()
     from raycomp.refine.rerank import proposals, settings

@@ -28,15 +28,7 @@ from raycomp.recipe import check_fits, dense
 from raycomp.report import tables
 from raycomp.report.compare import Comparison, compare
 from raycomp.report.published import comparability
-from raycomp.results.query import (
-    at_budgets,
-    dense_row,
-    final_stage,
-    first_agreement,
-    origins,
-    refined_rows,
-    stage_agreement,
-)
+from raycomp.results import query
 from raycomp.results.store import Store, sweep_folder
 from raycomp.shape import ModelShape, Size
 from raycomp.space import Space
@@ -88,35 +80,31 @@ def _merging(shape: ModelShape, image: Size, policy: str, tome: str, cts: str) -
     return {name: profile(shape, full.model_copy(update={"merge": one}), image) for name, one in merges.items()}
 
 
-def front_command(
-    sweep: SweepName,
-    results: Results = "results",
-    as_json: Json = False,
-) -> None:
+def front_command(sweep: SweepName, results: Results = "results", as_json: Json = False) -> None:
     """Print the Pareto front of a sweep against dense and the uniform baselines, and its refined recipes."""
     store = Store(sweep_folder(results, sweep))
     config, rows = store.config(), store.rows()
-    stage, settings = final_stage(rows), config.search
+    stage, settings = query.final_stage(rows), config.search
     compares = comparability(config, stage)
     comparisons = compare(rows, settings.budget)
-    budgets = at_budgets(rows, settings.baselines, settings.budget)
-    refined = refined_rows(rows)
+    budgets = query.at_budgets(rows, settings.baselines, settings.budget)
+    refined, origins = query.refined_rows(rows), query.origins(rows)
     if as_json:
         print_json(
-            {"stage": stage, "origins": origins(rows), "comparability": compares, "dense": dense_row(rows, stage),
+            {"stage": stage, "origins": origins, "comparability": compares, "dense": query.dense_row(rows, stage),
              "front": [c.row.columns() | _beside(c) for c in comparisons], "budgets": budgets, "refined": refined,
-             "agreement": stage_agreement(rows), "first_agreement": first_agreement(rows)}
+             "agreement": query.stage_agreement(rows), "first_agreement": query.first_agreement(rows)}
         )  # fmt: skip
         return
     console = tables.console()
-    console.print(tables.front_table(comparisons, settings.cost_metric == "latency", origins(rows)))
+    console.print(tables.front_table(comparisons, settings.cost_metric == "latency", origins))
     if budgets:
-        console.print(tables.budget_table(budgets, origins(rows)))
+        console.print(tables.budget_table(budgets, origins))
     tables.say(compares)
     if refined:
         ids = {row.recipe_id for row in refined}
         members = [c.row for c in comparisons if c.row.recipe_id in ids]
-        console.print(tables.refined_table(members, refined, dense_row(rows, "full")))
+        console.print(tables.refined_table(members, refined, query.dense_row(rows, "full")))
 
 
 def _beside(item: Comparison) -> dict[str, object]:

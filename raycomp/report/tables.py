@@ -49,10 +49,9 @@ def front_table(comparisons: Sequence[Comparison], in_time: bool, of: Origins) -
 
     An empty front does not tell whether latency is the cost metric, as `in_time` does.
     """
-    equal = "equal time" if in_time else "equal GFLOPs"
-    by = _stage([item.row for item in comparisons])
-    gains = f"gains in points, {objectives.shorts()}, over dense and uniform baselines at {equal}"
-    title = f"Pareto front{by}: mIoU in %; {gains}"
+    equal = "time" if in_time else "GFLOPs"
+    gains = f"gains in points, {objectives.shorts()}, over dense and uniform baselines at equal {equal}"
+    title = f"Pareto front{_stage([item.row for item in comparisons])}: mIoU in %; {gains}"
     confident = any(item.confidence is not None for item in comparisons)
     kinds = tuple(comparisons[0].baselines) if comparisons else uniform_baselines()
     versus = [Column(f"vs {kind.removeprefix('uniform ')}", under="vs dense") for kind in kinds]
@@ -60,22 +59,17 @@ def front_table(comparisons: Sequence[Comparison], in_time: bool, of: Origins) -
     if in_time:
         costs += [Column("ms", under="GFLOPs"), Column("of dense", under="GFLOPs")]
     columns = [*_NAMED, *costs, *_measured(), Column("vs dense"), *versus, *([_AS_GOOD] if confident else [])]
-    empty = "" if comparisons else "no recipe within the budget has been measured"
-    notes = (str(of), _INTERVALS if confident else "", empty)
-    table = FittedTable(title, columns, "\n".join(filter(None, notes)))
+    notes = [str(of), *([_INTERVALS] if confident else [])]
+    notes += [] if comparisons else ["no recipe within the budget has been measured"]
+    table = FittedTable(title, columns, "\n".join(notes))
     for item in comparisons:
         row = item.row
         table.add_row(
-            row.recipe_id,
-            row.kind,
-            f"{row.gflops:.4f}",
-            f"{row.gflops_share:.1%}",
+            row.recipe_id, row.kind, f"{row.gflops:.4f}", f"{row.gflops_share:.1%}",
             *((f"{row.predicted_ms:.3g}", f"{row.predicted_share:.1%}") if in_time else ()),
-            *_with_intervals(row, item.confidence),
-            _points(item.dense),
-            *(_points(item.baselines[kind]) for kind in kinds),
-            *([_tie(item.confidence)] if confident else []),
-        )
+            *_with_intervals(row, item.confidence), _points(item.dense),
+            *(_points(item.baselines[kind]) for kind in kinds), *([_tie(item.confidence)] if confident else []),
+        )  # fmt: skip
     return table
 
 
@@ -190,13 +184,9 @@ def sweeps_table(sweeps: "Sequence[SweepView]") -> FittedTable:
     table = FittedTable(title, [Column("sweep", text=True), *numbers, *best_at])
     for sweep in sweeps:
         best = at_budgets(sweep.rows, shares, sweep.share)
-        counts = (
-            str(len(sweep.trials)),
-            str(origins(sweep.rows).proposed),
-            str(len(sweep.front)),
-            "" if (volume := sweep.hypervolume()) is None else f"{volume:.4f}",
-        )
-        table.add_row(sweep.name, *counts, *(_both(at.best) for at in best))
+        counts = len(sweep.trials), origins(sweep.rows).proposed, len(sweep.front)
+        volume = "" if (value := sweep.hypervolume()) is None else f"{value:.4f}"
+        table.add_row(sweep.name, *map(str, counts), volume, *(_both(at.best) for at in best))
     return table
 
 

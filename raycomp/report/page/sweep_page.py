@@ -49,10 +49,7 @@ def write_sweep_page(sweeps: Sequence[SweepView], path: AnyPath) -> None:
     if len(sweeps) > 1:
         figures["fronts"] = fronts_figure(sweeps)
     comparisons = sweep.comparisons
-    data = {
-        "figures": _plain(figures),
-        "recipes": {item.row.recipe_id: _recipe(item, sweep) for item in comparisons},
-    }
+    data = {"figures": _plain(figures), "recipes": {item.row.recipe_id: _recipe(item, sweep) for item in comparisons}}
     environment = Environment(loader=PackageLoader("raycomp.report.page"), autoescape=True, undefined=StrictUndefined)
     environment.filters |= {
         "both": objectives.both,
