@@ -75,7 +75,7 @@ def run() -> None:
 
 
 def _one_line(error: typer.TyperException) -> str:
-    """Describe an invalid command line: option, reason, value, and the help to read."""
+    """Describe an invalid command line by option, reason, value, and the help to read."""
     message, context = error.format_message(), getattr(error, "ctx", None)
     if isinstance(error.__cause__, ValidationError):
         message += f", not {error.__cause__.errors()[0]['input']!r}"

@@ -46,7 +46,7 @@ def first_line(error: BaseException | str) -> str:
 
 
 def last_line(error: BaseException) -> str:
-    """Return the last line of an error message of Ray, which names the cause, or the type of an error without one."""
+    """Return the last line of an error message, where Ray names the cause, or the type of an error without one."""
     return (str(error).splitlines() or [type(error).__name__])[-1]
 
 

@@ -45,9 +45,9 @@ def say(line: str, aside: bool = False, style: str = "") -> None:
 
 
 def front_table(comparisons: Sequence[Comparison], in_time: bool, of: Origins) -> FittedTable:
-    """Return one line per front member, chosen from the recipes counted in `of`; gains are points.
+    """Return one line per front member; gains are points. `of` counts the recipes that the front was chosen from.
 
-    An empty front does not tell whether latency is the cost metric, as `in_time` does.
+    `in_time` says whether latency is the cost metric, which does not follow from an empty front.
     """
     equal = "time" if in_time else "GFLOPs"
     gains = f"gains in points, {objectives.shorts()}, over dense and uniform baselines at equal {equal}"
@@ -156,7 +156,7 @@ def picked_table(
     order: str,
     confidences: Mapping[str, Confidence],
 ) -> FittedTable:
-    """Return the picked recipe and the next best, with IoUs of the classes of these indices."""
+    """Return the picked recipe and the next best, with the IoU of each class whose index is given."""
     in_time = any(row.timed for row in rows)
     costs = Column("ms" if in_time else "GFLOPs"), Column("of dense", under="ms" if in_time else "GFLOPs")
     by_class = [Column(name, under=next(iter(classes))) for name in classes]

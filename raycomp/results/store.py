@@ -190,13 +190,13 @@ class Store:
 
 
 def _completed(settings: dict[str, Any]) -> dict[str, Any]:
-    """Return settings with the values that applied in releases without a field for them, and without removed fields."""
-    undropped = {"decoder_dropout": 0.0}
+    """Return stored settings with what older releases did before a field existed, without removed fields."""
     if not isinstance(settings, dict):
         raise TypeError("expected sections")
-    train = {"train": undropped | settings["train"]} if "train" in settings else {}
+    old = {"decoder_dropout": 0.0}
+    train = {"train": old | settings["train"]} if "train" in settings else {}
     sections = {name: settings[name] for name in ("elastic", "refine", "policy") if "train" in settings.get(name, {})}
-    trained = {name: section | {"train": undropped | section["train"]} for name, section in sections.items()}
+    trained = {name: section | {"train": old | section["train"]} for name, section in sections.items()}
     if isinstance(nvit := settings.get("nvit"), dict) and nvit.get("least_heads") == 1:  # a setting until 0.1
         settings = settings | {"nvit": {name: value for name, value in nvit.items() if name != "least_heads"}}
     return settings | train | trained
