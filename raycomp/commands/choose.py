@@ -124,7 +124,7 @@ def compare_command(sweeps: Sweeps, results: Results = "results", as_json: Json 
     tables.console().print(tables.sweeps_table(views))
     for one in views[1:]:
         if why := difference(views[0], one):
-            tables.say(f"{one.name} has {why} than {views[0].name}: accuracies do not compare", style="yellow")
+            tables.say(f"{one.name} has {why} than {views[0].name}: accuracies are not comparable", style="yellow")
 
 
 def report_command(

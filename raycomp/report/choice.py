@@ -37,10 +37,9 @@ def choose(rows: Sequence[Row], limits: Limits) -> list[Row]:
     unless a class IoU is limited. If no recipe is left, a UserError names the limit and the nearest recipe.
     """
     stage = final_stage(rows)
-    left = completed(rows, stage)
+    left, dense = completed(rows, stage), dense_row(rows, stage)
     if not left:
         raise UserError("the sweep has no complete trial yet")
-    dense = dense_row(rows, stage)
     tests = _tests(limits, left, dense)
     for text, excess in tests:
         passed = [row for row in left if excess(row) <= 0]
@@ -62,8 +61,7 @@ def _tests(limits: Limits, rows: Sequence[Row], dense: Row | None) -> list[tuple
         maximum = limits.gflops
         tests.append((f"at most {maximum:g} GFLOPs", lambda row: present(row.gflops) - maximum))
     if limits.share is not None:
-        share = limits.share
-        metric = "time" if any(row.timed for row in rows) else "GFLOPs"
+        share, metric = limits.share, "time" if any(row.timed for row in rows) else "GFLOPs"
         tests.append((f"at most {share:.3g} of the dense {metric}", lambda row: row.cost_share - share))
     for objective, drop in ((CLEAN, limits.drop), (CORRUPTED, limits.corrupted_drop)):
         if drop is None:

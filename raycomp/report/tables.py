@@ -221,7 +221,7 @@ def plan_table(config: SweepConfig, plan: "Plan", gflops: float, store: Store) -
     training = f"; training costs as much as {plan.trained:,} windows" if plan.trained else ""
     images = _range(f"{plan.images_least:,}", f"{plan.images:,}")
     table.add_row("images to evaluate", f"{images}{windows}{training}")
-    table.add_row("time", f"{hours} of model time on one such {plan.device} ({passes})")
+    table.add_row("time", f"{hours} of model time on one {plan.device} ({passes})")
     table.add_row("results", str(store.folder))
     return table
 

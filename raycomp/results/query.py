@@ -151,7 +151,7 @@ def at_budgets(rows: Sequence[Row], shares: Sequence[float], budget_share: float
     }
     result, kinds = [], uniform_baselines_of(rows)
     for share in sorted(shares, reverse=True):
-        affordable = [row for row in members if row.cost_share <= share]
+        affordable = (row for row in members if row.cost_share <= share)
         best = max(affordable, key=objectives.mean_accuracy, default=None)
         result.append(AtBudget(share, best, {kind: measured.get((f"{kind} {share:.0%}", share)) for kind in kinds}))
     return result

@@ -91,7 +91,7 @@ def _plain(figures: Mapping[str, go.Figure]) -> dict[str, Any]:
 def _cheapest(comparisons: Sequence[Comparison]) -> list[tuple[int, Comparison | None]]:
     """Return, for each tolerance, the cheapest member that loses no more points of any mIoU; empty without dense."""
     names = [one.short for one in objectives.mious()]
-    gains = [(item, min(map(item.dense.__getitem__, names))) for item in comparisons if item.dense is not None]
+    gains = [(item, min(item.dense[name] for name in names)) for item in comparisons if item.dense is not None]
     cheapest = [(loss, next((item for item, gain in gains if gain >= -loss / 100), None)) for loss in _TOLERANCES]
     return cheapest if gains else []
 
