@@ -20,7 +20,7 @@ from raycomp.data.evalset import CLEAN
 from raycomp.data.samples import NORMALIZATIONS, Samples
 from raycomp.errors import UserError
 from raycomp.evaluate.latency_table import LatencyTable
-from raycomp.evaluate.miou import enlarged, normalised, windows
+from raycomp.evaluate.miou import enlarged, normalised, places
 from raycomp.evaluate.token_counts import recorded
 from raycomp.files import fetched, written
 from raycomp.flops import gflops, profile
@@ -201,8 +201,9 @@ def measured_gflops(context: SweepContext, model: Segmenter, recipe: Recipe, dev
     with recorded(model) as passes, torch.inference_mode():
         for index in np.flatnonzero(context.evalset.variants == CLEAN):
             x = normalised(torch.from_numpy(images[index][None]).to(device), pixels.mean, pixels.std, dtype)
-            for _, crop in windows(enlarged(x, window), window, data.stride_for(context.shape)):
-                model.encoder(crop, depth=last)
+            x = enlarged(x, window)
+            for place in places((x.shape[-2], x.shape[-1]), window, data.stride_for(context.shape)):
+                model.encoder(x[(..., *place)], depth=last)
     full = [[*tokens, *[tokens[-1]] * (context.shape.depth - last)] for tokens in passes]
     return float(np.mean([profile(context.shape, recipe, window, tokens).gflops for tokens in full]))
 

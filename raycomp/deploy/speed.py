@@ -85,9 +85,9 @@ def speeds(
     results = []
     for runtime in runtimes:
         ready = dict[str, Bind]()
-        for name, model in timed.items():
+        for number, (name, model) in enumerate(timed.items(), start=1):
             if runtime == "onnxruntime":
-                say(f"exporting model {len(ready) + 1} of {len(timed)} for onnxruntime")
+                say(f"exporting model {number} of {len(timed)} for onnxruntime")
                 ready[name] = _onnxruntime(model, device)
             else:
                 ready[name] = _torch(model, device, dtype, compiled)
@@ -98,30 +98,16 @@ def speeds(
             with torch.inference_mode():
                 runs = {name: bind(images) for name, bind in ready.items()}
                 times = median_seconds(runs, device, rounds, _WARM_UP)
-            for name in timed:
-                results.append(
-                    Speed(
-                        model=name,
-                        runtime=runtime,
-                        batch=batch,
-                        gflops=costs[name],
-                        latency_ms=1e3 * times[name],
-                        images_per_second=batch / times[name],
-                        saved=costs[DENSE] / costs[name],
-                        gained=times[DENSE] / times[name],
-                    )
-                )
+            for name, seconds in times.items():
+                saved, gained = costs[DENSE] / costs[name], times[DENSE] / seconds
+                results.append(Speed(name, runtime, batch, costs[name], 1e3 * seconds, batch / seconds, saved, gained))
     return results
 
 
 def _torch(model: Segmenter, device: torch.device, dtype: torch.dtype, compiled: bool) -> Bind:
-    moved = model.to(device, dtype)
-
-    def bind(images: Tensor) -> Callable[[], object]:
-        cast = images.to(dtype)
-        return _compiled(moved, cast) if compiled else partial(moved, cast)
-
-    return bind
+    model = model.to(device, dtype)
+    run: Callable[..., Callable[[], object]] = _compiled if compiled else partial
+    return lambda images: run(model, images.to(dtype))
 
 
 def _compiled(model: Segmenter, images: Tensor) -> Callable[[], object]:

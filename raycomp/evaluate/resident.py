@@ -4,6 +4,7 @@
 If they do not fit, each is copied when needed, asynchronously from pinned memory.
 """
 
+import math
 import weakref
 from collections.abc import Iterable
 from functools import cached_property
@@ -22,18 +23,17 @@ class Resident:
 
     def __init__(self, stack: Stack, device: torch.device) -> None:
         self._pixels, self._shapes, self._device = stack.pixels, stack.shapes, device
-        self._held: dict[int, Tensor] = {}
+        self._copied: dict[int, Tensor] = {}
 
     @cached_property
     def _ends(self) -> np.ndarray:
         return self._shapes.prod(1).cumsum()
 
     def __getitem__(self, index: int) -> Tensor:
-        if (held := self._held.get(index)) is not None:
-            return held
-        shape = self.shape(index)
-        end = int(self._ends[index])
-        image = torch.from_numpy(self._pixels[end - int(np.prod(shape)) : end].reshape(shape))
+        if (copied := self._copied.get(index)) is not None:
+            return copied
+        shape, end = self.shape(index), int(self._ends[index])
+        image = torch.from_numpy(self._pixels[end - math.prod(shape) : end].reshape(shape))
         if self._device.type == "cuda":
             image = image.pin_memory()
         return image.to(self._device, non_blocking=True)
@@ -45,20 +45,15 @@ class Resident:
 
     def hold(self, indices: Iterable[int], limit: int) -> None:
         """Copy images to the device, adjacent ones at once; copy none if they take more than `limit` bytes."""
-        missing = np.array(sorted(set(indices) - self._held.keys()), np.int64)
-        sizes = self._shapes[missing].prod(1)
-        if sizes.sum() > limit:
+        missing = np.array(sorted(set(indices) - self._copied.keys()), np.int64)
+        if not len(missing) or self._shapes[missing].prod(1).sum() > limit:
             return
         for run in np.split(missing, np.flatnonzero(np.diff(missing) != 1) + 1):
-            if len(run):
-                first, last = int(run[0]), int(run[-1])
-                start = int(self._ends[first] - self._shapes[first].prod())
-                pixels = torch.from_numpy(self._pixels[start : int(self._ends[last])]).to(self._device)
-                shapes = [self.shape(int(index)) for index in run]
-                parts = pixels.split([int(np.prod(shape)) for shape in shapes])
-                self._held |= {
-                    int(index): part.view(shape) for index, part, shape in zip(run, parts, shapes, strict=True)
-                }
+            shapes = [self.shape(index) for index in run.tolist()]
+            sizes, end = [math.prod(shape) for shape in shapes], int(self._ends[run[-1]])
+            pixels = torch.from_numpy(self._pixels[end - sum(sizes) : end]).to(self._device)
+            for index, part, shape in zip(run.tolist(), pixels.split(sizes), shapes, strict=True):
+                self._copied[index] = part.view(shape)
 
 
 _residents: dict[tuple[int, str], Resident] = {}
