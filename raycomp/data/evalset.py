@@ -117,12 +117,8 @@ def cache_folder() -> Path:
 def _key(samples: Samples, data: DataConfig, evaluation: EvaluationConfig) -> str:
     content = [
         samples.fingerprint if data.classes is None else f"{samples.fingerprint} {data.classes}",
-        data.short_side,
-        evaluation.full.clean,
-        evaluation.full.corrupted,
-        evaluation.seed,
-        corruptions.VERSION,
-        *([] if data.short_side is None else ["original labels", data.long_side]),
+        *(data.short_side, evaluation.full.clean, evaluation.full.corrupted, evaluation.seed, corruptions.VERSION),
+        *(() if data.short_side is None else ("original labels", data.long_side)),
     ]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:12]
 

@@ -78,7 +78,11 @@ def speeds(
         if model.recipe.adaptive:
             raise UserError(f"speed: {name} merges adaptively; its time depends on the image")
     if "onnxruntime" in runtimes:
-        _check_onnxruntime(device, dtype)
+        if dtype != torch.float32:
+            raise UserError(f"--dtype {str(dtype).removeprefix('torch.')}: onnxruntime is timed in float32")
+        from raycomp.deploy.onnx import check_device
+
+        check_device(device)
     shape = shapes.pop()
     timed = {DENSE: Segmenter(shape, dense(shape)).eval(), **models}
     costs = {name: gflops(shape, model.recipe) for name, model in timed.items()}
@@ -127,14 +131,6 @@ def _compiled(model: Segmenter, images: Tensor) -> Callable[[], object]:
     except RuntimeError as error:  # no compiler, or one that fails
         raise UserError(f"--compile: torch.compile fails: {first_line(error)}") from None
     return run
-
-
-def _check_onnxruntime(device: torch.device, dtype: torch.dtype) -> None:
-    if dtype != torch.float32:
-        raise UserError(f"--dtype {str(dtype).removeprefix('torch.')}: onnxruntime is timed in float32")
-    from raycomp.deploy.onnx import check_device
-
-    check_device(device)
 
 
 def _onnxruntime(model: Segmenter, device: torch.device) -> Bind:

@@ -21,7 +21,7 @@ from raycomp.errors import UserError
 from raycomp.evaluate.confusions import Confusions
 from raycomp.evaluate.effective_rank import EffectiveRank, effective_rank
 from raycomp.evaluate.graphs import Replayed, graphed
-from raycomp.evaluate.latency import latency_ms
+from raycomp.evaluate.latency import median_seconds
 from raycomp.evaluate.miou import Accuracy, class_iou, first_window, miou
 from raycomp.evaluate.per_image import PerImage
 from raycomp.evaluate.resident import resident
@@ -33,7 +33,7 @@ from raycomp.settings.model_and_data import DataConfig
 from raycomp.shape import Size
 
 _RANK_IMAGES = {"search": 4, "full": 16}
-_LATENCY_RUNS = {"search": 5, "full": 15}
+_LATENCY_RUNS, _WARM_UP = {"search": 5, "full": 15}, 3
 
 
 @dataclass(frozen=True)
@@ -113,8 +113,9 @@ def measure(
         rank = effective_rank(model, probe)
         latency = None
         if timed:  # adaptive merging cannot be a graph, because its token counts depend on the image
-            run = model if model.recipe.adaptive else graphed(model, probe[:1])
-            latency = latency_ms(run, probe[:1], _LATENCY_RUNS[stage])
+            image = probe[:1]
+            run = partial(model if model.recipe.adaptive else graphed(model, image), image)
+            latency = 1e3 * median_seconds({"": run}, image.device, _LATENCY_RUNS[stage], _WARM_UP)[""]
     clean, corrupted = miou(table[0]), _by_variant(table, data.variants[chosen])
     if not (np.isfinite(clean) and np.isfinite(corrupted).any()):
         raise UserError(f"evaluation.{stage}: no pixel is labelled in its clean images, or in its corrupted images")

@@ -4,12 +4,9 @@
 If they do not fit, each is copied when needed, asynchronously from pinned memory.
 """
 
-import math
 import weakref
 from collections.abc import Iterable
-from functools import cached_property
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,38 +19,27 @@ class Resident:
     """The images of a stack as uint8 tensors (H, W, channels) on a device; on the CPU, views of the stack."""
 
     def __init__(self, stack: Stack, device: torch.device) -> None:
-        self._pixels, self._shapes, self._device = stack.pixels, stack.shapes, device
+        self._views, self._device = stack.views(), device
         self._copied: dict[int, Tensor] = {}
-
-    @cached_property
-    def _ends(self) -> np.ndarray:
-        return self._shapes.prod(1).cumsum()
 
     def __getitem__(self, index: int) -> Tensor:
         if (copied := self._copied.get(index)) is not None:
             return copied
-        shape, end = self.shape(index), int(self._ends[index])
-        image = torch.from_numpy(self._pixels[end - math.prod(shape) : end].reshape(shape))
+        image = torch.from_numpy(self._views[index])
         if self._device.type == "cuda":
             image = image.pin_memory()
         return image.to(self._device, non_blocking=True)
 
     def shape(self, index: int) -> tuple[int, int, int]:
         """Return height, width and channels."""
-        height, width, channels = self._shapes[index].tolist()
+        height, width, channels = self._views[index].shape
         return height, width, channels
 
     def hold(self, indices: Iterable[int], limit: int) -> None:
-        """Copy images to the device, adjacent ones at once; copy none if they take more than `limit` bytes."""
-        missing = np.array(sorted(set(indices) - self._copied.keys()), np.int64)
-        if not len(missing) or self._shapes[missing].prod(1).sum() > limit:
-            return
-        for run in np.split(missing, np.flatnonzero(np.diff(missing) != 1) + 1):
-            shapes = [self.shape(index) for index in run.tolist()]
-            sizes, end = [math.prod(shape) for shape in shapes], int(self._ends[run[-1]])
-            pixels = torch.from_numpy(self._pixels[end - sum(sizes) : end]).to(self._device)
-            for index, part, shape in zip(run.tolist(), pixels.split(sizes), shapes, strict=True):
-                self._copied[index] = part.view(shape)
+        """Copy images to the device; copy none if they take more than `limit` bytes."""
+        missing = sorted(set(indices) - self._copied.keys())
+        if sum(self._views[index].nbytes for index in missing) <= limit:
+            self._copied |= {index: torch.from_numpy(self._views[index]).to(self._device) for index in missing}
 
 
 _residents: dict[tuple[int, str], Resident] = {}
