@@ -65,9 +65,6 @@ class _Batches(Dataset[tuple[Tensor, Tensor, Tensor]]):
         # Set here, as loader processes are in no process group.
         self.places = range(parallel.rank(), config.batch, parallel.world())
 
-    def __len__(self) -> int:
-        return self.config.steps
-
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
         rng = np.random.default_rng([self.config.seed, step])
         chosen = rng.choice(len(self.samples), self.config.batch, replace=len(self.samples) < self.config.batch)
