@@ -18,7 +18,7 @@ from raycomp.data.evalset import CLEAN
 from raycomp.data.samples import Samples
 from raycomp.errors import UserError
 from raycomp.evaluate.latency_table import LatencyTable
-from raycomp.evaluate.miou import enlarged, windows
+from raycomp.evaluate.miou import enlarged, places
 from raycomp.evaluate.token_counts import recorded
 from raycomp.files import fetched, written
 from raycomp.flops import gflops, profile
@@ -187,9 +187,9 @@ def measured_gflops(context: SweepContext, model: Segmenter, recipe: Recipe, dev
     model = model.to(dtype)
     with recorded(model) as passes, torch.inference_mode():
         for index in np.flatnonzero(context.evalset.variants == CLEAN):
-            x = context.normalised(images[index][None], device, dtype)
-            for _, crop in windows(enlarged(x, window), window, stride):
-                model.encoder(crop, depth=last)
+            x = enlarged(context.normalised(images[index][None], device, dtype), window)
+            for place in places((x.shape[-2], x.shape[-1]), window, stride):
+                model.encoder(x[(..., *place)], depth=last)
     full = [[*tokens, *[tokens[-1]] * (shape.depth - last)] for tokens in passes]
     return float(np.mean([profile(shape, recipe, window, tokens).gflops for tokens in full]))
 

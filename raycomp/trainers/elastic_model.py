@@ -8,7 +8,7 @@ import numpy as np
 from raycomp.compress.apply import compress
 from raycomp.compress.elastic import ordered
 from raycomp.context.calibration import score
-from raycomp.losses import nested
+from raycomp.losses import distilled
 from raycomp.models import checkpoints
 from raycomp.models.segmenter import Segmenter
 from raycomp.recipe import Recipe, dense
@@ -37,7 +37,7 @@ def train_elastic(job: TrainingJob, start: Path, half: bool) -> TrainedNetwork[S
         return always + [space.recipe(space.draw(rng, low)) for _ in range(settings.recipes)]
 
     identity = f" {checkpoints.fingerprint(start)} {sweep.space.model_dump_json()} {settings.model_dump_json()}"
-    model, seconds = job.fit(model, nested(teacher, settings.distill, draw), identity)
+    model, seconds = job.fit(model, distilled(teacher, settings.distill, draw), identity)
     if half:
         model = model.half().float()
     full, table = _measured(job, model, space)
