@@ -49,44 +49,22 @@ def policy_loss(policy: nn.Module, images: Tensor, labels: Tensor, ignore_border
     yield cross_entropy(logits, one_class(labels, images.shape[-1] // logits.shape[-1], ignore_border))
 
 
-def distilled(teacher: Segmenter, weight: float) -> Loss:
-    """Return a loss: cross-entropy plus `weight` times the KL divergence from the teacher's class scores."""
-
-    def loss(model: nn.Module, images: Tensor, labels: Tensor) -> Iterator[Tensor]:
-        assert isinstance(model, Segmenter)
-        yield _distillation(model, model.patch_scores, images, labels, _scores(teacher, images), weight)
-
-    return loss
-
-
-def nested(teacher: Segmenter, weight: float, draw: Callable[[int], Sequence[Recipe]]) -> Loss:
-    """Return a loss: the mean of `distilled` over recipes of an elastic model.
+def distilled(teacher: Segmenter, weight: float, draw: Callable[[int], Sequence[Recipe]] | None = None) -> Loss:
+    """Return a loss: cross-entropy plus `weight` times the KL divergence from the teacher's class scores.
 
     Args:
-        draw: Maps a seed to the recipes of a step.
+        draw: for an elastic model, maps a seed to the recipes of a step, over which the loss is averaged.
     """
 
     def loss(model: nn.Module, images: Tensor, labels: Tensor) -> Iterator[Tensor]:
         assert isinstance(model, Segmenter)
-        target = _scores(teacher, images)
-        recipes = draw(int(torch.randint(2**31, ())))
+        with torch.no_grad():
+            target = teacher.patch_scores(images).float().log_softmax(1)  # (B, K, h, w)
+        recipes = [None] if draw is None else draw(int(torch.randint(2**31, ())))
         for recipe in recipes:
-            part = _distillation(model, Nested(model, recipe), images, labels, target, weight)
-            yield part / len(recipes)
+            scores = (model.patch_scores if recipe is None else Nested(model, recipe))(images).float()
+            logits = upsampled(scores, model.shape.patch, (images.shape[-2], images.shape[-1]))
+            divergence = F.kl_div(scores.log_softmax(1), target, reduction="none", log_target=True).sum(1).mean()
+            yield (cross_entropy(logits, labels) + weight * divergence) / len(recipes)
 
     return loss
-
-
-def _distillation(
-    model: Segmenter, scores: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, target: Tensor, weight: float
-) -> Tensor:
-    """Compute cross-entropy plus weighted divergence; `target` holds the teacher's log-probabilities (B, K, h, w)."""
-    patch_scores = scores(images).float()
-    logits = upsampled(patch_scores, model.shape.patch, (images.shape[-2], images.shape[-1]))
-    divergence = F.kl_div(patch_scores.log_softmax(1), target, reduction="none", log_target=True).sum(1).mean()
-    return cross_entropy(logits, labels) + weight * divergence
-
-
-@torch.no_grad()
-def _scores(teacher: Segmenter, images: Tensor) -> Tensor:
-    return teacher.patch_scores(images).float().log_softmax(1)
