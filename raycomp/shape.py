@@ -157,6 +157,12 @@ class ModelShape(BaseModel):
         """Blocks, counted from 1, whose outputs the decoder reads."""
         return self.taps or (self.depth,)
 
+    @property
+    def normed_taps(self) -> tuple[int, ...]:
+        """Tapped blocks whose outputs pass the encoder's final norm."""
+        normed = {"all": self.tapped, "last": (self.depth,), "none": ()}[self.tap_norm]
+        return tuple(tap for tap in self.tapped if tap in normed)
+
     def special(self, block: int) -> int:
         """Return the number of special tokens in a block, counted from 0; queries enter at one of the last blocks."""
         return self.prefix + (self.queries if block >= self.depth - self.query_blocks else 0)
