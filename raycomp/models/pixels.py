@@ -38,8 +38,8 @@ class Bilinear:
 
     def stride(self, scores: Tensor, size: Size) -> int | None:
         """Return the pixels from one score (..., K, h, w) to the next; None unless whole and the same both ways."""
-        down, across = _strides(scores, self.patch, size)
-        return int(down) if down == across and down == int(down) else None
+        (rows, columns), (height, width) = scores.shape[-2:], _covered(self.patch, size)
+        return height // rows if height % rows == 0 and columns * (height // rows) == width else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ class QueryMasks:
 
     def unpacked(self, scores: Tensor, size: Size) -> tuple[Tensor, Tensor]:
         """Return masks (B, Q, h, w) and classes (B, Q, K + 1) of images of `size`."""
-        grid = tuple(-(-side // self.patch) * self.factor for side in size)
+        grid = tuple(side // self.patch * self.factor for side in _covered(self.patch, size))
         masks, classes = scores.split([scores.shape[2] - self.classes - 1, self.classes + 1], dim=2)
         return masks.unflatten(2, grid), classes
 
@@ -99,9 +99,10 @@ def _combined(masks: Tensor, classes: Tensor) -> Tensor:
     return by_place.transpose(1, 2).unflatten(2, masks.shape[-2:])
 
 
-def _strides(scores: Tensor, patch: int, size: Size) -> tuple[float, float]:
-    (rows, columns), (height, width) = scores.shape[-2:], size
-    return -(-height // patch) * patch / rows, -(-width // patch) * patch / columns
+def _covered(patch: int, size: Size) -> tuple[int, int]:
+    """Return height and width of the patches that cover images of a size."""
+    height, width = (int(side) for side in size)  # whole numbers also while a graph is traced
+    return -(-height // patch) * patch, -(-width // patch) * patch
 
 
 def upsampled(scores: Tensor, patch: int, size: Size) -> Tensor:
@@ -110,22 +111,22 @@ def upsampled(scores: Tensor, patch: int, size: Size) -> Tensor:
     The result is channels last.
     """
     height, width = size
-    down, across = _strides(scores, patch, size)
+    rows, columns = (int(side) for side in scores.shape[-2:])
+    covered = _covered(patch, size)
     # Argmax is several times faster in channels-last layout. At batch 1 a view can pass for channels last and still be
     # upsampled slowly in the other layout; a copy cannot.
     scores = scores.clone(memory_format=torch.channels_last)
-    if down == across == 1:
+    if covered == (rows, columns):
         return scores[..., :height, :width]
 
     def up(part: Tensor) -> Tensor:
-        if down == across:
-            full = F.interpolate(part, scale_factor=down, mode="bilinear")
-        else:  # a decoder that rounds odd grids up
-            rows, columns = part.shape[-2:]
-            full = F.interpolate(part, (round(rows * down), round(columns * across)), mode="bilinear")
+        if covered[0] * columns == covered[1] * rows:
+            full = F.interpolate(part, scale_factor=covered[0] / rows, mode="bilinear")
+        else:  # a head that rounds odd grids up
+            full = F.interpolate(part, covered, mode="bilinear")
         return full[..., :height, :width]
 
-    each = round(scores[:1].numel() * down * across)
+    each = scores.shape[1] * covered[0] * covered[1]
     if torch.compiler.is_compiling() or len(scores) * each <= _UPSAMPLED_AT_ONCE:  # a traced graph serves any batch
         return up(scores)
     shape = (*scores.shape[:2], height, width)
