@@ -6,12 +6,16 @@ No module here imports torch.
 
 from collections.abc import Callable
 
-from raycomp.decoders import linear, mask
+from raycomp.decoders import dpt, eomt, linear, mask, pup, upernet
 from raycomp.decoders.operations import Input, Step
 
 STEPS: dict[str, Callable[[Input], tuple[Step, ...]]] = {
     "linear": linear.steps,
     "mask": mask.steps,
+    "eomt": eomt.steps,
+    "dpt": dpt.steps,
+    "upernet": upernet.steps,
+    "pup": pup.steps,
 }
 """Steps of each decoder that a `ModelShape` can name."""
 

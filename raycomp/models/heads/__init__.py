@@ -4,11 +4,22 @@
 from collections.abc import Callable
 
 from raycomp.models.heads.base import Head
+from raycomp.models.heads.dpt import DptHead
+from raycomp.models.heads.eomt import EomtHead
 from raycomp.models.heads.linear import LinearHead
 from raycomp.models.heads.mask import MaskHead
+from raycomp.models.heads.pup import PupHead
+from raycomp.models.heads.upernet import UperNetHead
 from raycomp.shape import ModelShape
 
-HEADS: dict[str, Callable[[ModelShape, int], Head]] = {"linear": LinearHead, "mask": MaskHead}
+HEADS: dict[str, Callable[[ModelShape, int], Head]] = {
+    "linear": LinearHead,
+    "mask": MaskHead,
+    "eomt": EomtHead,
+    "dpt": DptHead,
+    "upernet": UperNetHead,
+    "pup": PupHead,
+}
 
 
 def build_head(shape: ModelShape, embed: int) -> Head:
