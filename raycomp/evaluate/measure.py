@@ -93,7 +93,7 @@ def measure(
     dtype = getattr(torch, config.dtype)
     model = model.to(device=device, dtype=dtype)
     shape, window = model.shape, sizes.window_for(model.shape)
-    view = View(NORMALIZATIONS[shape.normalization], window, sizes.stride_for(shape), shape.patch, dtype)
+    view = View(NORMALIZATIONS[shape.normalization], window, sizes.stride_for(shape), model.decoder.form, dtype)
     chosen = data.chosen(config.search if stage == "search" else config.full)
     stopping = config.early_stopping if stage == "search" else None
     early = chosen[:0] if stopping is None else data.chosen(stopping)

@@ -82,9 +82,8 @@ class Encoder(nn.Module):
 
         They pass the last norm where the shape says so.
         """
-        shape, taps = self.shape, self.shape.tapped
+        taps, normed = self.shape.tapped, self.shape.normed_taps
         found = self._run(images, None, taps)
-        normed = {"all": taps, "last": (shape.depth,), "none": ()}[shape.tap_norm]
         return [(self.norm(x) if tap in normed else x, tokens) for tap, (x, tokens) in zip(taps, found, strict=True)]
 
     def _run(self, images: Tensor, depth: int | None, taps: tuple[int, ...]) -> list[tuple[Tensor, Tokens | None]]:
@@ -112,7 +111,7 @@ class Encoder(nn.Module):
         """Put the queries in front of tokens (B, N, E), and into their record."""
         assert self.queries is not None
         count = self.queries.shape[1]
-        x = torch.cat([self.queries.expand(len(x), -1, -1), x], dim=1)
+        x = torch.cat([self.queries.expand(x.shape[0], -1, -1), x], dim=1)
         if tokens is not None:
             tokens = Tokens(size=F.pad(tokens.size, (count, 0), value=1.0), source=tokens.source + count)
         return x, tokens
