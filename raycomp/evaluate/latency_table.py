@@ -260,7 +260,9 @@ class _Parts:
         return self._block(embed, BlockWidths(heads=1, qk=1, v=1, mlp=mlp)).feed, self._random(n, embed)
 
     def decoder(self, embed: int, n: int) -> _Run:
-        model, record = self._model(embed), self._record(n, self.shape.final_special)
+        special = self.shape.final_special
+        n = max(n, special + 1)  # queries come on top of the tokens that were counted
+        model, record = self._model(embed), self._record(n, special)
         grid, taps = self.shape.grid(self.image), len(self.shape.tapped)
 
         def run(x: Tensor) -> Tensor:
