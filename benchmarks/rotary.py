@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Measure what merging costs a model with rotary position, by where a merged token is said to be.
+
+    python jobs/train.py --space rotary.yaml --out rotary.safetensors    # a space with shape.position rotary
+    python benchmarks/rotary.py --space rotary.yaml [--space OTHER ...]
+
+Merges by ToMe, equally in every block. A merged token is at the mean place of its patches, as in raycomp, or at the
+place of the first of them. A model with learned positions, given by a further space, shows what merging costs without
+rotary position.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+from unittest import mock
+
+import numpy as np
+import torch
+import typer
+from torch import Tensor
+
+from raycomp.compress.apply import compress
+from raycomp.config import load
+from raycomp.context.calibration import default_device
+from raycomp.context.preparation import prepare_context
+from raycomp.context.sweep_context import SweepContext
+from raycomp.evaluate.measure import measure
+from raycomp.flops import gflops
+from raycomp.merging.tokens import Tokens, first_of_each
+from raycomp.merging.tome import ToMe
+from raycomp.models import encoder
+from raycomp.models.rotary import token_places
+from raycomp.recipe import dense
+
+Places = Callable[[Tensor, Tokens], Tensor]
+
+
+def main(
+    space: Annotated[list[Path], typer.Option(help="Space of a trained model; may be repeated.")],
+    ratios: Annotated[str, typer.Option(help="Shares of the tokens merged in every block, in %.")] = "0,5,10,15,20",
+) -> None:
+    torch.set_num_threads(1)
+    shares = [float(part) / 100 for part in ratios.split(",")]
+    print("| model | places | merged in every block | of the dense GFLOPs | clean mIoU | corrupted mIoU |")
+    print("| --- | --- | ---: | ---: | ---: | ---: |")
+    for path in space:
+        context = prepare_context(load(path), lambda _: None)
+        rotary = context.shape.position == "rotary"
+        ways: dict[str, Places] = {"mean": token_places, "first": _first} if rotary else {"": _first}
+        for way, places in ways.items():
+            with mock.patch.object(encoder, "token_places", places):
+                for share in shares:
+                    if share or way != "first":  # without merging all places are the same
+                        _print(context, path.stem, way, share)
+
+
+def _print(context: SweepContext, name: str, way: str, share: float) -> None:
+    recipe, config = dense(context.shape), context.config
+    if share:
+        recipe = recipe.merging(ToMe(ratios=(share,) * context.shape.depth))
+    found = measure(
+        compress(context.model, recipe, None), context.evalset, "full", config.evaluation, config.data,
+        default_device(), timed=False,
+    )  # fmt: skip
+    cost = gflops(context.shape, recipe) / gflops(context.shape, dense(context.shape))
+    cells = (name, way, f"{share:.0%}", f"{cost:.0%}", f"{found.clean_miou:.4f}", f"{np.nanmean(found.corrupted):.4f}")
+    print("| " + " | ".join(cells) + " |", flush=True)
+
+
+def _first(places: Tensor, tokens: Tokens) -> Tensor:
+    """Return the place of the first patch of each token (B, N, 2); (0, 0) for special tokens."""
+    special = int(tokens.source.min())
+    patch = first_of_each(tokens.source - special, tokens.size.shape[1] - special)
+    return torch.cat([places.new_zeros(len(patch), special, 2), places[patch]], dim=1)
+
+
+if __name__ == "__main__":
+    typer.run(main)
