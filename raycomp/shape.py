@@ -128,7 +128,9 @@ class ModelShape(BaseModel):
         if self.position == "rotary" and self.head_dim % 4:
             raise ValueError(f"position rotary: the head width {self.head_dim} is not a multiple of 4")
         if (self.decoder == "eomt") != (self.queries > 0):
-            raise ValueError(f"decoder {self.decoder} with {self.queries} queries: eomt needs queries, others have none")
+            raise ValueError(
+                f"decoder {self.decoder} with {self.queries} queries: eomt needs queries, others have none"
+            )
         if self.queries and not 1 <= self.query_blocks <= self.depth:
             raise ValueError(f"query_blocks is {self.query_blocks}: expected 1 to depth, {self.depth}")
         if list(self.taps) != sorted(set(self.taps)) or (self.taps and self.taps[-1] > self.depth):
