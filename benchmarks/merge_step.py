@@ -25,7 +25,8 @@ from raycomp.memory import keep_freed_memory
 from raycomp.merging import ToMe
 from raycomp.merging.base import merged_pairs
 from raycomp.merging.tokens import Tokens, best_partners, match, merge, pair_positions
-from raycomp.models.segmenter import Attention, Block, Segmenter
+from raycomp.models.block import Attention, Block
+from raycomp.models.segmenter import Segmenter
 from raycomp.recipe import dense
 from raycomp.shape import ModelShape, deit_base_distilled, vit
 

@@ -11,7 +11,7 @@ Legend: N tokens, E embedding width, H heads, K classes.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from raycomp.recipe import Recipe, tokens_removed
+from raycomp.recipe import BlockWidths, Recipe, tokens_removed
 from raycomp.shape import ModelShape, Size
 
 NORM_COST = 5
@@ -51,7 +51,7 @@ def decoder_widths(shape: ModelShape, embed: int) -> DecoderWidths:
     """Return the decoder's widths: heads and MLP ratio 4 are kept; head and MLP widths follow the embedding."""
     full = shape.width // shape.decoder_heads
     if embed == shape.width:
-        return DecoderWidths(shape.decoder_heads, full, shape.mlp)
+        return DecoderWidths(shape.decoder_heads, full, 4 * shape.width)
     steps = embed // shape.decoder_heads // DECODER_STEP
     return DecoderWidths(shape.decoder_heads, min(full, max(1, steps) * DECODER_STEP), 4 * embed)
 
@@ -81,23 +81,27 @@ def profile(
     if tokens is None:
         before, removed = tokens_removed(shape, recipe.merge, (height, width))
     else:
-        counts = [patches + shape.prefix, *tokens]
+        counts = [patches, *(count - shape.special(block) for block, count in enumerate(tokens))]
         before, removed = 0, [counts[i] - counts[i + 1] for i in range(shape.depth)]
     embedding = (patches - before) * embed * 3 * shape.patch**2
     if recipe.merge is not None:
         embedding += recipe.merge.extra_cost(shape.patch, (height, width))
-    n = patches - before + shape.prefix
+    left = patches - before
+    if shape.pre_norm:
+        embedding += NORM_COST * (left + shape.prefix) * embed
     blocks, after = [], []
     for index, (widths, r) in enumerate(zip(recipe.blocks, removed, strict=True)):
-        cost = _attention(n, embed, widths.heads, widths.qk, widths.v)
+        special = shape.special(index)
+        cost = _attention(left + special, embed, widths, shape.qk_norm)
         if recipe.merge is not None:
-            cost += _matching(n, recipe.merge.metric_width(index, r, embed, widths.heads, widths.qk))
-        n -= r
-        cost += NORM_COST * n * embed + 2 * n * embed * widths.mlp
+            width = recipe.merge.metric_width(index, r, embed, widths.heads, widths.qk)
+            cost += _matching(left + special, width)
+        left -= r
+        cost += _mlp(left + special, embed, widths.mlp, shape.activation == "swiglu")
         blocks.append(cost)
-        after.append(n)
-    last_norm = NORM_COST * n * embed
-    decoder = last_norm + _decoder(shape, embed, n - shape.prefix)
+        after.append(left + special)
+    last_norm = NORM_COST * after[-1] * embed
+    decoder = last_norm + _decoder(shape, embed, left)
     decoder += UPSAMPLE_COST * (rows * shape.patch) * (columns * shape.patch) * shape.classes
     total = embedding + sum(blocks) + decoder
     return Profile(
@@ -114,11 +118,17 @@ def gflops(shape: ModelShape, recipe: Recipe, image: Size | None = None, tokens:
     return profile(shape, recipe, image, tokens).gflops
 
 
-def _attention(n: int, embed: int, heads: int, qk: int, v: int) -> int:
-    """Count LayerNorm, qkv, both attention products and the output projection."""
-    norm = NORM_COST * n * embed
+def _attention(n: int, embed: int, widths: BlockWidths, qk_norm: bool = False) -> int:
+    """Count LayerNorm, qkv, norms of queries and keys, both attention products and the output projection."""
+    heads, qk, v = widths.heads, widths.qk, widths.v
+    norm = NORM_COST * n * embed + (2 * (NORM_COST - 1) * n * heads * qk if qk_norm else 0)  # these without weights
     qkv = n * embed * heads * (2 * qk + v)
     return norm + qkv + n * n * heads * (qk + v) + n * heads * v * embed
+
+
+def _mlp(n: int, embed: int, hidden: int, gated: bool = False) -> int:
+    """Count LayerNorm and the linear maps, of which a gated MLP has three."""
+    return NORM_COST * n * embed + (3 if gated else 2) * n * embed * hidden
 
 
 def _matching(n: int, metric_width: int) -> int:
@@ -131,11 +141,11 @@ def _decoder(shape: ModelShape, embed: int, patches: int) -> int:
     if shape.decoder == "linear":
         return patches * embed * k
     widths = decoder_widths(shape, embed)
+    block = BlockWidths(heads=widths.heads, qk=widths.head_dim, v=widths.head_dim, mlp=widths.mlp)
     n = patches + k
     cost = patches * embed * embed  # proj_dec
     for _ in range(shape.decoder_depth):
-        cost += _attention(n, embed, widths.heads, widths.head_dim, widths.head_dim)
-        cost += NORM_COST * n * embed + 2 * n * embed * widths.mlp
+        cost += _attention(n, embed, block) + _mlp(n, embed, block.mlp)
     cost += NORM_COST * n * embed  # decoder_norm
     cost += (patches + k) * embed * embed  # proj_patch, proj_classes
     return cost + patches * embed * k + NORM_COST * patches * k  # masks, mask_norm

@@ -96,6 +96,8 @@ def check_fits(shape: ModelShape, recipe: Recipe) -> None:
         for field, limit in limits.items():
             if (value := getattr(block, field)) > limit:
                 raise UserError(f"recipe: field 'blocks.{index}.{field}' is {value}; the model has {limit}")
+        if shape.position == "rotary" and block.qk % 2:
+            raise UserError(f"recipe: field 'blocks.{index}.qk' is {block.qk}; rotary position needs an even width")
 
 
 def tokens_removed(shape: ModelShape, merge: MergeMethod | None, image: Size | None = None) -> tuple[int, list[int]]:

@@ -17,6 +17,8 @@ Size = tuple[int, int]  # height, width in pixels
 Side = Annotated[int, Field(gt=0, le=65536)]
 """Pixels, read from a file; the limit catches typing errors, with which building a model would take forever."""
 
+Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "swiglu"]
+
 # name -> (width, heads, depth): the four ViT sizes of the Segmenter paper.
 BACKBONES = {"tiny": (192, 3, 12), "small": (384, 6, 12), "base": (768, 12, 12), "large": (1024, 16, 24)}
 
@@ -85,9 +87,11 @@ class ModelShape(BaseModel):
     """How many of the special tokens are registers."""
     position: Literal["learned", "rotary", "none"] = "learned"
     """Position encoding: added to the patches before the first block, rotated into queries and keys, or none."""
+    rope_base: float = Field(default=100.0, gt=1)
+    """Rotary position: pair i of n turns rope_base^(i/n) times slower than the first."""
     mlp_width: int | None = Field(default=None, gt=0)
     """Hidden width of the MLPs; default: 4 * width."""
-    activation: Literal["gelu", "gelu_tanh", "quick_gelu", "swiglu"] = "gelu"
+    activation: Activation = "gelu"
     """Activation of the MLPs; `swiglu` has a gate of the same width."""
     qk_norm: bool = False
     """LayerNorm over each head's queries and keys."""
@@ -128,9 +132,7 @@ class ModelShape(BaseModel):
         if self.position == "rotary" and self.head_dim % 4:
             raise ValueError(f"position rotary: the head width {self.head_dim} is not a multiple of 4")
         if (self.decoder == "eomt") != (self.queries > 0):
-            raise ValueError(
-                f"decoder {self.decoder} with {self.queries} queries: eomt needs queries, others have none"
-            )
+            raise ValueError(f"decoder {self.decoder} with {self.queries} queries: only eomt has any, and needs them")
         if self.queries and not 1 <= self.query_blocks <= self.depth:
             raise ValueError(f"query_blocks is {self.query_blocks}: expected 1 to depth, {self.depth}")
         if list(self.taps) != sorted(set(self.taps)) or (self.taps and self.taps[-1] > self.depth):
@@ -149,6 +151,20 @@ class ModelShape(BaseModel):
     @property
     def decoder_heads(self) -> int:
         return max(1, self.width // 64)
+
+    @property
+    def tapped(self) -> tuple[int, ...]:
+        """Blocks, counted from 1, whose outputs the decoder reads."""
+        return self.taps or (self.depth,)
+
+    def special(self, block: int) -> int:
+        """Return the number of special tokens in a block, counted from 0; queries enter at one of the last blocks."""
+        return self.prefix + (self.queries if block >= self.depth - self.query_blocks else 0)
+
+    @property
+    def final_special(self) -> int:
+        """Special tokens after the last block."""
+        return self.prefix + self.queries
 
     def grid(self, image: Size | None = None) -> Grid:
         """Return rows and columns of patches; partial patches are padded to full ones."""

@@ -78,6 +78,10 @@ def pictures(model: Segmenter, context: SweepContext, device: torch.device) -> P
             predictions.append(model(x)[0].argmax(0).to(torch.uint8).cpu().numpy())
             grid = context.shape.grid((x.shape[-2], x.shape[-1]))
             _, tokens = model.encoder(x)
-            index = torch.arange(grid[0] * grid[1]) if tokens is None else tokens.source[0].cpu() - context.shape.prefix
+            index = (
+                torch.arange(grid[0] * grid[1])
+                if tokens is None
+                else tokens.source[0].cpu() - context.shape.final_special
+            )
             sources.append(index.view(grid).to(torch.int32).numpy())
     return Pictures(np.stack(predictions), np.stack(sources))

@@ -74,4 +74,5 @@ def batched(context: SweepContext, point: OperatingPoint, images: torch.Tensor) 
     model = built(context, point).to(images.device)
     counts = np.mean([tokens_per_block(model, image[None]) for image in images], axis=0)
     rows, columns = context.shape.grid((images.shape[-2], images.shape[-1]))
-    return point.recipe.merging(merge.fixed(counts - context.shape.prefix, rows * columns))
+    special = [context.shape.special(block) for block in range(context.shape.depth)]
+    return point.recipe.merging(merge.fixed(counts - special, rows * columns))

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from raycomp.compress.pruning import kept_in_heads, kept_units, prune
-from raycomp.compress.saliency import Saliency, attention_widths
+from raycomp.compress.saliency import Saliency, block_widths, turned
 from raycomp.models.segmenter import Segmenter
 from raycomp.recipe import Recipe
 from raycomp.settings.comparison import NvitConfig
@@ -84,7 +84,9 @@ def surviving(scores: Saliency, shape: ModelShape, recipe: Recipe) -> Saliency:
         if kind not in ("head", "qk", "v"):
             remaining[name] = score[kept[name]]
             continue
-        head, in_qk, in_v = kept_in_heads(scores, block, *attention_widths(shape, recipe, block))
+        head, in_qk, in_v = kept_in_heads(
+            scores, block, block_widths(shape, recipe, block), paired=turned(shape, block)
+        )
         remaining[name] = score[head] if kind == "head" else score[head[:, None], in_qk if kind == "qk" else in_v]
     return remaining
 
@@ -175,7 +177,7 @@ class _Round:
             return self._lowest(self.scores[f"{place}.mlp"], widths.mlp, self.config.mlp)
         if kind == "head":
             return self._lowest(self.scores[f"{place}.head"], widths.heads, self.config.heads)
-        head, _, _ = kept_in_heads(self.scores, place, widths.heads, widths.qk, widths.v)
+        head, _, _ = kept_in_heads(self.scores, place, widths, paired=turned(self.shape, place))
         width, group = (widths.qk, self.config.qk) if kind == "qk" else (widths.v, self.config.v)
         by_head = self.scores[f"{place}.{kind}"][head]
         return self._lowest(by_head[0] if self.config.criterion == "nvit" else by_head, width, group)

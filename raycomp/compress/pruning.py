@@ -11,12 +11,11 @@ import torch
 from torch import Tensor
 
 from raycomp.compress.layout import axes
-from raycomp.compress.saliency import Saliency
+from raycomp.compress.saliency import Saliency, block_widths, turned
 from raycomp.compress.slices import Cut, cut, first_units, units_in
 from raycomp.devices import moved
-from raycomp.flops import decoder_widths
 from raycomp.models.segmenter import Segmenter
-from raycomp.recipe import Recipe, check_fits
+from raycomp.recipe import BlockWidths, Recipe, check_fits
 from raycomp.shape import ModelShape
 
 
@@ -50,7 +49,7 @@ def sliced(model: Segmenter, kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """
     full = first_units(model, model.recipe)
     picked = {name: units for name, units in kept.items() if not _keeps_all(units, units_in(full[name]))}
-    return cut_along(model, moved(picked, model.encoder.cls_token.device))
+    return cut_along(model, moved(picked, model.device))
 
 
 def cut_along(model: Segmenter, cuts: Mapping[str, Cut]) -> dict[str, Tensor]:
@@ -65,37 +64,48 @@ def _keeps_all(kept: Tensor, count: int) -> bool:
 def kept_units(shape: ModelShape, recipe: Recipe, saliency: Saliency, ranked: bool = False) -> dict[str, Tensor]:
     """Return the indices to keep along every axis of the layout: ascending, or most salient first if `ranked`."""
     kept = {"embed": _top(saliency["embed"], recipe.embed, ranked)}
-    for index, block in enumerate(recipe.blocks):
-        kept |= _kept_in_block(saliency, f"block.{index}", block.heads, block.qk, block.v, block.mlp, ranked)
+    places = [f"block.{index}" for index in range(shape.depth)]
     if shape.decoder == "mask":
-        widths = decoder_widths(shape, recipe.embed)
+        places += [f"decoder.block.{index}" for index in range(shape.decoder_depth)]
         for name in ("decoder.embed", "decoder.out"):
             kept[name] = _top(saliency[name], recipe.embed, ranked)
-        for index in range(shape.decoder_depth):
-            place = f"decoder.block.{index}"
-            kept |= _kept_in_block(saliency, place, widths.heads, widths.head_dim, widths.head_dim, widths.mlp, ranked)
+    for place in places:
+        kept |= _kept_in_block(saliency, place, block_widths(shape, recipe, place), ranked, turned(shape, place))
     return kept
 
 
 def kept_in_heads(
-    saliency: Saliency, place: str, heads: int, qk: int, v: int, ranked: bool = False
+    saliency: Saliency, place: str, widths: BlockWidths, ranked: bool = False, paired: bool = False
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the indices of the heads to keep (heads,), and of QK and V units in each of them (heads, width)."""
-    head = _top(saliency[f"{place}.head"], heads, ranked)
-    return head, _top(saliency[f"{place}.qk"][head], qk, ranked), _top(saliency[f"{place}.v"][head], v, ranked)
+    """Return the indices of the heads to keep (heads,), and of QK and V units in each of them (heads, width).
+
+    Args:
+        paired: whether QK units j and j + width/2 are kept or cut together; see `turned`.
+    """
+    head = _top(saliency[f"{place}.head"], widths.heads, ranked)
+    in_qk, scores = saliency[f"{place}.qk"][head], saliency[f"{place}.v"][head]
+    if not paired:
+        return head, _top(in_qk, widths.qk, ranked), _top(scores, widths.v, ranked)
+    half = in_qk.shape[1] // 2
+    pair = _top(in_qk[:, :half] + in_qk[:, half:], widths.qk // 2, ranked)
+    return head, torch.cat([pair, pair + half], dim=1), _top(scores, widths.v, ranked)
 
 
 def _kept_in_block(
-    saliency: Saliency, place: str, heads: int, qk: int, v: int, mlp: int, ranked: bool
+    saliency: Saliency, place: str, widths: BlockWidths, ranked: bool, paired: bool
 ) -> dict[str, Tensor]:
     (all_heads, qk_width), (_, v_width) = saliency[f"{place}.qk"].shape, saliency[f"{place}.v"].shape
-    head, inside_qk, inside_v = kept_in_heads(saliency, place, heads, qk, v, ranked)
+    head, inside_qk, inside_v = kept_in_heads(saliency, place, widths, ranked, paired)
     in_qk, in_v = _rows(head, inside_qk, qk_width), _rows(head, inside_v, v_width)
     section = all_heads * qk_width  # rows of q, then of k, then of v
+    hidden = _top(saliency[f"{place}.mlp"], widths.mlp, ranked)
     return {
         f"{place}.qkv": torch.cat([in_qk, in_qk + section, in_v + 2 * section]),
+        f"{place}.qk": in_qk,
+        f"{place}.pair": _rows(head, inside_qk[:, : inside_qk.shape[1] // 2], qk_width // 2),
         f"{place}.v": in_v,
-        f"{place}.mlp": _top(saliency[f"{place}.mlp"], mlp, ranked),
+        f"{place}.mlp": hidden,
+        f"{place}.gated": torch.cat([hidden, hidden + saliency[f"{place}.mlp"].shape[0]]),
     }
 
 

@@ -17,7 +17,9 @@ from torch import Tensor, nn
 from raycomp.compress.pruning import kept_units
 from raycomp.compress.saliency import Saliency
 from raycomp.devices import moved
-from raycomp.models.segmenter import Block, MaskDecoder, Segmenter
+from raycomp.models.block import Block
+from raycomp.models.rotary import Rotation
+from raycomp.models.segmenter import MaskDecoder, Segmenter
 
 RIDGE = 1e-2  # relative to the inputs' mean second moment; damps directions that calibration hardly covers
 
@@ -32,19 +34,25 @@ def reconstruct(pruned: Segmenter, dense: Segmenter, saliency: Saliency, images:
     """
     kept = moved(kept_units(dense.shape, pruned.recipe, saliency), images.device)
     ours, theirs = (model.encoder.embedded(images, shares=False)[0] for model in (pruned, dense))
-    for index in range(dense.shape.depth):
+    shape, grid = dense.shape, dense.shape.grid((images.shape[-2], images.shape[-1]))
+    for index in range(shape.depth):
+        if shape.queries and index == shape.depth - shape.query_blocks:
+            ours, theirs = pruned.encoder.queried(ours, None)[0], dense.encoder.queried(theirs, None)[0]
+        rotation = dense.encoder.rotation(theirs, None, grid)
         pair = pruned.encoder.blocks[index], dense.encoder.blocks[index]
-        ours, theirs = _refit_block(cast("tuple[Block, Block]", pair), ours, theirs, kept["embed"])
+        ours, theirs = _refit_block(cast("tuple[Block, Block]", pair), ours, theirs, kept["embed"], rotation)
     if isinstance(pruned.decoder, MaskDecoder) and isinstance(dense.decoder, MaskDecoder):
         _refit_decoder(pruned, dense, ours, theirs, kept["decoder.embed"])
 
 
-def _refit_block(blocks: tuple[Block, Block], ours: Tensor, theirs: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
+def _refit_block(
+    blocks: tuple[Block, Block], ours: Tensor, theirs: Tensor, kept: Tensor, rotation: Rotation | None = None
+) -> tuple[Tensor, Tensor]:
     """Refit a pruned block against the dense block; return both streams after it."""
     block, full = blocks
-    theirs = full.attend(theirs)[0]
-    refit(block.attn.proj, lambda: block.attend(ours), theirs[..., kept] - ours)
-    ours = block.attend(ours)[0]
+    theirs = full.attend(theirs, None, rotation)[0]
+    refit(block.attn.proj, lambda: block.attend(ours, None, rotation), theirs[..., kept] - ours)
+    ours = block.attend(ours, None, rotation)[0]
     theirs = full.feed(theirs)
     between = ours
     refit(cast("nn.Linear", block.mlp.fc2), lambda: block.feed(between), theirs[..., kept] - between)
@@ -53,8 +61,9 @@ def _refit_block(blocks: tuple[Block, Block], ours: Tensor, theirs: Tensor, kept
 
 def _refit_decoder(pruned: Segmenter, dense: Segmenter, ours: Tensor, theirs: Tensor, kept: Tensor) -> None:
     """Refit the decoder: its input projection, then its blocks."""
-    small, full, prefix = cast("MaskDecoder", pruned.decoder), cast("MaskDecoder", dense.decoder), dense.shape.prefix
-    ours, theirs = pruned.encoder.norm(ours)[:, prefix:], dense.encoder.norm(theirs)[:, prefix:]
+    small, full = cast("MaskDecoder", pruned.decoder), cast("MaskDecoder", dense.decoder)
+    special = dense.shape.final_special
+    ours, theirs = pruned.encoder.norm(ours)[:, special:], dense.encoder.norm(theirs)[:, special:]
     theirs = full.proj_dec(theirs)
     patches = ours
     refit(small.proj_dec, lambda: small.proj_dec(patches), theirs[..., kept])

@@ -26,7 +26,7 @@ from raycomp.devices import moved
 from raycomp.files import written
 from raycomp.flops import decoder_widths
 from raycomp.models.segmenter import Segmenter
-from raycomp.recipe import Recipe
+from raycomp.recipe import BlockWidths, Recipe
 from raycomp.settings.section import Criterion
 from raycomp.shape import ModelShape
 from raycomp.storage import AnyPath
@@ -64,7 +64,7 @@ def compute(
         One score per unit, on the CPU; higher is more important.
     """
     sums, count = _restore(state)
-    sums = moved(sums, model.encoder.cls_token.device)
+    sums = moved(sums, model.device)
     for images, labels in islice(batches, count, None):
         model.zero_grad(set_to_none=True)
         with torch.autocast(images.device.type, dtype, enabled=dtype != torch.float32):
@@ -95,27 +95,38 @@ def from_gradients(model: Segmenter, criterion: Criterion) -> Saliency:
     by_unit: Saliency = {}
     for name, total in sums.items():
         place, _, kind = name.rpartition(".")
-        if kind == "v":  # columns of the output projection, added to the rows of V below
-            continue
-        if kind != "qkv":
-            by_unit[name] = total
-            continue
-        heads, qk, v = attention_widths(model.shape, model.recipe, place)
-        query, key, value = (t.view(heads, -1) for t in total.split((heads * qk, heads * qk, heads * v)))
-        if criterion == "taylor":
-            value = value + sums[f"{place}.v"].view(heads, -1)
-        by_unit[f"{place}.head"] = query.sum(1) + key.sum(1) + value.sum(1)
-        if criterion == "nvit":
-            by_unit[f"{place}.qk"] = query.sum(0).expand(heads, -1)
-            by_unit[f"{place}.v"] = value.sum(0).expand(heads, -1)
-        else:
-            by_unit[f"{place}.qk"], by_unit[f"{place}.v"] = query + key, value
+        if kind == "gated":
+            hidden = f"{place}.mlp"
+            by_unit[hidden] = total.view(2, -1).sum(0) + sums.get(hidden, 0)
+        elif kind == "qkv":
+            by_unit |= _in_heads(model, criterion, place, sums)
+        elif kind not in ("v", "qk"):  # both belong to the rows of qkv
+            by_unit.setdefault(name, total)
     divisors = DIVISORS[criterion]
     scores: Saliency = {}
     for name, total in by_unit.items():
         divisor = divisors[name.rpartition(".")[2]]
         scores[name] = (total / divisor) ** 2 if criterion == "nvit" else total**2 / divisor
     return scores
+
+
+def _in_heads(model: Segmenter, criterion: Criterion, place: str, sums: Saliency) -> Saliency:
+    """Sum what is linked to the heads of a block, and to their QK and V units."""
+    widths = block_widths(model.shape, model.recipe, place)
+    heads, qk, v = widths.heads, widths.qk, widths.v
+    parts = sums[f"{place}.qkv"].split((heads * qk, heads * qk, heads * v))
+    query, key, value = (part.view(heads, -1) for part in parts)
+    if criterion == "taylor":
+        value = value + sums[f"{place}.v"].view(heads, -1)
+        if (norms := sums.get(f"{place}.qk")) is not None:
+            query = query + norms.view(heads, -1)
+    in_qk = query + key if criterion == "taylor" else query
+    if turned(model.shape, place):  # a pair is one unit; each half gets half of its sum
+        in_qk = (in_qk.view(heads, 2, -1).sum(1, keepdim=True) / 2).expand(-1, 2, -1).flatten(1)
+    in_v = value
+    if criterion == "nvit":  # a unit spans all heads
+        in_qk, in_v = (part.sum(0).expand(heads, -1) for part in (in_qk, in_v))
+    return {f"{place}.head": query.sum(1) + key.sum(1) + value.sum(1), f"{place}.qk": in_qk, f"{place}.v": in_v}
 
 
 def _linked_sums(model: Segmenter, criterion: Criterion) -> dict[str, Tensor]:
@@ -146,13 +157,17 @@ def _linked_in_nvit(parameter: str, axis: int, unit: str) -> bool:
     return axis == 0 or (unit.endswith("embed") and ".blocks." in layer)
 
 
-def attention_widths(shape: ModelShape, recipe: Recipe, place: str) -> tuple[int, int, int]:
-    """Return heads, QK width and V width of the block that a layout prefix (`block.i`, `decoder.block.i`) names."""
-    if place.startswith("decoder."):
-        widths = decoder_widths(shape, recipe.embed)
-        return widths.heads, widths.head_dim, widths.head_dim
-    block = recipe.blocks[int(place.rpartition(".")[2])]
-    return block.heads, block.qk, block.v
+def block_widths(shape: ModelShape, recipe: Recipe, place: str) -> BlockWidths:
+    """Return the widths of the block that a layout prefix (`block.i`, `decoder.block.i`) names."""
+    if not place.startswith("decoder."):
+        return recipe.blocks[int(place.rpartition(".")[2])]
+    widths = decoder_widths(shape, recipe.embed)
+    return BlockWidths(heads=widths.heads, qk=widths.head_dim, v=widths.head_dim, mlp=widths.mlp)
+
+
+def turned(shape: ModelShape, place: str) -> bool:
+    """Return whether rotary position turns the queries and keys of a block: units j and j + width/2 are a pair."""
+    return shape.position == "rotary" and not place.startswith("decoder.")
 
 
 def save(saliency: Saliency, path: AnyPath, batches: int = 0) -> None:

@@ -13,11 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from raycomp.compress.saliency import attention_widths
-from raycomp.flops import decoder_widths
+from raycomp.compress.saliency import block_widths, turned
 from raycomp.models.segmenter import Segmenter
 from raycomp.recipe import Recipe
-from raycomp.shape import ModelShape
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +50,16 @@ def first_units(model: Segmenter, recipe: Recipe) -> dict[str, Box]:
         places += [f"decoder.block.{index}" for index in range(shape.decoder_depth)]
         boxes |= dict.fromkeys(("decoder.embed", "decoder.out"), boxes["embed"])
     for place in places:
-        (H, QK, V), (heads, qk, v) = (attention_widths(shape, r, place) for r in (present, recipe))
-        queries = _part(0, (2, H, QK), 0, (2, heads, qk))  # and keys
+        before, after = (block_widths(shape, r, place) for r in (present, recipe))
+        (H, QK, V), (heads, qk, v) = ((one.heads, one.qk, one.v) for one in (before, after))
+        full, kept = ((H, 2, QK // 2), (heads, 2, qk // 2)) if turned(shape, place) else ((H, QK), (heads, qk))
+        queries = _part(0, (2, *full), 0, (2, *kept))  # and keys
         boxes[f"{place}.qkv"] = (queries, _part(2 * H * QK, (H, V), queries.count, (heads, v)))
+        boxes[f"{place}.qk"] = (_part(0, full, 0, kept),)
+        boxes[f"{place}.pair"] = (_part(0, (H, QK // 2), 0, (heads, qk // 2)),)
         boxes[f"{place}.v"] = (_part(0, (H, V), 0, (heads, v)),)
-        boxes[f"{place}.mlp"] = _plain(*(_mlp_width(shape, r, place) for r in (present, recipe)))
+        boxes[f"{place}.mlp"] = _plain(before.mlp, after.mlp)
+        boxes[f"{place}.gated"] = (_part(0, (2, before.mlp), 0, (2, after.mlp)),)
     return boxes
 
 
@@ -147,9 +150,3 @@ def _plain(full: int, kept: int) -> Box:
 
 def _keeps_all(box: Box) -> bool:
     return all(part.full == part.kept for part in box)
-
-
-def _mlp_width(shape: ModelShape, recipe: Recipe, place: str) -> int:
-    if place.startswith("decoder."):
-        return decoder_widths(shape, recipe.embed).mlp
-    return recipe.blocks[int(place.rpartition(".")[2])].mlp

@@ -47,10 +47,10 @@ def effective_rank(model: Segmenter, images: Tensor) -> EffectiveRank:
     Args:
         images: (B, 3, H, W), normalised.
     """
-    prefix, ranks = model.shape.prefix, []
+    special, ranks = model.shape.final_special, []
     for part in images.split(1 if model.recipe.adaptive else len(images)):
         features, tokens = model.encoder(part)
-        ranks.append(erank(features[:, prefix:], None if tokens is None else tokens.size[:, prefix:]))
+        ranks.append(erank(features[:, special:], None if tokens is None else tokens.size[:, special:]))
     rows, columns = model.shape.grid((images.shape[-2], images.shape[-1]))
     share = torch.cat(ranks).cpu() / min(rows * columns, features.shape[-1])
     return EffectiveRank(float(share.mean()), float(share.std(correction=0)))

@@ -24,7 +24,9 @@ from raycomp.evaluate.latency import median_seconds
 from raycomp.files import written
 from raycomp.merging import METHODS, MergeMethod
 from raycomp.merging.tokens import Tokens
-from raycomp.models.segmenter import Block, Segmenter, restore, upsampled
+from raycomp.models.block import Block, BlockTraits
+from raycomp.models.rotary import Rotation
+from raycomp.models.segmenter import Segmenter, restore, upsampled
 from raycomp.recipe import BlockWidths, Recipe, dense, tokens_removed
 from raycomp.settings.space_and_search import SpaceConfig
 from raycomp.settings.training import PolicyConfig
@@ -84,14 +86,15 @@ class LatencyTable:
         embed, blocks = recipe.embed, recipe.blocks
         _, removed = tokens_removed(self.shape, recipe.merge, self.image)
         before = self.tokens[-1] - np.cumsum([0, *removed])
-        n, after = before[:-1], before[1:]
+        special = np.array([self.shape.special(block) for block in range(self.shape.depth)])
+        n, after = (count + special - self.shape.prefix for count in (before[:-1], before[1:]))
         merged = int(np.argmax(np.array([*removed, 1]) > 0)) + 1  # index of the first block with merged tokens
         widths = [(embed, b.heads, max(b.qk, b.v), (b.v - b.qk) / max(b.qk, b.v)) for b in blocks]
         total = self._sum("embedding", [(embed,)], n[:1]) + self._sum("decoder", [(embed,)], after[-1:])
         total += self._sum("attention", widths[:merged], n[:merged])
         total += self._sum("weighted", widths[merged:], n[merged:])
         steps = [i for i, r in enumerate(removed) if r]
-        shares = [(embed, blocks[i].qk, removed[i] / (n[i] - self.shape.prefix)) for i in steps]
+        shares = [(embed, blocks[i].qk, removed[i] / (n[i] - special[i])) for i in steps]
         total += self._sum("merging", shares, n[steps])
         total += self._sum("mlp", [(embed, b.mlp) for b in blocks], after)
         power, factor, merging = self.fit
@@ -237,12 +240,14 @@ class _Parts:
         return partial(self._model(embed).encoder, depth=0), self._random(3, height, width)
 
     def attention(self, embed: int, heads: int, wide: int, tilt: float, n: int) -> _Run:
-        return self._attention(embed, heads, wide, tilt).attend, self._random(n, embed)
+        block, rotation = self._attention(embed, heads, wide, tilt), self._rotation(torch.zeros(1, n, 2))
+        return lambda x: block.attend(x, None, rotation), self._random(n, embed)
 
     def weighted(self, embed: int, heads: int, wide: int, tilt: float, n: int) -> _Run:
         block = self._attention(embed, heads, wide, tilt)
         size = self._record(n).size if self.method.proportional else None
-        return lambda x: block.attend(x, None if size is None else size.log()), self._random(n, embed)
+        rotation = self._rotation(torch.zeros(self.batch, n, 2))  # merging gives each image its own places
+        return lambda x: block.attend(x, None if size is None else size.log(), rotation), self._random(n, embed)
 
     def merging(self, embed: int, qk: int, share: float, n: int) -> _Run:
         merge = self.method.with_searched({"merge_0": share})
@@ -267,6 +272,7 @@ class _Parts:
 
     def _attention(self, embed: int, heads: int, wide: int, tilt: float) -> Block:
         qk, v = (max(1, round(wide * min(1.0, 1.0 + sign * tilt))) for sign in (-1, 1))
+        qk += qk % 2 if self.shape.position == "rotary" else 0
         return self._block(embed, BlockWidths(heads=heads, qk=qk, v=v, mlp=1))
 
     def _model(self, embed: int) -> Segmenter:
@@ -275,8 +281,11 @@ class _Parts:
         return model.to(self.device, self.dtype).eval()
 
     def _block(self, embed: int, widths: BlockWidths) -> Block:
-        block = Block(embed, widths, self.shape.head_dim**-0.5, self.shape.norm_eps)
+        block = Block(embed, widths, BlockTraits.of(self.shape))
         return block.to(self.device, self.dtype).eval()
+
+    def _rotation(self, places: Tensor) -> Rotation | None:
+        return Rotation(self.shape, places.to(self.device)) if self.shape.position == "rotary" else None
 
     def _random(self, *size: int) -> Tensor:
         return torch.randn(self.batch, *size, device=self.device, dtype=self.dtype)

@@ -8,7 +8,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from raycomp.models.segmenter import Block, Segmenter
+from raycomp.models.block import Block
+from raycomp.models.segmenter import Segmenter
 
 
 @contextmanager

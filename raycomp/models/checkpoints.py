@@ -72,7 +72,8 @@ def save(model: Segmenter, path: AnyPath, metadata: Mapping[str, str] | None = N
         "shape": model.shape.model_dump_json(),
         "recipe": model.recipe.canonical_json(),
     }
-    tensors.write({name: t.to(dtype) for name, t in model.state_dict().items()}, path, header)
+    weights = {name: t.to(dtype) if t.is_floating_point() else t for name, t in model.state_dict().items()}
+    tensors.write(weights, path, header)
 
 
 def elastic_space(path: Path) -> SpaceConfig:

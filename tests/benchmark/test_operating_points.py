@@ -45,7 +45,7 @@ def test_cost_of_adaptive_merging_is_the_mean_of_what_its_images_cost(context, m
     costs = []
     for image in context.evalset.images.views()[:CLEAN_IMAGES]:
         x = normalised(torch.from_numpy(image[None].copy()), pixels.mean, pixels.std, torch.float32)
-        monkeypatch.setattr("raycomp.models.segmenter._padded", lambda x, width: x)
+        monkeypatch.setattr("raycomp.models.block._padded", lambda x, width: x)
         costs.append(counted(model, SHAPE.image, x) / 1e9)
     assert len(set(costs)) > 1
     assert measured_gflops(context, model, recipe, CPU) == pytest.approx(sum(costs) / len(costs), rel=1e-9)

@@ -8,7 +8,7 @@ import torch
 from fvcore.nn import FlopCountAnalysis
 from fvcore.nn.jit_handles import get_shape
 
-from raycomp.models import segmenter
+from raycomp.models import block, segmenter
 
 
 def counted_gflops(model: segmenter.Segmenter, monkeypatch: pytest.MonkeyPatch) -> float:
@@ -16,7 +16,7 @@ def counted_gflops(model: segmenter.Segmenter, monkeypatch: pytest.MonkeyPatch) 
 
     Attention runs unpadded while counting: zeros that only please a fused kernel are no part of a recipe.
     """
-    monkeypatch.setattr(segmenter, "_padded", lambda x, width: x)
+    monkeypatch.setattr(block, "_padded", lambda x, width: x)
     return counted(model, model.shape.image) / 1e9
 
 

@@ -137,11 +137,11 @@ def test_fixed_counts_equal_adaptive_ones_that_merge_as_many(model, saliency, sh
 
 
 def test_algm_does_not_weigh_attention_by_size(model, saliency, shape, monkeypatch):
-    from raycomp.models.segmenter import Attention
+    from raycomp.models.block import Attention
 
     seen = []
     forward = Attention.forward
-    monkeypatch.setattr(Attention, "forward", lambda self, x, bias=None: seen.append(bias) or forward(self, x, bias))
+    monkeypatch.setattr(Attention, "forward", lambda self, x, *how: seen.append(how[0]) or forward(self, x, *how))
     compress(model, algm_recipe(shape, windows=0.5, pairs=0.2), saliency)(seeded_images(shape))
     assert seen
     assert all(bias is None for bias in seen)

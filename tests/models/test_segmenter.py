@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 
 from raycomp.models.checkpoints import load_backbone
-from raycomp.models.segmenter import Segmenter, init_weights, linear_embedding
+from raycomp.models.encoder import linear_embedding
+from raycomp.models.segmenter import Segmenter, init_weights
 from raycomp.recipe import dense
 from raycomp.shape import vit
 from tests.conftest import TINY, seeded_images, seeded_model, shared
