@@ -11,7 +11,19 @@ from typing import Annotated
 import typer
 from pydantic import ValidationError
 
-from raycomp.commands import autoscale_demo, benchmark, choose, export, manage, prune, refine, search, show, train
+from raycomp.commands import (
+    autoscale_demo,
+    benchmark,
+    choose,
+    export,
+    import_model,
+    manage,
+    prune,
+    refine,
+    search,
+    show,
+    train,
+)
 from raycomp.errors import UserError, logger, one_line, show_log
 from raycomp.jobs.session import INTERRUPTED
 
@@ -22,6 +34,7 @@ app = typer.Typer(
 )
 _COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
     "From a model to a front": {
+        "import": import_model.import_command,
         "profile": show.profile_command,
         "train": train.train_command,
         "search": search.search_command,

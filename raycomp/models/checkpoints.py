@@ -30,7 +30,19 @@ ELASTIC = "elastic"
 """Header field of an elastic model: the space of recipes it was trained over."""
 _ENCODER = "encoder."
 _OF_THE_ENCODER = (
-    *("width", "heads", "depth", "patch", "prefix", "registers", "position", "mlp", "activation", "qk_norm"),
+    *(
+        "width",
+        "heads",
+        "depth",
+        "patch",
+        "prefix",
+        "registers",
+        "position",
+        "rope_base",
+        "mlp",
+        "activation",
+        "qk_norm",
+    ),
     "pre_norm",
 )
 """Fields of a shape in which a backbone must be equal."""

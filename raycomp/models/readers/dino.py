@@ -37,8 +37,8 @@ def read(source: Source) -> Translation:
     prefix = prefix_of(source.tensors) or ""
     ledger = Ledger(source.tensors, source.path, lambda name: _timm_name(without(prefix, name)))
     third = "rope.periods" in ledger
-    facts = Facts(norm_eps=1e-5 if third else 1e-6, activation="gelu", normalization="deit")
-    ledger.infer("LayerNorm epsilon, gelu, and ImageNet's mean and std, as in all of its family")
+    facts = Facts(placed="class", norm_eps=1e-5 if third else 1e-6, normalization="deit")
+    ledger.infer("LayerNorm epsilon, and ImageNet's mean and std, as in all of its family")
     family = "DINOv3" if third else "DINOv2"
     return translated(source, ledger, facts, family, linear_beside if is_wrapped(prefix) else lambda *_: None)
 

@@ -45,6 +45,7 @@ _ACTIVATIONS = {
     "gelu_fast": "gelu_tanh",
     "gelu_pytorch_tanh": "gelu_tanh",
     "quick_gelu": "quick_gelu",
+    "silu": "swiglu",  # where there is a gate
 }
 _EPSILON = {"vit": 1e-12, "deit": 1e-12, "dpt": 1e-12, "dinov3_vit": 1e-5, "eomt_dinov3": 1e-5}
 _IMAGENET = ("dinov2", "dinov2_with_registers", "dinov3_vit", "deit", "eomt", "eomt_dinov3")
@@ -116,14 +117,15 @@ def _facts(source: Source, ledger: Ledger, config: Mapping[str, Any]) -> Facts:
     if patch is not None:
         declared["patch"] = "patch_size", patch[0]
     act = config.get("hidden_act")
-    if act is not None and act not in (*_ACTIVATIONS, "silu"):
+    if act is not None and act not in _ACTIVATIONS:
         raise UserError(f"{where} 'hidden_act' is {act!r}: {nearest(act, _ACTIVATIONS)}")
     rotary = "pos_embed" not in ledger
     return Facts(
         heads=config.get("num_attention_heads"),
         image=sides(config.get("image_size"), f"{where} 'image_size'"),
+        placed="class",
         norm_eps=config.get("layer_norm_eps", _EPSILON.get(str(kind))),
-        activation=_ACTIVATIONS.get(str(act)),
+        activation="swiglu" if config.get("use_swiglu_ffn") else _ACTIVATIONS.get(str(act)),
         normalization=normalization,
         rope_base=_rope_base(config) if rotary else None,
         declared=declared,

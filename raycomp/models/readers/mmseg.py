@@ -99,6 +99,7 @@ def _facts(source: Source, model: Mapping[str, Any], config: Mapping[str, Any]) 
         heads=backbone.get("num_heads"),
         image=sides(backbone.get("img_size"), f"{path}: backbone.img_size"),
         norm_eps=norm.get("eps", 1e-5 if backbone else 1e-6),
+        placed="all",
         activation="gelu",
         normalization=normalization_of(processor.get("mean"), processor.get("std"), str(path)),
         declared={o: (f"backbone.{t}", backbone[t]) for o, t in ours.items() if isinstance(backbone.get(t), int)},

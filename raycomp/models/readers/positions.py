@@ -4,7 +4,6 @@
 Legend: E width, d head width, P special tokens, N patches.
 """
 
-import math
 from dataclasses import dataclass
 from math import isqrt
 
@@ -17,6 +16,8 @@ from raycomp.models.readers.ledger import Ledger
 from raycomp.models.readers.source import Facts, Given
 from raycomp.shape import Grid, Size
 
+_BASE = 100.0  # of every DINOv3
+
 
 @dataclass(frozen=True, slots=True)
 class Special:
@@ -27,27 +28,35 @@ class Special:
     registers: int
 
 
-def rotary(ledger: Ledger, head_dim: int, facts: Facts, given: Given) -> tuple[Tensor, Size]:
-    """Return frequencies (d/2, 2), radians per unit of y and x, and the size of the input.
+def rotary(ledger: Ledger, head_dim: int, facts: Facts, given: Given) -> tuple[float, Size]:
+    """Return the base of the periods, and the size of the input.
 
     Raises:
-        UserError: if the periods do not fit the heads, or no size is stated.
+        UserError: if the periods in the file are not powers of one base, or if no size is stated.
     """
     image = given.image or facts.image
     if image is None:
         raise UserError(f"{ledger.path}: rotary positions are for any size; give --image HxW, the model's input")
-    if head_dim % 4:
-        raise UserError(f"{ledger.path}: rotary positions need heads of a width divisible by 4, not {head_dim}")
-    quarter, periods = head_dim // 4, ledger.get("rope.periods")
+    periods = ledger.get("rope.periods")
     if periods is None:
-        base = facts.rope_base or 0.0
-        periods = torch.tensor([base ** (j / quarter) for j in range(quarter)], dtype=torch.float64)
-    if tuple(periods.shape) != (quarter,):
-        raise UserError(f"{ledger.path}: {list(periods.shape)} rotary periods; expected [{quarter}]")
-    ledger.fold("rotary periods are frequencies of each block")
-    freqs = torch.zeros(2 * quarter, 2, dtype=torch.float64)
-    freqs[:quarter, 0] = freqs[quarter:, 1] = 2 * math.pi / periods.double()
-    return freqs.float(), image
+        return facts.rope_base or _BASE, image
+    quarter = head_dim // 4
+    found = periods.double()
+    fitted = float(found[-1]) ** (quarter / (quarter - 1)) if quarter > 1 else _BASE
+    for base in (_BASE, fitted):
+        expected = base ** (torch.arange(quarter, dtype=torch.float64) / quarter)
+        if found.shape == expected.shape and torch.allclose(found, expected, rtol=1e-5):
+            ledger.fold("rotary periods are powers of one base")
+            return base, image
+    raise UserError(
+        f"{ledger.path}: {len(found)} rotary periods from {found.min():.4g} to {found.max():.4g}; expected {quarter} "
+        f"powers of one base, from 1 upwards"
+    )
+
+
+def pairs(heads: int, head_dim: int, depth: int) -> dict[str, Tensor]:
+    """Return the rotation pairs of all blocks of a dense model, by their names in the encoder."""
+    return {f"blocks.{index}.attn.pairs": torch.arange(head_dim // 2).repeat(heads) for index in range(depth)}
 
 
 def learned(ledger: Ledger, special: Special, side: tuple[int, int], facts: Facts, given: Given) -> tuple[Tensor, Size]:
@@ -62,40 +71,38 @@ def learned(ledger: Ledger, special: Special, side: tuple[int, int], facts: Fact
     path, prefix, (width, patch) = ledger.path, special.prefix, side
     rows = ledger.take("pos_embed")
     count = rows.shape[1] if rows.ndim == 3 and rows.shape[::2] == (1, width) else 0
-    grid: Grid | None = None
-    placed = prefix
-    for placed in dict.fromkeys((prefix, prefix - special.registers, 0)):
-        if grid := _grid(count - placed, patch, facts, given):
-            break
+    known = {"all": prefix, "class": prefix - special.registers, "none": 0}
+    some = [known[facts.placed]] if facts.placed is not None else list(dict.fromkeys(known.values()))
+    grids = [(placed, grid) for placed in some for grid in _grids(count - placed, patch, facts, given)]
+    stated = [(placed, grid) for placed, grid in grids if facts.image and grid == _grid(facts.image, patch)]
+    placed, grid = next(iter([*stated, *grids]), (0, None))
     if grid is None:
-        stated = facts.image if facts.image_certain else None
-        square = f"the grid of {stated[0]}x{stated[1]} pixels" if stated else "a square"
+        size = facts.image if facts.image_certain else None
+        square = f"the grid of {size[0]}x{size[1]} pixels" if size else "a square"
         raise UserError(
             f"{path}: tensor 'pos_embed' has shape {list(rows.shape)}; expected [1, {prefix} + {square}, {width}]"
-            + ("" if stated else ", or the grid of --image HxW")
+            + ("" if size else ", or the grid of --image HxW")
         )
     rows = rows[0]
     if placed < prefix:
         ledger.fold("special tokens without a position get zero")
+        if facts.placed is None:
+            ledger.infer(f"positions for {grid[0]}x{grid[1]} patches, and for {placed} of {prefix} special tokens")
         rows = torch.cat([rows[:placed], rows.new_zeros(prefix - placed, rows.shape[1]), rows[placed:]])
     return rows[None], (grid[0] * patch, grid[1] * patch)
 
 
-def _grid(patches: int, patch: int, facts: Facts, given: Given) -> Grid | None:
-    """Return rows and columns of so many patches: as stated, else a square."""
+def _grid(image: Size, patch: int) -> Grid:
+    return image[0] // patch, image[1] // patch
 
-    def of(image: Size | None) -> Grid | None:
-        return (image[0] // patch, image[1] // patch) if image else None
 
-    stated = of(facts.image)
-    if stated is not None and stated[0] * stated[1] == patches:
-        return stated
-    if patches < 1 or (stated is not None and facts.image_certain):
-        return None
-    if isqrt(patches) ** 2 == patches:
-        return isqrt(patches), isqrt(patches)
-    by_user = of(given.image)
-    return by_user if by_user is not None and by_user[0] * by_user[1] == patches else None
+def _grids(patches: int, patch: int, facts: Facts, given: Given) -> list[Grid]:
+    """Return the possible rows and columns of so many patches: as the file states, square, or as the user states."""
+    square = isqrt(max(0, patches))
+    certain = facts.image is not None and facts.image_certain
+    images = [facts.image] if certain else [facts.image, (square * patch, square * patch), given.image]
+    grids = [_grid(image, patch) for image in images if image]
+    return [grid for grid in grids if patches > 0 and grid[0] * grid[1] == patches]
 
 
 def resampled(positions: Tensor, prefix: int, grid: Grid, wanted: Grid) -> Tensor:

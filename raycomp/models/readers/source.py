@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import ValidationError
 from torch import Tensor
@@ -62,6 +62,8 @@ class Facts:
     """Height and width that the positions are for, pixels."""
     image_certain: bool = True
     """Whether positions for another size contradict the configuration."""
+    placed: Literal["all", "class", "none"] | None = None
+    """Special tokens that have a learned position: all, those that are no registers, or none."""
     norm_eps: float | None = None
     activation: str | None = None
     normalization: str | None = None

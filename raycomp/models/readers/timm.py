@@ -33,6 +33,11 @@ def matches(source: Source) -> bool:
     return prefix_of(source.tensors) is not None
 
 
+def _plain(name: str) -> str:
+    """Return the name of a tensor, with the two maps of a SwiGLU named as in other readers."""
+    return name.replace(".mlp.fc1_g.", ".mlp.gate.").replace(".mlp.fc1_x.", ".mlp.fc1.")
+
+
 def is_wrapped(prefix: str) -> bool:
     """Return True if the encoder is a part of the model, which may have a head of segmentation beside it."""
     return bool(_RENAMED.sub("", prefix))
@@ -60,7 +65,7 @@ def read(source: Source) -> Translation:
     """
     prefix = prefix_of(source.tensors) or ""
     wrapped = is_wrapped(prefix)
-    ledger = Ledger(source.tensors, source.path, lambda name: without(prefix, name))
+    ledger = Ledger(source.tensors, source.path, lambda name: _plain(without(prefix, name)))
     ledger.leave({} if wrapped else _CLASSIFIER)
     name = _model_name(source)
     facts = Facts() if name is None else _facts(source, name)
@@ -120,6 +125,7 @@ def _facts(source: Source, name: str) -> Facts:
         heads=block.attn.num_heads,
         image=(grid[0] * patch[0], grid[1] * patch[1]) if grid and patch else None,
         image_certain=False,  # timm resamples positions for other sizes
+        placed="none" if getattr(model, "no_embed_class", False) else "all",
         norm_eps=block.norm1.eps,
         activation=_activation(source, name, block.mlp.act),
         normalization=normalization_of(stated.get("mean"), stated.get("std"), str(source.path)),

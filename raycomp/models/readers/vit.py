@@ -15,7 +15,7 @@ from torch import Tensor
 
 from raycomp.errors import UserError
 from raycomp.models.readers.ledger import Ledger
-from raycomp.models.readers.positions import Special, learned, rotary
+from raycomp.models.readers.positions import Special, learned, pairs, rotary
 from raycomp.models.readers.source import Facts, Given
 
 Encoder = dict[str, Tensor]
@@ -50,14 +50,13 @@ def encoder(ledger: Ledger, facts: Facts, given: Given) -> tuple[dict[str, objec
     out["patch_embed.proj.bias"] = ledger.bias("patch_embed.proj.bias", size.width)
     if size.pre_norm:
         _norm(ledger, "norm_pre", size.width, out)
+    place: dict[str, object] = {"position": "learned"}
     if facts.rope_base is None and "rope.periods" not in ledger:
-        position = "learned"
         out["pos_embed"], image = learned(ledger, special, (size.width, size.patch), facts, given)
     else:
-        position = "rotary"
-        freqs, image = rotary(ledger, size.width // size.heads, facts, given)
-        for index in range(size.depth):
-            out[f"blocks.{index}.attn.freqs"] = freqs.expand(size.heads, -1, -1).clone()
+        base, image = rotary(ledger, size.width // size.heads, facts, given)
+        place = {"position": "rotary", "rope_base": base}
+        out |= pairs(size.heads, size.width // size.heads, size.depth)
     for index in range(size.depth):
         _block(ledger, f"blocks.{index}", size, out)
     if "norm.weight" not in ledger and "fc_norm.weight" in ledger:
@@ -66,7 +65,7 @@ def encoder(ledger: Ledger, facts: Facts, given: Given) -> tuple[dict[str, objec
     fields = {name: getattr(size, name) for name in _Dimensions.__slots__ if name != "mlp"}
     wide = {} if size.mlp == 4 * size.width else {"mlp_width": size.mlp}
     tokens = {"prefix": special.prefix, "registers": special.registers}
-    return {**fields, **wide, **tokens, "position": position, "image": image}, out
+    return {**fields, **wide, **tokens, **place, "image": image}, out
 
 
 def _dimensions(ledger: Ledger, facts: Facts, given: Given) -> _Dimensions:
@@ -85,16 +84,20 @@ def _dimensions(ledger: Ledger, facts: Facts, given: Given) -> _Dimensions:
             raise UserError(f"{path}: its configuration has {theirs} {value}, its tensors have {name} {found[name]}")
     if facts.norm_eps is None:
         ledger.infer("LayerNorm epsilon 1e-6")
-    activation = "swiglu" if gated else facts.activation
+    activation = facts.activation
     if activation is None:
-        ledger.infer("activation gelu")
+        activation = "swiglu" if gated else "gelu"
+        ledger.infer(f"activation {activation}")
+    if gated != (activation == "swiglu"):
+        kind = "gated MLPs" if gated else "MLPs without a gate"
+        raise UserError(f"{path}: {kind} with the activation {activation}; a gate is taken with SiLU alone (SwiGLU)")
     return _Dimensions(
         width=width,
         patch=size[2],
         depth=len(blocks),
         heads=_heads(ledger, width, facts, given),
         mlp=mlp,
-        activation=activation or "gelu",
+        activation=activation,
         norm_eps=facts.norm_eps or 1e-6,
         qk_norm="blocks.0.attn.q_norm.weight" in ledger,
         pre_norm="norm_pre.weight" in ledger,
@@ -147,7 +150,7 @@ def _block(ledger: Ledger, block: str, size: _Dimensions, out: Encoder) -> None:
         for name in (f"{block}.attn.q_norm", f"{block}.attn.k_norm"):
             _norm(ledger, name, width // heads, out)
             for part in ("weight", "bias"):
-                out[f"{name}.{part}"] = out[f"{name}.{part}"].expand(heads, -1).clone()
+                out[f"{name}.{part}"] = out[f"{name}.{part}"].repeat(heads)
     _scaled(ledger, f"{block}.attn.proj", (width, width), (f"{block}.ls1.gamma", f"{block}.gamma_1"), out)
     rows = 2 * mlp if size.activation == "swiglu" else mlp
     if f"{block}.mlp.gate.weight" in ledger:
