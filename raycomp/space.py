@@ -106,9 +106,7 @@ class Space:
                 f"space.{kind}.low {allowed.low} is not {full} minus steps of {allowed.step}; nearest: {near}"
             )
         if kind == "qk" and self.shape.position == "rotary" and (allowed.low % 2 or allowed.step % 2):
-            raise UserError(
-                f"space.qk has low {allowed.low} and step {allowed.step}: rotary position needs even widths"
-            )
+            raise UserError(f"space.qk: low {allowed.low}, step {allowed.step}: rotary position needs even numbers")
         return [Dimension(name, allowed.low, full, allowed.step, full) for name in names] if allowed.low < full else []
 
     def recipe(self, params: Params) -> Recipe:

@@ -70,7 +70,7 @@ class Algm(MergeMethod):
     def tokens_removed(self, shape: ModelShape, image: Size | None) -> tuple[int, list[int]]:
         if self.windows is None or self.pairs is None:
             raise ValueError("the tokens of adaptive ALGM depend on the image")
-        rows, columns = even_grid(shape.grid(image), self.title)
+        rows, columns = even_grid(shape.grid(image), self.title, shape.patch)
         patches, removed, (local, globally) = rows * columns, [0] * shape.depth, self.blocks
         removed[local - 1] = 3 * rounded_share(self.windows, patches // 4)
         removed[globally - 1] = merged_pairs(self.pairs, patches - removed[local - 1])

@@ -182,17 +182,22 @@ class MergeMethod(BaseModel, ABC):
         return self
 
 
-def even_grid(grid: Grid, method: str) -> Grid:
+def even_grid(grid: Grid, method: str, patch: int | None = None) -> Grid:
     """Return the grid if 2x2 windows tile it.
+
+    Args:
+        patch: side of a patch in pixels, for an error that names image sizes.
 
     Raises:
         UserError: if the number of rows or columns is odd.
     """
     if grid[0] % 2 or grid[1] % 2:
-        rows, columns = (side + side % 2 for side in grid)
+        sizes = [tuple((side + step * (side % 2)) * (patch or 1) for side in grid) for step in (-1, 1)]
+        smaller, larger = (f"{rows}x{columns}" for rows, columns in sizes)
+        what = "grids" if patch is None else "image sizes"
         raise UserError(
             f"{method} works on 2x2 patches, so the grid needs even sides: it is {grid[0]}x{grid[1]}; "
-            f"nearest allowed: {rows}x{columns}"
+            f"nearest {what}: {smaller} or {larger}"
         )
     return grid
 

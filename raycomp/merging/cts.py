@@ -47,7 +47,7 @@ class Cts(MergeMethod):
         return self.policy
 
     def tokens_removed(self, shape: ModelShape, image: Size | None) -> tuple[int, list[int]]:
-        rows, columns = even_grid(shape.grid(image), self.title)
+        rows, columns = even_grid(shape.grid(image), self.title, shape.patch)
         return 3 * shared_superpatches(self.share, rows * columns), [0] * shape.depth
 
     def extra_cost(self, patch: int, image: Size) -> int:

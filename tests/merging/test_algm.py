@@ -187,7 +187,7 @@ def test_settings_out_of_range_say_what_is_allowed(points, message, shape):
 def test_a_grid_that_windows_do_not_tile_says_the_nearest_that_they_do(shape):
     odd = seeded_model(shape.model_copy(update={"image": (40, 56)}))
     built = compress(odd, algm_recipe(odd.shape, threshold=0.9), seeded_saliency(odd))
-    with pytest.raises(UserError, match=r"it is 5x7; nearest allowed: 6x8"):
+    with pytest.raises(UserError, match=r"it is 5x7; nearest grids: 4x6 or 6x8"):
         built(seeded_images(odd.shape))
 
 

@@ -131,7 +131,7 @@ def test_no_policy_and_odd_grids_are_one_line(model, saliency, shape, policy):
     with pytest.raises(UserError, match=r"needs policy\.checkpoint"):
         compress(model, cts_recipe(shape, 0.5), saliency)
     odd = seeded_model(shape.model_copy(update={"image": (40, 64)}))
-    with pytest.raises(UserError, match="it is 5x8; nearest allowed: 6x8"):
+    with pytest.raises(UserError, match="it is 5x8; nearest grids: 4x8 or 6x8"):
         compress(odd, cts_recipe(odd.shape, 0.5), seeded_saliency(odd), policy)(seeded_images(odd.shape))
 
 
