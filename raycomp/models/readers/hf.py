@@ -148,6 +148,9 @@ def _features(source: Source) -> Forward:
 
 def in_folder(source: Source, builder: Any) -> Any:
     """Build a model of transformers from a folder that has the source under the names that it expects."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
     with tempfile.TemporaryDirectory() as folder:
         suffix = "model.safetensors" if source.path.suffix == ".safetensors" else "pytorch_model.bin"
         (Path(folder) / suffix).symlink_to(source.path.resolve())

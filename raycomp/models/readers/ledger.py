@@ -16,7 +16,7 @@ LEFT = {
     r"(.*\.)?(criterion|loss)\..*": "loss",
     r"(.*\.)?(optimi[sz]er|lr_scheduler)\..*": "training state",
     r"(auxiliary_head|aux_head)\..*": "auxiliary head, used in training only",
-    r"(pooler|attn_pool|fc_norm|pre_logits)\..*": "pooling of a classifier",
+    r"(.*\.)?(pooler|attn_pool|fc_norm|pre_logits)\..*": "pooling of a classifier",
     r"(.*\.)?(dino_head|ibot_head)\..*": "head of pretraining",
     r"(.*\.)?(position_ids|relative_position_index)": "table of indices",
 }
@@ -49,6 +49,10 @@ class Ledger:
     def names(self, pattern: str) -> list[str]:
         """Return the names left that match a regular expression from their start."""
         return [name for name in self._held if re.match(pattern, name)]
+
+    def quoted(self, name: str) -> str:
+        """Return the name that a tensor has in the file, for errors."""
+        return self._held[name][0] if name in self._held else name
 
     def size(self, name: str, dimensions: int | None = None) -> tuple[int, ...]:
         """Return the shape of a tensor without taking it.

@@ -4,12 +4,12 @@
     shape: {width: 384, heads: 6, depth: 12, patch: 16, image: [512, 512], classes: 19, decoder: linear}
     tensors:
       encoder.cls_token: vit.cls
-      encoder.blocks.{i}.attn.qkv.weight: [vit.{i}.q.weight, vit.{i}.k.weight, vit.{i}.v.weight]  # joined, rows
-      encoder.blocks.{i}.attn.qkv.bias: zero
+      encoder.blocks.*.attn.qkv.weight: [vit.*.q.weight, vit.*.k.weight, vit.*.v.weight]  # joined, rows
+      encoder.blocks.*.attn.qkv.bias: zero
       decoder.head.weight: {from: classes, transpose: true}
     left: [mask_token]
 
-`{i}` stands for the index of each block. `raycomp import FILE --names` prints both sides.
+`*` stands for the index of each block. `raycomp import FILE --names` prints both sides.
 """
 
 import re
@@ -100,23 +100,23 @@ def wanted_tensors(shape: ModelShape) -> dict[str, tuple[int, ...]]:
 
 
 def collapsed(sizes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
-    """Return names and sizes with `{i}` for the first number in a name, each once."""
-    return {re.sub(r"(?<=\.)\d+(?=\.)", "{i}", name, count=1): size for name, size in sizes.items()}
+    """Return names and sizes with `*` for the first number in a name, each once."""
+    return {re.sub(r"(?<=\.)\d+(?=\.)", "*", name, count=1): size for name, size in sizes.items()}
 
 
 def _matched(pattern: str, name: str) -> str | None:
-    """Return what `{i}` is where a pattern is the name; empty for a pattern without it, None for another name."""
-    found = re.fullmatch(re.escape(pattern).replace(r"\{i\}", r"(\d+)", 1), name)
+    """Return what `*` is where a pattern is the name; empty for a pattern without it, None for another name."""
+    found = re.fullmatch(re.escape(pattern).replace(r"\*", r"(\d+)", 1), name)
     return None if found is None else (found[1] if found.groups() else "")
 
 
 def _rule(path: Path, name: str, given: NameMap) -> _From:
-    """Return where a tensor comes from, with the block's index in place of `{i}`."""
+    """Return where a tensor comes from, with the block's index in place of `*`."""
     for pattern, rule in given.tensors.items():
         if (index := _matched(pattern, name)) is not None:
             names, transpose = (rule.names, rule.transpose) if isinstance(rule, _From) else (rule, False)
             every = [names] if isinstance(names, str) else names
-            return _From(names=[one.replace("{i}", index) for one in every], transpose=transpose)
+            return _From(names=[one.replace("*", index) for one in every], transpose=transpose)
     pattern = next(iter(collapsed({name: ()})))
     raise UserError(f"{path}: tensors lacks {pattern!r}; give its name in the file, or `{_ZERO}`")
 

@@ -64,8 +64,9 @@ class _Variant(BaseModel):
 
 
 def matches(source: Source) -> bool:
-    """Return True for the tensors of a Segmenter with a `variant.yml` beside the file."""
-    return "decoder.head.weight" in source.tensors or "decoder.cls_emb" in source.tensors
+    """Return True for the tensors of a Segmenter."""
+    linear = "decoder.head.weight" in source.tensors and source.path.with_name("variant.yml").is_file()
+    return linear or "decoder.cls_emb" in source.tensors
 
 
 def read(source: Source) -> Translation:

@@ -69,6 +69,7 @@ def learned(ledger: Ledger, special: Special, side: tuple[int, int], facts: Fact
         UserError: if there are none, or if they fit no grid.
     """
     path, prefix, (width, patch) = ledger.path, special.prefix, side
+    name = ledger.quoted("pos_embed")
     rows = ledger.take("pos_embed")
     count = rows.shape[1] if rows.ndim == 3 and rows.shape[::2] == (1, width) else 0
     known = {"all": prefix, "class": prefix - special.registers, "none": 0}
@@ -80,7 +81,7 @@ def learned(ledger: Ledger, special: Special, side: tuple[int, int], facts: Fact
         size = facts.image if facts.image_certain else None
         square = f"the grid of {size[0]}x{size[1]} pixels" if size else "a square"
         raise UserError(
-            f"{path}: tensor 'pos_embed' has shape {list(rows.shape)}; expected [1, {prefix} + {square}, {width}]"
+            f"{path}: tensor {name!r} has shape {list(rows.shape)}; expected [1, {prefix} + {square}, {width}]"
             + ("" if size else ", or the grid of --image HxW")
         )
     rows = rows[0]

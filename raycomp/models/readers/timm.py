@@ -50,11 +50,8 @@ def without(prefix: str, name: str) -> str:
 
 def prefix_of(keys: Collection[str]) -> str | None:
     """Return what stands before the encoder's names; None if there is no encoder."""
-    for key in keys:
-        if key.endswith(marker := "blocks.0.attn.qkv.weight"):
-            prefix = key.removesuffix(marker)
-            return prefix if re.fullmatch(r"(\w+\.)*", prefix) and f"{prefix}patch_embed.proj.weight" in keys else None
-    return None
+    found = (re.fullmatch(r"((?:\w+\.)*?)blocks\.\d+\.attn\.qkv\.weight", key) for key in keys)
+    return next((one[1] for one in found if one is not None), None)
 
 
 def read(source: Source) -> Translation:
