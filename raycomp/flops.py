@@ -11,12 +11,11 @@ Legend: N tokens, E embedding width, H heads, K classes.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from raycomp.recipe import BlockWidths, Recipe, tokens_removed
+from raycomp.decoders import decoder_cost
+from raycomp.decoders.mask import decoder_widths as decoder_widths
+from raycomp.decoders.operations import NORM_COST, Attention, Input, Mlp
+from raycomp.recipe import Recipe, tokens_removed
 from raycomp.shape import ModelShape, Size
-
-NORM_COST = 5
-UPSAMPLE_COST = 4
-DECODER_STEP = 8  # step in which the decoder's head width follows the embedding width
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,24 +35,6 @@ class Profile:
     @property
     def encoder(self) -> float:
         return self.embedding + sum(self.blocks)
-
-
-@dataclass(frozen=True, slots=True)
-class DecoderWidths:
-    """Widths of the mask decoder for an embedding width."""
-
-    heads: int
-    head_dim: int
-    mlp: int
-
-
-def decoder_widths(shape: ModelShape, embed: int) -> DecoderWidths:
-    """Return the decoder's widths: heads and MLP ratio 4 are kept; head and MLP widths follow the embedding."""
-    full = shape.width // shape.decoder_heads
-    if embed == shape.width:
-        return DecoderWidths(shape.decoder_heads, full, 4 * shape.width)
-    steps = embed // shape.decoder_heads // DECODER_STEP
-    return DecoderWidths(shape.decoder_heads, min(full, max(1, steps) * DECODER_STEP), 4 * embed)
 
 
 def profile(
@@ -92,17 +73,16 @@ def profile(
     blocks, after = [], []
     for index, (widths, r) in enumerate(zip(recipe.blocks, removed, strict=True)):
         special = shape.special(index)
-        cost = _attention(left + special, embed, widths, shape.qk_norm)
+        cost = Attention(embed, widths.heads, widths.qk, widths.v, shape.qk_norm).cost((left + special, 1))
         if recipe.merge is not None:
-            width = recipe.merge.metric_width(index, r, embed, widths.heads, widths.qk)
-            cost += _matching(left + special, width)
+            metric = recipe.merge.metric_width(index, r, embed, widths.heads, widths.qk)
+            cost += _matching(left + special, metric)
         left -= r
-        cost += _mlp(left + special, embed, widths.mlp, shape.activation == "swiglu")
+        cost += Mlp(embed, widths.mlp, shape.activation == "swiglu").cost((left + special, 1))
         blocks.append(cost)
         after.append(left + special)
-    last_norm = NORM_COST * after[-1] * embed
-    decoder = last_norm + _decoder(shape, embed, left)
-    decoder += UPSAMPLE_COST * (rows * shape.patch) * (columns * shape.patch) * shape.classes
+    normed = sum(after[tap - 1] for tap in shape.normed_taps)
+    decoder = NORM_COST * normed * embed + decoder_cost(Input(shape, embed, (height, width), left))
     total = embedding + sum(blocks) + decoder
     return Profile(
         gflops=total / 1e9,
@@ -118,34 +98,6 @@ def gflops(shape: ModelShape, recipe: Recipe, image: Size | None = None, tokens:
     return profile(shape, recipe, image, tokens).gflops
 
 
-def _attention(n: int, embed: int, widths: BlockWidths, qk_norm: bool = False) -> int:
-    """Count LayerNorm, qkv, norms of queries and keys, both attention products and the output projection."""
-    heads, qk, v = widths.heads, widths.qk, widths.v
-    norm = NORM_COST * n * embed + (2 * (NORM_COST - 1) * n * heads * qk if qk_norm else 0)  # these without weights
-    qkv = n * embed * heads * (2 * qk + v)
-    return norm + qkv + n * n * heads * (qk + v) + n * heads * v * embed
-
-
-def _mlp(n: int, embed: int, hidden: int, gated: bool = False) -> int:
-    """Count LayerNorm and the linear maps, of which a gated MLP has three."""
-    return NORM_COST * n * embed + (3 if gated else 2) * n * embed * hidden
-
-
 def _matching(n: int, metric_width: int) -> int:
     """Count the scores between all sources (even positions) and destinations (odd positions)."""
     return (n + 1) // 2 * (n // 2) * metric_width
-
-
-def _decoder(shape: ModelShape, embed: int, patches: int) -> int:
-    k = shape.classes
-    if shape.decoder == "linear":
-        return patches * embed * k
-    widths = decoder_widths(shape, embed)
-    block = BlockWidths(heads=widths.heads, qk=widths.head_dim, v=widths.head_dim, mlp=widths.mlp)
-    n = patches + k
-    cost = patches * embed * embed  # proj_dec
-    for _ in range(shape.decoder_depth):
-        cost += _attention(n, embed, block) + _mlp(n, embed, block.mlp)
-    cost += NORM_COST * n * embed  # decoder_norm
-    cost += (patches + k) * embed * embed  # proj_patch, proj_classes
-    return cost + patches * embed * k + NORM_COST * patches * k  # masks, mask_norm

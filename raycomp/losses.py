@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from raycomp.compress.elastic import Nested
 from raycomp.data.samples import IGNORE
 from raycomp.models.policy import one_class
-from raycomp.models.segmenter import Segmenter, upsampled
+from raycomp.models.segmenter import Segmenter
 from raycomp.recipe import Recipe
 
 Loss = Callable[[nn.Module, Tensor, Tensor], Iterator[Tensor]]
@@ -81,12 +81,13 @@ def _distillation(
     model: Segmenter, scores: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, target: Tensor, weight: float
 ) -> Tensor:
     """Compute cross-entropy plus weighted divergence; `target` holds the teacher's log-probabilities (B, K, h, w)."""
-    patch_scores = scores(images).float()
-    logits = upsampled(patch_scores, model.shape.patch, (images.shape[-2], images.shape[-1]))
-    divergence = F.kl_div(patch_scores.log_softmax(1), target, reduction="none", log_target=True).sum(1).mean()
-    return cross_entropy(logits, labels) + weight * divergence
+    form, size = model.decoder.form, (images.shape[-2], images.shape[-1])
+    found = scores(images).float()
+    divergence = F.kl_div(form.log_probabilities(found, size), target, reduction="none", log_target=True)
+    return cross_entropy(form.logits(found, size), labels) + weight * divergence.sum(1).mean()
 
 
 @torch.no_grad()
 def _scores(teacher: Segmenter, images: Tensor) -> Tensor:
-    return teacher.patch_scores(images).float().log_softmax(1)
+    scores = teacher.patch_scores(images).float()
+    return teacher.decoder.form.log_probabilities(scores, (images.shape[-2], images.shape[-1]))

@@ -19,6 +19,11 @@ Side = Annotated[int, Field(gt=0, le=65536)]
 
 Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "swiglu"]
 
+LEVELS = 4
+"""Resolutions of the features inside the decoders dpt and upernet."""
+TAPS = {"linear": (1,), "mask": (1,), "eomt": (1,), "dpt": (LEVELS,), "upernet": (1, LEVELS), "pup": (1,)}
+"""Numbers of taps that each decoder can read."""
+
 # name -> (width, heads, depth): the four ViT sizes of the Segmenter paper.
 BACKBONES = {"tiny": (192, 3, 12), "small": (384, 6, 12), "base": (768, 12, 12), "large": (1024, 16, 24)}
 
@@ -108,6 +113,14 @@ class ModelShape(BaseModel):
     """Channels inside a convolutional decoder (dpt, upernet, pup)."""
     taps: tuple[Annotated[int, Field(ge=1)], ...] = ()
     """Blocks, counted from 1, whose outputs a convolutional decoder reads; default: the last."""
+    tap_widths: tuple[Annotated[int, Field(ge=1, le=65536)], ...] = ()
+    """dpt, upernet: channels of the four levels that the taps are brought to; default: width/8, /4, /2, 1 or width."""
+    readout: Literal["ignore", "add", "project"] = "ignore"
+    """dpt: how the CLS token of a tap enters its patches."""
+    double_scores: bool = False
+    """dpt: scores are enlarged by 2 with aligned corners, as in transformers; not so in mmseg."""
+    mask_upscales: int | None = Field(default=None, ge=1, le=6)
+    """eomt: how often the grid of the masks is enlarged by 2; default: to 4 to 7 pixels, at least once."""
     tap_norm: Literal["last", "all", "none"] = "last"
     """Outputs that pass the encoder's final norm: that of the last block, those of all taps, or none."""
     norm_eps: float = Field(default=1e-6, gt=0, lt=1)
@@ -139,6 +152,24 @@ class ModelShape(BaseModel):
             raise ValueError(f"taps {self.taps}: expected ascending blocks from 1 to depth, {self.depth}")
         return self
 
+    @model_validator(mode="after")
+    def _decoder_fits(self) -> Self:
+        taps, name = len(self.tapped), self.decoder
+        if taps not in TAPS[name]:
+            expected = " or ".join(str(count) for count in TAPS[name])
+            raise ValueError(f"taps {self.tapped}: decoder {name} reads {expected} of them")
+        if name in ("linear", "mask", "eomt") and self.tapped != (self.depth,):
+            raise ValueError(f"taps {self.tapped}: decoder {name} reads the last block, {self.depth}")
+        if name not in ("dpt", "upernet") and self.tap_widths:
+            raise ValueError(f"tap_widths {self.tap_widths}: only decoders dpt and upernet have them, not {name}")
+        if self.tap_widths and len(self.tap_widths) != LEVELS:
+            raise ValueError(f"tap_widths {self.tap_widths}: expected {LEVELS} widths")
+        if name == "upernet" and len(set(self.level_widths)) > 1:
+            raise ValueError(f"tap_widths {self.tap_widths}: decoder upernet needs equal widths")
+        if self.readout != "ignore" and self.prefix == self.registers:
+            raise ValueError(f"readout {self.readout}: the model has no CLS token")
+        return self
+
     @property
     def head_dim(self) -> int:
         return self.width // self.heads
@@ -156,6 +187,24 @@ class ModelShape(BaseModel):
     def tapped(self) -> tuple[int, ...]:
         """Blocks, counted from 1, whose outputs the decoder reads."""
         return self.taps or (self.depth,)
+
+    @property
+    def level_widths(self) -> tuple[int, ...]:
+        """Channels of the four levels of dpt and upernet."""
+        shares = (8, 4, 2, 1) if self.decoder == "dpt" else (1,) * LEVELS
+        return self.tap_widths or tuple(max(1, self.width // share) for share in shares)
+
+    @property
+    def mask_factor(self) -> int:
+        """Places of the grid of eomt's masks along each side of a patch."""
+        upscales = max(1, self.patch.bit_length() - 3) if self.mask_upscales is None else self.mask_upscales
+        return 2**upscales
+
+    @property
+    def normed_taps(self) -> tuple[int, ...]:
+        """Tapped blocks whose outputs pass the encoder's final norm."""
+        normed = {"all": self.tapped, "last": (self.depth,), "none": ()}[self.tap_norm]
+        return tuple(tap for tap in self.tapped if tap in normed)
 
     def special(self, block: int) -> int:
         """Return the number of special tokens in a block, counted from 0; queries enter at one of the last blocks."""

@@ -16,6 +16,7 @@ from raycomp.evaluate.graphs import graphed
 from raycomp.evaluate.labels import most_likely
 from raycomp.evaluate.latency import median_seconds
 from raycomp.flops import gflops
+from raycomp.models.pixels import Bilinear
 from raycomp.models.segmenter import Segmenter
 from raycomp.recipe import BlockWidths, Recipe, dense
 from raycomp.results.query import uniform_baselines
@@ -72,7 +73,7 @@ def run(setting: Setting, notes: Notes) -> None:
 
 def labels(scores: Callable[[Tensor], Tensor], images: Tensor, shape: ModelShape) -> Tensor:
     """What a trial does with a batch of windows."""
-    return most_likely(scores(images), shape.patch, shape.image)
+    return most_likely(scores(images), Bilinear(shape.patch), shape.image)
 
 
 def _counted(setting: Setting, once: Callable[[], Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from raycomp.compress import saliency
 from raycomp.evaluate.effective_rank import erank
 from raycomp.evaluate.labels import most_likely
 from raycomp.evaluate.latency import median_seconds
-from raycomp.models.segmenter import upsampled
+from raycomp.models.pixels import Bilinear, upsampled
 from raycomp.recipe import dense
 
 
@@ -27,15 +27,16 @@ def run(setting: Setting, notes: Notes) -> None:
     notes.put(rank={name: 1e3 * seconds for name, seconds in times.items()} | {"difference": off})
 
     scores = torch.randn(setting.batch, shape.classes, rows, columns, device=device, dtype=setting.dtype)
+    form = Bilinear(shape.patch)
     labels = {
         "straight": partial(_straight, scores, shape.patch),
-        "ours": partial(most_likely, scores, shape.patch, shape.image),
+        "ours": partial(most_likely, scores, form, shape.image),
     }
     times = median_seconds(labels, device, 5, 2)
-    wrong = float((_straight(scores, shape.patch) != most_likely(scores, shape.patch, shape.image)).double().mean())
+    wrong = float((_straight(scores, shape.patch) != most_likely(scores, form, shape.image)).double().mean())
     notes.put(labels={name: 1e3 * seconds for name, seconds in times.items()} | {"share_that_differs": wrong})
     many = 2 if setting.small else 64  # past 2^31 logits
-    large = most_likely(scores[:1].expand(many, -1, -1, -1), shape.patch, shape.image)
+    large = most_likely(scores[:1].expand(many, -1, -1, -1), form, shape.image)
     notes.put(labels_of_a_large_batch=bool((large[-1] == large[0]).all()))
 
     model = build(shape, dense(shape), setting).float()

@@ -18,8 +18,9 @@ from raycomp.compress.pruning import kept_units
 from raycomp.compress.saliency import Saliency
 from raycomp.devices import moved
 from raycomp.models.block import Block
+from raycomp.models.heads.mask import MaskHead
 from raycomp.models.rotary import Rotation
-from raycomp.models.segmenter import MaskDecoder, Segmenter
+from raycomp.models.segmenter import Segmenter
 
 RIDGE = 1e-2  # relative to the inputs' mean second moment; damps directions that calibration hardly covers
 
@@ -41,7 +42,7 @@ def reconstruct(pruned: Segmenter, dense: Segmenter, saliency: Saliency, images:
         rotation = dense.encoder.rotation(theirs, None, grid)
         pair = pruned.encoder.blocks[index], dense.encoder.blocks[index]
         ours, theirs = _refit_block(cast("tuple[Block, Block]", pair), ours, theirs, kept["embed"], rotation)
-    if isinstance(pruned.decoder, MaskDecoder) and isinstance(dense.decoder, MaskDecoder):
+    if isinstance(pruned.decoder, MaskHead) and isinstance(dense.decoder, MaskHead):
         _refit_decoder(pruned, dense, ours, theirs, kept["decoder.embed"])
 
 
@@ -61,7 +62,7 @@ def _refit_block(
 
 def _refit_decoder(pruned: Segmenter, dense: Segmenter, ours: Tensor, theirs: Tensor, kept: Tensor) -> None:
     """Refit the decoder: its input projection, then its blocks."""
-    small, full = cast("MaskDecoder", pruned.decoder), cast("MaskDecoder", dense.decoder)
+    small, full = cast("MaskHead", pruned.decoder), cast("MaskHead", dense.decoder)
     special = dense.shape.final_special
     ours, theirs = pruned.encoder.norm(ours)[:, special:], dense.encoder.norm(theirs)[:, special:]
     theirs = full.proj_dec(theirs)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from raycomp import kernels
-from raycomp.models.segmenter import upsampled
+from raycomp.models.pixels import Form
 from raycomp.shape import Size
 
 Place = tuple[slice, slice]
@@ -20,29 +20,34 @@ _CLASSES_AT_ONCE = 16
 _AT_ONCE, _AT_ONCE_ON_CPU = 2**28, 2**24  # upsampled scores: 1 GiB and 64 MiB
 
 
-def most_likely(scores: Tensor, patch: int, size: Size) -> Tensor:
-    """Return the most likely class of each pixel (B, height, width) int64, from patch scores (B, K, h, w).
+def most_likely(scores: Tensor, form: Form, size: Size) -> Tensor:
+    """Return the most likely class of each pixel (B, height, width) int64, from a head's scores (B, K, h, w).
 
     Equals the argmax of `Segmenter`'s logits, except that half-precision scores are upsampled in float32, which avoids
-    ties by rounding. On a CUDA device one kernel does both without writing logits.
+    ties by rounding. On a CUDA device one kernel does both without writing logits, if a score is a whole number of
+    pixels from the next.
+
+    Args:
+        form: that of the head, which describes the scores.
     """
-    if kernels.usable(scores):
+    if kernels.usable(scores) and (stride := form.stride(scores, size)) is not None:
         from raycomp.kernels import upsample
 
-        return upsample.labels(scores, patch, size).long()
-    each = _images_at_once(scores, scores.shape[1] * size[0] * size[1])
-    return torch.cat([upsampled(part.float(), patch, size).argmax(1) for part in scores.split(each)])
+        return upsample.labels(scores, stride, size).long()
+    each = _images_at_once(scores, form.planes(scores) * size[0] * size[1])
+    return torch.cat([form.logits(part.float(), size).argmax(1) for part in scores.split(each)])
 
 
 def labels_of_windows(
-    scores: Tensor, patch: int, window: Size, places: Sequence[Place], input_size: Size, size: Size
+    scores: Tensor, form: Form, window: Size, places: Sequence[Place], input_size: Size, size: Size
 ) -> Tensor:
     """Return the most likely class of each pixel (B, height, width) of images processed window by window.
 
-    On a CUDA device, if `size` is `input_size`, one kernel sums, upsamples and compares.
+    On a CUDA device, if `size` is `input_size` and scores lie on whole pixels, one kernel sums, upsamples and compares.
 
     Args:
-        scores: (B, n, K, h, w), patch scores of every window.
+        scores: (B, n, K, h, w), the head's scores of every window.
+        form: that of the head, which describes the scores.
         window: height and width of each window, pixels.
         places: of the n windows.
         input_size: size of the images that the windows were cut from.
@@ -51,18 +56,19 @@ def labels_of_windows(
     Returns:
         uint8 from the kernel, otherwise int64.
     """
-    n, K = scores.shape[1:3]
-    if size == input_size and kernels.usable(scores):
+    n = scores.shape[1]
+    stride = form.stride(scores, window)
+    if size == input_size and kernels.usable(scores) and stride is not None:
         from raycomp.kernels import upsample
 
         corners = tuple((rows.start, columns.start) for rows, columns in places)
-        return upsample.labels_of_windows(scores, patch, window, corners, input_size)
+        return upsample.labels_of_windows(scores, stride, window, corners, input_size)
     if n == 1 and size == window:
-        return most_likely(scores[:, 0], patch, size)
-    each = _images_at_once(scores, K * max(input_size[0] * input_size[1], size[0] * size[1]))
+        return most_likely(scores[:, 0], form, size)
+    each = _images_at_once(scores, form.planes(scores) * max(input_size[0] * input_size[1], size[0] * size[1]))
     labels = []
     for part in scores.float().split(each):
-        logits = (upsampled(part[:, index], patch, window) for index in range(n))
+        logits = (form.logits(part[:, index], window) for index in range(n))
         full = averaged(zip(places, logits, strict=True), input_size) if n > 1 else next(logits)
         labels.append(labels_at(full, size))
     return torch.cat(labels)

@@ -26,7 +26,7 @@ from raycomp.merging import METHODS, MergeMethod
 from raycomp.merging.tokens import Tokens
 from raycomp.models.block import Block, BlockTraits
 from raycomp.models.rotary import Rotation
-from raycomp.models.segmenter import Segmenter, restore, upsampled
+from raycomp.models.segmenter import Segmenter
 from raycomp.recipe import BlockWidths, Recipe, dense, tokens_removed
 from raycomp.settings.space_and_search import SpaceConfig
 from raycomp.settings.training import PolicyConfig
@@ -261,12 +261,11 @@ class _Parts:
         return self._block(embed, BlockWidths(heads=1, qk=1, v=1, mlp=mlp)).feed, self._random(n, embed)
 
     def decoder(self, embed: int, n: int) -> _Run:
-        model, record = self._model(embed), self._record(n)
-        grid, prefix = self.shape.grid(self.image), self.shape.prefix
+        model, record = self._model(embed), self._record(n, self.shape.final_special)
+        grid, taps = self.shape.grid(self.image), len(self.shape.tapped)
 
         def run(x: Tensor) -> Tensor:
-            scores = restore(model.decoder(x[:, prefix:]), record, prefix).transpose(1, 2).unflatten(2, grid)
-            return upsampled(scores, self.shape.patch, self.image)
+            return model.decoder.form.logits(model.scores([(x, record)] * taps, grid), self.image)
 
         return run, self._random(n, embed)
 
@@ -290,8 +289,8 @@ class _Parts:
     def _random(self, *size: int) -> Tensor:
         return torch.randn(self.batch, *size, device=self.device, dtype=self.dtype)
 
-    def _record(self, n: int) -> Tokens:
-        """Return a record of n tokens; the assignment of patches does not matter."""
-        prefix, patches = self.shape.prefix, self.tokens - self.shape.prefix
+    def _record(self, n: int, special: int | None = None) -> Tokens:
+        """Return a record of n tokens, `special` of them not patches; the assignment of patches does not matter."""
+        prefix, patches = self.shape.prefix if special is None else special, self.tokens - self.shape.prefix
         source = prefix + torch.arange(patches, device=self.device).expand(self.batch, -1) % (n - prefix)
         return Tokens(size=torch.full((self.batch, n), 2.0, device=self.device), source=source)

@@ -93,7 +93,7 @@ def measure(
     dtype = getattr(torch, config.dtype)
     model = model.to(device=device, dtype=dtype)
     shape, window = model.shape, sizes.window_for(model.shape)
-    view = View(NORMALIZATIONS[shape.normalization], window, sizes.stride_for(shape), shape.patch, dtype)
+    view = View(NORMALIZATIONS[shape.normalization], window, sizes.stride_for(shape), model.decoder.form, dtype)
     chosen = data.chosen(config.search if stage == "search" else config.full)
     early = (
         data.chosen(config.early_stopping) if stage == "search" and config.early_stopping is not None else chosen[:0]

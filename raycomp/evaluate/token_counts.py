@@ -23,8 +23,8 @@ def recorded(model: Segmenter) -> Iterator[list[list[int]]]:
     def count(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         passes[-1].append(inputs[0].shape[1])
 
-    blocks = cast("Iterable[Block]", model.encoder.blocks)
-    hooks = [model.encoder.register_forward_pre_hook(begin)]
+    blocks = list(cast("Iterable[Block]", model.encoder.blocks))
+    hooks = [blocks[0].norm1.register_forward_pre_hook(begin)]
     hooks += [block.norm2.register_forward_pre_hook(count) for block in blocks]
     try:
         yield passes

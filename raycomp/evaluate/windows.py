@@ -15,6 +15,7 @@ from torch import Tensor
 from raycomp.data.samples import Mean
 from raycomp.evaluate.labels import Place, labels_of_windows
 from raycomp.evaluate.miou import anchors, enlarged, normalised
+from raycomp.models.pixels import Form
 from raycomp.shape import Size, enlarged_to
 
 
@@ -26,8 +27,8 @@ class View:
     window: Size
     """Height and width, pixels."""
     stride: int
-    patch: int
-    """Side, pixels."""
+    form: Form
+    """How the model's scores become logits."""
     dtype: torch.dtype
     """Data type of the model's input."""
 
@@ -87,7 +88,7 @@ def labelled(
     """Label images in order, adjacent images of equal size together.
 
     Args:
-        run: maps model input (B, 3, height, width) to class scores (B, K, h, w); it may reuse its output buffer.
+        run: maps model input (B, 3, height, width) to scores of the view's form; it may reuse its output buffer.
         images: each returns its pixels (H, W, 3) uint8.
         sizes: size of each image, and of its labels.
         batch: number of windows in a batch.
@@ -102,7 +103,7 @@ def labelled(
             places, count = view.places(size), len(list(group))
             done_scores, scores = scores.split([count * len(places), len(scores) - count * len(places)])
             by_image = done_scores.unflatten(0, (count, len(places)))
-            labels = labels_of_windows(by_image, view.patch, view.window, places, view.input_size(size), label_size)
+            labels = labels_of_windows(by_image, view.form, view.window, places, view.input_size(size), label_size)
             yield Labelled(slice(done, done + count), labels)
             done += count
         left = scores.clone() if len(scores) else None

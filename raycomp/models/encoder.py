@@ -82,9 +82,8 @@ class Encoder(nn.Module):
 
         They pass the last norm where the shape says so.
         """
-        shape, taps = self.shape, self.shape.tapped
+        taps, normed = self.shape.tapped, self.shape.normed_taps
         found = self._run(images, None, taps)
-        normed = {"all": taps, "last": (shape.depth,), "none": ()}[shape.tap_norm]
         return [(self.norm(x) if tap in normed else x, tokens) for tap, (x, tokens) in zip(taps, found, strict=True)]
 
     def _run(self, images: Tensor, depth: int | None, taps: tuple[int, ...]) -> list[tuple[Tensor, Tokens | None]]:

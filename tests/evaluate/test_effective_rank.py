@@ -8,7 +8,7 @@ import torch
 from raycomp.compress.apply import compress
 from raycomp.evaluate.effective_rank import effective_rank, erank
 from raycomp.merging import Algm, Cts, ToMe
-from raycomp.models.segmenter import restore
+from raycomp.models.pixels import restore
 from raycomp.recipe import Recipe, dense
 from tests.helpers.contexts import SHAPE
 

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 
 from raycomp.evaluate import labels
 from raycomp.evaluate.labels import labels_at, labels_of_windows, most_likely
-from raycomp.models import segmenter
-from raycomp.models.segmenter import upsampled
+from raycomp.models import pixels
+from raycomp.models.pixels import Bilinear, upsampled
 
 
 def drawn(*shape: int) -> torch.Tensor:
@@ -33,8 +33,8 @@ def test_labels_are_the_argmax_of_logits_whatever_fits_at_a_time(patch, grid, si
         seen.append(part.shape[0] * part.shape[1] * size[0] * size[1])
         return upsampled(part, patch, size)
 
-    monkeypatch.setattr(labels, "upsampled", watched)
-    found = most_likely(scores, patch, size)
+    monkeypatch.setattr(pixels, "upsampled", watched)
+    found = most_likely(scores, Bilinear(patch), size)
     assert torch.equal(found, straight(scores, patch, size).argmax(1))
     assert not (found == 4).any()
     assert max(seen) <= max(most, 6 * size[0] * size[1])
@@ -45,7 +45,7 @@ def test_half_precision_scores_are_upsampled_in_float32(dtype):
     """Upsampled as they are, many pixels tie or turn; in float32 all but near ties are as in float64."""
     scores = drawn(2, 9, 6, 6).to(dtype)
     exact = straight(scores.double(), 8, (48, 48)).argmax(1)
-    assert torch.equal(most_likely(scores, 8, (48, 48)), exact)
+    assert torch.equal(most_likely(scores, Bilinear(8), (48, 48)), exact)
     assert not torch.equal(straight(scores, 8, (48, 48)).argmax(1), exact)
 
 
@@ -53,7 +53,7 @@ def test_half_precision_scores_are_upsampled_in_float32(dtype):
 @pytest.mark.parametrize("most", [1, 5000, 2**31 - 1])
 def test_logits_are_the_same_in_parts_and_lie_channels_last(batch, most, monkeypatch):
     """CUDA's kernel refuses 2^31 logits. A transposed score at batch 1 passes for channels last and is not."""
-    monkeypatch.setattr(segmenter, "_UPSAMPLED_AT_ONCE", most)
+    monkeypatch.setattr(pixels, "_UPSAMPLED_AT_ONCE", most)
     scores = drawn(batch, 20, 7).transpose(1, 2).unflatten(2, (4, 5))
     scores.requires_grad_()
     logits = upsampled(scores, 8, (30, 37))
@@ -79,7 +79,7 @@ def test_overlapping_windows_are_averaged_pixel_by_pixel(at, most, monkeypatch):
         total[(..., *place)] += straight(scores[:, index].double(), 4, window)
         count[place] += 1
     expected = F.interpolate(total / count, at, mode="bilinear").argmax(1)
-    found = labels_of_windows(scores, 4, window, places, seen, at)
+    found = labels_of_windows(scores, Bilinear(4), window, places, seen, at)
     assert (found != expected).float().mean() < 1e-3  # float32 against float64: near ties
 
 

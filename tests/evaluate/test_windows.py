@@ -9,7 +9,7 @@ from raycomp.data.samples import NORMALIZATIONS
 from raycomp.evaluate.labels import labels_at
 from raycomp.evaluate.miou import normalised, sliding_logits
 from raycomp.evaluate.windows import View, labelled
-from raycomp.models.segmenter import upsampled
+from raycomp.models.pixels import Bilinear, upsampled
 
 WINDOW, PATCH = (32, 24), 8
 SIZES = [
@@ -37,7 +37,7 @@ def scores(x: torch.Tensor) -> torch.Tensor:
 def test_labels_are_those_of_sliding_windows_alone(batch, dtype, rng):
     images = [torch.from_numpy(rng.integers(0, 256, (*size, 3)).astype(np.uint8)) for size, _ in SIZES]
     pixels = NORMALIZATIONS["deit"]
-    view = View(pixels, WINDOW, 20, PATCH, dtype)
+    view = View(pixels, WINDOW, 20, Bilinear(PATCH), dtype)
     expected, windows = [], []
 
     def alone(x: torch.Tensor) -> torch.Tensor:
@@ -77,7 +77,7 @@ def test_images_are_read_one_after_the_other(rng):
         read.append(index)
         return torch.zeros(*WINDOW, 3, dtype=torch.uint8)
 
-    view = View(NORMALIZATIONS["vit"], WINDOW, 20, PATCH, torch.float32)
+    view = View(NORMALIZATIONS["vit"], WINDOW, 20, Bilinear(PATCH), torch.float32)
     sizes = [(WINDOW, WINDOW)] * 7
     images = [lambda index=index: image(index) for index in range(7)]
     for some in labelled(scores, images, sizes, view, 3):

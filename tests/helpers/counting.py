@@ -8,10 +8,11 @@ import torch
 from fvcore.nn import FlopCountAnalysis
 from fvcore.nn.jit_handles import get_shape
 
-from raycomp.models import block, segmenter
+from raycomp.models import block
+from raycomp.models.segmenter import Segmenter
 
 
-def counted_gflops(model: segmenter.Segmenter, monkeypatch: pytest.MonkeyPatch) -> float:
+def counted_gflops(model: Segmenter, monkeypatch: pytest.MonkeyPatch) -> float:
     """One image through the model, counted op by op.
 
     Attention runs unpadded while counting: zeros that only please a fused kernel are no part of a recipe.

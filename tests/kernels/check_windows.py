@@ -9,6 +9,7 @@ from raycomp import kernels
 from raycomp.evaluate.labels import labels_of_windows
 from raycomp.evaluate.miou import anchors
 from raycomp.kernels import upsample
+from raycomp.models.pixels import Bilinear
 from tests.kernels.conftest import DEVICE
 
 Size = tuple[int, int]
@@ -94,13 +95,13 @@ def test_images_labelled_as_large_as_they_were_seen_take_the_kernel(monkeypatch)
     scores, patch, window, size = drawn(2, 2, 5, 3, 3).to(DEVICE), 4, (12, 12), (12, 17)
     places = [(slice(0, 12), slice(left, left + 12)) for left in (0, 5)]
     monkeypatch.setattr(kernels, "usable", lambda *_: False)
-    wanted = labels_of_windows(scores, patch, window, places, size, size)
-    smaller = labels_of_windows(scores, patch, window, places, size, (10, 14))
+    wanted = labels_of_windows(scores, Bilinear(patch), window, places, size, size)
+    smaller = labels_of_windows(scores, Bilinear(patch), window, places, size, (10, 14))
     monkeypatch.setattr(kernels, "usable", lambda *_: True)
-    found = labels_of_windows(scores, patch, window, places, size, size)
+    found = labels_of_windows(scores, Bilinear(patch), window, places, size, size)
     assert found.dtype == torch.uint8
     assert torch.equal(found.long(), wanted)
-    assert torch.equal(labels_of_windows(scores, patch, window, places, size, (10, 14)), smaller)
+    assert torch.equal(labels_of_windows(scores, Bilinear(patch), window, places, size, (10, 14)), smaller)
 
 
 def test_a_table_of_tiles_is_made_once():

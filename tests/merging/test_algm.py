@@ -12,7 +12,7 @@ from raycomp.evaluate.token_counts import tokens_per_block
 from raycomp.merging import Algm
 from raycomp.merging.algm import algm_blocks, alike
 from raycomp.merging.tokens import best_windows_first, window_scores
-from raycomp.models.segmenter import restore
+from raycomp.models.pixels import restore
 from raycomp.recipe import Recipe, dense
 from tests.conftest import seeded_images, seeded_model, seeded_saliency
 

@@ -10,8 +10,8 @@ from raycomp.compress.apply import compress
 from raycomp.errors import UserError
 from raycomp.merging import Cts
 from raycomp.merging.cts import share, shared_superpatches
+from raycomp.models.pixels import restore
 from raycomp.models.policy import Policy
-from raycomp.models.segmenter import restore
 from raycomp.recipe import Recipe, dense
 from tests.conftest import seeded_images, seeded_model, seeded_saliency
 

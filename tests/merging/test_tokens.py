@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from raycomp.merging.tokens import Tokens, best_windows, match, merge, window_positions, windows
-from raycomp.models.segmenter import restore
+from raycomp.models.pixels import restore
 from tests.helpers.matching import brute_force_match
 
 

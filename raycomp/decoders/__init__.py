@@ -1,0 +1,25 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What each decoder computes, as a list of steps: `raycomp.models.heads` builds from it, `raycomp.flops` counts it.
+
+No module here imports torch.
+"""
+
+from collections.abc import Callable
+
+from raycomp.decoders import dpt, eomt, linear, mask, pup, upernet
+from raycomp.decoders.operations import Input, Step
+
+STEPS: dict[str, Callable[[Input], tuple[Step, ...]]] = {
+    "linear": linear.steps,
+    "mask": mask.steps,
+    "eomt": eomt.steps,
+    "dpt": dpt.steps,
+    "upernet": upernet.steps,
+    "pup": pup.steps,
+}
+"""Steps of each decoder that a `ModelShape` can name."""
+
+
+def decoder_cost(given: Input) -> int:
+    """Return the multiply-adds of a decoder on one image, including upsampling to pixels; see `raycomp.flops`."""
+    return sum(step.cost for step in STEPS[given.shape.decoder](given))

@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Steps and widths of Segmenter's mask transformer: class embeddings attend with the patches (ICCV 2021).
+
+Legend: N tokens, K classes, E width.
+"""
+
+from dataclasses import dataclass
+
+from raycomp.decoders.operations import Attention, Input, Linear, Mlp, Norm, Product, Step, to_pixels
+from raycomp.shape import ModelShape
+
+DECODER_STEP = 8
+"""Step in which the decoder's head width follows the embedding width."""
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderWidths:
+    """Widths of the mask decoder for an embedding width."""
+
+    heads: int
+    head_dim: int
+    mlp: int
+
+
+def decoder_widths(shape: ModelShape, embed: int) -> DecoderWidths:
+    """Return the decoder's widths: heads and MLP ratio 4 are kept; head and MLP widths follow the embedding."""
+    full = shape.width // shape.decoder_heads
+    if embed == shape.width:
+        return DecoderWidths(shape.decoder_heads, full, 4 * embed)
+    steps = embed // shape.decoder_heads // DECODER_STEP
+    return DecoderWidths(shape.decoder_heads, min(full, max(1, steps) * DECODER_STEP), 4 * embed)
+
+
+def steps(given: Input) -> tuple[Step, ...]:
+    """Return the steps on the tokens that are left after merging and one embedding per class."""
+    embed, classes = given.embed, given.shape.classes
+    patches, every = (given.patches, 1), (given.patches + classes, 1)
+    widths = decoder_widths(given.shape, embed)
+    attention = Attention(embed, widths.heads, widths.head_dim, widths.head_dim)
+    found = [Step("proj_dec", Linear(embed, embed), patches, reads=True)]
+    for index in range(given.shape.decoder_depth):
+        found.append(Step(f"blocks.{index}.attn", attention, every))
+        found.append(Step(f"blocks.{index}.mlp", Mlp(embed, widths.mlp), every))
+    return (
+        *found,
+        Step("decoder_norm", Norm(embed), every),
+        Step("proj_patch", Product(embed, embed), patches),
+        Step("proj_classes", Product(embed, embed), (classes, 1)),
+        Step("", Product(embed, classes), patches),
+        Step("mask_norm", Norm(classes), patches),
+        *to_pixels(given, given.grid),
+    )

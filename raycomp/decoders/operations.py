@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Operations of decoders and their costs in fvcore's convention (REFERENCE 2), without torch.
+
+A multiply-add counts 1, LayerNorm 5 per element, bilinear upsampling 4 per output element, adaptive pooling 1 per
+input element; activations, sums and gathers are free. Batch normalisation is folded into convolutions.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from raycomp.shape import Grid, ModelShape, Size
+
+NORM_COST = 5
+UPSAMPLE_COST = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """What a decoder works on."""
+
+    shape: ModelShape
+    embed: int
+    """Width of the encoder's features."""
+    image: Size
+    """Height and width, pixels."""
+    patches: int
+    """Tokens that represent patches after the last block; fewer than patches if tokens merged."""
+
+    @classmethod
+    def whole(cls, shape: ModelShape, embed: int) -> "Input":
+        """Return the input of a decoder at the image size of a shape, nothing merged."""
+        rows, columns = shape.grid()
+        return cls(shape, embed, shape.image, rows * columns)
+
+    @property
+    def grid(self) -> Grid:
+        return self.shape.grid(self.image)
+
+    @property
+    def pixels(self) -> Grid:
+        """Height and width of the image, padded to full patches."""
+        return scaled(self.grid, self.shape.patch)
+
+
+class Operation(Protocol):
+    """One layer, or an operation without parameters."""
+
+    def cost(self, grid: Grid) -> int:
+        """Return the multiply-adds on a grid of rows x columns; see the operation for which grid that is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """An operation at its place in a decoder."""
+
+    name: str
+    """Name of the module in the head; empty for an operation without parameters."""
+    operation: Operation
+    grid: Grid
+    """Rows and columns of the operation's results; tokens are a grid of one column."""
+    reads: bool = False
+    """Whether the input channels are the encoder's features, and so follow the embedding width."""
+
+    @property
+    def cost(self) -> int:
+        return self.operation.cost(self.grid)
+
+
+@dataclass(frozen=True, slots=True)
+class Linear:
+    """Linear map of every token."""
+
+    inputs: int
+    outputs: int
+    bias: bool = True
+
+    def cost(self, grid: Grid) -> int:
+        return _places(grid) * self.inputs * self.outputs
+
+
+@dataclass(frozen=True, slots=True)
+class Conv:
+    """Convolution with a bias, padded so that stride 1 keeps the grid; cost by output place."""
+
+    inputs: int
+    outputs: int
+    kernel: int = 1
+    stride: int = 1
+    groups: int = 1
+
+    def cost(self, grid: Grid) -> int:
+        return _places(grid) * self.inputs // self.groups * self.outputs * self.kernel**2
+
+
+@dataclass(frozen=True, slots=True)
+class ConvTranspose:
+    """Transposed convolution whose kernel is its stride, with a bias; every output place has one input place."""
+
+    inputs: int
+    outputs: int
+    factor: int
+
+    def cost(self, grid: Grid) -> int:
+        return _places(grid) * self.inputs * self.outputs
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelNorm:
+    """LayerNorm over the channels of every place of a grid."""
+
+    channels: int
+
+    def cost(self, grid: Grid) -> int:
+        return NORM_COST * _places(grid) * self.channels
+
+
+@dataclass(frozen=True, slots=True)
+class Norm:
+    """LayerNorm of every token."""
+
+    width: int
+
+    def cost(self, grid: Grid) -> int:
+        return NORM_COST * _places(grid) * self.width
+
+
+@dataclass(frozen=True, slots=True)
+class Attention:
+    """LayerNorm, qkv, norms of queries and keys, both attention products and the output projection of n tokens."""
+
+    embed: int
+    heads: int
+    qk: int
+    v: int
+    qk_norm: bool = False
+
+    def cost(self, grid: Grid) -> int:
+        n, embed, heads, qk, v = _places(grid), self.embed, self.heads, self.qk, self.v
+        norm = NORM_COST * n * embed
+        if self.qk_norm:
+            norm += 2 * (NORM_COST - 1) * n * heads * qk  # these without weights
+        return norm + n * embed * heads * (2 * qk + v) + n * n * heads * (qk + v) + n * heads * v * embed
+
+
+@dataclass(frozen=True, slots=True)
+class Mlp:
+    """LayerNorm and the linear maps of every token, of which a gated MLP has three."""
+
+    embed: int
+    hidden: int
+    gated: bool = False
+
+    def cost(self, grid: Grid) -> int:
+        return _places(grid) * self.embed * (NORM_COST + (3 if self.gated else 2) * self.hidden)
+
+
+@dataclass(frozen=True, slots=True)
+class Upsample:
+    """Bilinear resizing; the grid is that of the output."""
+
+    channels: int
+
+    def cost(self, grid: Grid) -> int:
+        return UPSAMPLE_COST * _places(grid) * self.channels
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """Adaptive average pooling; the grid is that of the input."""
+
+    channels: int
+
+    def cost(self, grid: Grid) -> int:
+        return _places(grid) * self.channels
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """Matrix product: at every place of the grid, vectors of `inner` numbers with `outer` others."""
+
+    inner: int
+    outer: int
+
+    def cost(self, grid: Grid) -> int:
+        return _places(grid) * self.inner * self.outer
+
+
+def scaled(grid: Grid, factor: int) -> Grid:
+    """Return a grid enlarged by a factor."""
+    return grid[0] * factor, grid[1] * factor
+
+
+def to_pixels(given: Input, scores: Grid) -> tuple[Step, ...]:
+    """Return the step that upsamples class scores on a grid to pixels; none if they lie on pixels already."""
+    if scores == given.pixels:
+        return ()
+    return (Step("", Upsample(given.shape.classes), given.pixels),)
+
+
+def _places(grid: Grid) -> int:
+    return grid[0] * grid[1]

@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Segmenter's mask transformer: class embeddings attend with the patches, and masks are their scalar products.
+
+Strudel et al., "Segmenter: Transformer for Semantic Segmentation", ICCV 2021. Tensors, named as in official
+checkpoints: `cls_emb` (1, K, E), `proj_dec`, `blocks.i.*` as in the encoder, `decoder_norm`, `proj_patch` and
+`proj_classes` (E, E), which multiply from the right, `mask_norm` (K,).
+
+Legend: B batch, N tokens, E width, K classes.
+"""
+
+from collections.abc import Iterable
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from raycomp.decoders.mask import decoder_widths
+from raycomp.models.block import Axes, Block, BlockTraits
+from raycomp.models.heads.base import TokenHead
+from raycomp.recipe import BlockWidths
+from raycomp.shape import ModelShape
+
+_AXES: dict[str, Axes] = {
+    "cls_emb": (None, None, "decoder.embed"),
+    "proj_dec.weight": ("decoder.embed", "embed"),
+    "proj_dec.bias": ("decoder.embed",),
+    "decoder_norm.weight": ("decoder.embed",),
+    "decoder_norm.bias": ("decoder.embed",),
+    "proj_patch": ("decoder.embed", "decoder.out"),
+    "proj_classes": ("decoder.embed", "decoder.out"),
+    "mask_norm.weight": (None,),
+    "mask_norm.bias": (None,),
+}
+
+
+class MaskHead(TokenHead):
+    """Mask transformer whose width follows the embedding."""
+
+    def __init__(self, shape: ModelShape, embed: int) -> None:
+        super().__init__(shape)
+        widths = decoder_widths(shape, embed)
+        block = BlockWidths(heads=widths.heads, qk=widths.head_dim, v=widths.head_dim, mlp=widths.mlp)
+        # torch's default epsilon, as in the official decoder
+        traits = BlockTraits(scale=(shape.width // shape.decoder_heads) ** -0.5, eps=1e-5)
+        self.axes = _AXES
+        self.cls_emb = nn.Parameter(torch.zeros(1, shape.classes, embed))
+        self.proj_dec = nn.Linear(embed, embed)
+        self.blocks = nn.ModuleList(Block(embed, block, traits) for _ in range(shape.decoder_depth))
+        self.decoder_norm = nn.LayerNorm(embed)
+        self.proj_patch = nn.Parameter(embed**-0.5 * torch.randn(embed, embed))
+        self.proj_classes = nn.Parameter(embed**-0.5 * torch.randn(embed, embed))
+        self.mask_norm = nn.LayerNorm(shape.classes)
+
+    def set_dropout(self, rate: float) -> None:
+        """Set the dropout rate of the blocks in training."""
+        for block in cast("Iterable[Block]", self.blocks):
+            block.set_dropout(rate)
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """Map patches (B, N, E) to class scores (B, N, K)."""
+        B, N, _ = patches.shape
+        x = torch.cat([self.proj_dec(patches), self.cls_emb.expand(B, -1, -1)], dim=1)
+        for block in cast("Iterable[Block]", self.blocks):
+            x = block.feed(block.attend(x)[0])
+        x = self.decoder_norm(x)
+        patches = F.normalize(x[:, :N] @ self.proj_patch, dim=-1)
+        classes = F.normalize(x[:, N:] @ self.proj_classes, dim=-1)
+        return self.mask_norm(patches @ classes.transpose(1, 2))
