@@ -24,7 +24,7 @@ def randomised(module: nn.Module, seed: int = 0) -> nn.Module:
             scale = (
                 any(part in name for part in ("norm", "gamma", "lambda", "layer_scale", ".bn")) and "bias" not in name
             )
-            size = tensor.shape[-1] if tensor.ndim == 2 else 25
+            size = tensor[0].numel() if tensor.ndim in (2, 4) else 25  # fan-in
             tensor.copy_(0.5 + noise.abs() if scale or "running_var" in name else noise * size**-0.5)
     return module.eval()
 

@@ -34,6 +34,21 @@ def batch_norm(ledger: Ledger, name: str) -> tuple[Tensor, Tensor]:
 _STATISTICS = ("weight", "bias", "running_mean", "running_var")
 
 
+def convolution(ledger: Ledger, out: dict[str, Tensor], ours: str, theirs: str, norm: str | None = None) -> None:
+    """Take a convolution, with the batch norm after it where there is one, as `decoder.` and our name.
+
+    Raises:
+        UserError: if it is missing.
+    """
+    weight = ledger.take(f"{theirs}.weight").double()
+    bias = ledger.bias(f"{theirs}.bias", weight.shape[0]).double()  # of a transposed one both sides are equal
+    if norm is not None and f"{norm}.running_mean" in ledger:
+        scale, shift = batch_norm(ledger, norm)
+        weight, bias = weight * scale[:, None, None, None], bias * scale + shift
+        ledger.fold("batch norm is in the convolution before it")
+    out[f"decoder.{ours}.weight"], out[f"decoder.{ours}.bias"] = weight.float(), bias.float()
+
+
 def linear_head(ledger: Ledger, name: str, width: int, norm: str | None = None) -> Head:
     """Take a linear map, or 1x1 convolution, from features to classes; `norm` is a batch norm before it.
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from raycomp.errors import UserError, nearest
 from raycomp.models.readers.assemble import translated
-from raycomp.models.readers.heads import Head, linear_head
+from raycomp.models.readers.hf_heads import original_of, take_head
 from raycomp.models.readers.ledger import Ledger
 from raycomp.models.readers.source import Facts, Forward, Source, Translation, normalization_of, sides
 
@@ -50,7 +50,9 @@ _ACTIVATIONS = {
 _EPSILON = {"vit": 1e-12, "deit": 1e-12, "dpt": 1e-12, "dinov3_vit": 1e-5, "eomt_dinov3": 1e-5}
 _IMAGENET = ("dinov2", "dinov2_with_registers", "dinov3_vit", "deit", "eomt", "eomt_dinov3")
 _TAKEN = ("vit", *_IMAGENET, "dpt", "upernet")
-_LINEAR = ("classifier.classifier", "classifier", "head", "decode_head", "segmentation_head", "linear_head")
+
+
+_TASKS = ("EomtForUniversalSegmentation", "EomtDinov3ForUniversalSegmentation", "DPTForSemanticSegmentation")
 
 
 def encoder_name(name: str) -> str:
@@ -89,17 +91,12 @@ def read(source: Source) -> Translation:
     if kind is not None and kind not in _TAKEN:
         raise UserError(f"{source.path}: config.json has model_type {kind!r}: {nearest(kind, _TAKEN)}")
     facts = _facts(source, ledger, source.config)
-    original = partial(_features, source) if source.config else None
-    return translated(source, ledger, facts, str(kind or "ViT of transformers"), partial(_linear, source), original)
-
-
-def _linear(source: Source, ledger: Ledger, width: int) -> Head | None:
-    """Take a linear head of segmentation; a classifier of images is left."""
-    architectures = source.config.get("architectures") or ()
-    if any("ImageClassification" in str(name) for name in architectures):
-        ledger.leave({r"(cls_|distillation_)?classifier\..*": "classifier of images"})
-    name = next((name for name in _LINEAR if f"{name}.weight" in ledger), None)
-    return None if name is None else linear_head(ledger, name, width)
+    task = next((name for name in _TASKS if name in (source.config.get("architectures") or ())), None)
+    original = partial(_features, source) if task is None else partial(original_of, source, task)
+    family = str(kind or "ViT of transformers")
+    return translated(
+        source, ledger, facts, family, partial(take_head, source.config), original if source.config else None
+    )
 
 
 def _facts(source: Source, ledger: Ledger, config: Mapping[str, Any]) -> Facts:
@@ -123,7 +120,7 @@ def _facts(source: Source, ledger: Ledger, config: Mapping[str, Any]) -> Facts:
     return Facts(
         heads=config.get("num_attention_heads"),
         image=sides(config.get("image_size"), f"{where} 'image_size'"),
-        placed="class",
+        placed="none" if str(kind).startswith("eomt") else "class",
         norm_eps=config.get("layer_norm_eps", _EPSILON.get(str(kind))),
         activation="swiglu" if config.get("use_swiglu_ffn") else _ACTIVATIONS.get(str(act)),
         normalization=normalization,
