@@ -40,7 +40,7 @@ def test_a_segmenter_of_mmsegmentation_becomes_a_checkpoint(tmp_path):
     original = mm_segmenter("bn")
     path = mm_file(tmp_path / "m.pth", original, CONFIG.replace("HEAD", "FCNHead"))
     text = run(path, "--out", tmp_path / "ours.safetensors")
-    assert "Segmenter of mmsegmentation" in text
+    assert "FCNHead of mmsegmentation" in text
     assert "folded: batch norm is in the head" in text
     assert "left: auxiliary_head.weight and 1 more: auxiliary head, used in training only" in text
     assert "not compared with the original" in text

@@ -50,6 +50,15 @@ class Ledger:
         """Return the names left that match a regular expression from their start."""
         return [name for name in self._held if re.match(pattern, name)]
 
+    def rename(self, before: str, after: str) -> None:
+        """Rename the tensors whose names start with `before`."""
+        for name in self.names(re.escape(before)):
+            self._held[after + name.removeprefix(before)] = self._held.pop(name)
+
+    def add(self, name: str, tensor: Tensor) -> None:
+        """Add a tensor that the source implies."""
+        self._held[name] = name, tensor
+
     def quoted(self, name: str) -> str:
         """Return the name that a tensor has in the file, for errors."""
         return self._held[name][0] if name in self._held else name

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Read mmsegmentation's Segmenter: its VisionTransformer with SegmenterMaskTransformerHead, or FCNHead as linear head.
+"""Read mmsegmentation's models on its VisionTransformer; `heads` and `mm_heads` have their heads.
 
 Settings come from the configuration in the checkpoint or beside it (`mmconfig`). Batch norm before `conv_seg`, as in
 DINOv2's linear heads, is folded.
@@ -10,14 +10,16 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
+import torch
+
 from raycomp.errors import UserError, nearest
 from raycomp.models.readers.assemble import translated
-from raycomp.models.readers.heads import Head, linear_head, mask_head
 from raycomp.models.readers.ledger import Ledger
+from raycomp.models.readers.mm_heads import reads_several, take_head
 from raycomp.models.readers.mmconfig import config_of
 from raycomp.models.readers.source import Facts, Source, Translation, normalization_of, sides
 
-_HEADS = ("SegmenterMaskTransformerHead", "FCNHead", "BNHead")
+_HEADS = ("SegmenterMaskTransformerHead", "FCNHead", "BNHead", "DPTHead", "UPerHead", "SETRUPHead")
 _LAYER = (
     (r"ln([12])\.", r"norm\1."),
     (r"attn\.attn\.in_proj_", "attn.qkv."),
@@ -66,32 +68,43 @@ def read(source: Source) -> Translation:
     if not section:
         ledger.infer("settings of mmsegmentation's Segmenter, for it has no configuration inside or beside it")
     facts = _facts(source, section, config)
-    return translated(source, ledger, facts, "Segmenter of mmsegmentation", partial(_head, head))
+    _place_norm(ledger, section, facts)
+    family = f"{kind or 'ViT'} of mmsegmentation"
+    return translated(source, ledger, facts, family, partial(take_head, section))
 
 
-def _head(config: Mapping[str, Any], ledger: Ledger, width: int) -> Head | None:
-    if "decode_head.cls_emb" in ledger:
-        ledger.leave({r"decode_head\.conv_seg\..*": "a layer that the mask transformer does not use"})
-        return mask_head(ledger, width, config.get("num_heads"))
-    if "decode_head.conv_seg.weight" not in ledger:
-        return None
-    norm = "decode_head.bn" if "decode_head.bn.running_mean" in ledger else None
-    return linear_head(ledger, "decode_head.conv_seg", width, norm)
+def _place_norm(ledger: Ledger, model: Mapping[str, Any], facts: Facts) -> None:
+    """Give the encoder its final norm: that of SETR's head, or none before the heads that read several blocks.
+
+    Raises:
+        UserError: if a head of the last block lacks one.
+    """
+    if "decode_head.norm.weight" in ledger and "norm.weight" not in ledger:
+        settings = (model.get("decode_head") or {}).get("norm_layer") or {}
+        if (eps := settings.get("eps", 1e-6)) != facts.norm_eps:
+            raise UserError(
+                f"{ledger.path}: the norm of its head has epsilon {eps}, those of its encoder {facts.norm_eps}"
+            )
+        ledger.rename("decode_head.norm.", "norm.")
+        ledger.fold("the norm of the head is the encoder's final norm")
+    several = reads_several(ledger)
+    if "norm.weight" not in ledger and several:
+        ledger.add("norm.weight", torch.ones(ledger.size("patch_embed.proj.weight", 4)[0]))
+        ledger.fold("the encoder's final norm, which the head does not read, is one")
+    indices, depth = (
+        (model.get("backbone") or {}).get("out_indices", -1),
+        len(ledger.names(r"blocks\.\d+\.norm1\.weight")),
+    )
+    if several or indices == -1:
+        return
+    chosen = indices if isinstance(indices, int) else indices[(model.get("decode_head") or {}).get("in_index", -1)]
+    if chosen not in (-1, depth - 1):
+        raise UserError(f"{ledger.path}: the head reads block {chosen + 1}; expected the last, {depth}")
 
 
 def _facts(source: Source, model: Mapping[str, Any], config: Mapping[str, Any]) -> Facts:
     path = source.path
     backbone: Mapping[str, Any] = model.get("backbone") or {}
-    if backbone and backbone.get("final_norm") is False:
-        raise UserError(
-            f"{path}: the configuration has backbone.final_norm False; raycomp's heads read normed features"
-        )
-    if backbone.get("out_indices") not in (None, -1, [-1]) and backbone["out_indices"] != [
-        int(backbone.get("num_layers", 12)) - 1
-    ]:
-        raise UserError(
-            f"{path}: the configuration has backbone.out_indices {backbone['out_indices']}; expected the last"
-        )
     ours = {"width": "embed_dims", "depth": "num_layers", "patch": "patch_size"}
     processor = model.get("data_preprocessor") or config.get("data_preprocessor") or config.get("img_norm_cfg") or {}
     norm = backbone.get("norm_cfg") or {}

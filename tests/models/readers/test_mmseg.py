@@ -11,6 +11,7 @@ import torch
 
 from raycomp.errors import UserError
 from raycomp.models.importing import built
+from tests.helpers.mm_heads import TAPPED, tapped
 from tests.helpers.mmseg import CONFIG, KINDS, mm_file, mm_segmenter
 from tests.helpers.originals import pixels, read
 
@@ -57,7 +58,7 @@ def test_without_a_configuration_heads_size_and_mean_must_be_given(tmp_path):
         ("num_layers=2", "num_layers=12", "its configuration has backbone.num_layers 12, its tensors have depth 2"),
         ("img_size=(32, 48)", "img_size=(32, 32)", "expected [1, 1 + the grid of 32x32 pixels, 64]"),
         ("mean=[127.5", "mean=[100", "pixel mean [100, 127.5, 127.5] and std"),
-        ("final_norm=True", "final_norm=False", "backbone.final_norm False"),
+        ("final_norm=True", "out_indices=(0,)", "the head reads block 1; expected the last, 2"),
         ("FCNHead", "UPerHeadX", "decode_head.type 'UPerHeadX': "),
         ("model = dict(", "_base_ = ['a.py']\nmodel2 = dict(", "inherits from ['a.py']"),
         ("norm = dict(", "norm = = dict(", "is not a Python configuration"),
@@ -107,3 +108,32 @@ def test_other_objects_are_refused_with_the_line_that_strips_them(tmp_path):
     path = mm_file(tmp_path / "m.pth", mm_segmenter("linear"), None, runner=Unknown())
     with pytest.raises(UserError, match=r"refused: it holds Python objects \(tests\..*Unknown\).*python -c"):
         read(path)
+
+
+@pytest.mark.parametrize("kind", ["UPerHead", "SETRUPHead", "DPTHead"])
+def test_a_head_that_reads_several_blocks_is_equal(tmp_path, kind):
+    original = tapped(kind)
+    config = TAPPED.replace("HEAD", kind).replace("INDEX", "3" if kind == "SETRUPHead" else "[0, 1, 2, 3]")
+    found = read(mm_file(tmp_path / "m.pth", original, config))
+    assert found.shape.normalization == "deit"
+    with torch.inference_mode():
+        expected = original(pixels(found))
+        torch.testing.assert_close(built(found, tmp_path)(pixels(found)), expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("kind", "before", "after", "said"),
+    [
+        ("DPTHead", "out_indices=(0, 1, 2, 3), ", "", "has backbone.out_indices None and decode_head.in_index"),
+        ("UPerHead", "in_index=[0, 1, 2, 3]", "in_index=[1, 0, 2, 3]", "decode_head.in_index [1, 0, 2, 3]"),
+        ("UPerHead", "up_scale=2", "pool_scales=(1, 2)", "decode_head.pool_scales [1, 2]"),
+        ("SETRUPHead", "up_scale=2", "up_scale=4", "convolutions of 3x3 that enlarge by 4; taken are"),
+        ("SETRUPHead", "eps=1e-6", "eps=1e-5", "the norm of its head has epsilon 1e-06, those of its encoder 1e-05"),
+        ("DPTHead", "readout_type='project'", "readout_type='add'", "has no place for tensor 'decode_head.reassemble"),
+    ],
+)
+def test_a_head_of_another_kind_is_named(tmp_path, kind, before, after, said):
+    config = TAPPED.replace("HEAD", kind).replace("INDEX", "3" if kind == "SETRUPHead" else "[0, 1, 2, 3]")
+    assert before in config
+    with pytest.raises(UserError, match=re.escape(said)):
+        read(mm_file(tmp_path / "m.pth", tapped(kind), config.replace(before, after)))
