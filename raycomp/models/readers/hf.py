@@ -7,7 +7,6 @@ Names of both versions are taken, those in files and those in memory; `hf_heads`
 
 import re
 import tempfile
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,8 @@ from raycomp.errors import UserError, nearest
 from raycomp.models.readers.assemble import translated
 from raycomp.models.readers.hf_heads import original_of, take_head
 from raycomp.models.readers.ledger import Ledger
-from raycomp.models.readers.source import Facts, Forward, Source, Translation, normalization_of, sides
+from raycomp.models.readers.settings import HfConfig, both, checked
+from raycomp.models.readers.source import Facts, Forward, Source, Translation, normalization_of
 
 _PREFIX = r"(?:(?:vit|deit|dinov2|dinov2_with_registers|dinov3_vit|dinov3|dpt|backbone|encoder|model)\.)?"
 _BLOCK = r"(?:encoder\.layer|model\.layer|encoder\.layers|layers|layer)\.(\d+)\."
@@ -87,52 +87,48 @@ def read(source: Source) -> Translation:
     rows = "embeddings.position_embeddings.weight"  # of an embedding: (N, E)
     held = {name: t[None] if name.endswith(rows) else t for name, t in source.tensors.items()}
     ledger = Ledger(held, source.path, encoder_name)
-    kind = source.config.get("model_type")
+    config = checked(HfConfig, source.config, str(source.path.with_name("config.json")))
+    kind = config.model_type
     if kind is not None and kind not in _TAKEN:
         raise UserError(f"{source.path}: config.json has model_type {kind!r}: {nearest(kind, _TAKEN)}")
-    facts = _facts(source, ledger, source.config)
-    task = next((name for name in _TASKS if name in (source.config.get("architectures") or ())), None)
+    task = next((name for name in _TASKS if name in (config.architectures or ())), None)
     original = partial(_features, source) if task is None else partial(original_of, source, task)
-    family = str(kind or "ViT of transformers")
     return translated(
-        source, ledger, facts, family, partial(take_head, source.config), original if source.config else None
+        source,
+        ledger,
+        _facts(source, ledger, config),
+        kind or "ViT of transformers",
+        partial(take_head, config),
+        original if source.config else None,
     )
 
 
-def _facts(source: Source, ledger: Ledger, config: Mapping[str, Any]) -> Facts:
-    """Return what an encoder's section of `config.json` states."""
-    path, kind = source.path, config.get("model_type")
-    where = f"{path.with_name('config.json')}: field"
-    processor = source.processor
-    normalization = normalization_of(processor.get("image_mean"), processor.get("image_std"), str(path))
+def _facts(source: Source, ledger: Ledger, config: HfConfig) -> Facts:
+    """Return what `config.json` states of an encoder."""
+    kind, processor, act = config.model_type or "", source.processor, config.hidden_act
+    normalization = normalization_of(processor.get("image_mean"), processor.get("image_std"), str(source.path))
     if normalization is None and kind in _IMAGENET:
         ledger.infer("ImageNet's mean and std, as in all of its family")
         normalization = "deit"
-    sizes = {"width": "hidden_size", "depth": "num_hidden_layers"}
-    patch = sides(config.get("patch_size"), f"{where} 'patch_size'")
-    declared = {ours: (theirs, config[theirs]) for ours, theirs in sizes.items() if isinstance(config.get(theirs), int)}
-    if patch is not None:
-        declared["patch"] = "patch_size", patch[0]
-    act = config.get("hidden_act")
     if act is not None and act not in _ACTIVATIONS:
-        raise UserError(f"{where} 'hidden_act' is {act!r}: {nearest(act, _ACTIVATIONS)}")
-    rotary = "pos_embed" not in ledger
+        where = f"{source.path.with_name('config.json')}: field 'hidden_act'"
+        raise UserError(f"{where} is {act!r}: {nearest(act, _ACTIVATIONS)}")
+    patch = both(config.patch_size)
+    stated = {
+        "width": ("hidden_size", config.hidden_size),
+        "depth": ("num_hidden_layers", config.num_hidden_layers),
+        "patch": ("patch_size", patch[0] if patch else None),
+    }
     return Facts(
-        heads=config.get("num_attention_heads"),
-        image=sides(config.get("image_size"), f"{where} 'image_size'"),
-        placed="none" if str(kind).startswith("eomt") else "class",
-        norm_eps=config.get("layer_norm_eps", _EPSILON.get(str(kind))),
-        activation="swiglu" if config.get("use_swiglu_ffn") else _ACTIVATIONS.get(str(act)),
+        heads=config.num_attention_heads,
+        image=both(config.image_size),
+        placed="none" if kind.startswith("eomt") else "class",
+        norm_eps=config.layer_norm_eps or _EPSILON.get(kind),
+        activation="swiglu" if config.use_swiglu_ffn else _ACTIVATIONS.get(str(act)),
         normalization=normalization,
-        rope_base=_rope_base(config) if rotary else None,
-        declared=declared,
+        rope_base=None if "pos_embed" in ledger else config.rope_base,
+        declared={ours: (theirs, value) for ours, (theirs, value) in stated.items() if value is not None},
     )
-
-
-def _rope_base(config: Mapping[str, Any]) -> float:
-    parameters = config.get("rope_parameters")
-    nested = parameters.get("rope_theta") if isinstance(parameters, dict) else None
-    return float(nested or config.get("rope_theta") or 100.0)
 
 
 def _features(source: Source) -> Forward:

@@ -4,7 +4,6 @@
 The tables of names are in `raycomp.models.heads`.
 """
 
-from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -13,12 +12,13 @@ from torch import Tensor
 from raycomp.errors import UserError
 from raycomp.models.readers.heads import Head, convolution, linear_head
 from raycomp.models.readers.ledger import Ledger
+from raycomp.models.readers.settings import HfConfig
 from raycomp.models.readers.source import Forward, Source
 
 _LINEAR = ("classifier.classifier", "classifier", "head", "decode_head", "segmentation_head", "linear_head")
 
 
-def take_head(config: Mapping[str, Any], ledger: Ledger, width: int) -> Head | None:
+def take_head(config: HfConfig, ledger: Ledger, width: int) -> Head | None:
     """Take the head of a model; a classifier of images is left.
 
     Raises:
@@ -33,21 +33,19 @@ def take_head(config: Mapping[str, Any], ledger: Ledger, width: int) -> Head | N
             f"{ledger.path}: UperNet of transformers is not taken, for all its levels have the grid of patches; "
             "raycomp has mmsegmentation's, with its neck"
         )
-    architectures = config.get("architectures") or ()
-    if any("ImageClassification" in str(name) for name in architectures):
+    if any("ImageClassification" in name for name in config.architectures or ()):
         ledger.leave({r"(cls_|distillation_)?classifier\..*": "classifier of images"})
     name = next((name for name in _LINEAR if f"{name}.weight" in ledger), None)
     return None if name is None else linear_head(ledger, name, width)
 
 
-def _eomt(config: Mapping[str, Any], ledger: Ledger, width: int) -> Head:
+def _eomt(config: HfConfig, ledger: Ledger, width: int) -> Head:
     """Take EoMT's head (Kerssies et al., CVPR 2025)."""
     out: dict[str, Tensor] = {}
     queries = ledger.take("query.weight")
     if ledger.take("attn_mask_probs").max() > 0:
         raise UserError(f"{ledger.path}: tensor 'attn_mask_probs' is not zero: its training has not ended")
-    blocks = config.get("num_blocks")
-    if blocks is None:
+    if config.num_blocks is None:
         raise UserError(f"{ledger.path}: it needs its config.json, which tells the blocks of the queries (num_blocks)")
     names = {"class_head": "class_predictor"} | {f"mask_head.fc{n}": f"mask_head.fc{n}" for n in (1, 2, 3)}
     upscales = len(ledger.names(r"upscale_block\.block\.\d+\.conv1\.weight"))
@@ -58,23 +56,22 @@ def _eomt(config: Mapping[str, Any], ledger: Ledger, width: int) -> Head:
         out[f"decoder.{ours}.weight"] = ledger.take(f"{theirs}.weight")
         rows = out["decoder.class_head.weight"].shape[0] if ours == "class_head" else width
         out[f"decoder.{ours}.bias"] = ledger.bias(f"{theirs}.bias", rows)
-    fields: dict[str, object] = {"decoder": "eomt", "decoder_depth": 0, "query_blocks": blocks}
+    fields: dict[str, object] = {"decoder": "eomt", "decoder_depth": 0, "query_blocks": config.num_blocks}
     fields |= {"classes": len(out["decoder.class_head.bias"]) - 1, "queries": len(queries), "mask_upscales": upscales}
     return Head(fields, {"encoder.queries": queries[None], **out})
 
 
-def _dpt(config: Mapping[str, Any], ledger: Ledger) -> Head:
+def _dpt(config: HfConfig, ledger: Ledger) -> Head:
     """Take DPT's head (Ranftl et al., ICCV 2021)."""
     expected = {"reassemble_factors": [4, 2, 1, 0.5], "neck_ignore_stages": [], "is_hybrid": False, "head_in_index": -1}
     for name, value in expected.items():
-        if config.get(name, value) != value:
-            raise UserError(f"{ledger.path}: config.json has {name} {config[name]}; raycomp's DPT has {value}")
-    taps = config.get("backbone_out_indices") or config.get("out_indices")
-    if not isinstance(taps, list):
+        if (actual := getattr(config, name)) is not None and actual != value:
+            raise UserError(f"{ledger.path}: config.json has {name} {actual}; raycomp's DPT has {value}")
+    if config.backbone_out_indices is None:
         raise UserError(f"{ledger.path}: it needs its config.json, which tells its taps (backbone_out_indices)")
     out: dict[str, Tensor] = {}
     take = partial(convolution, ledger, out)
-    readout = config.get("readout_type", "project")
+    readout = config.readout_type
     for tap in range(4):
         stage = "neck.reassemble_stage"
         if readout == "project":
@@ -98,7 +95,7 @@ def _dpt(config: Mapping[str, Any], ledger: Ledger) -> Head:
     take("classifier", "head.head.4")
     widths = [len(out[f"decoder.reassemble.{tap}.project.bias"]) for tap in range(4)]
     fields: dict[str, object] = {"decoder": "dpt", "decoder_depth": 0, "readout": readout, "double_scores": True}
-    fields |= {"taps": [int(tap) + 1 for tap in taps], "tap_norm": "none", "tap_widths": widths}
+    fields |= {"taps": [tap + 1 for tap in config.backbone_out_indices], "tap_norm": "none", "tap_widths": widths}
     fields |= {"classes": len(out["decoder.classifier.bias"]), "decoder_width": len(out["decoder.project.bias"])}
     return Head(fields, out)
 

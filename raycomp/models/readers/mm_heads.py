@@ -4,18 +4,16 @@
 The tables of names are in `raycomp.models.heads`; `readers.heads` has the linear head and the mask transformer.
 """
 
-from collections.abc import Mapping
 from functools import partial
-from typing import Any
 
 from torch import Tensor
 
 from raycomp.errors import UserError
 from raycomp.models.readers.heads import Head, convolution, linear_head, mask_head
 from raycomp.models.readers.ledger import Ledger
+from raycomp.models.readers.settings import MmBackbone, MmHead, MmModel, MmNeck
 
 _HEAD = "decode_head"
-_SCALES = [4, 2, 1, 0.5]
 _DPT, _UPERNET = f"{_HEAD}.reassemble_blocks.projects.0.conv.weight", f"{_HEAD}.fpn_bottleneck.conv.weight"
 
 
@@ -24,42 +22,41 @@ def reads_several(ledger: Ledger) -> bool:
     return _DPT in ledger or _UPERNET in ledger
 
 
-def take_head(model: Mapping[str, Any], ledger: Ledger, width: int) -> Head | None:
+def take_head(model: MmModel, ledger: Ledger, width: int) -> Head | None:
     """Take the head of a model.
 
     Args:
-        model: Section `model` of the configuration; empty if there is none.
+        model: Section `model` of the configuration; with defaults alone if there is none.
 
     Raises:
         UserError: if it does not fit.
     """
-    config: Mapping[str, Any] = model.get(_HEAD) or {}
+    config = model.decode_head
     if _DPT in ledger:
-        return _dpt(model, config, ledger)
+        return _dpt(model, ledger)
     if _UPERNET in ledger:
-        return _upernet(model, config, ledger)
+        return _upernet(model, ledger)
     if f"{_HEAD}.up_convs.0.0.conv.weight" in ledger:
         return _pup(config, ledger)
     if f"{_HEAD}.cls_emb" in ledger:
         ledger.leave({rf"{_HEAD}\.conv_seg\..*": "a layer that the mask transformer does not use"})
-        return mask_head(ledger, width, config.get("num_heads"))
+        return mask_head(ledger, width, config.num_heads)
     if f"{_HEAD}.conv_seg.weight" not in ledger:
         return None
     norm = f"{_HEAD}.bn" if f"{_HEAD}.bn.running_mean" in ledger else None
     return linear_head(ledger, f"{_HEAD}.conv_seg", width, norm)
 
 
-def _taps(model: Mapping[str, Any], ledger: Ledger) -> dict[str, object]:
+def _taps(model: MmModel, ledger: Ledger) -> dict[str, object]:
     """Return the taps, which the configuration alone tells."""
-    backbone = model.get("backbone") or {}
-    indices, order = backbone.get("out_indices"), (model.get(_HEAD) or {}).get("in_index", [0, 1, 2, 3])
-    if not isinstance(indices, list) or order != [0, 1, 2, 3]:
+    backbone, order = model.backbone or MmBackbone(), model.decode_head.in_index
+    if not isinstance(backbone.out_indices, list) or order not in (-1, [0, 1, 2, 3]):
         raise UserError(
-            f"{ledger.path}: its configuration has backbone.out_indices {indices} and decode_head.in_index {order}; "
-            "expected the four blocks that the head reads, and [0, 1, 2, 3]"
+            f"{ledger.path}: its configuration has backbone.out_indices {backbone.out_indices} and "
+            f"decode_head.in_index {order}; expected the four blocks that the head reads, and [0, 1, 2, 3]"
         )
-    normed = backbone.get("final_norm") is True
-    return {"taps": [index + 1 for index in indices], "tap_norm": "last" if normed else "none", "decoder_depth": 0}
+    taps = [index + 1 for index in backbone.out_indices]
+    return {"taps": taps, "tap_norm": "last" if backbone.final_norm else "none", "decoder_depth": 0}
 
 
 def _module(ledger: Ledger, out: dict[str, Tensor], ours: str, theirs: str) -> None:
@@ -73,10 +70,10 @@ def _ended(out: dict[str, Tensor], last: str, fields: dict[str, object]) -> Head
     return Head(fields | sizes, out)
 
 
-def _dpt(model: Mapping[str, Any], config: Mapping[str, Any], ledger: Ledger) -> Head:
+def _dpt(model: MmModel, ledger: Ledger) -> Head:
     out: dict[str, Tensor] = {}
     take, module = partial(convolution, ledger, out), partial(_module, ledger, out)
-    blocks, readout = f"{_HEAD}.reassemble_blocks", config.get("readout_type", "ignore")
+    blocks, readout = f"{_HEAD}.reassemble_blocks", model.decode_head.readout_type
     for tap in range(4):
         if readout == "project":
             name = f"{blocks}.readout_projects.{tap}.0"
@@ -100,12 +97,12 @@ def _dpt(model: Mapping[str, Any], config: Mapping[str, Any], ledger: Ledger) ->
     return _ended(out, "project", fields)
 
 
-def _upernet(model: Mapping[str, Any], config: Mapping[str, Any], ledger: Ledger) -> Head:
-    neck = model.get("neck") or {}
-    if list(neck.get("scales", _SCALES)) != _SCALES or list(config.get("pool_scales", [1, 2, 3, 6])) != [1, 2, 3, 6]:
+def _upernet(model: MmModel, ledger: Ledger) -> Head:
+    scales, pools = (model.neck or MmNeck()).scales, model.decode_head.pool_scales
+    if scales != MmNeck().scales or pools != MmHead().pool_scales:
         raise UserError(
-            f"{ledger.path}: its configuration has neck.scales {neck.get('scales')} and decode_head.pool_scales "
-            f"{config.get('pool_scales')}; raycomp's UperNet has {_SCALES} and [1, 2, 3, 6]"
+            f"{ledger.path}: its configuration has neck.scales {scales} and decode_head.pool_scales {pools}; "
+            f"raycomp's UperNet has {MmNeck().scales} and {MmHead().pool_scales}"
         )
     if "neck.convs.0.conv.weight" not in ledger:
         raise UserError(
@@ -127,9 +124,9 @@ def _upernet(model: Mapping[str, Any], config: Mapping[str, Any], ledger: Ledger
     return _ended(out, "fusion", {"decoder": "upernet", "tap_widths": widths, **_taps(model, ledger)})
 
 
-def _pup(config: Mapping[str, Any], ledger: Ledger) -> Head:
+def _pup(config: MmHead, ledger: Ledger) -> Head:
     times = len(ledger.names(rf"{_HEAD}\.up_convs\.\d+\.0\.conv\.weight"))
-    scale, kernel = config.get("up_scale", 2), ledger.size(f"{_HEAD}.up_convs.0.0.conv.weight", 4)[-1]
+    scale, kernel = config.up_scale, ledger.size(f"{_HEAD}.up_convs.0.0.conv.weight", 4)[-1]
     if (times, scale, kernel) != (4, 2, 3):
         raise UserError(
             f"{ledger.path}: SETRUPHead has {times} convolutions of {kernel}x{kernel} that enlarge by {scale}; taken "

@@ -6,9 +6,7 @@ DINOv2's linear heads, is folded.
 """
 
 import re
-from collections.abc import Mapping
 from functools import partial
-from typing import Any
 
 import torch
 
@@ -17,7 +15,8 @@ from raycomp.models.readers.assemble import translated
 from raycomp.models.readers.ledger import Ledger
 from raycomp.models.readers.mm_heads import reads_several, take_head
 from raycomp.models.readers.mmconfig import config_of
-from raycomp.models.readers.source import Facts, Source, Translation, normalization_of, sides
+from raycomp.models.readers.settings import MmBackbone, MmConfig, MmHead, MmModel, MmNorm, both, checked
+from raycomp.models.readers.source import Facts, Source, Translation, normalization_of
 
 _HEADS = ("SegmenterMaskTransformerHead", "FCNHead", "BNHead", "DPTHead", "UPerHead", "SETRUPHead")
 _LAYER = (
@@ -57,63 +56,64 @@ def read(source: Source) -> Translation:
         UserError: naming the tensor or the setting that does not fit.
     """
     ledger = Ledger(source.tensors, source.path, _renamed)
-    config = config_of(source)
-    model = config.get("model")
-    section: Mapping[str, Any] = model if isinstance(model, dict) else {}
-    head = section.get("decode_head") or {}
-    kind = head.get("type") if isinstance(head, dict) else None
-    if kind is not None and kind not in _HEADS:
+    config = checked(MmConfig, config_of(source), f"{source.path}: its configuration")
+    model = config.model
+    if (kind := model.decode_head.type) is not None and kind not in _HEADS:
         raise UserError(f"{source.path}: the configuration has decode_head.type {kind!r}: {nearest(kind, _HEADS)}")
     ledger.leave({r"auxiliary_head(\.\d+)?\..*": "auxiliary head, used in training only"})
-    if not section:
+    if model.backbone is None:
         ledger.infer("settings of mmsegmentation's Segmenter, for it has no configuration inside or beside it")
-    facts = _facts(source, section, config)
-    _place_norm(ledger, section, facts)
-    family = f"{kind or 'ViT'} of mmsegmentation"
-    return translated(source, ledger, facts, family, partial(take_head, section))
+    facts = _facts(source, config)
+    _place_norm(ledger, model, facts)
+    _check_last(ledger, model)
+    return translated(source, ledger, facts, f"{kind or 'ViT'} of mmsegmentation", partial(take_head, model))
 
 
-def _place_norm(ledger: Ledger, model: Mapping[str, Any], facts: Facts) -> None:
-    """Give the encoder its final norm: that of SETR's head, or none before the heads that read several blocks.
+def _place_norm(ledger: Ledger, model: MmModel, facts: Facts) -> None:
+    """Give the encoder its final norm: that of SETR's head, or an unused one for heads that read several blocks.
 
     Raises:
-        UserError: if a head of the last block lacks one.
+        UserError: if the norm of the head has another epsilon.
     """
-    if "decode_head.norm.weight" in ledger and "norm.weight" not in ledger:
-        settings = (model.get("decode_head") or {}).get("norm_layer") or {}
-        if (eps := settings.get("eps", 1e-6)) != facts.norm_eps:
+    if "norm.weight" in ledger:
+        return
+    if "decode_head.norm.weight" in ledger:
+        eps = (model.decode_head.norm_layer or MmNorm()).eps or 1e-6
+        if eps != facts.norm_eps:
             raise UserError(
                 f"{ledger.path}: the norm of its head has epsilon {eps}, those of its encoder {facts.norm_eps}"
             )
         ledger.rename("decode_head.norm.", "norm.")
         ledger.fold("the norm of the head is the encoder's final norm")
-    several = reads_several(ledger)
-    if "norm.weight" not in ledger and several:
+    elif reads_several(ledger):
         ledger.add("norm.weight", torch.ones(ledger.size("patch_embed.proj.weight", 4)[0]))
         ledger.fold("the encoder's final norm, which the head does not read, is one")
-    indices, depth = (
-        (model.get("backbone") or {}).get("out_indices", -1),
-        len(ledger.names(r"blocks\.\d+\.norm1\.weight")),
-    )
-    if several or indices == -1:
-        return
-    chosen = indices if isinstance(indices, int) else indices[(model.get("decode_head") or {}).get("in_index", -1)]
-    if chosen not in (-1, depth - 1):
+
+
+def _check_last(ledger: Ledger, model: MmModel) -> None:
+    """Check that a head of one block reads the last."""
+    indices, order = (model.backbone or MmBackbone()).out_indices, model.decode_head.in_index
+    depth = len(ledger.names(r"blocks\.\d+\.norm1\.weight"))
+    chosen = indices if isinstance(indices, int) else -1
+    if isinstance(indices, list) and isinstance(order, int) and -len(indices) <= order < len(indices):
+        chosen = indices[order]
+    if not reads_several(ledger) and chosen not in (-1, depth - 1):
         raise UserError(f"{ledger.path}: the head reads block {chosen + 1}; expected the last, {depth}")
 
 
-def _facts(source: Source, model: Mapping[str, Any], config: Mapping[str, Any]) -> Facts:
-    path = source.path
-    backbone: Mapping[str, Any] = model.get("backbone") or {}
-    ours = {"width": "embed_dims", "depth": "num_layers", "patch": "patch_size"}
-    processor = model.get("data_preprocessor") or config.get("data_preprocessor") or config.get("img_norm_cfg") or {}
-    norm = backbone.get("norm_cfg") or {}
+def _facts(source: Source, config: MmConfig) -> Facts:
+    path, backbone = source.path, config.model.backbone or MmBackbone()
+    if (act := (backbone.act_cfg or MmHead()).type) not in (None, "GELU"):
+        raise UserError(f"{path}: the configuration has backbone.act_cfg.type {act!r}; expected 'GELU'")
+    stated = {"width": "embed_dims", "depth": "num_layers", "patch": "patch_size"}
+    declared = {ours: (f"backbone.{theirs}", getattr(backbone, theirs)) for ours, theirs in stated.items()}
+    default = 1e-6 if config.model.backbone is None else 1e-5  # of Segmenter's configurations, and of torch
     return Facts(
-        heads=backbone.get("num_heads"),
-        image=sides(backbone.get("img_size"), f"{path}: backbone.img_size"),
-        norm_eps=norm.get("eps", 1e-5 if backbone else 1e-6),
+        heads=backbone.num_heads,
+        image=both(backbone.img_size),
+        norm_eps=(backbone.norm_cfg or MmNorm()).eps or default,
         placed="all",
         activation="gelu",
-        normalization=normalization_of(processor.get("mean"), processor.get("std"), str(path)),
-        declared={o: (f"backbone.{t}", backbone[t]) for o, t in ours.items() if isinstance(backbone.get(t), int)},
+        normalization=normalization_of(config.pixels.mean, config.pixels.std, str(path)),
+        declared={ours: fact for ours, fact in declared.items() if fact[1] is not None},
     )

@@ -162,21 +162,6 @@ def normalization_of(mean: object, std: object, where: str) -> str | None:
     raise UserError(f"{where}: pixel mean {mean} and std {std} are not taken; known are {known}")
 
 
-def sides(value: object, where: str) -> Size | None:
-    """Return height and width from one number or two; None if not stated.
-
-    Raises:
-        UserError: for anything else.
-    """
-    if value is None:
-        return None
-    if isinstance(value, int):
-        return value, value
-    if isinstance(value, list | tuple) and len(value) == 2 and all(isinstance(side, int) for side in value):
-        return value[0], value[1]
-    raise UserError(f"{where} is {value!r}: expected one or two whole numbers")
-
-
 def validated(fields: Mapping[str, object], path: Path) -> ModelShape:
     """Return a model shape.
 

@@ -112,7 +112,8 @@ def _facts(source: Source, name: str) -> Facts:
     if not isinstance(blocks, nn.Sequential | nn.ModuleList) or not hasattr(blocks[0], "attn"):
         raise UserError(f"{source.path}: {name} is not a plain ViT")
     block: Any = blocks[0]
-    stated = source.config.get("pretrained_cfg") or getattr(model, "pretrained_cfg", {})
+    beside = source.config.get("pretrained_cfg")
+    stated = beside if isinstance(beside, dict) else getattr(model, "pretrained_cfg", {})
     rope: Any = getattr(model, "rope", None)
     grid = getattr(getattr(model, "patch_embed", None), "grid_size", None)
     patch = getattr(getattr(model, "patch_embed", None), "patch_size", None)

@@ -59,10 +59,14 @@ def test_an_eomt_whose_training_has_not_ended_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("field", "value", "said"),
     [
-        ("reassemble_factors", [4, 2, 1, 1], r"config\.json has reassemble_factors \[4, 2, 1, 1\]"),
+        ("reassemble_factors", [4, 2, 1, 1], r"config\.json has reassemble_factors \[4\.0, 2\.0, 1\.0, 1\.0\]"),
         ("backbone_out_indices", None, "which tells its taps"),
         ("backbone_out_indices", [0, 1, 2, 9], r"taps \(1, 2, 3, 10\): expected ascending blocks from 1 to depth, 4"),
-        ("readout_type", "sum", "field 'readout': input should be 'ignore', 'add' or 'project', not 'sum'"),
+        (
+            "readout_type",
+            "sum",
+            r"config\.json: field 'readout_type': input should be 'ignore', 'add' or 'project', not 'sum'",
+        ),
     ],
 )
 def test_a_dpt_of_another_kind_is_named(tmp_path, field, value, said):

@@ -54,10 +54,12 @@ def test_without_a_configuration_heads_size_and_mean_must_be_given(tmp_path):
     ("before", "after", "said"),
     [
         ("num_heads=4", "num_heads=5", "width 64 is not a multiple of heads 5"),
+        ("num_heads=4", "num_heads='x'", "its configuration: field 'model.backbone.num_heads': input should be"),
+        ("final_norm=True", "act_cfg=dict(type='ReLU')", "backbone.act_cfg.type 'ReLU'; expected 'GELU'"),
         ("embed_dims=64", "embed_dims=96", "its configuration has backbone.embed_dims 96, its tensors have width 64"),
         ("num_layers=2", "num_layers=12", "its configuration has backbone.num_layers 12, its tensors have depth 2"),
         ("img_size=(32, 48)", "img_size=(32, 32)", "expected [1, 1 + the grid of 32x32 pixels, 64]"),
-        ("mean=[127.5", "mean=[100", "pixel mean [100, 127.5, 127.5] and std"),
+        ("mean=[127.5", "mean=[100", "pixel mean [100.0, 127.5, 127.5] and std"),
         ("final_norm=True", "out_indices=(0,)", "the head reads block 1; expected the last, 2"),
         ("FCNHead", "UPerHeadX", "decode_head.type 'UPerHeadX': "),
         ("model = dict(", "_base_ = ['a.py']\nmodel2 = dict(", "inherits from ['a.py']"),
@@ -124,7 +126,7 @@ def test_a_head_that_reads_several_blocks_is_equal(tmp_path, kind):
 @pytest.mark.parametrize(
     ("kind", "before", "after", "said"),
     [
-        ("DPTHead", "out_indices=(0, 1, 2, 3), ", "", "has backbone.out_indices None and decode_head.in_index"),
+        ("DPTHead", "out_indices=(0, 1, 2, 3), ", "", "has backbone.out_indices -1 and decode_head.in_index"),
         ("UPerHead", "in_index=[0, 1, 2, 3]", "in_index=[1, 0, 2, 3]", "decode_head.in_index [1, 0, 2, 3]"),
         ("UPerHead", "up_scale=2", "pool_scales=(1, 2)", "decode_head.pool_scales [1, 2]"),
         ("SETRUPHead", "up_scale=2", "up_scale=4", "convolutions of 3x3 that enlarge by 4; taken are"),
