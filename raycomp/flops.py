@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from raycomp.decoders import decoder_cost
-from raycomp.decoders.mask import decoder_widths as decoder_widths
-from raycomp.decoders.operations import NORM_COST, Attention, Input, Mlp
+from raycomp.decoders.mask_steps import decoder_widths as decoder_widths
+from raycomp.decoders.operations import NORM_COST, Input, attention_cost, mlp_cost
 from raycomp.recipe import Recipe, tokens_removed
 from raycomp.shape import ModelShape, Size
 
@@ -70,15 +70,15 @@ def profile(
     left = patches - before
     if shape.pre_norm:
         embedding += NORM_COST * (left + shape.prefix) * embed
-    blocks, after = [], []
+    blocks, after, gated = [], [], shape.activation == "swiglu"
     for index, (widths, r) in enumerate(zip(recipe.blocks, removed, strict=True)):
         special = shape.special(index)
-        cost = Attention(embed, widths.heads, widths.qk, widths.v, shape.qk_norm).cost((left + special, 1))
+        cost = attention_cost(left + special, embed, widths.heads, widths.qk, widths.v, shape.qk_norm)
         if recipe.merge is not None:
             metric = recipe.merge.metric_width(index, r, embed, widths.heads, widths.qk)
             cost += _matching(left + special, metric)
         left -= r
-        cost += Mlp(embed, widths.mlp, shape.activation == "swiglu").cost((left + special, 1))
+        cost += mlp_cost(left + special, embed, widths.mlp, gated)
         blocks.append(cost)
         after.append(left + special)
     normed = sum(after[tap - 1] for tap in shape.normed_taps)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training losses: cross-entropy, distillation from a teacher, and both over nested recipes.
+"""Training losses: that of the head, distillation from a teacher, and both over nested recipes.
 
 Distillation follows Hinton et al., "Distilling the Knowledge in a Neural Network", 2015, at temperature 1; training
 the full, the narrowest and random recipes in each step follows Yu & Huang, "Universally Slimmable Networks and
@@ -16,7 +16,9 @@ from torch import Tensor, nn
 
 from raycomp.compress.elastic import Nested
 from raycomp.data.samples import IGNORE
+from raycomp.models.pixels import QueryMasks
 from raycomp.models.policy import one_class
+from raycomp.models.query_loss import query_loss
 from raycomp.models.segmenter import Segmenter
 from raycomp.recipe import Recipe
 
@@ -39,8 +41,24 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def pixel_loss(model: nn.Module, images: Tensor, labels: Tensor) -> Iterator[Tensor]:
-    """Yield the cross-entropy over the labelled pixels."""
-    yield cross_entropy(model(images), labels)
+    """Yield the cross-entropy over the labelled pixels, or the loss of a head of queries; see `supervised`."""
+    if isinstance(model, Segmenter):
+        yield supervised(model, model.patch_scores(images), labels)
+    else:
+        yield cross_entropy(model(images), labels)
+
+
+def supervised(model: Segmenter, scores: Tensor, labels: Tensor) -> Tensor:
+    """Compute the loss that a model's head is trained by, from its scores: cross-entropy, or `query_loss`.
+
+    Args:
+        scores: see `Segmenter.patch_scores`.
+        labels: (B, H, W), classes or IGNORE, at the size of the images.
+    """
+    form, size = model.decoder.form, (labels.shape[-2], labels.shape[-1])
+    if isinstance(form, QueryMasks):
+        return query_loss(*form.unpacked(scores, size), labels)
+    return cross_entropy(form.logits(scores, size), labels)
 
 
 def policy_loss(policy: nn.Module, images: Tensor, labels: Tensor, ignore_border: bool) -> Iterator[Tensor]:
@@ -50,7 +68,7 @@ def policy_loss(policy: nn.Module, images: Tensor, labels: Tensor, ignore_border
 
 
 def distilled(teacher: Segmenter, weight: float) -> Loss:
-    """Return a loss: cross-entropy plus `weight` times the KL divergence from the teacher's class scores."""
+    """Return a loss: `supervised` plus `weight` times the KL divergence from the teacher's class scores."""
 
     def loss(model: nn.Module, images: Tensor, labels: Tensor) -> Iterator[Tensor]:
         assert isinstance(model, Segmenter)
@@ -80,11 +98,11 @@ def nested(teacher: Segmenter, weight: float, draw: Callable[[int], Sequence[Rec
 def _distillation(
     model: Segmenter, scores: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, target: Tensor, weight: float
 ) -> Tensor:
-    """Compute cross-entropy plus weighted divergence; `target` holds the teacher's log-probabilities (B, K, h, w)."""
+    """Compute `supervised` plus weighted divergence; `target` holds the teacher's log-probabilities (B, K, h, w)."""
     form, size = model.decoder.form, (images.shape[-2], images.shape[-1])
     found = scores(images).float()
     divergence = F.kl_div(form.log_probabilities(found, size), target, reduction="none", log_target=True)
-    return cross_entropy(form.logits(found, size), labels) + weight * divergence.sum(1).mean()
+    return supervised(model, found, labels) + weight * divergence.sum(1).mean()
 
 
 @torch.no_grad()

@@ -25,6 +25,8 @@ from raycomp.data.samples import IGNORE
 from raycomp.devices import moved
 from raycomp.files import written
 from raycomp.flops import decoder_widths
+from raycomp.models.pixels import QueryMasks
+from raycomp.models.query_loss import query_loss
 from raycomp.models.segmenter import Segmenter
 from raycomp.recipe import BlockWidths, Recipe
 from raycomp.settings.section import Criterion
@@ -68,8 +70,8 @@ def compute(
     for images, labels in islice(batches, count, None):
         model.zero_grad(set_to_none=True)
         with torch.autocast(images.device.type, dtype, enabled=dtype != torch.float32):
-            logits = model(images)
-        F.cross_entropy(logits.float(), labels.long(), ignore_index=IGNORE).backward()
+            loss = _loss(model, images, labels)
+        loss.backward()
         for name, score in from_gradients(model, criterion).items():
             sums[name] = sums[name] + score if name in sums else score
         count += 1
@@ -79,6 +81,15 @@ def compute(
     if state is not None:
         state.unlink(missing_ok=True)
     return {name: total / count for name, total in moved(sums, _CPU).items()}
+
+
+def _loss(model: Segmenter, images: Tensor, labels: Tensor) -> Tensor:
+    """Compute the loss that a model's head is trained by; masks of queries are compared at the same points always."""
+    form, size = model.decoder.form, (labels.shape[-2], labels.shape[-1])
+    if isinstance(form, QueryMasks):
+        generator = torch.Generator(images.device).manual_seed(0)
+        return query_loss(*form.unpacked(model.patch_scores(images), size), labels, generator)
+    return F.cross_entropy(model(images).float(), labels.long(), ignore_index=IGNORE)
 
 
 def _restore(state: Path | None) -> tuple[Saliency, int]:

@@ -6,16 +6,16 @@ No module here imports torch.
 
 from collections.abc import Callable
 
-from raycomp.decoders import dpt, eomt, linear, mask, pup, upernet
+from raycomp.decoders import dpt_steps, eomt_steps, linear_steps, mask_steps, pup_steps, upernet_steps
 from raycomp.decoders.operations import Input, Step
 
 STEPS: dict[str, Callable[[Input], tuple[Step, ...]]] = {
-    "linear": linear.steps,
-    "mask": mask.steps,
-    "eomt": eomt.steps,
-    "dpt": dpt.steps,
-    "upernet": upernet.steps,
-    "pup": pup.steps,
+    "linear": linear_steps.steps,
+    "mask": mask_steps.steps,
+    "eomt": eomt_steps.steps,
+    "dpt": dpt_steps.steps,
+    "upernet": upernet_steps.steps,
+    "pup": pup_steps.steps,
 }
 """Steps of each decoder that a `ModelShape` can name."""
 

@@ -126,32 +126,26 @@ class Norm:
 
 @dataclass(frozen=True, slots=True)
 class Attention:
-    """LayerNorm, qkv, norms of queries and keys, both attention products and the output projection of n tokens."""
+    """Self-attention of tokens, with its LayerNorm."""
 
     embed: int
     heads: int
     qk: int
     v: int
-    qk_norm: bool = False
 
     def cost(self, grid: Grid) -> int:
-        n, embed, heads, qk, v = _places(grid), self.embed, self.heads, self.qk, self.v
-        norm = NORM_COST * n * embed
-        if self.qk_norm:
-            norm += 2 * (NORM_COST - 1) * n * heads * qk  # these without weights
-        return norm + n * embed * heads * (2 * qk + v) + n * n * heads * (qk + v) + n * heads * v * embed
+        return attention_cost(_places(grid), self.embed, self.heads, self.qk, self.v)
 
 
 @dataclass(frozen=True, slots=True)
 class Mlp:
-    """LayerNorm and the linear maps of every token, of which a gated MLP has three."""
+    """LayerNorm and two linear maps of every token."""
 
     embed: int
     hidden: int
-    gated: bool = False
 
     def cost(self, grid: Grid) -> int:
-        return _places(grid) * self.embed * (NORM_COST + (3 if self.gated else 2) * self.hidden)
+        return mlp_cost(_places(grid), self.embed, self.hidden)
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +177,17 @@ class Product:
 
     def cost(self, grid: Grid) -> int:
         return _places(grid) * self.inner * self.outer
+
+
+def attention_cost(n: int, embed: int, heads: int, qk: int, v: int, qk_norm: bool = False) -> int:
+    """Count LayerNorm, qkv, norms of queries and keys, both products and the output projection of n tokens."""
+    norm = NORM_COST * n * embed + (2 * (NORM_COST - 1) * n * heads * qk if qk_norm else 0)  # these without weights
+    return norm + n * embed * heads * (2 * qk + v) + n * n * heads * (qk + v) + n * heads * v * embed
+
+
+def mlp_cost(n: int, embed: int, hidden: int, gated: bool = False) -> int:
+    """Count LayerNorm and the linear maps of n tokens, of which a gated MLP has three."""
+    return n * embed * (NORM_COST + (3 if gated else 2) * hidden)
 
 
 def scaled(grid: Grid, factor: int) -> Grid:

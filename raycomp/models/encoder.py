@@ -111,7 +111,7 @@ class Encoder(nn.Module):
         """Put the queries in front of tokens (B, N, E), and into their record."""
         assert self.queries is not None
         count = self.queries.shape[1]
-        x = torch.cat([self.queries.expand(len(x), -1, -1), x], dim=1)
+        x = torch.cat([self.queries.expand(x.shape[0], -1, -1), x], dim=1)
         if tokens is not None:
             tokens = Tokens(size=F.pad(tokens.size, (count, 0), value=1.0), source=tokens.source + count)
         return x, tokens

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from raycomp.merging.tokens import Tokens
 from raycomp.models.encoder import Encoder
 from raycomp.models.heads import build_head
-from raycomp.models.heads.base import TokenHead
+from raycomp.models.heads.head import TokenHead
 from raycomp.models.heads.mask import MaskHead
 from raycomp.models.pixels import on_grid, restore
 from raycomp.recipe import Recipe

@@ -3,9 +3,9 @@
 
 from collections.abc import Callable
 
-from raycomp.models.heads.base import Head
 from raycomp.models.heads.dpt import DptHead
 from raycomp.models.heads.eomt import EomtHead
+from raycomp.models.heads.head import Head
 from raycomp.models.heads.linear import LinearHead
 from raycomp.models.heads.mask import MaskHead
 from raycomp.models.heads.pup import PupHead

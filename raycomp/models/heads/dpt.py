@@ -30,9 +30,9 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor
 
-from raycomp.decoders.dpt import steps
+from raycomp.decoders.dpt_steps import steps
 from raycomp.decoders.operations import Input
-from raycomp.models.heads.base import GridHead, resized
+from raycomp.models.heads.head import GridHead, resized
 from raycomp.shape import ModelShape
 
 

@@ -25,9 +25,9 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor
 
-from raycomp.decoders.eomt import steps
+from raycomp.decoders.eomt_steps import steps
 from raycomp.decoders.operations import Input
-from raycomp.models.heads.base import GridHead
+from raycomp.models.heads.head import GridHead
 from raycomp.models.pixels import QueryMasks
 from raycomp.shape import ModelShape
 

@@ -6,9 +6,9 @@ Tensors: `head.weight` (K, E), `head.bias` (K,).
 
 from torch import Tensor
 
-from raycomp.decoders.linear import steps
+from raycomp.decoders.linear_steps import steps
 from raycomp.decoders.operations import Input
-from raycomp.models.heads.base import TokenHead
+from raycomp.models.heads.head import TokenHead
 from raycomp.shape import ModelShape
 
 

@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from raycomp.decoders.mask import decoder_widths
+from raycomp.decoders.mask_steps import decoder_widths
 from raycomp.models.block import Axes, Block, BlockTraits
-from raycomp.models.heads.base import TokenHead
+from raycomp.models.heads.head import TokenHead
 from raycomp.recipe import BlockWidths
 from raycomp.shape import ModelShape
 

@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from raycomp.decoders.operations import Input
-from raycomp.decoders.pup import TIMES, steps
-from raycomp.models.heads.base import GridHead
+from raycomp.decoders.pup_steps import TIMES, steps
+from raycomp.models.heads.head import GridHead
 from raycomp.shape import ModelShape
 
 

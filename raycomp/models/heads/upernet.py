@@ -27,8 +27,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from raycomp.decoders.operations import Input
-from raycomp.decoders.upernet import BINS, levels, steps
-from raycomp.models.heads.base import GridHead, resized
+from raycomp.decoders.upernet_steps import BINS, levels, steps
+from raycomp.models.heads.head import GridHead, resized
 from raycomp.shape import LEVELS, ModelShape
 
 _SCALES = (4.0, 2.0, 1.0, 0.5)

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from raycomp.models.heads import build_head
-from raycomp.models.heads.base import Head
+from raycomp.models.heads.head import Head
 from raycomp.shape import ModelShape
 from tests.models.heads.shapes import shape_of
 
