@@ -16,6 +16,7 @@ _REASONS = (
     (r".*(relative_position_bias|rel_pos_bias)", "BEiT", "a bias of relative positions in its attention"),
     (r".*(spm\.|interactions\.\d+\.)", "ViT-Adapter", "convolutions beside the blocks"),
     (r".*(pixel_decoder|pixel_level_module)\.", "Mask2Former", "deformable attention over a hierarchy"),
+    (r"(.*\.)?blocks\.\d+\.(mlp\.norm|attn\.norm|attn\.q_proj)\.", "EVA", "norms inside its attention or MLP"),
     (r".*(conv_dw|dwconv|depthwise_conv)\.", "a convolutional network", "no attention over all tokens"),
 )
 
