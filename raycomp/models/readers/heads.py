@@ -19,13 +19,13 @@ class Head:
     tensors: dict[str, Tensor]
 
 
-def batch_norm(ledger: Ledger, name: str) -> tuple[Tensor, Tensor]:
+def batch_norm(ledger: Ledger, name: str, width: int) -> tuple[Tensor, Tensor]:
     """Return scale and shift of a batch norm in evaluation.
 
     Raises:
-        UserError: if a tensor of it is missing.
+        UserError: if a tensor of it is missing, or of another width.
     """
-    weight, bias, mean, variance = (ledger.take(f"{name}.{part}") for part in _STATISTICS)
+    weight, bias, mean, variance = (ledger.take(f"{name}.{part}", (width,)) for part in _STATISTICS)
     ledger.leave({rf"{name}\.num_batches_tracked": "counter of batch norm, unused in evaluation"})
     scale = weight.double() / (variance.double() + _BATCH_EPS).sqrt()
     return scale, bias.double() - mean.double() * scale
@@ -38,12 +38,13 @@ def convolution(ledger: Ledger, out: dict[str, Tensor], ours: str, theirs: str, 
     """Take a convolution, with the batch norm after it where there is one, as `decoder.` and our name.
 
     Raises:
-        UserError: if it is missing.
+        UserError: if it is missing, or no convolution.
     """
+    ledger.size(f"{theirs}.weight", 4)
     weight = ledger.take(f"{theirs}.weight").double()
     bias = ledger.bias(f"{theirs}.bias", weight.shape[0]).double()  # of a transposed one both sides are equal
     if norm is not None and f"{norm}.running_mean" in ledger:
-        scale, shift = batch_norm(ledger, norm)
+        scale, shift = batch_norm(ledger, norm, len(weight))
         weight, bias = weight * scale[:, None, None, None], bias * scale + shift
         ledger.fold("batch norm is in the convolution before it")
     out[f"decoder.{ours}.weight"], out[f"decoder.{ours}.bias"] = weight.float(), bias.float()
@@ -66,7 +67,7 @@ def linear_head(ledger: Ledger, name: str, width: int, norm: str | None = None) 
     if len(size) == 4:
         ledger.fold("the 1x1 convolution of the head is a linear map")
     if norm is not None:
-        scale, shift = batch_norm(ledger, norm)
+        scale, shift = batch_norm(ledger, norm, width)
         weight, bias = weight * scale, bias + weight @ shift
         ledger.fold("batch norm is in the head")
     held = {"decoder.head.weight": weight.float(), "decoder.head.bias": bias.float()}

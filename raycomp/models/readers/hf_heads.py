@@ -25,7 +25,7 @@ def take_head(config: HfConfig, ledger: Ledger, width: int) -> Head | None:
         UserError: if it does not fit.
     """
     if "query.weight" in ledger:
-        return _eomt(config, ledger, width)
+        return eomt_head(ledger, width)
     if "neck.fusion_stage.layers.0.projection.weight" in ledger:
         return _dpt(config, ledger)
     if "decode_head.fpn_bottleneck.conv.weight" in ledger:
@@ -39,14 +39,18 @@ def take_head(config: HfConfig, ledger: Ledger, width: int) -> Head | None:
     return None if name is None else linear_head(ledger, name, width)
 
 
-def _eomt(config: HfConfig, ledger: Ledger, width: int) -> Head:
-    """Take EoMT's head (Kerssies et al., CVPR 2025)."""
+def eomt_head(ledger: Ledger, width: int) -> Head:
+    """Take EoMT's head (Kerssies et al., CVPR 2025), in the names of transformers.
+
+    Raises:
+        UserError: if a tensor is missing or of another size, or if masked attention is still on.
+    """
     out: dict[str, Tensor] = {}
-    queries = ledger.take("query.weight")
-    if ledger.take("attn_mask_probs").max() > 0:
+    ledger.size("query.weight", 2)
+    ledger.size("attn_mask_probs", 1)
+    queries, probabilities = ledger.take("query.weight"), ledger.take("attn_mask_probs")
+    if probabilities.max() > 0:
         raise UserError(f"{ledger.path}: tensor 'attn_mask_probs' is not zero: its training has not ended")
-    if config.num_blocks is None:
-        raise UserError(f"{ledger.path}: it needs its config.json, which tells the blocks of the queries (num_blocks)")
     names = {"class_head": "class_predictor"} | {f"mask_head.fc{n}": f"mask_head.fc{n}" for n in (1, 2, 3)}
     upscales = len(ledger.names(r"upscale_block\.block\.\d+\.conv1\.weight"))
     for index in range(upscales):
@@ -56,7 +60,7 @@ def _eomt(config: HfConfig, ledger: Ledger, width: int) -> Head:
         out[f"decoder.{ours}.weight"] = ledger.take(f"{theirs}.weight")
         rows = out["decoder.class_head.weight"].shape[0] if ours == "class_head" else width
         out[f"decoder.{ours}.bias"] = ledger.bias(f"{theirs}.bias", rows)
-    fields: dict[str, object] = {"decoder": "eomt", "decoder_depth": 0, "query_blocks": config.num_blocks}
+    fields: dict[str, object] = {"decoder": "eomt", "decoder_depth": 0, "query_blocks": len(probabilities)}
     fields |= {"classes": len(out["decoder.class_head.bias"]) - 1, "queries": len(queries), "mask_upscales": upscales}
     return Head(fields, {"encoder.queries": queries[None], **out})
 

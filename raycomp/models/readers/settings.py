@@ -30,8 +30,6 @@ class HfConfig(BaseModel):
     use_swiglu_ffn: bool = False
     rope_theta: float | None = None
     rope_parameters: dict[str, Any] | None = None
-    num_blocks: _Count | None = None
-    """EoMT: blocks that the queries pass through."""
     backbone_out_indices: list[int] | None = None
     """DPT: blocks that it reads, from 0."""
     readout_type: Literal["ignore", "add", "project"] = "project"

@@ -77,3 +77,30 @@ def test_a_dpt_of_another_kind_is_named(tmp_path, field, value, said):
     (tmp_path / "config.json").write_text(json.dumps(config | {field: value}))
     with pytest.raises(UserError, match=said):
         read(tmp_path)
+
+
+@pytest.mark.parametrize("prefix", ["", "network."])
+def test_an_eomt_in_its_own_names_is_equal(tmp_path, prefix):
+    """The encoder has timm's names and no scales; the model normalises pixels itself."""
+    from transformers import EomtConfig, EomtForUniversalSegmentation
+
+    model = EomtForUniversalSegmentation(EomtConfig(**EOMT))
+    model.attn_mask_probs.zero_()
+    hf_folder(tmp_path, model)
+    theirs = read(tmp_path)
+    held = {"attn_mask_probs": torch.zeros(2), "q.weight": theirs.tensors["encoder.queries"][0]}
+    held |= {"encoder.pixel_mean": torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)}
+    held |= {"encoder.pixel_std": torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1)}
+    names = {"mask_head.fc1": "mask_head.0", "mask_head.fc2": "mask_head.2", "mask_head.fc3": "mask_head.4"}
+    for name, tensor in theirs.tensors.items():
+        part, _, rest = name.partition(".")
+        if part == "encoder" and rest != "queries":
+            held[f"encoder.backbone.{rest}"] = tensor[:, 5:] if rest == "pos_embed" else tensor
+        elif part == "decoder" and not rest.endswith("depthwise.bias"):
+            rest = rest.replace(".depthwise.", ".conv2.").replace(".conv.", ".conv1.")
+            held[next((new + rest.removeprefix(old) for old, new in names.items() if old in rest), rest)] = tensor
+    torch.save({"state_dict": {prefix + name: t for name, t in held.items()}}, tmp_path / "eomt.ckpt")
+    (tmp_path / "config.json").unlink()
+    found = read(tmp_path / "eomt.ckpt", heads=2)
+    assert found.shape == theirs.shape
+    assert all(torch.equal(found.tensors[name], tensor) for name, tensor in theirs.tensors.items())
