@@ -209,3 +209,18 @@ def test_the_id_of_a_model_on_the_hub_is_refused_in_one_line_without_a_network(m
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     assert "somebody/some-model: cannot be fetched from http://127.0.0.1:9" in refused("somebody/some-model")
     assert "cannot be read (No such file or directory)" in refused("somebody/model.safetensors")
+
+
+def test_rotary_positions_are_compared_at_the_files_size_and_saved_at_another(tmp_path):
+    from transformers import EomtDinov3Config, EomtDinov3ForUniversalSegmentation
+
+    sizes = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "image_size": 48, "patch_size": 8}
+    queries = {"num_queries": 6, "num_blocks": 2, "num_labels": 5, "intermediate_size": 64}
+    model = EomtDinov3ForUniversalSegmentation(EomtDinov3Config(**sizes, **queries))
+    model.attn_mask_probs.zero_()
+    hf_folder(tmp_path, model)
+    told = json.loads(run(tmp_path, "--out", tmp_path / "out.safetensors", "--image", "64x96", "--json"))
+    assert told["difference"] < 1e-4
+    loaded = raycomp.load(str(tmp_path / "out.safetensors"))
+    assert loaded.shape.image == (64, 96)
+    assert loaded(torch.zeros(1, 3, 64, 96)).shape == (1, 5, 64, 96)

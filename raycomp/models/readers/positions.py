@@ -34,7 +34,7 @@ def rotary(ledger: Ledger, head_dim: int, facts: Facts, given: Given) -> tuple[f
     Raises:
         UserError: if the periods in the file are not powers of one base, or if no size is stated.
     """
-    image = given.image or facts.image
+    image = facts.image or given.image
     if image is None:
         raise UserError(f"{ledger.path}: rotary positions are for any size; give --image HxW, the model's input")
     periods = ledger.get("rope.periods")

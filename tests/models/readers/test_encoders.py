@@ -44,6 +44,7 @@ MODELS = {
     "dinov2_swiglu": ("Dinov2", {"use_swiglu_ffn": True}),
     "dinov2_registers": ("Dinov2WithRegisters", {}),
     "dinov3": ("DINOv3ViT", {"num_register_tokens": 4, "intermediate_size": 64}),
+    "dinov3_theta": ("DINOv3ViT", {"num_register_tokens": 0, "intermediate_size": 64, "rope_theta": 50.0}),
     "dinov3_gated": (
         "DINOv3ViT",
         {"num_register_tokens": 4, "intermediate_size": 64, "use_gated_mlp": True, "hidden_act": "silu"},
