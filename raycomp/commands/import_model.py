@@ -69,8 +69,8 @@ def _print(made: "Imported", out: Path | None, as_json: bool) -> None:
     """Print what was read, what was rewritten, and how far it is from the original."""
     found = made.found
     fields = found.shape.model_dump(mode="json", exclude_defaults=True)
-    if not found.has_head:
-        del fields["classes"]
+    if not found.has_head:  # those of its head are not the file's
+        fields = {name: value for name, value in fields.items() if name not in ("classes", "decoder", "decoder_depth")}
     if as_json:
         notes = {name: list(getattr(found, name)) for name in ("folded", "left", "inferred")}
         shape = {"family": found.family, "shape": fields, "has_head": found.has_head}

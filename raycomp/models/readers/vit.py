@@ -136,8 +136,11 @@ def _special(ledger: Ledger, width: int, out: Encoder) -> Special:
     if "dist_token" in out and "cls_token" not in out:
         raise UserError(f"{ledger.path}: it has a DIST token and no CLS token")
     tokens, registers = len(out), 0
-    if "reg_token" in ledger and (registers := ledger.size("reg_token", 3)[1]):
-        out["reg_token"] = ledger.take("reg_token", (1, registers, width))
+    if (held := ledger.get("reg_token")) is not None and held.numel():
+        registers = held.numel() // width
+        if tuple(held.shape) != (1, registers, width):
+            raise UserError(f"{ledger.path}: registers have shape {list(held.shape)}, expected [1, registers, {width}]")
+        out["reg_token"] = held
     return Special(tokens + registers, registers)
 
 
