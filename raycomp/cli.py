@@ -11,7 +11,19 @@ from typing import Annotated
 import typer
 from pydantic import ValidationError
 
-from raycomp.commands import autoscale_demo, benchmark, choose, export, manage, prune, refine, search, show, train
+from raycomp.commands import (
+    autoscale_demo,
+    benchmark,
+    choose,
+    export,
+    import_model,
+    manage,
+    prune,
+    refine,
+    search,
+    show,
+    train,
+)
 from raycomp.errors import UserError, logger, one_line, show_log
 from raycomp.jobs.session import INTERRUPTED
 
@@ -22,7 +34,8 @@ app = typer.Typer(
 )
 _COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
     "From a model to a front": (
-        show.profile_command, train.train_command, search.search_command, manage.status_command, refine.refine_command,
+        import_model.import_command, show.profile_command, train.train_command, search.search_command,
+        manage.status_command, refine.refine_command,
     ),
     "Results of a sweep": (
         show.front_command, choose.pick_command, show.explain_command, choose.report_command, choose.compare_command,

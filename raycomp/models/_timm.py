@@ -21,10 +21,21 @@ except (RuntimeError, OSError):
         _operators.define(f"{_name}{_SIGNATURE}")
     importlib.import_module("torchvision")
 
-from timm import create_model  # noqa: E402
+from timm import __version__ as timm_version  # noqa: E402
+from timm import create_model, get_pretrained_cfg, is_model, list_models  # noqa: E402
 from timm.layers.drop import DropPath  # noqa: E402
 from timm.layers.mlp import Mlp  # noqa: E402
 from timm.layers.patch_embed import PatchEmbed  # noqa: E402
 from timm.layers.pos_embed import resample_abs_pos_embed  # noqa: E402
 
-__all__ = ["DropPath", "Mlp", "PatchEmbed", "create_model", "resample_abs_pos_embed"]
+__all__ = [
+    "DropPath",
+    "Mlp",
+    "PatchEmbed",
+    "create_model",
+    "get_pretrained_cfg",
+    "is_model",
+    "list_models",
+    "resample_abs_pos_embed",
+    "timm_version",
+]

@@ -4,7 +4,6 @@
 import hashlib
 from collections.abc import Mapping
 from importlib import resources
-from math import isqrt
 from pathlib import Path
 from typing import Literal
 
@@ -12,13 +11,14 @@ import torch
 from pydantic import BaseModel, ValidationError
 
 from raycomp.config import explain
-from raycomp.errors import UserError, first_line, logger, nearest
-from raycomp.models import official, tensors
-from raycomp.models._timm import create_model, resample_abs_pos_embed
+from raycomp.errors import UserError, logger, nearest
+from raycomp.models import readers, tensors
 from raycomp.models.policy import Policy
+from raycomp.models.readers import Given, hub, official, open_source, own
+from raycomp.models.readers.positions import resampled
 from raycomp.models.segmenter import Segmenter, empty
 from raycomp.models.tensors import metadata as metadata
-from raycomp.recipe import Recipe, check_fits, dense
+from raycomp.recipe import dense
 from raycomp.settings.space_and_search import SpaceConfig
 from raycomp.shape import ModelShape
 from raycomp.storage import AnyPath
@@ -28,8 +28,26 @@ STATE = ".state"
 """Suffix of the files that training resumes from."""
 ELASTIC = "elastic"
 """Header field of an elastic model: the space of recipes it was trained over."""
+_ENCODER = "encoder."
+_OF_THE_ENCODER = (
+    *(
+        "width",
+        "heads",
+        "depth",
+        "patch",
+        "prefix",
+        "registers",
+        "position",
+        "rope_base",
+        "mlp",
+        "activation",
+        "qk_norm",
+    ),
+    "pre_norm",
+)
+"""Fields of a shape in which a backbone must be equal."""
 _SHARING_POLICY = "encoder.sharer.policy."  # prefix of the policy network in a model that shares tokens
-_FORMAT, _POLICY_FORMAT = "raycomp-1", "raycomp-policy-1"
+_POLICY_FORMAT = "raycomp-policy-1"
 
 
 def locate(checkpoint: str, field: str = "model.checkpoint") -> Path:
@@ -62,7 +80,7 @@ def save(model: Segmenter, path: AnyPath, metadata: Mapping[str, str] | None = N
     dtype = torch.float16 if half else torch.float32
     header = {
         **(metadata or {}),
-        "format": _FORMAT,
+        "format": own.FORMAT,
         "shape": model.shape.model_dump_json(),
         "recipe": model.recipe.canonical_json(),
     }
@@ -95,7 +113,7 @@ def load(path: Path, expected: ModelShape | None = None) -> Segmenter:
     """
     if path.suffix == STATE and expected is not None:
         return _load_state(path, expected).eval()
-    model = official.load(path) if tensors.is_torch(path) else _load_raycomp(path)
+    model = _load_official(path) if tensors.is_torch(path) else _load_raycomp(path)
     if expected is not None and expected != model.shape:
         wanted, actual = expected.model_dump(), model.shape.model_dump()
         field = next(name for name in wanted if wanted[name] != actual[name])
@@ -105,16 +123,16 @@ def load(path: Path, expected: ModelShape | None = None) -> Segmenter:
     return model.eval()
 
 
+def _load_official(path: Path) -> Segmenter:
+    official.read_shape(path)  # before the tensors, which may be large
+    found = official.read(open_source(path))
+    model = empty(found.shape, dense(found.shape))
+    tensors.fill(model, found.tensors, path)
+    return model
+
+
 def _load_raycomp(path: Path) -> Segmenter:
-    header = _header(path, _FORMAT, "a raycomp checkpoint")
-    try:
-        shape = ModelShape.model_validate_json(header.get("shape", "{}"))
-        recipe = Recipe.model_validate_json(header.get("recipe", "{}"))
-        check_fits(shape, recipe)
-    except ValidationError as error:
-        raise UserError(f"{path}: {explain(error, ModelShape)}") from None
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
+    shape, recipe = own.shape_and_recipe(path, _header(path, own.FORMAT, "a raycomp checkpoint"))
     weights = {name: tensor for name, tensor in tensors.read(path).items() if not name.startswith(_SHARING_POLICY)}
     model = empty(shape, recipe)
     tensors.fill(model, weights, path)
@@ -191,28 +209,17 @@ def load_backbone(model: Segmenter, name: str | None, file: Path | None) -> None
     Raises:
         UserError: if neither can be read, or the weights do not fit the encoder.
     """
-    if file is not None:
-        weights, where = tensors.read(file), file
-    else:
-        where = Path(str(name))
-        try:
-            weights = create_model(str(name), pretrained=True).state_dict()
-        except Exception as error:  # timm and its hub client raise many exception types
-            logger.debug("fetching %s", name, exc_info=True)
-            raise UserError(
-                f"model.backbone {name!r} cannot be fetched ({first_line(error)}); give model.backbone_file"
-            ) from None
-    shape, encoder = model.shape, model.encoder
-    state = encoder.state_dict()
-    kept = {key: t.float() for key, t in weights.items() if not key.startswith(("head", "fc_norm", "pre_logits"))}
-    if "pos_embed" in kept and kept["pos_embed"].shape != state["pos_embed"].shape:
-        size, width = kept["pos_embed"].shape, state["pos_embed"].shape[2]
-        patches = size[1] - shape.prefix if len(size) == 3 and (size[0], size[2]) == (1, width) else 0
-        if patches < 1 or isqrt(patches) ** 2 != patches:
-            raise UserError(
-                f"{where}: tensor 'pos_embed' has shape {list(size)}; expected [1, {shape.prefix} + a square, {width}]"
-            )
-        kept["pos_embed"] = resample_abs_pos_embed(
-            kept["pos_embed"], list(shape.grid()), None, shape.prefix, interpolation="bilinear", antialias=False
-        )
-    tensors.fill(encoder, kept, where)
+    shape, where = model.shape, Path(str(name)) if file is None else file
+    source = open_source(file) if file is not None else hub.backbone(str(name))
+    given = Given(heads=shape.heads, image=shape.image, normalization=shape.normalization, name=name)
+    found = readers.read(source.stated(given))
+    for field in _OF_THE_ENCODER:
+        if (actual := getattr(found.shape, field)) != (wanted := getattr(shape, field)):
+            raise UserError(f"{where}: the backbone has {field} {actual}, model.shape.{field} is {wanted}")
+    for field in ("normalization", "norm_eps"):
+        if (actual := getattr(found.shape, field)) != (wanted := getattr(shape, field)):
+            logger.warning("%s: the backbone has %s %s, model.shape.%s is %s", where, field, actual, field, wanted)
+    weights = {key.removeprefix(_ENCODER): t for key, t in found.tensors.items() if key.startswith(_ENCODER)}
+    if "pos_embed" in weights:
+        weights["pos_embed"] = resampled(weights["pos_embed"], shape.prefix, found.shape.grid(), shape.grid())
+    tensors.fill(model.encoder, weights, where)

@@ -4,12 +4,15 @@
 Only tensors are read (`weights_only`, safetensors); a pickle that would run code is refused.
 """
 
+import importlib
 import pickle
+import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -23,6 +26,24 @@ _ZIP, _PICKLE = b"PK\x03\x04", b"\x80"  # first bytes of torch checkpoints, sinc
 _EXPORTS = {".onnx": "an ONNX graph", ".pt2": "a torch.export program"}
 _EXPECTED = "weights in a .safetensors file, or in torch's .pth, .pt, .ckpt or .bin"
 _WRAPPED = ("model", "state_dict")  # keys of the weights in training checkpoints
+
+
+class _HistoryBuffer:
+    """Stands for mmengine's class of logged numbers, which its checkpoints hold; its content is not used."""
+
+
+def _harmless() -> list[Any]:
+    """Return what checkpoints of mmengine hold besides tensors: logged numbers in numpy arrays."""
+    multiarray: Any = importlib.import_module("numpy._core.multiarray")
+    rebuilt = [(multiarray._reconstruct, "_reconstruct"), (multiarray.scalar, "scalar")]
+    numbers = [type(np.dtype(kind)) for kind in ("float64", "float32", "int64", "int32", "bool")]
+    return [
+        (_HistoryBuffer, "mmengine.logging.history_buffer.HistoryBuffer"),
+        *((function, f"numpy.{core}.multiarray.{name}") for function, name in rebuilt for core in ("core", "_core")),
+        np.ndarray,
+        np.dtype,
+        *numbers,
+    ]
 
 
 def is_torch(path: Path) -> bool:
@@ -68,15 +89,28 @@ def read(path: Path) -> dict[str, Tensor]:
         UserError: if the file cannot be read, or holds no dictionary of tensors.
     """
     if is_torch(path):
-        data = unpickled(path)
-        key = next((key for key in _WRAPPED if isinstance(data, dict) and key in data), None)
-        return checked(data if key is None else data[key], path)
+        return read_with_meta(path)[0]
     try:
         with safe_open(path, "pt") as file:
             held = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a mapping
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path}: not a readable safetensors file ({first_line(error)})") from None
     return checked(held, path)
+
+
+def read_with_meta(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read all tensors of a file by name, and what a training checkpoint has beside them.
+
+    Raises:
+        UserError: as `read`.
+    """
+    if not is_torch(path):
+        return read(path), {}
+    data = unpickled(path)
+    key = next((key for key in _WRAPPED if isinstance(data, dict) and key in data), None)
+    if key is None:
+        return checked(data, path), {}
+    return checked(data[key], path), {str(name): held for name, held in data.items() if name != key}
 
 
 def checked(held: object, path: Path) -> dict[str, Tensor]:
@@ -97,11 +131,18 @@ def checked(held: object, path: Path) -> dict[str, Tensor]:
 def unpickled(path: Path) -> Any:
     """Read the content of a torch checkpoint."""
     try:
-        with path.open("rb") as file, warnings.catch_warnings():  # given a path, torch would go by the suffix
+        # Given a path, torch would go by the suffix.
+        with path.open("rb") as file, warnings.catch_warnings(), torch.serialization.safe_globals(_harmless()):
             warnings.simplefilter("ignore")  # about old pickles
             return torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise UserError(f"{path}: refused: it holds Python objects besides tensors, or is not a checkpoint") from None
+    except pickle.UnpicklingError as error:
+        kind = re.search(r"GLOBAL ([\w.]+)", str(error))
+        what = f" ({kind[1]})" if kind else ""
+        raise UserError(
+            f"{path}: refused: it holds Python objects{what} besides tensors, or is not a checkpoint; if you trust it, "
+            f'keep its weights alone: python -c "import torch; '
+            f"torch.save(torch.load('{path.name}', weights_only=False)['state_dict'], 'weights.pth')\""
+        ) from None
     except Exception as error:  # torch raises many exception types on a damaged file
         logger.debug("reading %s", path, exc_info=True)
         raise UserError(f"{path}: not a readable checkpoint ({first_line(error)})") from None

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Read an official Segmenter run: a torch checkpoint and the `variant.yml` beside it (REFERENCE 3)."""
 
+import re
 from pathlib import Path
 from typing import Literal
 
@@ -9,9 +10,8 @@ from pydantic import BaseModel, Field, ValidationError, field_validator
 
 from raycomp.config import explain, parsed
 from raycomp.errors import UserError, first_line
-from raycomp.models import tensors
-from raycomp.models.segmenter import Segmenter, empty
-from raycomp.recipe import dense
+from raycomp.models.readers.ledger import Ledger
+from raycomp.models.readers.source import Source, Translation
 from raycomp.shape import ModelShape, Size
 
 _CLASSIFIERS = ("encoder.head.", "encoder.head_dist.")  # ImageNet classifiers, unused in segmentation
@@ -63,20 +63,31 @@ class _Variant(BaseModel):
     net_kwargs: _Net
 
 
-def load(path: Path) -> Segmenter:
-    """Load the dense model of a run.
+def matches(source: Source) -> bool:
+    """Return True for the tensors of a Segmenter."""
+    linear = "decoder.head.weight" in source.tensors and source.path.with_name("variant.yml").is_file()
+    return linear or "decoder.cls_emb" in source.tensors
+
+
+def read(source: Source) -> Translation:
+    """Return the dense model of a run; names are raycomp's already.
 
     Raises:
-        UserError: if `variant.yml` is missing or malformed, or the weights do not fit it.
+        UserError: if `variant.yml` is missing or malformed.
     """
-    shape = _read_shape(path)
-    kept = {name: t for name, t in tensors.read(path).items() if not name.startswith(_CLASSIFIERS)}
-    model = empty(shape, dense(shape))
-    tensors.fill(model, kept, path)
-    return model
+    ledger = Ledger(source.tensors, source.path)
+    shape = read_shape(source.path)
+    ledger.leave({rf"{re.escape(head)}.*": "classifier of images" for head in _CLASSIFIERS})
+    kept = {name: ledger.take(name) for name in ledger.names("")}
+    return Translation(family="Segmenter", shape=shape, tensors=kept, has_head=True, left=tuple(ledger.left))
 
 
-def _read_shape(path: Path) -> ModelShape:
+def read_shape(path: Path) -> ModelShape:
+    """Return the shape in the `variant.yml` beside a checkpoint.
+
+    Raises:
+        UserError: if it is missing or malformed.
+    """
     variant = path.with_name("variant.yml")
     if not variant.is_file():
         raise UserError(

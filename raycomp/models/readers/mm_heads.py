@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Translate the convolutional heads of mmsegmentation: DPTHead, UPerHead behind MultiLevelNeck, and SETRUPHead.
+
+The tables of names are in `raycomp.models.heads`; `readers.heads` has the linear head and the mask transformer.
+"""
+
+from functools import partial
+
+from torch import Tensor
+
+from raycomp.errors import UserError
+from raycomp.models.readers.heads import Head, convolution, linear_head, mask_head
+from raycomp.models.readers.ledger import Ledger
+from raycomp.models.readers.settings import MmBackbone, MmHead, MmModel, MmNeck
+
+_HEAD = "decode_head"
+_DPT, _UPERNET = f"{_HEAD}.reassemble_blocks.projects.0.conv.weight", f"{_HEAD}.fpn_bottleneck.conv.weight"
+
+
+def reads_several(ledger: Ledger) -> bool:
+    """Return True for a head that reads several blocks."""
+    return _DPT in ledger or _UPERNET in ledger
+
+
+def take_head(model: MmModel, ledger: Ledger, width: int) -> Head | None:
+    """Take the head of a model.
+
+    Args:
+        model: Section `model` of the configuration; with defaults alone if there is none.
+
+    Raises:
+        UserError: if it does not fit.
+    """
+    config = model.decode_head
+    if _DPT in ledger:
+        return _dpt(model, ledger)
+    if _UPERNET in ledger:
+        return _upernet(model, ledger)
+    if f"{_HEAD}.up_convs.0.0.conv.weight" in ledger:
+        return _pup(config, ledger)
+    if f"{_HEAD}.cls_emb" in ledger:
+        ledger.leave({rf"{_HEAD}\.conv_seg\..*": "a layer that the mask transformer does not use"})
+        return mask_head(ledger, width, config.num_heads)
+    if f"{_HEAD}.conv_seg.weight" not in ledger:
+        return None
+    norm = f"{_HEAD}.bn" if f"{_HEAD}.bn.running_mean" in ledger else None
+    return linear_head(ledger, f"{_HEAD}.conv_seg", width, norm)
+
+
+def _taps(model: MmModel, ledger: Ledger) -> dict[str, object]:
+    """Return the taps, which the configuration alone tells."""
+    backbone, order = model.backbone or MmBackbone(), model.decode_head.in_index
+    if not isinstance(backbone.out_indices, list) or order not in (-1, [0, 1, 2, 3]):
+        raise UserError(
+            f"{ledger.path}: its configuration has backbone.out_indices {backbone.out_indices} and "
+            f"decode_head.in_index {order}; expected the four blocks that the head reads, and [0, 1, 2, 3]"
+        )
+    taps = [index + 1 for index in backbone.out_indices]
+    return {"taps": taps, "tap_norm": "last" if backbone.final_norm else "none", "decoder_depth": 0}
+
+
+def _module(ledger: Ledger, out: dict[str, Tensor], ours: str, theirs: str) -> None:
+    """Take a convolution with the batch norm after it, as mmcv's ConvModule has them."""
+    convolution(ledger, out, ours, f"{theirs}.conv", f"{theirs}.bn")
+
+
+def _ended(out: dict[str, Tensor], last: str, fields: dict[str, object]) -> Head:
+    """Return a head whose classes and width follow from its last layers."""
+    sizes = {"classes": len(out["decoder.classifier.bias"]), "decoder_width": len(out[f"decoder.{last}.bias"])}
+    return Head(fields | sizes, out)
+
+
+def _dpt(model: MmModel, ledger: Ledger) -> Head:
+    out: dict[str, Tensor] = {}
+    take, module = partial(convolution, ledger, out), partial(_module, ledger, out)
+    blocks, readout = f"{_HEAD}.reassemble_blocks", model.decode_head.readout_type
+    for tap in range(4):
+        if readout == "project":
+            name = f"{blocks}.readout_projects.{tap}.0"
+            weight = ledger.take(f"{name}.weight")
+            half = weight.shape[1] // 2
+            out[f"decoder.readout.{tap}.patch.weight"] = weight[:, :half].contiguous()
+            out[f"decoder.readout.{tap}.cls.weight"] = weight[:, half:].contiguous()
+            out[f"decoder.readout.{tap}.patch.bias"] = ledger.take(f"{name}.bias")
+        module(f"reassemble.{tap}.project", f"{blocks}.projects.{tap}")
+        if tap != 2:
+            take(f"reassemble.{tap}.resize", f"{blocks}.resize_layers.{tap}")
+        module(f"convs.{tap}", f"{_HEAD}.convs.{tap}")
+        for unit in (1, 2) if tap else (2,):
+            for n in (1, 2):
+                module(f"fusion.{tap}.unit{unit}.conv{n}", f"{_HEAD}.fusion_blocks.{tap}.res_conv_unit{unit}.conv{n}")
+        module(f"fusion.{tap}.project", f"{_HEAD}.fusion_blocks.{tap}.project")
+    module("project", f"{_HEAD}.project")
+    take("classifier", f"{_HEAD}.conv_seg")
+    widths = [len(out[f"decoder.reassemble.{tap}.project.bias"]) for tap in range(4)]
+    fields = {"decoder": "dpt", "readout": readout, "tap_widths": widths, **_taps(model, ledger)}
+    return _ended(out, "project", fields)
+
+
+def _upernet(model: MmModel, ledger: Ledger) -> Head:
+    scales, pools = (model.neck or MmNeck()).scales, model.decode_head.pool_scales
+    if scales != MmNeck().scales or pools != MmHead().pool_scales:
+        raise UserError(
+            f"{ledger.path}: its configuration has neck.scales {scales} and decode_head.pool_scales {pools}; "
+            f"raycomp's UperNet has {MmNeck().scales} and {MmHead().pool_scales}"
+        )
+    if "neck.convs.0.conv.weight" not in ledger:
+        raise UserError(
+            f"{ledger.path}: UPerHead on a plain ViT is taken with its MultiLevelNeck alone, which it lacks"
+        )
+    out: dict[str, Tensor] = {}
+    module = partial(_module, ledger, out)
+    for level in range(4):
+        module(f"neck.lateral.{level}", f"neck.lateral_convs.{level}")
+        module(f"neck.convs.{level}", f"neck.convs.{level}")
+        module(f"pool.{level}", f"{_HEAD}.psp_modules.{level}.1")
+        if level < 3:
+            module(f"lateral.{level}", f"{_HEAD}.lateral_convs.{level}")
+            module(f"pyramid.{level}", f"{_HEAD}.fpn_convs.{level}")
+    module("bottleneck", f"{_HEAD}.bottleneck")
+    module("fusion", f"{_HEAD}.fpn_bottleneck")
+    convolution(ledger, out, "classifier", f"{_HEAD}.conv_seg")
+    widths = [len(out[f"decoder.neck.convs.{level}.bias"]) for level in range(4)]
+    return _ended(out, "fusion", {"decoder": "upernet", "tap_widths": widths, **_taps(model, ledger)})
+
+
+def _pup(config: MmHead, ledger: Ledger) -> Head:
+    times = len(ledger.names(rf"{_HEAD}\.up_convs\.\d+\.0\.conv\.weight"))
+    scale, kernel = config.up_scale, ledger.size(f"{_HEAD}.up_convs.0.0.conv.weight", 4)[-1]
+    if (times, scale, kernel) != (4, 2, 3):
+        raise UserError(
+            f"{ledger.path}: SETRUPHead has {times} convolutions of {kernel}x{kernel} that enlarge by {scale}; taken "
+            "are 4 of 3x3 that enlarge by 2 (SETR-PUP)"
+        )
+    out: dict[str, Tensor] = {}
+    for index in range(times):
+        _module(ledger, out, f"convs.{index}", f"{_HEAD}.up_convs.{index}.0")
+    convolution(ledger, out, "classifier", f"{_HEAD}.conv_seg")
+    return _ended(out, "convs.3", {"decoder": "pup", "decoder_depth": 0})
