@@ -1,13 +1,13 @@
 # make pareto   search the embedded default and print its Pareto front
 # make test     run the tests
-# make test-fast     the tests for the inner loop: none that is marked slow
-# make test-oldest   the core tests, with the oldest versions that pyproject.toml allows, in .venv-oldest
-# make coverage the same as make test, and the share of lines of each file that they ran
-# make test-faults   break sweeps on purpose, for longer than `make test` does
-# make fuzz     try odd files, paths and environments, five minutes a kind (MINUTES=5); briefly in `make test`, too
-# make gpu      what the code does on a GPU: figures and a table into gpu-results (benchmarks/gpu.py)
-# make docs     write the reference pages from the code, and check the documents
-# All set up .venv when it is missing. ARGS="--trials 200" is passed on to the job.
+# make test-fast     run the tests that are not marked slow, for the inner loop
+# make test-oldest   run the core tests with the oldest versions that pyproject.toml allows, in .venv-oldest
+# make coverage run the tests, and print the line coverage of each file
+# make test-faults   inject faults into sweeps, for longer than `make test`
+# make fuzz     try malformed files, paths and environments, five minutes each (MINUTES=5); `make test` tries a few
+# make gpu      measure the code on a GPU, into gpu-results (benchmarks/gpu.py)
+# make docs     generate the reference pages from the code, and check the documents
+# All set up .venv if it is missing. ARGS="--trials 200" passes options to the job.
 
 PYTHON ?= python3
 VENV ?= .venv

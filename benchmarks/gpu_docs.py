@@ -10,17 +10,17 @@ Figures = Mapping[str, Any]
 _NO_KERNEL = ("aten::", "Command Buffer", "Activity Buffer", "Buffer Flush")  # sums, and the profiler's own
 
 
-def write_page(held: Figures) -> Path:
-    """Write the page; returns its path."""
+def write_page(results: Figures) -> Path:
+    """Write the page, and return its path."""
     PAGE.parent.mkdir(parents=True, exist_ok=True)
-    PAGE.write_text(page(held))
+    PAGE.write_text(page(results))
     return PAGE
 
 
-def page(held: Figures) -> str:
-    """The page of one run's figures."""
-    steps: Figures = held["steps"]
-    parts = [_head(steps) + "".join(f"\n{note}\n" for note in held.get("notes", []))]
+def page(results: Figures) -> str:
+    """Return the page of one run's figures."""
+    steps: Figures = results["steps"]
+    parts = [_head(steps) + "".join(f"\n{note}\n" for note in results.get("notes", []))]
     for name, (title, text, needed, render) in _SECTIONS.items():
         if needed in steps.get(name, {}):
             tables = "\n".join(render(steps[name]))
@@ -34,9 +34,7 @@ def page(held: Figures) -> str:
     ]
     if left:
         parts.append(
-            "## Steps that did not finish\n\nWhat they had measured until then stands above.\n\n"
-            + "\n".join(left)
-            + "\n"
+            "## Steps that did not finish\n\nTheir figures up to that point are above.\n\n" + "\n".join(left) + "\n"
         )
     return "\n".join(parts)
 
@@ -55,9 +53,9 @@ def _head(steps: Figures) -> str:
         "",
         f"{machine.get('card', 'unknown card')}, driver {machine.get('driver')}, CUDA {machine.get('cuda')}, "
         f"torch {packages.get('torch')}, Triton {packages.get('triton')}, {when}.",
-        f"At most, it copies {machine.get('copy_tb_per_s', 0):.1f} TB/s (read and written) and multiplies bfloat16 "
-        f"matrices at {machine.get('product_tflops', 0):.0f} TFLOP/s.",
-        "The program writes this page from what it measured.",
+        f"The card copies up to {machine.get('copy_tb_per_s', 0):.1f} TB/s (read and written) and multiplies "
+        f"bfloat16 matrices at up to {machine.get('product_tflops', 0):.0f} TFLOP/s.",
+        "The program generates this page from its measurements.",
         "",
     ]
     return "\n".join(lines)
@@ -78,7 +76,7 @@ def _cell(value: object) -> str:
 
 def _agreement(step: Figures) -> list[str]:
     logits = [(name, one["largest"], one["images_beyond_1e-4"], one["images"]) for name, one in step["logits"].items()]
-    lines = _table(["Recipe", "Largest difference of a logit", "Images beyond 1e-4", "Of images"], logits)
+    lines = _table(["Recipe", "Maximum difference of logits", "Images beyond 1e-4", "Of images"], logits)
     rows = [
         (name, how, one["clean"], one["corrupted"])
         for name, ways in step.get("miou", {}).items()
@@ -99,7 +97,7 @@ def _attention(step: Figures) -> list[str]:
         for case, one in step["attention"].items()
     ]
     return [
-        *_table(["A new shape", "First call, median ms", "Most", "Second call"], first),
+        *_table(["New shape", "First call, median ms", "Maximum, ms", "Second call, ms"], first),
         "",
         *_table(["Batch 32, 12 heads", *(f"{name}, ms" for name in names)], rows),
     ]
@@ -123,7 +121,7 @@ def _models(step: Figures) -> list[str]:
 def _merging(step: Figures) -> list[str]:
     names = ("step_gained", "block_gained", "against_dense_block", "step_ms", "block_ms")
     rows = [(case, *(one[name] for name in names)) for case, one in step["merging"].items()]
-    head = ["Merge step", "Block", "Dense block's time over it", "Step, ms", "Block, ms"]
+    head = ["Merge step", "Block", "Dense block's time over the block's", "Step, ms", "Block, ms"]
     return _table(["Second block of DeiT-B", *head], rows)
 
 
@@ -134,17 +132,17 @@ def _parts(step: Figures) -> list[str]:
         ("labels of 32 windows from patch scores, ms", labels["straight"], labels["ours"]),
         ("saliency of 8 images in bfloat16: first batch, then, s", scores["first_s"], scores["then_s"]),
     ]
-    lines = _table(["Part", "Straight", "Here"], rows)
+    lines = _table(["Part", "Direct implementation", "raycomp"], rows)
     return [*lines, "", f"Saliency takes {scores['peak_gib'] or 0:.1f} GiB at most."]
 
 
 def _trial(step: Figures) -> list[str]:
     rows = [(name, one["first_s"], one["then_s"], one["trials_an_hour"]) for name, one in step["trials"].items()]
-    lines = _table(["Recipe", "First time, s", "Again, s", "Trials an hour"], rows)
+    lines = _table(["Recipe", "First trial, s", "Later trials, s", "Later trials per hour"], rows)
     if "card_ms" in step:
         kernels = {name: one for name, one in step["card_ms"].items() if not name.startswith(_NO_KERNEL)}
         top = [(f"`{name[:60]}`", count, ms) for name, (count, ms) in list(kernels.items())[:8]]
-        lines += ["", *_table(["Longest on the card, of dense", "Calls", "ms"], top)]
+        lines += ["", *_table(["Longest kernels of the dense model", "Calls", "ms"], top)]
     return lines
 
 
@@ -155,7 +153,7 @@ def _compiled(step: Figures) -> list[str]:
 
 def _training(step: Figures) -> list[str]:
     resume = step.get("resume", {})
-    lines = _table(["ViT-Ti, 8 images of 512 px", "Steps a second"], step["steps_per_second"].items())
+    lines = _table(["ViT-Ti, 8 images of 512 px", "Steps per second"], step["steps_per_second"].items())
     if resume:
         lines += ["", *_table(["Interrupted and resumed", ""], [(n.replace("_", " "), v) for n, v in resume.items()])]
     return lines
@@ -168,7 +166,7 @@ def _sweep(step: Figures) -> list[str]:
         for way in ("cuda", "cpu")
         if way in step
     ]
-    return _table(["Device", "Trials", "Trials a minute", "Seconds a trial", "Peak GiB", "Failed"], rows)
+    return _table(["Device", "Trials", "Trials per minute", "Seconds per trial", "Peak GiB", "Failed"], rows)
 
 
 def _tools(step: Figures) -> list[str]:
@@ -176,7 +174,7 @@ def _tools(step: Figures) -> list[str]:
         (name, one.get("status", "ended the worker"), one.get("batch"), one.get("clean_miou"))
         for name, one in step["out_of_memory"].items()
     ]
-    lines = _table(["Memory of the process", "Trial", "Batch", "Clean mIoU"], memory)
+    lines = _table(["Memory limit of the process", "Trial", "Batch", "Clean mIoU"], memory)
     rows = [
         (
             f"`{suffix}`",
@@ -190,61 +188,66 @@ def _tools(step: Figures) -> list[str]:
     return [
         *lines,
         "",
-        *_table(["`raycomp predict --device cuda`", "Exit code", "One window", "Several", "Said"], rows),
+        *_table(["`raycomp predict --device cuda`", "Exit code", "One window", "Several windows", "Message"], rows),
     ]
 
 
 _SECTIONS: dict[str, tuple[str, str, str, Any]] = {
     "agreement": (
-        "The CPU's numbers",
-        "The embedded default, logits in float32 without TF32. CPU and GPU see the same images.",
+        "Agreement with the CPU",
+        "The embedded default, with logits in float32 without TF32. CPU and GPU process the same images.",
         "logits",
         _agreement,
     ),
     "attention": (
         "Attention",
-        "A bias is the logarithm of token sizes. `fused` is the kernel of `raycomp/kernels`; the others are torch's.\n"
-        "cuDNN's kernel plans anew for every shape, and merging gives every block its own: workers leave it out.",
+        "The bias is the logarithm of token sizes. `fused` is the kernel of `raycomp/kernels`; torch has the others.\n"
+        "cuDNN's plans again for every shape, and merging gives every block a different one, so workers do not use it.",
         "attention",
         _attention,
     ),
     "models": (
         "DeiT-B at 512 px",
-        "One pass to labels, in bfloat16, random weights, widths cut alike in every block and as many merges in each.\n"
-        "The ratio is the speed gained over the FLOPs saved, of CUDA graphs.",
+        "One pass up to labels in bfloat16, with random weights, and the same widths and number of merges in every\n"
+        "block. The ratio is the speed gained over the FLOPs saved, with CUDA graphs.",
         "models",
         _models,
     ),
     "merging": (
         "Merging",
-        "How much faster than the published algorithm written out straight, without CUDA graphs.",
+        "Speed relative to a direct implementation of the published algorithm, without CUDA graphs.",
         "merging",
         _merging,
     ),
     "parts": ("Parts of a trial", "DeiT-B at 512 px with 150 classes.", "rank", _parts),
     "trial": (
         "A trial",
-        "DeiT-B at 512 px and 150 classes: 570 images of 512x683, 1,140 windows, noise as images, one worker.",
+        "DeiT-B at 512 px and 150 classes: 570 images of noise, 512x683, 1,140 windows, one worker.",
         "trials",
         _trial,
     ),
-    "training": ("Training", "Loading left out as far as eight processes can.", "steps_per_second", _training),
+    "training": (
+        "Training",
+        "Eight processes load the images, to limit the effect of loading.",
+        "steps_per_second",
+        _training,
+    ),
     "sweep": (
         "A sweep",
-        "`jobs/pareto_search.py` on the embedded default, 40 trials: four share the card, 16 its host's cores.",
+        "`jobs/pareto_search.py` on the embedded default, 40 trials: four share the card, or 16 the cores of its host.",
         "cuda",
         _sweep,
     ),
     "compiled": (
         "torch.compile",
-        "For a finished model only: in a search every recipe would be compiled anew. Compiled graphs do without our\n"
-        "kernels.",
+        "Only for a finished model: in a search, every recipe would be compiled again. Compiled graphs do not use\n"
+        "raycomp's kernels.",
         "compiled",
         _compiled,
     ),
     "tools": (
         "Exported models, and too little memory",
-        "The embedded default with 10 % merged in each block.",
+        "The embedded default, with 10 % of the tokens merged in each block.",
         "out_of_memory",
         _tools,
     ),

@@ -71,7 +71,7 @@ class Instant(tune.Trainable):
         return {"done": True}
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        self._proposal = Proposal.from_config(new_config)
+        self._proposal: Proposal = new_config["proposal"]
         return True
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:

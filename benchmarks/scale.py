@@ -186,7 +186,7 @@ class Sleeper(tune.Trainable):
         return {"done": True}
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        self._proposal = Proposal.from_config(new_config)
+        self._proposal: Proposal = new_config["proposal"]
         return True
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
@@ -214,10 +214,10 @@ def with_tune(folder: Path, actors: int, workers: int, seconds: float, rounds: i
             progress.row(row)
 
         cpu = time.process_time()
-        outcome = run_sweep(context, None, store, proposer, on_row, Sleeper)  # type: ignore[arg-type]
+        run_sweep(context, None, store, proposer, on_row, Sleeper)  # type: ignore[arg-type]
         cpu = time.process_time() - cpu
     ray.shutdown()
-    report(folder / "log", shorter, actors, workers, seconds, len(outcome.rows), cpu)
+    report(folder / "log", shorter, actors, workers, seconds, len(proposer.rows), cpu)
     tracker.finish([], finished=True)
 
 

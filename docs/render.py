@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write the reference pages that follow from the code: fields of search space files, and columns of results.
+"""Generate the reference pages of the fields of search space files and the columns of results.
 
-`make docs` runs this; `tests/test_docs.py` compares the pages with what it writes.
+`make docs` runs this; `tests/test_docs.py` checks that the pages are up to date.
 """
 
 import ast
@@ -26,11 +26,11 @@ _KINDS = {int: "whole number", float: "number", str: "text", bool: "true or fals
 
 _SPACE = """# Search space
 
-A search space file is YAML. It names a checkpoint, images, and what may vary; `search_spaces/` has four. Every field
-that a file leaves out has the default below. An unknown field or a value out of range is refused, with the nearest
-right name. [Your own model and data](../guides/own.md) shows a whole file.
+A search space file is YAML. It names a checkpoint, images, and what may vary; `search_spaces/` has four. Missing fields
+have the defaults below. An unknown field or a value out of range is rejected, with the nearest valid name.
+[Your own model and data](../guides/own.md) shows a complete file.
 
-`raycomp/settings/` is the source of this page; `make docs` writes it.
+This page is generated from `raycomp/settings/` by `make docs`.
 """
 _COLUMNS = """# Columns
 
@@ -41,12 +41,12 @@ needs no raycomp. With the duckdb package:
 duckdb.sql("select recipe_id, gflops_share, clean_miou from 'results/*/trials/*.parquet' where stage = 'full'")
 ```
 
-[Metrics](metrics.md) explains the figures. `raycomp/results/row.py` is the source of this page; `make docs` writes it.
+[Metrics](metrics.md) explains the figures. This page is generated from `raycomp/results/row.py` by `make docs`.
 """
 
 
 def pages() -> dict[Path, str]:
-    """Each page that is written, and its text."""
+    """Return the text of every generated page."""
     return {_REFERENCE / "search_space.md": _search_space(), _REFERENCE / "columns.md": _columns()}
 
 
@@ -78,17 +78,17 @@ def _stored(kind: pa.DataType) -> str:
 
 
 def _docstrings(model: type[BaseModel]) -> dict[str, str]:
-    """The text that stands below each field in the source."""
+    """Return the docstring below each field."""
     body = ast.parse(textwrap.dedent(inspect.getsource(model))).body[0].body  # type: ignore[attr-defined]
-    found = {}
+    docstrings = {}
     for field, below in pairwise(body):
         if isinstance(field, ast.AnnAssign) and isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
-            found[ast.unparse(field.target)] = " ".join(str(below.value.value).split())
-    return found
+            docstrings[ast.unparse(field.target)] = " ".join(str(below.value.value).split())
+    return docstrings
 
 
 def _kind(annotation: Any) -> str:
-    """What a field takes, in words."""
+    """Describe the values of a field."""
     origin, inner = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         return _kind(inner[0])
@@ -117,7 +117,7 @@ def _default(field: FieldInfo) -> str:
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:
-    """Section types that a field's type mentions, and those of their fields."""
+    """Return the section types in a field's type, and those of their fields."""
     if inspect.isclass(annotation) and issubclass(annotation, BaseModel):
         return [annotation, *(m for f in annotation.model_fields.values() for m in _models_in(f.annotation))]
     return [model for one in get_args(annotation) for model in _models_in(one)]
@@ -129,7 +129,7 @@ def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
 
 
 def _wrapped(text: str) -> str:
-    """Prose at 100 columns; headings and blocks of code stay as they are."""
+    """Wrap prose at 100 columns; headings and code blocks do not change."""
     parts = []
     for part in text.strip().split("\n\n"):
         prose = " ".join(part.split())

@@ -3,7 +3,7 @@
 
     python jobs/autoscale_demo.py --nodes 2 --trials 24
 
-The sweep starts without nodes. Nodes start with its trials and stop when idle; the picture shows both over time.
+Nodes start with the first trials and stop when idle; the picture shows both over time.
 """
 
 from raycomp.cli import guarded

@@ -4,8 +4,8 @@
     python jobs/benchmark.py --space search_spaces/streetscenes_vit_micro.yaml
     python jobs/benchmark.py --space search_spaces/streetscenes_vit_micro.yaml --recovery 300 --seeds 0,1,2
 
-The same command resumes an interrupted comparison; further seeds, methods or speed-ups extend it.
-`raycomp benchmark` does the same.
+The same command resumes an interrupted comparison; further seeds, methods or speedups extend it. `raycomp benchmark`
+does the same.
 """
 
 from raycomp.cli import guarded

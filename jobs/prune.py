@@ -4,8 +4,8 @@
     python jobs/prune.py --space search_spaces/streetscenes_vit_micro.yaml --gflops 60% --out pruned.safetensors
     python jobs/prune.py --space search_spaces/streetscenes_vit_micro.yaml --latency 60% --out pruned.safetensors
 
-NViT trains between its rounds for `--train-between STEPS`, by default not at all. Writes the pruned model, without
-fine-tuning afterwards, and beside it the recipe (.yaml) for `raycomp explain`. `raycomp prune` does the same.
+The recipe (.yaml), for `raycomp explain`, is written beside the model, which is not fine-tuned afterwards.
+`raycomp prune` does the same.
 """
 
 from raycomp.cli import guarded

@@ -4,10 +4,10 @@
     python jobs/refine.py --sweep streetscenes_vit_micro --steps 2000 --seeds 0,1,2
     ray job submit -- python jobs/refine.py --sweep ade20k_deit_base
 
-Or measure it elsewhere, without training, as a new sweep that all commands read:
+Or measure it without training, as a new sweep, on held-out images, another data set, size or checkpoint:
 
-    python jobs/refine.py --sweep streetscenes_vit_micro --split test       # images that the search did not use
-    python jobs/refine.py --sweep ade20k_deit_base --space OTHER.yaml       # another data set, size or checkpoint
+    python jobs/refine.py --sweep streetscenes_vit_micro --split test
+    python jobs/refine.py --sweep ade20k_deit_base --space OTHER.yaml
 
 Ctrl-C loses at most the steps since the last saved state; the same command resumes. `raycomp refine` does the same.
 """

@@ -32,33 +32,22 @@ app = typer.Typer(
     epilog="As a job on a Ray cluster: ray job submit -- raycomp search",
     no_args_is_help=True,
 )
-_COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
-    "From a model to a front": {
-        "import": import_model.import_command,
-        "profile": show.profile_command,
-        "train": train.train_command,
-        "search": search.search_command,
-        "status": manage.status_command,
-        "refine": refine.refine_command,
-    },
-    "Results of a sweep": {
-        "front": show.front_command,
-        "pick": choose.pick_command,
-        "explain": show.explain_command,
-        "report": choose.report_command,
-        "compare": choose.compare_command,
-    },
-    "Other methods": {"prune": prune.prune_command, "benchmark": benchmark.benchmark_command},
-    "From a recipe to a model": {
-        "export": export.export_command,
-        "predict": export.predict_command,
-        "speed": export.speed_command,
-    },
-    "Maintaining results": {"track": manage.track_command, "compact": manage.compact_command},
-}
+_COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
+    "From a model to a front": (
+        import_model.import_command, show.profile_command, train.train_command, search.search_command,
+        manage.status_command, refine.refine_command,
+    ),
+    "Results of a sweep": (
+        show.front_command, choose.pick_command, show.explain_command, choose.report_command, choose.compare_command,
+    ),
+    "Other methods": (prune.prune_command, benchmark.benchmark_command),
+    "From a recipe to a model": (export.export_command, export.predict_command, export.speed_command),
+    "Maintaining results": (manage.track_command, manage.compact_command),
+}  # fmt: skip
+"""Commands by panel of the help; a function is named after its command."""
 for _panel, _commands in _COMMANDS.items():
-    for _name, _command in _commands.items():
-        app.command(_name, rich_help_panel=_panel)(_command)
+    for _command in _commands:
+        app.command(_command.__name__.removesuffix("_command"), rich_help_panel=_panel)(_command)
 app.command("autoscale-demo", hidden=True)(autoscale_demo.autoscale_demo_command)
 
 
@@ -99,7 +88,7 @@ def run() -> None:
 
 
 def _one_line(error: typer.TyperException) -> str:
-    """Describe an invalid command line: option, reason, value, and the help to read."""
+    """Describe an invalid command line by option, reason, value, and the help to read."""
     message, context = error.format_message(), getattr(error, "ctx", None)
     if isinstance(error.__cause__, ValidationError):
         message += f", not {error.__cause__.errors()[0]['input']!r}"

@@ -76,36 +76,30 @@ class SweepConfig(Section):
         return self
 
     def changed(self, section: str, **values: object) -> Self:
-        """Return the configuration with some fields of a section set, except None; validated like a file.
+        """Return the configuration with some fields of a section set, except to None; raise a UserError if invalid.
 
-        Raises:
-            UserError: for a value out of range.
+        A mapping changes only the fields of the nested section that it names.
         """
-        given = {key: value for key, value in values.items() if value is not None}
         data = self.model_dump()
-        data[section] = {**data[section], **given}
+        data[section] = _merged(data[section], values)
         try:
             return self.model_validate(data)
         except ValidationError as error:
             raise UserError(explain(error, SweepConfig)) from None
 
-    def training_between(self, steps: int | None) -> Self:
-        """Return the configuration with this many training steps between NViT's rounds; None changes nothing.
 
-        Raises:
-            UserError: for a negative number.
-        """
-        if steps is None:
-            return self
-        return self.changed("nvit", train_between={**self.nvit.train_between.model_dump(), "steps": steps})
+def _merged(settings: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    given = {key: value for key, value in changes.items() if value is not None}
+    nested = {
+        key: _merged(before, value)
+        for key, value in given.items()
+        if isinstance(value, dict) and isinstance(before := settings.get(key), dict)
+    }
+    return settings | given | nested
 
 
 def load(path: Path, **search: object) -> SweepConfig:
-    """Read a search space file; keyword arguments replace fields of its `search` section.
-
-    Raises:
-        UserError: for a missing or malformed file, or a field that is unknown or out of range.
-    """
+    """Read a search space file, with changes to its `search` section; raise a UserError if it cannot be used."""
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
@@ -125,12 +119,11 @@ def load(path: Path, **search: object) -> SweepConfig:
     raw, old = renamed_fields(raw)
     if old:
         logger.warning("%s: %s", path, ", ".join(old))
-    given = {key: value for key, value in search.items() if value is not None}
     try:
         config = SweepConfig.model_validate(raw)
     except ValidationError as error:
         raise UserError(f"{path}: {explain(error, SweepConfig)}") from None
-    return config.changed("search", **given) if given else config
+    return config.changed("search", **search)
 
 
 class _Loader(yaml.SafeLoader):
@@ -156,11 +149,7 @@ _Loader.add_constructor("tag:yaml.org,2002:python/tuple", _Loader.construct_tupl
 
 
 def parsed(text: str) -> Any:
-    """Parse a YAML text.
-
-    Raises:
-        yaml.YAMLError: for a text that is not YAML, or a duplicate key.
-    """
+    """Parse a YAML text; raise a YAMLError if it is not YAML or has a duplicate key."""
     try:
         return yaml.load(text, Loader=_Loader)  # noqa: S506  a SafeLoader
     except yaml.YAMLError:

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Devices: names, exact float32 arithmetic, process settings, and recovery after errors.
+"""Devices: names, exact float32 arithmetic, process settings, and the state after errors.
 
 On a CPU, equal seeds give identical bits. On CUDA, these operations add floats in a nondeterministic order, so that
 runs differ in the last bits (see `torch.use_deterministic_algorithms`):
 
-- `scatter_add_` and `index_add_` of floats, with which plain torch merges tokens: in training, and without Triton. The
-  Triton kernels add in a fixed order. Confusion matrices are integer counts, so order does not matter.
+- `scatter_add_` and `index_add_` of floats, which merge tokens in training and without Triton. The Triton kernels add
+  in a fixed order. Confusion matrices are integer counts, so order does not matter.
 - The backward passes of bilinear `F.interpolate`, pixel cross-entropy, convolutions and fused attention: in training
   and saliency.
 
@@ -29,8 +29,8 @@ def device_name(device: torch.device) -> str:
 def exact_float32() -> Iterator[None]:
     """Disable TF32, which keeps 10 of 23 mantissa bits, for float32 products and convolutions on CUDA.
 
-    Both settings are restored afterwards. They are torch's older names, which work in all supported versions; torch
-    2.9 and later raise if a process also sets the newer `fp32_precision`.
+    The settings have torch's older names, which all supported versions have; torch 2.9 and later raise an error if a
+    process also sets the newer `fp32_precision`.
     """
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     before = matmul.allow_tf32, cudnn.allow_tf32
@@ -44,8 +44,8 @@ def exact_float32() -> Iterator[None]:
 def prepare_device(device: torch.device) -> None:
     """Prepare this process to run models of many shapes on a device.
 
-    cuDNN's attention plans every new shape, in at least 0.06 s (docs/results/gpu.md), and with merging each block has
-    another token count. The other fused kernels need no plans.
+    cuDNN's attention plans every new shape for at least 0.06 s (docs/results/gpu.md), and with merging each block has a
+    different token count. The other fused kernels need no plans.
     """
     if device.type == "cuda":
         torch.backends.cuda.enable_cudnn_sdp(False)
@@ -53,12 +53,9 @@ def prepare_device(device: torch.device) -> None:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether an error means that GPU memory is full, in torch's allocator or in a CUDA library."""
-    return isinstance(error, torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and any(text in str(error) for text in _FULL)
-    )
-
-
-_FULL = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
+    full = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
+    by_library = isinstance(error, RuntimeError) and any(text in str(error) for text in full)
+    return by_library or isinstance(error, torch.OutOfMemoryError)
 
 
 def free(device: torch.device) -> None:
@@ -79,16 +76,11 @@ def responds(device: torch.device) -> bool:
 
 
 def moved(tensors: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
-    """Move tensors of one dtype to a device in one copy, because each copy would wait for the device.
-
-    Moved tensors share memory.
-    """
+    """Move tensors of one dtype to a device in one copy, as each copy waits for the device; they then share memory."""
     elsewhere = {name: tensor for name, tensor in tensors.items() if tensor.device != device}
     if not elsewhere:
         return dict(tensors)
     flat = torch.cat([tensor.reshape(-1) for tensor in elsewhere.values()]).to(device)
     parts = flat.split([tensor.numel() for tensor in elsewhere.values()])
-    return {
-        **tensors,
-        **{name: part.view(tensor.shape) for (name, tensor), part in zip(elsewhere.items(), parts, strict=True)},
-    }
+    copies = {name: part.view(tensor.shape) for (name, tensor), part in zip(elsewhere.items(), parts, strict=True)}
+    return {**tensors, **copies}

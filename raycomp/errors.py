@@ -46,7 +46,7 @@ def first_line(error: BaseException | str) -> str:
 
 
 def last_line(error: BaseException) -> str:
-    """Return the last line of an error message of Ray, which names the cause, or the type of an error without one."""
+    """Return the last line of an error message, where Ray names the cause, or the type of an error without one."""
     return (str(error).splitlines() or [type(error).__name__])[-1]
 
 
@@ -61,11 +61,7 @@ class _Formatter(logging.Formatter):
 
 
 def show_log() -> None:
-    """Write the log of this process to stderr, from the level that RAYCOMP_LOG names.
-
-    Raises:
-        UserError: for an unknown level.
-    """
+    """Write the log to stderr from the level that RAYCOMP_LOG names; raise a UserError for an unknown level."""
     level = os.environ.get(_LOG, "warning").upper()
     if level not in (levels := logging.getLevelNamesMapping()):
         raise UserError(f"{_LOG} is {level.lower()!r}: {nearest(level.lower(), map(str.lower, levels))}")

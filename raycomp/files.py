@@ -18,11 +18,7 @@ os.umask(_UMASK)
 
 
 def check_outputs(option: str, outputs: Iterable[Path], inputs: Iterable[Path | None]) -> None:
-    """Check, before hours of work, that a command does not overwrite a file that it reads.
-
-    Raises:
-        UserError: for an output that is an input or a folder.
-    """
+    """Raise a UserError, before hours of work, for an output that is a folder or a file that the command reads."""
     read = {resolved(path) for path in inputs if path is not None}
     for path in outputs:
         if resolved(path) in read:
@@ -35,8 +31,7 @@ def check_outputs(option: str, outputs: Iterable[Path], inputs: Iterable[Path | 
 def written(path: AnyPath) -> Iterator[Path]:
     """Yield a temporary local path of the same suffix that becomes `path` if the block ends without an error.
 
-    Raises:
-        UserError: if writing fails, for example on a full disk; `path` is unchanged.
+    Raise a UserError if writing fails, for example on a full disk; `path` is unchanged then.
     """
     try:
         if isinstance(path, Path):
@@ -61,11 +56,7 @@ def put_aside(path: Path) -> Path:
 
 
 def write_bytes(path: AnyPath, data: bytes) -> None:
-    """Write a small file atomically, in an existing folder.
-
-    Raises:
-        OSError: if writing fails; `path` is unchanged.
-    """
+    """Write a small file atomically in an existing folder; raise an OSError, with `path` unchanged, if that fails."""
     if isinstance(path, Path):
         with _replacing(path) as temporary:
             temporary.write_bytes(data)

@@ -67,45 +67,24 @@ def policy_loss(policy: nn.Module, images: Tensor, labels: Tensor, ignore_border
     yield cross_entropy(logits, one_class(labels, images.shape[-1] // logits.shape[-1], ignore_border))
 
 
-def distilled(teacher: Segmenter, weight: float) -> Loss:
-    """Return a loss: `supervised` plus `weight` times the KL divergence from the teacher's class scores."""
-
-    def loss(model: nn.Module, images: Tensor, labels: Tensor) -> Iterator[Tensor]:
-        assert isinstance(model, Segmenter)
-        yield _distillation(model, model.patch_scores, images, labels, _scores(teacher, images), weight)
-
-    return loss
-
-
-def nested(teacher: Segmenter, weight: float, draw: Callable[[int], Sequence[Recipe]]) -> Loss:
-    """Return a loss: the mean of `distilled` over recipes of an elastic model.
+def distilled(teacher: Segmenter, weight: float, draw: Callable[[int], Sequence[Recipe]] | None = None) -> Loss:
+    """Return a loss: `supervised` plus `weight` times the KL divergence from the teacher's class scores.
 
     Args:
-        draw: Maps a seed to the recipes of a step.
+        draw: for an elastic model, maps a seed to the recipes of a step, over which the loss is averaged.
     """
+    form = teacher.decoder.form
 
     def loss(model: nn.Module, images: Tensor, labels: Tensor) -> Iterator[Tensor]:
         assert isinstance(model, Segmenter)
-        target = _scores(teacher, images)
-        recipes = draw(int(torch.randint(2**31, ())))
+        size = images.shape[-2], images.shape[-1]
+        with torch.no_grad():
+            target = form.log_probabilities(teacher.patch_scores(images).float(), size)  # (B, K, h, w)
+        recipes = [None] if draw is None else draw(int(torch.randint(2**31, ())))
         for recipe in recipes:
-            part = _distillation(model, Nested(model, recipe), images, labels, target, weight)
-            yield part / len(recipes)
+            scores = (model.patch_scores if recipe is None else Nested(model, recipe))(images).float()
+            given = form.log_probabilities(scores, size)
+            divergence = F.kl_div(given, target, reduction="none", log_target=True).sum(1).mean()
+            yield (supervised(model, scores, labels) + weight * divergence) / len(recipes)
 
     return loss
-
-
-def _distillation(
-    model: Segmenter, scores: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, target: Tensor, weight: float
-) -> Tensor:
-    """Compute `supervised` plus weighted divergence; `target` holds the teacher's log-probabilities (B, K, h, w)."""
-    form, size = model.decoder.form, (images.shape[-2], images.shape[-1])
-    found = scores(images).float()
-    divergence = F.kl_div(form.log_probabilities(found, size), target, reduction="none", log_target=True)
-    return supervised(model, found, labels) + weight * divergence.sum(1).mean()
-
-
-@torch.no_grad()
-def _scores(teacher: Segmenter, images: Tensor) -> Tensor:
-    scores = teacher.patch_scores(images).float()
-    return teacher.decoder.form.log_probabilities(scores, (images.shape[-2], images.shape[-1]))

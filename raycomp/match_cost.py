@@ -23,7 +23,7 @@ class CostMatch:
     def nearest(self, target: float, tolerance: float) -> tuple[Recipe, float]:
         """Return the recipe whose cost is nearer to the target, with its cost.
 
-        It costs at most target * (1 + tolerance), unless there is no other.
+        It costs at most target * (1 + tolerance), unless full strength costs more.
         """
         over, under = self.above_cost - target, target - self.below_cost
         if self.below is None or (over < under and over <= tolerance * target):
@@ -37,7 +37,7 @@ def match_cost(
     """Bisect strengths from 0 (none) to 1 (the method's maximum) until no recipe lies between the two ends.
 
     Args:
-        build: Builds the recipe of a strength; the cost falls with it.
+        build: Builds the recipe of a strength; its cost falls with the strength.
         cost: Returns the cost of a recipe in the unit of `target`.
         close: Relative distance to the target at which to stop early, for slow cost functions.
     """
@@ -53,12 +53,9 @@ def match_cost(
         recipe = build(middle)
         if recipe == above:
             low = middle
-            continue
-        if recipe == below:
+        elif recipe == below:
             high = middle
-            continue
-        middle_cost = cost(recipe)
-        if middle_cost <= target:
+        elif (middle_cost := cost(recipe)) <= target:
             high, below, below_cost = middle, recipe, middle_cost
         else:
             low, above, above_cost = middle, recipe, middle_cost

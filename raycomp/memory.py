@@ -35,6 +35,4 @@ def leave_memory_to_the_system() -> None:
 
 def _close_stderr() -> None:
     sys.stderr.flush()
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    os.close(nowhere)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)

@@ -4,7 +4,6 @@
 Measured objectives come first. The cost is last: it is known before a recipe is measured, and the budget limits it.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -124,7 +123,6 @@ def shorts() -> str:
     return " / ".join(objective.short for objective in measured())
 
 
-def changes(row: object, others: Sequence[float], decimals: int = 1) -> str:
-    """Format the differences of a row's measured objectives from other values: `+1.0 / -0.3`."""
-    pairs = zip(measured(), others, strict=True)
-    return " / ".join(objective.change(objective.value(row) - other, decimals) for objective, other in pairs)
+def changes(row: object, other: object, decimals: int = 1) -> str:
+    """Format the differences of a row's measured objectives from those of another: `+1.0 / -0.3`."""
+    return " / ".join(one.change(one.value(row) - one.value(other), decimals) for one in measured())

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Recover the accuracy lost by cutting: fine-tune with the dense model as teacher, or refit by least squares.
 
-An elastic model needs neither, as it is trained for its recipes before they are cut.
+An elastic model needs neither, as it is trained for its recipes before they are cut. NViT fine-tunes between rounds.
 """
 
 from collections.abc import Callable
@@ -9,12 +9,14 @@ from copy import deepcopy
 
 import torch
 
+from raycomp.compress.nvit import Pruned, nvit
 from raycomp.compress.reconstruct import reconstruct
+from raycomp.context.calibration import score
 from raycomp.context.sweep_context import SweepContext
 from raycomp.data.datasets import open_split
-from raycomp.data.samples import NORMALIZATIONS, Samples
+from raycomp.data.samples import Samples
 from raycomp.deploy.model import load
-from raycomp.evaluate.miou import normalised
+from raycomp.evaluate.latency_table import LatencyTable
 from raycomp.files import fetched
 from raycomp.losses import Loss, distilled, pixel_loss
 from raycomp.models import checkpoints
@@ -25,7 +27,7 @@ from raycomp.storage import AnyPath
 from raycomp.training_loop import TrainingProgress, train
 
 _TRAINING = 2
-"""Version of the training. Increase it when the same settings give another model, so that older ones are not read."""
+"""Version of the training. Increase it when the same settings give another model, so that older models are not used."""
 
 
 def recovered(
@@ -47,38 +49,29 @@ def recovered(
         case "finetune":
             return _finetuned_once(context, model, samples, device, folder)
         case "reconstruct":
-            return reconstructed(context, model, device)
+            assert context.calibration is not None
+            refitted, images = deepcopy(model).to(device), context.normalised(context.calibration, device)
+            reconstruct(refitted, context.placed(context.model, device), context.saliency, images)
+            return refitted
         case _:
             return model
-
-
-def reconstructed(context: SweepContext, model: Segmenter, device: torch.device) -> Segmenter:
-    """Return a copy of a cut model on a device, refitted on the calibration images."""
-    assert context.calibration is not None
-    pixels = NORMALIZATIONS[context.shape.normalization]
-    images = normalised(torch.from_numpy(context.calibration).to(device), pixels.mean, pixels.std, torch.float32)
-    refitted = deepcopy(model).to(device)
-    reconstruct(refitted, context.placed(context.model, device), context.saliency, images)
-    return refitted
 
 
 def _finetuned_once(
     context: SweepContext, model: Segmenter, samples: Samples | None, device: torch.device, folder: AnyPath
 ) -> Segmenter:
-    """Fine-tune a model, or load it if an earlier stage or run of the sweep has."""
+    """Fine-tune a model, or load it if an earlier stage or run of the sweep fine-tuned it."""
     recovery, seed = context.config.recovery, context.config.search.seed
     path = folder / "models" / f"{model.recipe.id}.safetensors"
-    metadata = {
-        "recovery": f"{recovery.model_dump_json()} seed {seed}, from {context.fingerprint}, training {_TRAINING}"
-    }
+    identity = f"{recovery.model_dump_json()} seed {seed}, from {context.fingerprint}, training {_TRAINING}"
     if path.is_file():
         with fetched(path) as local:
-            if checkpoints.metadata(local).get("recovery") == metadata["recovery"]:
+            if checkpoints.metadata(local).get("recovery") == identity:
                 return load(local)
     settings = FinetuneConfig(steps=recovery.steps, lr=recovery.lr, distill=recovery.distill)
     state = folder / "states" / f"{model.recipe.id}.state"
     trained = finetuned(context, model, settings, seed, samples, device, state)
-    checkpoints.save(trained, path, metadata)
+    checkpoints.save(trained, path, {"recovery": identity})
     state.unlink(missing_ok=True)
     return trained
 
@@ -93,22 +86,50 @@ def finetuned(
     state: AnyPath | None,
 ) -> Segmenter:
     """Fine-tune a copy of a cut model; for a given seed, all models get the same steps, schedule and batches."""
-    config = schedule(context.config.train, settings, seed)
+    config, lr = context.config.train, settings.lr or context.config.train.lr
+    short = {
+        "steps": settings.steps,
+        "lr": lr,
+        "min_lr": min(config.min_lr, lr),
+        "warmup": min(config.warmup, settings.steps // 10),
+        "ema": None,
+        "seed": seed,
+    }
+    config = config.model_copy(update=short)
     return trained_on(context, model, config, settings.distill, samples, device, state, lambda _: None)
 
 
-def retraining(
-    context: SweepContext, samples: Samples | None, device: torch.device
-) -> Callable[[Segmenter, int], Segmenter] | None:
-    """Return the function by which NViT trains a pruned model after a round; each round has its own batches.
+def pruned_by_nvit(
+    context: SweepContext,
+    cost: Callable[[Recipe], float],
+    target: float,
+    device: torch.device,
+    table: LatencyTable | None,
+    samples: Samples | None,
+) -> Pruned:
+    """Prune the dense model as `nvit` configures, until it costs at most `target`.
 
-    None if `nvit.train_between` has no steps.
+    Args:
+        table: Latency table for NViT's latency term, if enabled.
+        samples: Training images for the training between rounds, if enabled; None opens the training split.
     """
-    settings = context.config.nvit.train_between
-    if not settings.steps:
-        return None
-    settings = settings.model_copy(update={"lr": settings.lr or context.config.benchmark.recovery.lr})
-    return lambda model, round_: finetuned(context, model, settings, round_, samples, device, None).cpu()
+    config = context.config.nvit
+    between = config.train_between
+    between = between.model_copy(update={"lr": between.lr or context.config.benchmark.recovery.lr})
+
+    def retrained(model: Segmenter, number: int) -> Segmenter:  # each round has other batches
+        return finetuned(context, model, between, number, samples, device, None).cpu()
+
+    return nvit(
+        context.model,
+        context.saliency,
+        lambda model: score(model, context.config, device, config.criterion),
+        target,
+        cost,
+        config,
+        None if table is None else table.latency_ms,
+        retrained if between.steps else None,
+    )
 
 
 def trained_on(
@@ -133,18 +154,3 @@ def trained_on(
     if distill:
         loss, identity = distilled(context.placed(context.model, device), distill), f" {context.checkpoint} {distill}"
     return train(student, context.shape, images, config, device, report, loss, state, identity, data.scale)
-
-
-def schedule(config: TrainConfig, settings: FinetuneConfig, seed: int) -> TrainConfig:
-    """Return the dense training's settings, adapted to a short fine-tuning."""
-    lr = settings.lr or config.lr
-    return config.model_copy(
-        update={
-            "steps": settings.steps,
-            "lr": lr,
-            "min_lr": min(config.min_lr, lr),
-            "warmup": min(config.warmup, settings.steps // 10),
-            "ema": None,
-            "seed": seed,
-        }
-    )

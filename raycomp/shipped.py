@@ -17,11 +17,7 @@ def search_spaces() -> dict[str, Path]:
 
 
 def space_file(given: str | Path) -> Path:
-    """Return the file of a search space, given its path or the name of a shipped one.
-
-    Raises:
-        UserError: for a name that is neither.
-    """
+    """Return the file of a search space by path or shipped name; raise a UserError for a name that is neither."""
     path = Path(given)
     if path.suffix or len(path.parts) != 1 or _exists(path):
         return path

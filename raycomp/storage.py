@@ -4,9 +4,8 @@
 `ObjectPath` has the part of pathlib's interface that raycomp uses, so that the same code works for both.
 
 Why not universal_pathlib: 0.3.10 with s3fs was tried against an S3 server. With its default cache, rows of other
-processes stay invisible, or raise FileExpired once replaced. With `use_listings_cache=False` it works, but it prints
-the access keys of a URI, and listing 100 rows takes six times as long; reading and writing take about as long. And
-s3fs would be a second S3 client beside pyarrow's, with an older botocore than boto3 needs.
+processes stay invisible or raise FileExpired. Without it, it prints the access keys of a URI and lists 100 rows six
+times more slowly. s3fs would also be a second S3 client, with an older botocore than boto3 needs.
 """
 
 from __future__ import annotations
@@ -113,8 +112,7 @@ AnyPath = Path | ObjectPath
 def located(text: str) -> AnyPath:
     """Return the local path or the path that a URI names; access keys come from the environment, as for AWS tools.
 
-    Raises:
-        UserError: for an unknown URI scheme, and for a name that is not UTF-8, which no row or URI can hold.
+    Raise a UserError for an unknown URI scheme, and for a name that is not UTF-8, which no row or URI can hold.
     """
     if any("\ud800" <= sign <= "\udfff" for sign in text):
         raise UserError(f"{text.encode(errors='surrogateescape')!r}: the path is not UTF-8")

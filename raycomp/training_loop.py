@@ -65,9 +65,6 @@ class _Batches(Dataset[tuple[Tensor, Tensor, Tensor]]):
         # Set here, as loader processes are in no process group.
         self.places = range(parallel.rank(), config.batch, parallel.world())
 
-    def __len__(self) -> int:
-        return self.config.steps
-
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
         rng = np.random.default_rng([self.config.seed, step])
         chosen = rng.choice(len(self.samples), self.config.batch, replace=len(self.samples) < self.config.batch)
@@ -116,11 +113,12 @@ def train(
     optimizer = _optimizer(model, config)
     average = AveragedModel(model) if config.ema else None
     identity = f"{samples.fingerprint}{identity}" + ("" if scale == OWN_SIZE else f" {scale}")
-    saved = _Saved(state, model, optimizer, average, f"{config.model_dump_json()} {identity}")
-    first = saved.restore()
-    before, started = saved.standing, time.monotonic()
-    if before is not None:
-        report(before)
+    parts = {"model": model, "optimizer": optimizer} | ({} if average is None else {"average": average})
+    saved = _Saved(state, f"{config.model_dump_json()} {identity}", **parts)
+    first, started, seconds_before = saved.restore(), time.monotonic(), 0.0
+    if saved.progress is not None:
+        seconds_before = saved.progress.seconds
+        report(saved.progress)
     batches = DataLoader(
         _Batches(samples, crop, config, scale),
         batch_size=None,
@@ -157,11 +155,11 @@ def train(
         optimizer.step()
         if average is not None and config.ema:
             _follow(average, model, config.ema)
-        seconds = time.monotonic() - started + (before.seconds if before is not None else 0.0)
-        standing = TrainingProgress(step + 1, config.steps, value, rate, seconds)
-        if parallel.rank() == 0 and (standing.step % _SAVE_EVERY == 0 or standing.step == config.steps):
-            saved.write(standing)
-        report(standing)
+        seconds = seconds_before + time.monotonic() - started
+        progress = TrainingProgress(step + 1, config.steps, value, rate, seconds)
+        if parallel.rank() == 0 and (progress.step % _SAVE_EVERY == 0 or progress.step == config.steps):
+            saved.write(progress)
+        report(progress)
     kept: Trained = model if average is None else average.module  # type: ignore[assignment]
     return kept.eval()
 
@@ -205,59 +203,47 @@ def _parts(parts: Iterator[Tensor], device: torch.device, precision: str) -> Ite
 
 
 class _Saved:
-    """The state a training resumes from: weights, averaged weights, optimiser, step."""
+    """The state a training resumes from: its progress, and parts with a `state_dict` each."""
 
-    def __init__(
-        self,
-        path: AnyPath | None,
-        model: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        average: AveragedModel | None,
-        settings: str,
-    ) -> None:
-        self._path, self._settings = path, settings
-        self.standing: TrainingProgress | None = None
+    def __init__(self, path: AnyPath | None, settings: str, **parts: Any) -> None:
+        self._path, self._settings, self._parts = path, settings, parts
+        self.progress: TrainingProgress | None = None
         """Progress of the saved training; None if none is saved."""
-        self._parts: dict[str, Any] = {"model": model, "optimizer": optimizer}
-        if average is not None:
-            self._parts["average"] = average
 
     def restore(self) -> int:
         """Load the state if it exists, and return the number of completed steps.
 
-        It is loaded to the CPU. Weights and moments move to the model's device, but the optimiser's step counts stay
-        where they are loaded; on a GPU, every step would wait for each of them.
+        It is loaded to the CPU, from which weights and moments move to the model's device. The optimiser's step counts
+        stay on the CPU; on a GPU, every step would wait for each of them.
         """
         if self._path is None or not self._path.is_file():
             return 0
         try:
             with fetched(self._path) as local:
-                held = torch.load(local, map_location="cpu", weights_only=True)
+                stored = torch.load(local, map_location="cpu", weights_only=True)
         except (RuntimeError, EOFError, OSError, KeyError, pickle.UnpicklingError) as error:
-            raise UserError(
-                f"{self._path}: not a readable training state ({type(error).__name__}); delete it"
-            ) from None
-        if held["settings"] != self._settings:
-            raise UserError(
-                f"{self._path}: belongs to a training with other settings or data; delete it to start again"
-            )
+            kind = type(error).__name__
+            raise UserError(f"{self._path}: not a readable training state ({kind}); delete it") from None
+        if stored["settings"] != self._settings:
+            problem = "belongs to a training with other settings or data; delete it to start again"
+            raise UserError(f"{self._path}: {problem}")
         for name, part in self._parts.items():
-            part.load_state_dict(held[name])
-        self.standing = TrainingProgress(**held["standing"])
-        return self.standing.step
+            part.load_state_dict(stored[name])
+        self.progress = TrainingProgress(**stored["standing"])
+        return self.progress.step
 
     def diverged(self, what: str, value: float, step: int, config: TrainConfig) -> UserError:
         """Return the error for a value that is not finite: its step, a remedy, and where the last good weights are."""
-        kept = f"; {self._path} keeps the weights of step {self.standing.step}" if self.standing else ""
+        kept = f"; {self._path} keeps the weights of step {self.progress.step}" if self.progress else ""
         return UserError(f"training: {what} is {value} at step {step + 1}; a train.lr below {config.lr} may help{kept}")
 
-    def write(self, standing: TrainingProgress) -> None:
+    def write(self, progress: TrainingProgress) -> None:
         if self._path is None:
             return
-        self.standing = standing
+        self.progress = progress
         states = {name: part.state_dict() for name, part in self._parts.items()}
         with written(self._path) as temporary:
-            torch.save({"standing": asdict(standing), "settings": self._settings, **states}, temporary)
+            torch.save({"standing": asdict(progress), "settings": self._settings, **states}, temporary)
 
 
 def _optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:

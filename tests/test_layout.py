@@ -12,6 +12,7 @@ PRODUCT = sorted((ROOT / "raycomp").rglob("*.py"))
 MODULES = [path for path in PRODUCT if path.stem != "__init__"]
 PACKAGES = [path.parent for path in PRODUCT if path.stem == "__init__"]
 LONGEST = 350  # lines
+LONGEST_COMMAND = 40  # lines of a function, its signature included
 
 
 def imported(path: Path) -> set[str]:
@@ -48,3 +49,13 @@ def test_no_module_or_package_shadows_the_standard_library():
 def test_no_file_is_too_long_to_read():
     lengths = {relative(path): len(path.read_text().splitlines()) for path in PRODUCT}
     assert {path: lines for path, lines in lengths.items() if lines > LONGEST} == {}
+
+
+def test_no_function_of_a_command_is_too_long_to_read():
+    lengths = {
+        f"{relative(path)}: {node.name}": (node.end_lineno or 0) - node.lineno + 1
+        for path in (ROOT / "raycomp" / "commands").glob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef)
+    }
+    assert {name: lines for name, lines in lengths.items() if lines > LONGEST_COMMAND} == {}

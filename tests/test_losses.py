@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 from raycomp.compress.apply import compress
 from raycomp.data.samples import IGNORE
-from raycomp.losses import cross_entropy, distilled, nested, pixel_loss
+from raycomp.losses import cross_entropy, distilled, pixel_loss
 from raycomp.merging import ToMe
 from raycomp.recipe import dense
 from tests.conftest import TINY, seeded_images, seeded_model
@@ -70,7 +70,7 @@ def test_nested_losses_are_the_mean_of_those_of_the_sliced_models(model):
     student = seeded_model(TINY, seed=4)
     narrow = dense(TINY).model_copy(update={"embed": 16, "merge": ToMe(ratios=(0.2, 0.1, 0.0))})
     recipes = [dense(TINY), narrow]
-    parts = list(nested(model, 1.0, lambda seed: recipes)(student, IMAGES, LABELS))
+    parts = list(distilled(model, 1.0, lambda seed: recipes)(student, IMAGES, LABELS))
     alone = [total(distilled(model, 1.0)(compress(student, r, None), IMAGES, LABELS)) for r in recipes]
     assert [p.item() for p in parts] == pytest.approx([loss / 2 for loss in alone], rel=1e-5)
     assert all(p.requires_grad for p in parts)
@@ -85,5 +85,5 @@ def test_the_recipes_of_a_step_come_from_its_seed(model):
 
     for step in (1, 2, 1):
         torch.manual_seed(step)
-        list(nested(model, 1.0, draw)(model, IMAGES, LABELS))
+        list(distilled(model, 1.0, draw)(model, IMAGES, LABELS))
     assert seeds[0] == seeds[2] != seeds[1]

@@ -159,4 +159,4 @@ def test_a_link_to_itself_is_a_path_like_others(tmp_path):
     check_outputs("--out", [loop], [tmp_path / "x.png"])
     assert pictures([tmp_path / "x.png"], loop) == {tmp_path / "x.png": loop / "x.png"}
     with pytest.raises(UserError, match=r"data\.root: no folder loop in"):
-        split_folder(loop, ["images"], "val", "images")
+        split_folder(loop, "images", "val", "images")

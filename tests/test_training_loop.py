@@ -162,7 +162,7 @@ def test_the_counts_of_a_saved_optimiser_stay_on_the_cpu(tmp_path):
     )
     there = seeded_model(SHAPE).to("meta")
     optimizer, average = _optimizer(there, config), AveragedModel(there)
-    saved = _Saved(state, there, optimizer, average, torch.load(state)["settings"])
+    saved = _Saved(state, torch.load(state)["settings"], model=there, optimizer=optimizer, average=average)
     assert saved.restore() == 2
     assert average.n_averaged.device.type == "cpu"
     assert len(optimizer.state) == len(list(there.parameters()))

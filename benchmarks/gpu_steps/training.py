@@ -12,7 +12,7 @@ import torch
 from gpu_steps.models import build
 from gpu_steps.notes import Notes, Setting
 from raycomp.data.samples import Sample
-from raycomp.losses import Loss, nested, pixel_loss
+from raycomp.losses import Loss, distilled, pixel_loss
 from raycomp.recipe import Recipe, dense
 from raycomp.settings.space_and_search import SpaceConfig, WidthRange
 from raycomp.settings.training import AugmentConfig, TrainConfig
@@ -80,7 +80,7 @@ def _loss(setting: Setting, kind: str) -> Loss:
         rng = np.random.default_rng(seed)
         return always + [space.recipe(space.draw(rng, 0.3 * space.gflops({}))) for _ in range(2)]
 
-    return nested(teacher, 1.0, draw)
+    return distilled(teacher, 1.0, draw)
 
 
 def _trained(

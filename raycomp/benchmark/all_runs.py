@@ -17,20 +17,18 @@ from raycomp.benchmark.conditions import Condition, Run, conditions, runs
 from raycomp.benchmark.operating_points import OperatingPoint, built, find, fingerprint_of, from_front
 from raycomp.benchmark.single_run import Measured, failed_row, measure_run, unreachable
 from raycomp.benchmark.timing import Timing, time_points
-from raycomp.cluster.connection import finished, prepare_worker, remote, result
+from raycomp.cluster.connection import finished, remote, result
 from raycomp.cluster.latency_task import latency_table
 from raycomp.compress.saliency import Saliency
 from raycomp.config import SweepConfig
 from raycomp.context.sweep_context import SweepContext
-from raycomp.data.samples import Samples
-from raycomp.evaluate.latency_table import LatencyTable
 from raycomp.models import checkpoints
 from raycomp.results.row import Row
 from raycomp.results.store import Store
 from raycomp.search.rows import git_commit
 from raycomp.storage import AnyPath
 
-_POINTS = "settings"  # folder of the operating points in the results; earlier versions wrote it, too
+_POINTS = "settings"  # folder of the operating points in the results
 
 
 @dataclass(frozen=True)
@@ -55,27 +53,30 @@ def find_operating_points(
     """Return the operating point of every condition; read points that were found earlier from the folder.
 
     Args:
-        front: front of a finished sweep, for the method `found`.
-        scores: saliency scores that the sweep prunes by.
+        front: Front of a finished sweep, for the method `found`.
+        scores: Saliency scores that the sweep prunes by.
 
     Raises:
-        UserError: for points found with other weights or images, or a method that the token grid does not allow.
+        UserError: If points were found with other weights or images, or the token grid does not support a method.
     """
-    folder = inputs.folder / _POINTS
-    every = conditions(inputs.config.benchmark, front is not None)
+    config, folder = inputs.config, inputs.folder / _POINTS
+    every = conditions(config.benchmark, front is not None)
     points: dict[Condition, OperatingPoint] = {}
     for condition in every:
-        point = None
         if condition.method == "found" and front is not None and scores is not None:
-            point = from_front(front, scores, context, condition)
-        elif condition.method != "found":
-            point = OperatingPoint.load(folder, condition, fingerprint_of(context, condition))
-        if point is not None:
+            points[condition] = from_front(front, scores, context, condition)
+        elif point := OperatingPoint.load(folder, condition, fingerprint_of(context, condition)):
             points[condition] = point
     missing = [condition for condition in every if condition not in points]
-    table = _latency_table(inputs, say) if missing and inputs.config.nvit.latency_weight else None
-    task = remote(_find, inputs.config, retries=2)
-    waiting = {task.remote(inputs.context, inputs.samples, condition, table): condition for condition in missing}
+    table = None  # for NViT's latency term
+    if missing and config.nvit.latency_weight:
+        batch = config.evaluation.batch
+        table = latency_table(folder / "latency.json", inputs.context, config, batch, merging=False, report=say)
+    task = remote(find, config, retries=2)
+    waiting = {
+        task.remote(inputs.context, condition, latency=table, samples=inputs.samples): condition
+        for condition in missing
+    }
     for done in finished(waiting):
         condition, point = waiting[done], result(done)
         point.save(folder, condition, fingerprint_of(context, condition))
@@ -95,40 +96,45 @@ def measure_runs(
     """Measure the runs without a row; `on_row` receives every row, old and new, and the total number of rows."""
     every = [run for run in runs(inputs.config.benchmark, True) if run.condition in points]
     waiting: dict[Any, Run] = {}
-    task = remote(_measure, inputs.config, retries=inputs.config.search.max_failures)
+    task = remote(measure_run, inputs.config, retries=inputs.config.search.max_failures)
     done_before = {(row.label, row.seed): row for row in store.rows() if row.status == "complete"}
+
+    def fail(run: Run, problem: str) -> None:
+        row = failed_row(context, run, points[run.condition], problem)
+        store.write(row)
+        on_row(row, len(every))
+
     for run in every:
         point, row = points[run.condition], done_before.get((run.condition.label, run.seed))
         if row is not None and _same(row, point):
             on_row(row, len(every))
         elif not point.reached:
-            on_row(_failed(store, context, run, point, unreachable(point)), len(every))
+            fail(run, unreachable(point))
         else:
-            arguments = (inputs.context, inputs.samples, run, point, _state(inputs, run), git_commit())
-            waiting[task.remote(*arguments)] = run
+            arguments = (inputs.context, inputs.samples, run, point, _state(inputs, run))
+            waiting[task.remote(*arguments, commit=git_commit())] = run
     for done in finished(waiting):
         run = waiting[done]
         try:
             measured: Measured = ray.get(done)
         except RayError as error:  # the worker died more often than Ray retries
-            row = _failed(store, context, run, points[run.condition], f"{type(error).__name__}: the worker died")
-        else:
-            row = measured.row
-            _keep(inputs, context, run, points[run.condition], measured)
-            store.write(row)
-            _state(inputs, run).unlink(missing_ok=True)
-        on_row(row, len(every))
+            fail(run, f"{type(error).__name__}: the worker died")
+            continue
+        _keep(inputs, context, run, points[run.condition], measured)
+        store.write(measured.row)
+        _state(inputs, run).unlink(missing_ok=True)
+        on_row(measured.row, len(every))
 
 
 def measure_speed(inputs: BenchmarkInputs, points: dict[Condition, OperatingPoint]) -> list[Timing]:
     """Time all points in turn, in one worker and with nothing else running."""
-    task = remote(_time, inputs.config, retries=0)
-    timings: list[Timing] = result(task.remote(inputs.context, {k: v for k, v in points.items() if v.reached}))
+    reached = {condition: point for condition, point in points.items() if point.reached}
+    timings: list[Timing] = result(remote(time_points, inputs.config, retries=0).remote(inputs.context, reached))
     return timings
 
 
 def _same(row: Row, point: OperatingPoint) -> bool:
-    """Return whether a row measures this point; adaptive merging may have been matched again after the recovery."""
+    """Return whether a row measures this point; after a recovery, adaptive merging may have another strength."""
     return bool(row.target_gflops == point.target) and (point.recipe.adaptive or row.recipe_id == point.recipe.id)
 
 
@@ -150,31 +156,3 @@ def _keep(inputs: BenchmarkInputs, context: SweepContext, run: Run, point: Opera
             "recovery": str(measured.row.recovery_steps),
         }
         checkpoints.save(model, inputs.folder / "models" / f"{run.condition.slug}.safetensors", metadata)
-
-
-def _failed(store: Store, context: SweepContext, run: Run, point: OperatingPoint, problem: str) -> Row:
-    row = failed_row(context, run, point, problem)
-    store.write(row)
-    return row
-
-
-def _latency_table(inputs: BenchmarkInputs, say: Callable[[str], None]) -> LatencyTable:
-    """Return the latency table of NViT's latency term."""
-    path, batch = inputs.folder / _POINTS / "latency.json", inputs.config.evaluation.batch
-    return latency_table(path, inputs.context, inputs.config, batch, merging=False, report=say)
-
-
-def _find(
-    context: SweepContext, samples: Samples | None, condition: Condition, latency: LatencyTable | None
-) -> OperatingPoint:
-    return find(context, condition, prepare_worker(), latency, samples)
-
-
-def _measure(
-    context: SweepContext, samples: Samples | None, run: Run, point: OperatingPoint, state: AnyPath, commit: str
-) -> Measured:
-    return measure_run(context, samples, run, point, state, prepare_worker(), commit)
-
-
-def _time(context: SweepContext, points: dict[Condition, OperatingPoint]) -> list[Timing]:
-    return time_points(context, points, prepare_worker())

@@ -14,7 +14,7 @@ TITLES = {
     **{f"nvit+{name}": f"NViT+{method.title}" for name, method in METHODS.items()},
     "found": "raycomp",
 }
-"""Names of the methods in tables and figures; `found` is the best recipe of a finished sweep."""
+"""Method names in tables and figures. `found` is the best recipe of a finished sweep."""
 
 
 @dataclass(frozen=True, order=True)
@@ -28,7 +28,7 @@ class Condition:
     @property
     def label(self) -> str:
         """Name in tables: `ToMe 2.5x`."""
-        return TITLES[self.method] if self.method == "dense" else f"{TITLES[self.method]} {self.speedup:g}x"
+        return TITLES[self.method] + ("" if self.method == "dense" else f" {self.speedup:g}x")
 
     @property
     def prunes(self) -> bool:
@@ -60,8 +60,8 @@ class Run:
 
 
 def conditions(config: BenchmarkConfig, with_found: bool) -> list[Condition]:
-    """Return dense and every method at every speedup, the slowest to measure first."""
-    methods = [*config.methods, *(["found"] if with_found else [])]
+    """Return the dense model and every method at every speedup, the slowest to measure first."""
+    methods = [*config.methods, "found"] if with_found else config.methods
     compressed = [Condition(speedup, method) for speedup in sorted(config.speedups) for method in methods]
     return [Condition(1.0, "dense"), *compressed]
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Find the operating point of each method at target GFLOPs: strength of merging, threshold of NViT, or both."""
+"""Find the operating point of each method at target GFLOPs: the strength of merging, NViT's pruning, or both."""
 
 import json
 from collections.abc import Sequence
@@ -11,16 +11,14 @@ import torch
 
 from raycomp.benchmark.conditions import Condition
 from raycomp.compress.apply import compress, let_merge, remerge
-from raycomp.compress.nvit import nvit
 from raycomp.compress.pruning import prune
 from raycomp.compress.saliency import Saliency
-from raycomp.context.calibration import score
 from raycomp.context.sweep_context import SweepContext
 from raycomp.data.evalset import CLEAN
-from raycomp.data.samples import NORMALIZATIONS, Samples
+from raycomp.data.samples import Samples
 from raycomp.errors import UserError
 from raycomp.evaluate.latency_table import LatencyTable
-from raycomp.evaluate.miou import enlarged, normalised, windows
+from raycomp.evaluate.miou import enlarged, places
 from raycomp.evaluate.token_counts import recorded
 from raycomp.files import fetched, written
 from raycomp.flops import gflops, profile
@@ -29,7 +27,7 @@ from raycomp.models import checkpoints
 from raycomp.models.segmenter import Segmenter
 from raycomp.objectives import mean_accuracy
 from raycomp.recipe import Recipe, dense
-from raycomp.recover import retraining
+from raycomp.recover import pruned_by_nvit
 from raycomp.results.row import Row, present
 from raycomp.storage import AnyPath
 
@@ -49,7 +47,7 @@ class OperatingPoint:
     text: str
     """The point in the paper's terms: `r = 9.5`, `T = 0.88`, `R = 0.42`."""
     pruned: Segmenter | None = None
-    """The pruned model without merging, if it does not follow from the context's scores alone."""
+    """The pruned model without merging; None for a model cut by the context's scores alone."""
 
     @property
     def reached(self) -> bool:
@@ -57,23 +55,25 @@ class OperatingPoint:
         return self.gflops <= self.target * (1 + TOLERANCE)
 
     def save(self, folder: AnyPath, condition: Condition, fingerprint: str) -> None:
-        """Write the point after its model, so that a point that can be read is complete.
-
-        Args:
-            fingerprint: identifies the weights and images it was found with; see `fingerprint_of`.
-        """
+        """Write the point after its model, so that a point on disk is complete; see `fingerprint_of`."""
         if self.pruned is not None:
             checkpoints.save(self.pruned, folder / f"{condition.slug}.safetensors")
-        values = {"recipe": self.recipe.model_dump(mode="json"), "gflops": self.gflops, "target": self.target}
+        values = {
+            "recipe": self.recipe.model_dump(mode="json"),
+            "gflops": self.gflops,
+            "target": self.target,
+            "text": self.text,
+            "mark": fingerprint,
+        }
         with written(folder / f"{condition.slug}.json") as temporary:
-            temporary.write_text(json.dumps({**values, "text": self.text, "mark": fingerprint}, indent=1))
+            temporary.write_text(json.dumps(values, indent=1))
 
     @classmethod
     def load(cls, folder: AnyPath, condition: Condition, fingerprint: str) -> "OperatingPoint | None":
         """Read a point; None if it has not been found yet.
 
         Raises:
-            UserError: if it was found with other weights, images or scores.
+            UserError: If it was found with other weights, images or scores.
         """
         path, weights = folder / f"{condition.slug}.json", folder / f"{condition.slug}.safetensors"
         if not path.is_file():
@@ -116,39 +116,35 @@ def find(
     latency: LatencyTable | None = None,
     samples: Samples | None = None,
 ) -> OperatingPoint:
-    """Return the point of a condition's method that is nearest to the target; `OperatingPoint.reached` rates it.
+    """Return the point of a condition's method that is nearest to the target, which it may miss.
 
     Args:
-        latency: table for NViT's latency term, if enabled.
-        samples: training images for NViT's training between rounds; None opens the data set.
+        latency: Table for NViT's latency term, if enabled.
+        samples: Training images for NViT's training between rounds; None opens the data set.
     """
-    shape, window = context.shape, context.config.data.window_for(context.shape)
-    dense_recipe = dense(shape)
-    dense_cost = gflops(shape, dense_recipe, window)
+    shape, window = context.shape, context.window
+    dense_cost = gflops(shape, dense(shape), window)
     target = dense_cost / condition.speedup
-
-    if condition.method == "dense":
-        return OperatingPoint(dense_recipe, dense_cost, dense_cost, "")
-    if condition.merging is None:
-        return find_nvit(context, target, device, latency, samples)
-    pruned = None
+    start = OperatingPoint(dense(shape), dense_cost, target, "")
     if condition.prunes:
-        pruned = find_nvit(context, dense_cost / condition.speedup**0.5, device, latency, samples)
-    widths = dense_recipe if pruned is None else pruned.recipe
+        pruning_target = target if condition.merging is None else dense_cost / condition.speedup**0.5
+        start = find_nvit(context, pruning_target, device, latency, samples)
+    if condition.merging is None:
+        return start
     merge = condition.merging.standard(shape, context.config.policy.kind)
     if merge.adaptive:
-        start = OperatingPoint(widths.merging(merge), dense_cost, target, "", None if pruned is None else pruned.pruned)
-        point = find_adaptive(context, built(context, start), target, device)
+        model = built(context, replace(start, recipe=start.recipe.merging(merge)))
+        point = find_adaptive(context, model, target, device)
     else:
         matched = match_cost(
-            lambda s: widths.merging(merge.at(s, shape, window)), lambda r: gflops(shape, r, window), target
+            lambda s: start.recipe.merging(merge.at(s, shape, window)), lambda r: gflops(shape, r, window), target
         )
         recipe, cost = matched.nearest(target, TOLERANCE)
         text = (recipe.merge or merge.at(0.0, shape, window)).operating_point(shape, window)
         point = OperatingPoint(recipe, cost, target, text)
-    if pruned is None:
+    if not condition.prunes:
         return point
-    return replace(point, text=f"NViT to {pruned.gflops / dense_cost:.0%}, {point.text}", pruned=pruned.pruned)
+    return replace(point, text=f"NViT to {start.gflops / dense_cost:.0%}, {point.text}", pruned=start.pruned)
 
 
 def from_front(members: Sequence[Row], scores: Saliency, context: SweepContext, condition: Condition) -> OperatingPoint:
@@ -157,71 +153,53 @@ def from_front(members: Sequence[Row], scores: Saliency, context: SweepContext, 
     If every member costs more, return the cheapest.
 
     Args:
-        scores: saliency scores that the sweep prunes by.
+        scores: Saliency scores that the sweep prunes by.
     """
-    shape, window = context.shape, context.config.data.window_for(context.shape)
+    shape, window = context.shape, context.window
     target = gflops(shape, dense(shape), window) / condition.speedup
     affordable = [row for row in members if present(row.gflops) <= target * (1 + TOLERANCE)]
     row = max(affordable, key=mean_accuracy, default=None) or min(members, key=lambda row: present(row.gflops))
-    recipe = row.recipe
-    model = prune(context.model, recipe, scores)
-    return OperatingPoint(recipe, gflops(shape, recipe, window), target, f"recipe {row.recipe_id}", model)
+    cost, model = gflops(shape, row.recipe, window), prune(context.model, row.recipe, scores)
+    return OperatingPoint(row.recipe, cost, target, f"recipe {row.recipe_id}", model)
 
 
 def find_adaptive(context: SweepContext, model: Segmenter, target: float, device: torch.device) -> OperatingPoint:
-    """Return the strength at which the adaptive merging of a model, with its current weights, costs the target.
-
-    The cost is the mean over images.
-    """
-    shape, window, recipe = context.shape, context.config.data.window_for(context.shape), model.recipe
-    start, model = recipe.merge, model.to(device)
-    assert start is not None
+    """Return the point where the adaptive merging of a model, with its current weights, costs the target on average."""
+    shape, window, recipe, merge = context.shape, context.window, model.recipe, model.recipe.merge
+    assert merge is not None
+    model = model.to(device)
     matched = match_cost(
-        lambda s: recipe.merging(start.at(s, shape, window)),
+        lambda strength: recipe.merging(merge.at(strength, shape, window)),
         lambda tried: measured_gflops(context, model, tried, device),
         target,
         _CLOSE,
     )
     nearest, cost = matched.nearest(target, TOLERANCE)
-    return OperatingPoint(nearest, cost, target, (nearest.merge or start).operating_point(shape, window))
+    return OperatingPoint(nearest, cost, target, (nearest.merge or merge).operating_point(shape, window))
 
 
 def measured_gflops(context: SweepContext, model: Segmenter, recipe: Recipe, device: torch.device) -> float:
-    """Return the mean GFLOPs of a model with a recipe's merging over all windows of the clean evaluation images.
-
-    Windows pass through the model one at a time.
-    """
+    """Return the mean GFLOPs of a model with a recipe's merging over single windows of all clean evaluation images."""
     remerge(model, recipe)
-    last = context.shape.depth if recipe.merge is None else recipe.merge.last_block(context.shape.depth)
-    data, window = context.config.data, context.config.data.window_for(context.shape)
-    pixels = NORMALIZATIONS[context.shape.normalization]
-    images = context.evalset.images.views()
-    dtype = getattr(torch, context.config.evaluation.dtype)
+    shape, window, stride = context.shape, context.window, context.config.data.stride_for(context.shape)
+    last = shape.depth if recipe.merge is None else recipe.merge.last_block(shape.depth)
+    images, dtype = context.evalset.images.views(), getattr(torch, context.config.evaluation.dtype)
     model = model.to(dtype)
     with recorded(model) as passes, torch.inference_mode():
         for index in np.flatnonzero(context.evalset.variants == CLEAN):
-            x = normalised(torch.from_numpy(images[index][None]).to(device), pixels.mean, pixels.std, dtype)
-            for _, crop in windows(enlarged(x, window), window, data.stride_for(context.shape)):
-                model.encoder(crop, depth=last)
-    full = [[*tokens, *[tokens[-1]] * (context.shape.depth - last)] for tokens in passes]
-    return float(np.mean([profile(context.shape, recipe, window, tokens).gflops for tokens in full]))
+            x = enlarged(context.normalised(images[index][None], device, dtype), window)
+            for place in places((x.shape[-2], x.shape[-1]), window, stride):
+                model.encoder(x[(..., *place)], depth=last)
+    full = [[*tokens, *[tokens[-1]] * (shape.depth - last)] for tokens in passes]
+    return float(np.mean([profile(shape, recipe, window, tokens).gflops for tokens in full]))
 
 
 def find_nvit(
     context: SweepContext, target: float, device: torch.device, latency: LatencyTable | None, samples: Samples | None
 ) -> OperatingPoint:
     """Return NViT's model at a target, pruned as `context.config.nvit` configures; see `find`."""
-    shape, window, config = context.shape, context.config.data.window_for(context.shape), context.config.nvit
-    result = nvit(
-        context.model,
-        context.saliency,
-        lambda small: score(small, context.config, device, config.criterion),
-        target,
-        lambda recipe: gflops(shape, recipe, window),
-        config,
-        None if latency is None else latency.latency_ms,
-        retraining(context, samples, device),
-    )
+    shape, window = context.shape, context.window
+    result = pruned_by_nvit(context, lambda tried: gflops(shape, tried, window), target, device, latency, samples)
     recipe = result.model.recipe
     heads = sum(block.heads for block in recipe.blocks) / shape.depth
     mlp = sum(block.mlp for block in recipe.blocks) / shape.depth

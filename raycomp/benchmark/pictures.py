@@ -10,8 +10,6 @@ from raycomp.context.sweep_context import SweepContext
 from raycomp.data.corruptions import VARIANTS
 from raycomp.data.evalset import CLEAN
 from raycomp.data.resize import at_least
-from raycomp.data.samples import NORMALIZATIONS
-from raycomp.evaluate.miou import normalised
 from raycomp.files import fetched, written
 from raycomp.models.segmenter import Segmenter
 from raycomp.storage import AnyPath
@@ -32,14 +30,13 @@ class Scene:
 
 def scenes(context: SweepContext) -> list[Scene]:
     """Return a clean image and two corrupted ones, cropped to the top left window."""
-    data, window = context.evalset, context.config.data.window_for(context.shape)
+    data, window = context.evalset, context.window
     images, labels = data.images.views(), data.labels.views()
-    variants = [
-        ("clean", CLEAN),
-        *((f"{kind.replace('_', ' ')} {severity}", VARIANTS.index((kind, severity))) for kind, severity in _CORRUPTED),
-    ]
+    variants = {"clean": CLEAN}
+    for kind, severity in _CORRUPTED:
+        variants[f"{kind.replace('_', ' ')} {severity}"] = VARIANTS.index((kind, severity))
     result = []
-    for title, variant in variants:
+    for title, variant in variants.items():
         index = int(np.flatnonzero((data.variants == variant) & (data.rank == 0))[0])
         image, label = at_least((images[index], labels[data.label_of[index]][..., 0]), window)
         result.append(Scene(title, image[: window[0], : window[1]], label[: window[0], : window[1]]))
@@ -53,7 +50,7 @@ class Pictures:
     predictions: np.ndarray
     """(scenes, H, W) uint8."""
     sources: np.ndarray
-    """(scenes, h, w) int32, index of the token that each patch is merged into."""
+    """(scenes, h, w) int32: index of the token that each patch is merged into."""
 
     def save(self, path: AnyPath) -> None:
         """Write both arrays atomically."""
@@ -69,12 +66,12 @@ class Pictures:
 
 def pictures(model: Segmenter, context: SweepContext, device: torch.device) -> Pictures:
     """Return the predictions and merged patches of a model on all scenes."""
-    pixels, dtype = NORMALIZATIONS[context.shape.normalization], getattr(torch, context.config.evaluation.dtype)
+    dtype = getattr(torch, context.config.evaluation.dtype)
     model = model.to(device, dtype)
     predictions, sources = [], []
     with torch.inference_mode():
         for scene in scenes(context):
-            x = normalised(torch.from_numpy(scene.image[None].copy()).to(device), pixels.mean, pixels.std, dtype)
+            x = context.normalised(scene.image[None].copy(), device, dtype)
             predictions.append(model(x)[0].argmax(0).to(torch.uint8).cpu().numpy())
             grid = context.shape.grid((x.shape[-2], x.shape[-1]))
             _, tokens = model.encoder(x)

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One run: compress, recover, measure. Needs no Ray and writes only the state of an unfinished recovery."""
+"""One run: compress, recover, measure. It needs no Ray and writes only the state of an unfinished recovery."""
 
 import time
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,14 +17,13 @@ from raycomp.compress.apply import remerge
 from raycomp.context.sweep_context import SweepContext
 from raycomp.data.samples import Samples
 from raycomp.devices import device_name
-from raycomp.evaluate.measure import measure
 from raycomp.flops import gflops
 from raycomp.recipe import dense
 from raycomp.recover import finetuned
 from raycomp.results.row import Row
 from raycomp.search.proposal import Proposal
 from raycomp.search.rows import described, failed, measured
-from raycomp.search.trial import shares_card
+from raycomp.search.trial import measured_in
 from raycomp.storage import AnyPath
 
 
@@ -50,37 +50,33 @@ def measure_run(
     """Measure a run on the full evaluation set. A failure gives a failed row, not an exception.
 
     Args:
-        samples: training images of the recovery; None opens the data set.
-        state: file for the state of an unfinished recovery; the caller removes it once the row is written.
+        samples: Training images of the recovery; None opens the data set.
+        state: File for the state of an unfinished recovery; the caller removes it once the row is written.
     """
-    started, clock, config = datetime.now(UTC), time.perf_counter(), context.config
-    row = _described(context, run, point, started)
-    row = replace(row, git_commit=commit, device=device_name(device))
-    kept: tuple[Pictures | None, dict[str, np.ndarray] | None] = (None, None)
+    clock, config = time.perf_counter(), context.config
+    facts: dict[str, Any] = {"started": datetime.now(UTC), "git_commit": commit, "device": device_name(device)}
+    row = replace(_described(context, run, point), **facts)
+    extras: tuple[Pictures | None, dict[str, np.ndarray] | None] = (None, None)
     try:
         model = built(context, point)
         building = time.perf_counter() - clock
-        row = replace(row, params=sum(p.numel() for p in model.parameters()), seconds_build=building)
+        facts |= {"params": sum(p.numel() for p in model.parameters()), "seconds_build": building}
+        row = replace(row, **facts)
         if config.benchmark.recovery.steps:
             model = finetuned(context, model, config.benchmark.recovery, run.seed, samples, device, state)
             if point.recipe.adaptive:  # fine-tuning changes features and thus token counts: match the strength again
                 point = find_adaptive(context, deepcopy(model), point.target, device)
                 remerge(model, point.recipe)
-                matched = _described(context, run, point, started)
-                row = replace(
-                    matched, git_commit=commit, device=row.device, params=row.params, seconds_build=row.seconds_build
-                )
+                row = replace(_described(context, run, point), **facts)
         row = replace(row, seconds_recover=time.perf_counter() - clock - building)
         weights = {name: t.cpu().numpy() for name, t in model.state_dict().items() if ".sharer." not in name}
-        result = measure(
-            model, context.evalset, "full", config.evaluation, config.data, device, timed=not shares_card(config)
-        )
+        result = measured_in(context, model, "full", device)
         row = replace(measured(row, context, result), batch=1 if point.recipe.adaptive else config.evaluation.batch)
         if run.seed == config.benchmark.seeds[0]:
-            kept = (pictures(model, context, device), weights)
-    except Exception as error:  # an error of one model must not stop the others
+            extras = (pictures(model, context, device), weights)
+    except Exception as error:  # a failed model must not stop the others
         row = failed(row, error)
-    return Measured(replace(row, seconds=time.perf_counter() - clock), *kept)
+    return Measured(replace(row, seconds=time.perf_counter() - clock), *extras)
 
 
 def unreachable(point: OperatingPoint) -> str:
@@ -90,20 +86,19 @@ def unreachable(point: OperatingPoint) -> str:
 
 def failed_row(context: SweepContext, run: Run, point: OperatingPoint, problem: str) -> Row:
     """Return the row of a run that was not measured."""
-    return failed(_described(context, run, point, datetime.now(UTC)), problem)
+    return failed(replace(_described(context, run, point), started=datetime.now(UTC)), problem)
 
 
-def _described(context: SweepContext, run: Run, point: OperatingPoint, started: datetime) -> Row:
+def _described(context: SweepContext, run: Run, point: OperatingPoint) -> Row:
     proposal = Proposal(0, STAGE, run.condition.method, run.condition.label, point.recipe)
-    window, steps = context.config.data.window_for(context.shape), context.config.benchmark.recovery.steps
+    steps = context.config.benchmark.recovery.steps
     return replace(
         described(context, proposal),
-        started=started,
         seed=run.seed,
         operating_point=point.text,
         target_gflops=point.target,
         gflops=point.gflops,
-        gflops_share=point.gflops / gflops(context.shape, dense(context.shape), window),
+        gflops_share=point.gflops / gflops(context.shape, dense(context.shape), context.window),
         recovery="finetune" if steps else "none",
         recovery_steps=steps,
     )

@@ -10,9 +10,8 @@ import torch
 from raycomp.benchmark.conditions import Condition
 from raycomp.benchmark.operating_points import OperatingPoint, built
 from raycomp.context.sweep_context import SweepContext
-from raycomp.data.samples import NORMALIZATIONS
 from raycomp.evaluate.latency import median_seconds
-from raycomp.evaluate.miou import first_window, normalised
+from raycomp.evaluate.miou import first_window
 from raycomp.evaluate.token_counts import tokens_per_block
 from raycomp.flops import gflops
 from raycomp.recipe import Recipe
@@ -28,7 +27,7 @@ class Timing:
     flops_saved: float
     """Dense GFLOPs over this point's."""
     speed_gained: float
-    """Dense time over this point's: medians of rounds in which every model ran once."""
+    """Dense time over this point's; times are medians of rounds in which every model runs once."""
     images_per_second: float
     setting: str
     """Measuring conditions: device, precision, batch, threads."""
@@ -36,33 +35,27 @@ class Timing:
 
 def time_points(context: SweepContext, points: dict[Condition, OperatingPoint], device: torch.device) -> list[Timing]:
     """Time one batch through every model. Adaptive merging uses the batch's mean token counts; see `batched`."""
-    config, shape = context.config.evaluation, context.shape
-    window, dtype = context.config.data.window_for(shape), getattr(torch, config.dtype)
-    pixels = NORMALIZATIONS[shape.normalization]
+    config, window, dtype = context.config.evaluation, context.window, getattr(torch, context.config.evaluation.dtype)
     images = context.evalset.images.views()
-    chosen = (torch.from_numpy(images[i % len(images)][None]).to(device) for i in range(config.batch))
-    x = torch.cat([first_window(normalised(image, pixels.mean, pixels.std, dtype), window) for image in chosen])
+    chosen = (context.normalised(images[i % len(images)][None], device, dtype) for i in range(config.batch))
+    x = torch.cat([first_window(image, window) for image in chosen])
     models = {}
     for condition, point in points.items():
-        recipe = batched(context, point, x.float())
-        model = built(context, replace(point, recipe=recipe))
+        model = built(context, replace(point, recipe=batched(context, point, x.float())))
         models[condition] = model.to(device=device, dtype=dtype)
     with torch.inference_mode():
         runs = {condition: partial(model, x) for condition, model in models.items()}
         medians = median_seconds(runs, device, _ROUNDS, _WARM_UP)
     dense = next(condition for condition in models if condition.method == "dense")
-    dense_cost = points[dense].gflops
-    where = f"{device}, {config.dtype}, batch {config.batch}, {torch.get_num_threads()} thread(s)"
-    costs = {condition: gflops(shape, model.recipe, window) for condition, model in models.items()}
     return [
         Timing(
-            condition.label,
-            dense_cost / costs[condition],
-            medians[dense] / medians[condition],
-            config.batch / medians[condition],
-            where,
+            label=condition.label,
+            flops_saved=points[dense].gflops / gflops(context.shape, model.recipe, window),
+            speed_gained=medians[dense] / medians[condition],
+            images_per_second=config.batch / medians[condition],
+            setting=f"{device}, {config.dtype}, batch {config.batch}, {torch.get_num_threads()} thread(s)",
         )
-        for condition in models
+        for condition, model in models.items()
     ]
 
 

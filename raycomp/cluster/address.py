@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Find the Ray address a job joins and check that Ray answers there; Ray itself would wait for minutes and log much."""
+"""Find the Ray address a job joins and check that Ray answers there; Ray itself would wait for minutes."""
 
 import os
 import shlex
 import socket
+from contextlib import suppress
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -43,14 +44,12 @@ class Address:
             raise self.refused(
                 "an http address is for `ray job submit`; a script needs HOST:PORT, for example HOST:6379"
             )
-        if scheme not in ("", "ray"):
-            raise self.refused("not a Ray address; expected HOST:6379 or ray://HOST:10001")
-        try:
-            location = place if scheme else services.canonicalize_bootstrap_address(place)  # resolves localhost
-            parts = urlsplit(f"//{location}")
-            host, port = parts.hostname, parts.port
-        except ValueError:
-            host = port = None
+        host = port = None
+        if scheme in ("", "ray"):
+            with suppress(ValueError):
+                location = place if scheme else services.canonicalize_bootstrap_address(place)  # resolves localhost
+                parts = urlsplit(f"//{location}")
+                host, port = parts.hostname, parts.port
         if not host or port is None:
             raise self.refused("not a Ray address; expected HOST:6379 or ray://HOST:10001")
         if reason := _why_silent(host, port):

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def connect() -> None:
-    """Join the cluster of RAY_ADDRESS (set in a Ray job) or of `ray start`, or start Ray on this machine.
+    """Join the cluster that RAY_ADDRESS names (set in a Ray job) or `ray start` started, or start Ray on this machine.
 
     Raises:
         UserError: If the cluster does not answer or refuses the job, or the path of the temporary folder is too long.
@@ -65,13 +65,6 @@ def stop_like_ctrl_c(before: Callable[[], None] = lambda: None) -> None:
         signal.signal(signal.SIGTERM, stop)
 
 
-def is_empty() -> bool:
-    """Return whether the cluster has no CPU yet: it may still grow, to an unknown size."""
-    import ray
-
-    return not ray.cluster_resources().get("CPU")
-
-
 def nodes() -> list[dict[str, float]]:
     """Return the resources of every live node."""
     import ray
@@ -90,20 +83,18 @@ def gpus_per_trial(config: SweepConfig) -> float:
 
 def trial_resources(config: SweepConfig) -> dict[str, float]:
     """Return the resources a trial requests, under Ray's names; memory in bytes."""
-    memory = config.search.memory_per_trial
-    extra = {} if memory is None else {"memory": memory * 2**30}
-    return {"CPU": 1.0, "GPU": gpus_per_trial(config), **extra}
+    gib = config.search.memory_per_trial
+    return {"CPU": 1.0, "GPU": gpus_per_trial(config)} | ({} if gib is None else {"memory": gib * 2**30})
 
 
 def room(node: Mapping[str, float], config: SweepConfig) -> int:
     """Return how many trials a node can run at a time; a fraction of a GPU comes from one device."""
     requested = trial_resources(config)
-    gpus = requested.pop("GPU")
-    fits = [int(node.get(name, 0.0) / amount) for name, amount in requested.items()]
+    gpus, available = requested.pop("GPU"), node.get("GPU", 0.0)
+    counts = [int(node.get(name, 0.0) / amount) for name, amount in requested.items()]
     if gpus:
-        cards = node.get("GPU", 0.0)
-        fits.append(int(cards) * int(1 / gpus + 1e-9) if gpus < 1 else int(cards / gpus))
-    return min(fits)
+        counts.append(int(available) * int(1 / gpus + 1e-9) if gpus < 1 else int(available / gpus))
+    return min(counts)
 
 
 def workers(config: SweepConfig) -> int:
@@ -114,7 +105,7 @@ def workers(config: SweepConfig) -> int:
 
 
 def prepare_worker() -> "torch.device":
-    """Set up a task or actor and return its GPU, else the CPU. It uses one thread, as there is one worker per core.
+    """Set up the process of a task or actor, with one thread, and return its GPU, else the CPU.
 
     Raises:
         UserError: If Ray assigns a GPU that torch does not see.
@@ -127,25 +118,29 @@ def prepare_worker() -> "torch.device":
     show_log()
     torch.set_num_threads(1)
     keep_freed_memory()
-    given = ray.get_gpu_ids()
-    if given and not torch.cuda.is_available():
+    gpus = ray.get_gpu_ids()
+    if gpus and not torch.cuda.is_available():
         raise UserError(
-            f"Ray assigned GPU {given[0]} to a worker on {platform.node()}, but torch {torch.__version__} does not see "
+            f"Ray assigned GPU {gpus[0]} to a worker on {platform.node()}, but torch {torch.__version__} does not see "
             "it (driver, or a torch without CUDA?); --gpus 0 runs trials on CPUs"
         )
-    device = torch.device("cuda" if given else "cpu")
+    device = torch.device("cuda" if gpus else "cpu")
     prepare_device(device)
     return device
 
 
 def remote(function: Callable[..., Any], config: SweepConfig, retries: int) -> Any:
-    """Make a remote function with one core, and the GPUs of a trial.
+    """Make a remote function with one core and the GPUs of a trial; it passes the worker's `device` to `function`.
 
     Resources are set here, since with `options` Ray would keep idle GPU workers.
     """
     import ray
 
-    return ray.remote(num_cpus=1, num_gpus=gpus_per_trial(config), max_retries=retries)(function)
+    def task(*args: Any, **kwargs: Any) -> Any:
+        return function(*args, **kwargs, device=prepare_worker())
+
+    task.__name__ = function.__name__
+    return ray.remote(num_cpus=1, num_gpus=gpus_per_trial(config), max_retries=retries)(task)
 
 
 def finished(waiting: Iterable[Any]) -> Iterator[Any]:

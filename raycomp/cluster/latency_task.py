@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measure the latency table of a sweep once, on an otherwise idle worker, and keep it in the sweep's folder."""
+"""Measure a latency table once, on an otherwise idle worker, and keep it in the results folder."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from raycomp.cluster.connection import gpus_per_trial, prepare_worker, remote, result
+from raycomp.cluster.connection import gpus_per_trial, remote, result
 from raycomp.config import SweepConfig
 from raycomp.context.sweep_context import SweepContext
 from raycomp.devices import device_name
@@ -23,13 +23,12 @@ def latency_table(
 ) -> LatencyTable:
     """Read the table, or measure and write it.
 
-    A table of another device stays in use, as the sweep's budget and rows depend on it; a note is reported.
-
     Args:
         context: A `SweepContext` or a Ray reference to one.
         batch: Number of images timed together.
         merging: Whether recipes merge; see `measure_latency`.
-        report: Called with a line if the table was measured on another device than the workers'.
+        report: Called with a line if the table was measured on another device than the workers'. It stays in use, as
+            the sweep's budget and rows depend on it.
 
     Raises:
         UserError: If the file is not a latency table, or the measurement fails.
@@ -39,7 +38,7 @@ def latency_table(
         measured.save(path)
         return measured
     table = LatencyTable.load(path)
-    device = result(remote(_device, config, retries=2).remote()) if gpus_per_trial(config) else "cpu"
+    device = result(remote(device_name, config, retries=2).remote()) if gpus_per_trial(config) else "cpu"
     if device != table.device:
         report(
             f"note: {path} was timed on {table.device}, but workers here have {device}: predicted times remain those "
@@ -58,13 +57,8 @@ def with_latency(context: SweepContext, folder: AnyPath, report: Callable[[str],
     return replace(context, latency=table)
 
 
-def _device() -> str:
-    return device_name(prepare_worker())
-
-
-def _measure(context: SweepContext, batch: int, merging: bool) -> LatencyTable:
-    device, dtype = prepare_worker(), getattr(torch, context.config.evaluation.dtype)
-    config, shape = context.config, context.shape
+def _measure(context: SweepContext, batch: int, merging: bool, device: torch.device) -> LatencyTable:
+    config, shape, dtype = context.config, context.shape, getattr(torch, context.config.evaluation.dtype)
     method = METHODS[config.space.merge].standard(shape, config.policy.kind) if merging else None
     table = measure_latency(shape, batch, device, dtype, config.data.window, method)
     return fitted(table, batch, device, dtype)

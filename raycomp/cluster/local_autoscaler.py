@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run an autoscaling Ray cluster on this machine, for trials of autoscaling, with Ray's autoscaler and fake nodes.
+"""Run an autoscaling Ray cluster on this machine: Ray's autoscaler with fake nodes, each a raylet with one CPU.
 
-Each node is a raylet with one CPU. For real machines, see `cluster.yaml` and `deploy/`.
-
-`ray.cluster_utils.AutoscalingCluster` does the same, but in Ray 2.60 it raises FileNotFoundError, as the wheel lacks
-`example.yaml`. It also starts and ends with `ray stop --force`, which stops every Ray cluster on the machine.
+`ray.cluster_utils.AutoscalingCluster` of Ray 2.60 raises FileNotFoundError, as the wheel lacks `example.yaml`. It also
+starts and ends with `ray stop --force`, which stops every Ray cluster on the machine.
 """
 
 import os
@@ -16,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import ray
@@ -30,10 +28,7 @@ _SECONDS_TO_START = 120
 
 @contextmanager
 def autoscaling_cluster(nodes: int, idle_seconds: float = 12.0) -> Iterator[str]:
-    """Start a head without CPUs that adds up to `nodes` nodes on demand and removes idle ones.
-
-    Yields:
-        The value for RAY_ADDRESS.
+    """Start a head without CPUs that adds up to `nodes` nodes on demand and removes idle ones; yield its RAY_ADDRESS.
 
     Raises:
         UserError: If Ray does not start.
@@ -113,13 +108,9 @@ def _cluster(nodes: int, idle_seconds: float, address: str) -> dict[str, object]
 
 
 def _free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    ports = [int(one.getsockname()[1]) for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return [int(one.getsockname()[1]) for one in sockets]
 
 
 def _wait(head: "subprocess.Popen[bytes]", port: int, log: Path) -> None:
@@ -139,7 +130,5 @@ def _end(head: "subprocess.Popen[bytes]") -> None:
         head.wait(30)
     except subprocess.TimeoutExpired:
         head.kill()
-    try:
+    with suppress(ProcessLookupError):
         os.killpg(head.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return

@@ -5,6 +5,12 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import ray
+import torch
+from ray._private import ray_constants
+from ray.autoscaler.v2.sdk import get_cluster_status
+from ray.experimental import internal_kv
+
 from raycomp.cluster import connection
 from raycomp.cluster.address import joined
 from raycomp.config import SweepConfig
@@ -22,20 +28,19 @@ def announce(config: SweepConfig, say: Callable[[str], None], warn: Callable[[st
         field: Name of the setting for GPUs per trial in messages.
 
     Raises:
-        UserError: See `check_room`.
+        UserError: As `check_room`.
     """
-    import ray
-
     if not check_room(config, warn, field):
         return
-    gpus, nodes = connection.gpus_per_trial(config), connection.nodes()
-    if connection.is_empty():
+    gpus, total = connection.gpus_per_trial(config), ray.cluster_resources()
+    if not total.get("CPU"):
         one = "" if config.search.workers else "; running one trial at a time. Set --workers for more"
         say(f"the cluster has no workers yet{one}")
         return
-    requested, room = connection.workers(config), sum(connection.room(node, config) for node in nodes)
+    requested = connection.workers(config)
+    room = sum(connection.room(node, config) for node in connection.nodes())
     few = "" if requested <= room else f"; the cluster has no room for {requested} now (--workers)"
-    count, total = min(requested, room), ray.cluster_resources()
+    count = min(requested, room)
     if gpus:
         cards = sorted(name.removeprefix(_GPU_TYPE) for name in total if name.startswith(_GPU_TYPE))
         kinds = f" ({', '.join(cards)})" if cards else ""
@@ -58,15 +63,14 @@ def check_room(config: SweepConfig, warn: Callable[[str], None], field: str = _F
         raise UserError(
             f"{field} {gpus:g}: Ray assigns a fraction of one GPU or an integer number; did you mean {round(gpus)}?"
         )
-    largest = {
-        name: max((node.get(name, 0.0) for node in connection.nodes()), default=0.0) for name in ("GPU", "memory")
-    }
-    if gpus > largest["GPU"]:
-        available = f"no node has more than {largest['GPU']:g}" if largest["GPU"] else f"Ray sees no GPU{_hint()}"
-        _missing(f"{field} {gpus:g}: {available}", f"{field} {largest['GPU']:g}", warn)
+    nodes = connection.nodes()
+    max_gpus = max((node.get("GPU", 0.0) for node in nodes), default=0.0)
+    if gpus > max_gpus:
+        available = f"no node has more than {max_gpus:g}" if max_gpus else f"Ray sees no GPU{_hint()}"
+        _missing(f"{field} {gpus:g}: {available}", f"{field} {max_gpus:g}", warn)
         return False
-    if memory is not None and memory * 2**30 > largest["memory"]:
-        gib = largest["memory"] / 2**30
+    gib = max((node.get("memory", 0.0) for node in nodes), default=0.0) / 2**30
+    if memory is not None and memory > gib:
         problem = f"search.memory_per_trial {memory:g}: no node has more than {gib:.3g} GiB for trials"
         _missing(problem, f"{int(10 * gib) / 10:g}", warn)
         return False
@@ -79,8 +83,6 @@ def check_training(workers: int, gpu: bool, warn: Callable[[str], None]) -> None
     Raises:
         UserError: If a fixed-size cluster has too few.
     """
-    import ray
-
     kind = "GPU" if gpu else "CPU"
     available = int(ray.cluster_resources().get(kind, 0))
     if workers > available:
@@ -94,20 +96,15 @@ def _missing(problem: str, nearest: str, warn: Callable[[str], None]) -> None:
 
 
 def may_grow() -> bool:
-    """Return whether nodes may still join automatically: not in a Ray started by this job or by hand.
+    """Return whether nodes may still join automatically. They cannot in a Ray started by this job or by hand.
 
-    The monitor of Ray's first autoscaler and the state of the second name the type of every node. Without an
-    autoscaler, each node is its own type, named after its id. A cluster that reports neither may grow.
+    Both versions of Ray's autoscaler report the type of every node. Without an autoscaler, each node has its own
+    type, named after its id. A cluster that reports no types may grow.
     """
-    import ray
-    from ray._private import ray_constants
-    from ray.autoscaler.v2.sdk import get_cluster_status
-    from ray.experimental.internal_kv import _internal_kv_get
-
     if joined() is None:
         return False
     try:
-        status_text = _internal_kv_get(ray_constants.DEBUG_AUTOSCALING_STATUS)
+        status_text = internal_kv._internal_kv_get(ray_constants.DEBUG_AUTOSCALING_STATUS)
         if status_text:
             types = json.loads(status_text)["autoscaler_report"]["node_type_mapping"] or {}
         else:
@@ -123,8 +120,6 @@ def may_grow() -> bool:
 
 def _hint() -> str:
     """Return a hint for when Ray sees no GPU but this machine has one."""
-    import torch
-
     if torch.cuda.is_available():
         return " (torch sees one: was Ray started with --num-gpus=0?)"
     if Path("/dev/nvidia0").exists():

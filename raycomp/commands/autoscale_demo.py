@@ -22,14 +22,14 @@ def autoscale_demo_command(
     results: Annotated[Path, typer.Option(help="Folder for results.")] = Path("results"),
 ) -> None:
     """Run a sweep, watch the cluster until its last node stops, and draw both over time."""
-    folder, console = sweep_folder(str(results), name), tables.console()
+    folder = sweep_folder(str(results), name)
     options = ["--space", space, "--results", results, "--name", name, "--trials", trials, "--workers", nodes]
     command = [sys.executable, "-m", "raycomp", "search", *map(str, options)]
     os.environ["RAY_AUTH_MODE"] = "disabled"  # a private cluster on loopback; Ray reads this when it is imported
     from raycomp.jobs.autoscaling import watched
     from raycomp.report.autoscale import plot_cluster
 
-    started, moments = watched(command, nodes, idle, lambda line: console.print(line, highlight=False))
+    started, moments = watched(command, nodes, idle, tables.say)
     rows = Store(folder).rows()
     ends = [row.ended.timestamp() - started for row in rows if row.ended is not None]
     picture = Path(str(folder)) / "autoscale.png"
@@ -37,5 +37,5 @@ def autoscale_demo_command(
     plot_cluster(seconds, counts, running, [end for end in ends if end > 0], f"{name}: up to {nodes} node(s)", picture)
     busy = sum(running) / max(1, sum(counts))
     nodes_seen = f"at most {max(counts)} node(s), none at the start and {counts[-1]} at the end"
-    console.print(f"{len(rows)} rows; {nodes_seen}; trials used {busy:.0%} of the nodes' time", highlight=False)
-    console.print(f"plot:  {picture}", highlight=False, soft_wrap=True)
+    tables.say(f"{len(rows)} rows; {nodes_seen}; trials used {busy:.0%} of the nodes' time")
+    tables.say(f"plot:  {picture}")

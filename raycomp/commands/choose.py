@@ -9,73 +9,102 @@ from typing import Annotated
 import typer
 from pydantic import TypeAdapter, ValidationError
 
-from raycomp.commands.inputs import Json, Results, check_suffix, complete_sweep, print_json, results_option
+from raycomp.commands.inputs import Json, Results, SweepName, check_suffix, complete_sweep, print_json, results_option
 from raycomp.errors import UserError
 from raycomp.report import tables
 from raycomp.report.choice import Limits, choose
-from raycomp.report.confidence import confidence
+from raycomp.report.confidence import Confidence, confidence
 from raycomp.results.query import at_budgets, class_names, dense_row, final_front
+from raycomp.results.row import Row
 from raycomp.results.store import Store, sweep_folder
 from raycomp.settings.section import Share
 
 _SHOWN = 5  # further recipes in the table
 
 Sweeps = Annotated[list[str], typer.Argument(help="Names of sweeps.", autocompletion=complete_sweep)]
+_SHARE_HELP = "Maximum cost as a share of dense: 40%. GFLOPs, or time if the budget is in time."
+_DROP_HELP = "Maximum loss against dense in points of mIoU, clean and corrupted."
+_CLASS_HELP = "Minimum clean IoU of a class: pole=0.3. Repeatable; also considers recipes beyond the front."
 
 
 def pick_command(
-    sweep: Annotated[str, typer.Argument(help="Name of the sweep.", autocompletion=complete_sweep)],
+    sweep: SweepName,
     max_gflops: Annotated[float | None, typer.Option(help="Maximum GFLOPs per image.")] = None,
-    max_share: Annotated[
-        str | None,
-        typer.Option(help="Maximum cost as a share of dense: 40%. GFLOPs, or time if the budget is in time."),
-    ] = None,
-    max_drop: Annotated[
-        float | None, typer.Option(help="Maximum loss against dense in points of mIoU, clean and corrupted.")
-    ] = None,
+    max_share: Annotated[str | None, typer.Option(help=_SHARE_HELP)] = None,
+    max_drop: Annotated[float | None, typer.Option(help=_DROP_HELP)] = None,
     max_clean_drop: Annotated[float | None, typer.Option(help="Maximum loss of clean mIoU, points.")] = None,
     max_corrupted_drop: Annotated[float | None, typer.Option(help="Maximum loss of corrupted mIoU, points.")] = None,
-    min_class_iou: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Minimum clean IoU of a class: pole=0.3. Repeatable; also considers recipes beyond the front."
-        ),
-    ] = None,
+    min_class_iou: Annotated[list[str] | None, typer.Option(help=_CLASS_HELP)] = None,
     results: Results = "results",
     as_json: Json = False,
 ) -> None:
     """Choose the recipe with the best mean of clean and corrupted mIoU within a cost, or the cheapest accurate one."""
-    drops = {"drop": max_drop, "clean-drop": max_clean_drop, "corrupted-drop": max_corrupted_drop}
-    for option, value in ({"gflops": max_gflops} | drops).items():
-        if value is not None and not math.isfinite(value):
-            raise UserError(f"--max-{option} {value}: expected a number")
-    classes = dict(_class_limit(text) for text in min_class_iou or [])
-    clean, corrupted = _strictest(max_drop, max_clean_drop), _strictest(max_drop, max_corrupted_drop)
-    limits = Limits(max_gflops, _share(max_share), clean, corrupted, classes)
-    if limits == Limits():
-        raise UserError(
-            "pick needs a limit: --max-gflops, --max-share, --max-drop, --max-clean-drop, --max-corrupted-drop, "
-            "--min-class-iou"
-        )
+    numbers = {"gflops": max_gflops, "drop": max_drop, "clean-drop": max_clean_drop}
+    limits = _limits(numbers | {"corrupted-drop": max_corrupted_drop}, max_share, min_class_iou or [])
     store = Store(sweep_folder(results, sweep))
     budget, rows = store.config().search.budget, store.rows()
     chosen = choose(rows, limits)
-    best, dense = chosen[0], dense_row(rows, chosen[0].stage)
     # for members of the front, the same as in `raycomp front`
     confidences = confidence(chosen) | confidence(final_front(rows, budget))
     if as_json:
         recipe, *others = (row.columns() | {"confidence": confidences.get(row.recipe_id)} for row in chosen)
         print_json({"recipe": recipe, "others": others})
         return
-    console = tables.console()
+    _print_choice(chosen, rows, limits, confidences)
+    options = f"{chosen[0].recipe_id[:6]} --sweep {sweep}{results_option(results)}"
+    tables.say(f"GFLOPs by block:  raycomp explain {options}")
+    tables.say(f"to use it:        raycomp export {options} --out models")
+
+
+def _limits(numbers: dict[str, float | None], share: str | None, classes: list[str]) -> Limits:
+    """Parse the limits of `raycomp pick`; `drop` limits both the clean and the corrupted drop."""
+    for option, value in numbers.items():
+        if value is not None and not math.isfinite(value):
+            raise UserError(f"--max-{option} {value}: expected a number")
+    given = {option: value for option, value in numbers.items() if value is not None}
+    clean, corrupted = (
+        min((given[option] for option in ("drop", one) if option in given), default=None)
+        for one in ("clean-drop", "corrupted-drop")
+    )
+    ious = dict(_class_limit(text) for text in classes)
+    limits = Limits(given.get("gflops"), _share(share), clean, corrupted, ious)
+    if limits == Limits():
+        options = "--max-gflops, --max-share, --max-drop, --max-clean-drop, --max-corrupted-drop, --min-class-iou"
+        raise UserError(f"pick needs a limit: {options}")
+    return limits
+
+
+def _class_limit(text: str) -> tuple[str, float]:
+    """Parse `pole=0.3` as a class and a number."""
+    name, sign, value = text.rpartition("=")
+    try:
+        low = float(value)
+    except ValueError:
+        low = math.nan
+    if not sign or not 0 <= low <= 1:
+        raise UserError(f"--min-class-iou {text}: expected a class and its minimum IoU from 0 to 1, as in pole=0.3")
+    return name.strip(), low
+
+
+def _share(text: str | None) -> float | None:
+    """Parse `40%` or `0.4` as a share."""
+    if text is None:
+        return None
+    try:
+        return TypeAdapter(Share).validate_python(text)
+    except ValidationError:
+        hint = f"; did you mean {text}%?" if text.isdigit() else ""
+        raise UserError(f"--max-share {text}: expected a share of the dense cost such as 40%{hint}") from None
+
+
+def _print_choice(chosen: list[Row], rows: list[Row], limits: Limits, confidences: dict[str, Confidence]) -> None:
+    """Print the chosen recipes; `rows` are those of the sweep."""
     names, order = class_names(rows), "Best mean of clean and corrupted" if limits.of_cost else "Cheapest"
-    indices = {name: names.index(name) for name in classes}
-    console.print(tables.picked_table(chosen[: 1 + _SHOWN], dense, indices, order, confidences))
+    classes = {name: names.index(name) for name in limits.class_iou}
+    dense = dense_row(rows, chosen[0].stage)
+    tables.console().print(tables.picked_table(chosen[: 1 + _SHOWN], dense, classes, order, confidences))
     if len(chosen) > 1 + _SHOWN:
-        console.print(f"and {len(chosen) - 1 - _SHOWN} more")
-    named = f"{best.recipe_id[:6]} --sweep {sweep}{results_option(results)}"
-    console.print(f"GFLOPs by block:  raycomp explain {named}", highlight=False, soft_wrap=True)
-    console.print(f"to use it:        raycomp export {named} --out models", highlight=False, soft_wrap=True)
+        tables.say(f"and {len(chosen) - 1 - _SHOWN} more")
 
 
 def compare_command(sweeps: Sweeps, results: Results = "results", as_json: Json = False) -> None:
@@ -92,11 +121,10 @@ def compare_command(sweeps: Sweeps, results: Results = "results", as_json: Json 
                      "budgets": at_budgets(one.rows, shares, one.share)}
                     for one in views])  # fmt: skip
         return
-    console = tables.console()
-    console.print(tables.sweeps_table(views))
+    tables.console().print(tables.sweeps_table(views))
     for one in views[1:]:
         if why := difference(views[0], one):
-            console.print(f"{one.name} has {why} than {views[0].name}: accuracies do not compare", style="yellow")
+            tables.say(f"{one.name} has {why} than {views[0].name}: accuracies are not comparable", style="yellow")
 
 
 def report_command(
@@ -116,36 +144,8 @@ def report_command(
     path = out or sweep_folder(results, sweeps[0]) / "report.html"
     write_sweep_page(views, path)
     if as_json:
-        print_json({"report": path, "sweeps": [one.name for one in views]})
+        print_json({"report": path, "sweeps": sweeps})
     else:
-        tables.console().print(f"report: {path}", highlight=False, soft_wrap=True)
+        tables.say(f"report: {path}")
     if show and isinstance(path, Path):
         webbrowser.open(path.resolve().as_uri())
-
-
-def _strictest(*limits: float | None) -> float | None:
-    """Return the lowest limit that is given."""
-    return min((limit for limit in limits if limit is not None), default=None)
-
-
-def _class_limit(text: str) -> tuple[str, float]:
-    """Parse `pole=0.3` as a class and a number."""
-    name, sign, value = text.rpartition("=")
-    try:
-        low = float(value)
-    except ValueError:
-        low = float("nan")
-    if not sign or not 0 <= low <= 1:
-        raise UserError(f"--min-class-iou {text}: expected a class and its minimum IoU from 0 to 1, as in pole=0.3")
-    return name.strip(), low
-
-
-def _share(text: str | None) -> float | None:
-    """Parse `40%` or `0.4` as a share."""
-    if text is None:
-        return None
-    try:
-        return TypeAdapter(Share).validate_python(text)
-    except ValidationError:
-        meant = f"; did you mean {text}%?" if text.isdigit() else ""
-        raise UserError(f"--max-share {text}: expected a share of the dense cost such as 40%{meant}") from None

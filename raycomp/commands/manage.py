@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """`raycomp status | track | compact`: show sweeps, and maintain their MLflow runs and files."""
 
-from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
-from raycomp.commands.inputs import Json, Results, complete_sweep, print_json
+from raycomp.commands.inputs import Json, Results, SweepName, Tracking, complete_sweep, print_json
 from raycomp.errors import UserError, first_line, logger, without_password
 from raycomp.report import tables
 from raycomp.report.status import Status, status_of
@@ -31,20 +30,18 @@ def status_command(
         except UserError as error:  # an unreadable sweep does not hide the others
             if sweep:
                 raise
-            tables.console(aside=True).print(f"skipped: {error}", style="yellow", highlight=False, soft_wrap=True)
-    statuses.sort(key=lambda s: s.recency, reverse=True)
+            tables.say(f"skipped: {error}", aside=True, style="yellow")
+    statuses.sort(key=lambda s: s.last.timestamp() if s.last else 0.0, reverse=True)
     if as_json:
-        print_json([asdict(one) for one in statuses])
-        return
-    tables.console().print(tables.status_table(statuses))
+        print_json(statuses)
+    else:
+        tables.console().print(tables.status_table(statuses))
 
 
 def track_command(
-    sweep: Annotated[str, typer.Argument(help="Name of the sweep.", autocompletion=complete_sweep)],
+    sweep: SweepName,
     backfill: Annotated[bool, typer.Option("--backfill", help="Add missing rows.")] = False,
-    tracking: Annotated[
-        str | None, typer.Option(help="MLflow tracking URI; by default SQLite in the results folder.")
-    ] = None,
+    tracking: Tracking = None,
     results: Results = "results",
     as_json: Json = False,
 ) -> None:
@@ -65,12 +62,11 @@ def track_command(
     if backfill and missing:
         for row in rows:
             tracker.log(row)
-        members = final_front(rows, config.search.budget)
-        marked = [*members, *refined_front(rows)]
-        if not tracker.finish(marked, status_of(store).state == "finished", front_volume(members, rows)):
+        members, finished = final_front(rows, config.search.budget), status_of(store).state == "finished"
+        if not tracker.finish([*members, *refined_front(rows)], finished, front_volume(members, rows)):
             raise UserError(problems[-1])
         for line in problems:
-            tables.console(aside=True).print(line, style="yellow", highlight=False, soft_wrap=True)
+            tables.say(line, aside=True, style="yellow")
     if as_json:
         added = len(missing) if backfill else 0
         print_json({"tracking": shown, "rows": len(rows), "missing": len(missing) - added, "added": added})
@@ -78,14 +74,10 @@ def track_command(
     message = f"has {len(rows) - len(missing)} of {len(rows)} rows"
     if missing:
         message = f"{len(missing)} of {len(rows)} rows added" if backfill else f"{message}; --backfill adds the rest"
-    tables.console().print(f"MLflow at {shown}: {message}", highlight=False)
+    tables.say(f"MLflow at {shown}: {message}")
 
 
-def compact_command(
-    sweep: Annotated[str, typer.Argument(help="Name of the sweep.", autocompletion=complete_sweep)],
-    results: Results = "results",
-    as_json: Json = False,
-) -> None:
+def compact_command(sweep: SweepName, results: Results = "results", as_json: Json = False) -> None:
     """Merge the many small files of a sweep into one, which is faster to read, above all from object storage."""
     store = Store(sweep_folder(results, sweep))
     store.config()
@@ -93,5 +85,5 @@ def compact_command(
     count = len(store.rows())
     if as_json:
         print_json({"sweep": sweep, "files": replaced, "rows": count})
-        return
-    tables.console().print(f"{store.folder}: {replaced} files merged into one with {count} rows", highlight=False)
+    else:
+        tables.say(f"{store.folder}: {replaced} files merged into one with {count} rows")

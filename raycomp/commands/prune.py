@@ -17,13 +17,13 @@ from raycomp.report import tables
 if TYPE_CHECKING:
     from raycomp.jobs.prune_by_nvit import Pruned
 
+_GFLOPS_HELP = "Target as a share of the dense GFLOPs: 60%."
+
 
 def prune_command(
     space: SpaceFile,
     out: Annotated[Path, typer.Option(help="Checkpoint to write (.safetensors), with the recipe beside it.")],
-    to_gflops: Annotated[
-        str | None, typer.Option("--gflops", help="Target as a share of the dense GFLOPs: 60%.")
-    ] = None,
+    to_gflops: Annotated[str | None, typer.Option("--gflops", help=_GFLOPS_HELP)] = None,
     to_latency: Annotated[str | None, typer.Option("--latency", help="Target as a share of the dense latency.")] = None,
     train_between: Annotated[int | None, typer.Option(help="Training steps after each round but the last.")] = None,
     weight: Annotated[float | None, typer.Option(help="eta: score per millisecond saved.")] = None,
@@ -37,27 +37,29 @@ def prune_command(
     check_writable("--out", out)
     config = configs.load(space, budget=to_gflops or to_latency)
     config = config.changed("data", root=data).changed("model", checkpoint=checkpoint)
-    config = config.changed("nvit", latency_weight=weight).training_between(train_between)
+    config = config.changed("nvit", latency_weight=weight, train_between={"steps": train_between})
     from raycomp.files import check_outputs
     from raycomp.jobs.prune_by_nvit import pruned
     from raycomp.models import checkpoints
 
-    recipe_file, console = out.with_suffix(".yaml"), tables.console()
+    recipe_file = out.with_suffix(".yaml")
     check_outputs(f"--out {out}", [out, recipe_file], [space, checkpoints.locate(config.model.checkpoint)])
     share, by_latency = config.search.budget, to_latency is not None
-    made = pruned(config, share, by_latency, lambda line: console.print(line, highlight=False, soft_wrap=True))
+    made = pruned(config, share, by_latency, tables.say)
     target = f"{share:.1%} of dense {'latency' if by_latency else 'GFLOPs'}"
     checkpoints.save(made.model, out, {"pruned_from": made.checkpoint, "target": target})
     recipe_file.write_text(yaml.safe_dump(made.model.recipe.model_dump(mode="json"), sort_keys=False))
     _print(made)
-    console.print(f"model:  {out}\nrecipe: {recipe_file}", highlight=False, soft_wrap=True)
+    tables.say(f"model:  {out}\nrecipe: {recipe_file}")
 
 
 def _print(made: "Pruned") -> None:
     """Print the widths, GFLOPs and predicted latency of the pruned model."""
-    console, shape, recipe = tables.console(), made.model.shape, made.model.recipe
+    shape, recipe = made.model.shape, made.model.recipe
     full = dense(shape)
-    console.print(tables.recipe_table(recipe, profile(shape, recipe, made.image), profile(shape, full, made.image)))
+    tables.console().print(
+        tables.recipe_table(recipe, profile(shape, recipe, made.image), profile(shape, full, made.image))
+    )
     if made.table is not None:
         times = made.table.latency_ms(recipe), made.table.latency_ms(full)
-        console.print(f"predicted latency: {times[0]:.3g} of {times[1]:.3g} ms ({made.table.setting})", highlight=False)
+        tables.say(f"predicted latency: {times[0]:.3g} of {times[1]:.3g} ms ({made.table.setting})")

@@ -3,21 +3,12 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from raycomp import config as configs
-from raycomp.commands.inputs import (
-    AS_SPACE,
-    Results,
-    Tracking,
-    complete_sweep,
-    numbers,
-    parts,
-    runs_command,
-    shape_of,
-)
+from raycomp.commands.inputs import AS_SPACE, Results, Tracking, complete_sweep, numbers, parts, runs_command, shape_of
 from raycomp.errors import UserError
 from raycomp.jobs.session import session, share_cores
 from raycomp.report import tables
@@ -48,12 +39,18 @@ def refine_command(
     """Fine-tune the front of a sweep with the dense model as teacher, or measure it elsewhere."""
     store, uri = Store(sweep_folder(results, sweep)), tracking_uri(tracking, results)
     config = store.config()
-    training = {"--steps": steps, "--lr": lr, "--distill": distill, "--seeds": seeds, "--workers": workers}
-    training |= {"--top": top, "--recipes": recipes or None}
     if space or split:
-        _rerank(store, config, space, split, results, uri, training)
+        training = {"--steps": steps, "--lr": lr, "--distill": distill, "--seeds": seeds, "--workers": workers}
+        for option, value in (training | {"--top": top, "--recipes": recipes or None}).items():
+            if value is not None:
+                advice = "not with --space and --split, which measure the front without training"
+                raise UserError(f"{option} {value}: {advice}")
+        _rerank(store, space, split, results, uri)
         return
-    config = _configured(config, steps, lr, distill, seeds, workers)
+    chosen_seeds = None if seeds is None else [int(seed) for seed in numbers("--seeds", seeds, 0, 2**31)]
+    before = config.refine.train
+    train = {"steps": steps, "lr": lr, "min_lr": min(before.min_lr, before.lr if lr is None else lr)}
+    config = config.changed("refine", train=train, distill=distill, seeds=chosen_seeds, workers=workers)
     rows = _front_rows(store, config)
     store.lock.take()
     share_cores()
@@ -65,21 +62,6 @@ def refine_command(
     check_measured(refined)
 
 
-def _configured(
-    config: configs.SweepConfig,
-    steps: int | None,
-    lr: float | None,
-    distill: float | None,
-    seeds: str | None,
-    workers: int | None,
-) -> configs.SweepConfig:
-    """Return the sweep's settings with the given options of the refinement."""
-    train = config.refine.train.model_dump() | {k: v for k, v in (("steps", steps), ("lr", lr)) if v is not None}
-    train["min_lr"] = min(train["min_lr"], train["lr"])
-    chosen_seeds = None if seeds is None else [int(seed) for seed in numbers("--seeds", seeds, 0, 2**31)]
-    return config.changed("refine", train=train, distill=distill, seeds=chosen_seeds, workers=workers)
-
-
 def _front_rows(store: Store, config: configs.SweepConfig) -> list[Row]:
     """Return the rows of a sweep that has a front."""
     rows = store.rows()
@@ -88,19 +70,9 @@ def _front_rows(store: Store, config: configs.SweepConfig) -> list[Row]:
     return rows
 
 
-def _rerank(
-    store: Store,
-    before: configs.SweepConfig,
-    space: Path | None,
-    split: str | None,
-    results: str,
-    uri: str,
-    training: dict[str, Any],
-) -> None:
+def _rerank(store: Store, space: Path | None, split: str | None, results: str, uri: str) -> None:
     """Measure a sweep's front elsewhere, as a new sweep."""
-    for option, value in training.items():
-        if value is not None:
-            raise UserError(f"{option} {value}: not with --space and --split, which measure the front without training")
+    before = store.config()
     rows = _front_rows(store, before)
     share_cores()
     from raycomp.refine.rerank import proposals, settings

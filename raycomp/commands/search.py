@@ -54,7 +54,7 @@ def search_command(
     store = Store(folder)
     share_cores()
     if dry_run:
-        _say_plan(config, store, space, as_json)
+        _print_plan(config, store, space, as_json)
         return
     store.check(config)
     _check(config)
@@ -82,47 +82,39 @@ def _check(config: configs.SweepConfig) -> None:
         checkpoints.locate(config.model.elastic, "model.elastic")
 
 
-def _say_plan(config: configs.SweepConfig, store: Store, space: Path, as_json: bool) -> None:
+def _print_plan(config: configs.SweepConfig, store: Store, space: Path, as_json: bool) -> None:
     """Print what a sweep would run, without writing anything or asking a cluster."""
     shape, _ = shape_of(config, space)
-    grid = Space.of(config, shape)
-    limit = config.search.budget * grid.cost(dense(shape))
-    in_time = config.search.cost_metric == "latency"  # only the sweep measures the times
-    if not in_time:
-        grid.check_budget(limit)
-    search = config.search
+    grid, search = Space.of(config, shape), config.search
+    limit = search.budget * grid.cost(dense(shape))
+    in_time = search.cost_metric == "latency"  # only the sweep measures the times
     if in_time:
         shares = tuple(share for share in search.baselines if share <= search.budget)
         search = search.model_copy(update={"budget": 1.0, "baselines": shares})
+    else:
+        grid.check_budget(limit)
     from raycomp.context.preparation import trained_space
     from raycomp.models import checkpoints
     from raycomp.search.plan import plan
     from raycomp.search.proposer import Proposer
 
-    checkpoint, console = config.model.checkpoint, tables.console(aside=as_json)
+    checkpoint, elastic = config.model.checkpoint, config.model.elastic
     if _exists(checkpoint):
         checkpoints.load(checkpoints.locate(checkpoint), shape)
     else:
-        console.print(
-            f"{checkpoint} does not exist yet; raycomp train --out {shlex.quote(checkpoint)} makes it",
-            style="yellow",
-            highlight=False,
-        )
-    elastic = config.model.elastic
+        advice = f"raycomp train --out {shlex.quote(checkpoint)} makes it"
+        tables.say(f"{checkpoint} does not exist yet; {advice}", aside=as_json, style="yellow")
     measurable = trained_space(config, shape) if elastic is not None and _exists(elastic) else None
     rows = store.rows() if (store.folder / "sweep.yaml").is_file() else []
     planned = plan(config, Proposer(grid, search, rows, measurable))
     if as_json:
-        limits = {
-            "cost_metric": config.search.cost_metric,
-            "budget": config.search.budget,
-            "gflops": None if in_time else limit,
-        }
-        print_json({"sweep": config.name, "trials": config.search.trials, **limits, **asdict(planned)})
+        budget = {"cost_metric": config.search.cost_metric, "budget": config.search.budget}
+        gflops = None if in_time else limit
+        print_json({"sweep": config.name, "trials": search.trials, **budget, "gflops": gflops, **asdict(planned)})
         return
-    console.print(tables.plan_table(config, planned, limit, store))
+    tables.console().print(tables.plan_table(config, planned, limit, store))
     if planned.warning:
-        console.print(planned.warning, style="yellow", highlight=False, soft_wrap=True)
+        tables.say(planned.warning, style="yellow")
 
 
 def _exists(checkpoint: str) -> bool:

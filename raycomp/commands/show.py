@@ -12,7 +12,7 @@ from raycomp.commands.inputs import (
     Json,
     Results,
     Sweep,
-    complete_sweep,
+    SweepName,
     is_file,
     numbers,
     print_json,
@@ -24,30 +24,22 @@ from raycomp.errors import UserError
 from raycomp.flops import Profile, profile
 from raycomp.merging import Cts, ToMe
 from raycomp.merging.tome import constant_r
-from raycomp.recipe import Recipe, check_fits, dense
+from raycomp.recipe import check_fits, dense
 from raycomp.report import tables
 from raycomp.report.compare import Comparison, compare
 from raycomp.report.published import comparability
-from raycomp.results.query import (
-    at_budgets,
-    dense_row,
-    final_stage,
-    first_agreement,
-    origins,
-    refined_rows,
-    stage_agreement,
-)
+from raycomp.results import query
 from raycomp.results.store import Store, sweep_folder
 from raycomp.shape import ModelShape, Size
 from raycomp.space import Space
 from raycomp.storage import AnyPath
 
+_BUDGET_HELP = "Budget of GFLOPs, for example 50%; by default the file's."
+
 
 def profile_command(
     space: Annotated[Path, typer.Argument(help="Search space: a file, or the name of a shipped one.", **AS_SPACE)],
-    budget: Annotated[
-        str | None, typer.Option(help="Budget of GFLOPs, for example 50%; by default the file's.")
-    ] = None,
+    budget: Annotated[str | None, typer.Option(help=_BUDGET_HELP)] = None,
     tome: Annotated[str, typer.Option(help="Cost of ToMe with these r per block, for example 40,95,140.")] = "",
     cts: Annotated[str, typer.Option(help="Cost of CTS with these R, for example 0.3,0.6,0.7.")] = "",
     as_json: Json = False,
@@ -61,93 +53,63 @@ def profile_command(
     fitted = grid.recipe(grid.project({name: d.full for name, d in grid.dimensions.items()}, limit))
     recipes = {"dense": dense(shape), "at budget": fitted, "smallest": grid.recipe(grid.smallest)}
     costs = {name: profile(shape, recipe, image) for name, recipe in recipes.items()}
-    requested = {
-        name: profile(shape, recipe, image)
-        for name, recipe in _requested(shape, image, sweep.policy.kind, tome, cts).items()
-    }
+    merging = _merging(shape, image, sweep.policy.kind, tome, cts)
     if as_json:
-        print_json(
-            {
-                "space": sweep.name,
-                "dimensions": len(grid.dimensions),
-                "budget_gflops": limit,
-                "satisfiable": True,
-                **{name.replace(" ", "_"): _cost(cost) for name, cost in (costs | requested).items()},
-            }
-        )
+        summary = {"space": sweep.name, "dimensions": len(grid.dimensions), "budget_gflops": limit, "satisfiable": True}
+        print_json(summary | {name.replace(" ", "_"): _cost(cost) for name, cost in (costs | merging).items()})
         return
-    console = tables.console()
-    console.print(f"{sweep.name}: {len(grid.dimensions)} dimensions, input {image[0]}x{image[1]}", highlight=False)
-    console.print(
-        f"budget {sweep.search.budget:.1%} = {limit:.4g} GFLOPs can be met: the space ranges from "
-        f"{costs['smallest'].gflops:.4g} to {costs['dense'].gflops:.4g} GFLOPs",
-        highlight=False,
-    )
-    console.print(tables.profile_table(list(costs.items())))
-    if requested:
-        console.print(tables.settings_table({"dense": costs["dense"]} | requested))
+    tables.say(f"{sweep.name}: {len(grid.dimensions)} dimensions, input {image[0]}x{image[1]}")
+    low, high = costs["smallest"].gflops, costs["dense"].gflops
+    can = f"budget {sweep.search.budget:.1%} = {limit:.4g} GFLOPs can be met"
+    tables.say(f"{can}: the space ranges from {low:.4g} to {high:.4g} GFLOPs")
+    tables.console().print(tables.profile_table(list(costs.items())))
+    if merging:
+        tables.console().print(tables.settings_table({"dense": costs["dense"]} | merging))
 
 
-def _requested(shape: ModelShape, image: Size, policy: str, tome: str, cts: str) -> dict[str, Recipe]:
-    """Return recipes of the requested settings; ToMe with both metrics, because the paper counts all heads' keys."""
-    full, recipes = dense(shape), {}
+def _merging(shape: ModelShape, image: Size, policy: str, tome: str, cts: str) -> dict[str, Profile]:
+    """Return the costs of ToMe and CTS by setting; ToMe with both metrics, because the paper counts all heads' keys."""
+    merges: dict[str, Cts | ToMe] = {}
     for r in numbers("--tome", tome, 0, shape.grid(image)[0] * shape.grid(image)[1] // 2):
         ratios = constant_r(shape, int(r), image)
         for metric, name in (("keys", "all heads' keys"), ("mean_keys", "mean keys")):
-            merge = ToMe.model_validate({"ratios": ratios, "metric": metric})
-            recipes[f"ToMe r = {r:g}, {name}"] = full.model_copy(update={"merge": merge})
+            merges[f"ToMe r = {r:g}, {name}"] = ToMe.model_validate({"ratios": ratios, "metric": metric})
     for share in numbers("--cts", cts, 0, 0.75):
-        merge_cts = Cts.model_validate({"share": share, "policy": policy})
-        recipes[f"CTS R = {share:g}"] = full.model_copy(update={"merge": merge_cts})
-    return recipes
+        merges[f"CTS R = {share:g}"] = Cts.model_validate({"share": share, "policy": policy})
+    full = dense(shape)
+    return {name: profile(shape, full.model_copy(update={"merge": one}), image) for name, one in merges.items()}
 
 
-def front_command(
-    sweep: Annotated[str, typer.Argument(help="Name of the sweep.", autocompletion=complete_sweep)],
-    results: Results = "results",
-    as_json: Json = False,
-) -> None:
+def front_command(sweep: SweepName, results: Results = "results", as_json: Json = False) -> None:
     """Print the Pareto front of a sweep against dense and the uniform baselines, and its refined recipes."""
     store = Store(sweep_folder(results, sweep))
     config, rows = store.config(), store.rows()
-    settings, compares = config.search, comparability(config, final_stage(rows))
+    stage, settings = query.final_stage(rows), config.search
+    compares = comparability(config, stage)
     comparisons = compare(rows, settings.budget)
-    budgets = at_budgets(rows, settings.baselines, settings.budget)
-    refined = refined_rows(rows)
+    budgets = query.at_budgets(rows, settings.baselines, settings.budget)
+    refined, origins = query.refined_rows(rows), query.origins(rows)
     if as_json:
         print_json(
-            {
-                "stage": final_stage(rows),
-                "origins": origins(rows),
-                "comparability": compares,
-                "dense": dense_row(rows, final_stage(rows)),
-                "front": [c.row.columns() | _beside(c) for c in comparisons],
-                "budgets": budgets,
-                "refined": refined,
-                "agreement": stage_agreement(rows),
-                "first_agreement": first_agreement(rows),
-            }
-        )
+            {"stage": stage, "origins": origins, "comparability": compares, "dense": query.dense_row(rows, stage),
+             "front": [c.row.columns() | _beside(c) for c in comparisons], "budgets": budgets, "refined": refined,
+             "agreement": query.stage_agreement(rows), "first_agreement": query.first_agreement(rows)}
+        )  # fmt: skip
         return
     console = tables.console()
-    console.print(tables.front_table(comparisons, settings.cost_metric == "latency", origins(rows)))
+    console.print(tables.front_table(comparisons, settings.cost_metric == "latency", origins))
     if budgets:
-        console.print(tables.budget_table(budgets, origins(rows)))
-    console.print(compares, highlight=False, soft_wrap=True)
+        console.print(tables.budget_table(budgets, origins))
+    tables.say(compares)
     if refined:
         ids = {row.recipe_id for row in refined}
         members = [c.row for c in comparisons if c.row.recipe_id in ids]
-        console.print(tables.refined_table(members, refined, dense_row(rows, "full")))
+        console.print(tables.refined_table(members, refined, query.dense_row(rows, "full")))
 
 
 def _beside(item: Comparison) -> dict[str, object]:
-    """Return what the row of a front member lacks; gains are mIoU, not points."""
-    return {
-        "rcd": item.rcd,
-        "confidence": item.confidence,
-        "vs_dense": item.dense,
-        "vs_baselines": item.baselines,
-    }
+    """Return the results of a comparison that are no columns of the row; gains are fractions of mIoU, not points."""
+    return {"rcd": item.rcd, "confidence": item.confidence, "vs_dense": item.dense, "vs_baselines": item.baselines}
 
 
 def explain_command(
@@ -172,18 +134,12 @@ def explain_command(
         raise UserError(f"recipe {chosen.id}: its tokens and GFLOPs depend on the image; its row has the means")
     cost, full = profile(shape, chosen, image), profile(shape, dense(shape), image)
     if as_json:
-        print_json(
-            {"id": chosen.id, "family": chosen.family(shape), "recipe": chosen.model_dump(mode="json"), **_cost(cost)}
-        )
+        recipe_json = {"id": chosen.id, "family": chosen.family(shape), "recipe": chosen.model_dump(mode="json")}
+        print_json(recipe_json | _cost(cost))
         return
     tables.console().print(tables.recipe_table(chosen, cost, full))
 
 
 def _cost(cost: Profile) -> dict[str, object]:
-    return {
-        "gflops": cost.gflops,
-        "gflops_embedding": cost.embedding,
-        "gflops_blocks": cost.blocks,
-        "gflops_decoder": cost.decoder,
-        "tokens": cost.tokens,
-    }
+    parts = {"gflops_embedding": cost.embedding, "gflops_blocks": cost.blocks, "gflops_decoder": cost.decoder}
+    return {"gflops": cost.gflops, **parts, "tokens": cost.tokens}

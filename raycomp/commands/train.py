@@ -24,8 +24,11 @@ if TYPE_CHECKING:
     from raycomp.trainers.job import TrainedNetwork, TrainingJob
     from raycomp.training_loop import TrainingProgress
 
+    _Trained = TrainedNetwork[Policy] | TrainedNetwork[Segmenter]
+
 _Kind = Literal["train", "elastic", "policy"]
 """The kind of network, by the section of its settings; `train` is the dense model."""
+_DEVICE_DEFAULT = "cuda where torch sees a GPU, else cpu"
 
 
 def train_command(
@@ -40,9 +43,7 @@ def train_command(
     data: DataFolder = None,
     backbone: Annotated[Path | None, typer.Option(help="File with ImageNet weights, instead of a download.")] = None,
     half: Annotated[bool, typer.Option(help="Store float16 weights.")] = False,
-    device: Annotated[
-        str | None, typer.Option(help="cpu or cuda.", show_default="cuda where torch sees a GPU, else cpu")
-    ] = None,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda.", show_default=_DEVICE_DEFAULT)] = None,
 ) -> None:
     """Train a dense Segmenter; with --elastic a model for all recipes of the space, with --policy CTS's network."""
     if policy and elastic:
@@ -60,7 +61,7 @@ def train_command(
     state = out.with_suffix(checkpoints.STATE)
     check_outputs(f"--out {out}", [out, out.with_suffix(".md"), state], [space, start, sweep.model.backbone_file])
     job = _job(sweep, settings, shape, state, device)
-    _save(job, _made(job, kind, start, half), out, start, half)
+    _save(job, _trained(job, kind, start, half), out, start, half)
     state.unlink(missing_ok=True)
 
 
@@ -68,12 +69,10 @@ def _configured(
     sweep: configs.SweepConfig, kind: _Kind, options: dict[str, Any]
 ) -> tuple[configs.SweepConfig, TrainConfig]:
     """Return the settings with the given options, and the section of the training."""
-    given = {name: value for name, value in options.items() if value is not None}
     if kind == "train":
-        sweep = sweep.changed("train", **given)
+        sweep = sweep.changed("train", **options)
         return sweep, sweep.train
-    before = sweep.policy.train if kind == "policy" else sweep.elastic.train
-    sweep = sweep.changed(kind, train={**before.model_dump(), **given})
+    sweep = sweep.changed(kind, train=options)
     return sweep, sweep.policy.train if kind == "policy" else sweep.elastic.train
 
 
@@ -112,21 +111,12 @@ def _job(
     keep_freed_memory()
     prepare_device(where)
     return TrainingJob(
-        sweep=sweep,
-        settings=settings,
-        shape=shape,
-        samples=samples,
-        held_out=held_out,
-        device=where,
-        state=state,
-        progress=partial(_progress, settings.steps),
-        say=_say,
-    )
+        sweep=sweep, settings=settings, shape=shape, samples=samples, held_out=held_out, device=where, state=state,
+        progress=partial(_progress, settings.steps), say=_say,
+    )  # fmt: skip
 
 
-def _made(
-    job: "TrainingJob", kind: _Kind, start: Path | None, half: bool
-) -> "TrainedNetwork[Policy] | TrainedNetwork[Segmenter]":
+def _trained(job: "TrainingJob", kind: _Kind, start: Path | None, half: bool) -> "_Trained":
     from raycomp.trainers.dense_model import train_dense
     from raycomp.trainers.elastic_model import train_elastic
     from raycomp.trainers.policy_network import train_policy
@@ -138,13 +128,7 @@ def _made(
     return train_dense(job, start, half)
 
 
-def _save(
-    job: "TrainingJob",
-    made: "TrainedNetwork[Policy] | TrainedNetwork[Segmenter]",
-    out: Path,
-    start: Path | None,
-    half: bool,
-) -> None:
+def _save(job: "TrainingJob", made: "_Trained", out: Path, start: Path | None, half: bool) -> None:
     """Write the checkpoint and its card, and print its accuracy."""
     from raycomp.models import checkpoints
     from raycomp.models.policy import Policy
@@ -168,15 +152,9 @@ def _progress(steps: int) -> Iterator[Callable[["TrainingProgress"], None]]:
     """Show the progress of a training: a bar in a terminal, occasional lines elsewhere."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (
-        TextColumn("training"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[loss]}"),
-        TimeRemainingColumn(),
-    )
+    loss = TextColumn("{task.fields[loss]}")
     every = max(1, steps // 50)
-    with Progress(*columns) as bar:
+    with Progress(TextColumn("training"), BarColumn(), MofNCompleteColumn(), loss, TimeRemainingColumn()) as bar:
         task = bar.add_task("training", total=steps, loss="")
 
         def report(at: "TrainingProgress") -> None:

@@ -162,6 +162,8 @@ def _linked_in_nvit(parameter: str, axis: int, unit: str) -> bool:
     """
     if unit == "decoder.out":
         return True
+    if unit == "embed" and parameter.startswith("decoder."):
+        return False
     layer, _, kind = parameter.rpartition(".")
     if "norm" in layer or kind not in ("weight", "bias"):
         return False

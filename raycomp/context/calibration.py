@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compute saliencies of the dense model on calibration images of the training split, and cache them."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from raycomp.compress import saliency as saliencies
 from raycomp.config import SweepConfig
@@ -34,25 +33,24 @@ def cached_scores(
     report: Callable[[str], None],
     scorer: Scorer | None = None,
 ) -> saliencies.Saliency:
-    """Load the saliency of a dense model from the cache, or compute and cache it.
+    """Load the saliency of a dense model from the cache, or compute and cache it, by default in this process.
 
     Args:
         fingerprint: Fingerprints of the weights and images.
-        report: Called with a line if it must be computed.
-        scorer: Computes the saliency; by default in this process.
+        report: Called with a line before the computation.
     """
     name = f"{criterion}-{fingerprint}-{config.nvit.images}x{config.nvit.batch}-{config.nvit.dtype}"
     cache = cache_folder() / f"saliency-{name}.safetensors"
     if cache.is_file():
         return saliencies.load(cache)
     report(f"scoring prunable units on {config.nvit.images} training images (kept in {cache.parent})")
-    scores = (scorer or _scored_here)(model, config, criterion, cache.with_suffix(".part"))
+    state = cache.with_suffix(".part")
+    if scorer is None:
+        scores = score(model, config, default_device(), criterion, state)
+    else:
+        scores = scorer(model, config, criterion, state)
     saliencies.save(scores, cache)
     return scores
-
-
-def _scored_here(model: Segmenter, config: SweepConfig, criterion: Criterion, state: Path) -> saliencies.Saliency:
-    return score(model, config, default_device(), criterion, state)
 
 
 def default_device() -> torch.device:
@@ -63,38 +61,26 @@ def default_device() -> torch.device:
 
 
 def score(
-    model: Segmenter, config: SweepConfig, device: torch.device, criterion: Criterion, state: Path | None = None
-) -> saliencies.Saliency:
-    """Compute the saliency of a dense or pruned model on centre crops of the training split; see `saliency.compute`."""
-    return score_on(calibration_crops(model.shape, config), model, config, device, criterion, state)
-
-
-def score_on(
-    crops: tuple[np.ndarray, np.ndarray],
     model: Segmenter,
     config: SweepConfig,
     device: torch.device,
     criterion: Criterion,
     state: Path | None = None,
+    crops: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> saliencies.Saliency:
-    """Compute the saliency on the crops (n, H, W, 3) and labels (n, H, W) of `calibration_crops`."""
+    """Compute the saliency of a dense or pruned model, by default on `calibration_crops`; see `saliency.compute`."""
     model = model if device.type == "cpu" else deepcopy(model).to(device)
-    batches = _calibration(crops, model.shape, config, device)
+    pixels = NORMALIZATIONS[model.shape.normalization]
+    images, labels = map(torch.from_numpy, crops or calibration_crops(model.shape, config))
+    batches = (
+        (normalised(x.to(device), pixels.mean, pixels.std, torch.float32), y.to(device))
+        for x, y in zip(images.split(config.nvit.batch), labels.split(config.nvit.batch), strict=True)
+    )
     return saliencies.compute(model, batches, criterion, getattr(torch, config.nvit.dtype), state)
 
 
-def _calibration(
-    crops: tuple[np.ndarray, np.ndarray], shape: ModelShape, config: SweepConfig, device: torch.device
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield batches of normalised crops and their labels."""
-    batch, pixels = config.nvit.batch, NORMALIZATIONS[shape.normalization]
-    images, labels = (torch.from_numpy(part) for part in crops)
-    for x, y in zip(images.split(batch), labels.split(batch), strict=True):
-        yield normalised(x.to(device), pixels.mean, pixels.std, torch.float32), y.to(device)
-
-
 def calibration_crops(shape: ModelShape, config: SweepConfig) -> tuple[np.ndarray, np.ndarray]:
-    """Return centre crops of the calibration images of the training split, and their labels.
+    """Return centre crops (n, H, W, 3) of the calibration images of the training split, and their labels (n, H, W).
 
     Raises:
         UserError: If no pixel of the crops is labelled.
@@ -104,7 +90,7 @@ def calibration_crops(shape: ModelShape, config: SweepConfig) -> tuple[np.ndarra
     crops: list[Sample] = []
     for index in range(min(count, len(samples))):
         image, label = centre(at_least(samples[index], window, config.data.scale), window)
-        if (label != IGNORE).any():  # otherwise the loss would average over nothing and saliency be NaN
+        if (label != IGNORE).any():  # otherwise the mean loss over no pixels, and the saliency, would be NaN
             crops.append((image, label))
     if not crops:
         raise UserError(f"data.train_split {config.data.train_split}: no image has a labelled pixel in its centre crop")

@@ -3,7 +3,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 
@@ -15,7 +14,6 @@ from raycomp.data.labelled import absent_classes, check_stages
 from raycomp.errors import UserError
 from raycomp.merging import METHODS
 from raycomp.models import checkpoints
-from raycomp.models.policy import Policy
 from raycomp.results.row import Row
 from raycomp.settings.section import Criterion
 from raycomp.shape import ModelShape
@@ -35,8 +33,8 @@ def prepare_context(
     Args:
         report: Called with a line about each slow step.
         with_policy: Whether to load the policy network even if the search space does not need it.
-        criterion: The saliency criterion; by default that of the search.
-        scorer: Computes saliencies; by default in this process.
+        criterion: Saliency criterion; by default that of the search.
+        scorer: See `cached_scores`.
 
     Raises:
         UserError: If checkpoint, data set and number of classes do not fit together.
@@ -45,29 +43,24 @@ def prepare_context(
     model = checkpoints.load(path, config.model.shape)
     fingerprint = checkpoints.fingerprint(path)
     with_policy = with_policy or METHODS[config.space.merge].needs_policy
-    policy_path = _policy_path(config) if with_policy else None
-    policy = None if policy_path is None else _policy(policy_path, config, model.shape)
+    policy_weights, policy_checkpoint = _policy(config, model.shape) if with_policy else (None, "")
 
     def on_variant(done: int, total: int) -> None:
         if done == 1 or done % 20 == 0:
             report(f"corrupting evaluation images, variant {done} of {total} (kept in {cache_folder()})")
 
     evalset = prepare(config.data, config.evaluation, on_variant)
-    if len(evalset.classes) != model.shape.classes:
-        raise UserError(
-            f"the model has {model.shape.classes} classes, {config.data.dataset} has {len(evalset.classes)}"
-        )
+    classes, count = model.shape.classes, len(evalset.classes)
+    if classes != count:
+        raise UserError(f"the model has {classes} classes, {config.data.dataset} has {count}")
     check_stages(evalset, config.evaluation)
     if warning := absent_classes(evalset.labels.views(), evalset.classes, config.data.eval_split):
         report(warning)
     weights = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
     scores = None
-    if criterion is not None or config.recovery.mode != "elastic":  # otherwise only the dense recipe is not elastic
+    if criterion is not None or config.recovery.mode != "elastic":  # an elastic model's units are sorted
         inputs = f"{fingerprint}-{evalset.fingerprint}"
         scores = cached_scores(model, config, criterion or config.search.criterion, inputs, report, scorer)
-    in_memory = Stack(np.array(evalset.images.pixels), evalset.images.shapes)
-    labels = Stack(np.array(evalset.labels.pixels), evalset.labels.shapes)
-    originals = evalset.originals and Stack(np.array(evalset.originals.pixels), evalset.originals.shapes)
     root = None if config.data.root is None else config.data.root.resolve()  # workers run in other folders
     return SweepContext(
         config=config.changed("data", root=root),
@@ -75,9 +68,14 @@ def prepare_context(
         checkpoint=fingerprint,
         weights=weights,
         scores=None if scores is None else {name: score.numpy() for name, score in scores.items()},
-        evalset=replace(evalset, images=in_memory, labels=labels, originals=originals),
-        policy_weights=None if policy is None else {name: t.numpy() for name, t in policy.state_dict().items()},
-        policy_checkpoint="" if policy_path is None else checkpoints.fingerprint(policy_path),
+        evalset=replace(
+            evalset,
+            images=_in_memory(evalset.images),
+            labels=_in_memory(evalset.labels),
+            originals=evalset.originals and _in_memory(evalset.originals),
+        ),
+        policy_weights=policy_weights,
+        policy_checkpoint=policy_checkpoint,
         elastic=_elastic(config, model.shape),
         calibration=calibration_crops(model.shape, config)[0] if config.recovery.mode == "reconstruct" else None,
     )
@@ -104,9 +102,9 @@ def trained_space(config: SweepConfig, shape: ModelShape) -> Space | None:
 
 
 def _elastic(config: SweepConfig, shape: ModelShape) -> Elastic | None:
-    space = trained_space(config, shape)
-    if space is None or config.model.elastic is None:
+    if (space := trained_space(config, shape)) is None:
         return None
+    assert config.model.elastic is not None
     path = checkpoints.locate(config.model.elastic, "model.elastic")
     weights = {name: tensor.numpy() for name, tensor in checkpoints.load(path, shape).state_dict().items()}
     return Elastic(weights, space, checkpoints.fingerprint(path))
@@ -116,25 +114,24 @@ def check_same(rows: Sequence[Row], context: SweepContext, folder: AnyPath) -> N
     """Check that rows were measured with this checkpoint and these images, as files of the same name may change.
 
     Raises:
-        UserError: If one has changed.
+        UserError: If they were measured with others.
     """
-    now = {"checkpoint": context.fingerprint, "evalset": context.evalset.fingerprint}
-    for field, value in now.items():
-        other = next((before for row in rows if (before := getattr(row, field)) != value), None)
-        if other is not None:
-            raise UserError(
-                f"results folder {folder}: rows were measured with {field} {other}, now {value}; choose another --name"
-            )
+    for field, now in {"checkpoint": context.fingerprint, "evalset": context.evalset.fingerprint}.items():
+        for before in {getattr(row, field) for row in rows} - {now}:
+            change = f"rows were measured with {field} {before}, now {now}"
+            raise UserError(f"results folder {folder}: {change}; choose another --name")
 
 
-def _policy_path(config: SweepConfig) -> Path:
+def _policy(config: SweepConfig, shape: ModelShape) -> tuple[dict[str, np.ndarray], str]:
+    """Return the weights of the policy network and the fingerprint of its file."""
     if config.policy.checkpoint is None:
         raise UserError("field 'policy.checkpoint' is missing: CTS needs a policy network (raycomp train --policy)")
-    return checkpoints.locate(config.policy.checkpoint, "policy.checkpoint")
-
-
-def _policy(path: Path, config: SweepConfig, shape: ModelShape) -> Policy:
+    path = checkpoints.locate(config.policy.checkpoint, "policy.checkpoint")
     policy = checkpoints.load_policy(path, shape)
     if policy.kind != config.policy.kind:
         raise UserError(f"{path}: holds a policy of kind {policy.kind}, but policy.kind is {config.policy.kind}")
-    return policy
+    return {name: tensor.numpy() for name, tensor in policy.state_dict().items()}, checkpoints.fingerprint(path)
+
+
+def _in_memory(stack: Stack) -> Stack:
+    return Stack(np.array(stack.pixels), stack.shapes)

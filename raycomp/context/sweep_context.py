@@ -17,12 +17,14 @@ from raycomp.compress import saliency as saliencies
 from raycomp.compress.apply import compress
 from raycomp.config import SweepConfig
 from raycomp.data.evalset import EvalSet
+from raycomp.data.samples import NORMALIZATIONS
 from raycomp.errors import UserError
 from raycomp.evaluate.latency_table import LatencyTable
+from raycomp.evaluate.miou import normalised
 from raycomp.models.policy import Policy
 from raycomp.models.segmenter import Segmenter, empty
 from raycomp.recipe import Recipe, dense
-from raycomp.shape import ModelShape
+from raycomp.shape import ModelShape, Size
 from raycomp.space import Space
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -50,7 +52,7 @@ class SweepContext:
     """Fingerprint of the checkpoint file."""
     weights: dict[str, np.ndarray]
     scores: dict[str, np.ndarray] | None
-    """Saliency of every unit of the dense model; None if no recipe needs it."""
+    """Saliencies of the dense model's units; None if no recipe needs them."""
     evalset: EvalSet
     policy_weights: dict[str, np.ndarray] | None = None
     """Weights of the CTS policy network, if needed."""
@@ -66,6 +68,18 @@ class SweepContext:
     def __getstate__(self) -> dict[str, Any]:
         """Pickle the fields only; every process builds its networks from the arrays."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    @property
+    def window(self) -> Size:
+        """Height and width of the model's input."""
+        return self.config.data.window_for(self.shape)
+
+    def normalised(
+        self, images: np.ndarray, device: torch.device = _CPU, dtype: torch.dtype = torch.float32
+    ) -> torch.Tensor:
+        """Return uint8 images (B, H, W, 3) as model input (B, 3, H, W) on a device."""
+        pixels = NORMALIZATIONS[self.shape.normalization]
+        return normalised(torch.from_numpy(images).to(device), pixels.mean, pixels.std, dtype)
 
     @cached_property
     def policy(self) -> Policy | None:
@@ -100,15 +114,13 @@ class SweepContext:
         return cast("Network", self._copies[network, device])
 
     def cut(self, recipe: Recipe, device: torch.device = _CPU) -> Segmenter:
-        """Cut the model of a recipe on a device, from the elastic model if there is one.
-
-        The dense recipe always gives the dense model. The first cut copies the weights to the device.
+        """Cut a recipe's model on a device, from the elastic model if there is one, unless the recipe is dense.
 
         Raises:
             UserError: If the recipe does not fit the model, or the elastic model was not trained for it.
         """
         needs_policy = recipe.merge is not None and recipe.merge.needs_policy
-        policy = self.placed(self.policy, device) if self.policy and needs_policy else None
+        policy = self.placed(self.policy, device) if self.policy is not None and needs_policy else None
         if self.elastic is None or recipe == dense(self.shape):
             scores = None if self.scores is None else self.saliency
             return compress(self.placed(self.model, device), recipe, scores, policy)

@@ -14,7 +14,7 @@ the first use, because measuring on corrupted images needs only their names.
 import sys
 import threading
 import zlib
-from functools import cache
+from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -79,10 +79,8 @@ def _old_skimage(rng: np.random.Generator) -> Any:
     import skimage.color
     import skimage.util
 
-    def random_noise(image: np.ndarray, **options: Any) -> np.ndarray:
-        return skimage.util.random_noise(image, rng=rng, **options)
-
-    return SimpleNamespace(util=SimpleNamespace(random_noise=random_noise), color=skimage.color)
+    util = SimpleNamespace(random_noise=partial(skimage.util.random_noise, rng=rng))
+    return SimpleNamespace(util=util, color=skimage.color)
 
 
 def _gaussian(image: np.ndarray, sigma: float, multichannel: bool = False, **options: Any) -> np.ndarray:

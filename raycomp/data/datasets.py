@@ -24,14 +24,12 @@ CAMVID = (
 )  # fmt: skip
 _CAMVID_UNLABELLED = 11
 _ADE20K_CLASSES = 150
-_ADE20K_FOLDERS = {"train": "training", "val": "validation"}
 CITYSCAPES = (
     "road", "sidewalk", "building", "wall", "fence", "pole", "traffic light", "traffic sign",
     "vegetation", "terrain", "sky", "person", "rider", "car", "truck", "bus", "train",
     "motorcycle", "bicycle",
 )  # fmt: skip
 _LABEL_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
-_LAST_LABEL_ID = 33
 
 
 def open_split(config: DataConfig, split: str, count: int) -> Samples:
@@ -52,13 +50,18 @@ def open_split(config: DataConfig, split: str, count: int) -> Samples:
     return kinds[config.dataset](config.root, split)
 
 
+def _pairs(root: Path, split: str, images: str, labels: str, suffixes: Sequence[str]) -> list[tuple[Path, Path]]:
+    """Pair images with PNG labels of the same name, in two folders of a split; see `split_folder`."""
+    folder = split_folder(root, images, split, "images")
+    named = by_name(listed(folder, suffixes))
+    return matched(named, by_name(listed(split_folder(root, labels, split, "labels"), [".png"])), folder)
+
+
 class CamVid(FolderSamples):
     """`train/` and `trainannot/`, `val/` and `valannot/` and so on, as in SegNet; value 11 is unlabelled."""
 
     def __init__(self, root: Path, split: str) -> None:
-        images = split_folder(root, ["{split}"], split, "images")
-        labels = split_folder(root, ["{split}annot"], split, "labels")
-        pairs = matched(by_name(listed(images, [".png", ".jpg"])), by_name(listed(labels, [".png"])), images)
+        pairs = _pairs(root, split, "{split}", "{split}annot", [".png", ".jpg"])
         super().__init__(pairs, CAMVID, identity(len(CAMVID), _CAMVID_UNLABELLED))
 
 
@@ -66,10 +69,8 @@ class Ade20k(FolderSamples):
     """`images/validation/*.jpg` and `annotations/validation/*.png`: 0 is unlabelled, class i is stored as i + 1."""
 
     def __init__(self, root: Path, split: str) -> None:
-        folder = _ADE20K_FOLDERS.get(split, split)
-        images = split_folder(root, ["images/{split}"], folder, "images")
-        labels = split_folder(root, ["annotations/{split}"], folder, "labels")
-        pairs = matched(by_name(listed(images, [".jpg"])), by_name(listed(labels, [".png"])), images)
+        folder = {"train": "training", "val": "validation"}.get(split, split)
+        pairs = _pairs(root, folder, "images/{split}", "annotations/{split}", [".jpg"])
         lookup = lookup_table({0: IGNORE} | {i + 1: i for i in range(_ADE20K_CLASSES)})
         super().__init__(pairs, _class_names(root), lookup)
 
@@ -93,15 +94,15 @@ class Cityscapes(FolderSamples):
     """
 
     def __init__(self, root: Path, split: str) -> None:
-        images = split_folder(root, ["leftImg8bit/{split}"], split, "images")
-        labels = split_folder(root, ["gtFine/{split}"], split, "labels")
+        images = split_folder(root, "leftImg8bit/{split}", split, "images")
+        labels = split_folder(root, "gtFine/{split}", split, "labels")
         files = _in_cities(images, "_leftImg8bit")
         train_ids = _in_cities(labels, "_gtFine_labelTrainIds")
         label_ids = _in_cities(labels, "_gtFine_labelIds")
-        others = dict.fromkeys(range(_LAST_LABEL_ID + 1), IGNORE) | {IGNORE: IGNORE}
         if len(files.keys() & train_ids.keys()) >= len(files.keys() & label_ids.keys()):
             label_of, lookup = train_ids, identity(len(CITYSCAPES))
         else:
+            others = dict.fromkeys((*range(_LABEL_IDS[-1]), IGNORE), IGNORE)
             label_of, lookup = label_ids, lookup_table(others | {v: i for i, v in enumerate(_LABEL_IDS)})
         super().__init__(matched(files, label_of, images), CITYSCAPES, lookup)
 
@@ -119,15 +120,13 @@ class Custom(FolderSamples):
     """
 
     def __init__(self, root: Path, split: str, classes: Sequence[str], ignore: Sequence[int]) -> None:
-        images = split_folder(root, ["images/{split}"], split, "images")
-        labels = split_folder(root, ["labels/{split}"], split, "labels")
         self._ignore = list(ignore)
-        pairs = matched(by_name(listed(images, IMAGES)), by_name(listed(labels, [".png"])), images)
+        pairs = _pairs(root, split, "images/{split}", "labels/{split}", IMAGES)
         super().__init__(pairs, classes, identity(len(classes), *ignore), f"ignore {ignore}" if ignore else "")
 
     def _unknown(self, value: int) -> str:
         if 0 <= value < 256:
-            hint = f"data.ignore: {[*self._ignore, value]} would ignore {value}, too"
+            hint = f"data.ignore: {[*self._ignore, value]} would also ignore {value}"
         else:
             hint = "it must be from 0 to 255"
         return f"{super()._unknown(value)}; {hint}"

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -24,7 +24,7 @@ import numpy as np
 from raycomp.data import corruptions
 from raycomp.data.datasets import open_split
 from raycomp.data.resize import resized
-from raycomp.data.samples import IGNORE, Sample, Samples, nothing_labelled
+from raycomp.data.samples import IGNORE, Samples, nothing_labelled
 from raycomp.errors import UserError
 from raycomp.settings.evaluation import EvaluationConfig, StageConfig
 from raycomp.settings.model_and_data import DataConfig
@@ -117,12 +117,8 @@ def cache_folder() -> Path:
 def _key(samples: Samples, data: DataConfig, evaluation: EvaluationConfig) -> str:
     content = [
         samples.fingerprint if data.classes is None else f"{samples.fingerprint} {data.classes}",
-        data.short_side,
-        evaluation.full.clean,
-        evaluation.full.corrupted,
-        evaluation.seed,
-        corruptions.VERSION,
-        *([] if data.short_side is None else ["original labels", data.long_side]),
+        *(data.short_side, evaluation.full.clean, evaluation.full.corrupted, evaluation.seed, corruptions.VERSION),
+        *(() if data.short_side is None else ("original labels", data.long_side)),
     ]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:12]
 
@@ -162,17 +158,15 @@ def _make(
         originals.append(label)
     if all((label == IGNORE).all() for label in originals):  # fail early, too
         raise nothing_labelled(data.eval_split, len(clean))
-    images, variants, label_of, rank = [], [], [], []
-    for index, (image, _) in enumerate(clean):
-        images.append(image)
-        variants.append(CLEAN)
-        label_of.append(index)
-        rank.append(index)
-    jobs = list(_corruption_jobs(clean, full.corrupted, evaluation.seed))
+    images, variants = [image for image, _ in clean], [CLEAN] * len(clean)
+    label_of, rank = list(range(len(clean))), list(range(len(clean)))
+    count, total = full.corrupted, len(corruptions.VARIANTS)
+    sources = [[(variant * count + offset) % len(clean) for offset in range(count)] for variant in range(total)]
     with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:
-        done = pool.map(_corrupt_one_variant, (job[:-1] for job in jobs))
-        for variant, (corrupted, (*_, indices)) in enumerate(zip(done, jobs, strict=True)):
-            report(variant + 1, len(jobs))
+        inputs = ([images[index] for index in indices] for indices in sources)
+        done = pool.map(partial(_corrupt_variant, evaluation.seed), range(total), sources, inputs)
+        for variant, (corrupted, indices) in enumerate(zip(done, sources, strict=True)):
+            report(variant + 1, total)
             images += corrupted
             variants += [variant] * len(corrupted)
             label_of += indices
@@ -202,21 +196,12 @@ def _unwritable(folder: Path, error: OSError) -> UserError:
     return UserError(f"{folder}: cannot write the evaluation cache ({error.strerror})")
 
 
-_Job = tuple[list[np.ndarray], str, int, list[int], list[int]]
-
-
-def _corruption_jobs(clean: Sequence[Sample], count: int, seed: int) -> Iterator[_Job]:
-    """Yield images, type, severity, seeds and image indices for each variant."""
-    for variant, (kind, severity) in enumerate(corruptions.VARIANTS):
-        indices = [(variant * count + offset) % len(clean) for offset in range(count)]
-        yield [clean[i][0] for i in indices], kind, severity, [seed * 1_000_003 + i for i in indices], indices
-
-
-def _corrupt_one_variant(job: tuple[list[np.ndarray], str, int, list[int]]) -> list[np.ndarray]:
-    images, kind, severity, seeds = job
+def _corrupt_variant(seed: int, variant: int, indices: list[int], images: list[np.ndarray]) -> list[np.ndarray]:
+    """Corrupt clean images, given with their indices in the set, as one variant."""
     cv2.setNumThreads(1)
-    make = partial(corruptions.corrupt, kind=kind, severity=severity)
-    return [make(image, seed=seed) for image, seed in zip(images, seeds, strict=True)]
+    kind, severity = corruptions.VARIANTS[variant]
+    seeded = zip(images, (seed * 1_000_003 + index for index in indices), strict=True)
+    return [corruptions.corrupt(image, kind, severity, image_seed) for image, image_seed in seeded]
 
 
 def _read(folder: Path, classes: tuple[str, ...], key: str) -> EvalSet:

@@ -70,8 +70,8 @@ class FolderSamples:
         return f"label value {value} is not one of {len(self.classes)} classes ({classes}); unlabelled is {unlabelled}"
 
 
-def split_folder(root: Path, candidates: Sequence[str], split: str, what: str) -> Path:
-    """Return the first existing folder among `candidates` under root, with `{split}` filled in.
+def split_folder(root: Path, pattern: str, split: str, what: str) -> Path:
+    """Return the folder of a split under root: a pattern with `{split}` filled in.
 
     Raises:
         UserError: naming the missing folder and the closest match.
@@ -81,14 +81,13 @@ def split_folder(root: Path, candidates: Sequence[str], split: str, what: str) -
         names = sorted(p.name for p in around.iterdir() if p.is_dir() and p.name[0] != ".") if around.is_dir() else []
         hint = nearest(root.name, names) if names else "it has no folders"
         raise UserError(f"data.root: no folder {root.name} in {around}; {hint}")
-    for candidate in candidates:
-        if (folder := root / candidate.format(split=split)).is_dir():
-            return folder
-    missing = root / candidates[0].format(split=split)
-    parent = missing.parent
+    folder = root / pattern.format(split=split)
+    if folder.is_dir():
+        return folder
+    parent = folder.parent
     names = sorted(p.name for p in parent.iterdir() if p.is_dir()) if parent.is_dir() else []
     hint = nearest(split, names) if names else f"no folder {parent}"
-    raise UserError(f"data.root: no {what} in {missing}; {hint}")
+    raise UserError(f"data.root: no {what} in {folder}; {hint}")
 
 
 def by_name(files: Sequence[Path], ending: str = "") -> dict[str, Path]:

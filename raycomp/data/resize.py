@@ -11,19 +11,12 @@ from raycomp.shape import OWN_SIZE, Scale, Size, enlarged_to
 def resized(sample: Sample, size: Size) -> Sample:
     """Resize an image and its label to a height and width in pixels."""
     image, label = sample
-    return resized_image(image, size), _resize(label, size, cv2.INTER_NEAREST)
+    return resized_image(image, size), resized_image(label, size, cv2.INTER_NEAREST)
 
 
-def resized_image(image: np.ndarray, size: Size) -> np.ndarray:
+def resized_image(image: np.ndarray, size: Size, interpolation: int = cv2.INTER_LINEAR) -> np.ndarray:
     """Resize an image to a height and width in pixels."""
-    return _resize(image, size, cv2.INTER_LINEAR)
-
-
-def _resize(pixels: np.ndarray, size: Size, interpolation: int) -> np.ndarray:
-    height, width = size
-    if pixels.shape[:2] == size:
-        return pixels
-    return cv2.resize(pixels, (width, height), interpolation=interpolation)
+    return image if image.shape[:2] == size else cv2.resize(image, size[::-1], interpolation=interpolation)
 
 
 def centre(sample: Sample, window: Size) -> Sample:

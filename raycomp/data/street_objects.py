@@ -19,6 +19,7 @@ SKY, BUILDING, POLE, ROAD, PAVEMENT, TREE, SIGN, FENCE, CAR, PERSON, BICYCLIST =
 SIZE = 128
 
 Color = tuple[float, ...]
+Point = tuple[float, float]
 
 
 class Canvas:
@@ -29,7 +30,7 @@ class Canvas:
         self.image = np.zeros((SIZE, SIZE, 3), np.uint8)
         self.label = np.full((SIZE, SIZE), SKY, np.uint8)
 
-    def polygon(self, points: list[tuple[float, float]], color: Color, cls: int | None) -> None:
+    def polygon(self, points: list[Point], color: Color, cls: int | None) -> None:
         corners = np.rint(np.array(points)).astype(np.int32)
         cv2.fillPoly(self.image, [corners], color)
         if cls is not None:
@@ -38,16 +39,13 @@ class Canvas:
     def box(self, x0: float, y0: float, x1: float, y1: float, color: Color, cls: int | None) -> None:
         self.polygon([(x0, y0), (x1, y0), (x1, y1), (x0, y1)], color, cls)
 
-    def line(self, a: tuple[float, float], b: tuple[float, float], color: Color, width: float, cls: int | None) -> None:
-        start, end = _pixel(a), _pixel(b)
-        thick = max(1, round(width))
+    def line(self, a: Point, b: Point, color: Color, width: float, cls: int | None) -> None:
+        start, end, thick = _pixel(a), _pixel(b), max(1, round(width))
         cv2.line(self.image, start, end, color, thick)
         if cls is not None:
             cv2.line(self.label, start, end, cls, thick)
 
-    def ellipse(
-        self, center: tuple[float, float], axes: tuple[float, float], color: Color, cls: int | None, thick: int = -1
-    ) -> None:
+    def ellipse(self, center: Point, axes: Point, color: Color, cls: int | None, thick: int = -1) -> None:
         size = (max(1, round(axes[0])), max(1, round(axes[1])))
         cv2.ellipse(self.image, _pixel(center), size, 0, 0, 360, color, thick)
         if cls is not None:
@@ -61,7 +59,7 @@ class Canvas:
 
 @dataclass(frozen=True)
 class Street:
-    """Geometry of the ground, in pixels: x to the right and y down."""
+    """Geometry of the ground, in pixels."""
 
     horizon: float
     vanish_x: float
@@ -76,8 +74,15 @@ class Street:
         """Return the x at a depth of the line from `bottom_x`, at the bottom, to the vanishing point."""
         return self.vanish_x + (bottom_x - self.vanish_x) * depth
 
+    def point(self, bottom_x: float, depth: float) -> Point:
+        return self.x(bottom_x, depth), self.y(depth)
 
-def _pixel(point: tuple[float, float]) -> tuple[int, int]:
+
+Draw = Callable[[Canvas, Street, float, float], None]
+"""Draws an object at an x and a depth."""
+
+
+def _pixel(point: Point) -> tuple[int, int]:
     return round(point[0]), round(point[1])
 
 
@@ -89,15 +94,9 @@ def draw_objects(canvas: Canvas, street: Street) -> None:
     """Draw all objects from the horizon to the viewer, so that near objects hide far ones."""
     rng = canvas.rng
     left, right, wide = street.road_left, street.road_right, street.pavement
-    plan: list[tuple[float, Callable[[Canvas, Street, float, float], None], float]] = []
+    plan: list[tuple[float, Draw, float]] = []
 
-    def place(
-        count: SupportsIndex,
-        draw: Callable[[Canvas, Street, float, float], None],
-        spots: tuple[tuple[float, float], ...],
-        low: float,
-        high: float,
-    ) -> None:
+    def place(count: SupportsIndex, draw: Draw, spots: tuple[Point, ...], low: float, high: float) -> None:
         for _ in range(count):
             a, b = spots[rng.integers(len(spots))]
             plan.append((float(rng.uniform(low, high) ** 1.3), draw, float(rng.uniform(a, b))))
@@ -130,7 +129,7 @@ def _draw_fence(canvas: Canvas, street: Street, foot: float) -> None:
     high, near, far = rng.uniform(20, 34), rng.uniform(0.7, 1.3), rng.uniform(0.08, 0.25)
     solid = rng.random() < 0.5
 
-    def at(depth: float, up: float) -> tuple[float, float]:
+    def at(depth: float, up: float) -> Point:
         return street.x(foot, depth), street.y(depth) - up * high * depth
 
     outline = [at(far, 0), at(near, 0), at(near, 1), at(far, 1)]
@@ -201,34 +200,22 @@ def _draw_car(canvas: Canvas, street: Street, x: float, depth: float) -> None:
         canvas.ellipse((x + wheel * half, y - 2 * scale), (5 * scale, 6 * scale), (22, 22, 24), CAR)
     canvas.box(x - half, y - high * 0.62, x + half, y - 3 * scale, paint, CAR)
     roof, sill = y - high * 1.15, y - high * 0.6
-    canvas.polygon(
-        [(x - half * 0.85, sill), (x - half * 0.55, roof), (x + half * 0.55, roof), (x + half * 0.85, sill)],
-        shade(paint, 0.85),
-        CAR,
-    )
-    canvas.polygon(
-        [
-            (x - half * 0.68, sill),
-            (x - half * 0.45, roof + 2 * scale),
-            (x + half * 0.45, roof + 2 * scale),
-            (x + half * 0.68, sill),
-        ],
-        (55, 70, 85),
-        CAR,
-    )
+    cabin, window = (0.85, 0.55, roof, shade(paint, 0.85)), (0.68, 0.45, roof + 2 * scale, (55, 70, 85))
+    for below, above, top, color in (cabin, window):
+        corners = [(x - half * below, sill), (x - half * above, top), (x + half * above, top), (x + half * below, sill)]
+        canvas.polygon(corners, color, CAR)
     lamp = (230, 40, 40) if rng.random() < 0.5 else (250, 245, 210)
     for spot in (-0.82, 0.82):
         canvas.ellipse((x + spot * half, y - high * 0.42), (3 * scale, 2 * scale), lamp, CAR)
 
 
-def _draw_body(canvas: Canvas, x: float, y: float, high: float, cls: int, legs: bool) -> None:
+def _draw_body(canvas: Canvas, x: float, y: float, high: float, cls: int) -> None:
     rng = canvas.rng
     coat, trousers = canvas.color(20, 235), canvas.color(25, 130, 0.6)
     skin = shade((225, 180, 150), rng.uniform(0.45, 1.05))
-    if legs:
-        stride = rng.uniform(0.04, 0.14) * high
-        for foot in (-stride, stride):
-            canvas.line((x, y - 0.45 * high), (x + foot, y), trousers, 0.11 * high, cls)
+    stride = rng.uniform(0.04, 0.14) * high
+    for foot in (-stride, stride):
+        canvas.line((x, y - 0.45 * high), (x + foot, y), trousers, 0.11 * high, cls)
     canvas.ellipse((x, y - 0.62 * high), (0.14 * high, 0.23 * high), coat, cls)
     canvas.ellipse((x, y - 0.91 * high), (0.08 * high, 0.1 * high), skin, cls)
 
@@ -236,7 +223,7 @@ def _draw_body(canvas: Canvas, x: float, y: float, high: float, cls: int, legs: 
 def _draw_person(canvas: Canvas, street: Street, x: float, depth: float) -> None:
     y, high = street.y(depth), canvas.rng.uniform(40, 54) * depth + 1.5
     _draw_shadow(canvas, x, y, 0.15 * high, 0.04 * high)
-    _draw_body(canvas, x, y, high, PERSON, legs=True)
+    _draw_body(canvas, x, y, high, PERSON)
 
 
 def _draw_bicyclist(canvas: Canvas, street: Street, x: float, depth: float) -> None:
@@ -249,4 +236,4 @@ def _draw_bicyclist(canvas: Canvas, street: Street, x: float, depth: float) -> N
         canvas.ellipse(hub, (wheel, wheel), (35, 35, 38), None, thick=max(1, round(3 * depth)))
         cv2.ellipse(canvas.label, _pixel(hub), (max(1, round(wheel)),) * 2, 0, 0, 360, BICYCLIST, -1)
         canvas.line(hub, (x, y - 0.45 * high), metal, 3 * depth, BICYCLIST)
-    _draw_body(canvas, x, y - 0.08 * high, high * 0.95, BICYCLIST, legs=True)
+    _draw_body(canvas, x, y - 0.08 * high, high * 0.95, BICYCLIST)

@@ -82,7 +82,7 @@ def _draw_ground(canvas: Canvas) -> Street:
         _draw_lane_marks(canvas, street)
     for _ in range(rng.integers(0, 4)):  # manholes, patches, puddles: clutter, still road
         depth = rng.uniform(0.3, 1.0)
-        spot = street.x(rng.uniform(left, right), depth), street.y(depth)
+        spot = street.point(rng.uniform(left, right), depth)
         if canvas.label[min(int(spot[1]), SIZE - 1), int(np.clip(spot[0], 0, SIZE - 1))] == ROAD:
             canvas.ellipse(spot, (rng.uniform(3, 10) * depth, 3 * depth), shade(asphalt, rng.uniform(0.6, 1.5)), None)
     return street
@@ -97,19 +97,14 @@ def _draw_lane_marks(canvas: Canvas, street: Street) -> None:
         for k in range(6):  # dashes get shorter towards the horizon
             near = 1.0 / (1.0 + 0.55 * (k + phase))
             far = 1.0 / (1.0 + 0.55 * (k + phase + 0.5))
-            canvas.line(
-                (street.x(foot, near), street.y(near)), (street.x(foot, far), street.y(far)), paint, 3 * near, None
-            )
+            canvas.line(street.point(foot, near), street.point(foot, far), paint, 3 * near, None)
     if rng.random() < 0.25:  # a zebra crossing
         near, far = 0.8, 0.62
         for i in range(8):
             a = street.road_left + (i + 0.1) / 8 * (street.road_right - street.road_left)
             b = street.road_left + (i + 0.6) / 8 * (street.road_right - street.road_left)
-            canvas.polygon(
-                [(street.x(a, near), street.y(near)), (street.x(b, near), street.y(near)),
-                 (street.x(b, far), street.y(far)), (street.x(a, far), street.y(far))],
-                paint, None,
-            )  # fmt: skip
+            corners = [street.point(a, near), street.point(b, near), street.point(b, far), street.point(a, far)]
+            canvas.polygon(corners, paint, None)
 
 
 def _draw_sky(canvas: Canvas, street: Street) -> None:

@@ -10,12 +10,13 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.export import ExportedProgram
+from torch.fx import GraphModule
 
 from raycomp.data.images import IMAGES, listed, read_image
 from raycomp.data.resize import resized_image
 from raycomp.deploy import model as models
 from raycomp.deploy.model import CARD_FIELD, ModelCard
-from raycomp.deploy.program import moved
 from raycomp.errors import UserError, first_line, logger, nearest
 from raycomp.evaluate.labels import labels_at
 from raycomp.evaluate.miou import normalised, sliding_logits
@@ -76,6 +77,33 @@ def _open_program(path: Path, device: torch.device) -> tuple[Run, ModelCard]:
         raise UserError(f"{path}: not a readable torch.export program ({first_line(error)})") from None
     card = models.parse_card(metadata[CARD_FIELD], path)
     return (program if device.type == "cpu" else moved(program, device)).module(), card
+
+
+def moved(program: ExportedProgram, device: torch.device) -> ExportedProgram:
+    """Move weights, constants and graph of a program, which names its device, to another; the program changes, too.
+
+    torch's pass does not change the device of autocast regions, and older versions skip the nodes inside them.
+
+    Raises:
+        UserError: if this torch cannot move programs.
+    """
+    try:
+        from torch.export.passes import move_to_device_pass
+    except ImportError:
+        raise UserError(
+            f"--device {device}: torch {torch.__version__} cannot move a .pt2 program from the CPU, torch 2.7 can; "
+            "the .safetensors file runs on both"
+        ) from None
+    program = move_to_device_pass(program, device)
+    for module in program.graph_module.modules():
+        if isinstance(module, GraphModule):
+            for node in module.graph.nodes:
+                if "device" in node.kwargs:
+                    node.kwargs = {**node.kwargs, "device": device}
+                if node.target is torch.ops.higher_order.wrap_with_autocast:
+                    node.args = (device.type, *node.args[1:])
+            module.recompile()
+    return program
 
 
 def image_files(path: Path) -> list[Path]:

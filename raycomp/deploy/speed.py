@@ -78,16 +78,20 @@ def speeds(
         if model.recipe.adaptive:
             raise UserError(f"speed: {name} merges adaptively; its time depends on the image")
     if "onnxruntime" in runtimes:
-        _check_onnxruntime(device, dtype)
+        if dtype != torch.float32:
+            raise UserError(f"--dtype {str(dtype).removeprefix('torch.')}: onnxruntime is timed in float32")
+        from raycomp.deploy.onnx import check_device
+
+        check_device(device)
     shape = shapes.pop()
     timed = {DENSE: Segmenter(shape, dense(shape)).eval(), **models}
     costs = {name: gflops(shape, model.recipe) for name, model in timed.items()}
     results = []
     for runtime in runtimes:
         ready = dict[str, Bind]()
-        for name, model in timed.items():
+        for number, (name, model) in enumerate(timed.items(), start=1):
             if runtime == "onnxruntime":
-                say(f"exporting model {len(ready) + 1} of {len(timed)} for onnxruntime")
+                say(f"exporting model {number} of {len(timed)} for onnxruntime")
                 ready[name] = _onnxruntime(model, device)
             else:
                 ready[name] = _torch(model, device, dtype, compiled)
@@ -98,30 +102,16 @@ def speeds(
             with torch.inference_mode():
                 runs = {name: bind(images) for name, bind in ready.items()}
                 times = median_seconds(runs, device, rounds, _WARM_UP)
-            for name in timed:
-                results.append(
-                    Speed(
-                        model=name,
-                        runtime=runtime,
-                        batch=batch,
-                        gflops=costs[name],
-                        latency_ms=1e3 * times[name],
-                        images_per_second=batch / times[name],
-                        saved=costs[DENSE] / costs[name],
-                        gained=times[DENSE] / times[name],
-                    )
-                )
+            for name, seconds in times.items():
+                saved, gained = costs[DENSE] / costs[name], times[DENSE] / seconds
+                results.append(Speed(name, runtime, batch, costs[name], 1e3 * seconds, batch / seconds, saved, gained))
     return results
 
 
 def _torch(model: Segmenter, device: torch.device, dtype: torch.dtype, compiled: bool) -> Bind:
-    moved = model.to(device, dtype)
-
-    def bind(images: Tensor) -> Callable[[], object]:
-        cast = images.to(dtype)
-        return _compiled(moved, cast) if compiled else partial(moved, cast)
-
-    return bind
+    model = model.to(device, dtype)
+    run: Callable[..., Callable[[], object]] = _compiled if compiled else partial
+    return lambda images: run(model, images.to(dtype))
 
 
 def _compiled(model: Segmenter, images: Tensor) -> Callable[[], object]:
@@ -141,14 +131,6 @@ def _compiled(model: Segmenter, images: Tensor) -> Callable[[], object]:
     except RuntimeError as error:  # no compiler, or one that fails
         raise UserError(f"--compile: torch.compile fails: {first_line(error)}") from None
     return run
-
-
-def _check_onnxruntime(device: torch.device, dtype: torch.dtype) -> None:
-    if dtype != torch.float32:
-        raise UserError(f"--dtype {str(dtype).removeprefix('torch.')}: onnxruntime is timed in float32")
-    from raycomp.deploy.onnx import check_device
-
-    check_device(device)
 
 
 def _onnxruntime(model: Segmenter, device: torch.device) -> Bind:

@@ -17,6 +17,7 @@ from raycomp.shape import Size
 Place = tuple[slice, slice]
 """Rows and columns that a window covers."""
 _CLASSES_AT_ONCE = 16
+_SMALLEST_TILE = 4  # pixels along each side
 _AT_ONCE, _AT_ONCE_ON_CPU = 2**28, 2**24  # upsampled scores: 1 GiB and 64 MiB
 
 
@@ -25,12 +26,12 @@ def most_likely(scores: Tensor, form: Form, size: Size) -> Tensor:
 
     Equals the argmax of `Segmenter`'s logits, except that half-precision scores are upsampled in float32, which avoids
     ties by rounding. On a CUDA device one kernel does both without writing logits, if a score is a whole number of
-    pixels from the next.
+    pixels from the next, at least 4.
 
     Args:
         form: that of the head, which describes the scores.
     """
-    if kernels.usable(scores) and (stride := form.stride(scores, size)) is not None:
+    if kernels.usable(scores) and (stride := _tile(scores, form, size)) is not None:
         from raycomp.kernels import upsample
 
         return upsample.labels(scores, stride, size).long()
@@ -57,7 +58,7 @@ def labels_of_windows(
         uint8 from the kernel, otherwise int64.
     """
     n = scores.shape[1]
-    stride = form.stride(scores, window)
+    stride = _tile(scores, form, window)
     if size == input_size and kernels.usable(scores) and stride is not None:
         from raycomp.kernels import upsample
 
@@ -108,6 +109,12 @@ def labels_at(logits: Tensor, size: Size) -> Tensor:
             highest, which = torch.where(better, highest, best), torch.where(better, which, labels)
         best, labels = highest, which
     return labels
+
+
+def _tile(scores: Tensor, form: Form, size: Size) -> int | None:
+    """Return the side of the kernel's tiles, one score each; None if they would be tiny, or unequal."""
+    stride = form.stride(scores, size)
+    return stride if stride is not None and stride >= _SMALLEST_TILE else None
 
 
 def _images_at_once(scores: Tensor, each: int) -> int:

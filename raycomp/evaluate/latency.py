@@ -7,16 +7,8 @@ from statistics import median
 from typing import TypeVar
 
 import torch
-from torch import Tensor
-
-_WARM_UP = 3
 
 Name = TypeVar("Name")
-
-
-def latency_ms(model: Callable[[Tensor], Tensor], images: Tensor, runs: int = 15) -> float:
-    """Return the median milliseconds of one forward pass on `images`."""
-    return 1e3 * median_seconds({"": lambda: model(images)}, images.device, runs, _WARM_UP)[""]
 
 
 def median_seconds(

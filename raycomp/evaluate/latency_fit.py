@@ -42,7 +42,9 @@ def fitted(
     merging = method if "merging" in table.parts else None
     rng = np.random.default_rng(0)
     recipes = [dense(table.shape), *(_drawn(table.shape, rng, merging if i % 3 else None) for i in range(_MODELS))]
-    models = [_model(table.shape, recipe).eval().to(device, dtype) for recipe in recipes]
+    models = [Segmenter(table.shape, recipe).eval().to(device, dtype) for recipe in recipes]
+    for model, recipe in zip(models, recipes, strict=True):
+        remerge(model, recipe)
     images = torch.randn(batch, 3, *table.image, device=device, dtype=dtype)
     with torch.inference_mode():
         runs = {i: partial(model, images) for i, model in enumerate(models)}
@@ -85,9 +87,3 @@ def _drawn(shape: ModelShape, rng: np.random.Generator, merging: MergeMethod | N
         ratios = rng.uniform(0, high, shape.depth).tolist()
         merge = merging.with_searched(dict(zip(merging.dimensions, ratios, strict=True)))
     return Recipe(embed=channels(shape.width), blocks=tuple(blocks)).merging(merge)
-
-
-def _model(shape: ModelShape, recipe: Recipe) -> Segmenter:
-    model = Segmenter(shape, recipe)
-    remerge(model, recipe)
-    return model

@@ -10,7 +10,7 @@ and v, so it is measured over that width and over the tilt (v - qk) / wider, in 
 import itertools
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property, partial
 
 import numpy as np
@@ -122,12 +122,11 @@ class LatencyTable:
 
     def save(self, path: AnyPath) -> None:
         """Write the table as JSON, atomically."""
-        held = {"shape": self.shape.model_dump(mode="json"), "image": self.image, "axes": self.axes}
-        parts = {name: values.tolist() for name, values in self.parts.items()}
-        held |= {"tokens": self.tokens, "parts": parts}
-        held |= {"device": self.device, "setting": self.setting, "fit": self.fit, "method": self.method}
+        stored = {field.name: getattr(self, field.name) for field in fields(self)}
+        stored["shape"] = self.shape.model_dump(mode="json")
+        stored["parts"] = {name: values.tolist() for name, values in self.parts.items()}
         with written(path) as temporary:
-            temporary.write_text(json.dumps(held))
+            temporary.write_text(json.dumps(stored))
 
     @classmethod
     def load(cls, path: AnyPath) -> "LatencyTable":
@@ -137,14 +136,14 @@ class LatencyTable:
             UserError: if the file is not a table.
         """
         try:
-            held = json.loads(path.read_text())
-            parts = {name: np.array(held["parts"][name]) for name in held["parts"]}
-            shape, image = ModelShape.model_validate(held["shape"]), tuple(held["image"])
-            setting = str(held["setting"])
+            stored = json.loads(path.read_text())
+            parts = {name: np.array(stored["parts"][name]) for name in stored["parts"]}
+            shape, image = ModelShape.model_validate(stored["shape"]), tuple(stored["image"])
+            setting = str(stored["setting"])
             # Older tables lack these fields; the first word of their setting is cpu or cuda.
-            device, fit = held.get("device", setting.partition(" ")[0]), tuple(held.get("fit", NO_FIT))
-            method = held.get("method", cls.method)
-            return cls(shape, image, held["axes"], held["tokens"], parts, device, setting, fit, method)
+            device, fit = stored.get("device", setting.partition(" ")[0]), tuple(stored.get("fit", NO_FIT))
+            method = stored.get("method", cls.method)
+            return cls(shape, image, stored["axes"], stored["tokens"], parts, device, setting, fit, method)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path}: not a latency table ({type(error).__name__}); delete it") from None
 
@@ -261,7 +260,9 @@ class _Parts:
         return self._block(embed, BlockWidths(heads=1, qk=1, v=1, mlp=mlp)).feed, self._random(n, embed)
 
     def decoder(self, embed: int, n: int) -> _Run:
-        model, record = self._model(embed), self._record(n, self.shape.final_special)
+        special = self.shape.final_special
+        n = max(n, special + 1)  # queries come on top of the tokens that were counted
+        model, record = self._model(embed), self._record(n, special)
         grid, taps = self.shape.grid(self.image), len(self.shape.tapped)
 
         def run(x: Tensor) -> Tensor:

@@ -6,34 +6,34 @@ Legend: K classes, V variants (the clean images first, then 80 corrupted ones).
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from raycomp.data.corruptions import SEVERITIES, TYPES, VARIANTS
-from raycomp.data.evalset import CLEAN, EvalSet
+from raycomp.data.evalset import CLEAN, EvalSet, Stack
 from raycomp.data.samples import NORMALIZATIONS
 from raycomp.errors import UserError
 from raycomp.evaluate.confusions import Confusions
 from raycomp.evaluate.effective_rank import EffectiveRank, effective_rank
 from raycomp.evaluate.graphs import Replayed, graphed
-from raycomp.evaluate.latency import latency_ms
+from raycomp.evaluate.latency import median_seconds
 from raycomp.evaluate.miou import Accuracy, class_iou, first_window, miou
 from raycomp.evaluate.per_image import PerImage
-from raycomp.evaluate.resident import Resident, resident
+from raycomp.evaluate.resident import resident
 from raycomp.evaluate.token_counts import recorded
 from raycomp.evaluate.windows import View, labelled
 from raycomp.models.segmenter import Segmenter
 from raycomp.settings.evaluation import EvaluationConfig
 from raycomp.settings.model_and_data import DataConfig
+from raycomp.shape import Size
 
 _RANK_IMAGES = {"search": 4, "full": 16}
-_LATENCY_RUNS = {"search": 5, "full": 15}
+_LATENCY_RUNS, _WARM_UP = {"search": 5, "full": 15}, 3
 
 
 @dataclass(frozen=True)
@@ -95,23 +95,27 @@ def measure(
     shape, window = model.shape, sizes.window_for(model.shape)
     view = View(NORMALIZATIONS[shape.normalization], window, sizes.stride_for(shape), model.decoder.form, dtype)
     chosen = data.chosen(config.search if stage == "search" else config.full)
-    early = (
-        data.chosen(config.early_stopping) if stage == "search" and config.early_stopping is not None else chosen[:0]
-    )
-    images = _Images.staged(data, chosen, device, at_original_size=stage == "full" and config.at != "resized")
-    counts = _Counts(model, images, view, config.batch, device)
+    stopping = config.early_stopping if stage == "search" else None
+    early = chosen[:0] if stopping is None else data.chosen(stopping)
+    originals = data.originals if stage == "full" and config.at != "resized" else None
+    counts = _Counts(model, data, chosen, originals or data.labels, view, config.batch)
     first: Accuracy | None = None
     with torch.inference_mode():
         if len(early):
-            first = _accuracy(counts.add(early), data.variants[early])
+            table = counts.add(early)
+            first = Accuracy(miou(table[0]), float(np.nanmean(_by_variant(table, data.variants[early]))))
             if any(first.clean < threshold.clean and first.corrupted < threshold.corrupted for threshold in thresholds):
                 raise Stopped(first, len(early), time.perf_counter() - started)
         table = counts.add(np.setdiff1d(chosen, early))
         throughput = len(chosen) / (time.perf_counter() - started)
         indices = chosen[data.variants[chosen] == CLEAN][: _RANK_IMAGES[stage]].tolist()
-        probe = torch.cat([first_window(view.normalised(images.images[i][None]), window) for i in indices])
+        probe = torch.cat([first_window(view.normalised(counts.images[i][None]), window) for i in indices])
         rank = effective_rank(model, probe)
-        latency = _latency_ms(model, probe[:1], stage) if timed else None
+        latency = None
+        if timed:  # adaptive merging cannot be a graph, because its token counts depend on the image
+            image = probe[:1]
+            run = partial(model if model.recipe.adaptive else graphed(model, image), image)
+            latency = 1e3 * median_seconds({"": run}, image.device, _LATENCY_RUNS[stage], _WARM_UP)[""]
     clean, corrupted = miou(table[0]), _by_variant(table, data.variants[chosen])
     if not (np.isfinite(clean) and np.isfinite(corrupted).any()):
         raise UserError(f"evaluation.{stage}: no pixel is labelled in its clean images, or in its corrupted images")
@@ -130,91 +134,56 @@ def measure(
     )
 
 
-def _latency_ms(model: Segmenter, image: Tensor, stage: str) -> float:
-    """Time one image; adaptive merging cannot be a graph, because its token counts depend on the image."""
-    return latency_ms(model if model.recipe.adaptive else graphed(model, image), image, _LATENCY_RUNS[stage])
-
-
-def _accuracy(confusions: np.ndarray, measured: np.ndarray) -> Accuracy:
-    return Accuracy(miou(confusions[0]), float(np.nanmean(_by_variant(confusions, measured))))
-
-
 def _by_variant(confusions: np.ndarray, measured: np.ndarray) -> np.ndarray:
     """Return the mIoU of every corrupted variant (80,) from confusions (V, K, K); NaN if not `measured` or labelled."""
     table = np.full(len(VARIANTS), np.nan)
-    for variant in np.unique(measured):
-        if variant != CLEAN:
-            table[variant] = miou(confusions[1 + variant])
+    for variant in np.unique(measured[measured != CLEAN]):
+        table[variant] = miou(confusions[1 + variant])
     return table
 
 
-@dataclass(frozen=True)
-class _Images:
-    """Evaluation images and labels on the model's device."""
-
-    data: EvalSet
-    images: Resident
-    truth: Resident
-
-    @classmethod
-    def staged(cls, data: EvalSet, chosen: np.ndarray, device: torch.device, at_original_size: bool) -> "_Images":
-        """Copy images and labels to a device, the labels at the original size if requested and different."""
-        stack = (data.originals if at_original_size else None) or data.labels
-        truth = resident(stack, device, data.label_of[chosen].tolist())
-        return cls(data, resident(data.images, device, chosen.tolist()), truth)
-
-    def by_size(self, part: np.ndarray) -> list[int]:
-        """Return the images of a part, grouped by image size and label size."""
-        groups: dict[tuple[tuple[int, ...], tuple[int, ...]], list[int]] = defaultdict(list)
-        for index in part.tolist():
-            groups[self.images.shape(index), self._truth_shape(index)].append(index)
-        return [index for group in groups.values() for index in group]
-
-    def count(
-        self, part: Sequence[int], run: Callable[[Tensor], Tensor], view: View, batch: int, into: Confusions
-    ) -> None:
-        """Label images, and add their true and predicted classes; see `labelled`."""
-        variants = torch.from_numpy(self.data.variants[part] + 1).to(into.device)
-        images = [partial(self.images.__getitem__, index) for index in part]
-        sizes = [(self.images.shape(index)[:2], self._truth_shape(index)[:2]) for index in part]
-        for some in labelled(run, images, sizes, view, batch):
-            labels = [self.truth[int(self.data.label_of[index])][..., 0] for index in part[some.images]]
-            into.add(torch.stack(labels), some.labels, variants[some.images])
-
-    def tokens(self, part: Sequence[int], passes: list[list[int]], view: View) -> list[list[int]]:
-        """Select the passes on clean images, given one pass per window of a part."""
-        indices = [index for index in part for _ in view.places(self.images.shape(index)[:2])]
-        return [tokens for index, tokens in zip(indices, passes, strict=True) if self.data.variants[index] == CLEAN]
-
-    def _truth_shape(self, index: int) -> tuple[int, int, int]:
-        return self.truth.shape(int(self.data.label_of[index]))
-
-
 class _Counts:
-    """Counts of a model's predictions, accumulated part by part."""
+    """Counts of a model's predictions on the evaluation images, accumulated part by part on the model's device."""
 
-    def __init__(self, model: Segmenter, images: _Images, view: View, batch: int, device: torch.device) -> None:
-        self._model, self._images, self._view = model, images, view
+    def __init__(
+        self, model: Segmenter, data: EvalSet, chosen: np.ndarray, truth: Stack, view: View, batch: int
+    ) -> None:
+        """Copy the chosen images to the device, with their labels in `truth`."""
+        self._model, self._data, self._view, self._device = model, data, view, next(model.parameters()).device
+        self.images = resident(data.images, self._device, chosen.tolist())
+        self._truth = resident(truth, self._device, data.label_of[chosen].tolist())
         adaptive = model.recipe.adaptive
         self._batch = 1 if adaptive else batch  # in a batch, the least mergeable window would limit all
         self._run = model.patch_scores if adaptive else Replayed(model.patch_scores)
-        self._confusions = Confusions(1 + len(VARIANTS), model.shape.classes, device)
+        self._confusions = Confusions(1 + len(VARIANTS), model.shape.classes, self._device)
         self._order: list[int] = []
         self.tokens: list[list[int]] = []
         """For adaptive merging: tokens after each block, for every pass on a clean image."""
 
     def add(self, part: np.ndarray) -> np.ndarray:
         """Label more images, and return the confusions (V, K, K) of all images so far."""
-        order = self._images.by_size(part)
-        self._order += order
+        variants, by_size = self._data.variants, defaultdict[tuple[Size, Size], list[int]](list)
+        for index in part.tolist():
+            by_size[self._sizes(index)].append(index)
+        order = [index for group in by_size.values() for index in group]
+        rows = torch.from_numpy(variants[order] + 1).to(self._device)
+        images = [partial(self.images.__getitem__, index) for index in order]
+        sizes = [self._sizes(index) for index in order]
         with recorded(self._model) if self._model.recipe.adaptive else nullcontext() as passes:
-            self._images.count(order, self._run, self._view, self._batch, self._confusions)
-        if passes is not None:
-            self.tokens += self._images.tokens(order, passes, self._view)
+            for some, predicted in labelled(self._run, images, sizes, self._view, self._batch):
+                truth = [self._truth[int(self._data.label_of[index])][..., 0] for index in order[some]]
+                self._confusions.add(torch.stack(truth), predicted, rows[some])
+        if passes is not None:  # one per window
+            clean = (variants[index] == CLEAN for index in order for _ in self._view.places(self._sizes(index)[0]))
+            self.tokens += [tokens for tokens, is_clean in zip(passes, clean, strict=True) if is_clean]
+        self._order += order
         return self._confusions.table()
+
+    def _sizes(self, index: int) -> tuple[Size, Size]:
+        """Return the size of an image and of its label."""
+        return self.images.shape(index)[:2], self._truth.shape(int(self._data.label_of[index]))[:2]
 
     def per_image(self) -> PerImage:
         """Return hits and unions of each image by class."""
         hits, union = self._confusions.by_class()
-        data = self._images.data
-        return PerImage(hits, union, data.variants[self._order], data.label_of[self._order])
+        return PerImage(hits, union, self._data.variants[self._order], self._data.label_of[self._order])

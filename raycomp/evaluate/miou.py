@@ -4,8 +4,9 @@
 Legend: B batch, K classes, H W pixels.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from raycomp.evaluate.labels import Place, averaged
+from raycomp.evaluate.robustness import measured_mean
 from raycomp.shape import Size, enlarged_to
 
 
@@ -26,17 +28,20 @@ class Accuracy(NamedTuple):
     """Mean mIoU over the corrupted variants."""
 
 
+def iou(hits: np.ndarray, union: np.ndarray) -> np.ndarray:
+    """Return hits / union, in [0, 1]; NaN for classes neither present nor predicted."""
+    return np.divide(hits, union, out=np.full(union.shape, np.nan), where=union > 0)
+
+
 def class_iou(matrix: np.ndarray) -> np.ndarray:
-    """Return the IoU of every class in [0, 1]; NaN for classes neither present nor predicted."""
+    """Return the `iou` of every class (K,) from a confusion matrix (K, K)."""
     hits = np.diag(matrix).astype(np.float64)
-    union = matrix.sum(0) + matrix.sum(1) - hits
-    return np.divide(hits, union, out=np.full(len(hits), np.nan), where=union > 0)
+    return iou(hits, matrix.sum(0) + matrix.sum(1) - hits)
 
 
 def miou(matrix: np.ndarray) -> float:
     """Return the mean IoU over classes present or predicted, in [0, 1]; NaN without labelled pixels."""
-    ious = class_iou(matrix)
-    return float(np.nanmean(ious)) if np.isfinite(ious).any() else float("nan")
+    return float(measured_mean(class_iou(matrix), axis=0))
 
 
 def anchors(side: int, window: int, stride: int) -> list[int]:
@@ -58,12 +63,11 @@ def first_window(images: Tensor, window: Size) -> Tensor:
     return enlarged(images, window)[..., : window[0], : window[1]]
 
 
-def windows(images: Tensor, window: Size, stride: int) -> Iterator[tuple[Place, Tensor]]:
-    """Yield the windows (B, C, height, width) of images (B, C, H, W) that are at least as large, and their places."""
-    for top in anchors(images.shape[-2], window[0], stride):
-        for left in anchors(images.shape[-1], window[1], stride):
-            place = (slice(top, top + window[0]), slice(left, left + window[1]))
-            yield place, images[(..., *place)]
+@cache
+def places(size: Size, window: Size, stride: int) -> tuple[Place, ...]:
+    """Return the places of the windows, row by row, in an image that is at least as large."""
+    starts = product(anchors(size[0], window[0], stride), anchors(size[1], window[1], stride))
+    return tuple((slice(top, top + window[0]), slice(left, left + window[1])) for top, left in starts)
 
 
 def sliding_logits(model: Callable[[Tensor], Tensor], images: Tensor, window: Size, stride: int) -> Tensor:
@@ -75,7 +79,7 @@ def sliding_logits(model: Callable[[Tensor], Tensor], images: Tensor, window: Si
     if images.shape[-2:] == window:
         return model(images)
     size = (images.shape[-2], images.shape[-1])
-    return averaged(((place, model(crop)) for place, crop in windows(images, window, stride)), size)
+    return averaged(((place, model(images[(..., *place)])) for place in places(size, window, stride)), size)
 
 
 def normalised(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...], dtype: torch.dtype) -> Tensor:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from raycomp.data.evalset import CLEAN
+from raycomp.evaluate.miou import iou
+from raycomp.evaluate.robustness import measured_mean
 
 
 @dataclass(frozen=True)
@@ -35,8 +37,8 @@ class PerImage:
     @classmethod
     def unpacked(cls, data: bytes) -> "PerImage":
         """Read what `packed` returned."""
-        with np.load(io.BytesIO(data)) as held:
-            return cls(*(held[name].astype(np.int64) for name in ("hits", "union", "variants", "sources")))
+        with np.load(io.BytesIO(data)) as arrays:
+            return cls(*(arrays[name].astype(np.int64) for name in ("hits", "union", "variants", "sources")))
 
     def accuracy(self) -> np.ndarray:
         """Return clean and corrupted mIoU (2,) of the images."""
@@ -57,20 +59,10 @@ class PerImage:
         for variant in np.unique(self.variants):
             members = self.variants == variant
             weights = times[:, source[members]]  # (R, I of the variant)
-            value = _miou(weights @ self.hits[members], weights @ self.union[members])
+            value = measured_mean(iou(weights @ self.hits[members], weights @ self.union[members]), axis=1)
             if variant == CLEAN:
                 clean = value
             else:
                 corrupted.append(value)
-        values = np.array(corrupted).reshape(len(corrupted), len(times))
-        finite = np.isfinite(values)
-        total = np.where(finite, values, 0).sum(0)
-        mean = np.divide(total, finite.sum(0), out=np.full(len(times), np.nan), where=finite.any(0))
+        mean = measured_mean(np.array(corrupted).reshape(len(corrupted), len(times)), axis=0)
         return np.stack([clean, mean], axis=1)
-
-
-def _miou(hits: np.ndarray, union: np.ndarray) -> np.ndarray:
-    """Average over the classes that occur, (R, K) -> (R,); NaN for a draw without images."""
-    iou = np.divide(hits, union, out=np.zeros_like(hits, dtype=np.float64), where=union > 0)
-    present = (union > 0).sum(1)
-    return np.divide(iou.sum(1), present, out=np.full(len(iou), np.nan), where=present > 0)

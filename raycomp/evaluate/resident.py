@@ -6,9 +6,7 @@ If they do not fit, each is copied when needed, asynchronously from pinned memor
 
 import weakref
 from collections.abc import Iterable
-from functools import cached_property
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,44 +19,27 @@ class Resident:
     """The images of a stack as uint8 tensors (H, W, channels) on a device; on the CPU, views of the stack."""
 
     def __init__(self, stack: Stack, device: torch.device) -> None:
-        self._pixels, self._shapes, self._device = stack.pixels, stack.shapes, device
-        self._held: dict[int, Tensor] = {}
-
-    @cached_property
-    def _ends(self) -> np.ndarray:
-        return self._shapes.prod(1).cumsum()
+        self._views, self._device = stack.views(), device
+        self._copied: dict[int, Tensor] = {}
 
     def __getitem__(self, index: int) -> Tensor:
-        if (held := self._held.get(index)) is not None:
-            return held
-        shape = self.shape(index)
-        end = int(self._ends[index])
-        image = torch.from_numpy(self._pixels[end - int(np.prod(shape)) : end].reshape(shape))
+        if (copied := self._copied.get(index)) is not None:
+            return copied
+        image = torch.from_numpy(self._views[index])
         if self._device.type == "cuda":
             image = image.pin_memory()
         return image.to(self._device, non_blocking=True)
 
     def shape(self, index: int) -> tuple[int, int, int]:
         """Return height, width and channels."""
-        height, width, channels = self._shapes[index].tolist()
+        height, width, channels = self._views[index].shape
         return height, width, channels
 
     def hold(self, indices: Iterable[int], limit: int) -> None:
-        """Copy images to the device, adjacent ones at once; copy none if they take more than `limit` bytes."""
-        missing = np.array(sorted(set(indices) - self._held.keys()), np.int64)
-        sizes = self._shapes[missing].prod(1)
-        if sizes.sum() > limit:
-            return
-        for run in np.split(missing, np.flatnonzero(np.diff(missing) != 1) + 1):
-            if len(run):
-                first, last = int(run[0]), int(run[-1])
-                start = int(self._ends[first] - self._shapes[first].prod())
-                pixels = torch.from_numpy(self._pixels[start : int(self._ends[last])]).to(self._device)
-                shapes = [self.shape(int(index)) for index in run]
-                parts = pixels.split([int(np.prod(shape)) for shape in shapes])
-                self._held |= {
-                    int(index): part.view(shape) for index, part, shape in zip(run, parts, shapes, strict=True)
-                }
+        """Copy images to the device; copy none if they take more than `limit` bytes."""
+        missing = sorted(set(indices) - self._copied.keys())
+        if sum(self._views[index].nbytes for index in missing) <= limit:
+            self._copied |= {index: torch.from_numpy(self._views[index]).to(self._device) for index in missing}
 
 
 _residents: dict[tuple[int, str], Resident] = {}

@@ -6,15 +6,14 @@ Legend: B windows in a batch, n windows in an image, K classes, h w grid of patc
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
-from itertools import groupby, islice, product
+from itertools import groupby, islice
 
 import torch
 from torch import Tensor
 
 from raycomp.data.samples import Mean
 from raycomp.evaluate.labels import Place, labels_of_windows
-from raycomp.evaluate.miou import anchors, enlarged, normalised
+from raycomp.evaluate.miou import enlarged, normalised, places
 from raycomp.models.pixels import Form
 from raycomp.shape import Size, enlarged_to
 
@@ -38,7 +37,7 @@ class View:
 
     def places(self, size: Size) -> tuple[Place, ...]:
         """Return the places of the windows in the enlarged image."""
-        return _places(self.input_size(size), self.window, self.stride)
+        return places(self.input_size(size), self.window, self.stride)
 
     def normalised(self, images: Tensor) -> Tensor:
         """Normalise images (B, H, W, 3) uint8 to model input (B, 3, H, W)."""
@@ -62,29 +61,13 @@ class View:
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
-@cache
-def _places(size: Size, window: Size, stride: int) -> tuple[Place, ...]:
-    starts = product(anchors(size[0], window[0], stride), anchors(size[1], window[1], stride))
-    return tuple((slice(top, top + window[0]), slice(left, left + window[1])) for top, left in starts)
-
-
-@dataclass(frozen=True)
-class Labelled:
-    """Consecutive images and their predicted labels."""
-
-    images: slice
-    """Indices of the images."""
-    labels: Tensor
-    """(images, height, width), uint8 or int64."""
-
-
 def labelled(
     run: Callable[[Tensor], Tensor],
     images: Sequence[Callable[[], Tensor]],
     sizes: Sequence[tuple[Size, Size]],
     view: View,
     batch: int,
-) -> Iterator[Labelled]:
+) -> Iterator[tuple[slice, Tensor]]:
     """Label images in order, adjacent images of equal size together.
 
     Args:
@@ -92,6 +75,9 @@ def labelled(
         images: each returns its pixels (H, W, 3) uint8.
         sizes: size of each image, and of its labels.
         batch: number of windows in a batch.
+
+    Yields:
+        The indices of consecutive images, and their labels (images, height, width), uint8 or int64.
     """
     windows = (window for image in images for window in view.windows(image()))
     left: Tensor | None = None  # scores of an image whose other windows are still to come
@@ -100,11 +86,11 @@ def labelled(
         scores = run(view.input(some))
         scores = scores if left is None else torch.cat([left, scores])
         for (size, label_size), group in groupby(_finished(sizes, done, view, len(scores))):
-            places, count = view.places(size), len(list(group))
-            done_scores, scores = scores.split([count * len(places), len(scores) - count * len(places)])
-            by_image = done_scores.unflatten(0, (count, len(places)))
-            labels = labels_of_windows(by_image, view.form, view.window, places, view.input_size(size), label_size)
-            yield Labelled(slice(done, done + count), labels)
+            at, count = view.places(size), len(list(group))
+            complete, scores = scores.split([count * len(at), len(scores) - count * len(at)])
+            by_image = complete.unflatten(0, (count, len(at)))
+            labels = labels_of_windows(by_image, view.form, view.window, at, view.input_size(size), label_size)
+            yield slice(done, done + count), labels
             done += count
         left = scores.clone() if len(scores) else None
 

@@ -28,10 +28,9 @@ class Moment:
 
 
 def watched(command: Sequence[str], nodes: int, idle: float, say: Callable[[str], None]) -> tuple[float, list[Moment]]:
-    """Run a job on at most `nodes` nodes.
+    """Run a job on at most `nodes` nodes, which are removed after `idle` seconds without work.
 
     Args:
-        idle: Seconds after which an idle node is removed.
         say: Called with a line whenever the number of nodes changes.
 
     Returns:
@@ -61,16 +60,16 @@ def watched(command: Sequence[str], nodes: int, idle: float, say: Callable[[str]
 
 def _moments(job: "subprocess.Popen[bytes]", began: float, idle: float) -> Iterator[Moment]:
     """Yield the state of the cluster until the job has ended and its nodes are removed."""
-    deadline = float("inf")
+    deadline: float | None = None
     while True:
         now = time.monotonic()
-        if job.poll() is not None and deadline == float("inf"):
+        if job.poll() is not None and deadline is None:
             deadline = now + 5 * idle + 30
         alive = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
         total = sum(node["Resources"]["CPU"] for node in alive)
         used = total - ray.available_resources().get("CPU", 0.0)
         yield Moment(now - began, len(alive), max(0, round(used)))
-        if job.poll() is not None and (not alive or now > deadline):
+        if deadline is not None and (not alive or now > deadline):
             yield Moment(now - began + _INTERVAL, len(alive), 0)
             return
         time.sleep(_INTERVAL)

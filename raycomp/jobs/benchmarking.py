@@ -7,13 +7,10 @@ import ray
 
 from raycomp import objectives
 from raycomp.benchmark.all_runs import BenchmarkInputs, find_operating_points, measure_runs, measure_speed
-from raycomp.benchmark.conditions import Condition, conditions
-from raycomp.benchmark.operating_points import OperatingPoint
-from raycomp.benchmark.timing import Timing
+from raycomp.benchmark.conditions import conditions
 from raycomp.cluster import placement
 from raycomp.cluster.saliency_task import saliency_by_worker
 from raycomp.context.calibration import cached_scores
-from raycomp.context.sweep_context import SweepContext
 from raycomp.errors import last_line
 from raycomp.jobs.session import Session
 from raycomp.report.benchmark_page import write_benchmark_page
@@ -36,9 +33,10 @@ def benchmark(session: Session, front: Sequence[Row] | None, criterion: Criterio
     config, say = session.config, session.say
     placement.announce(config, say, session.warn)
     with_policy = any(condition.needs_policy for condition in conditions(config.benchmark, with_found=False))
-    context = session.prepared(session.store.rows(), with_policy=with_policy, criterion=config.nvit.criterion)
-    steps = max(config.benchmark.recovery.steps, config.nvit.training_steps)
-    samples = preloaded(config, steps, say)
+    context = session.prepared(
+        session.store.rows(), timed=False, with_policy=with_policy, criterion=config.nvit.criterion
+    )
+    samples = preloaded(config, max(config.benchmark.recovery.steps, config.nvit.training_steps), say)
     drawn = None if samples is None else ray.put(samples)
     shared = BenchmarkInputs(ray.put(context), drawn, session.folder.resolve(), config)
     tracker = session.track(context.evalset.classes)
@@ -49,38 +47,23 @@ def benchmark(session: Session, front: Sequence[Row] | None, criterion: Criterio
         tracker.log(row)
         say(f"run {len(measured)}/{total}: {_line(row)}")
 
-    points = _points(session, shared, context, front, criterion)
+    scores = None
+    if front is not None and criterion is not None:
+        inputs = f"{context.checkpoint}-{context.evalset.fingerprint}"
+        scores = cached_scores(context.model, config, criterion, inputs, say, saliency_by_worker)
+    points = find_operating_points(shared, front, scores, context, say)
     measure_runs(shared, points, session.store, context, on_row)
-    timings = _timings(session, shared, points)
+    try:
+        timings = measure_speed(shared, points)
+    except ray.exceptions.RayError as error:  # for example too little memory for all models together
+        timings = []
+        say(f"no speeds: {last_line(error)}")
     session.leave()
     check_measured(measured)
     written = write_benchmark_page(session.folder, context, points, measured, timings)
     session.finish(None, finished=True)
     tracker.attach([session.folder / "sweep.yaml", *written])
     say(f"page:  {written[0]}\nrows:  {session.folder / 'trials'}/*.parquet")
-
-
-def _points(
-    session: Session,
-    shared: BenchmarkInputs,
-    context: SweepContext,
-    front: Sequence[Row] | None,
-    criterion: Criterion | None,
-) -> dict[Condition, OperatingPoint]:
-    if front is None or criterion is None:
-        return find_operating_points(shared, None, None, context, session.say)
-    inputs = f"{context.checkpoint}-{context.evalset.fingerprint}"
-    scores = cached_scores(context.model, session.config, criterion, inputs, session.say, saliency_by_worker)
-    return find_operating_points(shared, front, scores, context, session.say)
-
-
-def _timings(session: Session, shared: BenchmarkInputs, points: dict[Condition, OperatingPoint]) -> list[Timing]:
-    """Time all operating points; return none on failure, e.g. if all models together need too much memory."""
-    try:
-        return measure_speed(shared, points)
-    except ray.exceptions.RayError as error:
-        session.say(f"no speeds: {last_line(error)}")
-        return []
 
 
 def _line(row: Row) -> str:

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
-from raycomp.compress.nvit import nvit
 from raycomp.config import SweepConfig
-from raycomp.context.calibration import default_device, score
+from raycomp.context.calibration import default_device
 from raycomp.context.preparation import prepare_context
 from raycomp.errors import UserError
 from raycomp.evaluate.latency_table import LatencyTable, measure_latency
@@ -16,7 +15,7 @@ from raycomp.flops import gflops
 from raycomp.memory import keep_freed_memory
 from raycomp.models.segmenter import Segmenter
 from raycomp.recipe import Recipe, dense
-from raycomp.recover import retraining
+from raycomp.recover import pruned_by_nvit
 from raycomp.shape import Size
 from raycomp.training_loop import preloaded
 
@@ -44,7 +43,7 @@ def pruned(config: SweepConfig, share: float, by_latency: bool, say: Callable[[s
     """
     device = default_device()
     context = prepare_context(config, say, criterion=config.nvit.criterion)
-    shape, image = context.shape, config.data.window_for(context.shape)
+    shape, image = context.shape, context.window
     keep_freed_memory()
     table = None
     if by_latency or config.nvit.latency_weight:
@@ -54,16 +53,8 @@ def pruned(config: SweepConfig, share: float, by_latency: bool, say: Callable[[s
     def cost(recipe: Recipe) -> float:
         return table.latency_ms(recipe) if table is not None and by_latency else gflops(shape, recipe, image)
 
-    result = nvit(
-        context.model,
-        context.saliency,
-        lambda small: score(small, config, device, config.nvit.criterion),
-        share * cost(dense(shape)),
-        cost,
-        config.nvit,
-        table.latency_ms if table is not None else None,
-        retraining(context, preloaded(config, config.nvit.training_steps, say), device),
-    )
+    samples = preloaded(config, config.nvit.training_steps, say)
+    result = pruned_by_nvit(context, cost, share * cost(dense(shape)), device, table, samples)
     if not result.reached:
         minimum = result.cost / cost(dense(shape))
         raise UserError(f"NViT cannot reach {share:.0%} of dense: the minimum is {minimum:.0%}")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fine-tune the front of a finished sweep with the dense model as teacher, and measure it on the full set."""
+"""Fine-tune the front of a finished sweep, and measure it on the full set."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -11,8 +11,8 @@ from raycomp import objectives
 from raycomp.cluster import placement
 from raycomp.context.sweep_context import SweepContext
 from raycomp.jobs.session import Session
-from raycomp.refine.finetuning import RefineInputs
-from raycomp.refine.front import FrontTarget, front_targets, refine
+from raycomp.refine.finetuning import RefineInputs, Target
+from raycomp.refine.front import front_targets, refine
 from raycomp.report import tables
 from raycomp.report.plot import plot_front
 from raycomp.results.query import dense_row, final_front, refined_front
@@ -21,12 +21,12 @@ from raycomp.training_loop import TrainingProgress, preloaded
 
 
 def refine_front(session: Session, rows: Sequence[Row], top: int | None, ids: Sequence[str]) -> list[Row]:
-    """Fine-tune and measure the front's recipes, then print and plot them beside their results before.
+    """Fine-tune and measure the front's recipes, and print and plot them beside their earlier results.
 
     Args:
         rows: The rows of the sweep.
-        top: Limit of recipes; of a larger front, those that add most hypervolume.
-        ids: Prefixes of recipe ids; if given, only these recipes.
+        top: See `front_targets`.
+        ids: See `front_targets`.
 
     Raises:
         UserError: If the cluster has no room, no member of the front has a prefix, or a training diverges.
@@ -34,7 +34,6 @@ def refine_front(session: Session, rows: Sequence[Row], top: int | None, ids: Se
     config, store, say = session.config, session.store, session.say
     placement.check_room(config, session.warn)
     context = session.prepared([row for row in rows if row.stage != "benchmark"], open_store=False)
-    context = session.timed(context)
     targets = front_targets(rows, config.search.budget, config.refine.seeds, top, ids)
     inputs = _inputs(session, context)
     tracker = session.track(context.evalset.classes, rows)
@@ -99,12 +98,11 @@ def _progress(session: Session, models: int) -> Iterator[Callable[[int, Training
         yield on_step
 
 
-def _report(session: Session, targets: Sequence[FrontTarget], refined: Sequence[Row]) -> None:
+def _report(session: Session, targets: Sequence[Target], refined: Sequence[Row]) -> None:
     """Print and plot the refined recipes, and end the MLflow run."""
     before = list({target.row.recipe_id: target.row for target in targets}.values())
     rows, budget = session.store.rows(), session.config.search.budget
     session.console.print(tables.refined_table(before, list(refined), dense_row(rows, before[0].stage)))
-    plot_front(
-        rows, budget, f"{session.config.name}: front before and after refinement", session.folder / "refined.png"
-    )
+    title = f"{session.config.name}: front before and after refinement"
+    plot_front(rows, budget, title, session.folder / "refined.png")
     session.finish([*final_front(rows, budget), *refined_front(rows)], finished=True)

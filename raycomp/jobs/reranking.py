@@ -28,7 +28,7 @@ def rerank(session: Session, before: SweepView, proposals: Sequence[Proposal]) -
     config, folder, say = session.config, session.folder, session.say
     placement.announce(config, say, session.warn)
     done = session.store.rows()
-    context = session.timed(session.prepared(done))
+    context = session.prepared(done)
     samples = preloaded(config, config.recovery.steps, say)
     tracker = session.track(context.evalset.classes, done)
     source, count = ProposalList(proposals, done), len(proposals)
@@ -39,19 +39,20 @@ def rerank(session: Session, before: SweepView, proposals: Sequence[Proposal]) -
         tracker.log(row)
         say(f"recipe {count - source.remaining}/{count} measured: {line(row)}")
 
-    outcome = run_sweep(context, samples, session.store, source, on_row)
-    if not outcome.finished:
+    run_sweep(context, samples, session.store, source, on_row)
+    if not source.finished:
         raise KeyboardInterrupt
     session.leave()
-    view = SweepView(folder.name, config, outcome.rows)
+    rows = list(source.rows.values())
+    view = SweepView(folder.name, config, rows)
     timed = config.search.cost_metric == "latency"
     session.console.print(tables.front_table(view.comparisons, timed, origins(view.rows)))
-    for objective, rho in agreement(before.rows, outcome.rows).items():
-        say(f"{before.name} and this run rank {objective} alike: Spearman {rank_text(rho)}")
+    for objective, rho in agreement(before.rows, rows).items():
+        say(f"rank correlation of {objective} between {before.name} and this run: Spearman {rank_text(rho)}")
     page = folder / "report.html"
     write_sweep_page([view, before], page)
     session.store.finish()
-    session.finish(view.front, True, front_volume(view.front, outcome.rows))
+    session.finish(view.front, True, front_volume(view.front, rows))
     tracker.attach([page])
     say(f"rows:   {folder / 'trials'}/*.parquet\nreport: {page}")
-    return outcome.rows
+    return rows

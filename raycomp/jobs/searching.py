@@ -6,8 +6,6 @@ from contextlib import closing
 from dataclasses import replace
 
 from raycomp.cluster import placement
-from raycomp.context.sweep_context import SweepContext
-from raycomp.data.samples import Samples
 from raycomp.jobs.session import Session
 from raycomp.report import tables
 from raycomp.report.compare import rank_text
@@ -30,7 +28,7 @@ from raycomp.results.replica import Replica
 from raycomp.results.row import Row
 from raycomp.search.proposer import Proposer
 from raycomp.search.study_replica import StudyReplica, study_uri
-from raycomp.search.sweep import Outcome, run_sweep
+from raycomp.search.sweep import run_sweep
 from raycomp.space import Space
 from raycomp.storage import AnyPath
 from raycomp.training_loop import preloaded
@@ -50,10 +48,9 @@ def search(session: Session, study: str | None) -> tuple[SweepView, bool]:
     """
     config, before = session.config, session.store.rows()
     placement.announce(config, session.say, session.warn, "--gpus")
-    context = session.timed(session.prepared(before))
-    measurable = None if context.elastic is None else context.elastic.space
+    context = session.prepared(before)
     space = replace(Space.of(config, context.shape), latency=context.latency)
-    proposer = Proposer(space, config.search, before, measurable)
+    proposer = Proposer(space, config.search, before, None if context.elastic is None else context.elastic.space)
     if before:
         session.say(f"{session.folder}: {proposer.trials_done} of {config.search.trials} trials done, resuming")
     session.say(f"trials to run: {proposer.agenda}")
@@ -64,36 +61,29 @@ def search(session: Session, study: str | None) -> tuple[SweepView, bool]:
         replicas.append(StudyReplica(storage, config.name, proposer.space, session.warn))
         for row in before:
             replicas[-1].log(row)
-    with closing(proposer):  # which waits for the running ask: a stopped job completes its replicas first
-        outcome = _run(session, context, samples, proposer, replicas)
-        view = _finish(session, outcome, replicas[1:])
+    with closing(proposer):  # waits for the running ask, so complete the replicas before
+        with SweepProgress(proposer, session.console) as progress:
+
+            def on_row(row: Row) -> None:
+                for replica in replicas:
+                    replica.log(row)
+                progress.row(row)
+
+            run_sweep(context, samples, session.store, proposer, on_row)
+        view = _finish(session, proposer.finished, replicas[1:])
     _print(session, view)
     tracker.attach([session.folder / "sweep.yaml", *_draw(session, view, proposer.trials_done)])
-    return view, outcome.finished
+    return view, proposer.finished
 
 
-def _run(
-    session: Session, context: SweepContext, samples: Samples | None, proposer: Proposer, replicas: Sequence[Replica]
-) -> Outcome:
-    """Run the trials; replicas receive every row as it arrives."""
-    with SweepProgress(proposer, session.console) as progress:
-
-        def on_row(row: Row) -> None:
-            for replica in replicas:
-                replica.log(row)
-            progress.row(row)
-
-        return run_sweep(context, samples, session.store, proposer, on_row)
-
-
-def _finish(session: Session, outcome: Outcome, replicas: Sequence[Replica]) -> SweepView:
+def _finish(session: Session, finished: bool, replicas: Sequence[Replica]) -> SweepView:
     """Leave the cluster and complete the replicas, MLflow first, as a stopped Ray job has only seconds to end."""
-    if outcome.finished:
+    if finished:
         session.store.finish()
     session.leave()
     rows = session.store.rows()  # including those written while the sweep stopped
     members = final_front(rows, session.config.search.budget)
-    session.finish([*members, *refined_front(rows)], outcome.finished, front_volume(members, rows))
+    session.finish([*members, *refined_front(rows)], finished, front_volume(members, rows))
     for replica in replicas:
         replica.close()
     return SweepView(session.folder.name, session.config, rows)
@@ -106,11 +96,11 @@ def _print(session: Session, view: SweepView) -> None:
     if budgets := at_budgets(rows, config.search.baselines, config.search.budget):
         session.console.print(tables.budget_table(budgets, origins(rows)))
     for objective, rho in first_agreement(rows).items():
-        say(f"first images and search stage rank {objective} alike: Spearman {rank_text(rho)}")
+        say(f"rank correlation of {objective} between first images and search stage: Spearman {rank_text(rho)}")
     if stopped := sum(row.status == "stopped" for row in rows):
         say(f"{stopped} trials stopped after the first images, as they could not reach the front")
     for objective, rho in stage_agreement(rows).items():
-        say(f"search stage and full set rank {objective} alike: Spearman {rank_text(rho)}")
+        say(f"rank correlation of {objective} between search stage and full set: Spearman {rank_text(rho)}")
     say(comparability(config, final_stage(rows)))
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The session shared by all jobs on Ray: join the cluster, log rows to MLflow, and close both in every case."""
+"""The session of every job on Ray: join the cluster, log rows to MLflow, and close both in every case."""
 
 import os
 import sys
@@ -18,7 +18,7 @@ from raycomp.results.store import Store
 from raycomp.results.tracking import Tracker
 from raycomp.storage import AnyPath
 
-if TYPE_CHECKING:  # importing torch takes seconds; errors in input come first
+if TYPE_CHECKING:  # importing torch takes seconds, and errors in input are reported before
     from raycomp.context.sweep_context import SweepContext
 
 INTERRUPTED = 130
@@ -31,18 +31,15 @@ class Session:
     def __init__(self, config: SweepConfig, store: Store, uri: str, console: Console) -> None:
         self.config, self.store, self.uri, self.console = config, store, uri, console
         self._tracker: Tracker | None = None
-        self._ended = False
+        """The tracker of the active MLflow run."""
+        self.tracked = False
+        """Whether the MLflow run has started; it may have ended."""
         self._leaving: Thread | None = None
 
     @property
     def folder(self) -> AnyPath:
         """The results folder."""
         return self.store.folder
-
-    @property
-    def tracking(self) -> bool:
-        """Whether the MLflow run has started; it may have ended."""
-        return self._tracker is not None
 
     def say(self, line: str) -> None:
         """Print a line."""
@@ -52,17 +49,21 @@ class Session:
         """Print a line in yellow."""
         self.console.print(line, style="yellow", highlight=False, soft_wrap=True)
 
-    def prepared(self, rows: Sequence[Row], open_store: bool = True, **options: Any) -> "SweepContext":
+    def prepared(
+        self, rows: Sequence[Row], open_store: bool = True, timed: bool = True, **options: Any
+    ) -> "SweepContext":
         """Load the model and data, and open the results folder.
 
         Args:
             rows: Existing rows, which must belong to the same model and images.
             open_store: Whether to write the settings to the folder.
+            timed: Whether to add the latency table, from the folder or measured, if the cost metric is latency.
             options: Arguments of `prepare_context`.
 
         Raises:
             UserError: If checkpoint and data set do not fit together, or the rows were measured with others.
         """
+        from raycomp.cluster.latency_task import with_latency
         from raycomp.cluster.saliency_task import saliency_by_worker
         from raycomp.context.preparation import check_same, prepare_context
 
@@ -70,19 +71,13 @@ class Session:
         check_same(rows, context, self.folder)
         if open_store:
             self.store.open(self.config)
-        return context
-
-    def timed(self, context: "SweepContext") -> "SweepContext":
-        """Add the latency table if the cost metric is latency; measure it if the folder has none."""
-        if self.config.search.cost_metric != "latency":
-            return context
-        from raycomp.cluster.latency_task import with_latency
-
-        return with_latency(context, self.folder, self.say)
+        by_latency = timed and self.config.search.cost_metric == "latency"
+        return with_latency(context, self.folder, self.say) if by_latency else context
 
     def track(self, classes: Sequence[str], rows: Iterable[Row] = ()) -> Tracker:
         """Start the MLflow run and log existing rows."""
         self._tracker = tracker = Tracker(self.uri, self.folder, self.config, classes, self.warn)
+        self.tracked = True
         connection.stop_like_ctrl_c(tracker.killed)
         for row in rows:
             tracker.log(row)
@@ -90,21 +85,16 @@ class Session:
 
     def finish(self, front: Iterable[Row] | None, finished: bool, hypervolume: float | None = None) -> None:
         """End the MLflow run if it is active; see `Tracker.finish`."""
-        if self._tracker is not None and not self._ended:
-            self._ended = True
-            self._tracker.finish(front, finished, hypervolume)
+        tracker, self._tracker = self._tracker, None
+        if tracker is not None:
+            tracker.finish(front, finished, hypervolume)
 
-    def leave(self) -> None:
-        """Start leaving the cluster in a thread."""
+    def leave(self) -> Thread:
+        """Start leaving the cluster in a thread, or return the thread that does."""
         if self._leaving is None:
             self._leaving = Thread(target=connection.disconnect)
             self._leaving.start()
-
-    def wait_until_left(self) -> None:
-        """Leave the cluster and wait for it."""
-        self.leave()
-        if self._leaving is not None:
-            self._leaving.join()
+        return self._leaving
 
 
 def share_cores() -> None:
@@ -116,8 +106,7 @@ def share_cores() -> None:
 def session(config: SweepConfig, store: Store, uri: str, console: Console) -> Iterator[Session]:
     """Join the cluster for a block and leave it afterwards; an unfinished MLflow run is marked as killed.
 
-    If Ctrl-C or `ray job stop` ends the block after its MLflow run has started, exit with code 130. Measured rows are
-    kept.
+    If Ctrl-C or `ray job stop` ends the block after its MLflow run has started, exit with code 130.
 
     Args:
         uri: MLflow tracking URI.
@@ -127,7 +116,7 @@ def session(config: SweepConfig, store: Store, uri: str, console: Console) -> It
     try:
         yield job
     except KeyboardInterrupt:
-        if not job.tracking:
+        if not job.tracked:
             raise
         job.warn("interrupted: run the same command to resume")
         job.finish(None, finished=False)
@@ -136,6 +125,6 @@ def session(config: SweepConfig, store: Store, uri: str, console: Console) -> It
         job.finish(None, finished=False)
         raise
     finally:
-        job.wait_until_left()
+        job.leave().join()
         store.lock.drop()
         leave_memory_to_the_system()

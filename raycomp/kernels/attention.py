@@ -64,34 +64,16 @@ def _parts(width: int) -> tuple[int, int]:
     ]
 )  # fmt: skip
 def _attend(
-    query: tl.tensor,
-    key: tl.tensor,
-    value: tl.tensor,
-    log_size: tl.tensor | None,
-    out: tl.tensor,
-    query_image: int,
-    query_head: int,
-    query_token: int,
-    key_image: int,
-    key_head: int,
-    key_token: int,
-    value_image: int,
-    value_head: int,
-    value_token: int,
-    heads: int,
-    queries: int,
-    keys: int,
-    scale: float,
-    QK: tl.constexpr,
-    V: tl.constexpr,
-    FIRST_QK: tl.constexpr,
-    REST_QK: tl.constexpr,
-    FIRST_V: tl.constexpr,
-    REST_V: tl.constexpr,
-    STEP: tl.constexpr,
-    QUERIES: tl.constexpr,
-    KEYS: tl.constexpr,
-) -> None:
+    query: tl.tensor, key: tl.tensor, value: tl.tensor,
+    log_size: tl.tensor | None, out: tl.tensor,
+    query_image: int, query_head: int, query_token: int,
+    key_image: int, key_head: int, key_token: int,
+    value_image: int, value_head: int, value_token: int,
+    heads: int, queries: int, keys: int, scale: float,
+    QK: tl.constexpr, V: tl.constexpr, FIRST_QK: tl.constexpr, REST_QK: tl.constexpr,
+    FIRST_V: tl.constexpr, REST_V: tl.constexpr,
+    STEP: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr,
+) -> None:  # fmt: skip
     """Attend with one tile of one head's queries to all keys; strides are in units of STEP elements."""
     tiles = tl.cdiv(queries, QUERIES)
     turn, tile = tl.program_id(0) // tiles, tl.program_id(0) % tiles

@@ -32,16 +32,11 @@ def merge(x: Tensor, size: Tensor, index: Tensor, count: int) -> tuple[Tensor, T
 
 @triton.jit(do_not_specialize=["tokens", "count"])
 def _members(
-    index: tl.tensor,
-    size: tl.tensor,
-    members: tl.tensor,
-    starts: tl.tensor,
-    sizes: tl.tensor,
-    tokens: int,
-    count: int,
-    TOKENS: tl.constexpr,
-    OTHERS: tl.constexpr,
-) -> None:
+    index: tl.tensor, size: tl.tensor,
+    members: tl.tensor, starts: tl.tensor, sizes: tl.tensor,
+    tokens: int, count: int,
+    TOKENS: tl.constexpr, OTHERS: tl.constexpr,
+) -> None:  # fmt: skip
     """Sort tokens by position, then index, by counting predecessors; a position's first token adds its sizes."""
     image = tl.program_id(1).to(tl.int64)
     index += image * tokens
@@ -74,18 +69,12 @@ def _members(
 
 @triton.jit(do_not_specialize=["tokens", "count"])
 def _means(
-    x: tl.tensor,
-    size: tl.tensor,
-    members: tl.tensor,
-    starts: tl.tensor,
-    sizes: tl.tensor,
+    x: tl.tensor, size: tl.tensor,
+    members: tl.tensor, starts: tl.tensor, sizes: tl.tensor,
     merged: tl.tensor,
-    tokens: int,
-    count: int,
-    width: int,
-    POSITIONS: tl.constexpr,
-    WIDTH: tl.constexpr,
-) -> None:
+    tokens: int, count: int, width: int,
+    POSITIONS: tl.constexpr, WIDTH: tl.constexpr,
+) -> None:  # fmt: skip
     """Add the members of a tile of positions, one member per position at a time."""
     image = tl.program_id(1).to(tl.int64)
     position = tl.program_id(0) * POSITIONS + tl.arange(0, POSITIONS)

@@ -48,19 +48,11 @@ def pair_positions(best: Tensor, partner: Tensor, r: int, tokens: int, prefix: i
 
 @triton.jit(do_not_specialize=["heads", "tokens"])
 def _unit(
-    metric: tl.tensor,
-    unit: tl.tensor,
-    image_stride: int,
-    head_stride: int,
-    token_stride: int,
-    channel_stride: int,
-    heads: int,
-    tokens: int,
-    channels: int,
-    pitch: int,
-    ROWS: tl.constexpr,
-    WIDTH: tl.constexpr,
-) -> None:
+    metric: tl.tensor, unit: tl.tensor,
+    image_stride: int, head_stride: int, token_stride: int, channel_stride: int,
+    heads: int, tokens: int, channels: int, pitch: int,
+    ROWS: tl.constexpr, WIDTH: tl.constexpr,
+) -> None:  # fmt: skip
     """Average metric (B, H, N, C) over heads, round it to its dtype as torch does, and normalise it to length 1.
 
     Rows are padded with zeros up to the pitch.
@@ -87,17 +79,10 @@ def _unit(
 
 @triton.jit(do_not_specialize=["tokens", "source_specials", "destination_specials"])
 def _best(
-    unit: tl.tensor,
-    best: tl.tensor,
-    partner: tl.tensor,
-    tokens: int,
-    source_specials: int,
-    destination_specials: int,
-    PITCH: tl.constexpr,
-    SOURCES: tl.constexpr,
-    DESTINATIONS: tl.constexpr,
-    CHANNELS: tl.constexpr,
-) -> None:
+    unit: tl.tensor, best: tl.tensor, partner: tl.tensor,
+    tokens: int, source_specials: int, destination_specials: int,
+    PITCH: tl.constexpr, SOURCES: tl.constexpr, DESTINATIONS: tl.constexpr, CHANNELS: tl.constexpr,
+) -> None:  # fmt: skip
     """Find the highest cosine of each source in a tile, and its destination; ties go to the lower index.
 
     Three TF32 products replace one float32 product (a single one would make many scores tie). A number is split into
@@ -144,15 +129,10 @@ def _best(
 
 @triton.jit(do_not_specialize=["r", "sources", "tokens", "prefix"])
 def _positions(
-    best: tl.tensor,
-    partner: tl.tensor,
-    index: tl.tensor,
-    r: int,
-    sources: int,
-    tokens: int,
-    prefix: int,
+    best: tl.tensor, partner: tl.tensor, index: tl.tensor,
+    r: int, sources: int, tokens: int, prefix: int,
     BLOCK: tl.constexpr,
-) -> None:
+) -> None:  # fmt: skip
     """Find the r-th highest score bit by bit instead of sorting, and number the remaining tokens."""
     image = tl.program_id(0).to(tl.int64)
     source = tl.arange(0, BLOCK)

@@ -83,28 +83,13 @@ def _tiles(
     do_not_specialize=["classes", "rows", "columns", "window_height", "window_width", "height", "width", "patch"]
 )
 def _labels(
-    scores: tl.tensor,
-    tiles: tl.tensor,
-    labels: tl.tensor,
-    image_stride: int,
-    window_stride: int,
-    class_stride: int,
-    row_stride: int,
-    column_stride: int,
-    classes: int,
-    rows: int,
-    columns: int,
-    window_height: int,
-    window_width: int,
-    height: int,
-    width: int,
-    patch: int,
-    scale: float,
-    WINDOWS: tl.constexpr,
-    DOWN: tl.constexpr,
-    ACROSS: tl.constexpr,
-    SIDE: tl.constexpr,
-) -> None:
+    scores: tl.tensor, tiles: tl.tensor, labels: tl.tensor,
+    image_stride: int, window_stride: int, class_stride: int, row_stride: int, column_stride: int,
+    classes: int, rows: int, columns: int,
+    window_height: int, window_width: int, height: int, width: int,
+    patch: int, scale: float,
+    WINDOWS: tl.constexpr, DOWN: tl.constexpr, ACROSS: tl.constexpr, SIDE: tl.constexpr,
+) -> None:  # fmt: skip
     """Label one tile. Patch weights do not depend on the class, and are computed before the loop over classes."""
     image = tl.program_id(1).to(tl.int64)
     tiles += tl.program_id(0) * (2 + 3 * WINDOWS)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fine-tune one recipe on all workers with Ray Train: data-parallel, and resumed when a worker dies."""
+"""Fine-tune one recipe on all workers with Ray Train, data-parallel; the training resumes when a worker dies."""
 
 import logging
 import os
@@ -24,6 +24,7 @@ from raycomp.memory import keep_freed_memory
 from raycomp.models import checkpoints
 from raycomp.recipe import Recipe
 from raycomp.recover import recovered, trained_on
+from raycomp.results.row import Row
 from raycomp.settings.training import RefineConfig
 from raycomp.storage import AnyPath
 from raycomp.training_loop import TrainingProgress
@@ -35,8 +36,13 @@ _POLL = 0.5  # seconds between reads of the workers' reports
 class Target:
     """A recipe to fine-tune with a seed."""
 
-    recipe: Recipe
+    row: Row
+    """The row of the recipe on the front."""
     seed: int
+
+    @property
+    def recipe(self) -> Recipe:
+        return self.row.recipe
 
 
 @dataclass(frozen=True)
@@ -61,13 +67,13 @@ def model_path(inputs: RefineInputs, target: Target) -> AnyPath:
 
 
 def settings_text(config: RefineConfig) -> str:
-    """Describe the settings that distinguish two refined models of a recipe, for rows and files."""
+    """Describe the settings of the training, for rows and files."""
     train = config.train
     return f"{train.steps} steps, {train.optimizer}, lr {train.lr:g}, batch {train.batch}, distill {config.distill:g}"
 
 
 def is_refined(inputs: RefineInputs, target: Target) -> bool:
-    """Return whether the model exists, made with these settings from these weights."""
+    """Return whether the model exists and was trained with these settings from these weights."""
     path = model_path(inputs, target)
     if not path.is_file():
         return False
@@ -84,8 +90,7 @@ def refine_one(inputs: RefineInputs, target: Target, on_step: Callable[[Training
     if is_refined(inputs, target):
         return
     reports: Queue = Queue(actor_options={"num_cpus": 0})
-    resources = {"CPU": 1.0, **({"GPU": 1.0} if inputs.gpu else {})}
-    problems: list[BaseException] = []
+    errors: list[BaseException] = []
     message = ""
     with tempfile.TemporaryDirectory(prefix="raycomp-train-") as scratch:
         trainer = TorchTrainer(
@@ -93,7 +98,9 @@ def refine_one(inputs: RefineInputs, target: Target, on_step: Callable[[Training
             train_loop_config={"inputs": inputs, "target": target, "reports": reports},
             torch_config=TorchConfig(backend="nccl" if inputs.gpu else "gloo"),
             scaling_config=ScalingConfig(
-                num_workers=inputs.workers, use_gpu=inputs.gpu, resources_per_worker=resources
+                num_workers=inputs.workers,
+                use_gpu=inputs.gpu,
+                resources_per_worker={"CPU": 1.0, "GPU": float(inputs.gpu)},
             ),
             run_config=RunConfig(
                 name=target.recipe.id,
@@ -107,7 +114,7 @@ def refine_one(inputs: RefineInputs, target: Target, on_step: Callable[[Training
                 trainer.fit()
             except BaseException as error:  # reported by the waiting thread
                 logger.debug("refining %s", target.recipe.id, exc_info=True)
-                problems.append(error)
+                errors.append(error)
 
         thread = Thread(target=fit, daemon=True)
         thread.start()
@@ -118,8 +125,8 @@ def refine_one(inputs: RefineInputs, target: Target, on_step: Callable[[Training
     reports.shutdown()
     if message:
         raise UserError(message)
-    if problems or not is_refined(inputs, target):
-        reason = last_line(problems[0]) if problems else "no model was written"
+    if errors or not is_refined(inputs, target):
+        reason = last_line(errors[0]) if errors else "no model was written"
         raise UserError(f"refining {target.recipe.id} failed: {reason}; the same command resumes")
 
 
@@ -146,25 +153,19 @@ def _worker(config: dict[str, Any]) -> None:
     context: SweepContext = ray.get(inputs.context)
     samples = None if inputs.samples is None else ray.get(inputs.samples)
     first = get_context().get_world_rank() == 0
-
-    def report(at: TrainingProgress) -> None:
-        if first:
-            reports.put(at)
-
     try:
-        cpu = torch.device("cpu")
-        model = recovered(context, target.recipe, samples, cpu, inputs.folder)
+        model = recovered(context, target.recipe, samples, torch.device("cpu"), inputs.folder)
         train = inputs.config.train.model_copy(update={"seed": target.seed})
         state = inputs.folder / "states" / f"refined-{target.recipe.id}-seed{target.seed}.state"
+        report = reports.put if first else lambda _: None
         trained = trained_on(context, model, train, inputs.config.distill, samples, device, state, report)
         if first:
             checkpoints.save(trained, model_path(inputs, target), {"refined": _settings_of(inputs)})
             state.unlink(missing_ok=True)
-    except UserError as error:  # reported by every worker, as a retry would fail again
+    except UserError as error:  # not raised: a retry would fail again
         reports.put(str(error))
 
 
 def _settings_of(inputs: RefineInputs) -> str:
-    return (
-        f"{settings_text(inputs.config)}; {inputs.config.train.model_dump_json(exclude={'seed'})}; {inputs.fingerprint}"
-    )
+    train = inputs.config.train.model_dump_json(exclude={"seed"})
+    return f"{settings_text(inputs.config)}; {train}; {inputs.fingerprint}"

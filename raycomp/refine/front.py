@@ -2,18 +2,18 @@
 """Refine the front of a finished sweep: fine-tune its recipes one by one, then measure them all in parallel."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 
 import ray
 import torch
 
-from raycomp.cluster.connection import finished, prepare_worker, remote
+from raycomp.cluster.connection import finished, remote
 from raycomp.context.sweep_context import SweepContext
 from raycomp.deploy.model import load
 from raycomp.devices import device_name
 from raycomp.errors import UserError, last_line, nearest
-from raycomp.evaluate.measure import measure
 from raycomp.files import fetched
 from raycomp.refine.finetuning import RefineInputs, Target, model_path, refine_one, settings_text
 from raycomp.results.pareto import most_useful
@@ -22,27 +22,19 @@ from raycomp.results.row import Row
 from raycomp.results.store import Store
 from raycomp.search.proposal import Proposal
 from raycomp.search.rows import described, failed, git_commit, measured
-from raycomp.search.trial import shares_card
+from raycomp.search.trial import measured_in
 from raycomp.training_loop import TrainingProgress
 
 STAGE = "refined"
 
 
-@dataclass(frozen=True)
-class FrontTarget:
-    """A target and the row of its recipe on the front."""
-
-    target: Target
-    row: Row
-
-
 def front_targets(
     rows: Sequence[Row], budget_share: float, seeds: Sequence[int], top: int | None = None, ids: Sequence[str] = ()
-) -> list[FrontTarget]:
+) -> list[Target]:
     """Return the recipes of the front with every seed, cheapest first.
 
     Args:
-        top: Limit of recipes; of a larger front, those that add most hypervolume.
+        top: Maximum number of recipes; from a larger front, those that add most hypervolume.
         ids: Prefixes of recipe ids; if given, only these recipes.
 
     Raises:
@@ -53,19 +45,19 @@ def front_targets(
         return []
     members = [row.recipe_id for row in front]
     for prefix in ids:
-        if not any(recipe_id.startswith(prefix) for recipe_id in members):
+        if not any(member.startswith(prefix) for member in members):
             raise UserError(f"--recipes {prefix}: not on the front; {nearest(prefix, members)}")
     if ids:
         front = [row for row in front if row.recipe_id.startswith(tuple(ids))]
     chosen = most_useful(front, top or len(front), front[0].cost / front[0].cost_share)
-    return [FrontTarget(Target(row.recipe, seed), row) for row in chosen for seed in seeds]
+    return [Target(row, seed) for row in chosen for seed in seeds]
 
 
 def refine(
     inputs: RefineInputs,
     context: SweepContext,
     store: Store,
-    targets: Sequence[FrontTarget],
+    targets: Sequence[Target],
     on_step: Callable[[int, TrainingProgress], None],
     on_row: Callable[[Row], None],
 ) -> list[Row]:
@@ -79,22 +71,21 @@ def refine(
     done = {(row.recipe_id, row.seed): row for row in completed(store.rows(), STAGE) if row.operating_point == text}
     rows, waiting = [], {}
     task = remote(_measure, context.config, inputs.max_failures)
-    for index, (target, before) in enumerate((one.target, one.row) for one in targets):
+    for index, target in enumerate(targets):
         row = done.get((target.recipe.id, target.seed))
         if row is not None:
             rows.append(row)
             on_row(row)
             continue
-        refine_one(inputs, target, lambda at, index=index: on_step(index, at))  # type: ignore[misc]
-        started = datetime.now(UTC)
-        proposal = Proposal(index, STAGE, before.origin, before.label, target.recipe)
+        refine_one(inputs, target, partial(on_step, index))
+        proposal = Proposal(index, STAGE, target.row.origin, target.row.label, target.recipe)
         row = replace(
             described(context, proposal),
             seed=target.seed,
             operating_point=text,
             recovery=f"{context.config.recovery.mode}, refined",
             recovery_steps=inputs.config.train.steps,
-            started=started,
+            started=datetime.now(UTC),
             git_commit=git_commit(),
         )
         waiting[task.remote(inputs, target, row)] = row
@@ -109,15 +100,12 @@ def refine(
     return rows
 
 
-def _measure(inputs: RefineInputs, target: Target, row: Row) -> Row:
+def _measure(inputs: RefineInputs, target: Target, row: Row, device: torch.device) -> Row:
     """Measure in a Ray task and return the complete row."""
-    device, context = prepare_worker(), ray.get(inputs.context)
+    context = ray.get(inputs.context)
     with fetched(model_path(inputs, target)) as local:
         model = load(local)
-    config = context.config
-    result = measure(
-        model, context.evalset, "full", config.evaluation, config.data, device, timed=not shares_card(config)
-    )
+    result = measured_in(context, model, "full", device)
     return replace(
         measured(row, context, result),
         params=sum(p.numel() for p in model.parameters()),

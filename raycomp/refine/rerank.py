@@ -15,12 +15,12 @@ from raycomp.shape import ModelShape, Size
 
 
 def settings(name: str, sweep: SweepConfig, space: SweepConfig | None, split: str | None) -> SweepConfig:
-    """Return settings to measure the sweep elsewhere: those of another space, or its own with another data split.
+    """Return settings to measure a sweep elsewhere: those of another space, or of the sweep, and another data split.
 
-    The budget is the dense cost, since recipes may have another share of the dense cost there.
+    The budget is the dense cost, since recipes may cost a different share of it there.
     """
-    parts = [name, "-".join(part for part in (space.name if space else "", split) if part)]
-    config = (space or sweep).model_copy(update={"name": "-on-".join(parts)})
+    place = "-".join(filter(None, (space.name if space else "", split)))
+    config = (space or sweep).model_copy(update={"name": f"{name}-on-{place}"})
     config = config.changed("search", budget=1.0, baselines=sweep.search.baselines)
     if split is not None:
         config = config.changed("data", eval_split=split)
@@ -36,21 +36,19 @@ def proposals(rows: Sequence[Row], budget_share: float, shape: ModelShape, windo
     members = final_front(rows, budget_share)
     stage = members[0].stage if members else "full"
     baselines = [row for row in completed(rows, stage) if is_uniform_baseline(row.label)]
-    rows_of = {row.recipe_id: row for row in (*baselines, *members) if row.recipe_id != dense(shape).id}
-    recipes = [(row.recipe, row) for row in rows_of.values()]
-    result = [Proposal(0, "full", "reference", "dense", dense(shape))]
-    for recipe, _ in recipes:
+    chosen = {row.recipe_id: row for row in (*baselines, *members) if row.recipe_id != dense(shape).id}
+    for row in chosen.values():
         try:
-            check_fits(shape, recipe)
+            check_fits(shape, row.recipe)
         except UserError as error:
-            raise UserError(f"recipe {recipe.id} does not fit the other model: {error}") from None
-    for recipe, row in sorted(recipes, key=lambda one: -gflops(shape, one[0], window)):
-        result.append(Proposal(len(result), "full", row.origin, row.label, recipe))
-    return result
+            raise UserError(f"recipe {row.recipe_id} does not fit the other model: {error}") from None
+    expensive_first = sorted(chosen.values(), key=lambda row: -gflops(shape, row.recipe, window))
+    others = (Proposal(i, "full", row.origin, row.label, row.recipe) for i, row in enumerate(expensive_first, 1))
+    return [Proposal(0, "full", "reference", "dense", dense(shape)), *others]
 
 
 class ProposalList:
-    """A proposal source, like a search's proposer, for recipes chosen in advance."""
+    """A source of proposals that were chosen in advance."""
 
     def __init__(self, proposals: Sequence[Proposal], rows: Sequence[Row]) -> None:
         """`rows`: rows measured before; failed ones are measured again."""

@@ -27,15 +27,10 @@ def write_benchmark_page(
     rows: Sequence[Row],
     timings: Sequence[Timing],
 ) -> list[AnyPath]:
-    """Write `benchmark.md`, three figures and `speed.parquet` into the folder.
-
-    Returns:
-        The written files, the page first.
-    """
+    """Write the page, three figures and `speed.parquet` into the folder; return the files, the page first."""
     config, summaries = context.config, results(rows)
     title = f"{config.name}: {len(config.benchmark.methods)} methods at matched GFLOPs"
-    recovery = config.benchmark.recovery
-    seeds = sorted({row.seed for row in rows})
+    recovery, seeds = config.benchmark.recovery, sorted({row.seed for row in rows})
     notes = [
         f"Data: {config.data.dataset} {config.data.eval_split}, {config.evaluation.full.clean} clean images and "
         f"{config.evaluation.full.corrupted} images of each of the 80 corrupted variants; "
@@ -57,11 +52,8 @@ def write_benchmark_page(
         (condition for condition in points if condition.method == "dense" or condition.speedup == highest),
         key=lambda condition: list(TITLES).index(condition.method),
     )
-    kept = []
-    for condition in shown:
-        path = folder / "pictures" / f"{condition.slug}.npz"
-        if path.is_file():
-            kept.append((condition, Pictures.load(path)))
+    stored = [(condition, folder / "pictures" / f"{condition.slug}.npz") for condition in shown]
+    kept = [(condition, Pictures.load(path)) for condition, path in stored if path.is_file()]
     caption = f"{config.name} at {highest:g}x; red: errors (for compressed models, new ones); blue: corrected errors"
     if kept and kept[0][0].method == "dense":
         plot_scenes(scenes(context), kept, context.evalset.classes, caption, files[2])

@@ -3,19 +3,15 @@
 
 from collections.abc import Sequence
 
-import matplotlib
-
-matplotlib.use("Agg")  # no display on a cluster
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure as Canvas
 
 from raycomp.benchmark.conditions import TITLES, Condition
 from raycomp.benchmark.pictures import Pictures, Scene
 from raycomp.data.samples import IGNORE
-from raycomp.files import written
 from raycomp.report.benchmark_tables import Result
+from raycomp.report.drawing import finish, save
 from raycomp.report.segmentation import legend, painted
 from raycomp.storage import AnyPath
 
@@ -40,7 +36,7 @@ def plot_accuracy(results: Sequence[Result], title: str, path: AnyPath) -> None:
             )
         axes.set_ylabel(f"{name} mIoU (%)")
     panels[-1].set_xlabel("GFLOPs per image")
-    _finish(figure, panels, title, path)
+    finish(figure, panels, title, path)
 
 
 def plot_rank(results: Sequence[Result], width: int, title: str, path: AnyPath) -> None:
@@ -60,7 +56,7 @@ def plot_rank(results: Sequence[Result], width: int, title: str, path: AnyPath) 
     for axes in panels:
         axes.set_xlabel("GFLOPs per image")
         axes.set_ylim(bottom=0)
-    _finish(figure, panels, title, path)
+    finish(figure, panels, title, path)
 
 
 def plot_scenes(
@@ -72,8 +68,7 @@ def plot_scenes(
 ) -> None:
     """Plot Fig. 3: image and ground truth; then, per method, prediction, merged tokens, and errors that dense avoids.
 
-    Args:
-        kept: pictures of each method, dense first; all errors of dense are shown.
+    `kept` are the pictures of each method, dense first; all errors of dense are shown.
     """
     rows, columns = 3 * len(shown), 1 + len(kept)
     height, width = shown[0].label.shape
@@ -89,16 +84,16 @@ def plot_scenes(
         for column, (condition, pictures) in enumerate(kept, start=1):
             prediction = pictures.predictions[index]
             _picture(panels[top, column], painted(prediction), condition.label if index == 0 else "")
-            _picture(panels[top + 1, column], merged(scene.image, pictures.sources[index]), "")
+            _picture(panels[top + 1, column], merged(scene.image, pictures.sources[index]))
             errors = _errors(scene, prediction, None if column == 1 else dense[index])
-            _picture(panels[top + 2, column], errors, "")
+            _picture(panels[top + 2, column], errors)
             if column == 1:
                 for offset, name in enumerate(("prediction", "tokens", "errors")):
                     panels[top + offset, column].set_ylabel(name, fontsize=8)
     present = np.concatenate([scene.label.ravel() for scene in shown] + [one.predictions.ravel() for _, one in kept])
     legend(figure, present, classes, columns)
     figure.suptitle(title, x=0.01, ha="left", fontsize=10)
-    _save(figure, path)
+    save(figure, path)
 
 
 def merged(image: np.ndarray, source: np.ndarray) -> np.ndarray:
@@ -126,16 +121,13 @@ def _errors(scene: Scene, prediction: np.ndarray, dense: np.ndarray | None) -> n
     grey = scene.image.mean(2, keepdims=True).repeat(3, 2) * 0.5 + 90
     labelled = scene.label != IGNORE
     wrong = labelled & (prediction != scene.label)
-    if dense is None:
-        grey[wrong] = (214, 40, 57)
-    else:
-        dense_wrong = labelled & (dense != scene.label)
-        grey[wrong & ~dense_wrong] = (214, 40, 57)
-        grey[dense_wrong & ~wrong] = (29, 108, 200)
+    dense_wrong = np.zeros_like(wrong) if dense is None else labelled & (dense != scene.label)
+    grey[wrong & ~dense_wrong] = (214, 40, 57)
+    grey[dense_wrong & ~wrong] = (29, 108, 200)
     return grey.astype(np.uint8)
 
 
-def _picture(axes: Axes, image: np.ndarray, title: str) -> None:
+def _picture(axes: Axes, image: np.ndarray, title: str = "") -> None:
     axes.imshow(image, interpolation="nearest")
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
@@ -146,12 +138,10 @@ def _picture(axes: Axes, image: np.ndarray, title: str) -> None:
 def _curves(results: Sequence[Result]) -> list[tuple[str, list[Result]]]:
     """Return each method's results, cheapest first, ending with the dense model."""
     dense = [r for r in results if r.method == "dense"]
-    curves = []
-    for method in TITLES:
-        curve = sorted((r for r in results if r.method == method), key=lambda r: r.gflops)
-        if curve:
-            curves.append((method, curve if method == "dense" else [*curve, *dense]))
-    return curves[1:] + curves[:1] if dense else curves  # dense is drawn last, on top
+    compressed = [method for method in TITLES if method != "dense" and any(r.method == method for r in results)]
+    curves = [(name, sorted((r for r in results if r.method == name), key=lambda r: r.gflops)) for name in compressed]
+    curves = [(name, curve + dense) for name, curve in curves]
+    return [*curves, ("dense", dense)] if dense else curves  # dense is drawn on top
 
 
 def _style(method: str, line: bool = False) -> dict[str, object]:
@@ -161,19 +151,3 @@ def _style(method: str, line: bool = False) -> dict[str, object]:
         "ms": 13 if dense else 6, "lw": 0 if dense else 1.5, "zorder": 5 if dense else 2,
     }  # fmt: skip
     return style if line else style | {"capsize": 3}
-
-
-def _finish(figure: Canvas, panels: np.ndarray, title: str, path: AnyPath) -> None:
-    for axes in panels:
-        axes.grid(alpha=0.25)
-        axes.spines[["top", "right"]].set_visible(False)
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
-    figure.suptitle(title, x=0.01, ha="left")
-    _save(figure, path)
-
-
-def _save(figure: Canvas, path: AnyPath) -> None:
-    with written(path) as temporary:
-        figure.savefig(temporary, dpi=130, format="png")
-    plt.close(figure)

@@ -49,9 +49,8 @@ def results(rows: Iterable[Row]) -> list[Result]:
     for row in rows:
         if row.stage == STAGE and row.status == "complete":
             groups[row.label].append(row)
-    order = list(TITLES)
     summaries = [_result(label, group) for label, group in groups.items()]
-    return sorted(summaries, key=lambda r: (r.speedup, order.index(r.method)))
+    return sorted(summaries, key=lambda r: (r.speedup, list(TITLES).index(r.method)))
 
 
 def _result(label: str, group: Sequence[Row]) -> Result:
@@ -90,7 +89,8 @@ def table_1(summaries: Sequence[Result]) -> str:
         best = {name: max(getattr(r, name).mean for r in group) for name in ("clean", "noise")}
         for position, r in enumerate(group):
             name = "" if position else ("dense" if speedup == 1 else f"{speedup:g}x")
-            mious = [_bold(getattr(r, n).percent(), len(group) > 1 and getattr(r, n).mean == best[n]) for n in best]
+            figures = [(getattr(r, n), best[n]) for n in best]
+            mious = [f"**{f.percent()}**" if len(group) > 1 and f.mean == top else f.percent() for f, top in figures]
             cells = (name, TITLES[r.method], r.point, f"{r.gflops:.4g}", *mious, r.tokens)
             lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines)
@@ -104,14 +104,12 @@ def table_2(summaries: Sequence[Result], timings: Sequence[Timing]) -> str:
     ]
     by_label = {r.label: r for r in summaries}
     for timing in timings:
-        r = by_label.get(timing.label)
-        if r is None:
-            continue
-        lines.append(
-            f"| {timing.label} | {timing.flops_saved:.2f}x | {timing.speed_gained:.2f}x "
-            f"| {timing.speed_gained / timing.flops_saved:.2f} | {timing.images_per_second:.1f} "
-            f"| {100 * r.clean.mean:.2f} | {100 * r.noise.mean:.2f} |"
-        )
+        if r := by_label.get(timing.label):
+            lines.append(
+                f"| {timing.label} | {timing.flops_saved:.2f}x | {timing.speed_gained:.2f}x "
+                f"| {timing.speed_gained / timing.flops_saved:.2f} | {timing.images_per_second:.1f} "
+                f"| {100 * r.clean.mean:.2f} | {100 * r.noise.mean:.2f} |"
+            )
     return "\n".join(lines)
 
 
@@ -130,14 +128,9 @@ def corruption_table(summaries: Sequence[Result]) -> str:
     return "\n".join(lines)
 
 
-def _bold(text: str, best: bool) -> str:
-    return f"**{text}**" if best else text
-
-
 def page(title: str, notes: Sequence[str], rows: Sequence[Row], timings: Sequence[Timing]) -> str:
     """Return the comparison as a Markdown page; its figures lie beside it."""
-    summaries = results(rows)
-    missing = failures(rows)
+    summaries, missing = results(rows), failures(rows)
     where = timings[0].setting if timings else ""
     parts = [
         f"# {title}",

@@ -34,16 +34,12 @@ def choose(rows: Sequence[Row], limits: Limits) -> list[Row]:
     """Return the recipes within the limits, the best first: by accuracy if the cost is limited, else by cost.
 
     Accuracy is the mean of clean and corrupted mIoU, at the sweep's final stage. Dominated recipes are excluded
-    unless a class IoU is limited.
-
-    Raises:
-        UserError: if no recipe is within the limits; it names the limit and the nearest recipe.
+    unless a class IoU is limited. If no recipe is left, a UserError names the limit and the nearest recipe.
     """
     stage = final_stage(rows)
-    left = completed(rows, stage)
+    left, dense = completed(rows, stage), dense_row(rows, stage)
     if not left:
         raise UserError("the sweep has no complete trial yet")
-    dense = dense_row(rows, stage)
     tests = _tests(limits, left, dense)
     for text, excess in tests:
         passed = [row for row in left if excess(row) <= 0]
@@ -65,8 +61,7 @@ def _tests(limits: Limits, rows: Sequence[Row], dense: Row | None) -> list[tuple
         maximum = limits.gflops
         tests.append((f"at most {maximum:g} GFLOPs", lambda row: present(row.gflops) - maximum))
     if limits.share is not None:
-        share = limits.share
-        metric = "time" if any(row.timed for row in rows) else "GFLOPs"
+        share, metric = limits.share, "time" if any(row.timed for row in rows) else "GFLOPs"
         tests.append((f"at most {share:.3g} of the dense {metric}", lambda row: row.cost_share - share))
     for objective, drop in ((CLEAN, limits.drop), (CORRUPTED, limits.corrupted_drop)):
         if drop is None:
@@ -97,5 +92,5 @@ def _figures(row: Row, dense: Row | None, limits: Limits, names: Sequence[str]) 
     figures = (f"{one.text(one.value(row))} {one.short}" for one in objectives.measured())
     text = f"{row.gflops:.4g} GFLOPs ({row.gflops_share:.1%}), {' and '.join(figures)}"
     if dense is not None:
-        text += f" ({objectives.changes(row, [one.value(dense) for one in objectives.measured()], 2)})"
+        text += f" ({objectives.changes(row, dense, 2)})"
     return text + "".join(f", {name} {row.class_iou[names.index(name)]:.3f}" for name in limits.class_iou)

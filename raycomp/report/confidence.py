@@ -36,11 +36,7 @@ class Confidence:
 
 
 def confidence(members: Sequence[Row]) -> dict[str, Confidence]:
-    """Return the confidence of each member by recipe id, without members whose rows have no counts per image.
-
-    Args:
-        members: rows of one stage of one sweep.
-    """
+    """Return the confidence of rows of one stage by recipe id, without rows that have no counts per image."""
     rows = sorted((row for row in members if row.per_image), key=lambda row: row.cost)
     images = {row.recipe_id: PerImage.unpacked(present(row.per_image)) for row in rows}
     figures = {name: one.accuracy() for name, one in images.items()}

@@ -1,19 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Plots of a sweep: clean and corrupted accuracy against cost, with front and baselines; and speed against FLOPs."""
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from operator import gt, lt
+from statistics import fmean
 from typing import TYPE_CHECKING
 
-import matplotlib
-
-matplotlib.use("Agg")  # no display on a cluster
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
 from raycomp import objectives
-from raycomp.files import written
 from raycomp.objectives import COST, Objective
+from raycomp.report.drawing import finish, save, style
 from raycomp.results.query import baseline_curve, completed, dense_row, final_front, refined_rows, uniform_baselines_of
 from raycomp.results.row import Row
 from raycomp.storage import AnyPath
@@ -30,20 +28,12 @@ def plot_front(rows: Sequence[Row], budget_share: float, title: str, path: AnyPa
     """Plot the measured objectives against the cost, side by side, into a PNG."""
     measured = objectives.measured()
     size = (5.5 * len(measured), 4.6)
-    figure, grid = plt.subplots(1, len(measured), figsize=size, sharex=True, layout="constrained", squeeze=False)
-    panels = grid[0]
+    figure, panels = plt.subplots(1, len(measured), figsize=size, sharex=True, layout="constrained", squeeze=False)
     unit = "predicted milliseconds per batch" if any(row.timed for row in rows) else "GFLOPs per image"
-    for axes, objective in zip(panels, measured, strict=True):
+    for axes, objective in zip(panels[0], measured, strict=True):
         _panel(axes, rows, budget_share, objective)
         axes.set(xlabel=unit, ylabel=objective.axis)
-        axes.grid(alpha=0.25)
-        axes.spines[["top", "right"]].set_visible(False)
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
-    figure.suptitle(title, x=0.01, ha="left")
-    with written(path) as temporary:
-        figure.savefig(temporary, dpi=130, format="png")
-    plt.close(figure)
+    finish(figure, panels[0], title, path)
 
 
 def _panel(axes: Axes, rows: Sequence[Row], budget_share: float, objective: Objective) -> None:
@@ -62,11 +52,9 @@ def _panel(axes: Axes, rows: Sequence[Row], budget_share: float, objective: Obje
         axes.scatter(*_xy([dense], objective), marker="*", s=170, color="black", label="dense", zorder=4)
         axes.axhline(objective.scaled(dense), color="black", lw=0.7, ls=":", zorder=0)
     if refined := refined_rows(rows):
-        ids = sorted({row.recipe_id for row in refined}, key=lambda i: _mean(refined, i, COST.value))
-        x, y = ([_mean(refined, i, value) for i in ids] for value in (COST.value, objective.value))
-        axes.plot(
-            x, [objective.factor * v for v in y], color=_REFINED, marker="o", ms=6, lw=1.5, label="refined", zorder=6
-        )
+        seeds = [[row for row in refined if row.recipe_id == one] for one in {row.recipe_id for row in refined}]
+        means = sorted((fmean(map(COST.value, rows)), fmean(map(objective.scaled, rows))) for rows in seeds)
+        axes.plot(*zip(*means, strict=True), color=_REFINED, marker="o", ms=6, lw=1.5, label="refined", zorder=6)
     if objective.maximised:
         best = [objective.scaled(row) for row in (*members, *([] if dense is None else [dense]))]
         axes.set_ylim(bottom=axis_bottom(best))
@@ -83,12 +71,9 @@ def plot_speed(speeds: "Sequence[Speed]", title: str, path: AnyPath) -> None:
         axes.plot([s.saved for s in line], [s.gained for s in line], marker="o", ms=5, label=label)
     axes.set(xlabel="dense GFLOPs / recipe GFLOPs", ylabel="dense time / recipe time")
     axes.set_title(title, loc="left", fontsize=10)
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
-    with written(path) as temporary:
-        figure.savefig(temporary, dpi=130, format="png")
-    plt.close(figure)
+    style(axes)
+    save(figure, path)
 
 
 def axis_bottom(best: Sequence[float]) -> float:
@@ -96,19 +81,12 @@ def axis_bottom(best: Sequence[float]) -> float:
     return max(0.0, min(best) - 0.4 * (max(best) - min(best)) - 1) if best else 0.0
 
 
-def _mean(rows: Sequence[Row], recipe_id: str, value: Callable[[Row], float]) -> float:
-    """Return the mean over the seeds of a recipe."""
-    values = [float(value(row)) for row in rows if row.recipe_id == recipe_id]
-    return sum(values) / len(values)
-
-
 def _staircase(members: Sequence[Row], objective: Objective) -> list[Row]:
-    """Return the members that are best in this objective among those of at most their cost."""
-    best, steps = -math.inf, []
+    """Return the members that are better in this objective than all cheaper ones."""
+    steps: list[Row] = []
+    better = gt if objective.maximised else lt
     for row in members:
-        value = objective.value(row) if objective.maximised else -objective.value(row)
-        if value > best:
-            best = value
+        if not steps or better(objective.value(row), objective.value(steps[-1])):
             steps.append(row)
     return steps
 

@@ -24,11 +24,10 @@ class SweepProgress:
     def __init__(self, proposer: Proposer, console: Console) -> None:
         self._proposer, self._console = proposer, console
         self._live = Live(console=console, refresh_per_second=4, transient=False) if console.is_terminal else None
-        self._failed, self._stopped, self._measured = 0, 0, len(proposer.search_rows())
+        self._statuses, self._measured = Counter[str](), len(proposer.search_rows())
         self._front = front(proposer.search_rows())
         self._origins = Counter(row.origin for row in proposer.rows.values() if row.stage == "search")
-        self._stage = ""
-        self._stage_rows = 0
+        self._stage, self._stage_rows = "", 0
         self._stage_first = 0.0  # time of the stage's first row; the time before it says nothing about the pace
 
     def __enter__(self) -> Self:
@@ -48,8 +47,7 @@ class SweepProgress:
         if row.stage != self._stage:
             self._stage, self._stage_rows, self._stage_first = row.stage, 0, time.monotonic()
         self._stage_rows += 1
-        self._failed += row.status == "failed"
-        self._stopped += row.status == "stopped"
+        self._statuses[row.status] += 1
         self._origins[row.origin] += row.stage == "search"
         if row.stage == "search" and row.status == "complete" and row.origin != "reference":
             self._measured += 1
@@ -69,13 +67,14 @@ class SweepProgress:
         left = self._proposer.remaining
         if row.stage == "full":
             return f"full set: {row.family} {row.cost_share:.0%} done, {left} left{self._time_left(left)}"
+        lost = f"stopped {self._statuses['stopped']}, failed {self._statuses['failed']}"
+        last = objectives.both(row, 1) if row.status == "complete" else row.status
         return (
             f"trial {self._proposer.trials_done}/{self._proposer.config.trials}"
-            f" | measured {self._measured}, stopped {self._stopped}, failed {self._failed}, on front {len(self._front)}"
+            f" | measured {self._measured}, {lost}, on front {len(self._front)}"
             f" | {counted(self._origins['baseline'])}, {self._origins['proposed']} proposed"
             f" | hypervolume {hypervolume(self._front, self._proposer.dense_cost):.4f}"
-            f" | last {row.cost_share:.0%}: {_miou(row)} | {left} left"
-            f"{self._time_left(left)}"
+            f" | last {row.cost_share:.0%}: {last} | {left} left{self._time_left(left)}"
         )
 
     def _time_left(self, left: int) -> str:
@@ -83,9 +82,3 @@ class SweepProgress:
         if self._stage_rows < 3:
             return ""
         return f", about {duration(left * (time.monotonic() - self._stage_first) / (self._stage_rows - 1))}"
-
-
-def _miou(row: Row) -> str:
-    if row.status != "complete":
-        return str(row.status)
-    return objectives.both(row, 1)

@@ -69,24 +69,18 @@ def departures(config: SweepConfig, stage: str = "full") -> list[str]:
     window = data.window or (config.model.shape.image if config.model.shape is not None else None)
     stride = data.stride or (min(window) if window is not None else None)
     size = 1024 if data.short_side is None and data.dataset == "cityscapes" else data.short_side  # the stored size
+    splits, images, side, square, strides = protocol
+    shape = "" if window is None else f"{window[0]}x{window[1]}"
     reasons = {
         f"the figures are of the {stage} stage": stage == "search",
-        f"the split is {data.eval_split}, not {protocol.split[0]}": data.eval_split not in protocol.split,
-        f"clean mIoU is of {full.clean} images, not {protocol.images}": full.clean < protocol.images,
-        f"corrupted mIoU is of {full.corrupted} images per variant, not {protocol.images}": (
-            full.corrupted < protocol.images
-        ),
+        f"the split is {data.eval_split}, not {splits[0]}": data.eval_split not in splits,
+        f"clean mIoU is of {full.clean} images, not {images}": full.clean < images,
+        f"corrupted mIoU is of {full.corrupted} images per variant, not {images}": full.corrupted < images,
         "corrupted mIoU does not cover all severities": set(full.severities) != set(SEVERITIES),
         "labels are resized (evaluation.at)": config.evaluation.at == "resized" and data.short_side is not None,
-        f"the short side of images is {size or 'not the same for all images'}, not {protocol.short_side}": (
-            size != protocol.short_side
-        ),
-        f"windows are {window and 'x'.join(map(str, window))}, not {protocol.window}x{protocol.window}": (
-            window is not None and window != (protocol.window, protocol.window)
-        ),
-        f"windows are {stride} pixels apart, not {protocol.strides[0]}": (
-            stride is not None and stride not in protocol.strides
-        ),
+        f"the short side of images is {size or 'not the same for all images'}, not {side}": size != side,
+        f"windows are {shape}, not {square}x{square}": window not in (None, (square, square)),
+        f"windows are {stride} pixels apart, not {strides[0]}": stride not in (None, *strides),
     }
     return [reason for reason, applies in reasons.items() if applies]
 

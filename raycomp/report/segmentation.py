@@ -4,16 +4,13 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")  # no display on a cluster
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from raycomp.data.samples import IGNORE
-from raycomp.files import written
+from raycomp.report.drawing import save
 
 _PALETTE = (np.array([plt.get_cmap("tab20")(i % 20)[:3] for i in range(256)]) * 255).astype(np.uint8)
 _PALETTE[IGNORE] = 0
@@ -44,6 +41,4 @@ def draw(image: np.ndarray, predicted: np.ndarray, classes: Sequence[str], path:
         axes.imshow(picture, interpolation="nearest")
         axes.axis("off")
     legend(figure, predicted, classes, 8)
-    with written(path) as temporary:
-        figure.savefig(temporary, dpi=110, format="png")
-    plt.close(figure)
+    save(figure, path, dpi=110)

@@ -27,28 +27,19 @@ class Status:
     writer: str
     """Process that writes to it; empty if none does."""
 
-    @property
-    def recency(self) -> float:
-        """Sort key: timestamp of the latest row, 0 without rows."""
-        return 0.0 if self.last is None else self.last.timestamp()
-
 
 def status_of(store: Store) -> Status:
-    """Read the status of a sweep.
-
-    Raises:
-        UserError: if the folder holds no sweep.
-    """
+    """Read the status of a sweep; raise a UserError if the folder holds none."""
     view, writer = SweepView.read(store), store.lock.holder()
     full = completed(view.rows, "full")
     ends = [end for row in view.rows if (end := row.ended) is not None]
-    wanted = view.config.search.trials
-    measured = len(view.trials) >= wanted and len(full) > 1  # older sweeps have no mark
+    planned = view.config.search.trials
+    measured = len(view.trials) >= planned and len(full) > 1  # older sweeps are not marked as finished
     return Status(
         sweep=view.name,
         state="running" if writer else "finished" if store.is_finished or measured else "interrupted",
         trials=len(view.trials),
-        wanted=wanted,
+        wanted=planned,
         failed=sum(row.status == "failed" for row in view.rows),
         full=len(full),
         front=len(view.front),

@@ -23,17 +23,18 @@ class SweepView:
 
     @classmethod
     def read(cls, store: Store) -> "SweepView":
-        """Read a sweep from its folder.
-
-        Raises:
-            UserError: for a folder without a sweep, or a file without rows.
-        """
+        """Read a sweep from its folder; raise a UserError if it holds none, or a file is unreadable."""
         return cls(store.folder.name, store.config(), store.rows())
 
     @property
     def share(self) -> float:
         """The budget, relative to the dense cost."""
         return self.config.search.budget
+
+    @cached_property
+    def timed(self) -> bool:
+        """Whether latency is the cost metric of any row."""
+        return any(row.timed for row in self.rows)
 
     @cached_property
     def front(self) -> list[Row]:
@@ -79,11 +80,6 @@ class SweepView:
     def hypervolume(self) -> float | None:
         """Return the hypervolume after all trials; None without trials or a dense row."""
         return self.hypervolumes[-1] if self.hypervolumes else None
-
-
-def named(row: Row) -> str:
-    """Return the name of a row beside its recipe id."""
-    return row.label or row.family
 
 
 def difference(first: SweepView, other: SweepView) -> str:

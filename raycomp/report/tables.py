@@ -32,27 +32,26 @@ _PLAIN_WIDTH = 1000  # columns if the output is not a terminal; all tables fit
 
 
 def console(aside: bool = False) -> Console:
-    """Return a console that does not fold tables to 80 columns when its output goes to a file.
-
-    Args:
-        aside: write to stderr, for messages beside JSON.
-    """
-    plain = partial(Console, stderr=aside, markup=False, emoji=False)  # a path such as a[b]:c: is printed unchanged
+    """Return a console, on stderr if `aside`, that does not fold tables to 80 columns when it writes to a file."""
+    # without markup and emoji, it prints a path such as a[b]:c: unchanged
+    plain = partial(Console, stderr=aside, markup=False, emoji=False, highlight=False)
     terminal = plain()
     return terminal if terminal.is_terminal else plain(width=_PLAIN_WIDTH)
 
 
-def front_table(comparisons: Sequence[Comparison], in_time: bool, of: Origins) -> FittedTable:
-    """Return one line per front member; gains are points of the measured objectives.
+def say(line: str, aside: bool = False, style: str = "") -> None:
+    """Print a line without wrapping it, on stderr if `aside`."""
+    console(aside).print(line, style=style, soft_wrap=True)
 
-    Args:
-        in_time: whether latency is the cost metric, which does not follow from an empty front.
-        of: number of recipes that the front was chosen from.
+
+def front_table(comparisons: Sequence[Comparison], in_time: bool, of: Origins) -> FittedTable:
+    """Return one line per front member; gains are points. `of` counts the recipes that the front was chosen from.
+
+    `in_time` says whether latency is the cost metric, which does not follow from an empty front.
     """
-    equal = "equal time" if in_time else "equal GFLOPs"
-    by = _stage([item.row for item in comparisons])
-    gains = f"gains in points, {objectives.shorts()}, over dense and uniform baselines at {equal}"
-    title = f"Pareto front{by}: mIoU in %; {gains}"
+    equal = "time" if in_time else "GFLOPs"
+    gains = f"gains in points, {objectives.shorts()}, over dense and uniform baselines at equal {equal}"
+    title = f"Pareto front{_stage([item.row for item in comparisons])}: mIoU in %; {gains}"
     confident = any(item.confidence is not None for item in comparisons)
     kinds = tuple(comparisons[0].baselines) if comparisons else uniform_baselines()
     versus = [Column(f"vs {kind.removeprefix('uniform ')}", under="vs dense") for kind in kinds]
@@ -60,22 +59,17 @@ def front_table(comparisons: Sequence[Comparison], in_time: bool, of: Origins) -
     if in_time:
         costs += [Column("ms", under="GFLOPs"), Column("of dense", under="GFLOPs")]
     columns = [*_NAMED, *costs, *_measured(), Column("vs dense"), *versus, *([_AS_GOOD] if confident else [])]
-    empty = "" if comparisons else "no recipe within the budget has been measured"
-    notes = (str(of), _INTERVALS if confident else "", empty)
-    table = FittedTable(title, columns, "\n".join(filter(None, notes)))
+    notes = [str(of), *([_INTERVALS] if confident else [])]
+    notes += [] if comparisons else ["no recipe within the budget has been measured"]
+    table = FittedTable(title, columns, "\n".join(notes))
     for item in comparisons:
         row = item.row
         table.add_row(
-            row.recipe_id,
-            row.label or row.family,
-            f"{row.gflops:.4f}",
-            f"{row.gflops_share:.1%}",
+            row.recipe_id, row.kind, f"{row.gflops:.4f}", f"{row.gflops_share:.1%}",
             *((f"{row.predicted_ms:.3g}", f"{row.predicted_share:.1%}") if in_time else ()),
-            *_with_intervals(row, item.confidence),
-            _points(item.dense),
-            *(_points(item.baselines[kind]) for kind in kinds),
-            *([_tie(item.confidence)] if confident else []),
-        )
+            *_with_intervals(row, item.confidence), _points(item.dense),
+            *(_points(item.baselines[kind]) for kind in kinds), *([_tie(item.confidence)] if confident else []),
+        )  # fmt: skip
     return table
 
 
@@ -162,12 +156,7 @@ def picked_table(
     order: str,
     confidences: Mapping[str, Confidence],
 ) -> FittedTable:
-    """Return the picked recipe and the next best.
-
-    Args:
-        classes: indices of the classes whose IoU was limited.
-        confidences: confidence intervals by recipe id.
-    """
+    """Return the picked recipe and the next best, with the IoU of each class whose index is given."""
     in_time = any(row.timed for row in rows)
     costs = Column("ms" if in_time else "GFLOPs"), Column("of dense", under="ms" if in_time else "GFLOPs")
     by_class = [Column(name, under=next(iter(classes))) for name in classes]
@@ -175,11 +164,11 @@ def picked_table(
     title = f"{order} first: mIoU in %{_stage(rows)}, points against dense"
     table = FittedTable(title, columns, _INTERVALS if confidences else "")
     for row in rows:
-        change = "" if dense is None else objectives.changes(row, [one.value(dense) for one in objectives.measured()])
+        change = "" if dense is None else objectives.changes(row, dense)
         confidence = confidences.get(row.recipe_id)
         ious = [f"{row.class_iou[index]:.3f}" for index in classes.values()]
         table.add_row(
-            row.recipe_id, row.label or row.family, f"{row.cost:.4g}", f"{row.cost_share:.1%}",
+            row.recipe_id, row.kind, f"{row.cost:.4g}", f"{row.cost_share:.1%}",
             *_with_intervals(row, confidence), change, *ious,
             *([_tie(confidence)] if confidences else []), style="bold" if row is rows[0] else "",
         )  # fmt: skip
@@ -195,13 +184,9 @@ def sweeps_table(sweeps: "Sequence[SweepView]") -> FittedTable:
     table = FittedTable(title, [Column("sweep", text=True), *numbers, *best_at])
     for sweep in sweeps:
         best = at_budgets(sweep.rows, shares, sweep.share)
-        counts = (
-            str(len(sweep.trials)),
-            str(origins(sweep.rows).proposed),
-            str(len(sweep.front)),
-            "" if (volume := sweep.hypervolume()) is None else f"{volume:.4f}",
-        )
-        table.add_row(sweep.name, *counts, *(_both(at.best) for at in best))
+        counts = len(sweep.trials), origins(sweep.rows).proposed, len(sweep.front)
+        volume = "" if (value := sweep.hypervolume()) is None else f"{value:.4f}"
+        table.add_row(sweep.name, *map(str, counts), volume, *(_both(at.best) for at in best))
     return table
 
 
@@ -236,7 +221,7 @@ def plan_table(config: SweepConfig, plan: "Plan", gflops: float, store: Store) -
     training = f"; training costs as much as {plan.trained:,} windows" if plan.trained else ""
     images = _range(f"{plan.images_least:,}", f"{plan.images:,}")
     table.add_row("images to evaluate", f"{images}{windows}{training}")
-    table.add_row("time", f"{hours} of model time on one such {plan.device} ({passes})")
+    table.add_row("time", f"{hours} of model time on one {plan.device} ({passes})")
     table.add_row("results", str(store.folder))
     return table
 

@@ -21,9 +21,7 @@ _ARTIFACT_COLUMNS = {"experiments": "artifact_location", "runs": "artifact_uri",
 
 def sqlite_uri(file: Path) -> str:
     """Return the URI of a SQLite file; its path may contain any characters."""
-    escaped = str(file)
-    for character in "%?#":  # SQLAlchemy needs no other character escaped
-        escaped = escaped.replace(character, f"%{ord(character):02X}")
+    escaped = "".join(f"%{ord(sign):02X}" if sign in "%?#" else sign for sign in str(file))  # all that SQLAlchemy needs
     driver = "" if escaped == str(file) else "+pysqlite"  # without it, MLflow creates a folder of the escaped name
     return f"sqlite{driver}:///{escaped}"
 
@@ -73,16 +71,15 @@ def opened(client: "MlflowClient", uri: str, warn: Callable[[str], None]) -> str
     """Return the experiment's id; create it if it does not exist. Artifacts lie beside a SQLite file."""
     file = sqlite_file(uri)
     artifacts = None if file is None else (file.parent / _ARTIFACTS).resolve().as_uri()
-    experiment = active(client)
-    if experiment is not None:
+    if (experiment := active(client)) is not None:
         if file is not None and artifacts is not None:
             _move(file, experiment, artifacts)
         return str(experiment.experiment_id)
     if (deleted := client.get_experiment_by_name(_NAME)) is not None:
-        aside = f"{_NAME}-deleted-{deleted.experiment_id}"
-        client.restore_experiment(deleted.experiment_id)  # a deleted experiment cannot be renamed
-        client.rename_experiment(deleted.experiment_id, aside)
-        client.delete_experiment(deleted.experiment_id)
+        key, aside = deleted.experiment_id, f"{_NAME}-deleted-{deleted.experiment_id}"
+        client.restore_experiment(key)  # a deleted experiment cannot be renamed
+        client.rename_experiment(key, aside)
+        client.delete_experiment(key)
         warn(f"MLflow's experiment {_NAME} was deleted: renamed to {aside}; this sweep's rows go into a new experiment")
     return str(client.create_experiment(_NAME, artifacts))
 

@@ -34,29 +34,23 @@ class Lock:
 
     def __init__(self, folder: AnyPath) -> None:
         self._folder = folder
-        self._file: TextIO | None = None
-        self._lease: _Lease | None = None
+        self._held: TextIO | _Lease | None = None
 
     def take(self) -> None:
-        """Keep other jobs out of the folder.
-
-        Raises:
-            UserError: if another job holds it.
-        """
-        if self._file is None and isinstance(self._folder, Path):
-            self._file = self._flocked(self._folder / _NAME)
-        elif self._lease is None and isinstance(self._folder, ObjectPath):
-            self._lease = self._leased(self._folder / _NAME)
+        """Keep other jobs out of the folder; raise a UserError if another job holds the lock."""
+        if self._held is None:
+            path = self._folder / _NAME
+            self._held = self._flocked(path) if isinstance(path, Path) else self._leased(path)
 
     def holder(self) -> str:
         """Return the process that holds the lock, empty if none does.
 
         For a lease, return the last holder that did not end it, unless that process is known to be dead.
         """
-        if isinstance(self._folder, ObjectPath):
-            held = _holder(self._folder / _NAME)
-            return "" if not held or _dead(held) else str(held["who"])
         path = self._folder / _NAME
+        if isinstance(path, ObjectPath):
+            holder = _holder(path)
+            return "" if not holder or _dead(holder) else str(holder["who"])
         if not path.exists():
             return ""
         with path.open() as file:
@@ -68,32 +62,29 @@ class Lock:
 
     def lost(self) -> bool:
         """Return whether another job took the lease over because this one could not renew it in time."""
-        return self._lease is not None and self._lease.lost
+        return isinstance(self._held, _Lease) and self._held.lost
 
     def drop(self) -> None:
         """Release the lock."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-        if self._lease is not None:
-            self._lease.end()
-            self._lease = None
+        if self._held is not None:
+            self._held.close()
+            self._held = None
 
     def _flocked(self, path: Path) -> TextIO:
-        held, until = path.open("a+"), time.monotonic() + _INSPECTED
+        file, until = path.open("a+"), time.monotonic() + _INSPECTED
         while True:
             try:
-                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
                 if time.monotonic() > until:
-                    held.seek(0)
-                    raise self._refusal(held.read()) from None
+                    file.seek(0)
+                    raise self._refusal(file.read()) from None
                 time.sleep(0.05)
-        held.truncate(0)
-        held.write(_who())
-        held.flush()
-        return held
+        file.truncate(0)
+        file.write(_who())
+        file.flush()
+        return file
 
     def _leased(self, path: ObjectPath) -> "_Lease":
         before = _holder(path)
@@ -108,13 +99,12 @@ class Lock:
         time.sleep(1)  # if two jobs take over at once, the later write wins
         if lease.taken():
             raise self._refusal(str(_holder(path).get("who")))
-        lease.start()
+        lease.thread.start()
         return lease
 
     def _refusal(self, who: str) -> UserError:
-        return UserError(
-            f"results folder {self._folder}: {who or 'another job'} is writing to it; wait, or choose another --name"
-        )
+        who = who or "another job"
+        return UserError(f"results folder {self._folder}: {who} is writing to it; wait, or choose another --name")
 
 
 class _Lease:
@@ -123,25 +113,22 @@ class _Lease:
     def __init__(self, path: ObjectPath) -> None:
         self._path, self._id, self._count = path, uuid.uuid4().hex, 0
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
+        self.thread = threading.Thread(target=self._renew, name="lease", daemon=True)
         self.lost = False
 
     def write(self) -> None:
-        held = {"who": _who(), "host": socket.gethostname(), "process": os.getpid(), "id": self._id}
         self._count += 1
-        self._path.write_bytes(json.dumps(held | {"count": self._count}).encode())
+        holder = {"who": _who(), "host": socket.gethostname(), "process": os.getpid(), "id": self._id}
+        self._path.write_bytes(json.dumps(holder | {"count": self._count}).encode())
 
     def taken(self) -> bool:
         """Return whether another job holds the lease."""
         holder = _holder(self._path)
         return bool(holder) and holder["id"] != self._id
 
-    def start(self) -> None:
-        self._thread.start()
-
-    def end(self) -> None:
+    def close(self) -> None:
         self._ended.set()
-        self._thread.join()
+        self.thread.join()
         if not self.lost:
             self._path.unlink(missing_ok=True)
 
@@ -162,20 +149,20 @@ def _who() -> str:
 
 def _holder(path: ObjectPath) -> dict[str, object]:
     try:
-        holder: dict[str, object] = json.loads(path.read_bytes())
+        return dict(json.loads(path.read_bytes()))
     except (FileNotFoundError, ValueError):
         return {}
-    return holder
 
 
 def _dead(holder: dict[str, object]) -> bool:
     """Return whether the holder was a process of this machine that has ended."""
     if holder.get("host") != socket.gethostname():
         return False
+    process = int(str(holder["process"]))
     try:
-        os.kill(int(str(holder["process"])), 0)
+        os.kill(process, 0)
     except ProcessLookupError:
         return True
     except PermissionError:
         return False
-    return int(str(holder["process"])) == os.getpid()  # the system reused the process id
+    return process == os.getpid()  # the system reused the process id

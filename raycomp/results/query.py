@@ -64,11 +64,9 @@ def uniform_baselines(title: str = METHODS[SpaceConfig().merge].title) -> tuple[
 def uniform_baselines_of(rows: Iterable[Row]) -> tuple[str, str, str]:
     """Return the kinds of uniform baselines of a sweep; of the default merge method if no baseline merges."""
     merging = {kind_of(row.label) for row in rows if is_uniform_baseline(row.label)} - {UNIFORM_PRUNING}
-    return (
-        uniform_baselines(min(merging).removeprefix(UNIFORM_BOTH).removeprefix(UNIFORM))
-        if merging
-        else uniform_baselines()
-    )
+    if not merging:
+        return uniform_baselines()
+    return uniform_baselines(min(merging).removeprefix(UNIFORM_BOTH).removeprefix(UNIFORM))
 
 
 def is_uniform_baseline(label: str) -> bool:
@@ -122,17 +120,14 @@ def front_volume(members: Sequence[Row], rows: Sequence[Row]) -> float | None:
 def refined_rows(rows: Iterable[Row]) -> list[Row]:
     """Return the complete rows of refined recipes: for each, all seeds of its latest training."""
     refined = [row for row in rows if row.stage == "refined"]
-    latest = {row.recipe_id: row.operating_point for row in sorted(refined, key=_began)}
+    in_order = sorted(refined, key=lambda row: row.started.timestamp() if row.started else 0.0)
+    latest = {row.recipe_id: row.operating_point for row in in_order}
     return [row for row in completed(refined, "refined") if row.operating_point == latest[row.recipe_id]]
 
 
 def refined_front(rows: Iterable[Row]) -> list[Row]:
     """Return the front of the refined rows."""
     return front(refined_rows(rows))
-
-
-def _began(row: Row) -> float:
-    return row.started.timestamp() if row.started else 0.0
 
 
 def baseline_curve(rows: Sequence[Row], stage: str, kind: str) -> list[Row]:
@@ -156,7 +151,7 @@ def at_budgets(rows: Sequence[Row], shares: Sequence[float], budget_share: float
     }
     result, kinds = [], uniform_baselines_of(rows)
     for share in sorted(shares, reverse=True):
-        affordable = [row for row in members if row.cost_share <= share]
+        affordable = (row for row in members if row.cost_share <= share)
         best = max(affordable, key=objectives.mean_accuracy, default=None)
         result.append(AtBudget(share, best, {kind: measured.get((f"{kind} {share:.0%}", share)) for kind in kinds}))
     return result
@@ -175,22 +170,13 @@ def class_names(rows: Sequence[Row]) -> list[str]:
 
 
 def check_measured(rows: Sequence[Row]) -> None:
-    """Check that the dense model and at least one other recipe were measured.
-
-    Raises:
-        UserError: with the number of failures and the first error.
-    """
-    failed = [row for row in rows if row.status == "failed"]
-    if dense := next((row for row in failed if row.is_dense), None):
-        raise UserError(f"the dense model could not be measured: {_first_error(dense)}")
-    others = [row for row in rows if not row.is_dense]
-    if others and len(failed) == len(others):
-        count, first = f"{len(failed)} of {len(others)}", _first_error(failed[0])
-        raise UserError(f"no recipe could be measured ({count} failed); first error: {first}")
-
-
-def _first_error(row: Row) -> str:
-    return first_line(row.error or "unknown error")
+    """Raise a UserError if the dense model, or every other recipe, could not be measured."""
+    errors = [(row.is_dense, first_line(row.error or "unknown error")) for row in rows if row.status == "failed"]
+    if dense := next((error for is_dense, error in errors if is_dense), None):
+        raise UserError(f"the dense model could not be measured: {dense}")
+    count = sum(not row.is_dense for row in rows)
+    if count and len(errors) == count:
+        raise UserError(f"no recipe could be measured ({count} of {count} failed); first error: {errors[0][1]}")
 
 
 def first_agreement(rows: Sequence[Row]) -> dict[str, float]:
@@ -199,36 +185,30 @@ def first_agreement(rows: Sequence[Row]) -> dict[str, float]:
     staged = [row for row in completed(rows, "search") if all(one.has_first(row) for one in early)]
     if len(staged) < 3:
         return {}
-    return {
-        one.name: spearman([one.first_value(row) for row in staged], [one.value(row) for row in staged])
-        for one in early
-    }
+    return {one.name: spearman(map(one.first_value, staged), map(one.value, staged)) for one in early}
 
 
 def stage_agreement(rows: Sequence[Row]) -> dict[str, float]:
     """Return the Spearman correlation of each objective between the search and full stages."""
-    return _agreement(completed(rows, "search"), completed(rows, "full"))
+    return agreement(rows, rows, "search")
 
 
-def agreement(before: Sequence[Row], after: Sequence[Row]) -> dict[str, float]:
-    """Return the Spearman correlation of each objective between the full stages of two sweeps."""
-    return _agreement(completed(before, "full"), completed(after, "full"))
+def agreement(before: Sequence[Row], after: Sequence[Row], stage: str = "full") -> dict[str, float]:
+    """Return the Spearman correlation of each objective between a stage of one sweep and the full stage of another.
 
-
-def _agreement(before: Sequence[Row], after: Sequence[Row]) -> dict[str, float]:
-    """Correlate the recipes that both have; empty for fewer than three."""
-    first = {row.recipe_id: row for row in before}
-    pairs = [(first[row.recipe_id], row) for row in after if row.recipe_id in first]
+    It covers the recipes that both have; the result is empty for fewer than three.
+    """
+    first = {row.recipe_id: row for row in completed(before, stage)}
+    pairs = [(first[row.recipe_id], row) for row in completed(after, "full") if row.recipe_id in first]
     if len(pairs) < 3:
         return {}
-    return {
-        one.name: spearman([one.value(row) for row, _ in pairs], [one.value(row) for _, row in pairs])
-        for one in objectives.measured()
-    }
+    earlier, later = zip(*pairs, strict=True)
+    return {one.name: spearman(map(one.value, earlier), map(one.value, later)) for one in objectives.measured()}
 
 
-def spearman(a: Sequence[float], b: Sequence[float]) -> float:
+def spearman(first: Iterable[float], second: Iterable[float]) -> float:
     """Return Spearman's rank correlation; NaN if all values on one side are equal."""
     from scipy.stats import spearmanr
 
+    a, b = list(first), list(second)
     return math.nan if len(set(a)) == 1 or len(set(b)) == 1 else float(spearmanr(a, b).statistic)

@@ -33,7 +33,7 @@ _ARROW: dict[object, pa.DataType] = {
 
 
 class Extra(NamedTuple):
-    """Value of a column that a newer version added."""
+    """A column that a newer version added, and its value."""
 
     field: pa.Field
     value: object
@@ -50,13 +50,11 @@ class Row:
     number: Annotated[int, "position of the trial in proposal order, from 0"] = 0
     stage: Annotated[str, "search: every trial, on few images; full, refined, benchmark: the full evaluation set"]
     origin: Annotated[
-        str,
-        "reference: the dense model; baseline: matched by hand; proposed: by the sampler; benchmark: the method",
+        str, "reference: the dense model; baseline: matched by hand; proposed: by the sampler; benchmark: the method"
     ] = ""
     label: Annotated[str, "name of the baseline, for example 'uniform ToMe 50%'; empty for proposals"] = ""
     operating_point: Annotated[
-        str | None,
-        "benchmark: strength of the method in the paper's terms; refined: training settings",
+        str | None, "benchmark: strength of the method in the paper's terms; refined: training settings"
     ] = None
     target_gflops: Annotated[float | None, "benchmark: GFLOPs that the method was matched to"] = None
     recovery: Annotated[str, "how accuracy was recovered after compression: none, elastic, or finetune"] = ""
@@ -76,8 +74,7 @@ class Row:
     gflops: Annotated[float | None, "GFLOPs per image, counted as fvcore counts"] = None
     gflops_share: Annotated[float | None, "gflops relative to the dense model"] = None
     predicted_ms: Annotated[
-        float | None,
-        "time of a batch by the latency table; null unless latency is the sweep's cost metric",
+        float | None, "time of a batch by the latency table; null unless latency is the sweep's cost metric"
     ] = None
     predicted_share: Annotated[float | None, "predicted_ms relative to the dense model"] = None
     gflops_encoder: Annotated[float | None, "GFLOPs of the patch embedding and all encoder blocks"] = None
@@ -86,8 +83,7 @@ class Row:
     clean_miou: Annotated[float | None, "mIoU on clean images, 0 to 1"] = None
     corrupted_miou: Annotated[float | None, "mIoU_noise = mPC: mean over types and severities, 0 to 1"] = None
     early_clean_miou: Annotated[
-        float | None,
-        "clean_miou on the first images of the search stage; null without evaluation.early_stopping",
+        float | None, "clean_miou on the first images of the search stage; null without evaluation.early_stopping"
     ] = None
     early_corrupted_miou: Annotated[float | None, "corrupted_miou on the first images"] = None
     rpc: Annotated[float | None, "corrupted_miou / clean_miou"] = None
@@ -97,17 +93,14 @@ class Row:
     class_iou: Annotated[Sequence[float], "clean IoU of each class; NaN for a class that does not occur"] = ()
     classes: Annotated[Sequence[str], "names of the classes"] = ()
     per_image: Annotated[
-        bytes | None,
-        "full evaluation: pixel counts of each image by class, a NumPy archive (evaluate/per_image.py)",
+        bytes | None, "full evaluation: pixel counts of each image by class, a NumPy archive (evaluate/per_image.py)"
     ] = None
-    effective_rank: Annotated[
-        float | None,
-        "erank / min(tokens, width) of the encoder's output, mean over images",
-    ] = None
+    effective_rank: Annotated[float | None, "erank / min(tokens, width) of the encoder's output, mean over images"] = (
+        None
+    )
     effective_rank_std: Annotated[float | None, "standard deviation of the effective rank over images"] = None
     latency_ms: Annotated[
-        float | None,
-        "median latency at batch 1 while other trials run; null if trials share a GPU",
+        float | None, "median latency at batch 1 while other trials run; null if trials share a GPU"
     ] = None
     throughput: Annotated[float | None, "images per second at `batch`, while other trials run"] = None
     device: Annotated[str | None, "device of the measurement: cpu, or the GPU's name"] = None
@@ -116,10 +109,7 @@ class Row:
     threads: Annotated[int, "torch threads of the measurement"] = 0
     images: Annotated[int | None, "number of images measured"] = None
     seed: Annotated[int, "seed of the sweep; benchmark: of the recovery", pa.int64()] = 0
-    checkpoint: Annotated[
-        str,
-        "hash of the dense checkpoint, and of the elastic one if recipes are cut from it",
-    ] = ""
+    checkpoint: Annotated[str, "hash of the dense checkpoint, and of the elastic one if recipes are cut from it"] = ""
     dataset: Annotated[str, "name of the data set"] = ""
     evalset: Annotated[str, "hash of the evaluation images"] = ""
     started: Annotated[datetime | None, "start of the trial"] = None
@@ -153,6 +143,11 @@ class Row:
         return present(self.predicted_share if self.timed else self.gflops_share)
 
     @property
+    def kind(self) -> str:
+        """Name in tables: the label of a baseline, the family of other recipes."""
+        return self.label or self.family
+
+    @property
     def is_dense(self) -> bool:
         """Whether the row measures the dense model, the reference for all others."""
         return self.origin in ("reference", "dense")
@@ -178,11 +173,7 @@ class Row:
 
 
 def present(value: T | None) -> T:
-    """Return a value that every complete row has.
-
-    Raises:
-        ValueError: if it is None.
-    """
+    """Return a value that every complete row has; raise a ValueError if it is None."""
     if value is None:
         raise ValueError("a complete row lacks a value that it must have")
     return value
@@ -194,7 +185,7 @@ def searched(stage: str, recipe_id: str) -> str:
 
 
 def _column(name: str, hint: Any) -> pa.Field:
-    """Return the Arrow field of an annotated field."""
+    """Return the Arrow field of a dataclass field."""
     python, doc, *arrow = get_args(hint)
     kind = python if get_origin(python) is Sequence else next(t for t in (*get_args(python), python) if t != NoneType)
     return pa.field(name, arrow[0] if arrow else _ARROW[kind], metadata={"doc": doc})

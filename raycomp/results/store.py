@@ -8,8 +8,9 @@ takes precedence over it.
 
 import os
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +39,7 @@ _READERS = 16  # files read in parallel, because object storage answers in tens 
 def sweep_folder(results: str, name: str) -> AnyPath:
     """Return the folder of a sweep within the results, a folder or a URI.
 
-    Raises:
-        UserError: for a name that leads out of the results, or an unknown kind of URI.
+    Raise a UserError for a name that leads out of the results, or an unknown kind of URI.
     """
     if not re.fullmatch(NAME, name):
         raise UserError(f"sweep name {name!r}: use only letters, digits, '.', '_', '-'; start with a letter or digit")
@@ -57,29 +57,23 @@ class Store:
         self._warned_of_columns, self._warned_of_fields = False, False
 
     def check(self, config: SweepConfig) -> None:
-        """Check that the folder is writable and holds no other sweep; lock an existing sweep.
+        """Raise a UserError if the folder is not writable or holds another sweep; lock an existing sweep.
 
         The number of trials may grow. Other differences would mix measurements that cannot be compared.
-
-        Raises:
-            UserError: if the folder is not writable, holds another sweep, or is locked by another job.
         """
         if isinstance(self.folder, Path):
             existing = next(folder for folder in (self.folder, *self.folder.parents) if folder.exists())
             if not existing.is_dir() or not os.access(existing, os.W_OK):
                 raise UserError(f"results folder {self.folder}: not writable, because of {existing}")
-        path = self.folder / _CONFIG
-        try:
-            if path.is_file():
+        with self._writing():
+            if (self.folder / _CONFIG).is_file():
                 self._check_same(config.model_dump(mode="json"))
                 self.lock.take()
-        except OSError as error:
-            raise self._unwritable(error) from None
 
     def open(self, config: SweepConfig) -> None:
         """Create the folder or resume its sweep, and lock it; raises what `check` raises."""
         self.check(config)
-        try:
+        with self._writing():
             (self.folder / _TRIALS).mkdir(parents=True, exist_ok=True)
             self.lock.take()
             for left in self.folder.glob(f"{_TRIALS}/.*.tmp"):  # from a process killed during a write
@@ -87,69 +81,47 @@ class Store:
             text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
             write_bytes(self.folder / _CONFIG, text.encode())
             (self.folder / _FINISHED).unlink(missing_ok=True)
-        except OSError as error:
-            raise self._unwritable(error) from None
 
     def finish(self) -> None:
-        """Mark the sweep as finished until it is opened again.
-
-        Raises:
-            UserError: if the mark cannot be written.
-        """
-        try:
+        """Mark the sweep as finished until it is opened again; raises what `write` raises."""
+        with self._writing():
             write_bytes(self.folder / _FINISHED, b"")
-        except OSError as error:
-            raise self._unwritable(error) from None
 
     @property
     def is_finished(self) -> bool:
         """Whether the sweep is marked as finished."""
         return (self.folder / _FINISHED).is_file()
 
-    def _unwritable(self, error: OSError) -> UserError:
-        reason = error.strerror or first_line(error)
-        return UserError(f"results folder {self.folder}: not writable ({reason})")
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            reason = error.strerror or first_line(error)
+            raise UserError(f"results folder {self.folder}: not writable ({reason})") from None
 
     def _check_same(self, ours: dict[str, object]) -> None:
         theirs = self.config().model_dump(mode="json")  # fields newer than the sweep take their defaults
-        difference = _difference(_fixed_settings(theirs), _fixed_settings(ours))
-        if difference is not None:
+        if difference := _difference(_fixed_settings(theirs), _fixed_settings(ours)):
             field, before, now = difference
             raise UserError(
                 f"results folder {self.folder}: its sweep has {field} {before!r}, now {now!r}; choose another --name"
             )
 
     def write(self, row: Row) -> None:
-        """Write one row atomically.
-
-        Raises:
-            UserError: if it cannot be written, for example because the disk is full.
-        """
-        try:
+        """Write one row atomically; raise a UserError if that fails, for example because the disk is full."""
+        with self._writing():
             write_bytes(self._path(row.identity), _parquet([row]))
-        except OSError as error:
-            raise self._unwritable(error) from None
 
     def read(self, stage: str, recipe_id: str) -> Row | None:
         """Return the row of a trial, or None if it was not written."""
         path = self._path(searched(stage, recipe_id))
         return _read(path)[1][0] if path.is_file() else None
 
-    def _renamed(self, settings: dict[str, Any], path: AnyPath) -> dict[str, Any]:
-        """Return settings under the new names; warn once of old names."""
-        settings, messages = renamed_fields(settings)
-        if messages and not self._warned_of_fields:
-            self._warned_of_fields = True
-            logger.warning("%s: %s", path, ", ".join(messages))
-        return settings
-
     def rows(self) -> list[Row]:
-        """Return all rows, by stage and proposal order.
+        """Return all rows, by stage and proposal order; raise a UserError for a file that holds none.
 
         One warning names the columns that rows of an older version lack or have under an old name.
-
-        Raises:
-            UserError: for a file that is unreadable or holds no raycomp rows.
         """
         paths = self.files()
         with ThreadPoolExecutor(1 if isinstance(self.folder, Path) else _READERS) as readers:
@@ -177,18 +149,16 @@ class Store:
     def compact(self) -> int:
         """Merge all rows into one file and return the number of files replaced; killing it midway loses nothing.
 
-        Raises:
-            UserError: if a job is writing to the folder, or it is not writable.
+        Raise a UserError if a job is writing to the folder, or it is not writable.
         """
         self.lock.take()
         replaced = [path for path in self.files() if path.name != _COMPACT]
         try:
-            if replaced:
-                write_bytes(self.folder / _TRIALS / _COMPACT, _parquet(self.rows()))
-            for path in replaced:
-                path.unlink(missing_ok=True)
-        except OSError as error:
-            raise self._unwritable(error) from None
+            with self._writing():
+                if replaced:
+                    write_bytes(self.folder / _TRIALS / _COMPACT, _parquet(self.rows()))
+                for path in replaced:
+                    path.unlink(missing_ok=True)
         finally:
             self.lock.drop()
         return len(replaced)
@@ -199,11 +169,7 @@ class Store:
         return self.folder / _TRIALS / f"{name}.parquet"
 
     def config(self) -> SweepConfig:
-        """Return the configuration of the sweep.
-
-        Raises:
-            UserError: if the folder holds no sweep, or its settings cannot be read.
-        """
+        """Return the configuration of the sweep; raise a UserError if there is none, or it cannot be read."""
         path = self.folder / _CONFIG
         if not path.is_file():
             results = self.folder.parent
@@ -211,7 +177,10 @@ class Store:
             hint = nearest(self.folder.name, names) if names else f"there is none in {results}"
             raise UserError(f"no sweep in {self.folder}; {hint}")
         try:
-            settings = self._renamed(_completed(parsed(path.read_text())), path)
+            settings, old = renamed_fields(_completed(parsed(path.read_text())))
+            if old and not self._warned_of_fields:
+                self._warned_of_fields = True
+                logger.warning("%s: %s", path, ", ".join(old))
             name = self.folder.name  # older versions stored the name of the search space
             return SweepConfig.model_validate({**settings, "name": name})
         except ValidationError as error:
@@ -221,13 +190,13 @@ class Store:
 
 
 def _completed(settings: dict[str, Any]) -> dict[str, Any]:
-    """Return settings with the values that applied in releases without a field for them, and without removed fields."""
-    undropped = {"decoder_dropout": 0.0}
+    """Return stored settings with what older releases did before a field existed, without removed fields."""
     if not isinstance(settings, dict):
         raise TypeError("expected sections")
-    train = {"train": undropped | settings["train"]} if "train" in settings else {}
+    old = {"decoder_dropout": 0.0}
+    train = {"train": old | settings["train"]} if "train" in settings else {}
     sections = {name: settings[name] for name in ("elastic", "refine", "policy") if "train" in settings.get(name, {})}
-    trained = {name: section | {"train": undropped | section["train"]} for name, section in sections.items()}
+    trained = {name: section | {"train": old | section["train"]} for name, section in sections.items()}
     if isinstance(nvit := settings.get("nvit"), dict) and nvit.get("least_heads") == 1:  # a setting until 0.1
         settings = settings | {"nvit": {name: value for name, value in nvit.items() if name != "least_heads"}}
     return settings | train | trained
@@ -246,40 +215,31 @@ def _read(path: AnyPath) -> tuple[list[str], list[Row]]:
 
 
 def _parquet(rows: list[Row]) -> bytes:
-    """Return the bytes of a file. A single row is not compressed: that takes longer than writing it and saves nothing.
-
-    The same holds for its dictionary and statistics.
-    """
+    """Return the bytes of a file; compression, dictionary and statistics of one row take time and save no space."""
     sink, many = pa.BufferOutputStream(), len(rows) > 1
-    packed = {"compression": "zstd" if many else "none", "use_dictionary": many, "write_statistics": many}
-    pq.write_table(table_of(rows), sink, **packed)
+    compression = "zstd" if many else "none"
+    pq.write_table(table_of(rows), sink, compression=compression, use_dictionary=many, write_statistics=many)
     return bytes(sink.getvalue().to_pybytes())
 
 
 def _fixed_settings(config: dict[str, Any]) -> dict[str, Any]:
     """Return the settings that must match to resume: all except run length and training that does not affect rows."""
-    kept = dict(config)
     free = {
         "search": ("trials", "workers", "max_failures", "trial_seconds", "gpus_per_trial", "memory_per_trial"),
         "benchmark": ("methods", "speedups", "seeds"),
     }
+    elsewhere = ("name", "elastic", "refine", "train")  # the folder has the name; models record their training
+    kept = {section: value for section, value in config.items() if section not in elsewhere}
     for section, fields in free.items():
-        kept[section] = {k: v for k, v in dict(kept.get(section) or {}).items() if k not in fields}
-    between = dict(kept.get("nvit") or {}).get("train_between")
-    recoveries = kept["benchmark"].get("recovery"), kept.get("recovery"), between
-    trains = any(recovery and recovery["steps"] for recovery in recoveries)
-    for section in ("name", "elastic", "refine"):  # the folder has the name; models of the others record their settings
-        kept.pop(section, None)
-    training = kept.pop("train", None)
-    return {**kept, "train": training} if trains else kept  # last: a changed recovery is reported first
+        kept[section] = {name: value for name, value in config[section].items() if name not in fields}
+    recoveries = config["benchmark"]["recovery"], config["recovery"], config["nvit"]["train_between"]
+    trains = any(recovery["steps"] for recovery in recoveries)
+    return {**kept, "train": config["train"]} if trains else kept  # last: a changed recovery is reported first
 
 
 def _difference(theirs: object, ours: object, field: str = "") -> tuple[str, object, object] | None:
     """Return the first field that differs, with both values."""
     if isinstance(theirs, dict) and isinstance(ours, dict):
-        for key in {**theirs, **ours}:
-            difference = _difference(theirs.get(key), ours.get(key), f"{field}.{key}".lstrip("."))
-            if difference is not None:
-                return difference
-        return None
+        parts = (_difference(theirs.get(key), ours.get(key), f"{field}.{key}".lstrip(".")) for key in theirs | ours)
+        return next(filter(None, parts), None)
     return None if theirs == ours else (field, theirs, ours)

@@ -29,31 +29,27 @@ class Inputs:
         from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelInput
 
         data = self._config.data
-        source = {
-            "dataset": data.dataset,
-            "root": None if data.root is None else str(data.root),
-            "split": data.eval_split,
-        }
+        root = None if data.root is None else str(data.root)
+        source = json.dumps({"dataset": data.dataset, "root": root, "split": data.eval_split})
         name = f"{data.dataset} {data.eval_split}"
-        dataset = Dataset(name=name, digest=str(row.evalset), source_type="local", source=json.dumps(source))
-        tags = [InputTag("mlflow.data.context", "evaluation")]
-        self._client.log_inputs(
-            run, [DatasetInput(dataset, tags)], [LoggedModelInput(self._model(str(row.checkpoint)))]
-        )
+        dataset = Dataset(name=name, digest=row.evalset, source_type="local", source=source)
+        inputs = DatasetInput(dataset, [InputTag("mlflow.data.context", "evaluation")])
+        self._client.log_inputs(run, [inputs], [LoggedModelInput(self._model(row.checkpoint))])
 
     def _model(self, fingerprint: str) -> str:
         if fingerprint not in self._models:
             condition = f"tags.{_TAG} = '{fingerprint}'"
-            existing = self._client.search_logged_models([self._experiment], condition, max_results=1)
-            self._models[fingerprint] = str((next(iter(existing), None) or self._created(fingerprint)).model_id)
+            existing = list(self._client.search_logged_models([self._experiment], condition, max_results=1))
+            model = existing[0] if existing else self._created(fingerprint)
+            self._models[fingerprint] = str(model.model_id)
         return self._models[fingerprint]
 
     def _created(self, fingerprint: str) -> "LoggedModel":
         model = self._config.model
         files = [file for file in (model.checkpoint, model.elastic) if file]
         name = re.sub(r"[^\w-]+", "_", PurePosixPath(files[-1].rpartition(":")[2]).stem)
-        params = {"files": ", ".join(files)}
+        tags, params = {_TAG: fingerprint}, {"files": ", ".join(files)}
         created = self._client.create_logged_model(
-            self._experiment, name, tags={_TAG: fingerprint}, params=params, model_type="checkpoint"
+            self._experiment, name, tags=tags, params=params, model_type="checkpoint"
         )
         return self._client.finalize_logged_model(created.model_id, "READY")

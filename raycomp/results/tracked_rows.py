@@ -30,16 +30,15 @@ def note(front: Sequence[Row]) -> str:
     for row in front:
         accuracies = (f"{one.text(one.value(row))}{one.unit}" for one in measured)
         figures = " | ".join((f"{row.gflops:.4f}", f"{row.gflops_share:.1%}", *accuracies))
-        lines.append(f"| `{row.recipe_id}` | {row.label or row.family} | {figures} |")
+        lines.append(f"| `{row.recipe_id}` | {row.kind} | {figures} |")
     return "\n".join(lines)
 
 
 def params(row: Row) -> dict[str, str]:
     """Return widths and merge ratios, one parameter per block, so that the UI can put each on an axis."""
     result = {"embed": str(row.embed)}
-    for name in ("operating_point", "seed", "recovery_steps"):
-        if row.stage in ("benchmark", "refined"):
-            result[name] = str(getattr(row, name))
+    if row.stage in ("benchmark", "refined"):
+        result |= {name: str(getattr(row, name)) for name in ("operating_point", "seed", "recovery_steps")}
     for kind in ("heads", "qk", "v", "mlp", "ratios"):
         name = "merge" if kind == "ratios" else kind
         for block, value in enumerate(getattr(row, kind)):
@@ -50,8 +49,8 @@ def params(row: Row) -> dict[str, str]:
 def metrics(row: Row, classes: Sequence[str]) -> dict[str, float]:
     """Return the measured values, without NaN."""
     result = {name: getattr(row, name) for name in (*_METRICS, *(one.name for one in objectives.measured()))}
-    for index, value in enumerate(row.class_iou):
-        result[f"iou_{_safe(classes[index])}"] = value
+    for name, value in zip(classes, row.class_iou, strict=False):
+        result["iou_" + re.sub(r"[^\w.-]+", "_", name)] = value
     return {name: float(value) for name, value in result.items() if value is not None and value == value}
 
 
@@ -64,7 +63,3 @@ def flat(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
         elif value is not None:
             result[f"{prefix}{key}"] = str(value)
     return result
-
-
-def _safe(name: str) -> str:
-    return re.sub(r"[^\w.-]+", "_", name)

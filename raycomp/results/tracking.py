@@ -8,9 +8,8 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from filelock import FileLock
 
@@ -53,8 +52,7 @@ def default_uri(results: str) -> str:
     return experiment.sqlite_uri(((folder if isinstance(folder, Path) else Path("results")) / "mlflow.db").resolve())
 
 
-@dataclass(frozen=True)
-class _Child:
+class _Child(NamedTuple):
     """The run of a row."""
 
     run: str
@@ -62,6 +60,10 @@ class _Child:
     """FINISHED, FAILED, or RUNNING if logging was interrupted."""
     started: str
     """Start of the row's trial; empty if unknown."""
+
+    def measures(self, row: Row) -> bool:
+        """Return whether the run is of this measurement, not of an earlier one of the same recipe."""
+        return self.started in ("", started(row))
 
 
 class Tracker(Replica):
@@ -74,7 +76,7 @@ class Tracker(Replica):
     ) -> None:
         super().__init__("MLflow", uri, warn)
         self._uri, self._folder, self._config, self._classes = uri, folder, config, classes
-        self._client: MlflowClient | None = None
+        self._client: MlflowClient  # since the first connection
         self._inputs: Inputs | None = None
         self._experiment, self._parent, self._described = "", "", False
         self._children: dict[str, _Child] = {}
@@ -85,14 +87,10 @@ class Tracker(Replica):
         self._put(_KILLED)
 
     def finish(self, front: Iterable[Row] | None, finished: bool, hypervolume: float | None = None) -> bool:
-        """Wait for the queue, end the parent run and mark the front; an unfinished sweep counts as killed.
+        """End the parent run once all rows are logged, and mark the front; return whether everything is logged.
 
-        Args:
-            front: None leaves the marks unchanged.
-            hypervolume: of the front without refined rows; sweeps are compared by it.
-
-        Returns:
-            Whether everything is logged.
+        An unfinished sweep counts as killed. A front of None leaves the marks unchanged. Sweeps are compared by the
+        hypervolume of the front without refined rows.
         """
         done = self.close() and self.bounded(lambda: self._end("FINISHED" if finished else _KILLED))
         return done and (front is None or self.bounded(lambda: self._mark(list(front), hypervolume)))
@@ -114,7 +112,6 @@ class Tracker(Replica):
         else:
             with FileLock(file.parent / ".mlflow.lock"):  # if processes create a database at once, all but one fail
                 self._open()
-        assert self._client is not None
         tags = {_SWEEP: self._config.name, _PATH: str(self._folder.resolve())}
         if self._parent:
             self._client.update_run(self._parent, status="RUNNING")
@@ -133,7 +130,6 @@ class Tracker(Replica):
         if self._local is not None:
             experiment.clear(self._local, self._warn)
         self._find()
-        assert self._client is not None
         self._experiment = experiment.opened(self._client, self._uri, self._warn)
 
     def _find(self) -> None:
@@ -156,7 +152,7 @@ class Tracker(Replica):
             self._children = self._runs()
 
     def _match(self, run: "Run") -> int:
-        """Rate whether a run is this sweep's: 2 if the folder matches, 1 if the name matches in a moved database."""
+        """Rate whether a run is of this sweep: 2 if the folder matches, 1 if the name matches in a moved database."""
         path, ours = run.data.tags[_PATH], self._folder.resolve()
         if path == str(ours):
             return 2
@@ -179,18 +175,18 @@ class Tracker(Replica):
 
     def _is_logged(self, row: Row) -> bool:
         """Return whether the row's run is complete; a failed row may have been measured since, in another run."""
-        child, complete = self._children.get(row.identity), row.status != "failed"
-        if child is None or child.started not in ("", started(row)):
+        child = self._children.get(row.identity)
+        if child is None or not child.measures(row):
             return False
-        return child.status == "FINISHED" or (child.status == "FAILED" and not complete)
+        return child.status == "FINISHED" or (child.status == "FAILED" and row.status == "failed")
 
     def _log(self, row: Row) -> None:
-        assert self._client is not None
         key, complete = row.identity, row.status != "failed"
         before = self._children.get(key)
-        same = before is not None and before.started in ("", started(row))
-        interrupted = before is not None and same and before.status == "RUNNING"  # its run is filled in
-        run = before.run if before is not None and interrupted else self._create(row)
+        if before is not None and before.measures(row) and before.status == "RUNNING":
+            run = before.run  # logging was interrupted
+        else:
+            run = self._create(row)
         self._children[key] = _Child(run, "RUNNING", started(row))
         self._batch(run, params=params(row), metrics=metrics(row, self._classes))
         if self._inputs is not None and row.evalset and row.checkpoint:
@@ -198,7 +194,7 @@ class Tracker(Replica):
                 self._inputs.log(run, row)
                 if row.origin == "reference":  # the inputs of the sweep as well
                     self._inputs.log(self._parent, row)
-            except Exception:  # for example, an older server; tags hold the inputs as well
+            except Exception:  # for example, an older server; tags name the inputs as well
                 logger.debug("logging the inputs of a run", exc_info=True)
                 self._inputs = None
         if not complete:
@@ -206,18 +202,16 @@ class Tracker(Replica):
         status = "FINISHED" if complete else "FAILED"
         self._client.set_terminated(run, status)
         self._children[key] = _Child(run, status, started(row))
-        if before is not None and not same and before.status != "FAILED":
-            self._client.delete_run(before.run)  # the run of the row that this one replaced
+        if before is not None and not before.measures(row) and before.status != "FAILED":
+            self._client.delete_run(before.run)  # the row replaced the one of this run
 
     def _runs(self) -> dict[str, _Child]:
         """Return the parent's children; for a row that failed and was measured again, the later one."""
         children: dict[str, _Child] = {}
         for run in self._pages(self._of_parent):
             child = _Child(run.info.run_id, run.info.status, run.data.tags.get(_STARTED, ""))
-            key, before = run.data.tags[_KEY], children.get(run.data.tags[_KEY])
-            rank = (child.status == "FINISHED", child.started)
-            if before is None or rank >= (before.status == "FINISHED", before.started):
-                children[key] = child
+            key = run.data.tags[_KEY]
+            children[key] = max(child, children.get(key, child), key=lambda c: (c.status == "FINISHED", c.started))
         return children
 
     @property
@@ -225,40 +219,27 @@ class Tracker(Replica):
         return f"tags.`{_PARENT}` = '{self._parent}'"
 
     def _pages(self, condition: str) -> Iterable["Run"]:
-        assert self._client is not None
-        token: str | None = ""
-        while token is not None:
-            page = self._client.search_runs([self._experiment], condition, page_token=token)
+        page = self._client.search_runs([self._experiment], condition)
+        yield from page
+        while page.token:
+            page = self._client.search_runs([self._experiment], condition, page_token=page.token)
             yield from page
-            token = page.token or None
 
     def _create(self, row: Row) -> str:
         """Create an empty run for a row, under its parent."""
-        assert self._client is not None
         share = 0 if row.gflops is None else row.cost_share
         band = int(100 * share - 1e-9) // _BAND * _BAND
-        tags = {
-            _PARENT: self._parent,
-            _KEY: row.identity,
-            _STARTED: started(row),
-            _SWEEP: row.sweep,
-            "stage": row.stage,
-            "status": row.status,
-            "origin": row.origin,
-            "family": row.family,
-            "recipe_id": row.recipe_id,
-            "budget_band": f"{band}-{band + _BAND}%",
-            "on_front": "false",
-        }
+        tags = {_PARENT: self._parent, _KEY: row.identity, _STARTED: started(row), _SWEEP: row.sweep}
+        tags |= {name: getattr(row, name) for name in ("stage", "status", "origin", "family", "recipe_id")}
+        tags |= {"budget_band": f"{band}-{band + _BAND}%", "on_front": "false"}
         if row.stage == "benchmark":
             tags["method"] = row.origin
-        name = f"{row.recipe_id[:6]} {row.label or row.family}, {row.stage}"  # MLflow's columns cut off the end
+        name = f"{row.recipe_id[:6]} {row.kind}, {row.stage}"  # MLflow's columns cut off the end
         return str(self._client.create_run(self._experiment, tags=tags, run_name=name).info.run_id)
 
     def _batch(self, run: str, params: dict[str, str], metrics: dict[str, float] | None = None) -> None:
         from mlflow.entities import Metric, Param
 
-        assert self._client is not None
         now = int(1e3 * time.time())  # MLflow shows the latest value, the largest among equal times
         self._client.log_batch(
             run,
@@ -267,27 +248,22 @@ class Tracker(Replica):
         )
 
     def _attach(self, artifacts: list[AnyPath]) -> None:
-        assert self._client is not None
         for path in artifacts:
             with fetched(path) as local:
                 self._client.log_artifact(self._parent, str(local))
 
     def _end(self, status: str) -> None:
-        assert self._client is not None
         self._client.set_terminated(self._parent, status)
 
     def _mark(self, front: list[Row], hypervolume: float | None) -> None:
-        assert self._client is not None
         members = {self._children[key].run for row in front if (key := row.identity) in self._children}
         before = {run.info.run_id for run in self._pages(self._of_parent) if run.data.tags.get("on_front") == "true"}
         for run in members ^ before:  # more trials may remove a member
             self._client.set_tag(run, "on_front", str(run in members).lower())
         if unrefined := [row for row in front if row.stage != "refined"]:
-            best = {
-                f"front_{one.name}": (max if one.maximised else min)(one.value(row) for row in unrefined)
-                for one in objectives.measured()
-            }
-            best["front_size"] = float(len(unrefined))
+            best = {"front_size": float(len(unrefined))}
+            for one in objectives.measured():
+                best[f"front_{one.name}"] = (max if one.maximised else min)(map(one.value, unrefined))
             if hypervolume is not None:
                 best["front_hypervolume"] = hypervolume
             self._batch(self._parent, params={}, metrics=best)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Optuna's side of a search: ask for the next recipe while the previous one is still being measured.
 
-Workers therefore never wait for the sampler. Trials that finish meanwhile are learned before the next ask; with one
+Workers therefore never wait for the sampler. Trials that finish meanwhile are reported before the next ask; with one
 worker that is always the previous trial, so an interruption changes nothing. Each ask is seeded from (seed, number).
 """
 
@@ -28,7 +28,7 @@ from raycomp.space import Space
 
 _MAX_ASKS = 200  # asks for an unmeasured recipe before the space counts as exhausted
 _RANDOM_AFTER = 20  # asks after which sampling is random
-_OFF_GRID = 0.05  # a baseline whose cost differs from its grid point's by more, relatively, is not reported to Optuna
+_OFF_GRID = 0.05  # maximum relative difference in cost between a baseline and its grid point, to report it to Optuna
 
 
 class AskTell:
@@ -41,14 +41,14 @@ class AskTell:
         self._surrogate, self._early_stopping = Surrogate(), EarlyStopping()
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._study = optuna.create_study(directions=objectives.directions())
-        self._memory: list[FrozenTrial] = []
-        """Complete trials of the study."""
+        self._complete: list[FrozenTrial] = []
         self._running: dict[str, optuna.Trial] = {}
+        """Running trials of the study by recipe id."""
         self._thread = ThreadPoolExecutor(1, "raycomp-ask")
         self._ask: Future[Proposal | None] | None = None
         for row, following in pairwise(rows):
             if following.origin == "proposed" != row.origin:
-                self._replay(following)  # it was proposed before this baseline finished
+                self._replay(following)  # proposed before this baseline finished
             self._learn(row)
         self._pending = deque(rows[-1:])
         """Rows to learn before the next ask."""
@@ -80,7 +80,10 @@ class AskTell:
             self._running[row.recipe_id] = self._asked(dict(self._space.params(row.recipe)))
 
     def _learn(self, row: Row) -> None:
-        values = self._objectives(row)
+        """Report a row to the study; for a stopped row, report the expected objectives."""
+        values = objectives.values(row) if row.status == "complete" else None
+        if row.status == "stopped":
+            values = *self._early_stopping.expected(row), row.cost
         trial = self._running.pop(row.recipe_id, None)
         if trial is None:
             if (frozen := as_trial(self._space, row, values)) is not None:
@@ -92,20 +95,14 @@ class AskTell:
             self._remember(self._study.tell(trial, values))
         self._early_stopping.learn(row)
 
-    def _objectives(self, row: Row) -> tuple[float, ...] | None:
-        """Return the objective values reported to the sampler, or None for a failed row."""
-        if row.status == "stopped":
-            return *self._early_stopping.expected(row), row.cost
-        return objectives.values(row) if row.status == "complete" else None
-
     def _remember(self, trial: FrozenTrial) -> None:
-        """Add a complete trial; when the memory is full, condense it and continue in a new study."""
-        self._memory.append(trial)
-        if len(self._memory) < FULL or self._config.sampler == "nsga2":  # NSGA-II needs complete generations
+        """Keep a complete trial. Once there are `FULL`, condense them and continue in a new study."""
+        self._complete.append(trial)
+        if len(self._complete) < FULL or self._config.sampler == "nsga2":  # NSGA-II needs complete generations
             return
-        self._memory = condensed(self._memory)
+        self._complete = condensed(self._complete)
         self._study = optuna.create_study(directions=objectives.directions())
-        self._study.add_trials(self._memory)
+        self._study.add_trials(self._complete)
         self._running = {key: self._asked(running.params) for key, running in self._running.items()}
 
     def _asked(self, params: dict[str, Any]) -> optuna.Trial:
@@ -122,7 +119,7 @@ class AskTell:
                 self._study.sampler = self._sampler(number, attempt)
                 trial = self._study.ask(self._distributions)
                 projected = self._space.project(dict(trial.params), self._budget)
-                if projected != trial.params:  # report to Optuna what is measured, not what it drew
+                if projected != trial.params:  # Optuna learns the point that is measured, not the one it drew
                     self._study.tell(trial, state=TrialState.FAIL)
                     trial = self._asked(dict(projected))
                 recipe = self._space.recipe(projected)
@@ -145,7 +142,7 @@ class AskTell:
 
 
 def as_trial(space: Space, row: Row, values: tuple[float, ...] | None) -> FrozenTrial | None:
-    """Return a row as an Optuna trial at the nearest grid point, or None without values or with no point near."""
+    """Return a row as an Optuna trial at the nearest grid point; None without values, or if no grid point is near."""
     if values is None:
         return None
     params = space.params(row.recipe)

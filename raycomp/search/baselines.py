@@ -15,12 +15,12 @@ from raycomp.shape import ModelShape, Size
 
 Cost = Callable[[Recipe], float]
 
-_NARROWER = "MLP 75% + "
+_NARROWER, _NARROWER_MLP = "MLP 75% + ", 0.75
 _BEST_FIRST = (UNIFORM_BOTH, UNIFORM_PRUNING, UNIFORM, _NARROWER, "")
 """Prefixes of kinds, ordered by the mIoU they keep on street scenes at half the dense GFLOPs or less; uniform baselines
 come first."""
 _MULTIPLE = 8  # widths are rounded to this multiple, which suits the hardware
-_MOST_PRUNED = 0.9
+_MAX_PRUNED = 0.9  # share of a width
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,20 +55,22 @@ def matched_baselines(
     schedules = merging.schedules(shape, image)
     last = list(schedules)[-1]
     cost = cost or (lambda recipe: gflops(shape, recipe, image))
-    full, narrower = dense(shape), _with_mlp(shape, 0.75)
+    full = dense(shape)
+    dense_cost = cost(full)
+    narrow = full.blocks[0].model_copy(update={"mlp": _rounded(_NARROWER_MLP * shape.mlp, shape.mlp)})
+    narrower = Recipe(embed=full.embed, blocks=(narrow,) * shape.depth)
+    builders = {f"{name} {merging.title}": _merging(full, merge) for name, merge in schedules.items()}
+    builders[UNIFORM_PRUNING] = lambda strength: pruned(shape, strength, narrowest)
+    builders[f"{_NARROWER}{last} {merging.title}"] = _merging(narrower, schedules[last])
     for share in sorted(shares, reverse=True):
-        target = share * cost(full)
-        half_way = _at_cost(lambda s: pruned(shape, s, narrowest), cost, cost(full) * share**0.5)
-        builders = {f"{name} {merging.title}": _merging(full, merge) for name, merge in schedules.items()}
-        builders[UNIFORM_PRUNING] = lambda s: pruned(shape, s, narrowest)
-        builders[f"{_NARROWER}{last} {merging.title}"] = _merging(narrower, schedules[last])
-        if half_way is not None:
-            builders[UNIFORM_BOTH + merging.title] = _merging(half_way, schedules["uniform"])
-        for kind, build in builders.items():
-            recipe = _at_cost(build, cost, target)
+        half_way = match_cost(builders[UNIFORM_PRUNING], cost, dense_cost * share**0.5).below
+        both = {} if half_way is None else {UNIFORM_BOTH + merging.title: _merging(half_way, schedules["uniform"])}
+        for kind, build in (builders | both).items():
+            recipe = match_cost(build, cost, share * dense_cost).below
+            if recipe is not None and kind == UNIFORM_PRUNING:
+                recipe = _filled(recipe, shape, cost, share * dense_cost)
             if recipe is not None:
-                filled = _filled(recipe, shape, cost, target) if kind == UNIFORM_PRUNING else recipe
-                yield Baseline(kind, share, filled)
+                yield Baseline(kind, share, recipe)
 
 
 def by_priority(baselines: Iterable[Baseline]) -> list[Baseline]:
@@ -77,13 +79,13 @@ def by_priority(baselines: Iterable[Baseline]) -> list[Baseline]:
     The best kind comes first. Within a kind, the most and least expensive precede the others, to span the costs.
     """
     baselines = list(baselines)
-    kinds = sorted(dict.fromkeys(baseline.kind for baseline in baselines), key=_rank)
+
+    def rank(kind: str) -> int:
+        return next(rank for rank, start in enumerate(_BEST_FIRST) if kind.startswith(start))
+
+    kinds = sorted(dict.fromkeys(baseline.kind for baseline in baselines), key=rank)
     groups = [[baseline for baseline in baselines if baseline.kind == kind] for kind in kinds]
     return [baseline for group in groups for baseline in (*group[:1], *group[1:][-1:], *group[1:-1])]
-
-
-def _rank(kind: str) -> int:
-    return next(rank for rank, start in enumerate(_BEST_FIRST) if kind.startswith(start))
 
 
 def pruned(shape: ModelShape, strength: float, narrowest: Recipe | None = None) -> Recipe:
@@ -91,11 +93,11 @@ def pruned(shape: ModelShape, strength: float, narrowest: Recipe | None = None) 
 
     With `narrowest`, move every width and the number of heads the same share of the way to its widths.
     """
-    low = {} if narrowest is None else _widths(narrowest)
+    limits = {} if narrowest is None else _widths(narrowest)
     cut = {}
     for name, width in _widths(dense(shape)).items():
-        end = low.get(name, width if name == "heads" else (1 - _MOST_PRUNED) * width)
-        cut[name] = _multiple(width - strength * (width - end), width, 1 if name == "heads" else _MULTIPLE)
+        limit = limits.get(name, width if name == "heads" else (1 - _MAX_PRUNED) * width)
+        cut[name] = _rounded(width - strength * (width - limit), width, 1 if name == "heads" else _MULTIPLE)
     return Recipe(embed=cut.pop("embed"), blocks=(BlockWidths(**cut),) * shape.depth)
 
 
@@ -105,23 +107,12 @@ def _widths(recipe: Recipe) -> dict[str, int]:
     return {"embed": recipe.embed} | {name: min(getattr(block, name) for block in recipe.blocks) for name in names}
 
 
-def _with_mlp(shape: ModelShape, keep: float) -> Recipe:
-    full = dense(shape)
-    narrow = full.blocks[0].model_copy(update={"mlp": _multiple(keep * shape.mlp, shape.mlp)})
-    return Recipe(embed=full.embed, blocks=(narrow,) * shape.depth)
-
-
 def _merging(widths: Recipe, schedule: Callable[[float], MergeMethod]) -> Callable[[float], Recipe]:
     return lambda strength: widths.merging(schedule(strength))
 
 
-def _multiple(value: float, high: int, multiple: int = _MULTIPLE) -> int:
-    return min(high, max(multiple, int(value / multiple + 0.5) * multiple))
-
-
-def _at_cost(build: Callable[[float], Recipe], cost: Cost, target: float) -> Recipe | None:
-    """Return the weakest recipe that costs at most `target`, or None if full strength costs more."""
-    return match_cost(build, cost, target).below
+def _rounded(width: float, full: int, multiple: int = _MULTIPLE) -> int:
+    return min(full, max(multiple, int(width / multiple + 0.5) * multiple))
 
 
 def _filled(recipe: Recipe, shape: ModelShape, cost: Cost, target: float) -> Recipe:

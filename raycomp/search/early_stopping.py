@@ -30,23 +30,22 @@ class EarlyStopping:
         self._front = front([*self._front, row])
 
     def thresholds(self, budget: float) -> tuple[Accuracy, ...]:
-        """Return first-image accuracies; a recipe of this cost below both figures of one cannot reach the front.
+        """Return first-image accuracies: a recipe of this cost below both values of one cannot reach the front.
 
-        Each is the accuracy of a front member that costs no more, minus the mean gain from first to all
-        images, minus a margin for its uncertainty. Empty until enough trials are complete, and where an objective is
-        not estimated from the first images.
+        Each is the accuracy of a front member that costs no more, minus the mean gain from first to all images, minus a
+        margin for its uncertainty. There are none until enough trials are complete, nor if the first images cannot
+        estimate an objective.
         """
         names = [objective.short for objective in objectives.measured()]
-        if len(self._gains) < _MIN_TRIALS or not all(objective.first for objective in objectives.measured()):
+        members = [_values(row) for row in self._front if row.cost <= budget]
+        estimated = all(objective.first for objective in objectives.measured())
+        if not members or not estimated or len(self._gains) < _MIN_TRIALS:
             return ()
-        slack = np.mean(self._gains, axis=0) + _MARGIN * np.std(self._gains, axis=0, ddof=1)
-        cheaper = [row for row in self._front if row.cost <= budget]
-        if not cheaper:
-            return ()
-        reached = np.array([_values(row) for row in cheaper])
-        lowest = (reached[moocore.is_nondominated(-reached)] - slack).tolist()
+        gains, accuracies = np.array(self._gains), np.array(members)
+        slack = gains.mean(axis=0) + _MARGIN * gains.std(axis=0, ddof=1)
+        thresholds = (accuracies[moocore.is_nondominated(-accuracies)] - slack).tolist()
         unlimited = dict.fromkeys(Accuracy._fields, math.inf)
-        return tuple(Accuracy(**unlimited | dict(zip(names, threshold, strict=True))) for threshold in lowest)
+        return tuple(Accuracy(**unlimited | dict(zip(names, threshold, strict=True))) for threshold in thresholds)
 
     def expected(self, row: Row) -> tuple[float, ...]:
         """Return the expected measured objectives of a stopped row on all images."""

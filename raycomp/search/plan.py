@@ -18,8 +18,9 @@ from raycomp.evaluate.latency import median_seconds
 from raycomp.evaluate.miou import anchors
 from raycomp.models.policy import Policy
 from raycomp.models.segmenter import Segmenter
-from raycomp.recipe import dense
 from raycomp.results.query import FULL_EVALUATIONS, for_full_evaluation, is_uniform_baseline
+from raycomp.results.row import Row
+from raycomp.search.proposal import Proposal
 from raycomp.search.proposer import Proposer
 from raycomp.settings.evaluation import StageConfig
 from raycomp.settings.model_and_data import DataConfig
@@ -31,11 +32,10 @@ _TRAINING_PASSES = 3  # forward passes that take as long as training on an image
 
 @dataclass(frozen=True)
 class Plan:
-    """The remaining work. Hours count model time alone, on one device.
+    """The remaining work, which `raycomp search --dry-run --json` prints. Hours count model time on one device only.
 
-    The proposals, and how many front members are not baselines, are unknown in advance. Lower bounds assume a front of
-    baselines and the cheapest proposals; upper bounds assume proposals at the budget and as many in the full stage as
-    allowed. `raycomp search --dry-run --json` prints these fields under these names.
+    Lower bounds assume the cheapest proposals and a front of baselines; upper bounds assume proposals at the budget and
+    as many full evaluations as allowed.
     """
 
     baselines: int
@@ -47,7 +47,7 @@ class Plan:
     """Maximum number of full evaluations."""
     full_least: int
     images: int
-    """Maximum number of images to measure, where each corrupted variant counts."""
+    """Maximum number of images to measure, counting each corrupted variant."""
     images_least: int
     windows: int
     """Passes per image: the windows of the first image of the split."""
@@ -70,28 +70,26 @@ def plan(config: SweepConfig, proposer: Proposer) -> Plan:
     Raises:
         UserError: If data are missing, too few, or without labels.
     """
-    baselines = [one for one in proposer.first if one.origin == "baseline"]
-    dense_trials = len(proposer.first) - len(baselines)  # 1 if the dense model is not measured yet, else 0
-    proposed = max(0, config.search.trials - proposer.trials_done - len(baselines))
+    baselines = sum(one.origin == "baseline" for one in proposer.first)
+    proposed = max(0, config.search.trials - proposer.trials_done - baselines)
     searched, full = stage_images(config.evaluation.search), stage_images(config.evaluation.full)
-    fine_tuned = (
-        config.recovery.steps * config.train.batch * _TRAINING_PASSES if config.recovery.mode == "finetune" else 0
-    )
+    steps = config.recovery.steps if config.recovery.mode == "finetune" else 0
+    fine_tuned = steps * config.train.batch * _TRAINING_PASSES
     samples, device = open_checked(config.data, config.evaluation), default_device()
-    windows = _windows(samples, config.data, proposer.space.shape)
-    dense_pass, budget_pass = _pass_seconds(config, proposer, device)
     space = proposer.space
-    cheapest = space.cost(space.recipe(space.cheapest)) / proposer.dense_cost
+    windows = _windows(samples, config.data, space.shape)
+    dense_pass, budget_pass = _pass_seconds(config, proposer, device)
 
     certain, possible = _full_evaluations(proposer, proposed)
-    first = [1.0] * dense_trials + [space.cost(one.recipe) / proposer.dense_cost for one in baselines]
+    first = sum(space.cost(one.recipe) for one in proposer.first) / proposer.dense_cost
+    cheapest = space.cost(space.recipe(space.cheapest)) / proposer.dense_cost
     passes = searched * windows + fine_tuned
-    sure = dense_pass * (passes * sum(first) + full * windows * sum(certain))
+    sure = dense_pass * (passes * first + full * windows * sum(certain))
     low = sure + dense_pass * passes * proposed * cheapest
     high = sure + budget_pass * (passes * proposed + full * windows * possible)
-    trials = len(first) + proposed
+    trials = len(proposer.first) + proposed
     return Plan(
-        baselines=len(baselines),
+        baselines=baselines,
         proposed=proposed,
         done=proposer.trials_done,
         full=len(certain) + possible,
@@ -111,15 +109,17 @@ def plan(config: SweepConfig, proposer: Proposer) -> Plan:
 
 def _full_evaluations(proposer: Proposer, proposed: int) -> tuple[list[float], int]:
     """Return the cost shares of the certain full evaluations, and the maximum number of others."""
-    measured = for_full_evaluation(proposer.rows.values())
-    remaining = [row for row in measured if ("full", row.recipe_id) not in proposer.rows]
+    members = for_full_evaluation(proposer.rows.values())
+    remaining = [row for row in members if ("full", row.recipe_id) not in proposer.rows]
     if not proposer.first and not proposed:
         return [row.cost_share for row in remaining], 0
-    fixed = [row for row in remaining if row.origin == "reference" or is_uniform_baseline(row.label)]
-    coming = [one for one in proposer.first if one.origin == "reference" or is_uniform_baseline(one.label)]
-    shares = [row.cost_share for row in fixed]
-    shares += [proposer.space.cost(one.recipe) / proposer.dense_cost for one in coming]
-    others = len(remaining) - len(fixed) + len(proposer.first) - len(coming) + proposed
+
+    def certain(item: Row | Proposal) -> bool:
+        return item.origin == "reference" or is_uniform_baseline(item.label)
+
+    shares = [row.cost_share for row in remaining if certain(row)]
+    shares += [proposer.space.cost(one.recipe) / proposer.dense_cost for one in proposer.first if certain(one)]
+    others = len(remaining) + len(proposer.first) - len(shares) + proposed
     return shares, min(FULL_EVALUATIONS, others)
 
 
@@ -127,18 +127,14 @@ def _pass_seconds(config: SweepConfig, proposer: Proposer, device: torch.device)
     """Time one window of the dense model and of the most expensive recipe within the budget, in seconds."""
     space, batch, dtype = proposer.space, config.evaluation.batch, getattr(torch, config.evaluation.dtype)
     full = {name: dimension.full for name, dimension in space.dimensions.items()}
-    most_expensive = space.recipe(space.project(full, config.search.budget * proposer.dense_cost))
-    models = {
-        name: Segmenter(space.shape, recipe)
-        for name, recipe in (("dense", dense(space.shape)), ("budget", most_expensive))
-    }
+    most_expensive = space.recipe(space.project(full, proposer.budget))
+    compressed = Segmenter(space.shape, most_expensive)
     kind = None if most_expensive.merge is None else most_expensive.merge.policy_kind
-    let_merge(models["budget"], most_expensive, None if kind is None else Policy(kind, space.shape.patch))
+    let_merge(compressed, most_expensive, None if kind is None else Policy(kind, space.shape.patch))
     inputs = torch.randn(batch, 3, *space.image, device=device, dtype=dtype)
-    for model in models.values():
-        model.eval().to(device, dtype)
+    models = {"dense": Segmenter(space.shape, proposer.dense), "budget": compressed}
+    runs = {name: partial(model.eval().to(device, dtype), inputs) for name, model in models.items()}
     with torch.inference_mode():
-        runs = {name: partial(model, inputs) for name, model in models.items()}
         seconds = median_seconds(runs, device, _ROUNDS, _WARM_UP)
     return seconds["dense"] / batch, seconds["budget"] / batch
 

@@ -1,19 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One trial to run: a recipe, its place in the sweep, and the stage it is measured at."""
+"""Proposals, and the interface of their sources."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Protocol
 
 from raycomp.recipe import Recipe
 from raycomp.results.row import Row
 
-if TYPE_CHECKING:  # imports torch, which commands do without
+if TYPE_CHECKING:  # importing torch takes seconds
     from raycomp.evaluate.miou import Accuracy
 
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """One trial to run."""
+    """One trial to run: a recipe, its place in the sweep, and the stage it is measured at."""
 
     number: int
     stage: str
@@ -21,31 +21,11 @@ class Proposal:
     label: str
     recipe: Recipe
     thresholds: "tuple[Accuracy, ...]" = ()
-    """Accuracies its first images must reach; see `raycomp.evaluate.measure`."""
+    """The trial stops if its first images are below both values of one of these; see `raycomp.evaluate.measure`."""
 
     @property
     def key(self) -> tuple[str, str]:
         return self.stage, self.recipe.id
-
-    def to_config(self) -> dict[str, Any]:
-        """Return the proposal as the plain dictionary that Ray Tune passes to a trial."""
-        return {
-            "number": self.number,
-            "stage": self.stage,
-            "origin": self.origin,
-            "label": self.label,
-            "recipe": self.recipe.canonical_json(),
-            "thresholds": [list(threshold) for threshold in self.thresholds],
-        }
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Self:
-        """Restore a proposal from the dictionary of `to_config`."""
-        from raycomp.evaluate.miou import Accuracy
-
-        recipe = Recipe.model_validate_json(config["recipe"])
-        thresholds = tuple(Accuracy(*threshold) for threshold in config["thresholds"])
-        return cls(config["number"], config["stage"], config["origin"], config["label"], recipe, thresholds)
 
 
 class Source(Protocol):

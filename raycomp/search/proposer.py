@@ -31,10 +31,10 @@ class Proposer:
         self.budget = config.budget * self.dense_cost
         space.check_budget(self.budget)
         self.rows: dict[tuple[str, str], Row] = {}
-        self._trials_done = 0
+        self.trials_done = 0
+        """Number of finished search trials, without the dense reference and the full stage."""
         self._open: set[tuple[str, str]] = set()
         self._exhausted = False
-        self._full_stage = False
         for row in rows:
             retry = row.is_dense and row.status == "failed"  # no search can run without the dense model
             if row.stage in ("search", "full") and not retry:  # rows of other stages were not proposed here
@@ -42,37 +42,29 @@ class Proposer:
         trials = [row for row in rows if _is_trial(row)]
         self._taken = {recipe_id for stage, recipe_id in self.rows if stage == "search"}
         self._ask_tell = AskTell(space, config, self.budget, trials, self._taken)
-        self._first = self._baseline_proposals()
-        self._full: deque[Proposal] = deque()
-
-    @property
-    def trials_done(self) -> int:
-        """Number of finished search trials, without the dense reference and the full stage."""
-        return self._trials_done
-
-    @property
-    def first(self) -> Sequence[Proposal]:
+        self.first = self._baseline_proposals()
         """The dense reference and the baselines that are not handed out yet."""
-        return tuple(self._first)
+        self._full: deque[Proposal] | None = None
+        """Proposals of the full stage; None before it starts."""
 
     @property
     def agenda(self) -> str:
         """Description of the remaining trials."""
-        baselines = sum(proposal.origin == "baseline" for proposal in self._first)
+        baselines = sum(proposal.origin == "baseline" for proposal in self.first)
         proposed = max(0, self.config.trials - self.trials_done - baselines)
         return f"{counted(baselines)}, {proposed} proposed by {self.config.sampler}"
 
     @property
     def remaining(self) -> int:
         """Number of unfinished trials in the current stage."""
-        if self._full_stage:
+        if self._full is not None:
             return len(self._full) + len(self._open)
         return max(0, self.config.trials - self.trials_done)
 
     @property
     def finished(self) -> bool:
         """Whether every proposal was handed out and its row reported."""
-        return self._full_stage and not self._full and not self._open
+        return self._full is not None and not self._full and not self._open
 
     def next(self) -> Proposal | None:
         """Return the next proposal, or None while open ones must finish first."""
@@ -81,7 +73,7 @@ class Proposer:
             self._open.add(proposal.key)
             if proposal.stage == "search":
                 self._taken.add(proposal.recipe.id)
-                if not self._first and self._trials_left:
+                if not self.first and self._trials_left:
                     self._ask_tell.prefetch(self._number)
         return proposal
 
@@ -102,13 +94,13 @@ class Proposer:
 
     def _record(self, row: Row) -> None:
         key = (row.stage, row.recipe_id)
-        self._trials_done += key not in self.rows and _is_trial(row)
+        self.trials_done += key not in self.rows and _is_trial(row)
         self.rows[key] = row
 
     @property
     def _number(self) -> int:
         """Number of the next search proposal."""
-        running = sum(1 for stage, recipe_id in self._open if stage == "search" and recipe_id != self.dense.id)
+        running = sum(stage == "search" and recipe_id != self.dense.id for stage, recipe_id in self._open)
         return 1 + self.trials_done + running
 
     @property
@@ -118,12 +110,11 @@ class Proposer:
     def _baseline_proposals(self) -> deque[Proposal]:
         """Return the dense reference, then baselines within the budget, for at most half of the trials."""
         shares = tuple(share for share in self.config.baselines if share <= self.config.budget)
-        inside = self._measurable
-        narrowest = None if inside is None else inside.recipe(inside.smallest)
+        space, limits = self.space, self._measurable
+        narrowest = None if limits is None else limits.recipe(limits.smallest)
         offered: dict[str, Baseline] = {}
-        space = self.space
         for one in matched_baselines(space.shape, space.image, shares, space.cost, narrowest, space.merging):
-            if inside is None or not inside.outside(one.recipe):
+            if limits is None or not limits.outside(one.recipe):
                 offered.setdefault(one.recipe.id, one)
         offered.pop(self.dense.id, None)
         done = [row for row in self.rows.values() if row.stage == "search"]
@@ -137,8 +128,8 @@ class Proposer:
         return deque(Proposal(next(numbers), "search", *one) for one in queue)
 
     def _next_search(self) -> Proposal | None:
-        if self._first:
-            return self._first.popleft()
+        if self.first:
+            return self.first.popleft()
         if not self._trials_left:
             return None
         proposal = self._ask_tell.next(self._number)
@@ -147,20 +138,17 @@ class Proposer:
 
     def _next_full(self) -> Proposal | None:
         """After the search, hand out the full evaluation: dense model, baselines and front."""
-        if not self._full_stage:
+        if self._full is None:
             if any(stage == "search" for stage, _ in self._open):
                 return None
-            self._full_stage = True
-            self._full = deque(self._full_proposals())
+            # Starting with the slowest keeps workers from waiting for it at the end.
+            slowest_first = sorted(for_full_evaluation(self.rows.values()), key=lambda row: -present(row.gflops))
+            self._full = deque(
+                Proposal(number, "full", row.origin, row.label, row.recipe)
+                for number, row in enumerate(slowest_first)
+                if ("full", row.recipe_id) not in self.rows
+            )
         return self._full.popleft() if self._full else None
-
-    def _full_proposals(self) -> list[Proposal]:
-        # Starting with the slowest keeps workers from waiting for it at the end.
-        slowest_first = sorted(for_full_evaluation(self.rows.values()), key=lambda row: -present(row.gflops))
-        proposals = [
-            Proposal(number, "full", row.origin, row.label, row.recipe) for number, row in enumerate(slowest_first)
-        ]
-        return [p for p in proposals if p.key not in self.rows]
 
 
 def _is_trial(row: Row) -> bool:

@@ -6,7 +6,8 @@ Rows are frozen: `described` creates one, the other functions return a copy with
 
 import json
 import platform
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -31,7 +32,7 @@ _MAX_ERROR = 2000  # characters
 def described(context: SweepContext, proposal: Proposal) -> Row:
     """Return the row of a proposal before it is measured; its status is empty."""
     recipe, shape, config = proposal.recipe, context.shape, context.config
-    window, blocks = config.data.window_for(shape), recipe.blocks
+    blocks = recipe.blocks
     row = Row(
         sweep=config.name,
         number=proposal.number,
@@ -60,7 +61,7 @@ def described(context: SweepContext, proposal: Proposal) -> Row:
         versions=_versions(),
     )
     if not recipe.adaptive:
-        row = _with_costs(row, context, [profile(shape, recipe, window)])
+        row = _with_costs(row, context, [profile(shape, recipe, context.window)])
     if context.latency is None:
         return row
     predicted = context.latency.latency_ms(recipe)
@@ -72,12 +73,12 @@ def measured(row: Row, context: SweepContext, result: Measurement, per_image: bo
     """Return the complete row of a measurement.
 
     Args:
-        per_image: Whether to keep figures of every image, which take much space in a search.
+        per_image: Whether to keep the results of every image, which would take much space in a search.
     """
     robust = summary(result.corrupted, result.clean_miou)
-    window, recipe = context.config.data.window_for(context.shape), row.recipe
     if result.tokens:
-        row = _with_costs(row, context, [profile(context.shape, recipe, window, tokens) for tokens in result.tokens])
+        passes = [profile(context.shape, row.recipe, context.window, tokens) for tokens in result.tokens]
+        row = _with_costs(row, context, passes)
     if result.first is not None:
         row = replace(row, early_clean_miou=result.first.clean, early_corrupted_miou=result.first.corrupted)
     return replace(
@@ -87,10 +88,10 @@ def measured(row: Row, context: SweepContext, result: Measurement, per_image: bo
         clean_miou=result.clean_miou,
         corrupted_miou=robust.mpc,
         rpc=robust.rpc,
-        corrupted_by_type=_floats(robust.per_type),
-        corrupted_by_severity=_floats(robust.per_severity),
-        corrupted_by_variant=_floats(result.corrupted.reshape(-1)),
-        class_iou=_floats(result.class_iou),
+        corrupted_by_type=robust.per_type.tolist(),
+        corrupted_by_severity=robust.per_severity.tolist(),
+        corrupted_by_variant=result.corrupted.ravel().tolist(),
+        class_iou=result.class_iou.tolist(),
         classes=list(context.evalset.classes),
         per_image=result.per_image.packed() if per_image else None,
         effective_rank=result.rank.mean,
@@ -129,31 +130,22 @@ def git_commit() -> str:
 
 def _with_costs(row: Row, context: SweepContext, passes: Sequence[Profile]) -> Row:
     """Set the costs of a recipe: the mean over `passes`, one per image where merging is adaptive."""
-
-    def mean(values: Iterable[float]) -> float:
-        return float(np.mean(list(values)))
-
-    total, window = mean(cost.gflops for cost in passes), context.config.data.window_for(context.shape)
+    total = float(np.mean([cost.gflops for cost in passes]))
+    dense_total = gflops(context.shape, dense(context.shape), context.window)
     return replace(
         row,
-        tokens=[round(mean(counts)) for counts in zip(*(cost.tokens for cost in passes), strict=True)],
+        tokens=[round(float(np.mean(counts))) for counts in zip(*(cost.tokens for cost in passes), strict=True)],
         gflops=total,
-        gflops_share=total / gflops(context.shape, dense(context.shape), window),
-        gflops_encoder=mean(cost.encoder for cost in passes),
-        gflops_blocks=[mean(block) for block in zip(*(cost.blocks for cost in passes), strict=True)],
+        gflops_share=total / dense_total,
+        gflops_encoder=float(np.mean([cost.encoder for cost in passes])),
+        gflops_blocks=[float(np.mean(block)) for block in zip(*(cost.blocks for cost in passes), strict=True)],
     )
-
-
-def _floats(values: np.ndarray) -> list[float]:
-    return [float(v) for v in values]
 
 
 @cache
 def _versions() -> str:
     versions = {"python": platform.python_version()}
     for name in _LIBRARIES:
-        try:
+        with suppress(PackageNotFoundError):
             versions[name] = version(name)
-        except PackageNotFoundError:
-            continue
     return json.dumps(versions)

@@ -3,8 +3,8 @@
 
 The reference point of the hypervolume is half the best measured values, at the budget.
 
-Long sweeps are condensed: Optuna's TPE reads every trial at every ask, but models the few best against all others,
-whose density hardly depends on their number. An ask then costs the same after 5,000 trials as after 600.
+The trials of long sweeps are condensed: Optuna's TPE reads every trial at every ask, but models the few best against
+all others, whose density hardly depends on their number. An ask then costs the same after 5,000 trials as after 600.
 """
 
 from collections.abc import Sequence
@@ -27,9 +27,8 @@ _CANDIDATES = 250
 _MAX_FRONT = 80  # larger fronts are thinned to this size, as partitioning them would dominate the cost of an ask
 _RUNNING_PER_POINT = 8  # running trials for each extra point chosen together with the next one
 FULL = 600
-"""Number of trials at which the memory is condensed."""
+"""Number of trials that are condensed to `KEPT`."""
 KEPT = 300
-"""Number of trials kept then."""
 
 
 def distributions(space: Space) -> dict[str, BaseDistribution]:
@@ -45,29 +44,16 @@ class SurrogateSampler(BaseSampler):
         self._space, self._budget, self._surrogate, self._seed = space, budget, surrogate, seed
         self._dimensions = list(space.dimensions.values())
 
-    def infer_relative_search_space(
-        self,
-        study: Study,  # noqa: ARG002  Optuna's interface
-        trial: FrozenTrial,  # noqa: ARG002
-    ) -> dict[str, BaseDistribution]:
+    def infer_relative_search_space(self, *_: Any, **__: Any) -> dict[str, BaseDistribution]:
         """Return all dimensions of the space."""
         return distributions(self._space)
 
-    def sample_independent(
-        self,
-        study: Study,
-        trial: FrozenTrial,
-        param_name: str,
-        param_distribution: BaseDistribution,
-    ) -> Any:
-        """Unused, as all dimensions are sampled together."""
-        raise NotImplementedError(param_name)
+    def sample_independent(self, *_: Any, **__: Any) -> Any:
+        """Raise an error: all dimensions are sampled together."""
+        raise NotImplementedError
 
-    def sample_relative(
-        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
-        """Return the most promising point; a random one before enough trials, or if all candidates were tried."""
-        del search_space
+    def sample_relative(self, study: Study, trial: FrozenTrial, *_: Any, **__: Any) -> dict[str, Any]:
+        """Return the most promising point; a random one before enough trials, or if no candidate is eligible."""
         if self._surrogate.prefetched:
             return dict(self._surrogate.prefetched.popleft())
         rng = np.random.default_rng(self._seed)
@@ -88,14 +74,8 @@ class SurrogateSampler(BaseSampler):
         if not len(eligible):
             return dict(points[int(rng.integers(len(points)))])
         spent = np.concatenate([measured[:, -1], [self._cost(one.params) for one in running]])
-        best = self._best(
-            measured[:, :-1] * objectives.signs()[:-1],
-            tried,
-            spent,
-            drawn[eligible],
-            costs[eligible],
-            1 + len(running) // _RUNNING_PER_POINT,
-        )
+        accuracy, count = measured[:, :-1] * objectives.signs()[:-1], 1 + len(running) // _RUNNING_PER_POINT
+        best = self._best(accuracy, tried, spent, drawn[eligible], costs[eligible], count)
         self._surrogate.prefetched.extend(points[eligible[index]] for index in best[1:])
         return dict(points[eligible[best[0]]])
 
@@ -116,15 +96,17 @@ class SurrogateSampler(BaseSampler):
         Args:
             accuracy: (T, M - 1) measured objectives of the complete trials, all maximised.
             tried: (at least T, D) points of the complete trials, then of the running ones.
-            spent: Their costs.
+            spent: Costs of these trials.
             drawn: (C, D) candidates.
-            costs: (C,) their costs.
+            costs: (C,) costs of the candidates.
         """
         limit = max_steps(self._dimensions)
         models = self._surrogate.models(tried / limit, accuracy)
         accuracies, certain = expected(models, tried / limit), torch.from_numpy(-spent / self._budget)[:, None]
         front = _thinned(torch.cat([accuracies, certain], dim=1))
-        corner = torch.tensor([*_worst(accuracy.max(0)), -1.0], dtype=torch.float64)
+        best = accuracy.max(0)
+        worst = np.where(objectives.signs()[:-1] > 0, best / 2, best * 2)  # half the best if maximised, else twice
+        corner = torch.tensor([*worst, -1.0], dtype=torch.float64)
         mean, deviation = predicted(models, drawn / limit)
         relative = torch.from_numpy(costs / self._budget)
         return choose(mean, deviation, relative, front, corner, min(count, len(costs)))
@@ -137,11 +119,6 @@ def _thinned(points: torch.Tensor) -> torch.Tensor:
         return front
     spaced = np.linspace(0, len(front) - 1, _MAX_FRONT).astype(int)
     return front[front[:, -1].argsort()[spaced]]
-
-
-def _worst(best: np.ndarray) -> np.ndarray:
-    """Return the reference point of the measured objectives: half the best if maximised, twice if minimised."""
-    return np.where(objectives.signs()[:-1] > 0, best / 2, best * 2)
 
 
 def condensed(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
@@ -160,10 +137,6 @@ class FixedSpaceTPE(TPESampler):
         super().__init__(multivariate=True, constant_liar=True, n_startup_trials=8, seed=seed)
         self._fixed = {name: space[name] for name in sorted(space) if not space[name].single()}
 
-    def infer_relative_search_space(
-        self,
-        study: Study,  # noqa: ARG002  Optuna's interface
-        trial: FrozenTrial,  # noqa: ARG002
-    ) -> dict[str, BaseDistribution]:
+    def infer_relative_search_space(self, *_: Any, **__: Any) -> dict[str, BaseDistribution]:
         """Return all parameters, in the order in which Optuna would infer them."""
         return self._fixed

@@ -15,7 +15,7 @@ import optuna
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.storages.journal._file import LOCK_FILE_SUFFIX
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.trial import TrialState, create_trial
 
 from raycomp import objectives
 from raycomp.errors import first_line
@@ -47,6 +47,7 @@ class StudyReplica(Replica):
         self._uri, self._study_name, self._space = uri, name, space
         self._study: optuna.Study | None = None
         self._stored: set[str] = set()
+        """Recipes and statuses of the rows that the study holds."""
 
     def connect(self) -> None:
         """Open or create the study and list the rows it holds."""
@@ -70,17 +71,12 @@ class StudyReplica(Replica):
         key = f"{item.recipe_id} {item.status}"
         if key in self._stored:
             return
-        self._study.add_trial(self._trial(item, key))
+        trial = as_trial(self._space, item, objectives.values(item) if item.status == "complete" else None)
+        if trial is None:  # failed, stopped, or a baseline outside Optuna's distributions
+            trial = create_trial(state=TrialState.FAIL if item.status == "failed" else TrialState.PRUNED)
+        trial.user_attrs = {_ROW: key, "recipe_id": item.recipe_id, "origin": item.origin, "label": item.label}
+        self._study.add_trial(trial)
         self._stored.add(key)
-
-    def _trial(self, row: Row, key: str) -> FrozenTrial:
-        attrs = {_ROW: key, "recipe_id": row.recipe_id, "origin": row.origin, "label": row.label}
-        frozen = as_trial(self._space, row, objectives.values(row) if row.status == "complete" else None)
-        if frozen is not None:
-            frozen.user_attrs = attrs
-            return frozen
-        failed = row.status == "failed"  # otherwise stopped, or a baseline outside Optuna's distributions
-        return create_trial(state=TrialState.FAIL if failed else TrialState.PRUNED, user_attrs=attrs)
 
     def _storage(self) -> BaseStorage:
         if not self._uri.startswith(_JOURNAL):
@@ -88,9 +84,7 @@ class StudyReplica(Replica):
         file = Path(self._uri.removeprefix(_JOURNAL))
         _unlock(file, self._warn)
         try:
-            if file.exists() and not _ends_with_newline(
-                file
-            ):  # Optuna would append to that line and then read no further
+            if file.exists() and _is_torn(file):  # Optuna would append to the last line and then read no further
                 raise ValueError("its last line is torn")
             return JournalStorage(JournalFileBackend(str(file)))
         except (AttributeError, LookupError, TypeError, ValueError) as error:  # raised while reading its lines
@@ -99,11 +93,12 @@ class StudyReplica(Replica):
             return JournalStorage(JournalFileBackend(str(file)))
 
 
-def _ends_with_newline(file: Path) -> bool:
+def _is_torn(file: Path) -> bool:
+    """Return whether a file's last line has no end."""
     with file.open("rb") as journal:
         size = journal.seek(0, os.SEEK_END)
         journal.seek(max(0, size - 1))
-        return journal.read() in (b"", b"\n")
+        return journal.read() not in (b"", b"\n")
 
 
 def _unlock(file: Path, warn: Callable[[str], None]) -> None:
@@ -112,9 +107,9 @@ def _unlock(file: Path, warn: Callable[[str], None]) -> None:
     Optuna itself would wait for half a minute, or forever if the lock is a link to a moved file.
     """
     lock = file.with_name(file.name + LOCK_FILE_SUFFIX)
-    until, held = time.monotonic() + _STALE_AFTER, _identity(lock)
-    while held is not None and _identity(lock) == held:
-        if time.monotonic() > until:
+    deadline, first = time.monotonic() + _STALE_AFTER, _identity(lock)
+    while first is not None and _identity(lock) == first:
+        if time.monotonic() > deadline:
             lock.unlink(missing_ok=True)
             warn(f"{lock} was left by a dead process: removed")
             return

@@ -59,8 +59,8 @@ class Surrogate:
         """Condition the models on completed trials, in completion order, and on running ones.
 
         Args:
-            compression: (T, D) in [0, 1]; rows beyond those of `accuracy` are running trials, which count with their
-                expected accuracy.
+            compression: (T, D) in [0, 1]. Rows beyond those of `accuracy` are running trials, for which the models'
+                expected accuracy is used.
             accuracy: (at most T, M - 1), maximised.
         """
         X, Y = torch.from_numpy(compression), torch.from_numpy(accuracy)
@@ -89,7 +89,7 @@ class Surrogate:
 
 
 def _fit_at(trials: int) -> int:
-    """Return how many of the first trials to fit on; it depends on their number alone, so a resumed sweep agrees."""
+    """Return how many of the first trials to fit on: a function of their number, so that a resumed sweep agrees."""
     return math.floor(_GROWTH ** math.floor(math.log(trials, _GROWTH) + 1e-9) + 1e-9)
 
 
@@ -106,7 +106,7 @@ def _fitted(inputs: Tensor, targets: Tensor) -> State:
 
 @torch.no_grad()
 def expected(models: list[SingleTaskGP], compression: np.ndarray) -> Tensor:
-    """Predict the mean (T, M - 1) of the measured objectives, without the cost of deviations."""
+    """Predict the mean (T, M - 1) of the measured objectives; deviations, which cost more, are skipped."""
     with skip_posterior_variances():
         return torch.cat([model.posterior(torch.from_numpy(compression)).mean for model in models], dim=1)
 
@@ -152,10 +152,8 @@ def expected_improvement(
     mean: Tensor, deviation: Tensor, certain: Tensor, front: FastNondominatedPartitioning
 ) -> Tensor:
     """Return each candidate's expected gain in hypervolume (C,), from (C, M - 1), (C, M - 1) and (C, 1)."""
-    # BoTorch's qExpectedHypervolumeImprovement could replace this, with an objective that appends the certain cost (a
-    # GenericDeterministicModel in the list has no sampler). Measured with 0.18.1 on one core, 250 candidates and these
-    # models: it ranks the same 20 candidates best, in 19, 24 and 116 ms after 20, 60 and 300 trials, against 19, 30 and
-    # 57 ms here, prediction included. qLogExpectedHypervolumeImprovement agrees as well, in 87 to 316 ms.
+    # BoTorch's qExpectedHypervolumeImprovement ranks the same 20 of 250 candidates best, but takes 116 ms after 300
+    # trials on one core, against 57 ms here (0.18.1, prediction included); the qLog variant takes 316 ms.
     normal = draw_sobol_normal_samples(mean.shape[1], _SAMPLES, seed=0).to(mean)
     drawn = mean + normal[:, None] * deviation  # (S, C, 2)
     objectives = torch.cat([drawn, certain.expand(_SAMPLES, -1, 1)], dim=-1)[:, :, None]  # (S, C, 1, M)
@@ -171,8 +169,8 @@ def steps(dimensions: Sequence[Dimension], params: Params) -> np.ndarray:
 
 def point(dimensions: Sequence[Dimension], compression: np.ndarray) -> Params:
     """Return the point with these steps of compression (D,)."""
-    sign = [-1 if d.full == d.high else 1 for d in dimensions]
-    return {d.name: d.full + s * int(n) * d.step for d, s, n in zip(dimensions, sign, compression, strict=True)}
+    signs = [-1 if d.full == d.high else 1 for d in dimensions]
+    return {d.name: d.full + s * int(n) * d.step for d, s, n in zip(dimensions, signs, compression, strict=True)}
 
 
 def max_steps(dimensions: Sequence[Dimension]) -> np.ndarray:
@@ -186,9 +184,8 @@ def candidates(dimensions: Sequence[Dimension], front: np.ndarray, count: int, r
     Args:
         front: (F, D) points of the front; may be empty.
     """
-    # BoTorch 0.18 draws none of these: `optimize_acqf_discrete` takes its candidates as an argument, and
-    # `optimize_acqf_discrete_local_search` moves one dimension at a time, where a relative may move all of a kind, and
-    # takes linear constraints only, while the cost of a recipe is not linear.
+    # BoTorch 0.18 has no equivalent: `optimize_acqf_discrete` takes its candidates as an argument, and
+    # `optimize_acqf_discrete_local_search` moves one dimension at a time and supports linear constraints only.
     kinds: dict[str, list[int]] = {}
     for index, dimension in enumerate(dimensions):
         kinds.setdefault(dimension.name.partition("_")[0], []).append(index)

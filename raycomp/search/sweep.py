@@ -7,7 +7,6 @@ Tune's snapshots are not used: a sweep resumes from its rows (see `raycomp.searc
 import tempfile
 from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from ray import tune
@@ -38,7 +37,7 @@ class Trial(tune.Trainable):
             self._device = prepare_worker()
         except UserError as error:  # reported by the first step, since Tune retries a failed setup
             self._problem = str(error)
-        self._proposal = Proposal.from_config(config)
+        self.reset_config(config)
 
     def step(self) -> dict[str, Any]:
         """Measure. The result may hold `problem`, which ends the sweep, or `lost`, which ends this actor."""
@@ -46,20 +45,19 @@ class Trial(tune.Trainable):
             raise RuntimeError(self._lost)  # makes Tune end the actor
         if self._problem:
             return {"done": True, "problem": self._problem}
-        folder = self._store.folder
         try:
+            folder = self._store.folder
             row = run_trial(self._context, self._samples, self._proposal, folder, self._device, self._commit)
+            self._store.write(row)
         except DeviceLost as error:  # return a result first: exceptions of actors do not reach the searcher
             self._lost = str(error)
             return {"done": False, "lost": self._lost}
-        try:
-            self._store.write(row)
-        except UserError as error:  # measuring again would not help
+        except UserError as error:  # the row cannot be written, so measuring again would not help
             return {"done": True, "problem": str(error)}
         return {"done": True}
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        self._proposal = Proposal.from_config(new_config)
+        self._proposal: Proposal = new_config["proposal"]
         return True
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
@@ -69,15 +67,6 @@ class Trial(tune.Trainable):
         """Do nothing."""
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """The result of a sweep."""
-
-    rows: list[Row]
-    finished: bool
-    """False after an interruption; the same command resumes."""
-
-
 def run_sweep(
     context: SweepContext,
     samples: Samples | None,
@@ -85,8 +74,8 @@ def run_sweep(
     proposer: Source,
     on_row: Callable[[Row], None],
     trial: type[tune.Trainable] = Trial,
-) -> Outcome:
-    """Run trials until the proposer has no more. Call `cluster.connect` first.
+) -> None:
+    """Run trials until the proposer is finished or the sweep is interrupted. Call `connection.connect` first.
 
     Args:
         samples: Training images for the recovery; None makes each worker open the training split.
@@ -94,23 +83,17 @@ def run_sweep(
         trial: The actor class that measures and writes rows to the store.
 
     Raises:
-        UserError: If a row cannot be written, another job has taken over the folder, or the dense model cannot be
-            measured.
+        UserError: If a row cannot be written, another job takes over the folder, or the dense model cannot be measured.
     """
     config = context.config
     parameters = {"context": context, "samples": samples, "folder": store.folder.resolve(), "commit": git_commit()}
-    resources = {
-        name.lower(): amount for name, amount in trial_resources(config).items()
-    }  # Tune's names are lower case
+    resources = {name.lower(): amount for name, amount in trial_resources(config).items()}  # Tune's names
     searcher = _Searcher(proposer, store, context, on_row)
     with tempfile.TemporaryDirectory(prefix="raycomp-tune-") as scratch:
         tuner = tune.Tuner(
             tune.with_resources(tune.with_parameters(trial, **parameters), resources),
             tune_config=tune.TuneConfig(
-                search_alg=searcher,
-                num_samples=-1,
-                max_concurrent_trials=workers(config),
-                reuse_actors=True,
+                search_alg=searcher, num_samples=-1, max_concurrent_trials=workers(config), reuse_actors=True
             ),
             run_config=tune.RunConfig(
                 name=config.name,
@@ -122,7 +105,6 @@ def run_sweep(
         tuner.fit()
     if searcher.problem:
         raise UserError(f"{searcher.problem}; measured trials are kept, and the same command resumes")
-    return Outcome(rows=list(proposer.rows.values()), finished=proposer.finished)
 
 
 class _Searcher(Searcher):
@@ -152,7 +134,7 @@ class _Searcher(Searcher):
         if proposal is None:
             return Searcher.FINISHED if self._proposer.finished else None
         self._running[trial_id] = proposal
-        return proposal.to_config()
+        return {"proposal": proposal}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Keep a worker's last message: out of memory, or a device that no longer computes."""
@@ -169,17 +151,13 @@ class _Searcher(Searcher):
             row = self._store.read(*proposal.key)
             if row is None and error:
                 row = self._retry_or_fail(proposal)
-        except UserError as unwritable:
-            self.problem = str(unwritable)
-            return
-        if row is None:  # queued for another try, or interrupted and proposed again by the next command
-            return
-        self._proposer.tell(row)
-        self._on_row(row)
-        try:
-            check_measured([row] if row.is_dense else [])
-        except UserError as without_dense:  # other trials would have no reference
-            self.problem = str(without_dense)
+            if row is None:  # queued for another try, or interrupted and proposed again by the next command
+                return
+            self._proposer.tell(row)
+            self._on_row(row)
+            check_measured([row] if row.is_dense else [])  # without it, other trials have no reference
+        except UserError as problem:
+            self.problem = str(problem)
 
     def _retry_or_fail(self, proposal: Proposal) -> Row | None:
         """Queue a trial whose worker died for another try, or write a failed row after too many.
@@ -191,10 +169,10 @@ class _Searcher(Searcher):
         if times <= self._context.config.search.max_failures:
             self._retries.append(proposal)
             return None
-        reason = self._lost.get(proposal.key)
-        text = f"the trial's worker died {times} times, perhaps out of memory (search.max_failures)"
-        if reason is not None:
+        if reason := self._lost.get(proposal.key):
             text = f"the trial ended its worker {times} times (search.max_failures), the last time with {reason}"
+        else:
+            text = f"the trial's worker died {times} times, perhaps out of memory (search.max_failures)"
         row = failed(described(self._context, proposal), text)
         self._store.write(row)
         return row

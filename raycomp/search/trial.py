@@ -2,18 +2,18 @@
 """Run one trial without Ray: compress, recover and measure. `raycomp.search.sweep` runs it in actors."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
 import torch
 
-from raycomp.config import SweepConfig
 from raycomp.context.sweep_context import SweepContext
 from raycomp.data.samples import Samples
 from raycomp.devices import device_name, free, is_out_of_memory, responds
 from raycomp.errors import UserError
 from raycomp.evaluate.measure import Measurement, Stopped, measure
+from raycomp.evaluate.miou import Accuracy
 from raycomp.models.segmenter import Segmenter
 from raycomp.recover import recovered
 from raycomp.results.row import Row
@@ -63,14 +63,11 @@ def _attempt(
             model = recovered(context, proposal.recipe, samples, device, folder)
             row = replace(row, seconds_build=time.perf_counter() - clock)
             row = replace(row, params=sum(p.numel() for p in model.parameters()))
-            result = None
-            for batch in _batches(context, proposal):
-                row = replace(row, batch=batch)
-                result = _measured(context, model, proposal, device, batch)
-                if result is not None:
-                    break
+            if proposal.recipe.adaptive:
+                row = replace(row, batch=1)
+            while (result := _measured(context, model, proposal, device, row.batch)) is None:
                 free(device)  # outside the handler, as the traceback holds the tensors until it ends
-        assert result is not None
+                row = replace(row, batch=row.batch // 2)  # only throughput depends on the batch size
         return measured(row, context, result, per_image=proposal.stage != "search"), False
     except Stopped as early:
         return stopped(row, early), False
@@ -78,37 +75,31 @@ def _attempt(
         return failed(row, error), is_out_of_memory(error)
 
 
-def _batches(context: SweepContext, proposal: Proposal) -> Iterator[int]:
-    """Yield the configured batch size, then its halves down to 1. Only throughput depends on it, accuracy does not."""
-    batch = 1 if proposal.recipe.adaptive else context.config.evaluation.batch
-    while batch:
-        yield batch
-        batch //= 2
-
-
 def _measured(
     context: SweepContext, model: Segmenter, proposal: Proposal, device: torch.device, batch: int
 ) -> Measurement | None:
     """Measure with this batch size; None if the device lacks memory for it and a smaller one may fit."""
-    settings = context.config.evaluation.model_copy(update={"batch": batch})
-    exclusive = not shares_card(context.config)
     try:
-        return measure(
-            model,
-            context.evalset,
-            proposal.stage,
-            settings,
-            context.config.data,
-            device,
-            proposal.thresholds,
-            exclusive,
-        )
+        return measured_in(context, model, proposal.stage, device, batch, proposal.thresholds)
     except RuntimeError as error:
         if batch == 1 or not is_out_of_memory(error):
             raise
     return None
 
 
-def shares_card(config: SweepConfig) -> bool:
-    """Return whether trials share a GPU, which makes the latency of one depend on the others."""
-    return 0 < (config.search.gpus_per_trial or 0) < 1
+def measured_in(
+    context: SweepContext,
+    model: Segmenter,
+    stage: str,
+    device: torch.device,
+    batch: int | None = None,
+    thresholds: Sequence[Accuracy] = (),
+) -> Measurement:
+    """Measure a model as the sweep configures, by default with its batch size; see `measure`.
+
+    Latency is not timed where trials share a GPU, as it would depend on the other trials.
+    """
+    config = context.config
+    settings = config.evaluation if batch is None else config.evaluation.model_copy(update={"batch": batch})
+    exclusive = not 0 < (config.search.gpus_per_trial or 0) < 1
+    return measure(model, context.evalset, stage, settings, config.data, device, thresholds, exclusive)

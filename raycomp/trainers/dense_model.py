@@ -13,11 +13,9 @@ from raycomp.trainers.job import TrainedNetwork, TrainingJob
 
 
 def train_dense(job: TrainingJob, start: Path | None, half: bool) -> TrainedNetwork[Segmenter]:
-    """Train the dense model and measure the IoU of each class.
+    """Train the dense model, from the checkpoint `start` if given, and measure the IoU of each class.
 
-    Args:
-        start: Initial checkpoint.
-        half: Whether weights will be stored as float16; those weights are then measured.
+    With `half`, the weights as stored in float16 are measured.
     """
     model = Segmenter(job.shape, dense(job.shape))
     model.regularise(job.settings.drop_path, job.settings.decoder_dropout)

@@ -8,7 +8,7 @@ import numpy as np
 from raycomp.compress.apply import compress
 from raycomp.compress.elastic import ordered
 from raycomp.context.calibration import score
-from raycomp.losses import nested
+from raycomp.losses import distilled
 from raycomp.models import checkpoints
 from raycomp.models.segmenter import Segmenter
 from raycomp.recipe import Recipe, dense
@@ -18,11 +18,9 @@ from raycomp.trainers.job import TrainedNetwork, TrainingJob
 
 
 def train_elastic(job: TrainingJob, start: Path, half: bool) -> TrainedNetwork[Segmenter]:
-    """Sort the units of a dense model, and train it over recipes of the space with the dense model as teacher.
+    """Sort the units of the dense model in `start`, and train it over recipes of the space with that model as teacher.
 
-    Args:
-        start: Checkpoint of the dense model.
-        half: Whether weights will be stored as float16; those weights are then measured.
+    With `half`, the weights as stored in float16 are measured.
     """
     sweep, shape = job.sweep, job.shape
     teacher = checkpoints.load(start, shape).to(job.device)
@@ -39,7 +37,7 @@ def train_elastic(job: TrainingJob, start: Path, half: bool) -> TrainedNetwork[S
         return always + [space.recipe(space.draw(rng, low)) for _ in range(settings.recipes)]
 
     identity = f" {checkpoints.fingerprint(start)} {sweep.space.model_dump_json()} {settings.model_dump_json()}"
-    model, seconds = job.fit(model, nested(teacher, settings.distill, draw), identity)
+    model, seconds = job.fit(model, distilled(teacher, settings.distill, draw), identity)
     if half:
         model = model.half().float()
     full, table = _measured(job, model, space)
@@ -50,9 +48,8 @@ def train_elastic(job: TrainingJob, start: Path, half: bool) -> TrainedNetwork[S
 def _measured(job: TrainingJob, model: Segmenter, space: Space) -> tuple[str, str]:
     """Measure full width and the baselines in the space; return the mIoU at full width and a table of all."""
     shares = tuple(share for share in job.sweep.search.baselines if share >= job.sweep.elastic.least)
-    baselines = matched_baselines(
-        job.shape, space.image, shares, narrowest=space.recipe(space.smallest), merging=space.merging
-    )
+    narrowest = space.recipe(space.smallest)
+    baselines = matched_baselines(job.shape, space.image, shares, narrowest=narrowest, merging=space.merging)
     inside = [one for one in baselines if not space.outside(one.recipe)]
     job.say(f"measuring full width and {len(inside)} baselines on {job.count} images")
     full = f"{np.nanmean(job.class_iou(model)):.4f}"

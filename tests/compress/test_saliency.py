@@ -5,9 +5,11 @@ import pytest
 import torch
 
 from raycomp.compress import saliency as saliencies
+from raycomp.compress.layout import axes
 from raycomp.compress.saliency import from_gradients
 from tests.conftest import TINY, seeded_images, seeded_model
 from tests.helpers.copies import Copies
+from tests.models.heads.shapes import shape_of
 
 # w * dL/dw of every weight of a parameter, all weights of it alike. Blocks of the encoder and of the decoder have the
 # same. TINY has 32 embedding channels, patches of 3 * 8 * 8 = 192 values, 4 heads of 8 QK and 8 V units, and 128 MLP
@@ -195,3 +197,17 @@ def test_bfloat16_scores_rank_units_like_float32(model, shape):
         best = set(full[name].topk(len(full[name]) // 2).indices.tolist())
         again = set(half[name].topk(len(half[name]) // 2).indices.tolist())
         assert len(best & again) >= 0.8 * len(best)
+
+
+@pytest.mark.parametrize("name", ["linear", "mask", "eomt", "dpt project", "upernet", "pup"])
+def test_nvit_does_not_count_what_a_head_reads(name):
+    """Also not in a transposed convolution, whose inputs are its first axis."""
+    model = seeded_model(shape_of(name))
+    for _, parameter in model.named_parameters():
+        parameter.grad = torch.ones_like(parameter)
+    before = from_gradients(model, "nvit")["embed"]
+    for tensor, _, units in axes(model):
+        if tensor.startswith("decoder.") and "embed" in units:
+            model.get_parameter(tensor).grad.fill_(7)
+    assert torch.equal(from_gradients(model, "nvit")["embed"], before)
+    assert not torch.equal(from_gradients(model, "taylor")["embed"], before)

@@ -15,8 +15,7 @@ from PIL import Image
 from raycomp.deploy import model as models
 from raycomp.deploy.model import CARD_FIELD, ModelCard
 from raycomp.deploy.onnx import compare, export_onnx, export_program, open_session, run_bound
-from raycomp.deploy.predict import open_model, predict
-from raycomp.deploy.program import moved
+from raycomp.deploy.predict import moved, open_model, predict
 from raycomp.errors import UserError
 from tests.conftest import TINY, seeded_images
 from tests.helpers.deploy import CLASSES, DATA, compressed

@@ -12,11 +12,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from raycomp.compress.apply import compress
 from raycomp.errors import UserError
 from raycomp.evaluate.latency_fit import _drawn, fitted
-from raycomp.evaluate.latency_table import NO_FIT, LatencyTable, _evicted, measure_latency
+from raycomp.evaluate.latency_table import NO_FIT, LatencyTable, _evicted, _Parts, measure_latency
 from raycomp.merging import Algm, ToMe
 from raycomp.models.segmenter import Segmenter
 from raycomp.recipe import BlockWidths, Recipe, dense, tokens_removed
 from tests.conftest import TINY
+from tests.models.heads.shapes import NAMES, shape_of
 
 CPU = torch.device("cpu")
 
@@ -149,3 +150,14 @@ def test_a_fit_to_real_times_is_kept(tmp_path):
     del old["fit"]
     (tmp_path / "table.json").write_text(json.dumps(old))
     assert LatencyTable.load(tmp_path / "table.json").fit == NO_FIT
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_head_runs_on_few_and_on_many_tokens(name):
+    shape = shape_of(name)
+    parts = _Parts(shape, 2, CPU, torch.float32, shape.image, ToMe.standard(shape, "small"))
+    for tokens in (4, parts.tokens):
+        run, x = parts.decoder(16, tokens)
+        logits = run(x)
+        assert isinstance(logits, torch.Tensor)
+        assert logits.shape == (2, 5, *shape.image)

@@ -57,10 +57,10 @@ def test_labels_are_those_of_sliding_windows_alone(batch, dtype, rng):
         return memory[: len(x)]
 
     found: list[torch.Tensor] = []
-    for some in labelled(run, [image.clone for image in images], SIZES, view, batch):
-        assert some.images.start == len(found)
-        found += some.labels
-        assert some.images.stop == len(found)
+    for part, labels in labelled(run, [image.clone for image in images], SIZES, view, batch):
+        assert part.start == len(found)
+        found += labels
+        assert part.stop == len(found)
     assert len(found) == len(images)
     for one, other in zip(found, expected, strict=True):
         assert torch.equal(one, other)
@@ -80,5 +80,5 @@ def test_images_are_read_one_after_the_other(rng):
     view = View(NORMALIZATIONS["vit"], WINDOW, 20, Bilinear(PATCH), torch.float32)
     sizes = [(WINDOW, WINDOW)] * 7
     images = [lambda index=index: image(index) for index in range(7)]
-    for some in labelled(scores, images, sizes, view, 3):
-        assert read == list(range(min(7, some.images.stop)))
+    for part, _ in labelled(scores, images, sizes, view, 3):
+        assert read == list(range(min(7, part.stop)))

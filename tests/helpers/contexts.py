@@ -14,17 +14,19 @@ from raycomp.data.corruptions import VARIANTS
 from raycomp.data.evalset import CLEAN, EvalSet, Stack
 from raycomp.data.samples import IGNORE
 from raycomp.models.policy import Policy
+from raycomp.shape import ModelShape
 from tests.conftest import TINY, seeded_model, seeded_saliency
 
 SHAPE = TINY.model_copy(update={"width": 64, "depth": 4, "image": (64, 64), "classes": 11})
 CLEAN_IMAGES = 4
 
 
-def tiny_context() -> SweepContext:
+def tiny_context(shape: ModelShape = SHAPE) -> SweepContext:
+    """Build a context for a shape of 64 x 64 pixels and 11 classes."""
     config = SweepConfig.model_validate(
         {
             "name": "tiny",
-            "model": {"checkpoint": "none", "shape": SHAPE.model_dump(mode="json")},
+            "model": {"checkpoint": "none", "shape": shape.model_dump(mode="json")},
             "data": {"dataset": "streetscenes"},
             "evaluation": {"search": {"clean": 2, "corrupted": 1}, "full": {"clean": CLEAN_IMAGES, "corrupted": 1}},
             "policy": {"kind": "small"},
@@ -56,12 +58,12 @@ def tiny_context() -> SweepContext:
         classes=tuple("abcdefghijk"),
         fingerprint="images",
     )
-    model = seeded_model(SHAPE)
+    model = seeded_model(shape)
     torch.manual_seed(0)
-    policy = Policy("small", SHAPE.patch)
+    policy = Policy("small", shape.patch)
     return SweepContext(
         config=config,
-        shape=SHAPE,
+        shape=shape,
         checkpoint="weights",
         weights={name: tensor.numpy() for name, tensor in model.state_dict().items()},
         scores={name: score.numpy() for name, score in seeded_saliency(model).items()},

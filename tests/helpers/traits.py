@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tiny shapes with the traits of other ViT families, and recipes that cut them everywhere."""
+"""Tiny shapes with the traits and heads of other ViT families, and recipes that cut them everywhere."""
 
 from typing import Any
 
@@ -7,6 +7,7 @@ from raycomp.merging import Merge
 from raycomp.recipe import BlockWidths, Recipe
 from raycomp.shape import ModelShape
 from tests.conftest import TINY
+from tests.models.heads.shapes import NAMES, shape_of
 
 TRAITS: dict[str, dict[str, Any]] = {
     "no special tokens": {"prefix": 0},
@@ -22,12 +23,18 @@ TRAITS: dict[str, dict[str, Any]] = {
 """Changes to the tiny shape by name."""
 
 
+SHAPES = (*TRAITS, *(f"head {name}" for name in NAMES))
+"""Names of all tiny shapes: one for each trait, one for each head."""
+
+
 def with_traits(name: str) -> ModelShape:
+    if name.startswith("head "):
+        return shape_of(name.removeprefix("head "))
     return ModelShape.model_validate(TINY.model_dump() | TRAITS[name])
 
 
 def cut_everywhere(shape: ModelShape, merge: Merge | None = None, embed: int = 24) -> Recipe:
     """Other widths in each block; QK widths are even, as rotary position needs them."""
-    widths = ((3, 6, 8, 60), (4, 8, 3, 24), (1, 4, 7, shape.mlp))
-    blocks = tuple(BlockWidths(heads=h, qk=qk, v=v, mlp=mlp) for h, qk, v, mlp in widths)
+    widths = ((3, 6, 8, 60), (4, 8, 3, 24), (1, 4, 7, shape.mlp), (2, 8, 8, 40))
+    blocks = tuple(BlockWidths(heads=h, qk=qk, v=v, mlp=mlp) for h, qk, v, mlp in widths[: shape.depth])
     return Recipe(embed=embed, blocks=blocks, merge=merge)

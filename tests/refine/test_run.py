@@ -23,10 +23,10 @@ def rows() -> list[Row]:
 
 def test_the_front_with_every_seed_cheapest_first():
     wanted = front_targets(rows(), 0.95, seeds=(0, 1))
-    assert [(one.target.recipe.embed, one.target.seed) for one in wanted] == [
+    assert [(one.recipe.embed, one.seed) for one in wanted] == [
         (16, 0), (16, 1), (24, 0), (24, 1), (28, 0), (28, 1),
     ]  # fmt: skip
-    assert all(one.row.recipe_id == one.target.recipe.id for one in wanted)
+    assert all(one.row.recipe_id == one.recipe.id for one in wanted)
     assert front_targets(rows(), 0.01, seeds=(0,)) == []
 
 

@@ -61,7 +61,7 @@ def test_a_model_stops_only_below_both_figures_of_a_threshold(context):
 
 def test_the_row_of_a_stopped_trial_claims_no_accuracy(context, tmp_path):
     proposal = Proposal(3, "search", "proposed", "", dense(context.shape), (Accuracy(1.0, 1.0),))
-    row = run_trial(with_first(context), None, Proposal.from_config(proposal.to_config()), tmp_path, CPU, "")
+    row = run_trial(with_first(context), None, proposal, tmp_path, CPU, "")
     assert (row.status, row.error, row.images) == ("stopped", "", 34)
     assert 0 <= row.early_clean_miou <= 1
     assert row.clean_miou is None

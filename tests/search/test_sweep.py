@@ -50,7 +50,7 @@ def test_without_the_dense_model_no_more_trials_are_proposed(origin, status, pro
     store, told = Kept(), []
     store.held[first.key] = fake_row(TINY, first, status)
     searcher = _Searcher(One([first, second]), store, None, told.append)  # type: ignore[arg-type]
-    assert searcher.suggest("a") == first.to_config()
+    assert searcher.suggest("a") == {"proposal": first}
     searcher.on_trial_complete("a", {"done": True})
     assert searcher.problem == problem
     assert [row.status for row in told] == [status]

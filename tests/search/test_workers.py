@@ -60,9 +60,10 @@ def measured(context, folder, losses, **search):
     own = replace(context, config=context.config.changed("search", workers=1, gpus_per_trial=0, **search))
     store = Store(folder)
     store.open(own.config)
-    outcome = run_sweep(own, None, store, ProposalList(proposals, []), lambda row: None, Losing)
-    assert outcome.finished
-    return {row.number: row for row in outcome.rows}, (folder / "marks").read_text().splitlines()
+    source = ProposalList(proposals, [])
+    run_sweep(own, None, store, source, lambda row: None, Losing)
+    assert source.finished
+    return {row.number: row for row in source.rows.values()}, (folder / "marks").read_text().splitlines()
 
 
 def test_a_worker_that_loses_its_device_ends_and_another_takes_the_trial(context, tmp_path):

@@ -11,7 +11,7 @@ from raycomp import objectives
 from raycomp.objectives import COST
 from raycomp.report.plot import axis_bottom
 from raycomp.report.published import DENSE, PUBLISHED, Published
-from raycomp.report.sweep_view import SweepView, named
+from raycomp.report.sweep_view import SweepView
 from raycomp.results.query import baseline_curve, completed, refined_rows, uniform_baselines_of
 from raycomp.results.row import Row, present
 
@@ -23,7 +23,7 @@ _SYMBOLS = ("triangle-down", "square", "diamond", "cross", "x", "star-triangle-u
 def front_figure(sweep: SweepView) -> go.Figure:
     """Plot the measured objectives against the cost, side by side, with baselines and comparable published results."""
     figure = _panels([objective.axis for objective in objectives.measured()])
-    unit = "predicted ms per batch" if any(row.timed for row in sweep.rows) else "GFLOPs per image"
+    unit = "predicted ms per batch" if sweep.timed else "GFLOPs per image"
     members = {row.recipe_id for row in sweep.front}
     rest = [row for row in completed(sweep.trials, "search") if row.recipe_id not in members]
     for family in sorted({row.family for row in rest} - {"dense"}, key=lambda name: (name != "prune", len(name))):
@@ -57,28 +57,21 @@ def beside_paper_figure(sweep: SweepView) -> go.Figure:
         dense = methods[DENSE][0]
         for method, color in zip([name for name in methods if name != DENSE], COLORS, strict=False):
             points = methods[method]
-            x = [100 * p.gflops / dense.gflops for p in points]
-            kept = [[100 * getattr(p, one.short) / getattr(dense, one.short) for p in points] for one in published]
-            name = f"{method}, {dataset}"
-            style = {"color": color, "symbol": "circle-open", "size": 7}
-            dash = "dot" if dataset == "cityscapes" else "dash"
-            for column, y in enumerate(kept, 1):
-                line = {"color": color, "dash": dash, "width": 1}
-                _add(figure, column, x=x, y=y, name=name, mode="lines+markers", marker=style, line=line)
-    if sweep.dense is not None:
-        for column, objective in enumerate(published, 1):
-            if not (reference := objective.value(sweep.dense)):  # a share of 0 is undefined
-                continue
-            y = [100 * objective.value(row) / reference for row in sweep.front]
-            x = [100 * row.cost_share for row in sweep.front]
-            hover = [describe(row) for row in sweep.front]
-            ids = [row.recipe_id for row in sweep.front]
-            style = {"color": FRONT, "size": 10}
-            _add(figure, column, x=x, y=y, name="this sweep's front", mode="markers", marker=style,
-                 text=hover, customdata=ids, hovertemplate="%{text}<extra></extra>")  # fmt: skip
-    figure.update_xaxes(
-        title_text="% of the dense GFLOPs" if not any(row.timed for row in sweep.rows) else "% of the dense cost"
-    )
+            marker = {"color": color, "symbol": "circle-open", "size": 7}
+            line = {"color": color, "dash": "dot" if dataset == "cityscapes" else "dash", "width": 1}
+            for column, one in enumerate(published, 1):
+                x = [100 * p.gflops / dense.gflops for p in points]
+                y = [100 * getattr(p, one.short) / getattr(dense, one.short) for p in points]
+                name = f"{method}, {dataset}"
+                _add(figure, column, x=x, y=y, name=name, mode="lines+markers", marker=marker, line=line)
+    for column, objective in enumerate(published, 1):
+        if sweep.dense is None or not (reference := objective.value(sweep.dense)):  # a share of 0 is undefined
+            continue
+        x = [100 * row.cost_share for row in sweep.front]
+        y = [100 * objective.value(row) / reference for row in sweep.front]
+        marker = {"color": FRONT, "size": 10}
+        _add(figure, column, x=x, y=y, name="this sweep's front", mode="markers", marker=marker, **_links(sweep.front))
+    figure.update_xaxes(title_text=f"% of the dense {'cost' if sweep.timed else 'GFLOPs'}")
     return figure.update_layout(height=430)
 
 
@@ -90,7 +83,7 @@ def history_figure(sweeps: Sequence[SweepView]) -> go.Figure:
         if not volumes:
             continue
         baselines = sum(row.origin == "baseline" for row in sweep.trials)
-        hover = [f"trial {row.number}: {named(row)} {row.recipe_id}, {row.status}" for row in sweep.trials]
+        hover = [f"trial {row.number}: {row.kind} {row.recipe_id}, {row.status}" for row in sweep.trials]
         x = [row.number for row in sweep.trials]
         figure.add_scatter(
             x=x, y=volumes, mode="lines", line={"color": color, "shape": "hv"}, name=sweep.name, text=hover,
@@ -104,9 +97,8 @@ def history_figure(sweeps: Sequence[SweepView]) -> go.Figure:
             text=[hover[i] for i in better], hovertemplate="%{text}<extra></extra>",
         )  # fmt: skip
         if len(sweeps) == 1 and 0 < baselines < len(x):
-            figure.add_vline(
-                x=baselines + 0.5, line={"dash": "dot", "color": GREY}, annotation_text="proposed from here on"
-            )
+            line = {"dash": "dot", "color": GREY}
+            figure.add_vline(x=baselines + 0.5, line=line, annotation_text="proposed from here on")
     figure.update_layout(xaxis_title="trials", yaxis_title="hypervolume")
     return styled(figure).update_layout(height=330, showlegend=len(sweeps) > 1)
 
@@ -128,10 +120,7 @@ def fronts_figure(sweeps: Sequence[SweepView]) -> go.Figure:
 
 def describe(row: Row) -> str:
     """Return the hover text of a recipe."""
-    lines = [
-        f"<b>{named(row)}</b> {row.recipe_id}",
-        f"{row.gflops:.4g} GFLOPs, {row.gflops_share:.1%} of dense",
-    ]
+    lines = [f"<b>{row.kind}</b> {row.recipe_id}", f"{row.gflops:.4g} GFLOPs, {row.gflops_share:.1%} of dense"]
     if row.timed:
         lines.append(f"{row.predicted_ms:.3g} ms predicted, {row.predicted_share:.1%} of dense")
     figures = (f"{one.short} {one.text(one.value(row))}" for one in objectives.measured())
@@ -144,14 +133,11 @@ def describe(row: Row) -> str:
 
 def styled(figure: go.Figure) -> go.Figure:
     """Apply the common style of all figures."""
-    figure.update_layout(
-        template="plotly_white",
-        font={"family": "system-ui, sans-serif", "size": 13, "color": INK},
-        margin={"l": 60, "r": 20, "t": 30, "b": 50},
-        legend={"orientation": "h", "y": -0.18},
-        hoverlabel={"align": "left"},
+    font = {"family": "system-ui, sans-serif", "size": 13, "color": INK}
+    margin, legend = {"l": 60, "r": 20, "t": 30, "b": 50}, {"orientation": "h", "y": -0.18}
+    return figure.update_layout(
+        template="plotly_white", font=font, margin=margin, legend=legend, hoverlabel={"align": "left"}
     )
-    return figure
 
 
 def _panels(titles: Sequence[str]) -> go.Figure:
@@ -171,11 +157,16 @@ def _points(
 ) -> None:
     if not rows:
         return
-    costs, ids, hover = [x(row) for row in rows], [row.recipe_id for row in rows], [describe(row) for row in rows]
+    costs, line, links = [x(row) for row in rows], {"width": 1.5}, _links(rows)
     for column, objective in enumerate(objectives.measured(), 1):
         y = [objective.scaled(row) for row in rows]
-        _add(figure, column, x=costs, y=y, name=name, mode=mode, marker=marker, line={"width": 1.5}, customdata=ids,
-             text=hover, hovertemplate="%{text}<extra></extra>")  # fmt: skip
+        _add(figure, column, x=costs, y=y, name=name, mode=mode, marker=marker, line=line, **links)
+
+
+def _links(rows: Sequence[Row]) -> dict[str, object]:
+    """Return the hover texts of recipes, and the ids by which the page links their points with its tables."""
+    ids, hover = [row.recipe_id for row in rows], [describe(row) for row in rows]
+    return {"customdata": ids, "text": hover, "hovertemplate": "%{text}<extra></extra>"}
 
 
 def _add(figure: go.Figure, column: int, **trace: object) -> None:
@@ -190,13 +181,11 @@ def _anchors(figure: go.Figure, sweep: SweepView) -> None:
     if dense is None or dense.timed or not methods or abs(present(dense.gflops) / methods[DENSE][0].gflops - 1) > 0.01:
         return
     for method, color in zip(methods, (INK, *COLORS), strict=False):
-        points = methods[method]
+        points, marker = methods[method], {"color": color, "size": 9, "symbol": "circle-open"}
         for column, objective in enumerate(objectives.measured(), 1):
-            if objective.short not in Published._fields:
-                continue
-            x, y = [p.gflops for p in points], [getattr(p, objective.short) for p in points]
-            style = {"color": color, "size": 9, "symbol": "circle-open"}
-            _add(figure, column, x=x, y=y, name=f"paper: {method}", mode="markers", marker=style)
+            if objective.short in Published._fields:
+                x, y = [p.gflops for p in points], [getattr(p, objective.short) for p in points]
+                _add(figure, column, x=x, y=y, name=f"paper: {method}", mode="markers", marker=marker)
 
 
 def _by_block(values: Sequence[int]) -> str:

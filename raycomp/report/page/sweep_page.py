@@ -3,7 +3,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -26,7 +26,7 @@ from raycomp.report.page.recipe_charts import (
     importance_figure,
 )
 from raycomp.report.published import comparability
-from raycomp.report.sweep_view import SweepView, difference, named
+from raycomp.report.sweep_view import SweepView, difference
 from raycomp.results.query import agreement, at_budgets, first_agreement, origins, stage_agreement, uniform_baselines_of
 from raycomp.results.row import Row, present
 from raycomp.storage import AnyPath
@@ -49,14 +49,10 @@ def write_sweep_page(sweeps: Sequence[SweepView], path: AnyPath) -> None:
     if len(sweeps) > 1:
         figures["fronts"] = fronts_figure(sweeps)
     comparisons = sweep.comparisons
-    data = {
-        "figures": {name: _plain(figure) for name, figure in figures.items()},
-        "recipes": {item.row.recipe_id: _recipe(item, sweep) for item in comparisons},
-    }
+    data = {"figures": _plain(figures), "recipes": {item.row.recipe_id: _recipe(item, sweep) for item in comparisons}}
     environment = Environment(loader=PackageLoader("raycomp.report.page"), autoescape=True, undefined=StrictUndefined)
     environment.filters |= {
         "both": objectives.both,
-        "named": named,
         "rank": rank_text,
         "share": lambda row: f"{100 * row.cost_share:.1f} %",
     }
@@ -67,7 +63,7 @@ def write_sweep_page(sweeps: Sequence[SweepView], path: AnyPath) -> None:
         sweeps=sweeps,
         comparisons=comparisons,
         cheapest=_cheapest(comparisons),
-        in_time=any(row.timed for row in sweep.rows),
+        in_time=sweep.timed,
         budgets=at_budgets(sweep.rows, sweep.config.search.baselines, sweep.share),
         baselines=uniform_baselines_of(sweep.rows),
         best=origins(sweep.rows).best,
@@ -87,15 +83,15 @@ def write_sweep_page(sweeps: Sequence[SweepView], path: AnyPath) -> None:
         temporary.write_text(page, encoding="utf-8")
 
 
-def _plain(figure: go.Figure) -> Any:
-    """Return a figure as plotly.js reads it."""
-    return json.loads(figure.to_json())
+def _plain(figures: Mapping[str, go.Figure]) -> dict[str, Any]:
+    """Return figures as plotly.js reads them."""
+    return {name: json.loads(figure.to_json()) for name, figure in figures.items()}
 
 
 def _cheapest(comparisons: Sequence[Comparison]) -> list[tuple[int, Comparison | None]]:
     """Return, for each tolerance, the cheapest member that loses no more points of any mIoU; empty without dense."""
     names = [one.short for one in objectives.mious()]
-    gains = [(item, min(map(item.dense.__getitem__, names))) for item in comparisons if item.dense is not None]
+    gains = [(item, min(item.dense[name] for name in names)) for item in comparisons if item.dense is not None]
     cheapest = [(loss, next((item for item, gain in gains if gain >= -loss / 100), None)) for loss in _TOLERANCES]
     return cheapest if gains else []
 
@@ -107,15 +103,11 @@ def _rank(row: Row) -> str:
 
 # Name, required column, and text of a row.
 _PROPERTIES: tuple[tuple[str, str, Callable[[Row], str]], ...] = (
-    ("Parameters", "params", lambda row: f"{present(row.params) / 1e6:.3g} M"),
-    ("Tokens after the last block", "tokens", lambda row: f"{row.tokens[-1]}"),
+    ("Parameters", "params", lambda r: f"{present(r.params) / 1e6:.3g} M"),
+    ("Tokens after the last block", "tokens", lambda r: f"{r.tokens[-1]}"),
     ("Effective rank / maximum, ± standard deviation over images", "effective_rank", _rank),
-    ("Latency while other trials ran", "latency_ms", lambda row: f"{row.latency_ms:.2f} ms at batch 1"),
-    (
-        "Throughput while other trials ran",
-        "throughput",
-        lambda row: f"{row.throughput:.0f} images/s at batch {row.batch}",
-    ),
+    ("Latency while other trials ran", "latency_ms", lambda r: f"{r.latency_ms:.2f} ms at batch 1"),
+    ("Throughput while other trials ran", "throughput", lambda r: f"{r.throughput:.0f} images/s at batch {r.batch}"),
 )
 
 
@@ -146,32 +138,25 @@ def _recipe(item: Comparison, sweep: SweepView) -> dict[str, object]:
     if item.rcd is not None:
         properties["Relative corruption degradation"] = f"{item.rcd:.3f} (below 1: degrades less than dense)"
     properties["Command"] = f"raycomp export {row.recipe_id[:6]} --sweep {sweep.name} --out models"
-    return {
-        "properties": list(properties.items()),
-        "figures": {name: _plain(figure) for name, figure in figures.items()},
-    }
+    return {"properties": list(properties.items()), "figures": _plain(figures)}
 
 
 def _summary(sweep: SweepView) -> list[tuple[str, str]]:
     """Return a summary of the sweep as names and texts."""
     config, rows = sweep.config, sweep.rows
-    parts = {
-        "building models": sum(row.seconds_build or 0.0 for row in rows),
-        "recovering accuracy": sum(row.seconds_recover or 0.0 for row in rows),
-        "measuring": sum(row.seconds_measure or 0.0 for row in rows),
-    }
+    columns = {"building models": "build", "recovering accuracy": "recover", "measuring": "measure"}
+    parts = {name: sum(getattr(row, f"seconds_{part}") or 0.0 for row in rows) for name, part in columns.items()}
     total = duration(sum(row.seconds or 0.0 for row in rows))
-    unit = "of the dense milliseconds" if any(row.timed for row in rows) else "of the dense GFLOPs"
+    unit = "milliseconds" if sweep.timed else "GFLOPs"
     summary = [
         ("Model", f"{config.model.elastic or config.model.checkpoint}"),
         ("Data", f"{config.data.dataset} {config.data.eval_split}"),
-        ("Budget", f"{sweep.share:.0%} {unit}"),
+        ("Budget", f"{sweep.share:.0%} of the dense {unit}"),
         *_origin(sweep),
         *([("Hypervolume of the search", f"{sweep.hypervolumes[-1]:.4f}")] if sweep.hypervolumes else []),
         ("Worker time", f"{total}: " + ", ".join(f"{duration(s)} {name}" for name, s in parts.items() if s)),
     ]
-    ends = [end for row in rows if (end := row.ended) is not None]
-    if ends:
+    if ends := [end for row in rows if (end := row.ended) is not None]:
         began = min(row.started for row in rows if row.started is not None)
         span = duration((max(ends) - began).total_seconds())
         summary.append(("Start, and time to the last row", f"{moment(began)}, {span}"))

@@ -10,6 +10,7 @@ import torch
 
 from raycomp.compress.apply import compress
 from raycomp.compress.layout import axes
+from raycomp.compress.pruning import kept_units
 from raycomp.errors import UserError
 from raycomp.evaluate.labels import labels_of_windows, most_likely
 from raycomp.flops import gflops, profile
@@ -55,6 +56,25 @@ def test_only_axes_that_read_the_encoder_are_cut(name):
             embed = [unit == "embed" for unit in declared[f"decoder.{n}"]]
             before = model.decoder.get_parameter(n).shape
             assert parameter.shape == tuple(24 if e else side for e, side in zip(embed, before, strict=True))
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("linear", "mask")])
+def test_a_narrower_head_is_the_head_on_features_without_the_channels_that_were_cut(name):
+    model = seeded_model(shape_of(name))
+    saliency = seeded_saliency(model)
+    recipe = dense(model.shape).model_copy(update={"embed": 20})
+    kept = kept_units(model.shape, recipe, saliency)["embed"]
+    narrow = compress(model, recipe, saliency).decoder
+    generator = torch.Generator().manual_seed(0)
+    features, tokens = [], []
+    for tap in model.shape.tapped:
+        features.append(torch.randn(2, 32, 5, 6, generator=generator))
+        tokens.append(torch.randn(2, model.shape.special(tap - 1), 32, generator=generator))
+    there = torch.zeros(32)
+    there[kept] = 1
+    expected = model.decoder([x * there[:, None, None] for x in features], [x * there for x in tokens])
+    found = narrow([x[:, kept] for x in features], [x[..., kept] for x in tokens])
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", NAMES)
