@@ -132,7 +132,9 @@ def _load_official(path: Path) -> Segmenter:
 
 
 def _load_raycomp(path: Path) -> Segmenter:
-    shape, recipe = own.shape_and_recipe(path, _header(path, own.FORMAT, "a raycomp checkpoint"))
+    shape, recipe = own.shape_and_recipe(
+        path, _header(path, own.FORMAT, "a raycomp checkpoint; `raycomp import` translates others")
+    )
     weights = {name: tensor for name, tensor in tensors.read(path).items() if not name.startswith(_SHARING_POLICY)}
     model = empty(shape, recipe)
     tensors.fill(model, weights, path)

@@ -4,11 +4,11 @@
 from types import ModuleType
 
 from raycomp.errors import UserError
-from raycomp.models.readers import dino, eomt_files, hf, mmseg, official, own, timm
+from raycomp.models.readers import dino, eomt_official, hf, mmseg, official, own, timm
 from raycomp.models.readers.refused import reason
 from raycomp.models.readers.source import Given, Source, Translation, open_source
 
-READERS: tuple[ModuleType, ...] = (own, official, mmseg, hf, eomt_files, dino, timm)
+READERS: tuple[ModuleType, ...] = (own, official, mmseg, hf, eomt_official, dino, timm)
 """Each has `matches(source)` and `read(source)`; the first that matches reads."""
 
 __all__ = ["READERS", "Given", "Source", "Translation", "open_source", "read"]

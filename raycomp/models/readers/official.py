@@ -92,7 +92,7 @@ def read_shape(path: Path) -> ModelShape:
     if not variant.is_file():
         raise UserError(
             f"{path}: a torch checkpoint without a variant.yml beside it; expected a .safetensors written by raycomp, "
-            "or the checkpoint.pth and variant.yml of an official Segmenter run"
+            "or the checkpoint.pth and variant.yml of an official Segmenter run; `raycomp import` translates others"
         )
     try:
         return _Variant.model_validate(parsed(variant.read_text(encoding="utf-8"))).net_kwargs.shape()
