@@ -74,24 +74,20 @@ def _print(made: "Imported", out: Path | None, as_json: bool) -> None:
     if as_json:
         notes = {name: list(getattr(found, name)) for name in ("folded", "left", "inferred")}
         shape = {"family": found.family, "shape": fields, "has_head": found.has_head}
-        print_json({**shape, **notes, "difference": made.difference, "out": out})
+        print_json({**shape, **notes, "difference": made.difference, "compared": made.compared, "out": out})
         return
-    console = tables.console()
-
-    def say(line: str) -> None:
-        console.print(line, highlight=False, soft_wrap=True, markup=False)
-
-    say(f"{found.family}: {'' if found.has_head else 'an encoder without a segmentation head; '}shape:")
-    say("  " + yaml.safe_dump(fields, default_flow_style=True, sort_keys=False, width=10**6).strip())
+    tables.say(f"{found.family}: {'' if found.has_head else 'an encoder without a segmentation head; '}shape:")
+    tables.say("  " + yaml.safe_dump(fields, default_flow_style=True, sort_keys=False, width=10**6).strip())
     for name in ("folded", "left", "inferred"):
         for line in getattr(found, name):
-            say(f"{name}: {line}")
+            tables.say(f"{name}: {line}")
     if made.difference is None:
-        say("not compared with the original, which raycomp cannot build here; --factory module:function returns it")
+        tables.say("not compared with the original, which raycomp cannot build; --factory module:function returns it")
     else:
-        say(f"equal to the original within {made.difference:.1e} on the same pixels")
+        part = "" if made.compared == "model" else "; only the encoders were compared"
+        tables.say(f"equal to the original within {made.difference:.1e} on the same pixels{part}")
     if out is not None:
-        say(f"{out}: model.checkpoint of a search space")
+        tables.say(f"{out}: model.checkpoint of a search space")
 
 
 def _print_names(source: "Source", names_map: Path | None) -> None:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +21,7 @@ from raycomp.models.segmenter import Segmenter
 from raycomp.recipe import dense
 from raycomp.shape import Size
 
+Part = Literal["model", "encoder"]
 TOLERANCE = 1e-4
 """Largest difference of logits or features between the original and ours, relative to the largest above 1."""
 
@@ -34,7 +35,9 @@ class Imported:
     model: Segmenter
     """Without a head in the file, its head is untrained."""
     difference: float | None
-    """Difference from the original; None if that cannot be built here."""
+    """Difference from the original, see `TOLERANCE`; None if that cannot be built here."""
+    compared: Part = "model"
+    """What the original answers for: the logits of the model, or only the features of its encoder."""
 
 
 def open_model(name: str) -> Source:
@@ -64,13 +67,16 @@ def import_model(source: Source, given: Given, names: Path | None = None, factor
             raise UserError(f"{source.path}: it has {field} {actual}, not {wanted}")
     model = built(found, source.path)
     original = made_by(factory) if factory is not None else _original(found)
-    difference = None if original is None else compared(model, found, original)
+    difference: float | None = None
+    part: Part = "model"
+    if original is not None:
+        difference, part = compared(model, found, original)
     if difference is not None and not difference <= TOLERANCE:  # also NaN
         raise UserError(f"{source.path}: differs from the original by {difference:.2g}, more than {TOLERANCE:g}")
     if given.image is not None and given.image != found.shape.image:
         found = at_size(found, given.image)
         model = built(found, source.path)
-    return Imported(found, model, difference)
+    return Imported(found, model, difference, part)
 
 
 def built(found: Translation, path: Path) -> Segmenter:
@@ -97,8 +103,11 @@ def at_size(found: Translation, image: Size) -> Translation:
     return replace(found, shape=shape, tensors=held, folded=folded)
 
 
-def compared(model: Segmenter, found: Translation, original: Forward) -> float:
-    """Return the largest difference between the original and ours on random pixels, relative to values above 1."""
+def compared(model: Segmenter, found: Translation, original: Forward) -> tuple[float, Part]:
+    """Return the largest difference between the original and ours on random pixels, and what was compared.
+
+    The difference is relative to the largest value of the original if that exceeds 1.
+    """
     images = torch.randn(1, 3, *found.shape.image, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         try:
@@ -111,7 +120,8 @@ def compared(model: Segmenter, found: Translation, original: Forward) -> float:
             theirs = F.interpolate(theirs, ours.shape[-2:], mode="bilinear")
     if theirs.shape != ours.shape:
         raise UserError(f"the original returns {list(theirs.shape)}, ours {list(ours.shape)}, for {list(images.shape)}")
-    return float((ours - theirs).abs().max() / theirs.abs().max().clamp(min=1))
+    difference = float((ours - theirs).abs().max() / theirs.abs().max().clamp(min=1))
+    return difference, "encoder" if theirs.ndim == 3 else "model"
 
 
 def _original(found: Translation) -> Forward | None:

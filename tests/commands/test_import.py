@@ -72,7 +72,9 @@ def test_a_folder_of_transformers_is_compared(tmp_path):
 
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 48, "patch_size": 8}
     hf_folder(tmp_path, Dinov2Model(Dinov2Config(**sizes)))
-    assert json.loads(run(tmp_path, "--json"))["difference"] < 1e-5
+    made = json.loads(run(tmp_path, "--json"))
+    assert made["difference"] < 1e-5
+    assert made["compared"] == "encoder"
 
 
 def test_what_contradicts_the_file_is_refused(tmp_path):
