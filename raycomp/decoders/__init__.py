@@ -5,6 +5,7 @@ No module here imports torch.
 """
 
 from collections.abc import Callable
+from functools import lru_cache
 
 from raycomp.decoders import dpt_steps, eomt_steps, linear_steps, mask_steps, pup_steps, upernet_steps
 from raycomp.decoders.operations import Input, Step
@@ -20,6 +21,7 @@ STEPS: dict[str, Callable[[Input], tuple[Step, ...]]] = {
 """Steps of each decoder that a `ModelShape` can name."""
 
 
+@lru_cache(maxsize=2**16)  # a search asks for few widths and numbers of patches, hundreds of thousands of times
 def decoder_cost(given: Input) -> int:
     """Return the multiply-adds of a decoder on one image, including upsampling to pixels; see `raycomp.flops`."""
     return sum(step.cost for step in STEPS[given.shape.decoder](given))
