@@ -95,6 +95,11 @@ def measured(shape: ModelShape, ratio: float, batch: int, device: torch.device, 
     torch.manual_seed(0)
     model = Segmenter(shape, dense(shape)).to(device, dtype).eval()
     block = cast("Block", model.encoder.blocks[1])
+    assert block.attn is not None
+    assert block.norm1 is not None
+    assert block.mlp is not None
+    assert block.norm2 is not None
+    attention, norm1, mlp, norm2 = block.attn, block.norm1, block.mlp, block.norm2
     merging = ToMe(ratios=(ratio,) * shape.depth)
     rows, columns = shape.grid(shape.image)
     patches = rows * columns
@@ -106,9 +111,9 @@ def measured(shape: ModelShape, ratio: float, batch: int, device: torch.device, 
     keys = torch.randn(batch, shape.heads, N, shape.head_dim, device=device, dtype=dtype)
 
     def straight() -> Tensor:
-        out, keys = straight_attention(block.attn, block.norm1(x), size.log())
+        out, keys = straight_attention(attention, norm1(x), size.log())
         merged, _ = straight_merge(x + out, keys, size, r, shape.prefix)
-        return merged + block.mlp(block.norm2(merged))
+        return merged + mlp(norm2(merged))
 
     def ours() -> Tensor:
         out, keys = block.attend(x, tokens.size.log())
@@ -141,6 +146,8 @@ def measured(shape: ModelShape, ratio: float, batch: int, device: torch.device, 
 def check(block: Block, x: Tensor, tokens: Tokens, r: int, prefix: int) -> None:
     """Check that both implementations agree up to rounding, which in double precision changes no pair."""
     exact, x, size = deepcopy(block).double(), x[:2].double(), tokens.size[:2]
+    assert exact.attn is not None
+    assert exact.norm1 is not None
     out, keys = straight_attention(exact.attn, exact.norm1(x), size.log())
     ours, our_keys = exact.attn(exact.norm1(x), size.log())
     torch.testing.assert_close(ours, out)

@@ -21,12 +21,22 @@ class _Frozen(BaseModel):
 
 
 class BlockWidths(_Frozen):
-    """Widths of one encoder block after pruning; QK and V widths are per head."""
+    """Widths of one encoder block after pruning; QK and V widths are per head.
 
-    heads: int = Field(ge=1)
-    qk: int = Field(ge=1)
-    v: int = Field(ge=1)
-    mlp: int = Field(ge=1)
+    A block may lack its attention (heads, QK and V are 0) or its MLP (0), each with its LayerNorm.
+    """
+
+    heads: int = Field(ge=0)
+    qk: int = Field(ge=0)
+    v: int = Field(ge=0)
+    mlp: int = Field(ge=0)
+
+    @model_validator(mode="after")
+    def _one_form_without_attention(self) -> Self:
+        if not (self.heads and self.qk and self.v) and (self.heads or self.qk or self.v):
+            given = f"heads {self.heads}, qk {self.qk}, v {self.v}"
+            raise ValueError(f"{given}: a block without attention has 0 of all three, any other at least 1")
+        return self
 
 
 class Recipe(_Frozen):
@@ -41,12 +51,23 @@ class Recipe(_Frozen):
     def _merges_in_its_blocks(self) -> Self:
         if self.merge is not None:
             self.merge.check_depth(len(self.blocks))
+            if self.keyless and self.merge.without(self.keyless) != self.merge:
+                blocks = ", ".join(map(str, sorted(self.keyless)))
+                raise ValueError(
+                    f"{self.merge.title} compares keys, which blocks without attention ({blocks}) do not have: "
+                    "nothing can merge there"
+                )
         return self
 
     @field_validator("merge")
     @classmethod
     def _no_empty_merge(cls, merge: Merge | None) -> Merge | None:
         return None if merge is None or merge.empty else merge
+
+    @property
+    def keyless(self) -> frozenset[int]:
+        """Blocks without attention, counted from 0."""
+        return frozenset(index for index, block in enumerate(self.blocks) if not block.heads)
 
     @property
     def ratios(self) -> tuple[float, ...]:
@@ -60,7 +81,8 @@ class Recipe(_Frozen):
         return self.merge is not None and self.merge.adaptive
 
     def merging(self, merge: MergeMethod | None) -> "Recipe":
-        """Return the same widths with other merging."""
+        """Return the same widths with other merging, left out where a block lacks the keys to compare."""
+        merge = None if merge is None else merge.without(self.keyless)
         return Recipe.model_validate({"embed": self.embed, "blocks": self.blocks, "merge": merge})
 
     def canonical_json(self) -> str:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from raycomp.models.block import Axes
 from raycomp.models.segmenter import Segmenter
+from raycomp.recipe import Recipe
 
 
 def axes(model: Segmenter) -> Iterator[tuple[str, Tensor, Axes]]:
@@ -30,6 +31,18 @@ def axes(model: Segmenter) -> Iterator[tuple[str, Tensor, Axes]]:
         if name not in declared:
             raise TypeError(f"no module declares the axes of {name}")
         yield name, tensor, declared[name]
+
+
+def dropped(recipe: Recipe) -> tuple[str, ...]:
+    """Return how the parameters start that a dense model has, but the model of a recipe lacks with its sublayers."""
+    halves = ("heads", ("norm1", "attn")), ("mlp", ("norm2", "mlp"))
+    return tuple(
+        f"encoder.blocks.{index}.{module}."
+        for index, widths in enumerate(recipe.blocks)
+        for width, modules in halves
+        if not getattr(widths, width)
+        for module in modules
+    )
 
 
 def _placed(prefix: str, unit: str | None) -> str | None:

@@ -4,7 +4,8 @@
 Yang et al., "Global Vision Transformer Pruning with Hessian-Aware Saliency", CVPR 2023 (REFERENCE 7).
 Units are removed in groups (16 embedding channels, 2 heads, 8 QK, 8 V, 16 MLP channels), sorted within
 their layer; the group with the lowest score in the model goes first. After each round the smaller model
-is optionally retrained, and scored again. The result is a recipe with widths per block.
+is optionally retrained, and scored again. The result is a recipe with widths per block. No sublayer is
+dropped; those that the model lacks at the start stay away.
 """
 
 import heapq
@@ -82,7 +83,10 @@ def surviving(scores: Saliency, shape: ModelShape, recipe: Recipe) -> Saliency:
     for name, score in scores.items():
         block, _, kind = name.rpartition(".")
         if kind not in ("head", "qk", "v"):
-            remaining[name] = score[kept[name]]
+            if name in kept:  # and not of a dropped MLP
+                remaining[name] = score[kept[name]]
+            continue
+        if f"{block}.qkv" not in kept:  # a dropped attention
             continue
         head, in_qk, in_v = kept_in_heads(
             scores, block, block_widths(shape, recipe, block), paired=turned(shape, block)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from raycomp.compress.layout import axes
+from raycomp.compress.layout import axes, dropped
 from raycomp.compress.saliency import Saliency, block_widths, turned
 from raycomp.compress.slices import Cut, cut, first_units, units_in
 from raycomp.devices import moved
@@ -34,27 +34,32 @@ def prune(model: Segmenter, recipe: Recipe, saliency: Saliency | None) -> Segmen
         pruned = Segmenter(model.shape, recipe)
     with torch.no_grad():
         if saliency is None:
-            weights = cut_along(model, first_units(model, recipe))
+            weights = cut_along(model, recipe, first_units(model, recipe))
         else:
-            weights = sliced(model, kept_units(model.shape, recipe, saliency))
+            weights = sliced(model, recipe, kept_units(model.shape, recipe, saliency))
     pruned.load_state_dict({name: weight.detach() for name, weight in weights.items()}, assign=True)
     return pruned.eval()
 
 
-def sliced(model: Segmenter, kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the model's parameters with only the units `kept`, in that order; gradients flow to the model.
+def sliced(model: Segmenter, recipe: Recipe, kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the parameters of a recipe's model: the units `kept`, in that order; gradients flow to the model.
 
     Args:
         kept: see `kept_units`; on the CPU, copied to the model's device at once.
     """
     full = first_units(model, model.recipe)
     picked = {name: units for name, units in kept.items() if not _keeps_all(units, units_in(full[name]))}
-    return cut_along(model, moved(picked, model.device))
+    return cut_along(model, recipe, moved(picked, model.device))
 
 
-def cut_along(model: Segmenter, cuts: Mapping[str, Cut]) -> dict[str, Tensor]:
-    """Return the model's parameters cut along the axes in `cuts`; other axes stay complete."""
-    return {name: cut(p, [cuts.get(unit) if unit else None for unit in units]) for name, p, units in axes(model)}
+def cut_along(model: Segmenter, recipe: Recipe, cuts: Mapping[str, Cut]) -> dict[str, Tensor]:
+    """Return the parameters of a recipe's model, cut along the axes in `cuts`; other axes stay complete."""
+    without = dropped(recipe)
+    return {
+        name: cut(parameter, [cuts.get(unit) if unit else None for unit in units])
+        for name, parameter, units in axes(model)
+        if not name.startswith(without)
+    }
 
 
 def _keeps_all(kept: Tensor, count: int) -> bool:
@@ -62,7 +67,10 @@ def _keeps_all(kept: Tensor, count: int) -> bool:
 
 
 def kept_units(shape: ModelShape, recipe: Recipe, saliency: Saliency, ranked: bool = False) -> dict[str, Tensor]:
-    """Return the indices to keep along every axis of the layout: ascending, or most salient first if `ranked`."""
+    """Return the indices to keep along every axis of the layout: ascending, or most salient first if `ranked`.
+
+    A sublayer that the recipe drops has none.
+    """
     kept = {"embed": _top(saliency["embed"], recipe.embed, ranked)}
     places = [f"block.{index}" for index in range(shape.depth)]
     if shape.decoder == "mask":
@@ -70,7 +78,13 @@ def kept_units(shape: ModelShape, recipe: Recipe, saliency: Saliency, ranked: bo
         for name in ("decoder.embed", "decoder.out"):
             kept[name] = _top(saliency[name], recipe.embed, ranked)
     for place in places:
-        kept |= _kept_in_block(saliency, place, block_widths(shape, recipe, place), ranked, turned(shape, place))
+        widths = block_widths(shape, recipe, place)
+        if widths.heads:
+            kept |= _kept_in_attention(saliency, place, widths, ranked, turned(shape, place))
+        if widths.mlp:
+            hidden = _top(saliency[f"{place}.mlp"], widths.mlp, ranked)
+            gated = torch.cat([hidden, hidden + saliency[f"{place}.mlp"].shape[0]])
+            kept |= {f"{place}.mlp": hidden, f"{place}.gated": gated}
     return kept
 
 
@@ -91,21 +105,18 @@ def kept_in_heads(
     return head, torch.cat([pair, pair + half], dim=1), _top(scores, widths.v, ranked)
 
 
-def _kept_in_block(
+def _kept_in_attention(
     saliency: Saliency, place: str, widths: BlockWidths, ranked: bool, paired: bool
 ) -> dict[str, Tensor]:
     (all_heads, qk_width), (_, v_width) = saliency[f"{place}.qk"].shape, saliency[f"{place}.v"].shape
     head, inside_qk, inside_v = kept_in_heads(saliency, place, widths, ranked, paired)
     in_qk, in_v = _rows(head, inside_qk, qk_width), _rows(head, inside_v, v_width)
     section = all_heads * qk_width  # rows of q, then of k, then of v
-    hidden = _top(saliency[f"{place}.mlp"], widths.mlp, ranked)
     return {
         f"{place}.qkv": torch.cat([in_qk, in_qk + section, in_v + 2 * section]),
         f"{place}.qk": in_qk,
         f"{place}.pair": _rows(head, inside_qk[:, : inside_qk.shape[1] // 2], qk_width // 2),
         f"{place}.v": in_v,
-        f"{place}.mlp": hidden,
-        f"{place}.gated": torch.cat([hidden, hidden + saliency[f"{place}.mlp"].shape[0]]),
     }
 
 

@@ -52,11 +52,13 @@ def _refit_block(
     """Refit a pruned block against the dense block; return both streams after it."""
     block, full = blocks
     theirs = full.attend(theirs, None, rotation)[0]
-    refit(block.attn.proj, lambda: block.attend(ours, None, rotation), theirs[..., kept] - ours)
+    if block.attn is not None:  # a dropped half has nothing to refit
+        refit(block.attn.proj, lambda: block.attend(ours, None, rotation), theirs[..., kept] - ours)
     ours = block.attend(ours, None, rotation)[0]
     theirs = full.feed(theirs)
     between = ours
-    refit(cast("nn.Linear", block.mlp.fc2), lambda: block.feed(between), theirs[..., kept] - between)
+    if block.mlp is not None:
+        refit(cast("nn.Linear", block.mlp.fc2), lambda: block.feed(between), theirs[..., kept] - between)
     return block.feed(ours), theirs
 
 

@@ -180,14 +180,19 @@ class Product:
 
 
 def attention_cost(n: int, embed: int, heads: int, qk: int, v: int, qk_norm: bool = False) -> int:
-    """Count LayerNorm, qkv, norms of queries and keys, both products and the output projection of n tokens."""
+    """Count LayerNorm, qkv, norms of queries and keys, both products and the output projection of n tokens.
+
+    Without heads there is no attention, and no LayerNorm.
+    """
+    if not heads:
+        return 0
     norm = NORM_COST * n * embed + (2 * (NORM_COST - 1) * n * heads * qk if qk_norm else 0)  # these without weights
     return norm + n * embed * heads * (2 * qk + v) + n * n * heads * (qk + v) + n * heads * v * embed
 
 
 def mlp_cost(n: int, embed: int, hidden: int, gated: bool = False) -> int:
-    """Count LayerNorm and the linear maps of n tokens, of which a gated MLP has three."""
-    return n * embed * (NORM_COST + (3 if gated else 2) * hidden)
+    """Count LayerNorm and the linear maps of n tokens, of which a gated MLP has three; 0 without hidden channels."""
+    return hidden and n * embed * (NORM_COST + (3 if gated else 2) * hidden)
 
 
 def scaled(grid: Grid, factor: int) -> Grid:

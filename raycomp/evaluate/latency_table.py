@@ -89,14 +89,18 @@ class LatencyTable:
         special = np.array([self.shape.special(block) for block in range(self.shape.depth)])
         n, after = (count + special - self.shape.prefix for count in (before[:-1], before[1:]))
         merged = int(np.argmax(np.array([*removed, 1]) > 0)) + 1  # index of the first block with merged tokens
-        widths = [(embed, b.heads, max(b.qk, b.v), (b.v - b.qk) / max(b.qk, b.v)) for b in blocks]
         total = self._sum("embedding", [(embed,)], n[:1]) + self._sum("decoder", [(embed,)], after[-1:])
-        total += self._sum("attention", widths[:merged], n[:merged])
-        total += self._sum("weighted", widths[merged:], n[merged:])
+        attending = [i for i, b in enumerate(blocks) if b.heads]  # a dropped half takes no time
+        for part, found in {
+            "attention": [i for i in attending if i < merged],
+            "weighted": [i for i in attending if i >= merged],
+        }.items():
+            total += self._sum(part, [_attention_point(embed, blocks[i]) for i in found], n[found])
         steps = [i for i, r in enumerate(removed) if r]
         shares = [(embed, blocks[i].qk, removed[i] / (n[i] - special[i])) for i in steps]
         total += self._sum("merging", shares, n[steps])
-        total += self._sum("mlp", [(embed, b.mlp) for b in blocks], after)
+        feeding = [i for i, b in enumerate(blocks) if b.mlp]
+        total += self._sum("mlp", [(embed, blocks[i].mlp) for i in feeding], after[feeding])
         power, factor, merging = self.fit
         return float(factor * total**power * np.exp(merging * len(steps) / total))
 
@@ -146,6 +150,11 @@ class LatencyTable:
             return cls(shape, image, stored["axes"], stored["tokens"], parts, device, setting, fit, method)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path}: not a latency table ({type(error).__name__}); delete it") from None
+
+
+def _attention_point(embed: int, widths: BlockWidths) -> tuple[float, ...]:
+    wide = max(widths.qk, widths.v)
+    return embed, widths.heads, wide, (widths.v - widths.qk) / wide
 
 
 def measure_latency(

@@ -1,14 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Record how many tokens each block processes, for merging that depends on the image."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from raycomp.models.block import Block
 from raycomp.models.segmenter import Segmenter
 
 
@@ -17,20 +15,16 @@ def recorded(model: Segmenter) -> Iterator[list[list[int]]]:
     """Yield a list that gains, per forward pass, the tokens after each block's merge, special tokens included."""
     passes: list[list[int]] = []
 
-    def begin(_: nn.Module, __: tuple[Tensor, ...]) -> None:
-        passes.append([])
+    def count(block: int, tokens: int) -> None:
+        if block == 0:
+            passes.append([])
+        passes[-1].append(tokens)
 
-    def count(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        passes[-1].append(inputs[0].shape[1])
-
-    blocks = list(cast("Iterable[Block]", model.encoder.blocks))
-    hooks = [blocks[0].norm1.register_forward_pre_hook(begin)]
-    hooks += [block.norm2.register_forward_pre_hook(count) for block in blocks]
+    model.encoder.observer = count
     try:
         yield passes
     finally:
-        for hook in hooks:
-            hook.remove()
+        model.encoder.observer = None
 
 
 def tokens_per_block(model: Segmenter, images: Tensor) -> list[int]:

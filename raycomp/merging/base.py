@@ -7,7 +7,7 @@ Legend: B batch, N tokens, E embedding width, H heads, K classes, h w grid.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict
@@ -36,6 +36,8 @@ class MergeMethod(BaseModel, ABC):
     """The paper's symbol for the strength: `r`."""
     proportional: ClassVar[bool] = False
     """Whether attention weights a merged token by the number of patches it represents."""
+    compares_keys: ClassVar[bool] = False
+    """Whether a block that merges needs the keys of its own attention."""
     uniform_step: ClassVar[bool] = False
     """Whether all blocks merge by the same step, so that a latency table can interpolate its time."""
     needs_policy: ClassVar[bool] = False
@@ -101,7 +103,7 @@ class MergeMethod(BaseModel, ABC):
         Args:
             block: counted from 0.
             x: (B, N, E), with `prefix` special tokens in front.
-            keys: (B, H, N, qk), from the block's attention.
+            keys: (B, H, N, qk), from the block's attention; no heads if the block has none.
             tokens: record of earlier merges, or None.
 
         Returns:
@@ -164,6 +166,13 @@ class MergeMethod(BaseModel, ABC):
     @abstractmethod
     def with_searched(self, ratios: Mapping[str, float]) -> Self:
         """Return settings with the given merge ratios, 0 for omitted dimensions; other fields are kept."""
+
+    def without(self, keyless: Collection[int]) -> Self:
+        """Return the same settings without merging in blocks whose keys are needed but missing, counted from 0."""
+        silent = {f"merge_{block}" for block in keyless} if self.compares_keys else set[str]()
+        if not any(ratio for name, ratio in self.searched.items() if name in silent):
+            return self
+        return self.with_searched({name: ratio for name, ratio in self.searched.items() if name not in silent})
 
     # Adaptive merging, measured on images
 

@@ -28,6 +28,7 @@ class ToMe(MergeMethod):
     title: ClassVar[str] = "ToMe"
     symbol: ClassVar[str] = "r"
     proportional: ClassVar[bool] = True
+    compares_keys: ClassVar[bool] = True
     uniform_step: ClassVar[bool] = True
 
     method: Literal["tome"] = "tome"

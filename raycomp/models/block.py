@@ -179,7 +179,10 @@ def _mlp(embed: int, hidden: int, activation: Activation) -> GatedMlp | PlainMlp
 
 
 class Block(nn.Module):
-    """A pre-norm transformer block, split in two so that tokens can merge between attention and MLP."""
+    """A pre-norm transformer block, split in two so that tokens can merge between attention and MLP.
+
+    A half of width 0 is None, and so is its norm: the tokens pass it unchanged.
+    """
 
     axes: ClassVar[dict[str, Axes]] = {
         f"{norm}.{part}": ("embed",) for norm in ("norm1", "norm2") for part in ("weight", "bias")
@@ -187,23 +190,31 @@ class Block(nn.Module):
 
     def __init__(self, embed: int, widths: BlockWidths, traits: BlockTraits) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(embed, eps=traits.eps)
-        self.attn = Attention(embed, widths.heads, widths.qk, widths.v, traits)
-        self.norm2 = nn.LayerNorm(embed, eps=traits.eps)
-        self.mlp = _mlp(embed, widths.mlp, traits.activation)
+        heads, mlp = widths.heads, widths.mlp
+        self.norm1 = nn.LayerNorm(embed, eps=traits.eps) if heads else None
+        self.attn = Attention(embed, heads, widths.qk, widths.v, traits) if heads else None
+        self.norm2 = nn.LayerNorm(embed, eps=traits.eps) if mlp else None
+        self.mlp = _mlp(embed, mlp, traits.activation) if mlp else None
         self.drop_path: nn.Module = nn.Identity()
 
     def set_dropout(self, rate: float) -> None:
         """Set the dropout rate of attention weights and linear outputs in training."""
-        self.attn.dropout = self.mlp.drop1.p = self.mlp.drop2.p = rate
+        if self.attn is not None:
+            self.attn.dropout = rate
+        if self.mlp is not None:
+            self.mlp.drop1.p = self.mlp.drop2.p = rate
 
     def attend(
         self, x: Tensor, log_size: Tensor | None = None, rotation: Rotation | None = None
     ) -> tuple[Tensor, Tensor]:
         """Return the tokens (B, N, E) after attention, and the keys (B, H, N, qk); see `Attention`."""
+        if self.attn is None or self.norm1 is None:
+            return x, x.new_empty(x.shape[0], 0, x.shape[1], 0)
         out, keys = self.attn(self.norm1(x), log_size, rotation)
         return x + self.drop_path(out), keys
 
     def feed(self, x: Tensor) -> Tensor:
         """Return the tokens (B, N, E) after the MLP."""
+        if self.mlp is None or self.norm2 is None:
+            return x
         return x + self.drop_path(self.mlp(self.norm2(x)))

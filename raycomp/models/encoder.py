@@ -4,7 +4,7 @@
 Legend: B batch, N tokens, P special tokens, E embedding width, h w grid.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import ClassVar, cast
 
@@ -44,6 +44,8 @@ class Encoder(nn.Module):
         self.shape = shape
         self.merger: MergeMethod | None = None
         self.sharer: TokenSharing | None = None
+        self.observer: Callable[[int, int], None] | None = None
+        """Called with every block, counted from 0, and its tokens after merging, special tokens included."""
         self.patch_embed = PatchEmbed(None, shape.patch, 3, embed)
         others = shape.prefix - shape.registers
         self.cls_token = _tokens(1 if others else 0, embed)
@@ -102,6 +104,8 @@ class Encoder(nn.Module):
                 before = tokens
                 x, tokens = self.merger.merge(index, x, keys, tokens, grid, shape.special(index))
                 rotation = rotation if tokens is before else self.rotation(x, tokens, grid)
+            if self.observer is not None:
+                self.observer(index, x.shape[1])
             x = block.feed(x)
             if index + 1 in taps:
                 kept.append((x, tokens))

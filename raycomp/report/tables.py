@@ -120,9 +120,10 @@ def recipe_table(recipe: Recipe, cost: Profile, dense: Profile) -> FittedTable:
     table = FittedTable(title, columns, "all: including embedding and decoder")
     for index, (block, ratio) in enumerate(zip(recipe.blocks, recipe.ratios, strict=True)):
         share = cost.blocks[index] / dense.blocks[index]
+        bar = "█" * (max(1, round(20 * share)) if share else 0)
         table.add_row(
             str(index), str(block.heads), str(block.qk), str(block.v), str(block.mlp), f"{ratio:.1%}",
-            str(cost.tokens[index]), f"{cost.blocks[index]:.4f}", f"{share:.0%}", "█" * max(1, round(20 * share)),
+            str(cost.tokens[index]), f"{cost.blocks[index]:.4f}", f"{share:.0%}", bar,
         )  # fmt: skip
     table.add_section()
     share = cost.gflops / dense.gflops

@@ -49,3 +49,13 @@ def random_merge(shape: ModelShape, rng: np.random.Generator, method: str) -> Me
 def falling(saliency: Saliency) -> Saliency:
     """Scores of the same names and shapes that fall with the index of a unit."""
     return {name: -torch.arange(s.shape[-1], dtype=torch.float64).expand_as(s) for name, s in saliency.items()}
+
+
+def without(recipe: Recipe, attention: tuple[int, ...] = (), mlp: tuple[int, ...] = ()) -> Recipe:
+    """The same recipe, some of its blocks without attention or MLP; nothing merges there that needs keys."""
+    blocks = list(recipe.blocks)
+    for index in attention:
+        blocks[index] = blocks[index].model_copy(update={"heads": 0, "qk": 0, "v": 0})
+    for index in mlp:
+        blocks[index] = blocks[index].model_copy(update={"mlp": 0})
+    return Recipe(embed=recipe.embed, blocks=tuple(blocks)).merging(recipe.merge)
