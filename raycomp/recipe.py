@@ -54,8 +54,8 @@ class Recipe(_Frozen):
             if self.keyless and self.merge.without(self.keyless) != self.merge:
                 blocks = ", ".join(map(str, sorted(self.keyless)))
                 raise ValueError(
-                    f"{self.merge.title} compares keys, which blocks without attention ({blocks}) do not have: "
-                    "nothing can merge there"
+                    f"merging by {self.merge.title} compares keys, which blocks without attention ({blocks}) do not "
+                    "have: nothing can merge there"
                 )
         return self
 

@@ -5,11 +5,13 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, cached_property
+from itertools import islice
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
 from raycomp.config import SweepConfig
+from raycomp.dimension import Dimension
 from raycomp.errors import UserError
 from raycomp.flops import gflops
 from raycomp.merging import METHODS, MergeMethod
@@ -33,30 +35,15 @@ def _block_widths(heads: int, qk: int, v: int, mlp: int) -> BlockWidths:
     return BlockWidths(heads=heads, qk=qk, v=v, mlp=mlp)
 
 
-@dataclass(frozen=True, slots=True)
-class Dimension:
-    """One integer of the grid, from low to high in steps; `full` is the end without compression."""
+def _gone_with(name: str) -> tuple[str, ...]:
+    """Return the kinds of widths that are 0 where the sublayer of a dimension is dropped."""
+    return ("mlp",) if name.startswith("mlp") else ("heads", "qk", "v")
 
-    name: str
-    low: int
-    high: int
-    step: int
-    full: int
 
-    def compression(self, value: float) -> float:
-        """Return the compression of a value: 0 at the full end, 1 at the other."""
-        return abs(value - self.full) / (self.high - self.low)
-
-    def at(self, compression: float) -> int:
-        """Return the grid value with at least this compression."""
-        steps = math.ceil(compression * (self.high - self.low) / self.step - 1e-9)
-        distance = min(steps * self.step, self.high - self.low)
-        return self.full - distance if self.full == self.high else self.full + distance
-
-    def snap(self, value: float) -> int:
-        """Return the nearest grid value."""
-        steps = round((min(max(value, self.low), self.high) - self.low) / self.step)
-        return min(self.low + steps * self.step, self.high)
+def _in_first(name: str, blocks: int) -> bool:
+    """Return whether a dimension is an attention of the first blocks."""
+    kind, _, block = name.partition("_")
+    return kind == "heads" and int(block) < blocks
 
 
 @dataclass(frozen=True)
@@ -107,17 +94,33 @@ class Space:
             )
         if kind == "qk" and self.shape.position == "rotary" and (allowed.low % 2 or allowed.step % 2):
             raise UserError(f"space.qk: low {allowed.low}, step {allowed.step}: rotary position needs even numbers")
-        return [Dimension(name, allowed.low, full, allowed.step, full) for name in names] if allowed.low < full else []
+        low = allowed.low - allowed.step if allowed.drop else allowed.low
+        return [Dimension(name, low, full, allowed.step, full, allowed.drop) for name in names] if low < full else []
+
+    @cached_property
+    def _kept(self) -> dict[str, Dimension]:
+        return {name: dimension.kept for name, dimension in self.dimensions.items()}
+
+    @cached_property
+    def _dropping(self) -> Params:
+        """The values that drop a sublayer, by dimension: the MLPs first, and each kind from the last block on."""
+        drops = [(name, d.low) for name, d in self.dimensions.items() if d.drop]
+        return dict(reversed(drops))
 
     def recipe(self, params: Params) -> Recipe:
         """Return the recipe at a point of the grid."""
         full = dense(self.shape)
+        dropped = {name for name, low in self._dropping.items() if params.get(name) == low}
+        if dropped:
+            params = params | {f"{one}_{name.partition('_')[2]}": 0 for name in dropped for one in _gone_with(name)}
         blocks = tuple(
             _block_widths(*(params.get(f"{kind}_{i}", getattr(block, kind)) for kind in _BLOCK_WIDTHS))
             for i, block in enumerate(full.blocks)
         )
         ratios = {name: params.get(name, 0) * self.config.merge_step for name in self.merging.dimensions}
         merge = self.merging.with_searched(ratios)
+        if dropped:
+            merge = merge.without({i for i, block in enumerate(blocks) if not block.heads})
         return Recipe.model_validate({"embed": params.get("embed", full.embed), "blocks": blocks, "merge": merge})
 
     def params(self, recipe: Recipe) -> Params:
@@ -128,6 +131,19 @@ class Space:
         ratios = recipe.merge.searched if isinstance(recipe.merge, type(self.merging)) else {}
         exact |= {name: ratio / self.config.merge_step for name, ratio in ratios.items()}
         return {name: dimension.snap(exact.get(name, 0)) for name, dimension in self.dimensions.items()}
+
+    def canonical(self, params: Params) -> Params:
+        """Return the one point that stands for all points of the same recipe.
+
+        A dropped attention has the smallest QK and V widths, and no merging if that needs its keys.
+        """
+        point = dict(params)
+        for name, low in self._dropping.items():
+            kind, _, block = name.partition("_")
+            if kind == "heads" and point.get(name) == low:
+                unused = ("qk", "v", "merge") if self.merging.compares_keys else ("qk", "v")
+                point |= {one: self.dimensions[one].low for k in unused if (one := f"{k}_{block}") in self.dimensions}
+        return point
 
     def gflops(self, params: Params) -> float:
         """Return the GFLOPs of the recipe at a point."""
@@ -145,11 +161,16 @@ class Space:
 
         Values between grid points are inside.
         """
-        low = {kind: allowed.low for kind in ("embed", *_BLOCK_WIDTHS) if (allowed := getattr(self.config, kind))}
+        ranges = {kind: allowed for kind in ("embed", *_BLOCK_WIDTHS) if (allowed := getattr(self.config, kind))}
+        low = {kind: allowed.low for kind, allowed in ranges.items()}
+        droppable = {kind for kind in ("heads", "mlp") if kind in ranges and ranges[kind].drop}
         unpruned = dense(self.shape)
         widths = {"embed": (recipe.embed, low.get("embed", unpruned.embed))}
         for i, (block, full) in enumerate(zip(recipe.blocks, unpruned.blocks, strict=True)):
+            gone = {kind for kind in droppable if not getattr(block, kind)}
             for kind in _BLOCK_WIDTHS:
+                if ("mlp" if kind == "mlp" else "heads") in gone:
+                    continue
                 widths[f"blocks.{i}.{kind}"] = getattr(block, kind), low.get(kind, getattr(full, kind))
         for field, (width, minimum) in widths.items():
             if width < minimum:
@@ -169,17 +190,31 @@ class Space:
 
     @cached_property
     def smallest(self) -> Params:
-        """The point with maximum compression in every dimension."""
-        return {name: dimension.at(1.0) for name, dimension in self.dimensions.items()}
+        """The point with maximum compression in every dimension, but every sublayer kept."""
+        return {name: dimension.at(1.0) for name, dimension in self._kept.items()}
+
+    @property
+    def corners(self) -> list[Params]:
+        """Points that together reach the far end of every dimension."""
+        return [self.smallest, self.canonical(self.smallest | self._dropping)] if self._dropping else [self.smallest]
 
     @cached_property
     def cheapest(self) -> Params:
-        """The cheapest point: the smallest, unless merging or its policy network costs more than it saves."""
-        if self.latency is None and not self.merging.needs_policy:
+        """The cheapest point: the smallest, unless sublayers can be dropped or merging costs more than it saves.
+
+        Every MLP is dropped that can be. An attention, which merging may need, is worth its cost in the first blocks.
+        """
+        pays = self.latency is None and not self.merging.needs_policy
+        if pays and not self._dropping:
             return self.smallest
+        starts = [
+            self.smallest | {name: low for name, low in self._dropping.items() if not _in_first(name, attending)}
+            for attending in range(self.shape.depth + 1)
+        ]
         merged = self.merging.dimensions
-        fewer = [self.smallest | dict.fromkeys(merged[first:], 0) for first in range(len(merged) + 1)]
-        points = [{name: point[name] for name in self.dimensions} for point in fewer]
+        firsts = [len(merged)] if pays else range(len(merged) + 1)
+        fewer = [start | dict.fromkeys(merged[first:], 0) for start in starts for first in firsts]
+        points = [self.canonical({name: point[name] for name in self.dimensions}) for point in fewer]
         return min([{name: d.full for name, d in self.dimensions.items()}, *points], key=self._cost)
 
     def check_budget(self, budget: float) -> None:
@@ -196,10 +231,12 @@ class Space:
         """Compress a point, keeping its proportions, until it costs at most `budget`.
 
         One factor scales the compression of every dimension. If that is not enough, all dimensions then move towards
-        the cheapest point together. A point within the budget is returned unchanged.
+        the cheapest point together, but keep their sublayers; at last these are dropped one after the other, MLPs
+        first. A point within the budget is returned as it is. The result is canonical.
         """
-        if self._cost(params) <= budget:
-            return params
+        return self.canonical(params if self._cost(params) <= budget else self._projected(params, budget))
+
+    def _projected(self, params: Params, budget: float) -> Params:
         start = {name: d.compression(params[name]) for name, d in self.dimensions.items()}
         end = {name: d.compression(self.cheapest[name]) for name, d in self.dimensions.items()}
         largest = max(start.values(), default=0.0)
@@ -208,19 +245,32 @@ class Space:
         def scaled(factor: float) -> Params:
             return {name: d.at(min(1.0, start[name] * factor)) for name, d in self.dimensions.items()}
 
+        full = {name: min(1.0, c * stretch) for name, c in start.items()}
+        for name in self._dropping:
+            end[name] = max(full[name], self.dimensions[name].compression(self.smallest[name]))
+
         def blended(share: float) -> Params:
-            full = {name: min(1.0, c * stretch) for name, c in start.items()}
             return {name: d.at((1 - share) * full[name] + share * end[name]) for name, d in self.dimensions.items()}
+
+        narrow = blended(1.0)
+        left = {name: low for name, low in self._dropping.items() if narrow[name] != low == self.cheapest[name]}
+
+        def dropped(share: float) -> Params:
+            count = math.ceil(share * len(left))
+            return self.cheapest if count == len(left) else narrow | dict(islice(left.items(), count))
 
         if largest > 0 and self._cost(scaled(stretch)) <= budget:
             return self._weakest(scaled, 1.0, stretch, budget, self._cost)
-        return self._weakest(blended, 0.0, 1.0, budget, self._cost)
+        if not self._dropping or self._cost(narrow) <= budget:
+            return self._weakest(blended, 0.0, 1.0, budget, self._cost)
+        return self._weakest(dropped, 0.0, 1.0, budget, self._cost)
 
     def draw(self, rng: np.random.Generator, low: float) -> Params:
         """Draw a random point whose cost is approximately log-uniform between `low` and the dense GFLOPs.
 
         Every kind of dimension gets a random strength, and each of its dimensions a random share of it. One draw in
-        four only prunes, and one in four only merges.
+        four only prunes, and one in four only merges. Up to half of the sublayers that may be dropped are, if they
+        leave the cost above the target.
         """
         target = math.exp(rng.uniform(math.log(low), math.log(self.gflops({}))))
         only = rng.integers(4)
@@ -231,12 +281,24 @@ class Space:
             left_out = (only == 0 and kind == "merge") or (only == 1 and kind != "merge")
             shares[name] = 0.0 if left_out else strength[kind] * rng.uniform()
         largest = max(shares.values(), default=0.0) or 1.0
+        dropped = self._drawn_drops(rng, target) if self._dropping and only != 1 else {}
 
         def scaled(factor: float) -> Params:
-            return {name: d.at(min(1.0, shares[name] / largest * factor)) for name, d in self.dimensions.items()}
+            kept = {name: d.at(min(1.0, shares[name] / largest * factor)) for name, d in self._kept.items()}
+            return self.canonical(kept | dropped)
 
         steepest = 1 / min((share / largest for share in shares.values() if share > 0), default=1.0)
         return self._weakest(scaled, 0.0, steepest, target, self.gflops)
+
+    def _drawn_drops(self, rng: np.random.Generator, target: float) -> Params:
+        """Draw sublayers to drop as long as the cost stays above the target."""
+        names, dropped = list(self._dropping), Params()
+        for index in rng.permutation(len(names))[: rng.integers(len(names) // 2 + 1)]:
+            more = dropped | {names[index]: self._dropping[names[index]]}
+            if self.gflops(more) < target:
+                break
+            dropped = more
+        return dropped
 
     def narrowest(self, low: float) -> Params:
         """Return the point with minimum widths and equal merging in all blocks, down to `low` GFLOPs."""

@@ -52,6 +52,8 @@ def profile_command(
     grid.check_budget(limit)
     fitted = grid.recipe(grid.project({name: d.full for name, d in grid.dimensions.items()}, limit))
     recipes = {"dense": dense(shape), "at budget": fitted, "smallest": grid.recipe(grid.smallest)}
+    if grid.cheapest != grid.smallest:
+        recipes["cheapest"] = grid.recipe(grid.cheapest)
     costs = {name: profile(shape, recipe, image) for name, recipe in recipes.items()}
     merging = _merging(shape, image, sweep.policy.kind, tome, cts)
     if as_json:
@@ -59,7 +61,7 @@ def profile_command(
         print_json(summary | {name.replace(" ", "_"): _cost(cost) for name, cost in (costs | merging).items()})
         return
     tables.say(f"{sweep.name}: {len(grid.dimensions)} dimensions, input {image[0]}x{image[1]}")
-    low, high = costs["smallest"].gflops, costs["dense"].gflops
+    low, high = min(cost.gflops for cost in costs.values()), costs["dense"].gflops
     can = f"budget {sweep.search.budget:.1%} = {limit:.4g} GFLOPs can be met"
     tables.say(f"{can}: the space ranges from {low:.4g} to {high:.4g} GFLOPs")
     tables.console().print(tables.profile_table(list(costs.items())))

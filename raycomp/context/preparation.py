@@ -96,8 +96,9 @@ def trained_space(config: SweepConfig, shape: ModelShape) -> Space | None:
     path, window = checkpoints.locate(config.model.elastic, "model.elastic"), config.data.window_for(shape)
     trained = Space(shape, checkpoints.elastic_space(path), window)
     space = Space.of(config, shape)
-    if problem := trained.outside(space.recipe(space.smallest)):
-        raise UserError(f"space: exceeds the space {path} was trained over: {problem}")
+    for corner in space.corners:
+        if problem := trained.outside(space.recipe(corner)):
+            raise UserError(f"space: exceeds the space {path} was trained over: {problem}")
     return trained
 
 

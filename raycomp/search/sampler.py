@@ -67,7 +67,8 @@ class SurrogateSampler(BaseSampler):
         front = tried[: len(complete)][moocore.is_nondominated(objectives.minimised(measured))]
         drawn = candidates(self._dimensions, front, _CANDIDATES, rng)
         seen = set(map(tuple, tried.tolist()))
-        points = [point(self._dimensions, one) for one in drawn]
+        points = [self._space.canonical(point(self._dimensions, one)) for one in drawn]
+        drawn = np.array([steps(self._dimensions, one) for one in points])
         costs = np.array([self._cost(one) for one in points])
         untried = [tuple(one) not in seen for one in drawn.tolist()]
         eligible = np.flatnonzero((costs <= self._budget) & untried)

@@ -31,7 +31,8 @@ from gpytorch.settings import skip_posterior_variances
 from linear_operator.utils.warnings import NumericalWarning
 from torch import Tensor
 
-from raycomp.space import Dimension, Params
+from raycomp.dimension import Dimension
+from raycomp.space import Params
 
 _GROWTH = 1.4  # ratio of trials between two fits
 _MAX_FITTED = 200  # trials used in a fit

@@ -3,7 +3,7 @@
 
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from raycomp.merging import METHODS
 
@@ -22,6 +22,8 @@ class WidthRange(Section):
     """Minimum width: the dense width minus a whole number of steps."""
     step: int = Field(default=8, gt=0)
     """Step between widths."""
+    drop: bool = False
+    """Heads and MLP: whether a block's attention or MLP may also be dropped whole, as one more step below `low`."""
 
 
 class SpaceConfig(Section):
@@ -43,6 +45,13 @@ class SpaceConfig(Section):
     """Maximum merge ratio of a block; 0 turns merging off, 0.5 is the maximum of every method."""
     merge_step: float = Field(default=1 / 64, gt=0, le=0.5)
     """Step between merge ratios."""
+
+    @field_validator("embed", "qk", "v")
+    @classmethod
+    def _stays(cls, allowed: WidthRange | None) -> WidthRange | None:
+        if allowed is not None and allowed.drop:
+            raise ValueError("only heads and mlp can have drop: true")
+        return allowed
 
 
 class SearchConfig(Section):

@@ -189,7 +189,9 @@ def test_half_an_attention_is_refused(widths, said):
 
 def test_merging_without_keys_is_refused_and_left_out_by_schedules():
     blocks = without(dense(TINY), (1,)).blocks
-    with pytest.raises(ValidationError, match=r"ToMe compares keys, which blocks without attention \(1\) do not have"):
+    with pytest.raises(
+        ValidationError, match=r"by ToMe compares keys, which blocks without attention \(1\) do not have"
+    ):
         Recipe(embed=32, blocks=blocks, merge=ToMe(ratios=(0, 0.1, 0)))
     recipe = Recipe(embed=32, blocks=blocks).merging(ToMe(ratios=(0.1, 0.1, 0.2), metric="keys"))
     assert recipe.merge == ToMe(ratios=(0.1, 0.0, 0.2), metric="keys")
