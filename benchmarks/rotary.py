@@ -44,7 +44,7 @@ def main(
     print("| model | places | merged in every block | of the dense GFLOPs | clean mIoU | corrupted mIoU |")
     print("| --- | --- | ---: | ---: | ---: | ---: |")
     for path in space:
-        context = prepare_context(load(path), lambda _: None)
+        context = prepare_context(load(path).changed("recovery", mode="none"), lambda _: None)
         rotary = context.shape.position == "rotary"
         ways: dict[str, Places] = {"mean": token_places, "first": _first} if rotary else {"": _first}
         for way, places in ways.items():
@@ -59,7 +59,7 @@ def _print(context: SweepContext, name: str, way: str, share: float) -> None:
     if share:
         recipe = recipe.merging(ToMe(ratios=(share,) * context.shape.depth))
     found = measure(
-        compress(context.model, recipe, None), context.evalset, "full", config.evaluation, config.data,
+        compress(context.model, recipe, None), context.evalset, "search", config.evaluation, config.data,
         default_device(), timed=False,
     )  # fmt: skip
     cost = gflops(context.shape, recipe) / gflops(context.shape, dense(context.shape))
