@@ -41,7 +41,7 @@ def test_a_segmenter_of_mmsegmentation_becomes_a_checkpoint(tmp_path):
     path = mm_file(tmp_path / "m.pth", original, CONFIG.replace("HEAD", "FCNHead"))
     text = run(path, "--out", tmp_path / "ours.safetensors")
     assert "FCNHead of mmsegmentation" in text
-    assert "folded: batch norm is in the head" in text
+    assert "folded: batch norm, into the head" in text
     assert "left: auxiliary_head.weight and 1 more: auxiliary head, used in training only" in text
     assert "not compared with the original" in text
     model = raycomp.load(str(tmp_path / "ours.safetensors"))
@@ -63,7 +63,7 @@ def test_an_encoder_is_compared_with_the_original_and_not_written(tmp_path):
     assert told["shape"] == {"width": 32, "heads": 2, "depth": 2, "patch": 16, "image": [64, 64]}
     assert "equal to the original within" in run(tmp_path / "model.safetensors")
     said = refused(tmp_path / "model.safetensors", "--out", tmp_path / "out.safetensors")
-    assert "an encoder without a segmentation head; train one, with it as model.backbone_file" in said
+    assert "has no segmentation head; train one, with this file as model.backbone_file" in said
     assert not (tmp_path / "out.safetensors").exists()
 
 
@@ -188,9 +188,13 @@ def test_names_of_both_sides_are_printed(own):
             "  encoder.x: cut.bias\n  encoder.pos_embed:",
             "tensors has 'encoder.x': did you mean",
         ),
-        ("{from: out, transpose: true}", "out", "out has shape [32, 5]; decoder.head.weight has [5, 32]"),
+        ("{from: out, transpose: true}", "out", "out has shape [32, 5]; expected [5, 32], as decoder.head.weight"),
         ("zero", "last.bias", "tensor 'last.bias' is missing"),
-        ("place\n", "zero\n", "a model of this map in raycomp has no place for tensor 'place' [24, 32]"),
+        (
+            "place\n",
+            "zero\n",
+            "has no counterpart for tensor 'place' [24, 32] (mapped by names.yaml); map it, or list it under `left`",
+        ),
         ("heads: 2", "heads: 3", "field 'shape': width 32 is not a multiple of heads 3"),
         ("transpose: true", "transposed: true", "field 'tensors.decoder.head.weight"),
     ],

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from raycomp.models import readers
-from raycomp.models.readers import Given, Translation
+from raycomp.models.readers import Translation, UserFacts
 
 
 def randomised(module: nn.Module, seed: int = 0) -> nn.Module:
@@ -30,7 +30,7 @@ def randomised(module: nn.Module, seed: int = 0) -> nn.Module:
 
 
 def read(path: Path, **given: Any) -> Translation:
-    return readers.read(readers.open_source(path).stated(Given(**given)))
+    return readers.read(readers.open_source(path).with_user(UserFacts(**given)))
 
 
 def pixels(found: Translation, count: int = 2) -> Tensor:

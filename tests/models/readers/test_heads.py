@@ -52,7 +52,7 @@ def test_an_eomt_whose_training_has_not_ended_is_refused(tmp_path):
     from transformers import EomtConfig, EomtForUniversalSegmentation
 
     hf_folder(tmp_path, EomtForUniversalSegmentation(EomtConfig(**EOMT)))
-    with pytest.raises(UserError, match="tensor 'attn_mask_probs' is not zero: its training has not ended"):
+    with pytest.raises(UserError, match="tensor 'attn_mask_probs' is not zero: masked attention is still on"):
         read(tmp_path)
 
 
@@ -60,7 +60,7 @@ def test_an_eomt_whose_training_has_not_ended_is_refused(tmp_path):
     ("field", "value", "said"),
     [
         ("reassemble_factors", [4, 2, 1, 1], r"config\.json has reassemble_factors \[4\.0, 2\.0, 1\.0, 1\.0\]"),
-        ("backbone_out_indices", None, "which tells its taps"),
+        ("backbone_out_indices", None, "config.json lacks backbone_out_indices"),
         ("backbone_out_indices", [0, 1, 2, 9], r"taps \(1, 2, 3, 10\): expected ascending blocks from 1 to depth, 4"),
         (
             "readout_type",

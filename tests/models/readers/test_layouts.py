@@ -43,7 +43,7 @@ def test_the_original_files_of_dinov2_are_equal(tmp_path, name):
     torch.save(held, tmp_path / "dinov2_vits14_pretrain.pth")
     found = read(tmp_path / "dinov2_vits14_pretrain.pth", heads=2)
     assert found.shape.normalization == "deit"
-    assert found.left == ("mask_token: token of pretraining with masked patches",)
+    assert found.left == ("mask_token: mask token of pretraining",)
     with torch.inference_mode():
         features = built(found, tmp_path).encoder(pixels(found))[0]
         torch.testing.assert_close(features, original.forward_features(pixels(found)), rtol=1e-4, atol=1e-4)
@@ -140,14 +140,14 @@ def test_a_classifier_of_images_is_left(tmp_path):
     hf_folder(tmp_path, ViTForImageClassification(ViTConfig(**HF)))
     found = read(tmp_path)
     assert not found.has_head
-    assert "classifier.bias and 1 more: classifier of images" in found.left
+    assert "classifier.bias and 1 more: image classifier" in found.left
 
 
 @pytest.mark.parametrize(
     ("field", "value", "said"),
     [
         ("num_attention_heads", 3, "width 32 is not a multiple of heads 3"),
-        ("num_attention_heads", None, "it does not tell its attention heads; give --heads"),
+        ("num_attention_heads", None, "does not state its number of attention heads; give --heads"),
         ("hidden_size", 64, "its configuration has hidden_size 64, its tensors have width 32"),
         ("num_hidden_layers", 12, "its configuration has num_hidden_layers 12, its tensors have depth 2"),
         ("patch_size", 16, "its configuration has patch_size 16, its tensors have patch 8"),
@@ -156,7 +156,7 @@ def test_a_classifier_of_images_is_left(tmp_path):
         ("num_attention_heads", "four", "config.json: field 'num_attention_heads': input should be a valid integer"),
         ("architectures", 3, "config.json: field 'architectures': input should be a valid list, not 3"),
         ("hidden_act", "relu", "field 'hidden_act' is 'relu': "),
-        ("hidden_act", "silu", "MLPs without a gate with the activation swiglu"),
+        ("hidden_act", "silu", "an MLP without a gate has activation swiglu"),
         ("model_type", "segformer", "config.json has model_type 'segformer'"),
     ],
 )
@@ -172,7 +172,7 @@ def test_a_configuration_that_contradicts_the_tensors_is_named(tmp_path, field, 
 
 
 REFUSED = {
-    "segformer.encoder.patch_embeddings.0.proj.weight": "SegFormer is not taken, for it has",
+    "segformer.encoder.patch_embeddings.0.proj.weight": "SegFormer is not supported: it has",
     "backbone.patch_embed1.proj.weight": "SegFormer",
     "swin.encoder.layers.0.blocks.0.attention.self.relative_position_bias_table": "Swin",
     "backbone.stages.0.blocks.0.attn.w_msa.qkv.weight": "Swin",
@@ -195,14 +195,14 @@ def test_a_family_that_is_not_taken_is_refused_with_its_reason(tmp_path, name):
 def test_a_tensor_without_a_place_is_named(tmp_path):
     _, held = dino2("vit_small_patch14_dinov2")
     for name, said in {
-        "blocks.0.mlp.extra": "a DINOv2 in raycomp has no place for tensor 'blocks.0.mlp.extra' [3]",
-        "extra": "has no place for tensor 'extra' [3]",
+        "blocks.0.mlp.extra": "raycomp has no counterpart for tensor 'blocks.0.mlp.extra' [3] (DINOv2)",
+        "extra": "raycomp has no counterpart for tensor 'extra' [3]",
     }.items():
         torch.save(held | {name: torch.ones(3)}, tmp_path / "m.pth")
         with pytest.raises(UserError, match=re.escape(said)):
             read(tmp_path / "m.pth", heads=2)
     torch.save({"some": torch.ones(1)}, tmp_path / "m.pth")
-    with pytest.raises(UserError, match=re.escape("the tensors (some ...) are of no family that raycomp takes")):
+    with pytest.raises(UserError, match=re.escape("no known model family has the tensors some, ...")):
         read(tmp_path / "m.pth")
     torch.save(held | {"blocks.1.norm1.bias": torch.full((32,), float("nan"))}, tmp_path / "m.pth")
     with pytest.raises(UserError, match=r"tensor 'blocks\.1\.norm1\.bias' is not finite: 32 of 32"):

@@ -38,12 +38,12 @@ def test_a_segmenter_is_equal(tmp_path, kind, place):
 def test_without_a_configuration_heads_size_and_mean_must_be_given(tmp_path):
     path = mm_file(tmp_path / "m.pth", mm_segmenter("mask"), None)
     for given, said in (
-        ({}, "does not tell its attention heads; give --heads (width 64, 1 if they are 64 wide)"),
+        ({}, "does not state its number of attention heads; give --heads (width 64, usually 1)"),
         (
             {"heads": 4},
             "tensor 'backbone.pos_embed' has shape [1, 25, 64]; expected [1, 1 + a square, 64], or the grid",
         ),
-        ({"heads": 4, "image": (32, 48)}, "does not tell the pixel mean and std"),
+        ({"heads": 4, "image": (32, 48)}, "does not state the pixel mean and std"),
     ):
         with pytest.raises(UserError, match=re.escape(said)):
             read(path, **given)
@@ -129,9 +129,14 @@ def test_a_head_that_reads_several_blocks_is_equal(tmp_path, kind):
         ("DPTHead", "out_indices=(0, 1, 2, 3), ", "", "has backbone.out_indices -1 and decode_head.in_index"),
         ("UPerHead", "in_index=[0, 1, 2, 3]", "in_index=[1, 0, 2, 3]", "decode_head.in_index [1, 0, 2, 3]"),
         ("UPerHead", "up_scale=2", "pool_scales=(1, 2)", "decode_head.pool_scales [1, 2]"),
-        ("SETRUPHead", "up_scale=2", "up_scale=4", "convolutions of 3x3 that enlarge by 4; taken are"),
-        ("SETRUPHead", "eps=1e-6", "eps=1e-5", "the norm of its head has epsilon 1e-06, those of its encoder 1e-05"),
-        ("DPTHead", "readout_type='project'", "readout_type='add'", "has no place for tensor 'decode_head.reassemble"),
+        ("SETRUPHead", "up_scale=2", "up_scale=4", "convolutions of 3x3 and upsamples by 4 after each; expected 4"),
+        ("SETRUPHead", "eps=1e-6", "eps=1e-5", "the head's norm has epsilon 1e-06, the encoder 1e-05"),
+        (
+            "DPTHead",
+            "readout_type='project'",
+            "readout_type='add'",
+            "no counterpart for tensor 'decode_head.reassemble",
+        ),
     ],
 )
 def test_a_head_of_another_kind_is_named(tmp_path, kind, before, after, said):
