@@ -125,14 +125,14 @@ def test_upernet_refuses_a_grid_that_cannot_be_halved():
     shape = shape_of("upernet")
     model = Segmenter(shape, dense(shape))
     for count in (lambda: profile(shape, dense(shape), (8, 64)), lambda: model(torch.zeros(1, 3, 8, 64))):
-        with pytest.raises(UserError, match="halves the grid of patches, which is 1x8; at least 2x2"):
+        with pytest.raises(UserError, match="halves the grid of patches, 1x8; expected at least 2x2"):
             count()
 
 
 BAD = [
-    ("dpt", {"taps": (1, 2)}, "decoder dpt reads 4 of them"),
-    ("upernet", {"taps": (1, 2)}, "decoder upernet reads 1 or 4 of them"),
-    ("mask", {"taps": (2,)}, "decoder mask reads the last block, 3"),
+    ("dpt", {"taps": (1, 2)}, "expected 4 of them for decoder dpt"),
+    ("upernet", {"taps": (1, 2)}, "expected 1 or 4 of them for decoder upernet"),
+    ("mask", {"taps": (2,)}, "decoder mask reads only the last block, 3"),
     ("pup", {"tap_widths": (1, 2, 3, 4)}, "only decoders dpt and upernet have them, not pup"),
     ("dpt", {"tap_widths": (1, 2, 3)}, "expected 4 widths"),
     ("upernet", {"tap_widths": (1, 2, 3, 4)}, "needs equal widths"),
