@@ -219,7 +219,7 @@ def test_traits_that_contradict_each_other_are_refused(change, line):
 
 
 @pytest.mark.parametrize("merge", [Cts(share=0.5, policy="small"), Algm(blocks=(1, 2), windows=0.5, pairs=0.2)])
-def test_methods_of_windows_name_the_nearest_image_sizes(merge):
+def test_window_methods_name_the_nearest_image_sizes(merge):
     shape = ModelShape.model_validate(TINY.model_dump() | {"patch": 14, "image": (518, 518)})
     with pytest.raises(UserError, match=r"it is 37x37; nearest image sizes: 504x504 or 532x532"):
         gflops(shape, cut_everywhere(shape, merge))
