@@ -34,16 +34,16 @@ def decoder_widths(shape: ModelShape, embed: int) -> DecoderWidths:
 def steps(spec: Input) -> tuple[Step, ...]:
     """Return the steps on the tokens that remain after merging and one embedding per class."""
     embed, classes = spec.embed, spec.shape.classes
-    patches, every = (spec.patches, 1), (spec.patches + classes, 1)
+    patches, tokens = (spec.patches, 1), (spec.patches + classes, 1)
     widths = decoder_widths(spec.shape, embed)
     attention = Attention(embed, widths.heads, widths.head_dim, widths.head_dim)
     result = [Step("proj_dec", Linear(embed, embed), patches, reads=True)]
     for index in range(spec.shape.decoder_depth):
-        result.append(Step(f"blocks.{index}.attn", attention, every))
-        result.append(Step(f"blocks.{index}.mlp", Mlp(embed, widths.mlp), every))
+        result.append(Step(f"blocks.{index}.attn", attention, tokens))
+        result.append(Step(f"blocks.{index}.mlp", Mlp(embed, widths.mlp), tokens))
     return (
         *result,
-        Step("decoder_norm", Norm(embed), every),
+        Step("decoder_norm", Norm(embed), tokens),
         Step("proj_patch", Product(embed, embed), patches),
         Step("proj_classes", Product(embed, embed), (classes, 1)),
         Step("", Product(embed, classes), patches),

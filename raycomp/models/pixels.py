@@ -69,7 +69,7 @@ class QueryMasks:
         return masks.unflatten(2, grid), classes
 
     def logits(self, scores: Tensor, size: Size) -> Tensor:
-        """Return class scores (B, K, height, width), at least 0, at the pixels of images of `size`, channels last."""
+        """Return nonnegative class scores (B, K, height, width) at the pixels of images of `size`, channels last."""
         masks, classes = self.unpacked(scores, size)
         return _combined(upsampled(masks, self.patch, size), classes)
 

@@ -46,8 +46,8 @@ def query_loss(
     def draw(count: int, points: int) -> Tensor:
         return torch.rand(count, points, 2, device=masks.device, generator=generator)
 
-    present = [_present(one) for one in labels]
-    targets = [(one == which[:, None, None]).float() for one, which in zip(labels, present, strict=True)]
+    present = [_present(image) for image in labels]
+    targets = [(image == which[:, None, None]).float() for image, which in zip(labels, present, strict=True)]
     pairs = [_assigned(*image, draw(1, points)) for image in zip(masks, classes, targets, present, strict=True)]
     query_classes = classes.new_full(classes.shape[:2], classes.shape[2] - 1, dtype=torch.int64)
     for row, which, (queries, order) in zip(query_classes, present, pairs, strict=True):

@@ -9,7 +9,7 @@ import re
 from raycomp.models.readers.assemble import translated
 from raycomp.models.readers.hf_heads import eomt_head
 from raycomp.models.readers.ledger import Ledger
-from raycomp.models.readers.source import Facts, Source, Translation, normalization_of
+from raycomp.models.readers.source import DINOV3_ROPE_BASE, Facts, Source, Translation, normalization_of
 
 _NAMES = (
     (r"encoder\.backbone\.", ""),
@@ -49,7 +49,7 @@ def read(source: Source) -> Translation:
     pixels = None if mean is None or std is None else (mean.flatten().tolist(), std.flatten().tolist())
     facts = Facts(
         norm_eps=1e-5 if dinov3 else 1e-6,
-        rope_base=100.0 if dinov3 else None,
+        rope_base=DINOV3_ROPE_BASE if dinov3 else None,
         normalization=None if pixels is None else normalization_of(*pixels, str(source.path)),
     )
     ledger.infer("LayerNorm epsilon as in DINOv3" if dinov3 else "LayerNorm epsilon as in DINOv2")

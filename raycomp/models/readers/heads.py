@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Translate linear heads and Segmenter's mask transformer, by exact rewrites only."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -58,12 +59,17 @@ def split_readout(ledger: Ledger, out: dict[str, Tensor], tap: int, source: str)
     out[f"decoder.readout.{tap}.patch.bias"] = ledger.take(f"{source}.bias")
 
 
-def linear_head(ledger: Ledger, name: str, width: int, norm: str | None = None) -> Head:
-    """Take a linear map or 1x1 convolution from features to classes; `norm` names the batch norm before it.
+def linear_head(ledger: Ledger, names: Sequence[str], width: int, norm: str | None = None) -> Head | None:
+    """Take the first linear map or 1x1 convolution of these names; return None if the file has none of them.
+
+    `norm` names the optional batch norm before it, which is folded in.
 
     Raises:
         UserError: if it reads features other than those of the last block.
     """
+    name = next((name for name in names if f"{name}.weight" in ledger), None)
+    if name is None:
+        return None
     size = ledger.size(f"{name}.weight")
     if len(size) not in (2, 4) or size[1] != width or any(side != 1 for side in size[2:]):
         raise UserError(
@@ -74,7 +80,7 @@ def linear_head(ledger: Ledger, name: str, width: int, norm: str | None = None) 
     bias = ledger.bias(f"{name}.bias", size[0]).double()
     if len(size) == 4:
         ledger.fold("the head's 1x1 convolution becomes a linear map")
-    if norm is not None:
+    if norm is not None and f"{norm}.running_mean" in ledger:
         scale, shift = batch_norm(ledger, norm, width)
         weight, bias = weight * scale, bias + weight @ shift
         ledger.fold("batch norm, into the head")

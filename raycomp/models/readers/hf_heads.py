@@ -35,8 +35,7 @@ def take_head(config: HfConfig, ledger: Ledger, width: int) -> Head | None:
         )
     if any("ImageClassification" in name for name in config.architectures or ()):
         ledger.leave({r"(cls_|distillation_)?classifier\..*": "image classifier"})
-    name = next((name for name in _LINEAR if f"{name}.weight" in ledger), None)
-    return None if name is None else linear_head(ledger, name, width)
+    return linear_head(ledger, _LINEAR, width)
 
 
 def eomt_head(ledger: Ledger, width: int) -> Head:

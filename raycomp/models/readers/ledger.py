@@ -73,8 +73,8 @@ class Ledger:
             raise UserError(f"{self.path}: tensor {name!r} is missing; {nearest(name, self._tensors)}")
         original, tensor = self._tensors[name]
         if tensor.numel() == 0 or dimensions not in (None, tensor.ndim):
-            expected = "" if dimensions is None else f" of {dimensions} dimensions"
-            raise UserError(f"{self.path}: tensor {original!r} has shape {list(tensor.shape)}; expected one{expected}")
+            expected = "a tensor with values" if dimensions is None else f"{dimensions} dimensions"
+            raise UserError(f"{self.path}: tensor {original!r} has shape {list(tensor.shape)}; expected {expected}")
         return tuple(tensor.shape)
 
     def take(self, name: str, size: tuple[int, ...] | None = None) -> Tensor:

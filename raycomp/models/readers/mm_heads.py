@@ -42,10 +42,7 @@ def take_head(model: MmModel, ledger: Ledger, width: int) -> Head | None:
     if f"{_HEAD}.cls_emb" in ledger:
         ledger.leave({rf"{_HEAD}\.conv_seg\..*": "unused layer of the mask transformer"})
         return mask_head(ledger, width, config.num_heads)
-    if f"{_HEAD}.conv_seg.weight" not in ledger:
-        return None
-    norm = f"{_HEAD}.bn" if f"{_HEAD}.bn.running_mean" in ledger else None
-    return linear_head(ledger, f"{_HEAD}.conv_seg", width, norm)
+    return linear_head(ledger, [f"{_HEAD}.conv_seg"], width, f"{_HEAD}.bn")
 
 
 def _taps(model: MmModel, ledger: Ledger) -> dict[str, object]:

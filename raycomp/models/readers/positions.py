@@ -13,10 +13,8 @@ from torch import Tensor
 from raycomp.errors import UserError
 from raycomp.models._timm import resample_abs_pos_embed
 from raycomp.models.readers.ledger import Ledger
-from raycomp.models.readers.source import Facts, UserFacts
+from raycomp.models.readers.source import DINOV3_ROPE_BASE, Facts, UserFacts
 from raycomp.shape import Grid, Size
-
-_BASE = 100.0  # of every DINOv3
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +37,11 @@ def rotary(ledger: Ledger, head_dim: int, facts: Facts, user: UserFacts) -> tupl
         raise UserError(f"{ledger.path}: rotary positions fit any input size; give --image HxW")
     periods = ledger.get("rope.periods")
     if periods is None:
-        return facts.rope_base or _BASE, image
+        return facts.rope_base or DINOV3_ROPE_BASE, image
     quarter = head_dim // 4
     actual = periods.double()
-    fitted = float(actual[-1]) ** (quarter / (quarter - 1)) if quarter > 1 else _BASE
-    for base in (_BASE, fitted):
+    fitted = float(actual[-1]) ** (quarter / (quarter - 1)) if quarter > 1 else DINOV3_ROPE_BASE
+    for base in (DINOV3_ROPE_BASE, fitted):
         expected = base ** (torch.arange(quarter, dtype=torch.float64) / quarter)
         if actual.shape == expected.shape and torch.allclose(actual, expected, rtol=1e-5):
             ledger.fold("rotary periods are powers of one base")

@@ -8,6 +8,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from raycomp.config import explain
 from raycomp.errors import UserError
+from raycomp.models.readers.source import DINOV3_ROPE_BASE
 from raycomp.shape import Size
 
 _Count = Annotated[int, Field(ge=1)]
@@ -42,7 +43,7 @@ class HfConfig(BaseModel):
     def rope_base(self) -> float:
         """Base of the rotary periods, which newer versions of transformers nest."""
         nested = (self.rope_parameters or {}).get("rope_theta")
-        return (nested if isinstance(nested, int | float) else None) or self.rope_theta or 100.0
+        return (nested if isinstance(nested, int | float) else None) or self.rope_theta or DINOV3_ROPE_BASE
 
 
 class MmNorm(BaseModel):

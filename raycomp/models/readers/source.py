@@ -15,6 +15,9 @@ from raycomp.errors import UserError, first_line
 from raycomp.models import tensors
 from raycomp.shape import ModelShape, Size
 
+DINOV3_ROPE_BASE = 100.0
+"""Base of the rotary periods of every DINOv3."""
+
 Forward = Callable[[Tensor], Tensor]
 """Map normalised images (B, 3, height, width) to logits (B, K, height, width), or to features (B, P + N, E)."""
 

@@ -18,14 +18,12 @@ from raycomp.models._timm import create_model, is_model, timm_version
 from raycomp.models.readers.assemble import translated
 from raycomp.models.readers.heads import Head, linear_head
 from raycomp.models.readers.ledger import Ledger
-from raycomp.models.readers.source import Facts, Forward, Source, Translation, normalization_of
+from raycomp.models.readers.source import DINOV3_ROPE_BASE, Facts, Forward, Source, Translation, normalization_of
 
 FAMILY = "timm ViT"
 _CLASSIFIER = {r"head(_dist)?\.(weight|bias)": "image classifier"}
 _WRAPPERS = re.compile(r"^((module|model|network)\.)+")
 _LINEAR = ("decode_head.conv_seg", "decoder.head", "seg_head", "linear_head", "classifier", "head")
-_NORMS = ("decode_head.bn",)
-_DINOV3_BASE = 100.0
 
 
 def matches(source: Source) -> bool:
@@ -68,7 +66,7 @@ def read(source: Source) -> Translation:
     facts = Facts() if name is None else _facts(source, name)
     if name is None and "pos_embed" not in ledger and "blocks.0.gamma_1" in ledger:
         ledger.infer("DINOv3's rotary positions, epsilon 1e-5, and ImageNet's mean and std")
-        facts = Facts(rope_base=_DINOV3_BASE, norm_eps=1e-5, normalization="deit")
+        facts = Facts(rope_base=DINOV3_ROPE_BASE, norm_eps=1e-5, normalization="deit")
     original = None if name is None or wrapped else partial(_original, name, source)
     return translated(source, ledger, facts, FAMILY, linear_beside if wrapped else _none, original)
 
@@ -79,11 +77,7 @@ def _none(_ledger: Ledger, _width: int) -> Head | None:
 
 def linear_beside(ledger: Ledger, width: int) -> Head | None:
     """Take the linear head beside a wrapped encoder, by one of its usual names."""
-    name = next((name for name in _LINEAR if f"{name}.weight" in ledger), None)
-    if name is None:
-        return None
-    norm = next((norm for norm in _NORMS if f"{norm}.running_mean" in ledger), None)
-    return linear_head(ledger, name, width, norm)
+    return linear_head(ledger, _LINEAR, width, "decode_head.bn")
 
 
 def _model_name(source: Source) -> str | None:
