@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measure what merging costs a model with rotary position, by where a merged token is said to be.
+"""Measure what merging costs a model with rotary position, for two positions of a merged token.
 
     python jobs/train.py --space rotary.yaml --out rotary.safetensors    # a space with shape.position rotary
     python benchmarks/rotary.py --space rotary.yaml [--space OTHER ...]
 
-Merges by ToMe, equally in every block. A merged token is at the mean place of its patches, as in raycomp, or at the
-place of the first of them. A model with learned positions, given by a further space, shows what merging costs without
-rotary position.
+ToMe merges the same share in every block. A merged token is at the mean position of its patches, as in raycomp, or at
+the position of the first. A further space, of a model with learned positions, shows the cost of merging without rotary
+position.
 """
 
 from collections.abc import Callable
@@ -36,39 +36,46 @@ Places = Callable[[Tensor, Tokens], Tensor]
 
 
 def main(
-    space: Annotated[list[Path], typer.Option(help="Space of a trained model; may be repeated.")],
+    space: Annotated[list[Path], typer.Option(help="Search space of a trained model; may be repeated.")],
     ratios: Annotated[str, typer.Option(help="Shares of the tokens merged in every block, in %.")] = "0,5,10,15,20",
 ) -> None:
     torch.set_num_threads(1)
     shares = [float(part) / 100 for part in ratios.split(",")]
-    print("| model | places | merged in every block | of the dense GFLOPs | clean mIoU | corrupted mIoU |")
+    print("| model | position | merged in every block | of the dense GFLOPs | clean mIoU | corrupted mIoU |")
     print("| --- | --- | ---: | ---: | ---: | ---: |")
     for path in space:
-        context = prepare_context(load(path), lambda _: None)
+        context = prepare_context(load(path).changed("recovery", mode="none"), lambda _: None)
         rotary = context.shape.position == "rotary"
-        ways: dict[str, Places] = {"mean": token_places, "first": _first} if rotary else {"": _first}
-        for way, places in ways.items():
+        variants: dict[str, Places] = {"mean": token_places, "first": _first} if rotary else {"": _first}
+        for variant, places in variants.items():
             with mock.patch.object(encoder, "token_places", places):
                 for share in shares:
-                    if share or way != "first":  # without merging all places are the same
-                        _print(context, path.stem, way, share)
+                    if share or variant != "first":  # without merging, both are the same
+                        _print(context, path.stem, variant, share)
 
 
-def _print(context: SweepContext, name: str, way: str, share: float) -> None:
+def _print(context: SweepContext, name: str, variant: str, share: float) -> None:
     recipe, config = dense(context.shape), context.config
     if share:
         recipe = recipe.merging(ToMe(ratios=(share,) * context.shape.depth))
-    found = measure(
-        compress(context.model, recipe, None), context.evalset, "full", config.evaluation, config.data,
+    metrics = measure(
+        compress(context.model, recipe, None), context.evalset, "search", config.evaluation, config.data,
         default_device(), timed=False,
     )  # fmt: skip
     cost = gflops(context.shape, recipe) / gflops(context.shape, dense(context.shape))
-    cells = (name, way, f"{share:.0%}", f"{cost:.0%}", f"{found.clean_miou:.4f}", f"{np.nanmean(found.corrupted):.4f}")
+    cells = (
+        name,
+        variant,
+        f"{share:.0%}",
+        f"{cost:.0%}",
+        f"{metrics.clean_miou:.4f}",
+        f"{np.nanmean(metrics.corrupted):.4f}",
+    )
     print("| " + " | ".join(cells) + " |", flush=True)
 
 
 def _first(places: Tensor, tokens: Tokens) -> Tensor:
-    """Return the place of the first patch of each token (B, N, 2); (0, 0) for special tokens."""
+    """Return the position of the first patch of each token (B, N, 2); (0, 0) for special tokens."""
     special = int(tokens.source.min())
     patch = first_of_each(tokens.source - special, tokens.size.shape[1] - special)
     return torch.cat([places.new_zeros(len(patch), special, 2), places[patch]], dim=1)

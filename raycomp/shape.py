@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Dimensions of a dense Segmenter, as needed by GFLOPs counts and recipes.
+"""Dimensions and traits of a dense segmentation model, as needed by GFLOPs counts and recipes.
 
 Strudel et al., "Segmenter: Transformer for Semantic Segmentation", ICCV 2021.
 """
@@ -15,14 +15,14 @@ from raycomp.errors import UserError
 Grid = tuple[int, int]  # rows, columns of patches
 Size = tuple[int, int]  # height, width in pixels
 Side = Annotated[int, Field(gt=0, le=65536)]
-"""Pixels, read from a file; the limit catches typing errors, with which building a model would take forever."""
+"""Pixels, as read from a file; the limit catches typing errors before a huge model is built."""
 
 Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "swiglu"]
 
 LEVELS = 4
-"""Resolutions of the features inside the decoders dpt and upernet."""
+"""Number of feature resolutions inside the decoders dpt and upernet."""
 TAPS = {"linear": (1,), "mask": (1,), "eomt": (1,), "dpt": (LEVELS,), "upernet": (1, LEVELS), "pup": (1,)}
-"""Numbers of taps that each decoder can read."""
+"""Numbers of taps that each decoder supports."""
 
 # name -> (width, heads, depth): the four ViT sizes of the Segmenter paper.
 BACKBONES = {"tiny": (192, 3, 12), "small": (384, 6, 12), "base": (768, 12, 12), "large": (1024, 16, 24)}
@@ -64,7 +64,7 @@ def enlarged_to(size: Size, window: Size) -> Size:
 
 
 def _bounded(size: Size, before: Size) -> Size:
-    """Refuse to enlarge a very narrow image beyond memory."""
+    """Refuse to enlarge a very narrow image beyond the memory limit."""
     if size[0] * size[1] > max(_MAX_PIXELS, before[0] * before[1]):
         resized = f"{before[0]}x{before[1]} would be resized to {size[0]}x{size[1]} pixels"
         raise UserError(f"an image of {resized}; at most {_MAX_PIXELS} pixels are allowed")
@@ -89,11 +89,11 @@ class ModelShape(BaseModel):
     prefix: int = Field(default=1, ge=0, le=64)
     """Special tokens before the patches: CLS, DIST, then registers."""
     registers: int = Field(default=0, ge=0, le=64)
-    """How many of the special tokens are registers."""
+    """Number of registers among the special tokens."""
     position: Literal["learned", "rotary", "none"] = "learned"
-    """Position encoding: added to the patches before the first block, rotated into queries and keys, or none."""
+    """Position encoding: `learned` is added before the first block, `rotary` rotates queries and keys."""
     rope_base: float = Field(default=100.0, gt=1)
-    """Rotary position: pair i of n turns rope_base^(i/n) times slower than the first."""
+    """Rotary position: pair i of n rotates rope_base^(i/n) times slower than the first."""
     mlp_width: int | None = Field(default=None, gt=0)
     """Hidden width of the MLPs; default: 4 * width."""
     activation: Activation = "gelu"
@@ -103,9 +103,9 @@ class ModelShape(BaseModel):
     pre_norm: bool = False
     """LayerNorm before the first block."""
     queries: int = Field(default=0, ge=0, le=1000)
-    """EoMT: learned queries, which enter as special tokens in front of all others."""
+    """eomt: number of learned queries; they enter as special tokens in front of all others."""
     query_blocks: int = Field(default=0, ge=0, le=1000)
-    """EoMT: how many of the last blocks the queries pass through."""
+    """eomt: number of blocks, the last ones, that process the queries."""
     decoder: Literal["linear", "mask", "eomt", "dpt", "upernet", "pup"] = "mask"
     decoder_depth: int = Field(default=2, ge=0, le=1000)
     """Transformer blocks of the mask decoder."""
@@ -114,15 +114,15 @@ class ModelShape(BaseModel):
     taps: tuple[Annotated[int, Field(ge=1)], ...] = ()
     """Blocks, counted from 1, whose outputs a convolutional decoder reads; default: the last."""
     tap_widths: tuple[Annotated[int, Field(ge=1, le=65536)], ...] = ()
-    """dpt, upernet: channels of the four levels that the taps are brought to; default: width/8, /4, /2, 1 or width."""
+    """dpt, upernet: channels of the four levels; default: width/8, /4, /2, /1 for dpt, width for upernet."""
     readout: Literal["ignore", "add", "project"] = "ignore"
-    """dpt: how the CLS token of a tap enters its patches."""
+    """dpt: how the CLS token of a tap is combined with its patches."""
     double_scores: bool = False
-    """dpt: scores are enlarged by 2 with aligned corners, as in transformers; not so in mmseg."""
+    """dpt: upsample the scores by 2 with aligned corners, as transformers does and mmsegmentation does not."""
     mask_upscales: int | None = Field(default=None, ge=1, le=6)
-    """eomt: how often the grid of the masks is enlarged by 2; default: to 4 to 7 pixels, at least once."""
+    """eomt: number of 2x upsampling steps of the masks; default: to a stride of 4 to 7 pixels, at least one step."""
     tap_norm: Literal["last", "all", "none"] = "last"
-    """Outputs that pass the encoder's final norm: that of the last block, those of all taps, or none."""
+    """Taps that pass the encoder's final norm: only the last block, all taps, or none."""
     norm_eps: float = Field(default=1e-6, gt=0, lt=1)
     """LayerNorm epsilon of the encoder: 1e-6 in timm, 1e-5 in official Segmenter checkpoints."""
     normalization: Literal["vit", "deit", "clip"] = "vit"
@@ -140,12 +140,14 @@ class ModelShape(BaseModel):
     def _traits_agree(self) -> Self:
         if not 0 <= self.prefix - self.registers <= 2:
             raise ValueError(
-                f"prefix {self.prefix} has {self.registers} registers: expected none, CLS, or CLS and DIST besides them"
+                f"prefix {self.prefix} with {self.registers} registers: expected 0, 1 (CLS) or 2 (CLS, DIST) others"
             )
         if self.position == "rotary" and self.head_dim % 4:
             raise ValueError(f"position rotary: the head width {self.head_dim} is not a multiple of 4")
         if (self.decoder == "eomt") != (self.queries > 0):
-            raise ValueError(f"decoder {self.decoder} with {self.queries} queries: only eomt has any, and needs them")
+            raise ValueError(
+                f"decoder {self.decoder} with {self.queries} queries: only eomt has queries, and it needs some"
+            )
         if self.queries and not 1 <= self.query_blocks <= self.depth:
             raise ValueError(f"query_blocks is {self.query_blocks}: expected 1 to depth, {self.depth}")
         if list(self.taps) != sorted(set(self.taps)) or (self.taps and self.taps[-1] > self.depth):
@@ -157,9 +159,9 @@ class ModelShape(BaseModel):
         taps, name = len(self.tapped), self.decoder
         if taps not in TAPS[name]:
             expected = " or ".join(str(count) for count in TAPS[name])
-            raise ValueError(f"taps {self.tapped}: decoder {name} reads {expected} of them")
+            raise ValueError(f"taps {self.tapped}: expected {expected} of them for decoder {name}")
         if name in ("linear", "mask", "eomt") and self.tapped != (self.depth,):
-            raise ValueError(f"taps {self.tapped}: decoder {name} reads the last block, {self.depth}")
+            raise ValueError(f"taps {self.tapped}: decoder {name} reads only the last block, {self.depth}")
         if name not in ("dpt", "upernet") and self.tap_widths:
             raise ValueError(f"tap_widths {self.tap_widths}: only decoders dpt and upernet have them, not {name}")
         if self.tap_widths and len(self.tap_widths) != LEVELS:
@@ -196,7 +198,7 @@ class ModelShape(BaseModel):
 
     @property
     def mask_factor(self) -> int:
-        """Places of the grid of eomt's masks along each side of a patch."""
+        """Mask cells of eomt along each side of a patch."""
         upscales = max(1, self.patch.bit_length() - 3) if self.mask_upscales is None else self.mask_upscales
         return 2**upscales
 
@@ -207,12 +209,12 @@ class ModelShape(BaseModel):
         return tuple(tap for tap in self.tapped if tap in normed)
 
     def special(self, block: int) -> int:
-        """Return the number of special tokens in a block, counted from 0; queries enter at one of the last blocks."""
+        """Return the number of special tokens in a block, counted from 0; it grows where the queries enter."""
         return self.prefix + (self.queries if block >= self.depth - self.query_blocks else 0)
 
     @property
     def final_special(self) -> int:
-        """Special tokens after the last block."""
+        """Number of special tokens after the last block."""
         return self.prefix + self.queries
 
     def grid(self, image: Size | None = None) -> Grid:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What each decoder computes, as a list of steps: `raycomp.models.heads` builds from it, `raycomp.flops` counts it.
+"""Steps of each decoder: `raycomp.models.heads` builds modules from them, `raycomp.flops` counts their cost.
 
 No module here imports torch.
 """
@@ -18,10 +18,10 @@ STEPS: dict[str, Callable[[Input], tuple[Step, ...]]] = {
     "upernet": upernet_steps.steps,
     "pup": pup_steps.steps,
 }
-"""Steps of each decoder that a `ModelShape` can name."""
+"""Steps of each decoder, by its name in `ModelShape`."""
 
 
 @lru_cache(maxsize=2**16)  # a search asks for few widths and numbers of patches, hundreds of thousands of times
-def decoder_cost(given: Input) -> int:
+def decoder_cost(spec: Input) -> int:
     """Return the multiply-adds of a decoder on one image, including upsampling to pixels; see `raycomp.flops`."""
-    return sum(step.cost for step in STEPS[given.shape.decoder](given))
+    return sum(step.cost for step in STEPS[spec.shape.decoder](spec))

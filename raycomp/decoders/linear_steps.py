@@ -4,7 +4,7 @@
 from raycomp.decoders.operations import Input, Linear, Step, to_pixels
 
 
-def steps(given: Input) -> tuple[Step, ...]:
-    """Return the steps on the tokens that are left after merging; scores of patches are upsampled."""
-    head = Step("head", Linear(given.embed, given.shape.classes), (given.patches, 1), reads=True)
-    return (head, *to_pixels(given, given.grid))
+def steps(spec: Input) -> tuple[Step, ...]:
+    """Return the steps on the tokens that remain after merging, then the upsampling of patch scores."""
+    head = Step("head", Linear(spec.embed, spec.shape.classes), (spec.patches, 1), reads=True)
+    return (head, *to_pixels(spec, spec.grid))

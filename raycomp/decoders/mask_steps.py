@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Steps and widths of Segmenter's mask transformer: class embeddings attend with the patches (ICCV 2021).
+"""Steps and widths of Segmenter's mask transformer (ICCV 2021): patches and class embeddings attend to each other.
 
 Legend: N tokens, K classes, E width.
 """
@@ -23,7 +23,7 @@ class DecoderWidths:
 
 
 def decoder_widths(shape: ModelShape, embed: int) -> DecoderWidths:
-    """Return the decoder's widths: heads and MLP ratio 4 are kept; head and MLP widths follow the embedding."""
+    """Return the decoder's widths: heads and MLP ratio stay; head and MLP widths follow the embedding."""
     full = shape.width // shape.decoder_heads
     if embed == shape.width:
         return DecoderWidths(shape.decoder_heads, full, 4 * embed)
@@ -31,22 +31,22 @@ def decoder_widths(shape: ModelShape, embed: int) -> DecoderWidths:
     return DecoderWidths(shape.decoder_heads, min(full, max(1, steps) * DECODER_STEP), 4 * embed)
 
 
-def steps(given: Input) -> tuple[Step, ...]:
-    """Return the steps on the tokens that are left after merging and one embedding per class."""
-    embed, classes = given.embed, given.shape.classes
-    patches, every = (given.patches, 1), (given.patches + classes, 1)
-    widths = decoder_widths(given.shape, embed)
+def steps(spec: Input) -> tuple[Step, ...]:
+    """Return the steps on the tokens that remain after merging and one embedding per class."""
+    embed, classes = spec.embed, spec.shape.classes
+    patches, tokens = (spec.patches, 1), (spec.patches + classes, 1)
+    widths = decoder_widths(spec.shape, embed)
     attention = Attention(embed, widths.heads, widths.head_dim, widths.head_dim)
-    found = [Step("proj_dec", Linear(embed, embed), patches, reads=True)]
-    for index in range(given.shape.decoder_depth):
-        found.append(Step(f"blocks.{index}.attn", attention, every))
-        found.append(Step(f"blocks.{index}.mlp", Mlp(embed, widths.mlp), every))
+    result = [Step("proj_dec", Linear(embed, embed), patches, reads=True)]
+    for index in range(spec.shape.decoder_depth):
+        result.append(Step(f"blocks.{index}.attn", attention, tokens))
+        result.append(Step(f"blocks.{index}.mlp", Mlp(embed, widths.mlp), tokens))
     return (
-        *found,
-        Step("decoder_norm", Norm(embed), every),
+        *result,
+        Step("decoder_norm", Norm(embed), tokens),
         Step("proj_patch", Product(embed, embed), patches),
         Step("proj_classes", Product(embed, embed), (classes, 1)),
         Step("", Product(embed, classes), patches),
         Step("mask_norm", Norm(classes), patches),
-        *to_pixels(given, given.grid),
+        *to_pixels(spec, spec.grid),
     )

@@ -16,7 +16,7 @@ UPSAMPLE_COST = 4
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """What a decoder works on."""
+    """Sizes of a decoder's input."""
 
     shape: ModelShape
     embed: int
@@ -24,11 +24,11 @@ class Input:
     image: Size
     """Height and width, pixels."""
     patches: int
-    """Tokens that represent patches after the last block; fewer than patches if tokens merged."""
+    """Patch tokens after the last block; fewer than patches if tokens merged."""
 
     @classmethod
-    def whole(cls, shape: ModelShape, embed: int) -> "Input":
-        """Return the input of a decoder at the image size of a shape, nothing merged."""
+    def unmerged(cls, shape: ModelShape, embed: int) -> "Input":
+        """Return the input without merging, at the image size of the shape."""
         rows, columns = shape.grid()
         return cls(shape, embed, shape.image, rows * columns)
 
@@ -46,20 +46,20 @@ class Operation(Protocol):
     """One layer, or an operation without parameters."""
 
     def cost(self, grid: Grid) -> int:
-        """Return the multiply-adds on a grid of rows x columns; see the operation for which grid that is."""
+        """Return the multiply-adds on a grid of rows x columns; by default the grid of the output."""
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """An operation at its place in a decoder."""
+    """One operation of a decoder."""
 
     name: str
-    """Name of the module in the head; empty for an operation without parameters."""
+    """Name of its module in the head; empty without parameters."""
     operation: Operation
     grid: Grid
-    """Rows and columns of the operation's results; tokens are a grid of one column."""
+    """Grid that the cost is counted on; tokens are a grid of one column."""
     reads: bool = False
-    """Whether the input channels are the encoder's features, and so follow the embedding width."""
+    """Whether it reads the encoder's features, so that its input channels follow the embedding width."""
 
     @property
     def cost(self) -> int:
@@ -75,12 +75,12 @@ class Linear:
     bias: bool = True
 
     def cost(self, grid: Grid) -> int:
-        return _places(grid) * self.inputs * self.outputs
+        return _cells(grid) * self.inputs * self.outputs
 
 
 @dataclass(frozen=True, slots=True)
 class Conv:
-    """Convolution with a bias, padded so that stride 1 keeps the grid; cost by output place."""
+    """Convolution with a bias, padded so that stride 1 keeps the grid."""
 
     inputs: int
     outputs: int
@@ -89,29 +89,29 @@ class Conv:
     groups: int = 1
 
     def cost(self, grid: Grid) -> int:
-        return _places(grid) * self.inputs // self.groups * self.outputs * self.kernel**2
+        return _cells(grid) * self.inputs // self.groups * self.outputs * self.kernel**2
 
 
 @dataclass(frozen=True, slots=True)
 class ConvTranspose:
-    """Transposed convolution whose kernel is its stride, with a bias; every output place has one input place."""
+    """Transposed convolution with a bias and with kernel = stride, so each output cell reads one input cell."""
 
     inputs: int
     outputs: int
     factor: int
 
     def cost(self, grid: Grid) -> int:
-        return _places(grid) * self.inputs * self.outputs
+        return _cells(grid) * self.inputs * self.outputs
 
 
 @dataclass(frozen=True, slots=True)
 class ChannelNorm:
-    """LayerNorm over the channels of every place of a grid."""
+    """LayerNorm over the channels of each grid cell."""
 
     channels: int
 
     def cost(self, grid: Grid) -> int:
-        return NORM_COST * _places(grid) * self.channels
+        return NORM_COST * _cells(grid) * self.channels
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +121,7 @@ class Norm:
     width: int
 
     def cost(self, grid: Grid) -> int:
-        return NORM_COST * _places(grid) * self.width
+        return NORM_COST * _cells(grid) * self.width
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +134,7 @@ class Attention:
     v: int
 
     def cost(self, grid: Grid) -> int:
-        return attention_cost(_places(grid), self.embed, self.heads, self.qk, self.v)
+        return attention_cost(_cells(grid), self.embed, self.heads, self.qk, self.v)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,17 +145,17 @@ class Mlp:
     hidden: int
 
     def cost(self, grid: Grid) -> int:
-        return mlp_cost(_places(grid), self.embed, self.hidden)
+        return mlp_cost(_cells(grid), self.embed, self.hidden)
 
 
 @dataclass(frozen=True, slots=True)
 class Upsample:
-    """Bilinear resizing; the grid is that of the output."""
+    """Bilinear resizing."""
 
     channels: int
 
     def cost(self, grid: Grid) -> int:
-        return UPSAMPLE_COST * _places(grid) * self.channels
+        return UPSAMPLE_COST * _cells(grid) * self.channels
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,33 +165,33 @@ class Pool:
     channels: int
 
     def cost(self, grid: Grid) -> int:
-        return _places(grid) * self.channels
+        return _cells(grid) * self.channels
 
 
 @dataclass(frozen=True, slots=True)
 class Product:
-    """Matrix product: at every place of the grid, vectors of `inner` numbers with `outer` others."""
+    """Matrix product: each grid cell multiplies a vector of `inner` numbers by `outer` others."""
 
     inner: int
     outer: int
 
     def cost(self, grid: Grid) -> int:
-        return _places(grid) * self.inner * self.outer
+        return _cells(grid) * self.inner * self.outer
 
 
 def attention_cost(n: int, embed: int, heads: int, qk: int, v: int, qk_norm: bool = False) -> int:
-    """Count LayerNorm, qkv, norms of queries and keys, both products and the output projection of n tokens.
+    """Count LayerNorm, qkv, norms of queries and keys, both products and the output projection for n tokens.
 
     Without heads there is no attention, and no LayerNorm.
     """
     if not heads:
         return 0
-    norm = NORM_COST * n * embed + (2 * (NORM_COST - 1) * n * heads * qk if qk_norm else 0)  # these without weights
+    norm = NORM_COST * n * embed + (2 * (NORM_COST - 1) * n * heads * qk if qk_norm else 0)  # without weights
     return norm + n * embed * heads * (2 * qk + v) + n * n * heads * (qk + v) + n * heads * v * embed
 
 
 def mlp_cost(n: int, embed: int, hidden: int, gated: bool = False) -> int:
-    """Count LayerNorm and the linear maps of n tokens, of which a gated MLP has three; 0 without hidden channels."""
+    """Count LayerNorm and two linear maps, or three if gated, for n tokens; 0 without hidden channels."""
     return hidden and n * embed * (NORM_COST + (3 if gated else 2) * hidden)
 
 
@@ -200,12 +200,12 @@ def scaled(grid: Grid, factor: int) -> Grid:
     return grid[0] * factor, grid[1] * factor
 
 
-def to_pixels(given: Input, scores: Grid) -> tuple[Step, ...]:
-    """Return the step that upsamples class scores on a grid to pixels; none if they lie on pixels already."""
-    if scores == given.pixels:
+def to_pixels(spec: Input, scores: Grid) -> tuple[Step, ...]:
+    """Return the step that upsamples class scores to pixels; none if their grid is already that of the pixels."""
+    if scores == spec.pixels:
         return ()
-    return (Step("", Upsample(given.shape.classes), given.pixels),)
+    return (Step("", Upsample(spec.shape.classes), spec.pixels),)
 
 
-def _places(grid: Grid) -> int:
+def _cells(grid: Grid) -> int:
     return grid[0] * grid[1]

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A transformer block at any widths, with the traits of a `ModelShape`; parameter names follow timm.
 
-Beside each module stand the prunable units along each axis of its parameters; see `raycomp.compress.layout`.
+`axes` of a module names the prunable units along each axis of its parameters; see `raycomp.compress.layout`.
 
 Legend: B batch, N tokens, E embedding width, H heads.
 """
@@ -27,7 +27,7 @@ Axes = tuple[str | None, ...]
 
 @dataclass(frozen=True, slots=True)
 class BlockTraits:
-    """What the blocks of a model share besides their widths."""
+    """Settings that all blocks of a model share; widths may differ."""
 
     scale: float
     """Factor of the attention logits; pruning does not change it."""
@@ -61,7 +61,7 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(embed, heads * (2 * qk + v))
         self.q_norm = HeadNorm(heads, qk, traits.eps) if traits.qk_norm else None
         self.k_norm = HeadNorm(heads, qk, traits.eps) if traits.qk_norm else None
-        if traits.rotary:  # the dense rotation pair of each pair of units
+        if traits.rotary:  # index of each pair of units in the dense head
             self.register_buffer("pairs", torch.arange(qk // 2).repeat(heads))
         self.proj = nn.Linear(heads * v, embed)
 
@@ -82,7 +82,7 @@ class Attention(nn.Module):
             query, key = self.q_norm(query), self.k_norm(key)
         keys = key
         if rotation is not None:
-            query, key = rotation.turned(query, key, cast("Tensor", self.pairs).view(H, -1))
+            query, key = rotation.rotated(query, key, cast("Tensor", self.pairs).view(H, -1))
         dropout = self.dropout if self.training else 0.0
         wide = max(qk, v)
         fits = query.dtype in _HALF and wide <= 128 and not dropout
@@ -104,7 +104,7 @@ def _padded(x: Tensor, width: int) -> Tensor:
 
 
 class HeadNorm(nn.Module):
-    """LayerNorm over the width of each head; every head keeps its own units, and so its own weights."""
+    """LayerNorm over the width of each head; heads have separate weights, because each keeps its own units."""
 
     axes: ClassVar[dict[str, Axes]] = {"weight": ("qk",), "bias": ("qk",)}
 
@@ -152,15 +152,15 @@ class PlainMlp(Mlp):
 
 
 class QuickGELU(nn.Module):
-    """The approximation of GELU by a sigmoid, as in CLIP."""
+    """Sigmoid approximation of GELU, as in CLIP."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Activate any tensor element by element."""
+        """Activate each element."""
         return x * torch.sigmoid(1.702 * x)
 
 
 class TanhGELU(nn.GELU):
-    """The approximation of GELU by a hyperbolic tangent."""
+    """Tanh approximation of GELU."""
 
     def __init__(self) -> None:
         super().__init__(approximate="tanh")

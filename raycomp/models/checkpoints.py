@@ -14,7 +14,7 @@ from raycomp.config import explain
 from raycomp.errors import UserError, logger, nearest
 from raycomp.models import readers, tensors
 from raycomp.models.policy import Policy
-from raycomp.models.readers import Given, hub, official, open_source, own
+from raycomp.models.readers import UserFacts, hub, official, open_source, own
 from raycomp.models.readers.positions import resampled
 from raycomp.models.segmenter import Segmenter, empty
 from raycomp.models.tensors import metadata as metadata
@@ -125,9 +125,9 @@ def load(path: Path, expected: ModelShape | None = None) -> Segmenter:
 
 def _load_official(path: Path) -> Segmenter:
     official.read_shape(path)  # before the tensors, which may be large
-    found = official.read(open_source(path))
-    model = empty(found.shape, dense(found.shape))
-    tensors.fill(model, found.tensors, path)
+    translation = official.read(open_source(path))
+    model = empty(translation.shape, dense(translation.shape))
+    tensors.fill(model, translation.tensors, path)
     return model
 
 
@@ -213,15 +213,15 @@ def load_backbone(model: Segmenter, name: str | None, file: Path | None) -> None
     """
     shape, where = model.shape, Path(str(name)) if file is None else file
     source = open_source(file) if file is not None else hub.backbone(str(name))
-    given = Given(heads=shape.heads, image=shape.image, normalization=shape.normalization, name=name)
-    found = readers.read(source.stated(given))
+    user = UserFacts(heads=shape.heads, image=shape.image, normalization=shape.normalization, name=name)
+    translation = readers.read(source.with_user(user))
     for field in _OF_THE_ENCODER:
-        if (actual := getattr(found.shape, field)) != (wanted := getattr(shape, field)):
-            raise UserError(f"{where}: the backbone has {field} {actual}, model.shape.{field} is {wanted}")
+        if (actual := getattr(translation.shape, field)) != (expected := getattr(shape, field)):
+            raise UserError(f"{where}: the backbone has {field} {actual}, model.shape.{field} is {expected}")
     for field in ("normalization", "norm_eps"):
-        if (actual := getattr(found.shape, field)) != (wanted := getattr(shape, field)):
-            logger.warning("%s: the backbone has %s %s, model.shape.%s is %s", where, field, actual, field, wanted)
-    weights = {key.removeprefix(_ENCODER): t for key, t in found.tensors.items() if key.startswith(_ENCODER)}
+        if (actual := getattr(translation.shape, field)) != (expected := getattr(shape, field)):
+            logger.warning("%s: the backbone has %s %s, model.shape.%s is %s", where, field, actual, field, expected)
+    weights = {key.removeprefix(_ENCODER): t for key, t in translation.tensors.items() if key.startswith(_ENCODER)}
     if "pos_embed" in weights:
-        weights["pos_embed"] = resampled(weights["pos_embed"], shape.prefix, found.shape.grid(), shape.grid())
+        weights["pos_embed"] = resampled(weights["pos_embed"], shape.prefix, translation.shape.grid(), shape.grid())
     tensors.fill(model.encoder, weights, where)

@@ -47,9 +47,9 @@ class Encoder(nn.Module):
         self.observer: Callable[[int, int], None] | None = None
         """Called with every block, counted from 0, and its tokens after merging, special tokens included."""
         self.patch_embed = PatchEmbed(None, shape.patch, 3, embed)
-        others = shape.prefix - shape.registers
-        self.cls_token = _tokens(1 if others else 0, embed)
-        self.dist_token = _tokens(1 if others == 2 else 0, embed)
+        named = shape.prefix - shape.registers  # CLS, or CLS and DIST
+        self.cls_token = _tokens(1 if named else 0, embed)
+        self.dist_token = _tokens(1 if named == 2 else 0, embed)
         self.reg_token, self.queries = _tokens(shape.registers, embed), _tokens(shape.queries, embed)
         learned = shape.position == "learned"
         self.pos_embed = _tokens(shape.prefix + rows * columns if learned else 0, embed)
@@ -61,8 +61,8 @@ class Encoder(nn.Module):
     @property
     def embeddings(self) -> list[nn.Parameter]:
         """Learned tokens and positions."""
-        every = (self.cls_token, self.dist_token, self.reg_token, self.queries, self.pos_embed)
-        return [one for one in every if one is not None]
+        optional = (self.cls_token, self.dist_token, self.reg_token, self.queries, self.pos_embed)
+        return [parameter for parameter in optional if parameter is not None]
 
     def set_drop_path(self, rate: float) -> None:
         """Set stochastic depth in training: it rises linearly from 0 in the first block to `rate` in the last."""
@@ -74,7 +74,7 @@ class Encoder(nn.Module):
         """Encode images (B, 3, height, width), padded to full patches, with the first `depth` blocks (default: all).
 
         Returns:
-            Features (B, P + N, E) after the last norm, and the token record if any tokens merged.
+            Features (B, P + N, E) after the final norm, and the token record if any tokens merged.
         """
         x, tokens = self._run(images, depth, ())[-1]
         return self.norm(x), tokens
@@ -82,18 +82,18 @@ class Encoder(nn.Module):
     def tapped(self, images: Tensor) -> list[tuple[Tensor, Tokens | None]]:
         """Return the tokens (B, P + N, E) and the token record after each tapped block, ascending.
 
-        They pass the last norm where the shape says so.
+        The final norm is applied to the taps in `ModelShape.normed_taps`.
         """
         taps, normed = self.shape.tapped, self.shape.normed_taps
-        found = self._run(images, None, taps)
-        return [(self.norm(x) if tap in normed else x, tokens) for tap, (x, tokens) in zip(taps, found, strict=True)]
+        outputs = self._run(images, None, taps)
+        return [(self.norm(x) if tap in normed else x, tokens) for tap, (x, tokens) in zip(taps, outputs, strict=True)]
 
     def _run(self, images: Tensor, depth: int | None, taps: tuple[int, ...]) -> list[tuple[Tensor, Tokens | None]]:
-        """Return the tokens and their record after the blocks `taps`, counted from 1, or else after the last."""
+        """Return the tokens and their record after each block in `taps`, counted from 1; default: after the last."""
         shape, grid = self.shape, self.shape.grid((images.shape[-2], images.shape[-1]))
         x, tokens = self.embedded(images)
         rotation = self.rotation(x, tokens, grid)
-        kept = []
+        outputs = []
         for index, block in enumerate(islice(cast("Iterable[Block]", self.blocks), depth)):
             if self.queries is not None and index == shape.depth - shape.query_blocks:
                 x, tokens = self.queried(x, tokens)
@@ -108,11 +108,11 @@ class Encoder(nn.Module):
                 self.observer(index, x.shape[1])
             x = block.feed(x)
             if index + 1 in taps:
-                kept.append((x, tokens))
-        return kept if taps else [(x, tokens)]
+                outputs.append((x, tokens))
+        return outputs if taps else [(x, tokens)]
 
     def queried(self, x: Tensor, tokens: Tokens | None) -> tuple[Tensor, Tokens | None]:
-        """Put the queries in front of tokens (B, N, E), and into their record."""
+        """Insert the queries in front of the tokens (B, N, E), and in their record."""
         assert self.queries is not None
         count = self.queries.shape[1]
         x = torch.cat([self.queries.expand(x.shape[0], -1, -1), x], dim=1)
@@ -123,7 +123,7 @@ class Encoder(nn.Module):
     def rotation(self, x: Tensor, tokens: Tokens | None, grid: Grid) -> Rotation | None:
         """Return the rotation of queries and keys for tokens x (B, P + N, E); None without rotary position.
 
-        A merged token is at the mean place of its patches.
+        The position of a merged token is the mean of its patches.
         """
         if self.shape.position != "rotary":
             return None
@@ -157,7 +157,7 @@ class Encoder(nn.Module):
         return self.norm_pre(x), tokens
 
     def _position(self, grid: Grid) -> Tensor | None:
-        """Return the learned positions (1, P + h*w, E), resampled to a grid; None if there are none."""
+        """Return the learned positions (1, P + h*w, E), resampled to a grid; None without learned positions."""
         position, stored = self.pos_embed, self.shape.grid()
         if position is None or grid == stored:
             return position

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From the scores of a head to pixels: features back on the grid, and scores upsampled to logits.
+"""Restore features to the patch grid, and upsample the scores of a head to logits.
 
 Legend: B batch, N tokens, P special tokens, Q queries, K classes, C channels, h w grid, H W pixels.
 """
@@ -18,7 +18,7 @@ _UPSAMPLED_AT_ONCE = 2**31 - 1  # CUDA's channels-last kernel refuses more outpu
 
 @dataclass(frozen=True, slots=True)
 class Bilinear:
-    """Class scores (B, K, h, w) on any grid that covers the patches; they are upsampled to logits."""
+    """Class scores (B, K, h, w) on any grid that covers the patches, upsampled to logits."""
 
     patch: int
     """Side, pixels."""
@@ -33,12 +33,12 @@ class Bilinear:
         return scores.log_softmax(1)
 
     def planes(self, scores: Tensor) -> int:
-        """Return how many values a pixel has while scores (..., K, h, w) are upsampled."""
+        """Return the number of values per pixel while scores (..., K, h, w) are upsampled."""
         return scores.shape[-3]
 
     def stride(self, scores: Tensor, size: Size) -> int | None:
-        """Return the pixels from one score (..., K, h, w) to the next; None unless whole and the same both ways."""
-        (rows, columns), (height, width) = scores.shape[-2:], _covered(self.patch, size)
+        """Return the pixels between scores (..., K, h, w); None unless an integer and equal along both axes."""
+        (rows, columns), (height, width) = scores.shape[-2:], _padded_size(self.patch, size)
         return height // rows if height % rows == 0 and columns * (height // rows) == width else None
 
 
@@ -46,8 +46,8 @@ class Bilinear:
 class QueryMasks:
     """Masks and classes of queries in one tensor (B, Q, h*w + K + 1), as EoMT and Mask2Former predict them.
 
-    Each query has a mask logit at every place of a grid finer than the patches, then its class logits, of which the
-    last is "no object". The logit of a class at a pixel is the sum over the queries of its probability times the
+    Each query has a mask logit at each cell of a grid finer than the patches, then its class logits, the last of which
+    is "no object". The logit of a class at a pixel is the sum over the queries of its probability times the
     sigmoid of the upsampled mask (Cheng et al., "Masked-attention Mask Transformer for Universal Image
     Segmentation", CVPR 2022).
     """
@@ -55,7 +55,7 @@ class QueryMasks:
     patch: int
     """Side, pixels."""
     factor: int
-    """Places of the masks' grid along each side of a patch."""
+    """Mask cells along each side of a patch."""
     classes: int
 
     def packed(self, masks: Tensor, classes: Tensor) -> Tensor:
@@ -64,26 +64,26 @@ class QueryMasks:
 
     def unpacked(self, scores: Tensor, size: Size) -> tuple[Tensor, Tensor]:
         """Return masks (B, Q, h, w) and classes (B, Q, K + 1) of images of `size`."""
-        grid = tuple(side // self.patch * self.factor for side in _covered(self.patch, size))
+        grid = tuple(side // self.patch * self.factor for side in _padded_size(self.patch, size))
         masks, classes = scores.split([scores.shape[2] - self.classes - 1, self.classes + 1], dim=2)
         return masks.unflatten(2, grid), classes
 
     def logits(self, scores: Tensor, size: Size) -> Tensor:
-        """Return class scores (B, K, height, width), at least 0, at the pixels of images of `size`, channels last."""
+        """Return nonnegative class scores (B, K, height, width) at the pixels of images of `size`, channels last."""
         masks, classes = self.unpacked(scores, size)
         return _combined(upsampled(masks, self.patch, size), classes)
 
     def log_probabilities(self, scores: Tensor, size: Size) -> Tensor:
-        """Return the logarithms of class scores (B, K, h, w) at the grid of the masks, normalised to sum 1."""
+        """Return the logarithms of class scores (B, K, h, w) at the grid of the masks, normalised to sum to 1."""
         scores = _combined(*self.unpacked(scores, size))
         return (scores / scores.sum(1, keepdim=True).clamp(min=1e-9)).clamp(min=1e-9).log()
 
     def planes(self, scores: Tensor) -> int:
-        """Return how many values a pixel has while scores (..., Q, h*w + K + 1) are upsampled."""
+        """Return the number of values per pixel while scores (..., Q, h*w + K + 1) are upsampled."""
         return scores.shape[-2] + self.classes
 
     def stride(self, scores: Tensor, size: Size) -> int | None:
-        """Return None: scores do not lie on a grid."""
+        """Return None: these scores have no grid."""
         del scores, size
         return None
 
@@ -93,15 +93,15 @@ Form = Bilinear | QueryMasks
 
 
 def _combined(masks: Tensor, classes: Tensor) -> Tensor:
-    """Sum class probabilities times mask probabilities over the queries; "no object" has none."""
+    """Sum class probabilities times mask probabilities over the queries, without "no object"."""
     probabilities = classes.softmax(-1)[..., :-1]  # (B, Q, K)
-    by_place = masks.sigmoid().flatten(2).transpose(1, 2) @ probabilities  # (B, h*w, K)
-    return by_place.transpose(1, 2).unflatten(2, masks.shape[-2:])
+    by_cell = masks.sigmoid().flatten(2).transpose(1, 2) @ probabilities  # (B, h*w, K)
+    return by_cell.transpose(1, 2).unflatten(2, masks.shape[-2:])
 
 
-def _covered(patch: int, size: Size) -> tuple[int, int]:
+def _padded_size(patch: int, size: Size) -> tuple[int, int]:
     """Return height and width of the patches that cover images of a size."""
-    height, width = (int(side) for side in size)  # whole numbers also while a graph is traced
+    height, width = (int(side) for side in size)  # integers also while a graph is traced
     return -(-height // patch) * patch, -(-width // patch) * patch
 
 
@@ -112,7 +112,7 @@ def upsampled(scores: Tensor, patch: int, size: Size) -> Tensor:
     """
     height, width = size
     rows, columns = (int(side) for side in scores.shape[-2:])
-    covered = _covered(patch, size)
+    covered = _padded_size(patch, size)
     # Argmax is several times faster in channels-last layout. At batch 1 a view can pass for channels last and still be
     # upsampled slowly in the other layout; a copy cannot.
     scores = scores.clone(memory_format=torch.channels_last)
@@ -126,14 +126,16 @@ def upsampled(scores: Tensor, patch: int, size: Size) -> Tensor:
             full = F.interpolate(part, covered, mode="bilinear")
         return full[..., :height, :width]
 
-    each = scores.shape[1] * covered[0] * covered[1]
-    if torch.compiler.is_compiling() or len(scores) * each <= _UPSAMPLED_AT_ONCE:  # a traced graph serves any batch
+    per_image = scores.shape[1] * covered[0] * covered[1]
+    if (
+        torch.compiler.is_compiling() or len(scores) * per_image <= _UPSAMPLED_AT_ONCE
+    ):  # a traced graph serves any batch
         return up(scores)
     shape = (*scores.shape[:2], height, width)
     logits = torch.empty(shape, dtype=scores.dtype, device=scores.device, memory_format=torch.channels_last)
-    some = max(1, _UPSAMPLED_AT_ONCE // each)
-    for start in range(0, len(scores), some):
-        logits[start : start + some] = up(scores[start : start + some])
+    batch = max(1, _UPSAMPLED_AT_ONCE // per_image)
+    for start in range(0, len(scores), batch):
+        logits[start : start + batch] = up(scores[start : start + batch])
     return logits
 
 
@@ -146,5 +148,5 @@ def restore(values: Tensor, tokens: Tokens | None, prefix: int) -> Tensor:
 
 
 def on_grid(values: Tensor, grid: Grid) -> Tensor:
-    """Lay out values of patches (B, h*w, C) as (B, C, h, w)."""
+    """Arrange values of patches (B, h*w, C) as (B, C, h, w)."""
     return values.transpose(1, 2).unflatten(2, grid)

@@ -52,7 +52,7 @@ class Segmenter(nn.Module):
     def patch_scores(self, images: Tensor) -> Tensor:
         """Map normalised images (B, 3, height, width) to the head's scores, which its `form` describes.
 
-        For most heads these are class scores (B, K, h, w), for token heads on the patch grid.
+        Most heads return class scores (B, K, h, w); those of token heads are on the patch grid.
         """
         grid = self.shape.grid((images.shape[-2], images.shape[-1]))
         return self.scores(self.encoder.tapped(images), grid)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`raycomp import`: what it writes and prints, maps of names, factories, and refusals in one line."""
+"""`raycomp import`: output, maps of tensor names, factories, and refusals in one line."""
 
 import json
 import re
@@ -41,7 +41,7 @@ def test_a_segmenter_of_mmsegmentation_becomes_a_checkpoint(tmp_path):
     path = mm_file(tmp_path / "m.pth", original, CONFIG.replace("HEAD", "FCNHead"))
     text = run(path, "--out", tmp_path / "ours.safetensors")
     assert "FCNHead of mmsegmentation" in text
-    assert "folded: batch norm is in the head" in text
+    assert "folded: batch norm, into the head" in text
     assert "left: auxiliary_head.weight and 1 more: auxiliary head, used in training only" in text
     assert "not compared with the original" in text
     model = raycomp.load(str(tmp_path / "ours.safetensors"))
@@ -58,12 +58,12 @@ def test_another_size_resamples_the_positions(tmp_path):
 
 def test_an_encoder_is_compared_with_the_original_and_not_written(tmp_path):
     timm_file(tmp_path, "vit_tiny_patch16_224", **TINY)
-    told = json.loads(run(tmp_path / "model.safetensors", "--json"))
-    assert told["difference"] < 1e-5
-    assert told["shape"] == {"width": 32, "heads": 2, "depth": 2, "patch": 16, "image": [64, 64]}
+    output = json.loads(run(tmp_path / "model.safetensors", "--json"))
+    assert output["difference"] < 1e-5
+    assert output["shape"] == {"width": 32, "heads": 2, "depth": 2, "patch": 16, "image": [64, 64]}
     assert "equal to the original within" in run(tmp_path / "model.safetensors")
-    said = refused(tmp_path / "model.safetensors", "--out", tmp_path / "out.safetensors")
-    assert "an encoder without a segmentation head; train one, with it as model.backbone_file" in said
+    message = refused(tmp_path / "model.safetensors", "--out", tmp_path / "out.safetensors")
+    assert "has no segmentation head; train one, with this file as model.backbone_file" in message
     assert not (tmp_path / "out.safetensors").exists()
 
 
@@ -72,9 +72,9 @@ def test_a_folder_of_transformers_is_compared(tmp_path):
 
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 48, "patch_size": 8}
     hf_folder(tmp_path, Dinov2Model(Dinov2Config(**sizes)))
-    made = json.loads(run(tmp_path, "--json"))
-    assert made["difference"] < 1e-5
-    assert made["compared"] == "encoder"
+    output = json.loads(run(tmp_path, "--json"))
+    assert output["difference"] < 1e-5
+    assert output["compared"] == "encoder"
 
 
 def test_what_contradicts_the_file_is_refused(tmp_path):
@@ -91,7 +91,7 @@ def test_what_contradicts_the_file_is_refused(tmp_path):
 
 
 class Own(nn.Module):
-    """A model of somebody's own, in which nothing has a usual name."""
+    """A custom model with unusual tensor names."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -136,7 +136,7 @@ tensors:
 
 @pytest.fixture
 def own(tmp_path):
-    """A checkpoint of such a model, its map, and a module that builds it."""
+    """A folder with a checkpoint of `Own`, its map of names, and a module that builds it."""
     torch.save(randomised(Own()).state_dict(), tmp_path / "own.pth")
     (tmp_path / "names.yaml").write_text(textwrap.dedent(MAP))
     code = f"""
@@ -157,7 +157,7 @@ def own(tmp_path):
     return tmp_path
 
 
-def test_a_model_of_ones_own_is_mapped_by_names_and_compared(own, monkeypatch):
+def test_a_custom_model_is_mapped_by_names_and_compared(own, monkeypatch):
     monkeypatch.chdir(own)
     options = ["own.pth", "--map", "names.yaml", "--factory"]
     assert json.loads(run(*options, "my_model:build", "--out", "m.safetensors", "--json"))["difference"] < 1e-5
@@ -170,7 +170,7 @@ def test_a_model_of_ones_own_is_mapped_by_names_and_compared(own, monkeypatch):
     assert "expected module:function" in refused(*options, "my_model")
 
 
-def test_names_of_both_sides_are_printed(own):
+def test_tensor_names_in_the_file_and_in_raycomp_are_printed(own):
     text = run(own / "own.pth", "--map", own / "names.yaml", "--names")
     assert "  layers.*.linear1.weight [128, 32]" in text
     assert "  encoder.blocks.*.attn.qkv.weight [96, 32]" in text
@@ -178,7 +178,7 @@ def test_names_of_both_sides_are_printed(own):
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "said"),
+    ("before", "after", "message"),
     [
         ("place\n", "plase\n", "tensor 'plase' is missing; did you mean 'place'?"),
         ("  encoder.pos_embed: place\n", "", "tensors lacks 'encoder.pos_embed'; give its name in the file, or `zero`"),
@@ -188,20 +188,24 @@ def test_names_of_both_sides_are_printed(own):
             "  encoder.x: cut.bias\n  encoder.pos_embed:",
             "tensors has 'encoder.x': did you mean",
         ),
-        ("{from: out, transpose: true}", "out", "out has shape [32, 5]; decoder.head.weight has [5, 32]"),
+        ("{from: out, transpose: true}", "out", "out has shape [32, 5]; expected [5, 32], as decoder.head.weight"),
         ("zero", "last.bias", "tensor 'last.bias' is missing"),
-        ("place\n", "zero\n", "a model of this map in raycomp has no place for tensor 'place' [24, 32]"),
+        (
+            "place\n",
+            "zero\n",
+            "has no counterpart for tensor 'place' [24, 32] (mapped by names.yaml); map it, or list it under `left`",
+        ),
         ("heads: 2", "heads: 3", "field 'shape': width 32 is not a multiple of heads 3"),
         ("transpose: true", "transposed: true", "field 'tensors.decoder.head.weight"),
     ],
 )
-def test_a_map_that_does_not_fit_is_one_line(own, before, after, said):
+def test_a_map_that_does_not_fit_is_refused(own, before, after, message):
     assert before in MAP
     (own / "names.yaml").write_text(MAP.replace(before, after, 1))
-    assert re.search(re.escape(said), refused(own / "own.pth", "--map", own / "names.yaml"))
+    assert re.search(re.escape(message), refused(own / "own.pth", "--map", own / "names.yaml"))
 
 
-def test_the_id_of_a_model_on_the_hub_is_refused_in_one_line_without_a_network(monkeypatch, tmp_path):
+def test_a_hub_model_without_a_network_is_refused_in_one_line(monkeypatch, tmp_path):
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
@@ -218,8 +222,8 @@ def test_rotary_positions_are_compared_at_the_files_size_and_saved_at_another(tm
     model = EomtDinov3ForUniversalSegmentation(EomtDinov3Config(**sizes, **queries))
     model.attn_mask_probs.zero_()
     hf_folder(tmp_path, model)
-    told = json.loads(run(tmp_path, "--out", tmp_path / "out.safetensors", "--image", "64x96", "--json"))
-    assert told["difference"] < 1e-4
+    output = json.loads(run(tmp_path, "--out", tmp_path / "out.safetensors", "--image", "64x96", "--json"))
+    assert output["difference"] < 1e-4
     loaded = raycomp.load(str(tmp_path / "out.safetensors"))
     assert loaded.shape.image == (64, 96)
     assert loaded(torch.zeros(1, 3, 64, 96)).shape == (1, 5, 64, 96)

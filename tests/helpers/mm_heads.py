@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Heads that read several blocks, in the names of mmsegmentation 1.x, written for tests."""
+"""Heads that read several blocks, with the tensor names of mmsegmentation 1.x, reimplemented for tests."""
 
 import torch
 import torch.nn.functional as F
@@ -39,11 +39,11 @@ class Neck(nn.Module):
         self.convs = nn.ModuleList(Conv(32, 32, 3, norm=False) for _ in range(4))
 
     def forward(self, taps: list[Tensor]) -> list[Tensor]:
-        found = []
+        levels = []
         for lateral, conv, tap, scale in zip(self.lateral_convs, self.convs, taps, (4, 2, 1, 0.5), strict=True):
             x = lateral(tap)
-            found.append(conv(x if scale == 1 else F.interpolate(x, scale_factor=scale, mode="bilinear")))
-        return found
+            levels.append(conv(x if scale == 1 else F.interpolate(x, scale_factor=scale, mode="bilinear")))
+        return levels
 
 
 class UPerHead(nn.Module):
@@ -59,13 +59,13 @@ class UPerHead(nn.Module):
     def forward(self, levels: list[Tensor]) -> Tensor:
         last = levels[-1]
         pooled = [last, *(resize(module(last), last.shape[2:]) for module in self.psp_modules)]
-        found = [conv(level) for conv, level in zip(self.lateral_convs, levels[:-1], strict=True)]
-        found.append(self.bottleneck(torch.cat(pooled, dim=1)))
+        laterals = [conv(level) for conv, level in zip(self.lateral_convs, levels[:-1], strict=True)]
+        laterals.append(self.bottleneck(torch.cat(pooled, dim=1)))
         for index in (3, 2, 1):
-            found[index - 1] = found[index - 1] + resize(found[index], found[index - 1].shape[2:])
-        outs = [conv(level) for conv, level in zip(self.fpn_convs, found[:-1], strict=True)] + [found[-1]]
-        every = torch.cat([outs[0], *(resize(out, outs[0].shape[2:]) for out in outs[1:])], dim=1)
-        return self.conv_seg(self.fpn_bottleneck(every))
+            laterals[index - 1] = laterals[index - 1] + resize(laterals[index], laterals[index - 1].shape[2:])
+        outs = [conv(level) for conv, level in zip(self.fpn_convs, laterals[:-1], strict=True)] + [laterals[-1]]
+        fused = torch.cat([outs[0], *(resize(out, outs[0].shape[2:]) for out in outs[1:])], dim=1)
+        return self.conv_seg(self.fpn_bottleneck(fused))
 
 
 class SETRUPHead(nn.Module):
@@ -142,12 +142,12 @@ class Backbone(nn.Module):
 
     def forward(self, images: Tensor) -> list[tuple[Tensor, Tensor]]:
         x = self.patch_embed.projection(images)
-        grid, found = x.shape[-2:], []
+        grid, taps = x.shape[-2:], []
         x = torch.cat([self.cls_token.expand(len(x), -1, -1), x.flatten(2).transpose(1, 2)], dim=1) + self.pos_embed
         for layer in self.layers:
             x = layer(x)
-            found.append((x[:, 1:].transpose(1, 2).unflatten(2, grid), x[:, :1]))
-        return found
+            taps.append((x[:, 1:].transpose(1, 2).unflatten(2, grid), x[:, :1]))
+        return taps
 
 
 class Tapped(nn.Module):

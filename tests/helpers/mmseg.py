@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Segmenter in the modules and names of mmsegmentation 1.x, written for tests: torch's own attention, and its heads."""
+"""Segmenter with the modules and tensor names of mmsegmentation 1.x, reimplemented on torch's attention for tests."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ WIDTH, HEADS, PATCH, IMAGE, CLASSES = 64, 4, 8, (32, 48), 5
 
 
 class Wrapped(nn.Module):
-    """mmcv's attention: torch's, under the name `attn`."""
+    """mmcv's attention, which wraps torch's as `attn`."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -127,7 +127,7 @@ def mm_segmenter(kind: str) -> nn.Module:
 
 
 def mm_file(path: Path, model: nn.Module, config: str | None, **more: object) -> Path:
-    """A checkpoint with the keys that mmengine writes."""
+    """Save a checkpoint with the keys that mmengine writes."""
     meta = {"epoch": 3, "iter": 8000, "dataset_meta": {"classes": ("a", "b")}}
     if config is not None:
         meta["cfg"] = config

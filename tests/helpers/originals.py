@@ -10,11 +10,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from raycomp.models import readers
-from raycomp.models.readers import Given, Translation
+from raycomp.models.readers import Translation, UserFacts
 
 
 def randomised(module: nn.Module, seed: int = 0) -> nn.Module:
-    """Set all parameters and batch statistics to random numbers, none of them zero, and no scale one."""
+    """Set all parameters and batch statistics to random numbers; no scale is zero or one."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, tensor in module.state_dict().items():
@@ -29,16 +29,16 @@ def randomised(module: nn.Module, seed: int = 0) -> nn.Module:
     return module.eval()
 
 
-def read(path: Path, **given: Any) -> Translation:
-    return readers.read(readers.open_source(path).stated(Given(**given)))
+def read(path: Path, **user: Any) -> Translation:
+    return readers.read(readers.open_source(path).with_user(UserFacts(**user)))
 
 
-def pixels(found: Translation, count: int = 2) -> Tensor:
-    return torch.randn(count, 3, *found.shape.image, generator=torch.Generator().manual_seed(1))
+def pixels(translation: Translation, count: int = 2) -> Tensor:
+    return torch.randn(count, 3, *translation.shape.image, generator=torch.Generator().manual_seed(1))
 
 
 def timm_file(folder: Path, name: str, **arguments: Any) -> tuple[nn.Module, Path]:
-    """timm's model of a name at other sizes, in a folder with the `config.json` that timm writes."""
+    """Build a timm model with these arguments, and save it with the `config.json` that timm writes."""
     from raycomp.models._timm import create_model
 
     model = randomised(create_model(name, pretrained=False, **arguments))
@@ -53,7 +53,7 @@ def timm_file(folder: Path, name: str, **arguments: Any) -> tuple[nn.Module, Pat
 
 
 def hf_folder(folder: Path, model: nn.Module) -> nn.Module:
-    """A model of transformers, with random weights, as `save_pretrained` writes it."""
+    """Randomise a transformers model, and save it as `save_pretrained` does, with its pixel mean and std."""
     randomised(model)
     model.save_pretrained(folder)
     processor = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}

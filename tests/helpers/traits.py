@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tiny shapes with the traits and heads of other ViT families, and recipes that cut them everywhere."""
+"""Tiny shapes with the traits and heads of other ViT families, and recipes that cut all their widths."""
 
 from typing import Any
 
@@ -34,7 +34,7 @@ def with_traits(name: str) -> ModelShape:
 
 
 def cut_everywhere(shape: ModelShape, merge: Merge | None = None, embed: int = 24) -> Recipe:
-    """Other widths in each block; QK widths are even, as rotary position needs them."""
+    """Return a recipe with different widths in each block; QK widths are even, as rotary position requires."""
     widths = ((3, 6, 8, 60), (4, 8, 3, 24), (1, 4, 7, shape.mlp), (2, 8, 8, 40))
     blocks = tuple(BlockWidths(heads=h, qk=qk, v=v, mlp=mlp) for h, qk, v, mlp in widths[: shape.depth])
     return Recipe(embed=embed, blocks=blocks, merge=merge)

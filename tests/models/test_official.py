@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`variant.yml` of an official run: every field that is used is checked, and named where it is wrong."""
+"""`variant.yml` of an official run: every field that is used is checked, and a wrong one is named."""
 
 import pytest
 import yaml
@@ -13,21 +13,21 @@ _MISSING = object()
 
 
 def changed(place: str, value: object) -> str:
-    """A variant.yml with one field set, or taken out."""
-    whole = parsed(VARIANT)
+    """Return a variant.yml with one field set or removed."""
+    variant = parsed(VARIANT)
     *sections, last = place.split(".")
-    section = whole
+    section = variant
     for name in sections:
         section = section[name]
     if value is _MISSING:
         del section[last]
     else:
         section[last] = list(value) if isinstance(value, tuple) else value
-    return yaml.safe_dump(whole)
+    return yaml.safe_dump(variant)
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "said"),
+    ("field", "value", "message"),
     [
         ("net_kwargs.image_size", 64, "expected height and width, as in [64, 64], not 64"),
         ("net_kwargs.image_size", [64], "missing"),
@@ -50,19 +50,19 @@ def changed(place: str, value: object) -> str:
         ("net_kwargs", 3, "valid dictionary"),
     ],
 )
-def test_a_field_that_is_wrong_is_named(tmp_path, field, value, said):
+def test_a_wrong_field_is_named(tmp_path, field, value, message):
     path = official(tmp_path)
     (tmp_path / "variant.yml").write_text(changed(field, value))
     with pytest.raises(UserError) as refused:
         checkpoints.load(path)
     text = str(refused.value)
     assert text.startswith(f"{tmp_path / 'variant.yml'}: field '{field}")
-    assert said in text
+    assert message in text
     assert "\n" not in text
 
 
 @pytest.mark.parametrize("content", [b"", b"net_kwargs: [", b"\xff\xfe", b"3", b"[1]"])
-def test_a_variant_that_is_no_mapping_is_one_line(tmp_path, content):
+def test_a_variant_that_is_not_a_mapping_is_refused_in_one_line(tmp_path, content):
     path = official(tmp_path)
     (tmp_path / "variant.yml").write_bytes(content)
     with pytest.raises(UserError, match=r"variant\.yml: ") as refused:
@@ -70,7 +70,7 @@ def test_a_variant_that_is_no_mapping_is_one_line(tmp_path, content):
     assert "\n" not in str(refused.value)
 
 
-def test_a_width_that_heads_do_not_share_evenly_is_one_line(tmp_path):
+def test_a_width_that_is_not_a_multiple_of_heads_is_refused(tmp_path):
     path = official(tmp_path)
     (tmp_path / "variant.yml").write_text(changed("net_kwargs.n_heads", 5))
     with pytest.raises(UserError, match=r"variant\.yml: width 32 is not a multiple of heads 5"):

@@ -41,7 +41,7 @@ def test_loss_and_gradients_are_those_of_transformers(labels, queries):
     masks, classes = 3 * drawn(len(labels), queries, 8, 8), drawn(len(labels), queries, 6)
     present = [torch.tensor(sorted(set(one.flatten().tolist()) - {IGNORE})) for one in labels]
     targets = [(one == which[:, None, None]).float() for one, which in zip(labels, present, strict=True)]
-    found = []
+    results = []
     for ours in (True, False):
         leaves = [masks.clone().requires_grad_(), classes.clone().requires_grad_()]
         torch.manual_seed(0)
@@ -50,12 +50,12 @@ def test_loss_and_gradients_are_those_of_transformers(labels, queries):
         else:
             parts = criterion(*leaves, targets, present)
             loss = sum(weights[name] * part for name, part in parts.items())
-        found.append([loss, *torch.autograd.grad(loss, leaves)])
-    for one, other in zip(*found, strict=True):
+        results.append([loss, *torch.autograd.grad(loss, leaves)])
+    for one, other in zip(*results, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
 
 
-def test_each_class_gets_the_query_that_a_search_of_all_assignments_gives_it():
+def test_the_assignment_equals_a_brute_force_search():
     masks, classes, labels = drawn(1, 5, 4, 4), drawn(1, 5, 4), blocks(0, 1, 2)[0]
     present = torch.tensor([0, 1, 2])
     targets = (labels == present[:, None, None]).float()
@@ -92,14 +92,14 @@ def test_each_class_gets_the_query_that_a_search_of_all_assignments_gives_it():
     assert {int(k): int(q) for q, k in zip(queries, order, strict=True)} == dict(enumerate(choice))
 
 
-def test_images_without_labels_ask_for_no_object_alone():
+def test_unlabelled_images_supervise_only_no_object():
     masks, classes = drawn(2, 4, 8, 8).requires_grad_(), drawn(2, 4, 6).requires_grad_()
     loss = query_loss(masks, classes, torch.full((2, 16, 16), IGNORE, dtype=torch.uint8), points=16)
     assert loss.item() == pytest.approx(-2 * classes.log_softmax(-1)[..., -1].mean().item())
     assert torch.autograd.grad(loss, masks, allow_unused=True)[0] is None
 
 
-def test_training_takes_steps_down_and_saliency_is_repeatable():
+def test_training_lowers_the_loss_and_saliency_is_repeatable():
     shape = shape_of("eomt")
     model, images = seeded_model(shape), seeded_images(shape)
     labels = torch.randint(0, 5, (2, 3, 4), generator=torch.Generator().manual_seed(0))

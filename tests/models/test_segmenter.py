@@ -52,8 +52,8 @@ def test_patches_are_embedded_alike_by_convolution_and_by_matrix_product(size):
     torch.manual_seed(0)
     images = torch.randn(2, *size, 3, dtype=torch.float64).permute(0, 3, 1, 2)  # strided, as normalised images are
     projection = torch.nn.Conv2d(3, 10, 8, 8, dtype=torch.float64)
-    wanted = projection(images).flatten(2).transpose(1, 2)
-    torch.testing.assert_close(linear_embedding(images, projection), wanted, rtol=0, atol=1e-12)
+    expected = projection(images).flatten(2).transpose(1, 2)
+    torch.testing.assert_close(linear_embedding(images, projection), expected, rtol=0, atol=1e-12)
 
 
 def test_mask_decoder_is_normalised_products_of_patches_and_classes(model, shape):

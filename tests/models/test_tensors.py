@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Weights that must be refused, each in one line that names the tensor or what the file is; and those that load."""
+"""Weights that load, and those that are refused in one line that names the tensor or the kind of file."""
 
 import json
 from pathlib import Path
@@ -73,21 +73,21 @@ def test_weights_that_are_not_finite_are_refused_by_name(tmp_path, load, value):
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".pt", ".ckpt", ".bin", ".safetensors", ""])
-def test_a_torch_checkpoint_is_known_by_its_bytes(tmp_path, suffix):
+def test_a_torch_checkpoint_is_recognised_by_its_bytes(tmp_path, suffix):
     path = official(tmp_path).rename(tmp_path / f"checkpoint{suffix}")
     images = seeded_images(TINY)
     assert torch.equal(checkpoints.load(path)(images), seeded_model(checkpoints.load(path).shape)(images))
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".ckpt", ".model"])
-def test_our_own_is_known_by_its_bytes(model, tmp_path, suffix):
+def test_a_raycomp_checkpoint_is_recognised_by_its_bytes(model, tmp_path, suffix):
     checkpoints.save(model, tmp_path / "m.safetensors")
     path = (tmp_path / "m.safetensors").rename(tmp_path / f"m{suffix}")
     assert torch.equal(checkpoints.load(path)(seeded_images(TINY)), model(seeded_images(TINY)))
 
 
 @pytest.mark.parametrize("key", ["model", "state_dict", None])
-def test_a_backbone_is_found_in_the_checkpoint_of_a_training(tmp_path, key):
+def test_a_backbone_is_found_in_a_training_checkpoint(tmp_path, key):
     weights, path = seeded_model(TINY, seed=1).encoder.state_dict(), tmp_path / "backbone.ckpt"
     torch.save(weights if key is None else {key: weights, "epoch": 3}, path)
     model = seeded_model(TINY)
@@ -96,7 +96,7 @@ def test_a_backbone_is_found_in_the_checkpoint_of_a_training(tmp_path, key):
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("name", "content", "message"),
     [
         ("empty.safetensors", b"", "the file is empty; expected weights in a .safetensors file, or in torch's .pth"),
         ("text.pth", b"version https://git-lfs", "neither safetensors nor a torch checkpoint; expected weights"),
@@ -107,15 +107,15 @@ def test_a_backbone_is_found_in_the_checkpoint_of_a_training(tmp_path, key):
         ("long.safetensors", b"\x80\xff\0\0\0\0\0\0{}", "not a readable safetensors file"),
     ],
 )
-def test_another_file_is_refused_by_what_it_is(tmp_path, name, content, said):
+def test_another_file_is_refused_by_what_it_is(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError) as refused:
         checkpoints.load(tmp_path / name)
-    assert said in str(refused.value)
+    assert message in str(refused.value)
     assert str(tmp_path / name) in str(refused.value)
 
 
-def test_a_folder_and_no_file_are_refused(model, tmp_path):
+def test_a_folder_and_a_missing_file_are_refused(model, tmp_path):
     with pytest.raises(UserError, match="a folder; expected weights in a"):
         checkpoints.load(tmp_path)
     checkpoints.save(model, tmp_path / "model.safetensors")
@@ -146,7 +146,7 @@ def test_a_header_without_a_field_is_one_line(model, tmp_path, field):
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "said"),
+    ("field", "value", "message"),
     [
         ("patch", None, "field 'patch' is missing"),
         ("patch", "x", "field 'patch': input should be a valid integer"),
@@ -154,12 +154,12 @@ def test_a_header_without_a_field_is_one_line(model, tmp_path, field):
         ("kind", "large", "field 'kind': input should be 'efficientnet_lite0' or 'small', not 'large'"),
     ],
 )
-def test_the_header_of_a_policy_is_checked(tmp_path, field, value, said):
+def test_the_header_of_a_policy_is_checked(tmp_path, field, value, message):
     path = tmp_path / "p.safetensors"
     checkpoints.save_policy(Policy("small", TINY.patch), path, {})
     header = {**checkpoints.metadata(path), field: value}
     save_file(load_file(path), path, {name: text for name, text in header.items() if text is not None})
-    with pytest.raises(UserError, match=rf"p\.safetensors: {said}"):
+    with pytest.raises(UserError, match=rf"p\.safetensors: {message}"):
         checkpoints.load_policy(path, TINY)
 
 
@@ -184,28 +184,28 @@ def test_a_recipe_beyond_its_shape_and_a_shape_beyond_its_tensors_are_refused(mo
 
 
 @pytest.mark.parametrize(
-    ("tensor", "said"),
+    ("tensor", "message"),
     [
         (torch.ones(32).to_sparse(), "is float32, sparse_coo; expected plain numbers"),
         (torch.ones(32, dtype=torch.complex64), "is complex64, strided; expected plain numbers"),
         (torch.ones(32, device="meta"), "is without data; expected plain numbers"),
     ],
 )
-def test_what_no_weights_are_is_refused_by_name(tmp_path, tensor, said):
+def test_tensors_without_plain_numbers_are_refused_by_name(tmp_path, tensor, message):
     torch.save({"encoder.norm.bias": tensor}, tmp_path / "m.pth")
-    with pytest.raises(UserError, match=rf"m\.pth: tensor 'encoder\.norm\.bias' {said}"):
+    with pytest.raises(UserError, match=rf"m\.pth: tensor 'encoder\.norm\.bias' {message}"):
         tensors.read(tmp_path / "m.pth")
 
 
-@pytest.mark.parametrize("held", [{"model": 3}, {"model": {1: torch.ones(1)}}, {"model": {}, "average": [1]}])
-def test_the_state_of_a_training_is_checked(tmp_path, held):
-    torch.save(held, tmp_path / "m.state")
+@pytest.mark.parametrize("state_dict", [{"model": 3}, {"model": {1: torch.ones(1)}}, {"model": {}, "average": [1]}])
+def test_the_state_of_a_training_is_checked(tmp_path, state_dict):
+    torch.save(state_dict, tmp_path / "m.state")
     with pytest.raises(UserError, match=r"m\.state: has no 'model' dictionary of tensors"):
         checkpoints.load(tmp_path / "m.state", TINY)
 
 
 @pytest.mark.parametrize("size", [(), (1, 17, 32), (1, 18, 16), (18, 32), (1, 2, 32)])
-def test_positions_of_a_backbone_that_are_no_square_are_refused(model, tmp_path, size):
+def test_backbone_positions_that_fit_no_square_grid_are_refused(model, tmp_path, size):
     own = {n.removeprefix("encoder."): t for n, t in model.state_dict().items() if n.startswith("encoder.")}
     save_file(own | {"pos_embed": torch.zeros(size)}, tmp_path / "b.safetensors")
     with pytest.raises(

@@ -149,7 +149,7 @@ def test_rotary_position_turns_pairs_by_complex_numbers():
     places = torch.rand(2, 7, 2, generator=torch.Generator().manual_seed(0)) * 2 - 1
     query, key = torch.randn(2, 2, 4, 7, D - 2, dtype=torch.float64)
     pairs = torch.tensor([[0, 1, 2], [3, 1, 0], [0, 2, 3], [1, 2, 3]])  # each head lost another one
-    turned = Rotation(shape, places).turned(query, key, pairs)
+    turned = Rotation(shape, places).rotated(query, key, pairs)
     for before, after in zip((query, key), turned, strict=True):
         for head in range(4):
             for unit, pair in enumerate(pairs[head].tolist()):
@@ -178,7 +178,7 @@ def test_queries_and_keys_are_turned_only_relative_to_each_other():
     places, (query, key) = torch.rand(1, 5, 2), torch.randn(2, 1, 4, 5, shape.head_dim)
     logits = []
     for shift in (0.0, 0.3):
-        q, k = Rotation(shape, places + shift).turned(query, key, pairs)
+        q, k = Rotation(shape, places + shift).rotated(query, key, pairs)
         logits.append(q @ k.transpose(-1, -2))
     torch.testing.assert_close(logits[0], logits[1], rtol=1e-4, atol=1e-4)
 
@@ -203,10 +203,10 @@ def test_rotary_position_needs_even_widths():
 @pytest.mark.parametrize(
     ("change", "line"),
     [
-        ({"prefix": 4}, "prefix 4 has 0 registers: expected none, CLS, or CLS and DIST besides them"),
-        ({"prefix": 1, "registers": 2}, "prefix 1 has 2 registers"),
+        ({"prefix": 4}, r"prefix 4 with 0 registers: expected 0, 1 \(CLS\) or 2 \(CLS, DIST\) others"),
+        ({"prefix": 1, "registers": 2}, "prefix 1 with 2 registers"),
         ({"position": "rotary", "heads": 16}, "position rotary: the head width 2 is not a multiple of 4"),
-        ({"queries": 3}, "decoder mask with 3 queries: only eomt has any, and needs them"),
+        ({"queries": 3}, "decoder mask with 3 queries: only eomt has queries, and it needs some"),
         ({"decoder": "eomt"}, "decoder eomt with 0 queries"),
         ({"decoder": "eomt", "queries": 3, "query_blocks": 4}, "query_blocks is 4: expected 1 to depth, 3"),
         ({"taps": (2, 1)}, r"taps \(2, 1\): expected ascending blocks from 1 to depth, 3"),
@@ -219,7 +219,7 @@ def test_traits_that_contradict_each_other_are_refused(change, line):
 
 
 @pytest.mark.parametrize("merge", [Cts(share=0.5, policy="small"), Algm(blocks=(1, 2), windows=0.5, pairs=0.2)])
-def test_methods_of_windows_name_the_nearest_image_sizes(merge):
+def test_window_methods_name_the_nearest_image_sizes(merge):
     shape = ModelShape.model_validate(TINY.model_dump() | {"patch": 14, "image": (518, 518)})
     with pytest.raises(UserError, match=r"it is 37x37; nearest image sizes: 504x504 or 532x532"):
         gflops(shape, cut_everywhere(shape, merge))

@@ -33,7 +33,7 @@ every_family = pytest.mark.parametrize("name", SHAPES)
 
 
 def family(name: str) -> ModelShape:
-    """The shape at the size of the tiny context's images."""
+    """Return the shape at the image size of the tiny context."""
     return ModelShape.model_validate(with_traits(name).model_dump() | {"image": (64, 64), "classes": 11})
 
 

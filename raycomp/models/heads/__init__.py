@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Segmentation heads by the name of a shape's decoder."""
+"""Segmentation heads by decoder name."""
 
 from collections.abc import Callable
 
@@ -23,5 +23,5 @@ HEADS: dict[str, Callable[[ModelShape, int], Head]] = {
 
 
 def build_head(shape: ModelShape, embed: int) -> Head:
-    """Build the head of a shape for encoder features of width `embed`."""
+    """Build the head that a shape names, for encoder features of width `embed`."""
     return HEADS[shape.decoder](shape, embed)

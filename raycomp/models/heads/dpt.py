@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""DPT: taps brought to four resolutions by learned convolutions, and fused from the coarsest on.
+"""DPT: learned convolutions resample taps to four resolutions, which are fused from coarse to fine.
 
 Ranftl et al., "Vision Transformers for Dense Prediction", ICCV 2021, as in mmsegmentation's DPTHead and transformers'
 DPTForSemanticSegmentation, which also doubles the scores (`double_scores`).
@@ -20,7 +20,7 @@ W_i = `tap_widths`, D = dense width, C = `decoder_width`, i = 0 to 3:
 | `project` | (C, C, 3, 3) | `project` | `head.head.0` and `.1` |
 | `classifier` | (K, C, 1, 1) | `conv_seg` | `head.head.4` |
 
-Fusion 0 works on the coarsest level. The readout is there only for `readout` project.
+Fusion 0 reads the coarsest level. Only `readout: project` has the readout tensors.
 
 Legend: B batch, P special tokens, E embedding width, K classes, h w grid.
 """  # noqa: E501  a table
@@ -42,7 +42,7 @@ class DptHead(GridHead):
     def __init__(self, shape: ModelShape, embed: int) -> None:
         super().__init__(shape)
         self.readout_type, self.double_scores = shape.readout, shape.double_scores
-        self.build(steps(Input.whole(shape, embed)))
+        self.build(steps(Input.unmerged(shape, embed)))
 
     def forward(self, taps: Sequence[Tensor], special: Sequence[Tensor]) -> Tensor:
         """Map four taps (B, E, h, w) and their special tokens (B, P, E), of which the first is CLS, to class scores.
@@ -65,7 +65,7 @@ class DptHead(GridHead):
         return _doubled(scores) if self.double_scores else scores
 
     def _level(self, index: int, x: Tensor, special: Tensor) -> Tensor:
-        """Bring a tap (B, E, h, w) to its resolution, (B, C, rows, columns)."""
+        """Resample a tap (B, E, h, w) to its level (B, C, rows, columns)."""
         if self.readout_type != "ignore":
             tokens, cls = x.flatten(2).transpose(1, 2), special[:, :1]
             if self.readout_type == "project":

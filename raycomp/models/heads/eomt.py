@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""EoMT: each query predicts a class, and a mask as a product with enlarged patch features.
+"""EoMT: each query predicts a class, and a mask as its product with upsampled patch features.
 
 Kerssies et al., "Your ViT is Secretly an Image Segmentation Model", CVPR 2025, as in transformers'
 EomtForUniversalSegmentation without masked attention, which training anneals away.
@@ -15,7 +15,7 @@ Tensors, each with `.weight` and `.bias`; D = dense width, i = 0 to n - 1 with 2
 | `upscale.i.depthwise` | (D, 1, 3, 3) | `upscale_block.block.i.conv2`, no bias: zero | `upscale.i.conv2` |
 | `upscale.i.norm` | (D,) | `upscale_block.block.i.layernorm2d` | `upscale.i.norm` |
 
-The last class is "no object". The queries themselves are the encoder's.
+The last class is "no object". The encoder has the queries themselves.
 
 Legend: B batch, Q queries, P special tokens, E embedding width, K classes, h w grid.
 """
@@ -41,7 +41,7 @@ class EomtHead(GridHead):
         super().__init__(shape)
         self.queries, self.upscales = shape.queries, shape.mask_factor.bit_length() - 1
         self.form = QueryMasks(shape.patch, shape.mask_factor, shape.classes)
-        self.build(steps(Input.whole(shape, embed)))
+        self.build(steps(Input.unmerged(shape, embed)))
 
     def forward(self, taps: Sequence[Tensor], special: Sequence[Tensor]) -> Tensor:
         """Map the last patches (B, E, h, w) and special tokens (B, Q + P, E), queries first, to `QueryMasks` scores."""

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Base classes of segmentation heads, and the modules of their steps.
 
-A head is built from the list of steps in `raycomp.decoders` that its cost is counted from, so both always agree.
+A head is built from the same steps in `raycomp.decoders` that its cost is counted from, so that both agree.
 
 Legend: B batch, N tokens, P special tokens, E embedding width, K classes, h w grid.
 """
@@ -30,17 +30,17 @@ class Head(nn.Module, ABC):
         self.axes, self.form = {}, Bilinear(shape.patch)
 
     def build(self, steps: Sequence[Step]) -> None:
-        """Add the modules of steps under their dotted names, and declare the axes of their parameters."""
+        """Add a module for each step under its dotted name, and declare the axes of its parameters."""
         for step in steps:
             module = _module(step.operation)
             if module is None:
                 continue
-            *places, last = step.name.split(".")
+            *parents, last = step.name.split(".")
             parent: nn.Module = self
-            for place in places:
-                if not hasattr(parent, place):
-                    parent.add_module(place, nn.Module())
-                parent = parent.get_submodule(place)
+            for name in parents:
+                if not hasattr(parent, name):
+                    parent.add_module(name, nn.Module())
+                parent = parent.get_submodule(name)
             parent.add_module(last, module)
             for name, parameter in module.named_parameters():
                 units: list[str | None] = [None] * parameter.dim()
@@ -49,16 +49,16 @@ class Head(nn.Module, ABC):
                 self.axes[f"{step.name}.{name}"] = tuple(units)
 
     def layer(self, name: str, x: Tensor) -> Tensor:
-        """Apply the module of the step with that name."""
+        """Apply the module of the step with this name."""
         return self.get_submodule(name)(x)
 
     def set_dropout(self, rate: float) -> None:
-        """Set the dropout rate in training; only the mask transformer drops anything."""
+        """Set the dropout rate in training; only the mask transformer has dropout."""
         del rate
 
 
 class TokenHead(Head):
-    """A head that reads the tokens that are left after merging; their scores are put back on the grid."""
+    """A head that reads the tokens that remain after merging; the caller restores their scores to the grid."""
 
     @abstractmethod
     def forward(self, patches: Tensor) -> Tensor:
@@ -66,7 +66,7 @@ class TokenHead(Head):
 
 
 class GridHead(Head):
-    """A head that reads features on the grid of patches, where merged tokens are repeated."""
+    """A head that reads features on the patch grid, where merged tokens are repeated."""
 
     @abstractmethod
     def forward(self, taps: Sequence[Tensor], special: Sequence[Tensor]) -> Tensor:
@@ -82,7 +82,7 @@ class GridHead(Head):
 
 
 class LayerNorm2d(nn.LayerNorm):
-    """LayerNorm over the channels of every place of a grid."""
+    """LayerNorm over the channels of each grid cell."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise features (B, C, h, w)."""

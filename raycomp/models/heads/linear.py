@@ -17,7 +17,7 @@ class LinearHead(TokenHead):
 
     def __init__(self, shape: ModelShape, embed: int) -> None:
         super().__init__(shape)
-        self.build(steps(Input.whole(shape, embed)))
+        self.build(steps(Input.unmerged(shape, embed)))
 
     def forward(self, patches: Tensor) -> Tensor:
         """Map patches (B, N, E) to class scores (B, N, K)."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Segmenter's mask transformer: class embeddings attend with the patches, and masks are their scalar products.
+"""Segmenter's mask transformer: class embeddings attend with the patches; masks are their dot products.
 
 Strudel et al., "Segmenter: Transformer for Semantic Segmentation", ICCV 2021. Tensors, named as in official
 checkpoints: `cls_emb` (1, K, E), `proj_dec`, `blocks.i.*` as in the encoder, `decoder_norm`, `proj_patch` and

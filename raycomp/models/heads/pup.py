@@ -4,8 +4,8 @@
 Zheng et al., "Rethinking Semantic Segmentation from a Sequence-to-Sequence Perspective with Transformers", CVPR 2021.
 
 Tensors, C = `decoder_width`: `convs.i.weight` (C, E or C, 3, 3) and `.bias` for i = 0 to 3, with batch normalisation
-folded in; `classifier.weight` (K, C, 1, 1) and `.bias`. The head's own input norm of mmsegmentation, whose encoder
-has no final norm, is the encoder's final norm here.
+folded in; `classifier.weight` (K, C, 1, 1) and `.bias`. In mmsegmentation the head has an input norm and the encoder no
+final norm; here that norm is the encoder's final norm.
 
 Legend: B batch, E embedding width, K classes, h w grid.
 """
@@ -22,11 +22,11 @@ from raycomp.shape import ModelShape
 
 
 class PupHead(GridHead):
-    """Convolution, ReLU and enlargement by 2, four times."""
+    """Convolution, ReLU and 2x upsampling, four times."""
 
     def __init__(self, shape: ModelShape, embed: int) -> None:
         super().__init__(shape)
-        self.build(steps(Input.whole(shape, embed)))
+        self.build(steps(Input.unmerged(shape, embed)))
 
     def forward(self, taps: Sequence[Tensor], special: Sequence[Tensor]) -> Tensor:
         """Map the only tap (B, E, h, w) to class scores (B, K, 16*h, 16*w)."""

@@ -1,33 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Readers translate the checkpoints of other frameworks into raycomp's models exactly; one module a source."""
+"""Readers translate checkpoints of other frameworks into raycomp models exactly, one module per source."""
 
 from types import ModuleType
 
 from raycomp.errors import UserError
 from raycomp.models.readers import dino, eomt_official, hf, mmseg, official, own, timm
 from raycomp.models.readers.refused import reason
-from raycomp.models.readers.source import Given, Source, Translation, open_source
+from raycomp.models.readers.source import Source, Translation, UserFacts, open_source
 
 READERS: tuple[ModuleType, ...] = (own, official, mmseg, hf, eomt_official, dino, timm)
-"""Each has `matches(source)` and `read(source)`; the first that matches reads."""
+"""Each has `matches(source)` and `read(source)`; the first that matches reads the source."""
 
-__all__ = ["READERS", "Given", "Source", "Translation", "open_source", "read"]
+__all__ = ["READERS", "UserFacts", "Source", "Translation", "open_source", "read"]
 
 
 def read(source: Source) -> Translation:
-    """Translate a source with the reader of its family.
+    """Translate a source with the reader of its model family.
 
     Raises:
-        UserError: if no family matches, or if a tensor or a setting does not fit; one line that names it.
+        UserError: if no family matches, or naming the tensor or the setting that does not fit.
     """
     if (why := reason(source.tensors)) is not None:
         raise UserError(f"{source.path}: {why}")
     for reader in READERS:
         if reader.matches(source):
-            found: Translation = reader.read(source)
-            return found
-    some = ", ".join(list(source.tensors)[:3]) or "none"
+            translation: Translation = reader.read(source)
+            return translation
+    names = ", ".join(list(source.tensors)[:3]) or "none"
     raise UserError(
-        f"{source.path}: the tensors ({some} ...) are of no family that raycomp takes; see `raycomp import --help`, "
-        "and its --map for other names"
+        f"{source.path}: no known model family has the tensors {names}, ...; `raycomp import --names` prints all, "
+        "and --map gives them raycomp's names"
     )

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Read EoMT's own checkpoints (Kerssies et al., CVPR 2025): timm's encoder within `encoder.backbone`, and its head.
+"""Read EoMT's official checkpoints (Kerssies et al., CVPR 2025): timm's encoder in `encoder.backbone`, and a head.
 
-Names of the head become those of transformers. The model normalises pixels itself; their mean and std are in the file.
+Head tensors get the names of transformers. The model normalises pixels itself; their mean and std are in the file.
 """
 
 import re
@@ -9,7 +9,7 @@ import re
 from raycomp.models.readers.assemble import translated
 from raycomp.models.readers.hf_heads import eomt_head
 from raycomp.models.readers.ledger import Ledger
-from raycomp.models.readers.source import Facts, Source, Translation, normalization_of
+from raycomp.models.readers.source import DINOV3_ROPE_BASE, Facts, Source, Translation, normalization_of
 
 _NAMES = (
     (r"encoder\.backbone\.", ""),
@@ -31,7 +31,7 @@ def _renamed(name: str) -> str:
 
 
 def matches(source: Source) -> bool:
-    """Return True for the tensors of an EoMT in its own names."""
+    """Return True for an EoMT with the tensor names of its official code."""
     return {"attn_mask_probs", "query.weight", "blocks.0.attn.qkv.weight"} <= {
         _renamed(name) for name in source.tensors
     }
@@ -45,12 +45,12 @@ def read(source: Source) -> Translation:
     """
     ledger = Ledger(source.tensors, source.path, _renamed)
     mean, std = (ledger.get(f"encoder.pixel_{part}") for part in ("mean", "std"))
-    third = "pos_embed" not in ledger
+    dinov3 = "pos_embed" not in ledger
     pixels = None if mean is None or std is None else (mean.flatten().tolist(), std.flatten().tolist())
     facts = Facts(
-        norm_eps=1e-5 if third else 1e-6,
-        rope_base=100.0 if third else None,
+        norm_eps=1e-5 if dinov3 else 1e-6,
+        rope_base=DINOV3_ROPE_BASE if dinov3 else None,
         normalization=None if pixels is None else normalization_of(*pixels, str(source.path)),
     )
-    ledger.infer("LayerNorm epsilon as in DINOv3" if third else "LayerNorm epsilon as in DINOv2")
+    ledger.infer("LayerNorm epsilon as in DINOv3" if dinov3 else "LayerNorm epsilon as in DINOv2")
     return translated(source, ledger, facts, "EoMT", eomt_head)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Read the files of transformers: ViT, DeiT, DINOv2 (also with registers), DINOv3, with a linear head beside them.
+"""Read files of transformers: ViT, DeiT, DINOv2 (with or without registers) and DINOv3; `hf_heads` reads the heads.
 
-Names of both versions are taken, those in files and those in memory; `hf_heads` has the heads. Settings come from
-`config.json` and `preprocessor_config.json` in the same folder.
+Tensor names may be those in files or those of models in memory. Settings come from `config.json` and
+`preprocessor_config.json` in the same folder.
 """
 
 import re
@@ -45,18 +45,16 @@ _ACTIVATIONS = {
     "gelu_fast": "gelu_tanh",
     "gelu_pytorch_tanh": "gelu_tanh",
     "quick_gelu": "quick_gelu",
-    "silu": "swiglu",  # where there is a gate
+    "silu": "swiglu",  # only with a gate
 }
 _EPSILON = {"vit": 1e-12, "deit": 1e-12, "dpt": 1e-12, "dinov3_vit": 1e-5, "eomt_dinov3": 1e-5}
 _IMAGENET = ("dinov2", "dinov2_with_registers", "dinov3_vit", "deit", "eomt", "eomt_dinov3")
-_TAKEN = ("vit", *_IMAGENET, "dpt", "upernet")
-
-
+_MODEL_TYPES = ("vit", *_IMAGENET, "dpt", "upernet")
 _TASKS = ("EomtForUniversalSegmentation", "EomtDinov3ForUniversalSegmentation", "DPTForSemanticSegmentation")
 
 
 def encoder_name(name: str) -> str:
-    """Return timm's name of an encoder's tensor, or a name of another part as it is."""
+    """Return timm's name of an encoder tensor, and any other name unchanged."""
     short = re.sub(f"^{_PREFIX}(?=embeddings\\.|{_BLOCK}|layernorm\\.|norm\\.)", "", name)
     if short in _STEM:
         return _STEM[short]
@@ -73,7 +71,7 @@ def encoder_name(name: str) -> str:
 
 
 def matches(source: Source) -> bool:
-    """Return True for tensors of a ViT in the names of transformers."""
+    """Return True for a ViT with the tensor names of transformers."""
     names = {encoder_name(name) for name in source.tensors}
     return {"blocks.0.attn.q.weight", "patch_embed.proj.weight"} <= names
 
@@ -84,13 +82,13 @@ def read(source: Source) -> Translation:
     Raises:
         UserError: naming the tensor or the setting that does not fit.
     """
-    rows = "embeddings.position_embeddings.weight"  # of an embedding: (N, E)
-    held = {name: t[None] if name.endswith(rows) else t for name, t in source.tensors.items()}
-    ledger = Ledger(held, source.path, encoder_name)
+    table = "embeddings.position_embeddings.weight"  # nn.Embedding (N, E) instead of (1, N, E)
+    tensors = {name: t[None] if name.endswith(table) else t for name, t in source.tensors.items()}
+    ledger = Ledger(tensors, source.path, encoder_name)
     config = checked(HfConfig, source.config, str(source.path.with_name("config.json")))
     kind = config.model_type
-    if kind is not None and kind not in _TAKEN:
-        raise UserError(f"{source.path}: config.json has model_type {kind!r}: {nearest(kind, _TAKEN)}")
+    if kind is not None and kind not in _MODEL_TYPES:
+        raise UserError(f"{source.path}: config.json has model_type {kind!r}: {nearest(kind, _MODEL_TYPES)}")
     task = next((name for name in _TASKS if name in (config.architectures or ())), None)
     original = partial(_features, source) if task is None else partial(original_of, source, task)
     return translated(
@@ -104,11 +102,11 @@ def read(source: Source) -> Translation:
 
 
 def _facts(source: Source, ledger: Ledger, config: HfConfig) -> Facts:
-    """Return what `config.json` states of an encoder."""
+    """Return what `config.json` states about the encoder."""
     kind, processor, act = config.model_type or "", source.processor, config.hidden_act
     normalization = normalization_of(processor.get("image_mean"), processor.get("image_std"), str(source.path))
     if normalization is None and kind in _IMAGENET:
-        ledger.infer("ImageNet's mean and std, as in all of its family")
+        ledger.infer(f"ImageNet's mean and std, as in every {kind}")
         normalization = "deit"
     if act is not None and act not in _ACTIVATIONS:
         where = f"{source.path.with_name('config.json')}: field 'hidden_act'"
@@ -122,17 +120,17 @@ def _facts(source: Source, ledger: Ledger, config: HfConfig) -> Facts:
     return Facts(
         heads=config.num_attention_heads,
         image=both(config.image_size),
-        placed="none" if kind.startswith("eomt") else "class",
+        positioned="none" if kind.startswith("eomt") else "class",
         norm_eps=config.layer_norm_eps or _EPSILON.get(kind),
         activation="swiglu" if config.use_swiglu_ffn else _ACTIVATIONS.get(str(act)),
         normalization=normalization,
         rope_base=None if "pos_embed" in ledger else config.rope_base,
-        declared={ours: (theirs, value) for ours, (theirs, value) in stated.items() if value is not None},
+        declared={field: (key, value) for field, (key, value) in stated.items() if value is not None},
     )
 
 
 def _features(source: Source) -> Forward:
-    """Build the encoder of transformers; its features follow the final norm."""
+    """Build the encoder with transformers; its features include the final norm."""
     from transformers import AutoModel
 
     model = in_folder(source, AutoModel)
@@ -140,7 +138,7 @@ def _features(source: Source) -> Forward:
 
 
 def in_folder(source: Source, builder: Any) -> Any:
-    """Build a model of transformers from a folder that has the source under the names that it expects."""
+    """Build a transformers model from a temporary folder with the file names that transformers expects."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()

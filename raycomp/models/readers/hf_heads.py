@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Translate the heads of transformers: EoMT's queries and masks, DPT's convolutions, and a linear map.
+"""Translate heads of transformers: EoMT, DPT, and linear heads.
 
-The tables of names are in `raycomp.models.heads`.
+The modules in `raycomp.models.heads` have tables of the tensor names.
 """
 
 from functools import partial
@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from raycomp.errors import UserError
-from raycomp.models.readers.heads import Head, convolution, linear_head
+from raycomp.models.readers.heads import Head, convolution, linear_head, split_readout
 from raycomp.models.readers.ledger import Ledger
 from raycomp.models.readers.settings import HfConfig
 from raycomp.models.readers.source import Forward, Source
@@ -19,10 +19,10 @@ _LINEAR = ("classifier.classifier", "classifier", "head", "decode_head", "segmen
 
 
 def take_head(config: HfConfig, ledger: Ledger, width: int) -> Head | None:
-    """Take the head of a model; a classifier of images is left.
+    """Take the head of a model; image classifiers are left.
 
     Raises:
-        UserError: if it does not fit.
+        UserError: naming the tensor or the setting that does not fit.
     """
     if "query.weight" in ledger:
         return eomt_head(ledger, width)
@@ -30,36 +30,39 @@ def take_head(config: HfConfig, ledger: Ledger, width: int) -> Head | None:
         return _dpt(config, ledger)
     if "decode_head.fpn_bottleneck.conv.weight" in ledger:
         raise UserError(
-            f"{ledger.path}: UperNet of transformers is not taken, for all its levels have the grid of patches; "
-            "raycomp has mmsegmentation's, with its neck"
+            f"{ledger.path}: UperNet of transformers is not supported, because all its levels have the patch grid; "
+            "raycomp supports mmsegmentation's, with MultiLevelNeck"
         )
     if any("ImageClassification" in name for name in config.architectures or ()):
-        ledger.leave({r"(cls_|distillation_)?classifier\..*": "classifier of images"})
-    name = next((name for name in _LINEAR if f"{name}.weight" in ledger), None)
-    return None if name is None else linear_head(ledger, name, width)
+        ledger.leave({r"(cls_|distillation_)?classifier\..*": "image classifier"})
+    return linear_head(ledger, _LINEAR, width)
 
 
 def eomt_head(ledger: Ledger, width: int) -> Head:
-    """Take EoMT's head (Kerssies et al., CVPR 2025), in the names of transformers.
+    """Take EoMT's head (Kerssies et al., CVPR 2025), with the tensor names of transformers.
 
     Raises:
-        UserError: if a tensor is missing or of another size, or if masked attention is still on.
+        UserError: if a tensor is missing or has another size, or if masked attention is still on.
     """
     out: dict[str, Tensor] = {}
     ledger.size("query.weight", 2)
     ledger.size("attn_mask_probs", 1)
     queries, probabilities = ledger.take("query.weight"), ledger.take("attn_mask_probs")
     if probabilities.max() > 0:
-        raise UserError(f"{ledger.path}: tensor 'attn_mask_probs' is not zero: its training has not ended")
+        raise UserError(
+            f"{ledger.path}: tensor 'attn_mask_probs' is not zero: masked attention is still on, training unfinished"
+        )
     names = {"class_head": "class_predictor"} | {f"mask_head.fc{n}": f"mask_head.fc{n}" for n in (1, 2, 3)}
     upscales = len(ledger.names(r"upscale_block\.block\.\d+\.conv1\.weight"))
     for index in range(upscales):
         parts = {"conv": "conv1", "depthwise": "conv2", "norm": "layernorm2d"}
-        names |= {f"upscale.{index}.{ours}": f"upscale_block.block.{index}.{theirs}" for ours, theirs in parts.items()}
-    for ours, theirs in names.items():
-        out[f"decoder.{ours}.weight"] = ledger.take(f"{theirs}.weight")
-        rows = out["decoder.class_head.weight"].shape[0] if ours == "class_head" else width
-        out[f"decoder.{ours}.bias"] = ledger.bias(f"{theirs}.bias", rows)
+        names |= {
+            f"upscale.{index}.{target}": f"upscale_block.block.{index}.{source}" for target, source in parts.items()
+        }
+    for target, source in names.items():
+        out[f"decoder.{target}.weight"] = ledger.take(f"{source}.weight")
+        rows = out["decoder.class_head.weight"].shape[0] if target == "class_head" else width
+        out[f"decoder.{target}.bias"] = ledger.bias(f"{source}.bias", rows)
     fields: dict[str, object] = {"decoder": "eomt", "decoder_depth": 0, "query_blocks": len(probabilities)}
     fields |= {"classes": len(out["decoder.class_head.bias"]) - 1, "queries": len(queries), "mask_upscales": upscales}
     return Head(fields, {"encoder.queries": queries[None], **out})
@@ -70,26 +73,22 @@ def _dpt(config: HfConfig, ledger: Ledger) -> Head:
     expected = {"reassemble_factors": [4, 2, 1, 0.5], "neck_ignore_stages": [], "is_hybrid": False, "head_in_index": -1}
     for name, value in expected.items():
         if (actual := getattr(config, name)) is not None and actual != value:
-            raise UserError(f"{ledger.path}: config.json has {name} {actual}; raycomp's DPT has {value}")
+            raise UserError(f"{ledger.path}: config.json has {name} {actual}; raycomp's DPT supports {value} only")
     if config.backbone_out_indices is None:
-        raise UserError(f"{ledger.path}: it needs its config.json, which tells its taps (backbone_out_indices)")
+        raise UserError(f"{ledger.path}: config.json lacks backbone_out_indices, the blocks that DPT reads")
+    ledger.leave({r"neck\.fusion_stage\.layers\.0\.residual_layer1\..*": "unused layer of DPT"})
     out: dict[str, Tensor] = {}
     take = partial(convolution, ledger, out)
     readout = config.readout_type
+    stage = "neck.reassemble_stage"
     for tap in range(4):
-        stage = "neck.reassemble_stage"
         if readout == "project":
-            weight = ledger.take(f"{stage}.readout_projects.{tap}.0.weight")
-            half = weight.shape[1] // 2
-            out[f"decoder.readout.{tap}.patch.weight"] = weight[:, :half].contiguous()
-            out[f"decoder.readout.{tap}.cls.weight"] = weight[:, half:].contiguous()
-            out[f"decoder.readout.{tap}.patch.bias"] = ledger.take(f"{stage}.readout_projects.{tap}.0.bias")
+            split_readout(ledger, out, tap, f"{stage}.readout_projects.{tap}.0")
         take(f"reassemble.{tap}.project", f"{stage}.layers.{tap}.projection")
         if tap != 2:
             take(f"reassemble.{tap}.resize", f"{stage}.layers.{tap}.resize")
         take(f"convs.{tap}", f"neck.convs.{tap}")
         layer = f"neck.fusion_stage.layers.{tap}"
-        ledger.leave({rf"{layer}\.residual_layer1\..*": "a layer that DPT does not use"} if tap == 0 else {})
         for unit in (1, 2) if tap else (2,):
             for n in (1, 2):
                 name = f"{layer}.residual_layer{unit}"
@@ -105,11 +104,7 @@ def _dpt(config: HfConfig, ledger: Ledger) -> Head:
 
 
 def original_of(source: Source, task: str) -> Forward:
-    """Build a model of transformers with its head.
-
-    Args:
-        task: Name of its class.
-    """
+    """Build a model with its head; `task` is its class in transformers."""
     import transformers
 
     from raycomp.models.readers.hf import in_folder
@@ -119,7 +114,7 @@ def original_of(source: Source, task: str) -> Forward:
 
 
 def _semantic(model: Any, images: Tensor) -> Tensor:
-    """Return logits, or EoMT's semantic scores: masks at the size of the images, weighted by the queries' classes."""
+    """Return logits, or EoMT's semantic scores: masks at image size, weighted by the class probabilities of queries."""
     from torch.nn.functional import interpolate
 
     output = model(images)

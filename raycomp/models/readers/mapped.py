@@ -4,12 +4,12 @@
     shape: {width: 384, heads: 6, depth: 12, patch: 16, image: [512, 512], classes: 19, decoder: linear}
     tensors:
       encoder.cls_token: vit.cls
-      encoder.blocks.*.attn.qkv.weight: [vit.*.q.weight, vit.*.k.weight, vit.*.v.weight]  # joined, rows
+      encoder.blocks.*.attn.qkv.weight: [vit.*.q.weight, vit.*.k.weight, vit.*.v.weight]  # rows are joined
       encoder.blocks.*.attn.qkv.bias: zero
       decoder.head.weight: {from: classes, transpose: true}
     left: [mask_token]
 
-`*` stands for the index of each block. `raycomp import FILE --names` prints both sides.
+`*` stands for the index of a block. `raycomp import FILE --names` prints both sides.
 """
 
 import re
@@ -35,14 +35,16 @@ _ZERO = "zero"
 
 
 class _From(BaseModel):
+    """Tensors of the file that become one tensor."""
+
     model_config = ConfigDict(extra="forbid", populate_by_name=True)
     names: str | Annotated[list[str], Field(min_length=1)] = Field(alias="from")
     transpose: bool = False
-    """Swap the first two axes, of each tensor before they are joined."""
+    """Swap the first two axes of each tensor before joining."""
 
 
 class NameMap(BaseModel):
-    """A file of tensor names."""
+    """The content of a file of tensor names."""
 
     model_config = ConfigDict(extra="forbid")
     shape: ModelShape
@@ -69,65 +71,65 @@ def read(source: Source, path: Path) -> Translation:
     """Translate a source by a file of tensor names.
 
     Raises:
-        UserError: if a tensor is not mapped, missing, or of another size; one line that names it.
+        UserError: naming a tensor that is not mapped, missing, or of another size.
     """
-    given = load_map(path)
-    wanted = wanted_tensors(given.shape)
-    rules = {name: _rule(path, name, given) for name in wanted}
-    for name in given.tensors:
-        if not any(_matched(name, one) is not None for one in wanted):
-            raise UserError(f"{path}: tensors has {name!r}: {nearest(name, wanted)}")
+    name_map = load_map(path)
+    expected = expected_tensors(name_map.shape)
+    rules = {name: _rule(path, name, name_map) for name in expected}
+    for name in name_map.tensors:
+        if not any(_star(name, parameter) is not None for parameter in expected):
+            raise UserError(f"{path}: tensors has {name!r}: {nearest(name, expected)}")
     ledger = Ledger(source.tensors, source.path)
-    ledger.leave({re.escape(name): f"left by {path.name}" for name in given.left})
-    found = {name: _taken(ledger, name, rules[name], size) for name, size in wanted.items()}
-    if given.shape.position == "rotary":
-        order = pairs(given.shape.heads, given.shape.head_dim, given.shape.depth)
-        found |= {f"encoder.{name}": tensor for name, tensor in order.items()}
-    ledger.close("model of this map")
+    ledger.leave({re.escape(name): f"left by {path.name}" for name in name_map.left})
+    tensors = {name: _take(ledger, name, rules[name], size) for name, size in expected.items()}
+    if name_map.shape.position == "rotary":
+        order = pairs(name_map.shape.heads, name_map.shape.head_dim, name_map.shape.depth)
+        tensors |= {f"encoder.{name}": tensor for name, tensor in order.items()}
+    ledger.close(f"mapped by {path.name}", "; map it, or list it under `left`")
     return Translation(
         family=f"mapped by {path.name}",
-        shape=given.shape,
-        tensors=found,
+        shape=name_map.shape,
+        tensors=tensors,
         has_head=True,
         folded=tuple(ledger.folded),
         left=tuple(ledger.left),
     )
 
 
-def wanted_tensors(shape: ModelShape) -> dict[str, tuple[int, ...]]:
+def expected_tensors(shape: ModelShape) -> dict[str, tuple[int, ...]]:
     """Return the names and sizes of a dense model's parameters."""
     return {name: tuple(tensor.shape) for name, tensor in empty(shape, dense(shape)).named_parameters()}
 
 
 def collapsed(sizes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
-    """Return names and sizes with `*` for the first number in a name, each once."""
+    """Return names and sizes, each once, with `*` for the first number of a name."""
     return {re.sub(r"(?<=\.)\d+(?=\.)", "*", name, count=1): size for name, size in sizes.items()}
 
 
-def _matched(pattern: str, name: str) -> str | None:
-    """Return what `*` is where a pattern is the name; empty for a pattern without it, None for another name."""
-    found = re.fullmatch(re.escape(pattern).replace(r"\*", r"(\d+)", 1), name)
-    return None if found is None else (found[1] if found.groups() else "")
+def _star(pattern: str, name: str) -> str | None:
+    """Return the number that `*` stands for in a matching name, "" without a `*`; None if the name does not match."""
+    match = re.fullmatch(re.escape(pattern).replace(r"\*", r"(\d+)", 1), name)
+    return None if match is None else (match[1] if match.groups() else "")
 
 
-def _rule(path: Path, name: str, given: NameMap) -> _From:
-    """Return where a tensor comes from, with the block's index in place of `*`."""
-    for pattern, rule in given.tensors.items():
-        if (index := _matched(pattern, name)) is not None:
+def _rule(path: Path, name: str, name_map: NameMap) -> _From:
+    """Return the rule of a tensor, with the index of its block in place of `*`."""
+    for pattern, rule in name_map.tensors.items():
+        if (index := _star(pattern, name)) is not None:
             names, transpose = (rule.names, rule.transpose) if isinstance(rule, _From) else (rule, False)
-            every = [names] if isinstance(names, str) else names
-            return _From(names=[one.replace("*", index) for one in every], transpose=transpose)
+            sources = [names] if isinstance(names, str) else names
+            return _From(names=[source.replace("*", index) for source in sources], transpose=transpose)
     pattern = next(iter(collapsed({name: ()})))
     raise UserError(f"{path}: tensors lacks {pattern!r}; give its name in the file, or `{_ZERO}`")
 
 
-def _taken(ledger: Ledger, name: str, rule: _From, size: tuple[int, ...]) -> Tensor:
-    """Take a tensor; axes of length 1 may differ."""
+def _take(ledger: Ledger, name: str, rule: _From, size: tuple[int, ...]) -> Tensor:
+    """Take a tensor by its rule; axes of length 1 may be added or removed."""
     names = list(rule.names)
     if names == [_ZERO]:
         ledger.fold(f"{next(iter(collapsed({name: ()})))} is zero")
         return torch.zeros(size)
-    parts = [ledger.take(one) for one in names]
+    parts = [ledger.take(source) for source in names]
     if rule.transpose:
         ledger.fold("tensors are transposed")
         parts = [part.transpose(0, 1) if part.ndim > 1 else part for part in parts]
@@ -135,5 +137,5 @@ def _taken(ledger: Ledger, name: str, rule: _From, size: tuple[int, ...]) -> Ten
     tensor = torch.cat(parts) if len(shapes) == 1 and parts[0].ndim else parts[0]
     if [side for side in tensor.shape if side != 1] != [side for side in size if side != 1]:
         shown = " + ".join(str(list(part.shape)) for part in parts)
-        raise UserError(f"{ledger.path}: {' + '.join(names)} has shape {shown}; {name} has {list(size)}")
+        raise UserError(f"{ledger.path}: {' + '.join(names)} has shape {shown}; expected {list(size)}, as {name}")
     return tensor.reshape(size).contiguous()

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Translate the convolutional heads of mmsegmentation: DPTHead, UPerHead behind MultiLevelNeck, and SETRUPHead.
 
-The tables of names are in `raycomp.models.heads`; `readers.heads` has the linear head and the mask transformer.
+The modules in `raycomp.models.heads` have tables of the tensor names. `readers.heads` translates linear heads and mask
+transformers.
 """
 
 from functools import partial
@@ -9,7 +10,7 @@ from functools import partial
 from torch import Tensor
 
 from raycomp.errors import UserError
-from raycomp.models.readers.heads import Head, convolution, linear_head, mask_head
+from raycomp.models.readers.heads import Head, convolution, linear_head, mask_head, split_readout
 from raycomp.models.readers.ledger import Ledger
 from raycomp.models.readers.settings import MmBackbone, MmHead, MmModel, MmNeck
 
@@ -18,7 +19,7 @@ _DPT, _UPERNET = f"{_HEAD}.reassemble_blocks.projects.0.conv.weight", f"{_HEAD}.
 
 
 def reads_several(ledger: Ledger) -> bool:
-    """Return True for a head that reads several blocks."""
+    """Return True if the head reads several blocks."""
     return _DPT in ledger or _UPERNET in ledger
 
 
@@ -26,10 +27,10 @@ def take_head(model: MmModel, ledger: Ledger, width: int) -> Head | None:
     """Take the head of a model.
 
     Args:
-        model: Section `model` of the configuration; with defaults alone if there is none.
+        model: Section `model` of the configuration; all defaults without a configuration.
 
     Raises:
-        UserError: if it does not fit.
+        UserError: naming the tensor or the setting that does not fit.
     """
     config = model.decode_head
     if _DPT in ledger:
@@ -39,33 +40,30 @@ def take_head(model: MmModel, ledger: Ledger, width: int) -> Head | None:
     if f"{_HEAD}.up_convs.0.0.conv.weight" in ledger:
         return _pup(config, ledger)
     if f"{_HEAD}.cls_emb" in ledger:
-        ledger.leave({rf"{_HEAD}\.conv_seg\..*": "a layer that the mask transformer does not use"})
+        ledger.leave({rf"{_HEAD}\.conv_seg\..*": "unused layer of the mask transformer"})
         return mask_head(ledger, width, config.num_heads)
-    if f"{_HEAD}.conv_seg.weight" not in ledger:
-        return None
-    norm = f"{_HEAD}.bn" if f"{_HEAD}.bn.running_mean" in ledger else None
-    return linear_head(ledger, f"{_HEAD}.conv_seg", width, norm)
+    return linear_head(ledger, [f"{_HEAD}.conv_seg"], width, f"{_HEAD}.bn")
 
 
 def _taps(model: MmModel, ledger: Ledger) -> dict[str, object]:
-    """Return the taps, which the configuration alone tells."""
+    """Return the fields of the taps, which only the configuration states."""
     backbone, order = model.backbone or MmBackbone(), model.decode_head.in_index
     if not isinstance(backbone.out_indices, list) or order not in (-1, [0, 1, 2, 3]):
         raise UserError(
             f"{ledger.path}: its configuration has backbone.out_indices {backbone.out_indices} and "
-            f"decode_head.in_index {order}; expected the four blocks that the head reads, and [0, 1, 2, 3]"
+            f"decode_head.in_index {order}; expected a list of the four blocks that the head reads, and [0, 1, 2, 3]"
         )
     taps = [index + 1 for index in backbone.out_indices]
     return {"taps": taps, "tap_norm": "last" if backbone.final_norm else "none", "decoder_depth": 0}
 
 
-def _module(ledger: Ledger, out: dict[str, Tensor], ours: str, theirs: str) -> None:
-    """Take a convolution with the batch norm after it, as mmcv's ConvModule has them."""
-    convolution(ledger, out, ours, f"{theirs}.conv", f"{theirs}.bn")
+def _module(ledger: Ledger, out: dict[str, Tensor], target: str, source: str) -> None:
+    """Take a ConvModule of mmcv: a convolution and its optional batch norm."""
+    convolution(ledger, out, target, f"{source}.conv", f"{source}.bn")
 
 
-def _ended(out: dict[str, Tensor], last: str, fields: dict[str, object]) -> Head:
-    """Return a head whose classes and width follow from its last layers."""
+def _head(out: dict[str, Tensor], last: str, fields: dict[str, object]) -> Head:
+    """Return a head; its classes and width are those of the classifier and of the layer `last`."""
     sizes = {"classes": len(out["decoder.classifier.bias"]), "decoder_width": len(out[f"decoder.{last}.bias"])}
     return Head(fields | sizes, out)
 
@@ -76,12 +74,7 @@ def _dpt(model: MmModel, ledger: Ledger) -> Head:
     blocks, readout = f"{_HEAD}.reassemble_blocks", model.decode_head.readout_type
     for tap in range(4):
         if readout == "project":
-            name = f"{blocks}.readout_projects.{tap}.0"
-            weight = ledger.take(f"{name}.weight")
-            half = weight.shape[1] // 2
-            out[f"decoder.readout.{tap}.patch.weight"] = weight[:, :half].contiguous()
-            out[f"decoder.readout.{tap}.cls.weight"] = weight[:, half:].contiguous()
-            out[f"decoder.readout.{tap}.patch.bias"] = ledger.take(f"{name}.bias")
+            split_readout(ledger, out, tap, f"{blocks}.readout_projects.{tap}.0")
         module(f"reassemble.{tap}.project", f"{blocks}.projects.{tap}")
         if tap != 2:
             take(f"reassemble.{tap}.resize", f"{blocks}.resize_layers.{tap}")
@@ -94,7 +87,7 @@ def _dpt(model: MmModel, ledger: Ledger) -> Head:
     take("classifier", f"{_HEAD}.conv_seg")
     widths = [len(out[f"decoder.reassemble.{tap}.project.bias"]) for tap in range(4)]
     fields = {"decoder": "dpt", "readout": readout, "tap_widths": widths, **_taps(model, ledger)}
-    return _ended(out, "project", fields)
+    return _head(out, "project", fields)
 
 
 def _upernet(model: MmModel, ledger: Ledger) -> Head:
@@ -102,11 +95,11 @@ def _upernet(model: MmModel, ledger: Ledger) -> Head:
     if scales != MmNeck().scales or pools != MmHead().pool_scales:
         raise UserError(
             f"{ledger.path}: its configuration has neck.scales {scales} and decode_head.pool_scales {pools}; "
-            f"raycomp's UperNet has {MmNeck().scales} and {MmHead().pool_scales}"
+            f"raycomp's UperNet supports {MmNeck().scales} and {MmHead().pool_scales}"
         )
     if "neck.convs.0.conv.weight" not in ledger:
         raise UserError(
-            f"{ledger.path}: UPerHead on a plain ViT is taken with its MultiLevelNeck alone, which it lacks"
+            f"{ledger.path}: tensor 'neck.convs.0.conv.weight' is missing: UPerHead on a plain ViT needs MultiLevelNeck"
         )
     out: dict[str, Tensor] = {}
     module = partial(_module, ledger, out)
@@ -121,19 +114,19 @@ def _upernet(model: MmModel, ledger: Ledger) -> Head:
     module("fusion", f"{_HEAD}.fpn_bottleneck")
     convolution(ledger, out, "classifier", f"{_HEAD}.conv_seg")
     widths = [len(out[f"decoder.neck.convs.{level}.bias"]) for level in range(4)]
-    return _ended(out, "fusion", {"decoder": "upernet", "tap_widths": widths, **_taps(model, ledger)})
+    return _head(out, "fusion", {"decoder": "upernet", "tap_widths": widths, **_taps(model, ledger)})
 
 
 def _pup(config: MmHead, ledger: Ledger) -> Head:
-    times = len(ledger.names(rf"{_HEAD}\.up_convs\.\d+\.0\.conv\.weight"))
+    count = len(ledger.names(rf"{_HEAD}\.up_convs\.\d+\.0\.conv\.weight"))
     scale, kernel = config.up_scale, ledger.size(f"{_HEAD}.up_convs.0.0.conv.weight", 4)[-1]
-    if (times, scale, kernel) != (4, 2, 3):
+    if (count, scale, kernel) != (4, 2, 3):
         raise UserError(
-            f"{ledger.path}: SETRUPHead has {times} convolutions of {kernel}x{kernel} that enlarge by {scale}; taken "
-            "are 4 of 3x3 that enlarge by 2 (SETR-PUP)"
+            f"{ledger.path}: SETRUPHead has {count} convolutions of {kernel}x{kernel} and upsamples by {scale} after "
+            "each; expected 4 of 3x3 and upsampling by 2 (SETR-PUP)"
         )
     out: dict[str, Tensor] = {}
-    for index in range(times):
+    for index in range(count):
         _module(ledger, out, f"convs.{index}", f"{_HEAD}.up_convs.{index}.0")
     convolution(ledger, out, "classifier", f"{_HEAD}.conv_seg")
-    return _ended(out, "convs.3", {"decoder": "pup", "decoder_depth": 0})
+    return _head(out, "convs.3", {"decoder": "pup", "decoder_depth": 0})

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Read the configuration of an mmsegmentation run, a Python file, without executing it.
+"""Read the Python configuration of an mmsegmentation run without executing it.
 
-The text is in the checkpoint (`meta.cfg`), or in a `.py` or `.json` beside it. Taken are assignments of literals, of
-`dict(...)`, and of names assigned before; other statements are skipped.
+The text is in the checkpoint (`meta.cfg`), or in a `.py` or `.json` beside it. Only assignments of literals, of
+`dict(...)` and of names assigned before are evaluated; other statements are skipped.
 """
 
 import ast
@@ -13,11 +13,11 @@ from typing import Any
 from raycomp.errors import UserError, first_line
 from raycomp.models.readers.source import Source
 
-_LONGEST = 1_000_000  # characters
+_MAX_LENGTH = 1_000_000  # characters
 
 
 def config_of(source: Source) -> Mapping[str, Any]:
-    """Return the configuration of a run; empty if there is none.
+    """Return the configuration of a run; empty without one.
 
     Raises:
         UserError: if it cannot be parsed.
@@ -40,17 +40,17 @@ def config_of(source: Source) -> Mapping[str, Any]:
     if file.suffix == ".py":
         return _parsed(text, str(file))
     try:
-        held = json.loads(text)
+        config = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{file}: not readable as JSON ({first_line(error)})") from None
-    return held if isinstance(held, dict) else {}
+    return config if isinstance(config, dict) else {}
 
 
 def _parsed(text: str, where: str) -> dict[str, Any]:
     """Return the values that a Python text assigns at its top level."""
     try:
-        if len(text) > _LONGEST:
-            raise ValueError(f"longer than {_LONGEST} characters")
+        if len(text) > _MAX_LENGTH:
+            raise ValueError(f"longer than {_MAX_LENGTH} characters")
         tree = ast.parse(text)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise UserError(f"{where} is not a Python configuration ({first_line(error)})") from None
@@ -60,10 +60,10 @@ def _parsed(text: str, where: str) -> dict[str, Any]:
             try:
                 values[statement.targets[0].id] = _value(statement.value, values)
             except (ValueError, TypeError, RecursionError):
-                continue  # a call or an expression: not a setting of the model, or missing where it is looked up
+                continue  # a call or an expression; a missing model setting is reported when it is needed
     if "_base_" in values and "model" not in values:
         raise UserError(
-            f"{where} inherits from {values['_base_']}; give the whole one, which mmengine writes to work_dir"
+            f"{where} inherits from {values['_base_']}; give the complete one, which mmengine writes to work_dir"
         )
     return values
 
@@ -78,9 +78,9 @@ def _value(node: ast.expr, values: Mapping[str, Any]) -> Any:
         return {str(keyword.arg): _value(keyword.value, values) for keyword in node.keywords}
     if isinstance(node, ast.Dict):
         keys = [ast.literal_eval(key) for key in node.keys if key is not None]
-        return {str(key): _value(held, values) for key, held in zip(keys, node.values, strict=True)}
+        return {str(key): _value(item, values) for key, item in zip(keys, node.values, strict=True)}
     if isinstance(node, ast.List | ast.Tuple):
-        return [_value(part, values) for part in node.elts]
+        return [_value(item, values) for item in node.elts]
     if isinstance(node, ast.Name) and node.id in values:
         return values[node.id]
     return ast.literal_eval(node)

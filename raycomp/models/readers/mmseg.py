@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Read mmsegmentation's models on its VisionTransformer; `heads` and `mm_heads` have their heads.
+"""Read mmsegmentation's models on its VisionTransformer; `heads` and `mm_heads` translate their heads.
 
-Settings come from the configuration in the checkpoint or beside it (`mmconfig`). Batch norm before `conv_seg`, as in
-DINOv2's linear heads, is folded.
+Settings come from the configuration in the checkpoint or beside it (`mmconfig`). A batch norm before `conv_seg`, as in
+DINOv2's linear heads, is folded into it.
 """
 
 import re
@@ -29,7 +29,7 @@ _LAYER = (
 
 
 def layer_name(name: str) -> str:
-    """Return timm's name of a part of a transformer layer."""
+    """Return timm's name for a tensor of a transformer layer."""
     for pattern, part in _LAYER:
         name = re.sub(f"^{pattern}", part, name)
     return name
@@ -45,7 +45,7 @@ def _renamed(name: str) -> str:
 
 
 def matches(source: Source) -> bool:
-    """Return True for tensors of mmsegmentation's VisionTransformer."""
+    """Return True for mmsegmentation's VisionTransformer."""
     return any(key.endswith("layers.0.attn.attn.in_proj_weight") and "backbone." in key for key in source.tensors)
 
 
@@ -60,9 +60,8 @@ def read(source: Source) -> Translation:
     model = config.model
     if (kind := model.decode_head.type) is not None and kind not in _HEADS:
         raise UserError(f"{source.path}: the configuration has decode_head.type {kind!r}: {nearest(kind, _HEADS)}")
-    ledger.leave({r"auxiliary_head(\.\d+)?\..*": "auxiliary head, used in training only"})
     if model.backbone is None:
-        ledger.infer("settings of mmsegmentation's Segmenter, for it has no configuration inside or beside it")
+        ledger.infer("settings of mmsegmentation's Segmenter; no configuration is in the file or beside it")
     facts = _facts(source, config)
     _place_norm(ledger, model, facts)
     _check_last(ledger, model)
@@ -70,10 +69,10 @@ def read(source: Source) -> Translation:
 
 
 def _place_norm(ledger: Ledger, model: MmModel, facts: Facts) -> None:
-    """Give the encoder its final norm: that of SETR's head, or an unused one for heads that read several blocks.
+    """Give the encoder its final norm: that of SETR's head, or an unused one if the head reads several blocks.
 
     Raises:
-        UserError: if the norm of the head has another epsilon.
+        UserError: if the epsilon of the head's norm differs from the encoder's.
     """
     if "norm.weight" in ledger:
         return
@@ -81,39 +80,39 @@ def _place_norm(ledger: Ledger, model: MmModel, facts: Facts) -> None:
         eps = (model.decode_head.norm_layer or MmNorm()).eps or 1e-6
         if eps != facts.norm_eps:
             raise UserError(
-                f"{ledger.path}: the norm of its head has epsilon {eps}, those of its encoder {facts.norm_eps}"
+                f"{ledger.path}: the head's norm has epsilon {eps}, the encoder {facts.norm_eps}; expected equal ones"
             )
         ledger.rename("decode_head.norm.", "norm.")
-        ledger.fold("the norm of the head is the encoder's final norm")
+        ledger.fold("the head's norm becomes the encoder's final norm")
     elif reads_several(ledger):
         ledger.add("norm.weight", torch.ones(ledger.size("patch_embed.proj.weight", 4)[0]))
-        ledger.fold("the encoder's final norm, which the head does not read, is one")
+        ledger.fold("the encoder's final norm has weight 1; the head does not read it")
 
 
 def _check_last(ledger: Ledger, model: MmModel) -> None:
-    """Check that a head of one block reads the last."""
+    """Check that a head that reads one block reads the last."""
     indices, order = (model.backbone or MmBackbone()).out_indices, model.decode_head.in_index
     depth = len(ledger.names(r"blocks\.\d+\.norm1\.weight"))
-    chosen = indices if isinstance(indices, int) else -1
+    block = indices if isinstance(indices, int) else -1
     if isinstance(indices, list) and isinstance(order, int) and -len(indices) <= order < len(indices):
-        chosen = indices[order]
-    if not reads_several(ledger) and chosen not in (-1, depth - 1):
-        raise UserError(f"{ledger.path}: the head reads block {chosen + 1}; expected the last, {depth}")
+        block = indices[order]
+    if not reads_several(ledger) and block not in (-1, depth - 1):
+        raise UserError(f"{ledger.path}: the head reads block {block + 1}; expected the last, {depth}")
 
 
 def _facts(source: Source, config: MmConfig) -> Facts:
     path, backbone = source.path, config.model.backbone or MmBackbone()
     if (act := (backbone.act_cfg or MmHead()).type) not in (None, "GELU"):
         raise UserError(f"{path}: the configuration has backbone.act_cfg.type {act!r}; expected 'GELU'")
-    stated = {"width": "embed_dims", "depth": "num_layers", "patch": "patch_size"}
-    declared = {ours: (f"backbone.{theirs}", getattr(backbone, theirs)) for ours, theirs in stated.items()}
-    default = 1e-6 if config.model.backbone is None else 1e-5  # of Segmenter's configurations, and of torch
+    keys = {"width": "embed_dims", "depth": "num_layers", "patch": "patch_size"}
+    declared = {field: (f"backbone.{key}", getattr(backbone, key)) for field, key in keys.items()}
+    default = 1e-6 if config.model.backbone is None else 1e-5  # Segmenter's configurations; torch's default
     return Facts(
         heads=backbone.num_heads,
         image=both(backbone.img_size),
         norm_eps=(backbone.norm_cfg or MmNorm()).eps or default,
-        placed="all",
+        positioned="all",
         activation="gelu",
         normalization=normalization_of(config.pixels.mean, config.pixels.std, str(path)),
-        declared={ours: fact for ours, fact in declared.items() if fact[1] is not None},
+        declared={field: stated for field, stated in declared.items() if stated[1] is not None},
     )

@@ -70,16 +70,16 @@ def matches(source: Source) -> bool:
 
 
 def read(source: Source) -> Translation:
-    """Return the dense model of a run; names are raycomp's already.
+    """Return the dense model of a run; its tensors already have raycomp's names.
 
     Raises:
         UserError: if `variant.yml` is missing or malformed.
     """
     ledger = Ledger(source.tensors, source.path)
     shape = read_shape(source.path)
-    ledger.leave({rf"{re.escape(head)}.*": "classifier of images" for head in _CLASSIFIERS})
-    kept = {name: ledger.take(name) for name in ledger.names("")}
-    return Translation(family="Segmenter", shape=shape, tensors=kept, has_head=True, left=tuple(ledger.left))
+    ledger.leave({rf"{re.escape(head)}.*": "image classifier" for head in _CLASSIFIERS})
+    tensors = {name: ledger.take(name) for name in ledger.names("")}
+    return Translation(family="Segmenter", shape=shape, tensors=tensors, has_head=True, left=tuple(ledger.left))
 
 
 def read_shape(path: Path) -> ModelShape:

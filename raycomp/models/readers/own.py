@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Read raycomp's own checkpoints: nothing is rewritten."""
+"""Read raycomp's own checkpoints, without any rewrite."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -38,7 +38,7 @@ def shape_and_recipe(path: Path, header: Mapping[str, str]) -> tuple[ModelShape,
 
 
 def read(source: Source) -> Translation:
-    """Return a dense model as it is.
+    """Return a dense model unchanged.
 
     Raises:
         UserError: if the model is compressed.

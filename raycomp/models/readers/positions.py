@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Positions of an encoder: learned rows on a grid, or rotary periods (Simeoni et al., "DINOv3", 2025).
+"""Translate the positions of an encoder: learned rows on a grid, or rotary periods (Simeoni et al., "DINOv3", 2025).
 
 Legend: E width, d head width, P special tokens, N patches.
 """
@@ -13,10 +13,8 @@ from torch import Tensor
 from raycomp.errors import UserError
 from raycomp.models._timm import resample_abs_pos_embed
 from raycomp.models.readers.ledger import Ledger
-from raycomp.models.readers.source import Facts, Given
+from raycomp.models.readers.source import DINOV3_ROPE_BASE, Facts, UserFacts
 from raycomp.shape import Grid, Size
-
-_BASE = 100.0  # of every DINOv3
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,55 +26,57 @@ class Special:
     registers: int
 
 
-def rotary(ledger: Ledger, head_dim: int, facts: Facts, given: Given) -> tuple[float, Size]:
-    """Return the base of the periods, and the size of the input.
+def rotary(ledger: Ledger, head_dim: int, facts: Facts, user: UserFacts) -> tuple[float, Size]:
+    """Return the base of the rotary periods and the input size.
 
     Raises:
         UserError: if the periods in the file are not powers of one base, or if no size is stated.
     """
-    image = facts.image or given.image
+    image = facts.image or user.image
     if image is None:
-        raise UserError(f"{ledger.path}: rotary positions are for any size; give --image HxW, the model's input")
+        raise UserError(f"{ledger.path}: rotary positions fit any input size; give --image HxW")
     periods = ledger.get("rope.periods")
     if periods is None:
-        return facts.rope_base or _BASE, image
+        return facts.rope_base or DINOV3_ROPE_BASE, image
     quarter = head_dim // 4
-    found = periods.double()
-    fitted = float(found[-1]) ** (quarter / (quarter - 1)) if quarter > 1 else _BASE
-    for base in (_BASE, fitted):
+    actual = periods.double()
+    fitted = float(actual[-1]) ** (quarter / (quarter - 1)) if quarter > 1 else DINOV3_ROPE_BASE
+    for base in (DINOV3_ROPE_BASE, fitted):
         expected = base ** (torch.arange(quarter, dtype=torch.float64) / quarter)
-        if found.shape == expected.shape and torch.allclose(found, expected, rtol=1e-5):
+        if actual.shape == expected.shape and torch.allclose(actual, expected, rtol=1e-5):
             ledger.fold("rotary periods are powers of one base")
             return base, image
     raise UserError(
-        f"{ledger.path}: {len(found)} rotary periods from {found.min():.4g} to {found.max():.4g}; expected {quarter} "
-        f"powers of one base, from 1 upwards"
+        f"{ledger.path}: {len(actual)} rotary periods from {actual.min():.4g} to {actual.max():.4g}; expected "
+        f"{quarter} powers of one base, from 1 upwards"
     )
 
 
 def pairs(heads: int, head_dim: int, depth: int) -> dict[str, Tensor]:
-    """Return the rotation pairs of all blocks of a dense model, by their names in the encoder."""
+    """Return the rotation pairs of all blocks of a dense model by their names in the encoder."""
     return {f"blocks.{index}.attn.pairs": torch.arange(head_dim // 2).repeat(heads) for index in range(depth)}
 
 
-def learned(ledger: Ledger, special: Special, side: tuple[int, int], facts: Facts, given: Given) -> tuple[Tensor, Size]:
-    """Return positions (1, P + N, E), zero for special tokens that have none, and the size they are for, pixels.
+def learned(
+    ledger: Ledger, special: Special, sizes: tuple[int, int], facts: Facts, user: UserFacts
+) -> tuple[Tensor, Size]:
+    """Return positions (1, P + N, E), zero for special tokens without one, and their image size in pixels.
 
     Args:
-        side: Embedding width, and side of a patch in pixels.
+        sizes: Embedding width, and side of a patch in pixels.
 
     Raises:
-        UserError: if there are none, or if they fit no grid.
+        UserError: if the positions are missing or fit no grid.
     """
-    path, prefix, (width, patch) = ledger.path, special.prefix, side
-    name = ledger.quoted("pos_embed")
+    path, prefix, (width, patch) = ledger.path, special.prefix, sizes
+    name = ledger.name_in_file("pos_embed")
     rows = ledger.take("pos_embed")
     count = rows.shape[1] if rows.ndim == 3 and rows.shape[::2] == (1, width) else 0
-    known = {"all": prefix, "class": prefix - special.registers, "none": 0}
-    some = [known[facts.placed]] if facts.placed is not None else list(dict.fromkeys(known.values()))
-    grids = [(placed, grid) for placed in some for grid in _grids(count - placed, patch, facts, given)]
-    stated = [(placed, grid) for placed, grid in grids if facts.image and grid == _grid(facts.image, patch)]
-    placed, grid = next(iter([*stated, *grids]), (0, None))
+    counts = {"all": prefix, "class": prefix - special.registers, "none": 0}
+    possible = [counts[facts.positioned]] if facts.positioned is not None else list(dict.fromkeys(counts.values()))
+    grids = [(positioned, grid) for positioned in possible for grid in _grids(count - positioned, patch, facts, user)]
+    stated = [(positioned, grid) for positioned, grid in grids if facts.image and grid == _grid(facts.image, patch)]
+    positioned, grid = next(iter([*stated, *grids]), (0, None))
     if grid is None:
         size = facts.image if facts.image_certain else None
         square = f"the grid of {size[0]}x{size[1]} pixels" if size else "a square"
@@ -85,11 +85,11 @@ def learned(ledger: Ledger, special: Special, side: tuple[int, int], facts: Fact
             + ("" if size else ", or the grid of --image HxW")
         )
     rows = rows[0]
-    if placed < prefix:
-        ledger.fold("special tokens without a position get zero")
-        if facts.placed is None:
-            ledger.infer(f"positions for {grid[0]}x{grid[1]} patches, and for {placed} of {prefix} special tokens")
-        rows = torch.cat([rows[:placed], rows.new_zeros(prefix - placed, rows.shape[1]), rows[placed:]])
+    if positioned < prefix:
+        ledger.fold("positions of special tokens without one are zero")
+        if facts.positioned is None:
+            ledger.infer(f"positions for {grid[0]}x{grid[1]} patches, and for {positioned} of {prefix} special tokens")
+        rows = torch.cat([rows[:positioned], rows.new_zeros(prefix - positioned, rows.shape[1]), rows[positioned:]])
     return rows[None], (grid[0] * patch, grid[1] * patch)
 
 
@@ -97,19 +97,19 @@ def _grid(image: Size, patch: int) -> Grid:
     return image[0] // patch, image[1] // patch
 
 
-def _grids(patches: int, patch: int, facts: Facts, given: Given) -> list[Grid]:
-    """Return the possible rows and columns of so many patches: as the file states, square, or as the user states."""
+def _grids(patches: int, patch: int, facts: Facts, user: UserFacts) -> list[Grid]:
+    """Return the possible grids of this many patches: as the file states, square, or as the user states."""
     square = isqrt(max(0, patches))
     certain = facts.image is not None and facts.image_certain
-    images = [facts.image] if certain else [facts.image, (square * patch, square * patch), given.image]
+    images = [facts.image] if certain else [facts.image, (square * patch, square * patch), user.image]
     grids = [_grid(image, patch) for image in images if image]
     return [grid for grid in grids if patches > 0 and grid[0] * grid[1] == patches]
 
 
-def resampled(positions: Tensor, prefix: int, grid: Grid, wanted: Grid) -> Tensor:
+def resampled(positions: Tensor, prefix: int, grid: Grid, target: Grid) -> Tensor:
     """Resample positions (1, P + N, E) bilinearly from one grid of patches to another."""
-    if grid == wanted:
+    if grid == target:
         return positions
     return resample_abs_pos_embed(
-        positions, list(wanted), list(grid), prefix, interpolation="bilinear", antialias=False
+        positions, list(target), list(grid), prefix, interpolation="bilinear", antialias=False
     )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Families that are not plain ViTs, known by names of their tensors, and why raycomp does not take them."""
+"""Model families that are not plain ViTs, recognised by their tensor names, and why raycomp does not support them."""
 
 import re
 from collections.abc import Collection
@@ -10,10 +10,14 @@ _REASONS = (
         "SegFormer",
         "a hierarchy of stages",
     ),
-    (r".*layers\.\d+\.blocks\.\d+\..*relative_position_bias_table", "Swin", "attention in windows, in a hierarchy"),
-    (r".*(stages|layers)\.\d+\.blocks\.\d+\.(attn\.w_msa|norm1|attn\.relative)", "Swin", "attention in windows"),
-    (r".*\.attn\.rel_pos_h", "SAM", "attention in windows, with relative positions"),
-    (r".*(relative_position_bias|rel_pos_bias)", "BEiT", "a bias of relative positions in its attention"),
+    (
+        r".*layers\.\d+\.blocks\.\d+\..*relative_position_bias_table",
+        "Swin",
+        "window attention in a hierarchy of stages",
+    ),
+    (r".*(stages|layers)\.\d+\.blocks\.\d+\.(attn\.w_msa|norm1|attn\.relative)", "Swin", "window attention"),
+    (r".*\.attn\.rel_pos_h", "SAM", "window attention with relative positions"),
+    (r".*(relative_position_bias|rel_pos_bias)", "BEiT", "a relative position bias in its attention"),
     (r".*(spm\.|interactions\.\d+\.)", "ViT-Adapter", "convolutions beside the blocks"),
     (r".*(pixel_decoder|pixel_level_module)\.", "Mask2Former", "deformable attention over a hierarchy"),
     (r"(.*\.)?blocks\.\d+\.(mlp\.norm|attn\.norm|attn\.q_proj)\.", "EVA", "norms inside its attention or MLP"),
@@ -22,8 +26,8 @@ _REASONS = (
 
 
 def reason(keys: Collection[str]) -> str | None:
-    """Return which family the tensors are of and why it is refused; None if the family is unknown."""
+    """Return the unsupported family that has these tensors and why it is refused; None if there is no match."""
     for pattern, family, why in _REASONS:
         if any(re.match(pattern, key) for key in keys):
-            return f"{family} is not taken, for it has {why}; raycomp compresses plain ViTs"
+            return f"{family} is not supported: it has {why}; raycomp compresses plain ViTs"
     return None

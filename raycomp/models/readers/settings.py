@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fields that readers use of the configurations of transformers and mmsegmentation; others are ignored."""
+"""Fields of transformers and mmsegmentation configurations that readers use; others are ignored."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
@@ -8,6 +8,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from raycomp.config import explain
 from raycomp.errors import UserError
+from raycomp.models.readers.source import DINOV3_ROPE_BASE
 from raycomp.shape import Size
 
 _Count = Annotated[int, Field(ge=1)]
@@ -31,7 +32,7 @@ class HfConfig(BaseModel):
     rope_theta: float | None = None
     rope_parameters: dict[str, Any] | None = None
     backbone_out_indices: list[int] | None = None
-    """DPT: blocks that it reads, from 0."""
+    """Blocks that DPT reads, counted from 0."""
     readout_type: Literal["ignore", "add", "project"] = "project"
     reassemble_factors: list[float] | None = None
     neck_ignore_stages: list[int] | None = None
@@ -40,9 +41,9 @@ class HfConfig(BaseModel):
 
     @property
     def rope_base(self) -> float:
-        """Base of the rotary periods, which newer versions nest."""
+        """Base of the rotary periods, which newer versions of transformers nest."""
         nested = (self.rope_parameters or {}).get("rope_theta")
-        return (nested if isinstance(nested, int | float) else None) or self.rope_theta or 100.0
+        return (nested if isinstance(nested, int | float) else None) or self.rope_theta or DINOV3_ROPE_BASE
 
 
 class MmNorm(BaseModel):
@@ -111,22 +112,22 @@ class MmConfig(BaseModel):
 
     @property
     def pixels(self) -> MmPixels:
-        """Mean and std, in the section of any version."""
+        """Mean and std of pixels, from the section that this version of mmsegmentation uses."""
         return self.model.data_preprocessor or self.data_preprocessor or self.img_norm_cfg or MmPixels()
 
 
-def checked(model: type[_Settings], held: Mapping[str, Any], where: str) -> _Settings:
-    """Return the settings in a mapping.
+def checked(model: type[_Settings], settings: Mapping[str, Any], where: str) -> _Settings:
+    """Validate the settings in a mapping.
 
     Raises:
         UserError: naming the field that is wrong.
     """
     try:
-        return model.model_validate(dict(held))
+        return model.model_validate(dict(settings))
     except ValidationError as error:
         raise UserError(f"{where}: {explain(error, model)}") from None
 
 
 def both(value: int | Size | None) -> Size | None:
-    """Return height and width of a value that may be one number."""
+    """Return height and width; one number stands for both."""
     return (value, value) if isinstance(value, int) else value

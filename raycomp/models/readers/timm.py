@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Read the files of timm: ViT, DeiT, DeiT III, DINOv2, CLIP and SigLIP encoders, and DINOv3.
 
-The file has tensors alone. Heads, epsilon and activation are in the model that timm builds by name; the name is in
+A file has only tensors. Heads, epsilon and activation come from the model that timm builds by name; the name is in
 `config.json`, or is that of the file (`vit_tiny_patch16_224.safetensors`).
 """
 
@@ -18,44 +18,42 @@ from raycomp.models._timm import create_model, is_model, timm_version
 from raycomp.models.readers.assemble import translated
 from raycomp.models.readers.heads import Head, linear_head
 from raycomp.models.readers.ledger import Ledger
-from raycomp.models.readers.source import Facts, Forward, Source, Translation, normalization_of
+from raycomp.models.readers.source import DINOV3_ROPE_BASE, Facts, Forward, Source, Translation, normalization_of
 
 FAMILY = "timm ViT"
-_CLASSIFIER = {r"head(_dist)?\.(weight|bias)": "classifier of images"}
-_RENAMED = re.compile(r"^((module|model|network)\.)+")
+_CLASSIFIER = {r"head(_dist)?\.(weight|bias)": "image classifier"}
+_WRAPPERS = re.compile(r"^((module|model|network)\.)+")
 _LINEAR = ("decode_head.conv_seg", "decoder.head", "seg_head", "linear_head", "classifier", "head")
-_NORMS = ("decode_head.bn",)
-_DINOV3_BASE = 100.0
 
 
 def matches(source: Source) -> bool:
-    """Return True for tensors of a ViT in timm's names, also within a module such as `backbone`."""
+    """Return True for a ViT with timm's tensor names, also inside a module such as `backbone`."""
     return prefix_of(source.tensors) is not None
 
 
 def _plain(name: str) -> str:
-    """Return the name of a tensor, with the two maps of a SwiGLU named as in other readers."""
+    """Return the name of a tensor; the two maps of a SwiGLU are named as in other readers."""
     return name.replace(".mlp.fc1_g.", ".mlp.gate.").replace(".mlp.fc1_x.", ".mlp.fc1.")
 
 
 def is_wrapped(prefix: str) -> bool:
-    """Return True if the encoder is a part of the model, which may have a head of segmentation beside it."""
-    return bool(_RENAMED.sub("", prefix))
+    """Return True if the encoder is part of a larger model, which may have a segmentation head."""
+    return bool(_WRAPPERS.sub("", prefix))
 
 
 def without(prefix: str, name: str) -> str:
-    """Return the name of a tensor without what stands before the encoder's names, or before all names."""
-    return name.removeprefix(prefix) if name.startswith(prefix) else _RENAMED.sub("", name)
+    """Return a tensor name without the encoder's prefix, or without the wrappers before any other name."""
+    return name.removeprefix(prefix) if name.startswith(prefix) else _WRAPPERS.sub("", name)
 
 
 def prefix_of(keys: Collection[str]) -> str | None:
-    """Return what stands before the encoder's names; None if there is no encoder."""
-    found = (re.fullmatch(r"((?:\w+\.)*?)blocks\.\d+\.attn\.qkv\.weight", key) for key in keys)
-    return next((one[1] for one in found if one is not None), None)
+    """Return the prefix of the encoder's tensor names; None without an encoder."""
+    matched = (re.fullmatch(r"((?:\w+\.)*?)blocks\.\d+\.attn\.qkv\.weight", key) for key in keys)
+    return next((match[1] for match in matched if match is not None), None)
 
 
 def read(source: Source) -> Translation:
-    """Translate an encoder, with its linear head where it has one.
+    """Translate an encoder, and its linear head if it has one.
 
     Raises:
         UserError: naming the tensor or the setting that does not fit.
@@ -68,7 +66,7 @@ def read(source: Source) -> Translation:
     facts = Facts() if name is None else _facts(source, name)
     if name is None and "pos_embed" not in ledger and "blocks.0.gamma_1" in ledger:
         ledger.infer("DINOv3's rotary positions, epsilon 1e-5, and ImageNet's mean and std")
-        facts = Facts(rope_base=_DINOV3_BASE, norm_eps=1e-5, normalization="deit")
+        facts = Facts(rope_base=DINOV3_ROPE_BASE, norm_eps=1e-5, normalization="deit")
     original = None if name is None or wrapped else partial(_original, name, source)
     return translated(source, ledger, facts, FAMILY, linear_beside if wrapped else _none, original)
 
@@ -79,17 +77,13 @@ def _none(_ledger: Ledger, _width: int) -> Head | None:
 
 def linear_beside(ledger: Ledger, width: int) -> Head | None:
     """Take the linear head beside a wrapped encoder, by one of its usual names."""
-    name = next((name for name in _LINEAR if f"{name}.weight" in ledger), None)
-    if name is None:
-        return None
-    norm = next((norm for norm in _NORMS if f"{norm}.running_mean" in ledger), None)
-    return linear_head(ledger, name, width, norm)
+    return linear_head(ledger, _LINEAR, width, "decode_head.bn")
 
 
 def _model_name(source: Source) -> str | None:
-    """Return the name that timm has for the model."""
+    """Return timm's name of the model; None if nothing states it."""
     stem = source.path.stem
-    stated = source.given.name or source.config.get("architecture") or (stem if is_model(stem) else None)
+    stated = source.user.name or source.config.get("architecture") or (stem if is_model(stem) else None)
     if stated is not None and not is_model(str(stated).split(".")[0]):
         raise UserError(f"{source.path}: timm {timm_version} has no model {stated!r}")
     return None if stated is None else str(stated)
@@ -99,34 +93,34 @@ def _built(name: str, source: Source) -> nn.Module:
     arguments = source.config.get("model_args")
     try:
         return create_model(name, pretrained=False, **(arguments if isinstance(arguments, dict) else {}))
-    except Exception as error:  # of an unknown name or argument: timm raises many types
+    except Exception as error:  # an unknown name or argument; timm raises many types
         logger.debug("building %s", name, exc_info=True)
         raise UserError(f"{source.path}: timm cannot build {name!r} ({first_line(error)})") from None
 
 
 def _facts(source: Source, name: str) -> Facts:
-    """Return what the model that timm builds by this name has."""
+    """Return the facts of the model that timm builds by this name."""
     with torch.device("meta"):
         model = _built(name, source)
     blocks = getattr(model, "blocks", None)
     if not isinstance(blocks, nn.Sequential | nn.ModuleList) or not hasattr(blocks[0], "attn"):
         raise UserError(f"{source.path}: {name} is not a plain ViT")
     block: Any = blocks[0]
-    beside = source.config.get("pretrained_cfg")
-    stated = beside if isinstance(beside, dict) else getattr(model, "pretrained_cfg", {})
+    saved = source.config.get("pretrained_cfg")
+    pretrained = saved if isinstance(saved, dict) else getattr(model, "pretrained_cfg", {})
     rope: Any = getattr(model, "rope", None)
     grid = getattr(getattr(model, "patch_embed", None), "grid_size", None)
     patch = getattr(getattr(model, "patch_embed", None), "patch_size", None)
     if rope is not None and type(rope).__name__ != "RotaryEmbeddingDinoV3":
-        raise UserError(f"{source.path}: {name} has rotary positions of another kind than DINOv3's")
+        raise UserError(f"{source.path}: {name} has rotary positions other than DINOv3's; only those are supported")
     return Facts(
         heads=block.attn.num_heads,
         image=(grid[0] * patch[0], grid[1] * patch[1]) if grid and patch else None,
         image_certain=False,  # timm resamples positions for other sizes
-        placed="none" if getattr(model, "no_embed_class", False) else "all",
+        positioned="none" if getattr(model, "no_embed_class", False) else "all",
         norm_eps=block.norm1.eps,
         activation=_activation(source, name, block.mlp.act),
-        normalization=normalization_of(stated.get("mean"), stated.get("std"), str(source.path)),
+        normalization=normalization_of(pretrained.get("mean"), pretrained.get("std"), str(source.path)),
         rope_base=None if rope is None else rope.temperature,
     )
 
@@ -135,12 +129,12 @@ def _activation(source: Source, name: str, act: nn.Module) -> str:
     kinds = {"GELU": "gelu", "GELUTanh": "gelu_tanh", "QuickGELU": "quick_gelu", "SiLU": "swiglu"}
     kind = type(act).__name__
     if kind not in kinds:
-        raise UserError(f"{source.path}: {name} has the activation {kind}; taken are {', '.join(kinds)}")
+        raise UserError(f"{source.path}: {name} has activation {kind}; supported: {', '.join(kinds)}")
     return "gelu_tanh" if getattr(act, "approximate", "none") == "tanh" else kinds[kind]
 
 
 def _original(name: str, source: Source) -> Forward:
-    """Build timm's own model; its features follow the final norm."""
+    """Build the model with timm; its features include the final norm."""
     model: Any = _built(name, source)
-    model.load_state_dict({_RENAMED.sub("", key): tensor for key, tensor in source.tensors.items()}, strict=False)
+    model.load_state_dict({_WRAPPERS.sub("", key): tensor for key, tensor in source.tensors.items()}, strict=False)
     return model.eval().forward_features

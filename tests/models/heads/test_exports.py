@@ -15,7 +15,7 @@ onnxruntime = pytest.importorskip("onnxruntime")
 
 @pytest.mark.fast_cases(1)
 @pytest.mark.parametrize("name", ["eomt", "dpt project", "upernet", "pup"])
-def test_exported_logits_are_the_models(name):
+def test_exported_logits_equal_the_models(name):
     """Grids are odd, and tokens merge."""
     shape = shape_of(name, image=(40, 56))
     model, images = seeded_model(shape), seeded_images(shape)
@@ -24,8 +24,8 @@ def test_exported_logits_are_the_models(name):
         expected = model(images)
     program = torch.export.export(model, (images,), dynamic_shapes=({0: torch.export.Dim("batch", max=64)},))
     session = onnxruntime.InferenceSession(graph(model, images).SerializeToString())
-    for some in (slice(0, 2), slice(0, 1)):
-        [found] = session.run(None, {"images": images[some].numpy()})
-        torch.testing.assert_close(torch.from_numpy(found), expected[some], rtol=0, atol=1e-4)
+    for batch in (slice(0, 2), slice(0, 1)):
+        [logits] = session.run(None, {"images": images[batch].numpy()})
+        torch.testing.assert_close(torch.from_numpy(logits), expected[batch], rtol=0, atol=1e-4)
         with torch.inference_mode():
-            torch.testing.assert_close(program.module()(images[some]), expected[some], rtol=0, atol=1e-4)
+            torch.testing.assert_close(program.module()(images[batch]), expected[batch], rtol=0, atol=1e-4)

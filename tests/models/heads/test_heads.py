@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What holds for every head: costs, axes, batches, grids of any size, labels."""
+"""Properties of every head: costs, axes, batches, grids of any size, labels."""
 
 import sys
 from subprocess import run
@@ -27,7 +27,7 @@ GRIDS = [{}, {"image": (40, 56)}, {"patch": 14, "image": (42, 70)}, {"image": (4
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("grid", GRIDS)
-def test_costs_of_dense_models_are_fvcores(name, grid, monkeypatch):
+def test_costs_of_dense_models_equal_fvcore(name, grid, monkeypatch):
     shape = shape_of(name, **grid)
     model = Segmenter(shape, dense(shape)).eval()
     assert counted_gflops(model, monkeypatch) == pytest.approx(gflops(shape, dense(shape)), rel=1e-12)
@@ -35,7 +35,7 @@ def test_costs_of_dense_models_are_fvcores(name, grid, monkeypatch):
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("method", ["mean_keys", "algm", "none"])
-def test_costs_of_compressed_models_are_fvcores(name, method, monkeypatch):
+def test_costs_of_compressed_models_equal_fvcore(name, method, monkeypatch):
     shape = shape_of(name)
     recipe = random_recipe(shape, np.random.default_rng(3), method)
     model = Segmenter(shape, recipe).eval()
@@ -59,7 +59,7 @@ def test_only_axes_that_read_the_encoder_are_cut(name):
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in ("linear", "mask")])
-def test_a_narrower_head_is_the_head_on_features_without_the_channels_that_were_cut(name):
+def test_a_narrower_head_equals_the_head_with_cut_channels_zeroed(name):
     model = seeded_model(shape_of(name))
     saliency = seeded_saliency(model)
     recipe = dense(model.shape).model_copy(update={"embed": 20})
@@ -70,16 +70,16 @@ def test_a_narrower_head_is_the_head_on_features_without_the_channels_that_were_
     for tap in model.shape.tapped:
         features.append(torch.randn(2, 32, 5, 6, generator=generator))
         tokens.append(torch.randn(2, model.shape.special(tap - 1), 32, generator=generator))
-    there = torch.zeros(32)
-    there[kept] = 1
-    expected = model.decoder([x * there[:, None, None] for x in features], [x * there for x in tokens])
-    found = narrow([x[:, kept] for x in features], [x[..., kept] for x in tokens])
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    mask = torch.zeros(32)
+    mask[kept] = 1
+    expected = model.decoder([x * mask[:, None, None] for x in features], [x * mask for x in tokens])
+    actual = narrow([x[:, kept] for x in features], [x[..., kept] for x in tokens])
+    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("grid", GRIDS)
-def test_the_batch_of_one_equals_the_batch_of_many(name, grid):
+def test_logits_do_not_depend_on_the_batch_size(name, grid):
     shape = shape_of(name, **grid)
     model, images = seeded_model(shape), seeded_images(shape, 3)
     with torch.inference_mode():
@@ -90,7 +90,7 @@ def test_the_batch_of_one_equals_the_batch_of_many(name, grid):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_merging_of_nothing_changes_nothing(name):
+def test_merging_no_tokens_changes_nothing(name):
     shape = shape_of(name)
     model, images = seeded_model(shape), seeded_images(shape)
     recipe = random_recipe(shape, np.random.default_rng(0), "mean_keys")
@@ -113,26 +113,26 @@ def test_labels_are_the_argmax_of_logits(name, grid):
         assert torch.equal(most_likely(scores, form, shape.image), logits.argmax(1))
         height, width = shape.image
         places = [(slice(0, height), slice(0, width)), (slice(8, 8 + height), slice(0, width))]
-        found = labels_of_windows(scores[None], form, shape.image, places, (height + 8, width), (height + 8, width))
+        actual = labels_of_windows(scores[None], form, shape.image, places, (height + 8, width), (height + 8, width))
     total = torch.zeros(5, height + 8, width)
     total[:, :height] += logits[0]
     total[:, 8:] += logits[1]
     total[:, 8:height] /= 2
-    assert (found[0] != total.argmax(0)).float().mean() < 1e-3  # near ties
+    assert (actual[0] != total.argmax(0)).float().mean() < 1e-3  # near ties
 
 
 def test_upernet_refuses_a_grid_that_cannot_be_halved():
     shape = shape_of("upernet")
     model = Segmenter(shape, dense(shape))
     for count in (lambda: profile(shape, dense(shape), (8, 64)), lambda: model(torch.zeros(1, 3, 8, 64))):
-        with pytest.raises(UserError, match="halves the grid of patches, which is 1x8; at least 2x2"):
+        with pytest.raises(UserError, match="halves the grid of patches, 1x8; expected at least 2x2"):
             count()
 
 
 BAD = [
-    ("dpt", {"taps": (1, 2)}, "decoder dpt reads 4 of them"),
-    ("upernet", {"taps": (1, 2)}, "decoder upernet reads 1 or 4 of them"),
-    ("mask", {"taps": (2,)}, "decoder mask reads the last block, 3"),
+    ("dpt", {"taps": (1, 2)}, "expected 4 of them for decoder dpt"),
+    ("upernet", {"taps": (1, 2)}, "expected 1 or 4 of them for decoder upernet"),
+    ("mask", {"taps": (2,)}, "decoder mask reads only the last block, 3"),
     ("pup", {"tap_widths": (1, 2, 3, 4)}, "only decoders dpt and upernet have them, not pup"),
     ("dpt", {"tap_widths": (1, 2, 3)}, "expected 4 widths"),
     ("upernet", {"tap_widths": (1, 2, 3, 4)}, "needs equal widths"),
@@ -141,7 +141,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(("name", "change", "message"), BAD)
-def test_shapes_that_no_head_fits_are_refused(name, change, message):
+def test_shapes_that_fit_no_head_are_refused(name, change, message):
     with pytest.raises(ValueError, match=message):
         shape_of(name, **change)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Heads against transformers' and against mmsegmentation's layers written out, with random weights.
+"""Heads compared with those of transformers and with reimplemented layers of mmsegmentation, at random weights.
 
 Batch normalisation has random statistics and is folded into the convolution before it.
 """
@@ -59,15 +59,15 @@ def drawn(*size: int) -> Tensor:
     return torch.randn(*size, generator=torch.Generator().manual_seed(sum(size)))
 
 
-def assert_same(found: Tensor, expected: Tensor) -> None:
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+def assert_same(actual: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("grid", GRIDS)
 @pytest.mark.parametrize("readout", ["ignore", "add", "project"])
 @pytest.mark.parametrize("normed", [False, True])
 @torch.no_grad()
-def test_dpt_is_that_of_transformers(grid, readout, normed):
+def test_dpt_equals_transformers(grid, readout, normed):
     """With batch normalisation in the residual units, and without doubled scores, it is that of mmsegmentation."""
     from transformers.models.dpt import modeling_dpt as original
 
@@ -107,68 +107,68 @@ def test_dpt_is_that_of_transformers(grid, readout, normed):
 @pytest.mark.parametrize("grid", GRIDS)
 @pytest.mark.parametrize("name", ["upernet", "upernet of one"])
 @torch.no_grad()
-def test_upernet_is_that_of_transformers_behind_mmsegs_neck(grid, name):
+def test_upernet_equals_transformers_behind_the_neck_of_mmsegmentation(grid, name):
     from transformers.models.upernet import modeling_upernet as original
 
     shape = shape_of(name)
     [width] = set(shape.level_widths)
     config = transformers.UperNetConfig(hidden_size=12, num_labels=5, use_auxiliary_head=False)
-    theirs = randomised(original.UperNetHead(config, [width] * 4))
+    reference = randomised(original.UperNetHead(config, [width] * 4))
     laterals = randomised(nn.ModuleList(nn.Conv2d(32, width, 1) for _ in shape.tapped))
     convs = randomised(nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in range(4)))
     layers = {f"neck.lateral.{i}": folded(layer) for i, layer in enumerate(laterals)}
     layers |= {f"neck.convs.{i}": folded(layer) for i, layer in enumerate(convs)}
-    modules = {f"pool.{i}": block.layers[1] for i, block in enumerate(theirs.psp_modules.blocks)}
-    modules |= {f"lateral.{i}": module for i, module in enumerate(theirs.lateral_convs)}
-    modules |= {f"pyramid.{i}": module for i, module in enumerate(theirs.fpn_convs)}
-    modules |= {"bottleneck": theirs.bottleneck, "fusion": theirs.fpn_bottleneck}
+    modules = {f"pool.{i}": block.layers[1] for i, block in enumerate(reference.psp_modules.blocks)}
+    modules |= {f"lateral.{i}": module for i, module in enumerate(reference.lateral_convs)}
+    modules |= {f"pyramid.{i}": module for i, module in enumerate(reference.fpn_convs)}
+    modules |= {"bottleneck": reference.bottleneck, "fusion": reference.fpn_bottleneck}
     layers |= {key: folded(module.conv, module.batch_norm) for key, module in modules.items()}
-    head = filled(shape, layers | {"classifier": folded(theirs.classifier)})
+    head = filled(shape, layers | {"classifier": folded(reference.classifier)})
     taps = [drawn(2, 32, *grid) + i for i in range(len(shape.tapped))]
     projected = [layer(tap) for layer, tap in zip(laterals, taps, strict=True)] * (4 // len(taps))
     levels = [
         conv(F.interpolate(x, scale_factor=scale, mode="bilinear"))
         for conv, x, scale in zip(convs, projected, (4, 2, 1, 0.5), strict=True)
     ]
-    assert_same(head(taps, [drawn(2, 2, 32)] * len(taps)), theirs(levels))
+    assert_same(head(taps, [drawn(2, 2, 32)] * len(taps)), reference(levels))
 
 
 @pytest.mark.parametrize("grid", GRIDS)
 @torch.no_grad()
-def test_pup_is_that_of_mmsegmentation(grid):
+def test_pup_equals_mmsegmentation(grid):
     stages: list[nn.Module] = []
     for inputs in (32, 12, 12, 12):
         stages += [nn.Conv2d(inputs, 12, 3, padding=1, bias=False), nn.BatchNorm2d(12), nn.ReLU()]
         stages.append(nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False))
-    theirs = randomised(nn.Sequential(*stages, nn.Conv2d(12, 5, 1)))
-    layers = {f"convs.{i}": folded(theirs[4 * i], theirs[4 * i + 1]) for i in range(4)}
-    head = filled(shape_of("pup"), layers | {"classifier": folded(theirs[16])})
+    reference = randomised(nn.Sequential(*stages, nn.Conv2d(12, 5, 1)))
+    layers = {f"convs.{i}": folded(reference[4 * i], reference[4 * i + 1]) for i in range(4)}
+    head = filled(shape_of("pup"), layers | {"classifier": folded(reference[16])})
     x = drawn(2, 32, *grid)
-    assert_same(head([x], [drawn(2, 2, 32)]), theirs(x))
+    assert_same(head([x], [drawn(2, 2, 32)]), reference(x))
 
 
 @pytest.mark.parametrize("upscales", [1, 2])
 @torch.no_grad()
-def test_eomt_is_that_of_transformers(upscales):
+def test_eomt_equals_transformers(upscales):
     shape = shape_of("eomt", image=(48, 48), mask_upscales=upscales)
     config = transformers.EomtConfig(
         hidden_size=32, num_hidden_layers=1, num_attention_heads=4, image_size=48, patch_size=8, num_labels=5,
         num_queries=6, num_blocks=1, num_upscale_blocks=upscales, num_register_tokens=1,
     )  # fmt: skip
-    theirs = randomised(transformers.EomtForUniversalSegmentation(config))
-    layers = {"class_head": folded(theirs.class_predictor)}
-    layers |= {f"mask_head.{part}": folded(getattr(theirs.mask_head, part)) for part in ("fc1", "fc2", "fc3")}
-    for i, block in enumerate(theirs.upscale_block.block):
+    reference = randomised(transformers.EomtForUniversalSegmentation(config))
+    layers = {"class_head": folded(reference.class_predictor)}
+    layers |= {f"mask_head.{part}": folded(getattr(reference.mask_head, part)) for part in ("fc1", "fc2", "fc3")}
+    for i, block in enumerate(reference.upscale_block.block):
         parts = {"conv": block.conv1, "depthwise": block.conv2, "norm": block.layernorm2d}
         layers |= {f"upscale.{i}.{part}": folded(module) for part, module in parts.items()}
     head = filled(shape, layers)
     tokens = drawn(2, 6 + 2 + 36, 32)  # queries, CLS and one register, patches
-    masks, classes = theirs.predict(tokens)
+    masks, classes = reference.predict(tokens)
     patches = tokens[:, 8:].transpose(1, 2).unflatten(2, (6, 6))
     scores = head([patches], [tokens[:, :8]])
-    found = head.form.unpacked(scores, (48, 48))
-    assert_same(found[0], masks)
-    assert_same(found[1], classes)
+    actual = head.form.unpacked(scores, (48, 48))
+    assert_same(actual[0], masks)
+    assert_same(actual[1], classes)
     large = F.interpolate(masks, (48, 48), mode="bilinear").sigmoid()
     expected = torch.einsum("bqk,bqhw->bkhw", classes.softmax(-1)[..., :-1], large)
     assert_same(head.form.logits(scores, (48, 48)), expected)

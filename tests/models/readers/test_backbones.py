@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Backbones for training: positions are resampled by grid, and what does not fit is one line."""
+"""Backbones for training: positions are resampled by grid, and a mismatch is refused in one line."""
 
 import json
 import logging
@@ -36,13 +36,13 @@ def test_positions_are_resampled_by_grid(tmp_path, image):
     checkpoints.load_backbone(model, None, path)
     grid = original.pos_embed[:, 1:].reshape(1, 4, 4, 32).permute(0, 3, 1, 2)
     rows = (image[0] // 16, image[1] // 16)
-    wanted = F.interpolate(grid, rows, mode="bilinear", align_corners=False).flatten(2).transpose(1, 2)
-    torch.testing.assert_close(model.encoder.pos_embed[:, 1:], wanted, rtol=1e-5, atol=1e-6)
+    expected = F.interpolate(grid, rows, mode="bilinear", align_corners=False).flatten(2).transpose(1, 2)
+    torch.testing.assert_close(model.encoder.pos_embed[:, 1:], expected, rtol=1e-5, atol=1e-6)
     assert torch.equal(model.encoder.pos_embed[:, :1], original.pos_embed[:, :1])
 
 
 @pytest.mark.parametrize(
-    ("fields", "said"),
+    ("fields", "message"),
     [
         ({"prefix": 2}, "the backbone has prefix 1, model.shape.prefix is 2"),
         ({"prefix": 0}, "the backbone has prefix 1, model.shape.prefix is 0"),
@@ -58,14 +58,14 @@ def test_positions_are_resampled_by_grid(tmp_path, image):
         ({"qk_norm": True}, "the backbone has qk_norm False, model.shape.qk_norm is True"),
     ],
 )
-def test_a_backbone_of_another_layout_is_one_line(tmp_path, fields, said):
+def test_a_mismatched_backbone_is_refused_in_one_line(tmp_path, fields, message):
     _, path = timm_file(tmp_path, "vit_tiny_patch16_224", **TINY)
-    with pytest.raises(UserError, match=re.escape(said)) as refused:
+    with pytest.raises(UserError, match=re.escape(message)) as refused:
         checkpoints.load_backbone(changed(**fields), None, path)
     assert str(path) in str(refused.value)
 
 
-def test_another_mean_than_the_backbones_is_told(tmp_path, caplog):
+def test_a_pixel_mean_other_than_the_backbones_is_warned_about(tmp_path, caplog):
     _, path = timm_file(tmp_path, "vit_tiny_patch16_224", **TINY)
     with caplog.at_level(logging.WARNING, logger="raycomp"):
         checkpoints.load_backbone(changed(), None, path)
@@ -74,7 +74,7 @@ def test_another_mean_than_the_backbones_is_told(tmp_path, caplog):
     assert "the backbone has normalization vit, model.shape.normalization is deit" in caplog.text
 
 
-def test_heads_are_checked_where_only_the_name_of_the_file_tells_them(tmp_path):
+def test_heads_implied_by_the_file_name_are_checked(tmp_path):
     model = randomised(create_model("vit_tiny_patch16_224", pretrained=False, depth=1))
     save_file(model.state_dict(), tmp_path / "vit_tiny_patch16_224.safetensors")
     shape = {"width": 192, "depth": 1, "image": (224, 224)}
@@ -85,21 +85,21 @@ def test_heads_are_checked_where_only_the_name_of_the_file_tells_them(tmp_path):
     checkpoints.load_backbone(changed(heads=6, **shape), None, tmp_path / "unnamed.safetensors")
 
 
-def test_half_a_backbone_names_what_is_missing(tmp_path):
+def test_an_incomplete_backbone_names_what_is_missing(tmp_path):
     original, path = timm_file(tmp_path, "vit_tiny_patch16_224", **TINY)
     weights = original.state_dict()
-    for gone, said in (
+    for prefix, message in (
         ("blocks.0.", "block 0 of the encoder is missing"),
         ("blocks.1.attn.proj.weight", "tensor 'blocks.1.attn.proj.weight' is missing"),
         ("norm.weight", "tensor 'norm.weight' is missing"),
         ("cls_token", "expected [1, 0 + a square, 32]"),
     ):
-        save_file({name: t for name, t in weights.items() if not name.startswith(gone)}, path)
-        with pytest.raises(UserError, match=re.escape(said)):
+        save_file({name: t for name, t in weights.items() if not name.startswith(prefix)}, path)
+        with pytest.raises(UserError, match=re.escape(message)):
             checkpoints.load_backbone(changed(), None, path)
 
 
-def test_a_raycomp_model_is_a_backbone_as_well(tmp_path):
+def test_a_raycomp_model_can_be_a_backbone(tmp_path):
     source = changed(classes=7)
     checkpoints.save(source, tmp_path / "m.safetensors")
     model = changed()
@@ -108,7 +108,7 @@ def test_a_raycomp_model_is_a_backbone_as_well(tmp_path):
     assert torch.equal(model.get_parameter(name), source.get_parameter(name))
 
 
-def test_without_a_network_a_backbone_of_the_hub_is_refused_in_seconds(monkeypatch, tmp_path):
+def test_a_hub_backbone_without_a_network_is_refused_in_seconds(monkeypatch, tmp_path):
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
@@ -119,9 +119,9 @@ def test_without_a_network_a_backbone_of_the_hub_is_refused_in_seconds(monkeypat
     assert time.perf_counter() - start < 10
 
 
-def test_a_configuration_that_is_no_json_is_one_line(tmp_path):
+def test_a_bad_configuration_is_refused(tmp_path):
     _, path = timm_file(tmp_path, "vit_tiny_patch16_224", **TINY)
-    for text, said in (
+    for text, message in (
         ("{", "not readable as JSON"),
         ("[]", "expected a JSON object"),
         (json.dumps({"architecture": "vit_tny"}), "has no model 'vit_tny'"),
@@ -129,5 +129,5 @@ def test_a_configuration_that_is_no_json_is_one_line(tmp_path):
         (json.dumps({"architecture": "vit_tiny_patch16_224", "model_args": {"wide": 3}}), "timm cannot build"),
     ):
         (tmp_path / "config.json").write_text(text)
-        with pytest.raises(UserError, match=re.escape(said)):
+        with pytest.raises(UserError, match=re.escape(message)):
             checkpoints.load_backbone(changed(), None, path)

@@ -25,14 +25,14 @@ TIMM = {
 
 
 @pytest.mark.parametrize("name", TIMM)
-def test_an_encoder_of_timm_is_equal(tmp_path, name):
+def test_timm_encoders_equal_the_original(tmp_path, name):
     original, path = timm_file(tmp_path, name, **SMALL | TIMM[name])
-    found = read(path, image=(32, 32))
-    assert found.heads_told
-    assert found.mean_told
+    translation = read(path, image=(32, 32))
+    assert translation.heads_stated
+    assert translation.normalization_stated
     with torch.inference_mode():
-        features = built(found, tmp_path).encoder(pixels(found))[0]
-        torch.testing.assert_close(features, original.forward_features(pixels(found)), rtol=1e-4, atol=1e-4)
+        features = built(translation, tmp_path).encoder(pixels(translation))[0]
+        torch.testing.assert_close(features, original.forward_features(pixels(translation)), rtol=1e-4, atol=1e-4)
 
 
 HF = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 48, "patch_size": 8}
@@ -53,22 +53,22 @@ MODELS = {
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_an_encoder_of_transformers_is_equal(tmp_path, name):
+def test_transformers_encoders_equal_the_original(tmp_path, name):
     import transformers
 
     kind, more = MODELS[name]
     config = getattr(transformers, f"{kind}Config")(**HF | more)
     original = hf_folder(tmp_path, getattr(transformers, f"{kind}Model")(config))
-    found = read(tmp_path)
-    assert found.shape.normalization == "deit"
+    translation = read(tmp_path)
+    assert translation.shape.normalization == "deit"
     with torch.inference_mode():
-        features = built(found, tmp_path).encoder(pixels(found))[0]
-        expected = original(pixels(found)).last_hidden_state
+        features = built(translation, tmp_path).encoder(pixels(translation))[0]
+        expected = original(pixels(translation)).last_hidden_state
         torch.testing.assert_close(features, expected, rtol=1e-4, atol=1e-4)
-        torch.testing.assert_close(found.original()(pixels(found)), expected)
+        torch.testing.assert_close(translation.original()(pixels(translation)), expected)
 
 
-def test_names_in_memory_are_read_as_those_in_files(tmp_path):
+def test_tensor_names_in_memory_and_in_files_read_the_same(tmp_path):
     from transformers import Dinov2WithRegistersConfig, Dinov2WithRegistersModel
 
     original = hf_folder(tmp_path, Dinov2WithRegistersModel(Dinov2WithRegistersConfig(**HF)))

@@ -30,7 +30,7 @@ MODELS: dict[str, tuple[str, str, dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_a_model_of_transformers_is_equal(tmp_path, name):
+def test_transformers_models_equal_the_original(tmp_path, name):
     import transformers
 
     config, kind, fields = MODELS[name]
@@ -38,29 +38,29 @@ def test_a_model_of_transformers_is_equal(tmp_path, name):
     if "eomt" in name:
         model.attn_mask_probs.zero_()
     hf_folder(tmp_path, model)
-    found = read(tmp_path)
-    assert found.has_head
+    translation = read(tmp_path)
+    assert translation.has_head
     with torch.inference_mode():
-        expected = original_of(open_source(tmp_path), kind)(pixels(found))
-        ours = built(found, tmp_path)(pixels(found))
-    if expected.shape != ours.shape:
-        expected = torch.nn.functional.interpolate(expected, ours.shape[-2:], mode="bilinear")
-    torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)
+        expected = original_of(open_source(tmp_path), kind)(pixels(translation))
+        logits = built(translation, tmp_path)(pixels(translation))
+    if expected.shape != logits.shape:
+        expected = torch.nn.functional.interpolate(expected, logits.shape[-2:], mode="bilinear")
+    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_an_eomt_whose_training_has_not_ended_is_refused(tmp_path):
+def test_an_eomt_with_masked_attention_is_refused(tmp_path):
     from transformers import EomtConfig, EomtForUniversalSegmentation
 
     hf_folder(tmp_path, EomtForUniversalSegmentation(EomtConfig(**EOMT)))
-    with pytest.raises(UserError, match="tensor 'attn_mask_probs' is not zero: its training has not ended"):
+    with pytest.raises(UserError, match="tensor 'attn_mask_probs' is not zero: masked attention is still on"):
         read(tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "said"),
+    ("field", "value", "message"),
     [
         ("reassemble_factors", [4, 2, 1, 1], r"config\.json has reassemble_factors \[4\.0, 2\.0, 1\.0, 1\.0\]"),
-        ("backbone_out_indices", None, "which tells its taps"),
+        ("backbone_out_indices", None, "config.json lacks backbone_out_indices"),
         ("backbone_out_indices", [0, 1, 2, 9], r"taps \(1, 2, 3, 10\): expected ascending blocks from 1 to depth, 4"),
         (
             "readout_type",
@@ -69,38 +69,38 @@ def test_an_eomt_whose_training_has_not_ended_is_refused(tmp_path):
         ),
     ],
 )
-def test_a_dpt_of_another_kind_is_named(tmp_path, field, value, said):
+def test_an_unsupported_dpt_setting_is_named(tmp_path, field, value, message):
     from transformers import DPTConfig, DPTForSemanticSegmentation
 
     hf_folder(tmp_path, DPTForSemanticSegmentation(DPTConfig(**DPT | {"readout_type": "ignore"})))
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {field: value}))
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         read(tmp_path)
 
 
 @pytest.mark.parametrize("prefix", ["", "network."])
-def test_an_eomt_in_its_own_names_is_equal(tmp_path, prefix):
-    """The encoder has timm's names and no scales; the model normalises pixels itself."""
+def test_official_eomt_files_equal_those_of_transformers(tmp_path, prefix):
+    """The encoder has timm's names and no LayerScale; the model normalises pixels itself."""
     from transformers import EomtConfig, EomtForUniversalSegmentation
 
     model = EomtForUniversalSegmentation(EomtConfig(**EOMT))
     model.attn_mask_probs.zero_()
     hf_folder(tmp_path, model)
-    theirs = read(tmp_path)
-    held = {"attn_mask_probs": torch.zeros(2), "q.weight": theirs.tensors["encoder.queries"][0]}
-    held |= {"encoder.pixel_mean": torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)}
-    held |= {"encoder.pixel_std": torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1)}
+    reference = read(tmp_path)
+    weights = {"attn_mask_probs": torch.zeros(2), "q.weight": reference.tensors["encoder.queries"][0]}
+    weights |= {"encoder.pixel_mean": torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)}
+    weights |= {"encoder.pixel_std": torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1)}
     names = {"mask_head.fc1": "mask_head.0", "mask_head.fc2": "mask_head.2", "mask_head.fc3": "mask_head.4"}
-    for name, tensor in theirs.tensors.items():
+    for name, tensor in reference.tensors.items():
         part, _, rest = name.partition(".")
         if part == "encoder" and rest != "queries":
-            held[f"encoder.backbone.{rest}"] = tensor[:, 5:] if rest == "pos_embed" else tensor
+            weights[f"encoder.backbone.{rest}"] = tensor[:, 5:] if rest == "pos_embed" else tensor
         elif part == "decoder" and not rest.endswith("depthwise.bias"):
             rest = rest.replace(".depthwise.", ".conv2.").replace(".conv.", ".conv1.")
-            held[next((new + rest.removeprefix(old) for old, new in names.items() if old in rest), rest)] = tensor
-    torch.save({"state_dict": {prefix + name: t for name, t in held.items()}}, tmp_path / "eomt.ckpt")
+            weights[next((new + rest.removeprefix(old) for old, new in names.items() if old in rest), rest)] = tensor
+    torch.save({"state_dict": {prefix + name: t for name, t in weights.items()}}, tmp_path / "eomt.ckpt")
     (tmp_path / "config.json").unlink()
-    found = read(tmp_path / "eomt.ckpt", heads=2)
-    assert found.shape == theirs.shape
-    assert all(torch.equal(found.tensors[name], tensor) for name, tensor in theirs.tensors.items())
+    translation = read(tmp_path / "eomt.ckpt", heads=2)
+    assert translation.shape == reference.shape
+    assert all(torch.equal(translation.tensors[name], tensor) for name, tensor in reference.tensors.items())

@@ -18,7 +18,7 @@ from tests.helpers.originals import pixels, read
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("place", ["inside", "py", "json"])
-def test_a_segmenter_is_equal(tmp_path, kind, place):
+def test_segmenters_equal_the_original(tmp_path, kind, place):
     original, config = mm_segmenter(kind), CONFIG.replace("HEAD", KINDS[kind])
     path = mm_file(tmp_path / "iter_8000.pth", original, config if place == "inside" else None)
     if place == "py":
@@ -27,31 +27,33 @@ def test_a_segmenter_is_equal(tmp_path, kind, place):
         backbone = '{"img_size": [32, 48], "num_heads": 4, "norm_cfg": {"eps": 1e-6}}'
         mean = '{"mean": [127.5, 127.5, 127.5], "std": [127.5, 127.5, 127.5]}'
         path.with_suffix(".json").write_text(f'{{"model": {{"backbone": {backbone}, "data_preprocessor": {mean}}}}}')
-    found = read(path)
-    assert found.shape.image == (32, 48)
-    assert found.shape.normalization == "vit"
-    assert found.shape.decoder == ("mask" if kind == "mask" else "linear")
+    translation = read(path)
+    assert translation.shape.image == (32, 48)
+    assert translation.shape.normalization == "vit"
+    assert translation.shape.decoder == ("mask" if kind == "mask" else "linear")
     with torch.inference_mode():
-        torch.testing.assert_close(built(found, path)(pixels(found)), original(pixels(found)), rtol=0, atol=1e-4)
+        torch.testing.assert_close(
+            built(translation, path)(pixels(translation)), original(pixels(translation)), rtol=0, atol=1e-4
+        )
 
 
 def test_without_a_configuration_heads_size_and_mean_must_be_given(tmp_path):
     path = mm_file(tmp_path / "m.pth", mm_segmenter("mask"), None)
-    for given, said in (
-        ({}, "does not tell its attention heads; give --heads (width 64, 1 if they are 64 wide)"),
+    for user, message in (
+        ({}, "does not state its number of attention heads; give --heads (width 64, usually 1)"),
         (
             {"heads": 4},
             "tensor 'backbone.pos_embed' has shape [1, 25, 64]; expected [1, 1 + a square, 64], or the grid",
         ),
-        ({"heads": 4, "image": (32, 48)}, "does not tell the pixel mean and std"),
+        ({"heads": 4, "image": (32, 48)}, "does not state the pixel mean and std"),
     ):
-        with pytest.raises(UserError, match=re.escape(said)):
-            read(path, **given)
+        with pytest.raises(UserError, match=re.escape(message)):
+            read(path, **user)
     assert read(path, heads=4, image=(32, 48), normalization="vit").shape.heads == 4
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "said"),
+    ("before", "after", "message"),
     [
         ("num_heads=4", "num_heads=5", "width 64 is not a multiple of heads 5"),
         ("num_heads=4", "num_heads='x'", "its configuration: field 'model.backbone.num_heads': input should be"),
@@ -66,11 +68,11 @@ def test_without_a_configuration_heads_size_and_mean_must_be_given(tmp_path):
         ("norm = dict(", "norm = = dict(", "is not a Python configuration"),
     ],
 )
-def test_a_configuration_that_contradicts_the_tensors_is_named(tmp_path, before, after, said):
+def test_a_configuration_that_contradicts_the_tensors_is_named(tmp_path, before, after, message):
     config = CONFIG.replace("HEAD", "FCNHead")
     assert before in config
     path = mm_file(tmp_path / "m.pth", mm_segmenter("linear"), config.replace(before, after))
-    with pytest.raises(UserError, match=re.escape(said)) as refused:
+    with pytest.raises(UserError, match=re.escape(message)) as refused:
         read(path)
     assert "\n" not in str(refused.value)
 
@@ -82,7 +84,7 @@ def test_a_configuration_is_not_executed(tmp_path):
 
 
 def history() -> object:
-    """A logged curve as mmengine pickles it: a class of its own with numpy arrays."""
+    """Return a logged curve as mmengine pickles it: an object of its own class with numpy arrays."""
     module = types.ModuleType("mmengine.logging.history_buffer")
     kind = type("HistoryBuffer", (), {"__module__": module.__name__})
     setattr(module, "HistoryBuffer", kind)  # noqa: B010
@@ -113,29 +115,34 @@ def test_other_objects_are_refused_with_the_line_that_strips_them(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["UPerHead", "SETRUPHead", "DPTHead"])
-def test_a_head_that_reads_several_blocks_is_equal(tmp_path, kind):
+def test_heads_that_read_several_blocks_equal_the_original(tmp_path, kind):
     original = tapped(kind)
     config = TAPPED.replace("HEAD", kind).replace("INDEX", "3" if kind == "SETRUPHead" else "[0, 1, 2, 3]")
-    found = read(mm_file(tmp_path / "m.pth", original, config))
-    assert found.shape.normalization == "deit"
+    translation = read(mm_file(tmp_path / "m.pth", original, config))
+    assert translation.shape.normalization == "deit"
     with torch.inference_mode():
-        expected = original(pixels(found))
-        torch.testing.assert_close(built(found, tmp_path)(pixels(found)), expected, rtol=0, atol=1e-4)
+        expected = original(pixels(translation))
+        torch.testing.assert_close(built(translation, tmp_path)(pixels(translation)), expected, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize(
-    ("kind", "before", "after", "said"),
+    ("kind", "before", "after", "message"),
     [
         ("DPTHead", "out_indices=(0, 1, 2, 3), ", "", "has backbone.out_indices -1 and decode_head.in_index"),
         ("UPerHead", "in_index=[0, 1, 2, 3]", "in_index=[1, 0, 2, 3]", "decode_head.in_index [1, 0, 2, 3]"),
         ("UPerHead", "up_scale=2", "pool_scales=(1, 2)", "decode_head.pool_scales [1, 2]"),
-        ("SETRUPHead", "up_scale=2", "up_scale=4", "convolutions of 3x3 that enlarge by 4; taken are"),
-        ("SETRUPHead", "eps=1e-6", "eps=1e-5", "the norm of its head has epsilon 1e-06, those of its encoder 1e-05"),
-        ("DPTHead", "readout_type='project'", "readout_type='add'", "has no place for tensor 'decode_head.reassemble"),
+        ("SETRUPHead", "up_scale=2", "up_scale=4", "convolutions of 3x3 and upsamples by 4 after each; expected 4"),
+        ("SETRUPHead", "eps=1e-6", "eps=1e-5", "the head's norm has epsilon 1e-06, the encoder 1e-05"),
+        (
+            "DPTHead",
+            "readout_type='project'",
+            "readout_type='add'",
+            "no counterpart for tensor 'decode_head.reassemble",
+        ),
     ],
 )
-def test_a_head_of_another_kind_is_named(tmp_path, kind, before, after, said):
+def test_an_unsupported_head_setting_is_named(tmp_path, kind, before, after, message):
     config = TAPPED.replace("HEAD", kind).replace("INDEX", "3" if kind == "SETRUPHead" else "[0, 1, 2, 3]")
     assert before in config
-    with pytest.raises(UserError, match=re.escape(said)):
+    with pytest.raises(UserError, match=re.escape(message)):
         read(mm_file(tmp_path / "m.pth", tapped(kind), config.replace(before, after)))
