@@ -26,7 +26,8 @@ from raycomp.data.corruptions import SEVERITIES, TYPES, VARIANTS
 from raycomp.data.evalset import CLEAN
 from raycomp.data.samples import IGNORE, NORMALIZATIONS
 from raycomp.evaluate.confusions import confusion
-from raycomp.evaluate.miou import miou, normalised
+from raycomp.evaluate.miou import miou
+from raycomp.evaluate.sliding import normalised
 from raycomp.memory import keep_freed_memory
 from raycomp.results.pareto import hypervolume
 from raycomp.results.query import first_agreement, spearman

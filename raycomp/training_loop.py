@@ -28,7 +28,7 @@ from raycomp.data.augment import augment, padded
 from raycomp.data.samples import IGNORE, NORMALIZATIONS, Sample, Samples
 from raycomp.data.streetscenes import StreetScenes
 from raycomp.errors import UserError
-from raycomp.evaluate.miou import normalised
+from raycomp.evaluate.sliding import normalised
 from raycomp.files import fetched, written
 from raycomp.losses import Loss, pixel_loss
 from raycomp.settings.training import TrainConfig

@@ -11,8 +11,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from raycomp.data.samples import IGNORE
 from raycomp.data.streetscenes import StreetScenes
 from raycomp.errors import UserError
-from raycomp.evaluate.miou import normalised
 from raycomp.evaluate.sharing import precision
+from raycomp.evaluate.sliding import normalised
 from raycomp.losses import policy_loss
 from raycomp.models import checkpoints
 from raycomp.models.policy import Policy

@@ -15,7 +15,7 @@ from raycomp.context.sweep_context import SweepContext
 from raycomp.data.samples import NORMALIZATIONS
 from raycomp.devices import exact_float32
 from raycomp.evaluate.measure import measure
-from raycomp.evaluate.miou import normalised
+from raycomp.evaluate.sliding import normalised
 from raycomp.merging import Algm, Cts
 from raycomp.recipe import Recipe, dense
 from raycomp.results.query import uniform_baselines

@@ -19,7 +19,7 @@ from raycomp.data.streetscenes import StreetScenes
 from raycomp.deploy import model as models
 from raycomp.deploy.model import card_of
 from raycomp.deploy.onnx import export_onnx, export_program
-from raycomp.evaluate.miou import normalised
+from raycomp.evaluate.sliding import normalised
 from raycomp.merging import ToMe
 from raycomp.recipe import Recipe, dense
 from raycomp.search.proposal import Proposal

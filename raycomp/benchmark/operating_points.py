@@ -18,7 +18,7 @@ from raycomp.data.evalset import CLEAN
 from raycomp.data.samples import Samples
 from raycomp.errors import UserError
 from raycomp.evaluate.latency_table import LatencyTable
-from raycomp.evaluate.miou import enlarged, places
+from raycomp.evaluate.sliding import enlarged, places
 from raycomp.evaluate.token_counts import recorded
 from raycomp.files import fetched, written
 from raycomp.flops import gflops, profile

@@ -11,7 +11,7 @@ from raycomp.benchmark.conditions import Condition
 from raycomp.benchmark.operating_points import OperatingPoint, built
 from raycomp.context.sweep_context import SweepContext
 from raycomp.evaluate.latency import median_seconds
-from raycomp.evaluate.miou import first_window
+from raycomp.evaluate.sliding import first_window
 from raycomp.evaluate.token_counts import tokens_per_block
 from raycomp.flops import gflops
 from raycomp.recipe import Recipe

@@ -16,7 +16,7 @@ from raycomp.data.resize import at_least, centre
 from raycomp.data.samples import IGNORE, NORMALIZATIONS, Sample
 from raycomp.devices import prepare_device
 from raycomp.errors import UserError
-from raycomp.evaluate.miou import normalised
+from raycomp.evaluate.sliding import normalised
 from raycomp.models.segmenter import Segmenter
 from raycomp.settings.section import Criterion
 from raycomp.shape import ModelShape

@@ -20,7 +20,7 @@ from raycomp.data.evalset import EvalSet
 from raycomp.data.samples import NORMALIZATIONS
 from raycomp.errors import UserError
 from raycomp.evaluate.latency_table import LatencyTable
-from raycomp.evaluate.miou import normalised
+from raycomp.evaluate.sliding import normalised
 from raycomp.models.policy import Policy
 from raycomp.models.segmenter import Segmenter, empty
 from raycomp.recipe import Recipe, dense

@@ -19,7 +19,7 @@ from raycomp.deploy import model as models
 from raycomp.deploy.model import CARD_FIELD, ModelCard
 from raycomp.errors import UserError, first_line, logger, nearest
 from raycomp.evaluate.labels import labels_at
-from raycomp.evaluate.miou import normalised, sliding_logits
+from raycomp.evaluate.sliding import normalised, sliding_logits
 from raycomp.files import written
 from raycomp.shape import Scale
 from raycomp.storage import resolved

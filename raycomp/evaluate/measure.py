@@ -22,9 +22,10 @@ from raycomp.evaluate.confusions import Confusions
 from raycomp.evaluate.effective_rank import EffectiveRank, effective_rank
 from raycomp.evaluate.graphs import Replayed, graphed
 from raycomp.evaluate.latency import median_seconds
-from raycomp.evaluate.miou import Accuracy, class_iou, first_window, miou
+from raycomp.evaluate.miou import Accuracy, class_iou, miou
 from raycomp.evaluate.per_image import PerImage
 from raycomp.evaluate.resident import resident
+from raycomp.evaluate.sliding import first_window
 from raycomp.evaluate.token_counts import recorded
 from raycomp.evaluate.windows import View, labelled
 from raycomp.models.segmenter import Segmenter

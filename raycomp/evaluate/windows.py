@@ -13,7 +13,7 @@ from torch import Tensor
 
 from raycomp.data.samples import Mean
 from raycomp.evaluate.labels import Place, labels_of_windows
-from raycomp.evaluate.miou import enlarged, normalised, places
+from raycomp.evaluate.sliding import enlarged, normalised, places
 from raycomp.models.pixels import Form
 from raycomp.shape import Size, enlarged_to
 

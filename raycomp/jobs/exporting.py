@@ -11,7 +11,7 @@ from raycomp.config import SweepConfig
 from raycomp.context.preparation import prepare_context
 from raycomp.deploy import model as models
 from raycomp.errors import UserError
-from raycomp.evaluate.miou import first_window, normalised
+from raycomp.evaluate.sliding import first_window, normalised
 from raycomp.files import fetched
 from raycomp.models.segmenter import Segmenter
 from raycomp.recipe import Recipe

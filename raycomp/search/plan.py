@@ -15,7 +15,7 @@ from raycomp.data.evalset import open_checked
 from raycomp.data.labelled import absent_in
 from raycomp.data.samples import Samples
 from raycomp.evaluate.latency import median_seconds
-from raycomp.evaluate.miou import anchors
+from raycomp.evaluate.sliding import anchors
 from raycomp.models.policy import Policy
 from raycomp.models.segmenter import Segmenter
 from raycomp.results.query import FULL_EVALUATIONS, for_full_evaluation, is_uniform_baseline

@@ -19,7 +19,8 @@ from raycomp.data.resize import at_least, centre, resized_image
 from raycomp.data.samples import NORMALIZATIONS, Samples
 from raycomp.evaluate.confusions import confusion
 from raycomp.evaluate.labels import labels_at
-from raycomp.evaluate.miou import class_iou, normalised, sliding_logits
+from raycomp.evaluate.miou import class_iou
+from raycomp.evaluate.sliding import normalised, sliding_logits
 from raycomp.losses import Loss, pixel_loss
 from raycomp.models.segmenter import Segmenter
 from raycomp.settings.training import TrainConfig

@@ -13,7 +13,7 @@ from raycomp.data.samples import NORMALIZATIONS
 from raycomp.data.streetscenes import StreetScenes
 from raycomp.errors import UserError
 from raycomp.evaluate.latency_table import measure_latency
-from raycomp.evaluate.miou import normalised
+from raycomp.evaluate.sliding import normalised
 from raycomp.flops import gflops
 from raycomp.merging import Algm, Cts, ToMe
 from raycomp.recipe import Recipe, dense

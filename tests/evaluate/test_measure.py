@@ -12,8 +12,8 @@ from raycomp.data.evalset import Stack
 from raycomp.data.samples import NORMALIZATIONS
 from raycomp.errors import UserError
 from raycomp.evaluate.measure import measure
-from raycomp.evaluate.miou import normalised
 from raycomp.evaluate.robustness import summary
+from raycomp.evaluate.sliding import normalised
 from raycomp.merging import Algm, ToMe
 from raycomp.recipe import Recipe, dense
 from raycomp.search.proposal import Proposal

@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from raycomp.evaluate.confusions import confusion
 from raycomp.evaluate.effective_rank import erank
 from raycomp.evaluate.labels import labels_at
-from raycomp.evaluate.miou import anchors, class_iou, miou, normalised, sliding_logits
+from raycomp.evaluate.miou import class_iou, miou
 from raycomp.evaluate.robustness import corruption_degradation, known_mean, relative_corruption_degradation, summary
+from raycomp.evaluate.sliding import anchors, normalised, sliding_logits
 
 
 def test_confusion_and_iou_equal_loops(rng):

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from raycomp.data.evalset import Stack
 from raycomp.evaluate.measure import measure
-from raycomp.evaluate.miou import anchors
+from raycomp.evaluate.sliding import anchors
 from raycomp.recipe import dense
 from tests.helpers.contexts import CLEAN_IMAGES
 

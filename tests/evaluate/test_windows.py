@@ -7,7 +7,7 @@ import torch
 
 from raycomp.data.samples import NORMALIZATIONS
 from raycomp.evaluate.labels import labels_at
-from raycomp.evaluate.miou import normalised, sliding_logits
+from raycomp.evaluate.sliding import normalised, sliding_logits
 from raycomp.evaluate.windows import View, labelled
 from raycomp.models.pixels import Bilinear, upsampled
 

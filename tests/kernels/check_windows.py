@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 from raycomp import kernels
 from raycomp.evaluate.labels import labels_of_windows
-from raycomp.evaluate.miou import anchors
+from raycomp.evaluate.sliding import anchors
 from raycomp.kernels import upsample
 from raycomp.models.pixels import Bilinear
 from tests.kernels.conftest import DEVICE

@@ -21,7 +21,7 @@ from raycomp.data.samples import NORMALIZATIONS
 from raycomp.deploy import model as models
 from raycomp.deploy.onnx import export_onnx
 from raycomp.errors import UserError
-from raycomp.evaluate.miou import normalised
+from raycomp.evaluate.sliding import normalised
 from raycomp.evaluate.token_counts import tokens_per_block
 from raycomp.flops import gflops, profile
 from raycomp.match_cost import match_cost

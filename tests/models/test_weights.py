@@ -12,7 +12,8 @@ from raycomp.compress.apply import compress
 from raycomp.data.samples import NORMALIZATIONS
 from raycomp.data.streetscenes import VERSION, StreetScenes
 from raycomp.evaluate.confusions import confusion
-from raycomp.evaluate.miou import class_iou, normalised
+from raycomp.evaluate.miou import class_iou
+from raycomp.evaluate.sliding import normalised
 from raycomp.models import checkpoints
 from raycomp.models.segmenter import Segmenter
 from raycomp.results.query import uniform_baselines
