@@ -42,9 +42,8 @@ def numbers(shape: ModelShape, recipe: Recipe) -> int:
         total += tokens * _attention(recipe.embed, widths)
         tokens -= merged
         total += tokens * _mlp(recipe.embed, widths.mlp)
-    decoder = decoder_widths(shape, recipe.embed)
-    widths = BlockWidths(heads=decoder.heads, qk=decoder.head_dim, v=decoder.head_dim, mlp=decoder.mlp)
-    each = _attention(recipe.embed, widths) + _mlp(recipe.embed, decoder.mlp)
+    widths = decoder_widths(shape, recipe.embed)
+    each = _attention(recipe.embed, widths) + _mlp(recipe.embed, widths.mlp)
     return total + shape.decoder_depth * (tokens - shape.prefix + shape.classes) * each
 
 

@@ -174,8 +174,7 @@ def block_widths(shape: ModelShape, recipe: Recipe, place: str) -> BlockWidths:
     """Return the widths of the block that a layout prefix (`block.i`, `decoder.block.i`) names."""
     if not place.startswith("decoder."):
         return recipe.blocks[int(place.rpartition(".")[2])]
-    widths = decoder_widths(shape, recipe.embed)
-    return BlockWidths(heads=widths.heads, qk=widths.head_dim, v=widths.head_dim, mlp=widths.mlp)
+    return decoder_widths(shape, recipe.embed)
 
 
 def turned(shape: ModelShape, place: str) -> bool:

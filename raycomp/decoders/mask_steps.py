@@ -4,31 +4,20 @@
 Legend: N tokens, K classes, E width.
 """
 
-from dataclasses import dataclass
-
 from raycomp.decoders.operations import Attention, Input, Linear, Mlp, Norm, Product, Step, to_pixels
+from raycomp.recipe import BlockWidths
 from raycomp.shape import ModelShape
 
 DECODER_STEP = 8
 """Step in which the decoder's head width follows the embedding width."""
 
 
-@dataclass(frozen=True, slots=True)
-class DecoderWidths:
-    """Widths of the mask decoder for an embedding width."""
-
-    heads: int
-    head_dim: int
-    mlp: int
-
-
-def decoder_widths(shape: ModelShape, embed: int) -> DecoderWidths:
-    """Return the decoder's widths: heads and MLP ratio stay; head and MLP widths follow the embedding."""
-    full = shape.width // shape.decoder_heads
-    if embed == shape.width:
-        return DecoderWidths(shape.decoder_heads, full, 4 * embed)
-    steps = embed // shape.decoder_heads // DECODER_STEP
-    return DecoderWidths(shape.decoder_heads, min(full, max(1, steps) * DECODER_STEP), 4 * embed)
+def decoder_widths(shape: ModelShape, embed: int) -> BlockWidths:
+    """Return the widths of the decoder's blocks: heads and MLP ratio stay; head and MLP widths follow the embedding."""
+    heads, width = shape.decoder_heads, shape.width // shape.decoder_heads
+    if embed != shape.width:
+        width = min(width, max(1, embed // heads // DECODER_STEP) * DECODER_STEP)
+    return BlockWidths(heads=heads, qk=width, v=width, mlp=4 * embed)
 
 
 def steps(spec: Input) -> tuple[Step, ...]:
@@ -36,7 +25,7 @@ def steps(spec: Input) -> tuple[Step, ...]:
     embed, classes = spec.embed, spec.shape.classes
     patches, tokens = (spec.patches, 1), (spec.patches + classes, 1)
     widths = decoder_widths(spec.shape, embed)
-    attention = Attention(embed, widths.heads, widths.head_dim, widths.head_dim)
+    attention = Attention(embed, widths.heads, widths.qk, widths.v)
     result = [Step("proj_dec", Linear(embed, embed), patches, reads=True)]
     for index in range(spec.shape.decoder_depth):
         result.append(Step(f"blocks.{index}.attn", attention, tokens))

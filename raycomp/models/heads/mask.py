@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from raycomp.decoders.mask_steps import decoder_widths
 from raycomp.models.block import Axes, Block, BlockTraits
 from raycomp.models.heads.head import TokenHead
-from raycomp.recipe import BlockWidths
 from raycomp.shape import ModelShape
 
 _AXES: dict[str, Axes] = {
@@ -39,8 +38,7 @@ class MaskHead(TokenHead):
 
     def __init__(self, shape: ModelShape, embed: int) -> None:
         super().__init__(shape)
-        widths = decoder_widths(shape, embed)
-        block = BlockWidths(heads=widths.heads, qk=widths.head_dim, v=widths.head_dim, mlp=widths.mlp)
+        block = decoder_widths(shape, embed)
         # torch's default epsilon, as in the official decoder
         traits = BlockTraits(scale=(shape.width // shape.decoder_heads) ** -0.5, eps=1e-5)
         self.axes = _AXES
