@@ -22,7 +22,7 @@ def ordered(model: Segmenter, saliency: Saliency) -> Segmenter:
     """Return the same function with the most salient units first along every axis; weights are copied."""
     kept = kept_units(model.shape, dense(model.shape), saliency, ranked=True)
     permuted = Segmenter(model.shape, dense(model.shape))
-    permuted.load_state_dict(sliced(model, permuted.recipe, kept))
+    permuted.load_state_dict(sliced(model, permuted.state_dict().keys(), kept))
     return permuted.eval()
 
 
@@ -34,16 +34,17 @@ class Nested(nn.Module):
         check_fits(model.shape, recipe)
         if recipe.merge is not None and recipe.merge.needs_policy:
             raise UserError(f"space.merge {recipe.merge.method}: an elastic model is trained without a policy network")
-        self._model, self._recipe, self._cuts = model, recipe, first_units(model, recipe)
+        self._model, self._cuts = model, first_units(model, recipe)
         with torch.device("meta"):
             frame = Segmenter(model.shape, recipe).train(model.training)
         frame.regularise(*model.regularisation)
         remerge(frame, recipe)
+        self._names = frozenset(frame.state_dict())
         self._frame = _PatchScores(frame)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return class scores (B, K, h, w) on the patch grid; see `Segmenter.patch_scores`."""
-        cut = cut_along(self._model, self._recipe, self._cuts)
+        cut = cut_along(self._model, self._names, self._cuts)
         weights = {f"model.{name}": weight for name, weight in cut.items()}
         return functional_call(self._frame, weights, (images,))
 

@@ -8,13 +8,13 @@ of q, k and v, heads outermost), `block.i.qk` (rows of q alone), `block.i.pair` 
 """
 
 from collections.abc import Iterator
+from functools import cache
 from itertools import chain
 
 from torch import Tensor
 
 from raycomp.models.block import Axes
 from raycomp.models.segmenter import Segmenter
-from raycomp.recipe import Recipe
 
 
 def axes(model: Segmenter) -> Iterator[tuple[str, Tensor, Axes]]:
@@ -33,18 +33,7 @@ def axes(model: Segmenter) -> Iterator[tuple[str, Tensor, Axes]]:
         yield name, tensor, declared[name]
 
 
-def dropped(recipe: Recipe) -> tuple[str, ...]:
-    """Return how the parameters start that a dense model has, but the model of a recipe lacks with its sublayers."""
-    halves = ("heads", ("norm1", "attn")), ("mlp", ("norm2", "mlp"))
-    return tuple(
-        f"encoder.blocks.{index}.{module}."
-        for index, widths in enumerate(recipe.blocks)
-        for width, modules in halves
-        if not getattr(widths, width)
-        for module in modules
-    )
-
-
+@cache
 def _placed(prefix: str, unit: str | None) -> str | None:
     """Name a unit that a module declares: those of a block are of its block, and of its encoder or decoder."""
     part, kind, *rest = [*prefix.split("."), ""]

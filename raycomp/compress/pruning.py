@@ -5,12 +5,12 @@ Structure after NViT (REFERENCE 7): one embedding width; per block the heads, th
 per head and the MLP width. The decoder follows the embedding width.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor
 
-from raycomp.compress.layout import axes, dropped
+from raycomp.compress.layout import axes
 from raycomp.compress.saliency import Saliency, block_widths, turned
 from raycomp.compress.slices import Cut, cut, first_units, units_in
 from raycomp.devices import moved
@@ -32,33 +32,37 @@ def prune(model: Segmenter, recipe: Recipe, saliency: Saliency | None) -> Segmen
     check_fits(model.shape, recipe)
     with torch.device("meta"):
         pruned = Segmenter(model.shape, recipe)
+    names = pruned.state_dict().keys()
     with torch.no_grad():
         if saliency is None:
-            weights = cut_along(model, recipe, first_units(model, recipe))
+            weights = cut_along(model, names, first_units(model, recipe))
         else:
-            weights = sliced(model, recipe, kept_units(model.shape, recipe, saliency))
+            weights = sliced(model, names, kept_units(model.shape, recipe, saliency))
     pruned.load_state_dict({name: weight.detach() for name, weight in weights.items()}, assign=True)
     return pruned.eval()
 
 
-def sliced(model: Segmenter, recipe: Recipe, kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the parameters of a recipe's model: the units `kept`, in that order; gradients flow to the model.
+def sliced(model: Segmenter, names: Collection[str], kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors `names` of a model with only the units `kept`, in that order; gradients flow to the model.
 
     Args:
         kept: see `kept_units`; on the CPU, copied to the model's device at once.
     """
     full = first_units(model, model.recipe)
     picked = {name: units for name, units in kept.items() if not _keeps_all(units, units_in(full[name]))}
-    return cut_along(model, recipe, moved(picked, model.device))
+    return cut_along(model, names, moved(picked, model.device))
 
 
-def cut_along(model: Segmenter, recipe: Recipe, cuts: Mapping[str, Cut]) -> dict[str, Tensor]:
-    """Return the parameters of a recipe's model, cut along the axes in `cuts`; other axes stay complete."""
-    without = dropped(recipe)
+def cut_along(model: Segmenter, names: Collection[str], cuts: Mapping[str, Cut]) -> dict[str, Tensor]:
+    """Return the tensors `names` of a model, cut along the axes in `cuts`; other axes stay complete.
+
+    Args:
+        names: tensors of the narrower model, which lacks those of dropped sublayers.
+    """
     return {
-        name: cut(parameter, [cuts.get(unit) if unit else None for unit in units])
-        for name, parameter, units in axes(model)
-        if not name.startswith(without)
+        name: cut(tensor, [cuts.get(unit) if unit else None for unit in units])
+        for name, tensor, units in axes(model)
+        if name in names
     }
 
 

@@ -56,7 +56,7 @@ def test_a_nested_model_trains_like_one_whose_units_are_gathered_by_index(change
     expected = {name: torch.zeros(()) for name, _ in model.named_parameters()}
     for recipe in recipes:
         kept = kept_units(shape, recipe, scores)
-        weights = {f"of.{name}": weight for name, weight in sliced(model, recipe, kept).items()}
+        weights = {f"of.{name}": weight for name, weight in sliced(model, model.state_dict(), kept).items()}
         out = functional_call(PatchScores(compress(model, recipe, scores)), weights, images)
         found = torch.autograd.grad(out.square().mean(), list(model.parameters()))
         expected = {name: expected[name] + gradient for name, gradient in zip(expected, found, strict=True)}

@@ -44,7 +44,7 @@ def gradients(model: Segmenter, weights: dict[str, torch.Tensor]) -> list[torch.
 
 def check(model: Segmenter, recipe: Recipe, scores: dict[str, torch.Tensor]) -> None:
     expected = by_index(model, kept_units(model.shape, recipe, scores))
-    found = cut_along(model, recipe, first_units(model, recipe))
+    found = cut_along(model, model.state_dict(), first_units(model, recipe))
     for name, weight in expected.items():
         assert torch.equal(found[name], weight), name
         assert found[name].is_contiguous()
@@ -94,7 +94,7 @@ def test_cutting_on_a_device_copies_at_most_once_to_it(saliency, ordered, copies
 def test_units_that_nothing_drops_are_not_copied_to_the_device(saliency):
     there = seeded_model(TINY).to("meta")
     with Copies() as counted:
-        weights = sliced(there, dense(TINY), kept_units(TINY, dense(TINY), saliency))
+        weights = sliced(there, there.state_dict(), kept_units(TINY, dense(TINY), saliency))
     assert counted.between_devices == 0
     assert all(weights[name] is weight for name, weight in there.named_parameters())
 
