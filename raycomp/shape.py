@@ -208,9 +208,14 @@ class ModelShape(BaseModel):
         normed = {"all": self.tapped, "last": (self.depth,), "none": ()}[self.tap_norm]
         return tuple(tap for tap in self.tapped if tap in normed)
 
+    @property
+    def query_entry(self) -> int:
+        """Block, counted from 0, before which the queries enter; without queries the depth, which no block has."""
+        return self.depth - self.query_blocks if self.queries else self.depth
+
     def special(self, block: int) -> int:
         """Return the number of special tokens in a block, counted from 0; it grows where the queries enter."""
-        return self.prefix + (self.queries if block >= self.depth - self.query_blocks else 0)
+        return self.prefix + (self.queries if block >= self.query_entry else 0)
 
     @property
     def final_special(self) -> int:

@@ -37,7 +37,7 @@ def reconstruct(pruned: Segmenter, dense: Segmenter, saliency: Saliency, images:
     ours, theirs = (model.encoder.embedded(images, shares=False)[0] for model in (pruned, dense))
     shape, grid = dense.shape, dense.shape.grid((images.shape[-2], images.shape[-1]))
     for index in range(shape.depth):
-        if shape.queries and index == shape.depth - shape.query_blocks:
+        if index == shape.query_entry:
             ours, theirs = pruned.encoder.queried(ours, None)[0], dense.encoder.queried(theirs, None)[0]
         rotation = dense.encoder.rotation(theirs, None, grid)
         pair = pruned.encoder.blocks[index], dense.encoder.blocks[index]

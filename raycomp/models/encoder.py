@@ -95,7 +95,7 @@ class Encoder(nn.Module):
         rotation = self.rotation(x, tokens, grid)
         outputs = []
         for index, block in enumerate(islice(cast("Iterable[Block]", self.blocks), depth)):
-            if self.queries is not None and index == shape.depth - shape.query_blocks:
+            if index == shape.query_entry:
                 x, tokens = self.queried(x, tokens)
                 rotation = self.rotation(x, tokens, grid)
             by_size = tokens is not None and self.merger is not None and self.merger.proportional
