@@ -30,21 +30,9 @@ ELASTIC = "elastic"
 """Header field of an elastic model: the space of recipes it was trained over."""
 _ENCODER = "encoder."
 _OF_THE_ENCODER = (
-    *(
-        "width",
-        "heads",
-        "depth",
-        "patch",
-        "prefix",
-        "registers",
-        "position",
-        "rope_base",
-        "mlp",
-        "activation",
-        "qk_norm",
-    ),
+    "width", "heads", "depth", "patch", "prefix", "registers", "position", "rope_base", "mlp", "activation", "qk_norm",
     "pre_norm",
-)
+)  # fmt: skip
 """Fields of a shape in which a backbone must be equal."""
 _SHARING_POLICY = "encoder.sharer.policy."  # prefix of the policy network in a model that shares tokens
 _POLICY_FORMAT = "raycomp-policy-1"
