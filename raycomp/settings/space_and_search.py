@@ -65,9 +65,13 @@ class SearchConfig(Section):
     """For cost metric latency: batch size that is timed. Set it to the batch size of the deployed model, because the
     time that a narrower width saves depends on it."""
     trials: int = Field(default=60, gt=0)
-    """Recipes to measure, including baselines. The dense model and the full evaluation do not count."""
-    sampler: Literal["gp", "tpe", "nsga2", "random"] = "gp"
-    """Sampler that proposes recipes after the baselines. gp: Gaussian processes (BoTorch); tpe, nsga2: Optuna's."""
+    """Trials to spend, including baselines. A recipe measured on the images of `evaluation.search` is one trial, a
+    probe as much of one as it has images. The dense model and the full evaluation do not count."""
+    front: bool = True
+    """Whether to search at every share of `baselines` within the budget; otherwise all trials are near the budget."""
+    sampler: Literal["additive", "gp", "tpe", "nsga2", "random"] = "additive"
+    """Sampler that proposes recipes after the baselines. additive: a model of what every part of a recipe is worth, and
+    a solver; gp: Gaussian processes (BoTorch); tpe, nsga2: Optuna's."""
     criterion: Criterion = "taylor"
     """Score that decides which units a trial keeps, and their order in an elastic model."""
     seed: int = 0
@@ -84,3 +88,9 @@ class SearchConfig(Section):
     """Number of retries of a trial whose worker died."""
     trial_seconds: float | None = Field(default=None, gt=0)
     """Time limit of a trial in seconds, after which it fails; by default none."""
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """Shares of the dense cost to search at, the largest first."""
+        within = {share for share in self.baselines if share <= self.budget} if self.front else {self.budget}
+        return tuple(sorted(within or {self.budget}, reverse=True))
