@@ -28,7 +28,7 @@ class Proposer:
         self.space, self.config, self._measurable = space, config, measurable
         self.dense = dense(space.shape)
         self.dense_cost = space.cost(self.dense)
-        self.budget = config.budget * self.dense_cost
+        self.budget = space.budget_of(config.budget)
         space.check_budget(self.budget)
         self.rows: dict[tuple[str, str], Row] = {}
         self.trials_done = 0
@@ -108,13 +108,14 @@ class Proposer:
         return not self._exhausted and self._number <= self.config.trials
 
     def _baseline_proposals(self) -> deque[Proposal]:
-        """Return the dense reference, then baselines within the budget, for at most half of the trials."""
-        shares = tuple(share for share in self.config.baselines if share <= self.config.budget)
+        """Return the dense reference, then baselines within budget and limits, for at most half of the trials."""
+        shares = tuple(share for share in self.config.baselines if share * self.dense_cost <= self.budget)
         space, limits = self.space, self._measurable
         narrowest = None if limits is None else limits.recipe(limits.smallest)
         offered: dict[str, Baseline] = {}
-        for one in matched_baselines(space.shape, space.image, shares, space.cost, narrowest, space.merging):
-            if limits is None or not limits.outside(one.recipe):
+        fixed = space.sparing
+        for one in matched_baselines(space.shape, space.image, shares, space.cost, narrowest, space.merging, fixed):
+            if space.allows(one.recipe, self.budget) and (limits is None or not limits.outside(one.recipe)):
                 offered.setdefault(one.recipe.id, one)
         offered.pop(self.dense.id, None)
         done = [row for row in self.rows.values() if row.stage == "search"]
