@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A search with several limits measures no recipe over any of them, baselines included."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,7 +13,9 @@ from raycomp.footprint import memory, params
 from raycomp.recipe import dense
 from raycomp.results.query import budget_share, final_front
 from raycomp.results.store import Store
+from raycomp.search.proposal import Proposal
 from raycomp.search.proposer import Proposer
+from raycomp.search.rows import described
 from raycomp.settings.amounts import Amount
 from raycomp.space import Space
 from tests.conftest import TINY
@@ -124,3 +127,16 @@ def test_a_sweep_resumes_only_with_the_same_limits(tmp_path, before, after, fiel
 def test_a_limit_that_no_recipe_meets_is_one_line_before_the_search():
     with pytest.raises(UserError, match=r"search\.limits\.params 1\.0% .* nearest: \d"):
         proposer_of(configured(limits={"params": "1%"}))
+
+
+def test_a_limit_on_time_predicts_times_but_leaves_gflops_the_cost(context):
+    clock = TokenClock(context.shape)
+    limited = replace(context, config=context.config.changed("search", limits={"ms": "80%"}), latency=clock)
+    timed = replace(context, config=context.config.changed("search", cost_metric="latency"), latency=clock)
+    proposal = Proposal(0, "search", "reference", "dense", dense(context.shape))
+    row, other = described(limited, proposal), described(timed, proposal)
+    assert (row.predicted_ms, row.predicted_share, row.timed) == (clock.latency_ms(proposal.recipe), None, False)
+    assert row.cost == row.gflops
+    assert (other.predicted_share, other.timed, other.cost) == (1.0, True, row.predicted_ms)
+    assert limited.config.search.needs_times
+    assert not context.config.search.needs_times
