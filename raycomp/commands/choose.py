@@ -15,6 +15,7 @@ from raycomp.commands.inputs import (
     SweepName,
     check_suffix,
     complete_sweep,
+    cost_limits,
     print_json,
     results_option,
     shape_of,
@@ -27,7 +28,7 @@ from raycomp.report.row_costs import RowCost, row_costs
 from raycomp.results.query import at_budgets, class_names, dense_row, final_front
 from raycomp.results.row import Row
 from raycomp.results.store import Store, sweep_folder
-from raycomp.settings.amounts import Amount, CostName, Limit, in_words, parsed_limit
+from raycomp.settings.amounts import Amount, CostName, Limit, in_words
 from raycomp.settings.section import Share
 
 _SHOWN = 5  # further recipes in the table
@@ -58,7 +59,7 @@ def pick_command(
 ) -> None:
     """Choose the recipe with the best mean of clean and corrupted mIoU within a cost, or the cheapest accurate one."""
     numbers = {"gflops": max_gflops, "drop": max_drop, "clean-drop": max_clean_drop}
-    further = _further_limits(max_params, max_ms, max_memory, speed)
+    further = cost_limits(max_params, max_ms, max_memory, speed)
     limits = _limits(numbers | {"corrupted-drop": max_corrupted_drop}, max_share, min_class_iou or [], further)
     store = Store(sweep_folder(results, sweep))
     config, rows = store.config(), store.rows()
@@ -83,29 +84,6 @@ def _described(row: Row, confidences: dict[str, Confidence], costs: dict[CostNam
     """Return the columns of a row, its confidence and the costs that are limited."""
     values = {name: value for name, one in costs.items() if math.isfinite(value := one.value(row))}
     return row.columns() | {"confidence": confidences.get(row.recipe_id)} | ({"costs": values} if costs else {})
-
-
-def _further_limits(
-    params: str | None, ms: float | None, memory: str | None, speed: Path | None
-) -> dict[CostName, Limit]:
-    """Parse --max-params, --max-ms and --max-memory.
-
-    Raises:
-        UserError: for a value that is no limit on its cost, or times that nothing limits.
-    """
-    if speed is not None and ms is None:
-        raise UserError(f"--speed {speed}: only --max-ms needs it")
-    if ms is not None and not 0 < ms < math.inf:
-        raise UserError(f"--max-ms {ms:g}: expected a time above 0 such as 8")
-    limits: dict[CostName, Limit] = {}
-    texts: dict[CostName, str | None] = {"params": params, "memory": memory}
-    for name, text in texts.items():
-        if text is not None:
-            try:
-                limits[name] = parsed_limit(text, (name,))
-            except ValueError as error:
-                raise UserError(f"--max-{name} {text}: {error}") from None
-    return limits | ({} if ms is None else {"ms": Amount(ms, "ms")})
 
 
 def _limits(

@@ -71,7 +71,8 @@ class SurrogateSampler(BaseSampler):
         drawn = np.array([steps(self._dimensions, one) for one in points])
         costs = np.array([self._cost(one) for one in points])
         untried = [tuple(one) not in seen for one in drawn.tolist()]
-        kept = np.array([self._space.keeps_limits(self._space.recipe(one)) for one in points])
+        limited = self._space.limits  # without any, no recipe has to be built
+        kept = np.array([not limited or self._space.keeps_limits(self._space.recipe(one)) for one in points])
         eligible = np.flatnonzero((costs <= self._budget) & kept & untried)
         if not len(eligible):
             return dict(points[int(rng.integers(len(points)))])

@@ -128,7 +128,7 @@ class SearchConfig(Section):
     limits: LimitsConfig = LimitsConfig()
     """Limits on further costs."""
     latency_batch: int = Field(default=1, gt=0)
-    """For cost metric latency: batch size that is timed. Set it to the batch size of the deployed model, because the
+    """For cost metric latency and limits on time and memory: batch size. Set it to the batch size of the deployed model, because the
     time that a narrower width saves depends on it."""
     trials: int = Field(default=60, gt=0)
     """Recipes to measure, including baselines. The dense model and the full evaluation do not count."""
