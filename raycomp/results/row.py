@@ -48,7 +48,11 @@ class Row:
 
     sweep: Annotated[str, "name of the sweep"] = ""
     number: Annotated[int, "position of the trial in proposal order, from 0"] = 0
-    stage: Annotated[str, "search: every trial, on few images; full, refined, benchmark: the full evaluation set"]
+    stage: Annotated[
+        str,
+        "search: every trial, on few images; probe: accuracy on its first images alone; full, refined, benchmark: the "
+        "full evaluation set",
+    ]
     origin: Annotated[
         str, "reference: the dense model; baseline: matched by hand; proposed: by the sampler; benchmark: the method"
     ] = ""
