@@ -128,8 +128,8 @@ class SearchConfig(Section):
     limits: LimitsConfig = LimitsConfig()
     """Limits on further costs."""
     latency_batch: int = Field(default=1, gt=0)
-    """For cost metric latency and limits on time and memory: batch size. Set it to the batch size of the deployed model, because the
-    time that a narrower width saves depends on it."""
+    """Batch size for times (cost metric latency, `limits.ms`) and memory. Set it to that of the deployed model, because
+    the time that a narrower width saves depends on it."""
     trials: int = Field(default=60, gt=0)
     """Recipes to measure, including baselines. The dense model and the full evaluation do not count."""
     sampler: Literal["gp", "tpe", "nsga2", "random"] = "gp"
