@@ -10,7 +10,7 @@ Legend: N tokens, E embedding width, K classes.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from raycomp.decoders import STEPS
+from raycomp.decoders import decoder_params, decoder_peak
 from raycomp.decoders.halves import attention_params, attention_peak, mlp_params, mlp_peak
 from raycomp.decoders.operations import Input
 from raycomp.flops import removals
@@ -48,7 +48,7 @@ def params(shape: ModelShape, recipe: Recipe) -> int:
         total += mlp_params(embed, block.mlp, gated)
     if recipe.merge is not None and (kind := recipe.merge.policy_kind) is not None:
         total += policy_params(kind, shape.patch)
-    return total + sum(step.params for step in STEPS[shape.decoder](Input.unmerged(shape, embed)))
+    return total + decoder_params(shape, embed)
 
 
 def memory(
@@ -77,13 +77,12 @@ def memory(
         ValueError: for adaptive merging without `tokens`.
     """
     size = image or shape.image
-    values = max(_encoder(shape, recipe, size, tokens), _decoder(shape, recipe, size, tokens))
-    values += 3 * size[0] * size[1]
+    values = 3 * size[0] * size[1] + _peak(shape, recipe, size, tokens)
     return Memory(params(shape, recipe) * BYTES[dtype], batch * values * BYTES[dtype])
 
 
-def _encoder(shape: ModelShape, recipe: Recipe, image: Size, tokens: Sequence[int] | None) -> int:
-    """Return the most numbers that the encoder holds at a time for one image, besides the image."""
+def _peak(shape: ModelShape, recipe: Recipe, image: Size, tokens: Sequence[int] | None) -> int:
+    """Return the most numbers that a model holds at a time for one image, besides the image."""
     embed, gated, (before, removed) = recipe.embed, shape.activation == "swiglu", removals(shape, recipe, image, tokens)
     rows, columns = shape.grid(image)
     left, held = rows * columns - before, 0
@@ -100,17 +99,5 @@ def _encoder(shape: ModelShape, recipe: Recipe, image: Size, tokens: Sequence[in
         n = left + shape.special(index)
         peak = max(peak, held + attention, held + merging, held + n * (embed + mlp_peak(embed, block.mlp, gated)))
         held += n * embed if index + 1 in shape.tapped[:-1] else 0
-    return peak
-
-
-def _decoder(shape: ModelShape, recipe: Recipe, image: Size, tokens: Sequence[int] | None) -> int:
-    """Return the most numbers that the decoder holds at a time for one image, besides the image."""
-    embed, (before, removed) = recipe.embed, removals(shape, recipe, image, tokens)
-    rows, columns = shape.grid(image)
-    spec = Input(shape, embed, image, rows * columns - before - sum(removed))
-    features = len(shape.tapped) * embed * (spec.patches + shape.final_special)
-    peak, last, kept = 0, 0, 0
-    for step in STEPS[shape.decoder](spec):
-        peak = max(peak, features + kept + last + step.peak)
-        kept, last = (kept + step.values, 0) if step.kept else (kept, step.values)
-    return peak
+    features = len(shape.tapped) * embed * (left + shape.final_special)
+    return max(peak, features + decoder_peak(Input(shape, embed, image, left)))
