@@ -38,10 +38,16 @@ def attributes(row: Row) -> dict[str, Any]:
 class AdditiveSampler(BaseSampler):
     """Solves for recipes within a share of the dense cost."""
 
-    def __init__(self, knowledge: Knowledge, turn: Turn, dense: Row | None, dense_cost: float, seed: int) -> None:
-        """`knowledge`: shared by all proposals of a sweep; `dense`: the dense model's row, once it is measured."""
-        self._knowledge, self._turn, self._seed = knowledge, turn, seed
-        self._dense, self._budget = dense, turn.share * dense_cost
+    def __init__(self, knowledge: Knowledge, turn: Turn, limit: float, dense: Row | None, seed: int) -> None:
+        """Prepare one ask.
+
+        Args:
+            knowledge: shared by all proposals of a sweep.
+            limit: maximum cost in this turn, in the unit of `Space.cost`.
+            dense: the dense model's row, once it is measured.
+        """
+        self._knowledge, self._turn, self._budget, self._dense = knowledge, turn, limit, dense
+        self._seed = seed
 
     def infer_relative_search_space(self, *_: Any, **__: Any) -> dict[str, BaseDistribution]:
         """Return all dimensions of the space."""

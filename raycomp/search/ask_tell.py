@@ -52,7 +52,7 @@ class AskTell:
         """
         self._space, self._config, self._taken = space, config, taken
         self._schedule, self._first = schedule, first
-        self._dense_cost = space.cost(dense(space.shape))
+        self._dense_cost, self._budget = space.cost(dense(space.shape)), space.budget_of(config.budget)
         self._dense: Row | None = None
         self._distributions = distributions(space)
         self._surrogate, self._early_stopping = Surrogate(), EarlyStopping()
@@ -84,7 +84,7 @@ class AskTell:
     def turn(self, number: int) -> Turn:
         """Return the task of a proposal; without probes and shares, any recipe within the budget."""
         if self._knowledge is None:
-            return Turn("search", self._config.budget, True)
+            return Turn("search", self._budget / self._dense_cost, True)
         return self._schedule.turn(number - self._first)
 
     def prefetch(self, number: int) -> None:
@@ -152,11 +152,11 @@ class AskTell:
 
     def _choose(self, number: int) -> Proposal | None:
         turn = self.turn(number)
-        limit = turn.share * self._dense_cost
+        limit = min(turn.share * self._dense_cost, self._budget)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             for attempt in range(_MAX_ASKS):
-                self._study.sampler = self._sampler(turn, number, attempt)
+                self._study.sampler = self._sampler(turn, limit, number, attempt)
                 trial = self._study.ask(self._distributions)
                 projected = self._space.project(dict(trial.params), limit)
                 if projected != trial.params:  # Optuna learns the point that is measured, not the one it drew
@@ -171,14 +171,14 @@ class AskTell:
                 self._study.tell(trial, state=TrialState.FAIL)  # already measured
         return None
 
-    def _sampler(self, turn: Turn, number: int, attempt: int) -> BaseSampler:
+    def _sampler(self, turn: Turn, limit: float, number: int, attempt: int) -> BaseSampler:
         seed = int(np.random.SeedSequence([self._config.seed, number, attempt]).generate_state(1)[0])
         if self._config.sampler == "random" or attempt >= _RANDOM_AFTER:
             return RandomSampler(seed=seed)
         if self._knowledge is not None:
-            return AdditiveSampler(self._knowledge, turn, self._dense, self._dense_cost, seed)
+            return AdditiveSampler(self._knowledge, turn, limit, self._dense, seed)
         if self._config.sampler == "gp":
-            return SurrogateSampler(self._space, self._config.budget * self._dense_cost, self._surrogate, seed)
+            return SurrogateSampler(self._space, self._budget, self._surrogate, seed)
         if self._config.sampler == "nsga2":
             return NSGAIISampler(population_size=20, seed=seed)
         return FixedSpaceTPE(self._distributions, seed)

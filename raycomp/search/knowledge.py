@@ -126,7 +126,7 @@ class Knowledge:
 
     def _evaluator(self, value: Value, budget: float) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
         """Return a function of points (C, D): their values (C,), and their costs relative to the limits (C,)."""
-        counted = self.space.latency is None
+        counted = self.space.latency is None and not self.space.limits
 
         def evaluate(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             described = self.features(points)
@@ -141,6 +141,6 @@ class Knowledge:
         for at in points:
             key = tuple(at), budget
             if key not in self._loads:
-                self._loads[key] = self.space.cost(self.space.recipe(self.params(at))) / budget
+                self._loads[key] = self.space.load(self.space.recipe(self.params(at)), budget)
             found.append(self._loads[key])
         return np.array(found)

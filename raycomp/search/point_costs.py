@@ -14,7 +14,8 @@ from typing import cast
 import numpy as np
 
 from raycomp.decoders import decoder_cost
-from raycomp.decoders.operations import NORM_COST, Input, attention_cost, mlp_cost
+from raycomp.decoders.halves import NORM_COST, attention_cost, mlp_cost
+from raycomp.decoders.operations import Input
 from raycomp.space import Space
 
 _Counted = Callable[..., np.ndarray]

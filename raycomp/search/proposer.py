@@ -42,8 +42,10 @@ class Proposer:
         self.space, self.config, self._measurable = space, config, measurable
         self.dense = dense(space.shape)
         self.dense_cost = space.cost(self.dense)
-        self.budget = config.budget * self.dense_cost
+        self.budget = space.budget_of(config.budget)
         space.check_budget(self.budget)
+        self.shares = config.shares(self.budget / self.dense_cost)
+        """Shares of the dense cost to search at."""
         self.rows: dict[tuple[str, str], Row] = {}
         self._probe_trials = probe_trials if config.sampler == "additive" else None
         self.spent = 0.0
@@ -63,7 +65,7 @@ class Proposer:
         baselines = [row.stage for row in trials if row.origin == "baseline"]
         baselines += [one.stage for one in self.first if one.origin == "baseline"]
         left = config.trials - sum(map(self._trials_of, baselines))
-        schedule = Schedule(config.shares, left, self._probe_trials)
+        schedule = Schedule(self.shares, left, self._probe_trials)
         self._ask_tell = AskTell(space, config, trials, self._taken, schedule, 1 + len(baselines))
         for row in completed(self.rows.values(), "search"):
             if row.origin == "reference":
@@ -153,13 +155,14 @@ class Proposer:
         return self.spent + running + following <= self.config.trials + _ROUNDING
 
     def _baseline_proposals(self) -> deque[Proposal]:
-        """Return the dense reference, then baselines within the budget, for at most half of the trials."""
-        shares = self.config.shares if self.config.baselines else ()
+        """Return the dense reference, then baselines within budget and limits, for at most half of the trials."""
+        shares = self.shares if self.config.baselines else ()
         space, limits = self.space, self._measurable
         narrowest = None if limits is None else limits.recipe(limits.smallest)
         offered: dict[str, Baseline] = {}
-        for one in matched_baselines(space.shape, space.image, shares, space.cost, narrowest, space.merging):
-            if limits is None or not limits.outside(one.recipe):
+        fixed = space.sparing
+        for one in matched_baselines(space.shape, space.image, shares, space.cost, narrowest, space.merging, fixed):
+            if space.allows(one.recipe, self.budget) and (limits is None or not limits.outside(one.recipe)):
                 offered.setdefault(one.recipe.id, one)
         offered.pop(self.dense.id, None)
         done = [row for row in self.rows.values() if row.stage in _STAGES]

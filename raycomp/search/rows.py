@@ -65,6 +65,8 @@ def described(context: SweepContext, proposal: Proposal) -> Row:
     if context.latency is None:
         return row
     predicted = context.latency.latency_ms(recipe)
+    if config.search.cost_metric != "latency":  # only a limit
+        return replace(row, predicted_ms=predicted)
     share = predicted / context.latency.latency_ms(dense(context.latency.shape))
     return replace(row, predicted_ms=predicted, predicted_share=share)
 
