@@ -10,17 +10,18 @@ NORM_COST = 5
 def attention_cost(n: int, embed: int, heads: int, qk: int, v: int, qk_norm: bool = False) -> int:
     """Count LayerNorm, qkv, norms of queries and keys, both products and the output projection for n tokens.
 
-    Without heads there is no attention, and no LayerNorm.
+    Without heads there is no attention, and no LayerNorm. Arrays of integers give an array of costs.
     """
-    if not heads:
-        return 0
-    norm = NORM_COST * n * embed + (2 * (NORM_COST - 1) * n * heads * qk if qk_norm else 0)  # without weights
+    norm = (heads > 0) * NORM_COST * n * embed + (2 * (NORM_COST - 1) * n * heads * qk if qk_norm else 0)  # no weights
     return norm + n * embed * heads * (2 * qk + v) + n * n * heads * (qk + v) + n * heads * v * embed
 
 
 def mlp_cost(n: int, embed: int, hidden: int, gated: bool = False) -> int:
-    """Count LayerNorm and two linear maps, or three if gated, for n tokens; 0 without hidden channels."""
-    return hidden and n * embed * (NORM_COST + (3 if gated else 2) * hidden)
+    """Count LayerNorm and two linear maps, or three if gated, for n tokens; 0 without hidden channels.
+
+    Arrays of integers give an array of costs.
+    """
+    return (hidden > 0) * n * embed * (NORM_COST + (3 if gated else 2) * hidden)
 
 
 def attention_params(embed: int, heads: int, qk: int, v: int, qk_norm: bool = False) -> int:

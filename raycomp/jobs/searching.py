@@ -92,7 +92,7 @@ def _print(session: Session, view: SweepView) -> None:
     """Print the front, the best recipe at each budget, and how well cheap measurements predict expensive ones."""
     config, rows, say = view.config, view.rows, session.say
     session.console.print(tables.front_table(view.comparisons, config.search.cost_metric == "latency", origins(rows)))
-    if budgets := at_budgets(rows, config.search.baselines, config.search.budget):
+    if budgets := at_budgets(rows, config.search.shares(view.share), config.search.budget):
         session.console.print(tables.budget_table(budgets, origins(rows)))
     for objective, rho in first_agreement(rows).items():
         say(f"rank correlation of {objective} between first images and search stage: Spearman {rank_text(rho)}")

@@ -180,7 +180,7 @@ def picked_table(
 
 def sweeps_table(sweeps: "Sequence[SweepView]") -> FittedTable:
     """Return sweeps side by side, with the best recipe of each at the budgets of the first."""
-    shares = sorted(sweeps[0].config.search.baselines, reverse=True)
+    shares = sweeps[0].config.search.shares(sweeps[0].share)
     title = f"Sweeps: best {objectives.shorts()} mIoU in % at shares of the dense cost"
     numbers = [Column(name, under="trials") for name in ("trials", "proposed", "on the front", "hypervolume")]
     best_at = [Column(f"{share:.0%}", under=f"{shares[0]:.0%}") for share in shares]

@@ -93,7 +93,7 @@ def for_full_evaluation(rows: Iterable[Row]) -> list[Row]:
     search = completed(rows, "search")
     reference = [row for row in search if row.origin == "reference"]
     trials = [row for row in search if row.origin != "reference"]
-    baselines = [row for row in trials if is_uniform_baseline(row.label)]
+    baselines = [row for row in (*trials, *completed(rows, "probe")) if is_uniform_baseline(row.label)]
     dense_cost = reference[0].cost if reference else max((row.cost for row in trials), default=1.0)
     chosen = most_useful(trials, FULL_EVALUATIONS, dense_cost)
     return list({row.recipe_id: row for row in (*reference, *baselines, *chosen)}.values())

@@ -131,9 +131,13 @@ class SearchConfig(Section):
     """Batch size for times (cost metric latency, `limits.ms`) and memory. Set it to that of the deployed model, because
     the time that a narrower width saves depends on it."""
     trials: int = Field(default=60, gt=0)
-    """Recipes to measure, including baselines. The dense model and the full evaluation do not count."""
-    sampler: Literal["gp", "tpe", "nsga2", "random"] = "gp"
-    """Sampler that proposes recipes after the baselines. gp: Gaussian processes (BoTorch); tpe, nsga2: Optuna's."""
+    """Trials to spend, including baselines. A recipe measured on the images of `evaluation.search` is one trial, a
+    probe as much of one as it has images. The dense model and the full evaluation do not count."""
+    front: bool = True
+    """Whether to search at every share of `baselines` within the budget; otherwise all trials are near the budget."""
+    sampler: Literal["additive", "gp", "tpe", "nsga2", "random"] = "additive"
+    """Sampler that proposes recipes after the baselines. additive: a model of what every part of a recipe is worth, and
+    a solver; gp: Gaussian processes (BoTorch); tpe, nsga2: Optuna's."""
     criterion: Criterion = "taylor"
     """Score that decides which units a trial keeps, and their order in an elastic model."""
     seed: int = 0
@@ -171,3 +175,8 @@ class SearchConfig(Section):
                 "or give the budget as a share such as 60%"
             )
         return self
+
+    def shares(self, budget: float) -> tuple[float, ...]:
+        """Return the shares of the dense cost to search at, the largest first; `budget` is a share, too."""
+        within = {share for share in self.baselines if share <= budget * (1 + 1e-9)} if self.front else set[float]()
+        return tuple(sorted(within or {budget}, reverse=True))
