@@ -99,6 +99,7 @@ def _print_plan(config: configs.SweepConfig, store: Store, space: Path, as_json:
     from raycomp.models import checkpoints
     from raycomp.search.plan import plan
     from raycomp.search.proposer import Proposer
+    from raycomp.search.schedule import probe_trials
 
     checkpoint, elastic = config.model.checkpoint, config.model.elastic
     if _exists(checkpoint):
@@ -108,7 +109,7 @@ def _print_plan(config: configs.SweepConfig, store: Store, space: Path, as_json:
         tables.say(f"{checkpoint} does not exist yet; {advice}", aside=as_json, style="yellow")
     measurable = trained_space(config, shape) if elastic is not None and _exists(elastic) else None
     rows = store.rows() if (store.folder / "sweep.yaml").is_file() else []
-    planned = plan(config, Proposer(grid, search, rows, measurable))
+    planned = plan(config, Proposer(grid, search, rows, measurable, probe_trials(config)))
     if as_json:
         budget = {"cost_metric": config.search.cost_metric, "budget": stored(config.search.budget)}
         gflops = None if in_time else limit

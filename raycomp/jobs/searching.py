@@ -26,6 +26,7 @@ from raycomp.results.query import (
 from raycomp.results.replica import Replica
 from raycomp.results.row import Row
 from raycomp.search.proposer import Proposer
+from raycomp.search.schedule import probe_trials
 from raycomp.search.study_replica import StudyReplica, study_uri
 from raycomp.search.sweep import run_sweep
 from raycomp.space import Space
@@ -49,7 +50,8 @@ def search(session: Session, study: str | None) -> tuple[SweepView, bool]:
     placement.announce(config, session.say, session.warn, "--gpus")
     context = session.prepared(before)
     space = Space.of(config, context.shape, context.latency)
-    proposer = Proposer(space, config.search, before, None if context.elastic is None else context.elastic.space)
+    measurable = None if context.elastic is None else context.elastic.space
+    proposer = Proposer(space, config.search, before, measurable, probe_trials(config))
     if before:
         session.say(f"{session.folder}: {proposer.trials_done} of {config.search.trials} trials done, resuming")
     session.say(f"trials to run: {proposer.agenda}")

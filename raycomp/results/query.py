@@ -168,7 +168,7 @@ def at_budgets(rows: Sequence[Row], shares: Sequence[float], budget: Limit) -> l
 
 def origins(rows: Iterable[Row]) -> Origins:
     """Count the recipes of a sweep by origin, each once; refined rows are not counted again."""
-    trials = {row.recipe_id: row.origin for row in rows if row.stage in ("search", "full")}
+    trials = {row.recipe_id: row.origin for row in rows if row.stage in ("probe", "search", "full")}
     return Origins(*(sum(origin == one for origin in trials.values()) for one in ("baseline", "proposed")))
 
 

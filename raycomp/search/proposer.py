@@ -64,7 +64,7 @@ class Proposer:
         """The dense reference and the baselines that are not handed out yet."""
         baselines = [row.stage for row in trials if row.origin == "baseline"]
         baselines += [one.stage for one in self.first if one.origin == "baseline"]
-        left = config.trials - sum(map(self._trials_of, baselines))
+        left = config.trials - sum(map(self.trials_of, baselines))
         schedule = Schedule(self.shares, left, self._probe_trials)
         self._ask_tell = AskTell(space, config, trials, self._taken, schedule, 1 + len(baselines))
         for row in completed(self.rows.values(), "search"):
@@ -77,7 +77,7 @@ class Proposer:
     def agenda(self) -> str:
         """Description of the remaining trials."""
         baselines = [one for one in self.first if one.origin == "baseline"]
-        left = max(0.0, self.config.trials - self.spent - sum(self._trials_of(one.stage) for one in baselines))
+        left = max(0.0, self.config.trials - self.spent - sum(self.trials_of(one.stage) for one in baselines))
         return f"{counted(len(baselines))}, then trials for {left:.0f} proposed by {self.config.sampler}"
 
     @property
@@ -90,7 +90,7 @@ class Proposer:
         """Number of unfinished trials in the current stage."""
         if self._full is not None:
             return len(self._full) + len(self._open)
-        return max(0, self.config.trials - self.trials_done)
+        return max(0, round(self.config.trials - self.spent))
 
     @property
     def finished(self) -> bool:
@@ -128,12 +128,12 @@ class Proposer:
     def _record(self, row: Row) -> None:
         key = (row.stage, row.recipe_id)
         if key not in self.rows and _is_trial(row):
-            self.spent += self._trials_of(row.stage)
+            self.spent += self.trials_of(row.stage)
             self._finished += 1
         self.rows[key] = row
 
-    def _trials_of(self, stage: str) -> float:
-        """Return what a measurement counts as, in trials."""
+    def trials_of(self, stage: str) -> float:
+        """Return how many trials a measurement at this stage counts as."""
         return 1.0 if stage == "search" else self._probe_trials or 1.0
 
     @property
@@ -150,8 +150,8 @@ class Proposer:
     def _trials_left(self) -> bool:
         if self._exhausted:
             return False
-        running = sum(map(self._trials_of, self._running))
-        following = self._trials_of(self._ask_tell.turn(self._number).stage)
+        running = sum(map(self.trials_of, self._running))
+        following = self.trials_of(self._ask_tell.turn(self._number).stage)
         return self.spent + running + following <= self.config.trials + _ROUNDING
 
     def _baseline_proposals(self) -> deque[Proposal]:
@@ -167,9 +167,9 @@ class Proposer:
         offered.pop(self.dense.id, None)
         done = [row for row in self.rows.values() if row.stage in _STAGES]
         stage = "search" if self._probe_trials is None else "probe"
-        used = sum(self._trials_of(row.stage) for row in done if row.origin == "baseline")
+        used = sum(self.trials_of(row.stage) for row in done if row.origin == "baseline")
         room = min(self.config.trials / 2 - used, self.config.trials - self.spent)
-        count_left = max(0, int(room / self._trials_of(stage) + _ROUNDING))
+        count_left = max(0, int(room / self.trials_of(stage) + _ROUNDING))
         left = [one for one in by_priority(offered.values()) if (stage, one.recipe.id) not in self.rows][:count_left]
         queue = [("search", "reference", "dense", self.dense)] if ("search", self.dense.id) not in self.rows else []
         queue += [(stage, "baseline", one.label, one.recipe) for one in offered.values() if one in left]

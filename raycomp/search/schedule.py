@@ -9,7 +9,28 @@ learns from its solutions.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from raycomp.config import SweepConfig
+from raycomp.data.corruptions import TYPES
+from raycomp.settings.evaluation import StageConfig
+
 _ROUNDS = 2
+
+
+def stage_images(stage: StageConfig) -> int:
+    """Return the number of images a recipe is measured on in a stage."""
+    return stage.clean + stage.corrupted * len(TYPES) * len(stage.severities)
+
+
+def probe_trials(config: SweepConfig) -> float | None:
+    """Return the images of a probe relative to those of a trial; None if probes would not be cheaper.
+
+    Probes are measured on the first images, `evaluation.early_stopping`. They save nothing where the recovery of a
+    recipe takes longer than its measurement.
+    """
+    first = config.evaluation.early_stopping
+    if first is None or config.recovery.mode not in ("none", "elastic"):
+        return None
+    return stage_images(first) / stage_images(config.evaluation.search)
 
 
 @dataclass(frozen=True, slots=True)
