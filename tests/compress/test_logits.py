@@ -3,6 +3,7 @@
 
 from copy import deepcopy
 from itertools import combinations
+from typing import cast
 
 import numpy as np
 import pytest
@@ -150,11 +151,10 @@ def test_where_units_cannot_be_mixed_the_selected_ones_stay(name):
     model = seeded_model(shape)
     saliency = seeded_saliency(model)
     recipe = Recipe(embed=24, blocks=(BlockWidths(heads=3, qk=4, v=8, mlp=64),) * 3)
-    small = deepcopy(prune(model, recipe, saliency)).encoder.blocks[0]
-    kept = kept_units(shape, recipe, saliency)
-    before = small.attn.qkv.weight.clone()
-    full, x = model.encoder.blocks[0], torch.randn(2, 9, 32)
-    inputs = x[..., kept["embed"]], x
+    models = deepcopy(prune(model, recipe, saliency)), model
+    small, full = (cast("Attention", one.encoder.blocks[0].attn) for one in models)
+    kept, x = kept_units(shape, recipe, saliency), torch.randn(2, 9, 32, generator=torch.Generator().manual_seed(4))
+    before = small.qkv.weight.clone()
     with torch.no_grad():
-        refit_logits(small.attn, full.attn, inputs, kept["embed"], kept["block.0.qk"])
-    assert torch.equal(small.attn.qkv.weight, before)
+        refit_logits(small, full, (x[..., kept["embed"]], x), kept["embed"], kept["block.0.qk"])
+    assert torch.equal(small.qkv.weight, before)
