@@ -40,9 +40,9 @@ from raycomp.results.query import completed, first_agreement, spearman
 from raycomp.results.row import Row, present
 from raycomp.results.store import Store
 from raycomp.search.early_stopping import EarlyStopping
-from raycomp.search.plan import stage_images
 from raycomp.search.proposal import Proposal
 from raycomp.search.proposer import Proposer
+from raycomp.search.schedule import stage_images
 from raycomp.search.trial import run_trial
 from raycomp.settings.evaluation import StageConfig
 from raycomp.space import Space
@@ -251,7 +251,7 @@ def seconds(recipes: int = 6) -> None:
     rng, total = np.random.default_rng(0), grid.gflops({})
     took: dict[str, list[float]] = {"before": [], "now": []}
     for number in range(recipes + 1):
-        recipe = grid.recipe(grid.project(grid.draw(rng, LOWEST_SHARE * total), config.search.budget * total))
+        recipe = grid.recipe(grid.project(grid.draw(rng, LOWEST_SHARE * total), grid.budget_of(config.search.budget)))
         for name, stage in (("before", DOUBLE), ("now", config.evaluation.search)):
             evaluation = config.evaluation.model_copy(update={"search": stage})
             arm = replace(context, config=config.model_copy(update={"evaluation": evaluation}))

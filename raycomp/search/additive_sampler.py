@@ -20,7 +20,7 @@ from raycomp.search.knowledge import Knowledge, Observation, Point
 from raycomp.search.sampler import distributions
 from raycomp.search.schedule import Turn
 
-_TEMPERATURE = 0.3
+_TEMPERATURE = 1.0
 STAGE, FIRST, STOPPED = "stage", "first", "stopped"
 """Attributes of a trial: its stage, the mIoUs on its first images, and whether it stopped after them."""
 
