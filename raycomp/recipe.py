@@ -61,8 +61,8 @@ class Recipe(_Frozen):
 
     @field_validator("merge")
     @classmethod
-    def _no_empty_merge(cls, merge: Merge | None) -> Merge | None:
-        return None if merge is None or merge.empty else merge
+    def _one_form_of_merging(cls, merge: Merge | None) -> MergeMethod | None:
+        return None if merge is None or merge.empty else merge.simplest
 
     @property
     def keyless(self) -> frozenset[int]:

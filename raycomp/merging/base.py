@@ -58,6 +58,11 @@ class MergeMethod(BaseModel, ABC):
         """Whether nothing merges on any grid; a recipe then stores no merging."""
 
     @property
+    def simplest(self) -> MergeMethod:
+        """The settings by which a recipe stores this merging; of another method if that merges the same tokens."""
+        return self
+
+    @property
     def adaptive(self) -> bool:
         """Whether the number of tokens depends on the image."""
         return False
@@ -82,10 +87,19 @@ class MergeMethod(BaseModel, ABC):
         """Return the width of the vectors that a block compares to merge pairs; 0 if it compares none.
 
         Args:
-            merged: number of tokens that the block removes.
+            merged: number of tokens that the block removes, after those of `removed_before_pairs`.
             embed, heads, qk: widths of the block; `qk` is per head.
         """
         del block, merged, embed, heads, qk
+        return 0
+
+    def removed_before_pairs(self, block: int, patches: int) -> int:
+        """Return how many tokens a block removes before it compares the others to merge pairs.
+
+        Args:
+            patches: number of tokens before the block merges, without special tokens.
+        """
+        del block, patches
         return 0
 
     def extra_cost(self, patch: int, image: Size) -> int:
@@ -156,7 +170,7 @@ class MergeMethod(BaseModel, ABC):
     @property
     @abstractmethod
     def dimensions(self) -> tuple[str, ...]:
-        """Names of the search dimensions: `merge_I` merges in block I, counted from 0, and `merge` before the first."""
+        """Names of the search dimensions, which start with `merge`: `merge_I` merges in block I, counted from 0."""
 
     @property
     @abstractmethod
@@ -166,6 +180,10 @@ class MergeMethod(BaseModel, ABC):
     @abstractmethod
     def with_searched(self, ratios: Mapping[str, float]) -> Self:
         """Return settings with the given merge ratios, 0 for omitted dimensions; other fields are kept."""
+
+    def expressed(self, merge: MergeMethod | None) -> Self | None:
+        """Return settings of this method that merge the same tokens as `merge`, or None if there are none."""
+        return merge if isinstance(merge, type(self)) else None
 
     def without(self, keyless: Collection[int]) -> Self:
         """Return the same settings without merging in blocks whose keys are needed but missing, counted from 0."""

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from raycomp.merging.tokens import Tokens
 
+Metric = Literal["mean_keys", "keys"]
+
 
 class ToMe(MergeMethod):
     """Token merging with one ratio per block."""
@@ -34,7 +36,7 @@ class ToMe(MergeMethod):
     method: Literal["tome"] = "tome"
     ratios: tuple[Annotated[float, Field(ge=0, le=0.5), ROUNDED], ...]
     """Share of the mergeable tokens that merge in each block; 0 for none."""
-    metric: Literal["mean_keys", "keys"] = "mean_keys"
+    metric: Metric = "mean_keys"
     """Similarity of keys averaged over heads (ToMe), or of the concatenated keys of all heads (as counted in the
     paper's GFLOPs, REFERENCE 2)."""
 
@@ -65,8 +67,7 @@ class ToMe(MergeMethod):
         r = merged_pairs(self.ratios[block], N - prefix)
         if r == 0:
             return x, tokens
-        metric = keys if self.metric == "mean_keys" else keys.transpose(1, 2).flatten(2)
-        return merge_tokens(x, tokens, match(metric, r, prefix), N - r, prefix)
+        return merge_tokens(x, tokens, match(compared(keys, self.metric), r, prefix), N - r, prefix)
 
     @classmethod
     def standard(cls, shape: ModelShape, policy: str) -> Self:
@@ -96,13 +97,8 @@ class ToMe(MergeMethod):
 
     def operating_point(self, shape: ModelShape, image: Size | None) -> str:
         """Describe r: the mean number of merges over the blocks that are not capped."""
-        (rows, columns), uncapped = shape.grid(image), []
-        left = rows * columns
-        for count in merge_counts(shape, self.ratios, image):
-            if 2 * count < left - 1:  # not capped at half of the remaining tokens
-                uncapped.append(count)
-            left -= count
-        return f"{self.symbol} = {sum(uncapped) / max(1, len(uncapped)):.4g}"
+        rows, columns = shape.grid(image)
+        return f"{self.symbol} = {uncapped_mean(rows * columns, self.ratios):.4g}"
 
     @property
     def dimensions(self) -> tuple[str, ...]:
@@ -116,10 +112,20 @@ class ToMe(MergeMethod):
         return type(self)(ratios=tuple(ratios.get(name, 0.0) for name in self.dimensions), metric=self.metric)
 
 
+def compared(keys: Tensor, metric: Metric) -> Tensor:
+    """Return what pairs are compared by, from keys (B, H, N, qk): keys to be averaged, or joined (B, N, H*qk)."""
+    return keys if metric == "mean_keys" else keys.transpose(1, 2).flatten(2)
+
+
 def merge_counts(shape: ModelShape, ratios: Sequence[float], image: Size | None = None) -> list[int]:
     """Return how many tokens merge in each block: round(ratio * mergeable), at most half of them."""
     rows, columns = shape.grid(image)
-    mergeable, counts = rows * columns, []
+    return pair_counts(rows * columns, ratios)
+
+
+def pair_counts(mergeable: int, ratios: Sequence[float]) -> list[int]:
+    """Return how many of `mergeable` tokens merge in each block; see `merge_counts`."""
+    counts = []
     for ratio in ratios:
         counts.append(merged_pairs(ratio, mergeable))
         mergeable -= counts[-1]
@@ -134,7 +140,22 @@ def constant_r(shape: ModelShape, r: int, image: Size | None = None) -> tuple[fl
 def from_counts(shape: ModelShape, counts: Sequence[int], image: Size | None = None) -> tuple[float, ...]:
     """Return ratios that merge these numbers of tokens, capped at half of each block's tokens."""
     rows, columns = shape.grid(image)
-    mergeable, ratios = rows * columns, []
+    return pair_ratios(rows * columns, counts)
+
+
+def uncapped_mean(mergeable: int, ratios: Sequence[float]) -> float:
+    """Return the mean number of merges over the blocks that are not capped at half of the remaining tokens."""
+    uncapped = []
+    for count in pair_counts(mergeable, ratios):
+        if 2 * count < mergeable - 1:
+            uncapped.append(count)
+        mergeable -= count
+    return sum(uncapped) / max(1, len(uncapped))
+
+
+def pair_ratios(mergeable: int, counts: Sequence[int]) -> tuple[float, ...]:
+    """Return ratios that merge these numbers of `mergeable` tokens; see `from_counts`."""
+    ratios = []
     for r in counts:
         merged = min(r, mergeable // 2)
         ratios.append(round(merged / mergeable, RATIO_DIGITS))
