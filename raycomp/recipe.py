@@ -76,6 +76,13 @@ class Recipe(_Frozen):
         return tuple(searched.get(f"merge_{block}", 0.0) for block in range(len(self.blocks)))
 
     @property
+    def further_ratios(self) -> dict[str, float]:
+        """Merge ratios of search dimensions other than a ratio per block: `merge` of CTS, or `merge_windows_0`."""
+        searched = {} if self.merge is None else self.merge.searched
+        by_block = {f"merge_{block}" for block in range(len(self.blocks))}
+        return {name: ratio for name, ratio in searched.items() if name not in by_block}
+
+    @property
     def adaptive(self) -> bool:
         """Whether tokens and GFLOPs depend on the image."""
         return self.merge is not None and self.merge.adaptive

@@ -40,12 +40,19 @@ class MergeMethod(BaseModel, ABC):
     """Whether a block that merges needs the keys of its own attention."""
     uniform_step: ClassVar[bool] = False
     """Whether all blocks merge by the same step, so that a latency table can interpolate its time."""
+    merges_windows: ClassVar[bool] = False
+    """Whether the first block merges windows before its pairs, by a search dimension `merge_windows_0`."""
     needs_policy: ClassVar[bool] = False
     """Whether a policy network decides where tokens merge; if so, `embed` replaces the patch embedding."""
     revision: ClassVar[str] = ""
     """Changes when a release merges other tokens at the same settings, so that benchmarks match their cost again."""
 
     method: str
+
+    @property
+    def note(self) -> str:
+        """What merges besides the merge ratio of each block, in a few words; empty for nothing."""
+        return ""
 
     # Validity
 

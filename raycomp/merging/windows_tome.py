@@ -10,7 +10,7 @@ Legend: B batch, N tokens, P special tokens, E embedding width, H heads.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from raycomp.merging.tokens import Tokens
 
 
+_WINDOWS = 4  # share of windows at strength 1, of which all are 1: 2r windows for r pairs in every block
+
+
 class WindowsToMe(MergeMethod):
     """A share of the 2x2 windows merges in one block, then pairs with one ratio per block."""
 
@@ -32,6 +35,8 @@ class WindowsToMe(MergeMethod):
     symbol: ClassVar[str] = "r"
     proportional: ClassVar[bool] = True
     compares_keys: ClassVar[bool] = True
+    uniform_step: ClassVar[bool] = True
+    merges_windows: ClassVar[bool] = True
 
     method: Literal["windows_tome"] = "windows_tome"
     block: Annotated[int, Field(ge=1)] = 1
@@ -61,6 +66,10 @@ class WindowsToMe(MergeMethod):
     @property
     def empty(self) -> bool:
         return not self.windows and not any(self.ratios)
+
+    @property
+    def note(self) -> str:
+        return f"{self.windows:.1%} of the 2x2 windows merge first, in block {self.block - 1}"
 
     @property
     def simplest(self) -> MergeMethod:
@@ -127,11 +136,11 @@ class WindowsToMe(MergeMethod):
         return cls(windows=1.0, ratios=(0.5,) * shape.depth)
 
     def at(self, strength: float, shape: ModelShape, image: Size | None) -> Self:
-        """Merge a share of the windows that rises twice as fast as r, and the same number of pairs in every block."""
+        """Merge 2r windows, then r pairs in every block; strength 0 to 1 is r = 0 to N/2."""
         rows, columns = shape.grid(image)
         r = strength * rows * columns / 2
         counts = [round((i + 1) * r) - round(i * r) for i in range(shape.depth)]  # fractional r, spread evenly
-        return self._with_counts(min(1.0, 2 * strength), counts, shape, image)
+        return self._with_counts(min(1.0, _WINDOWS * strength), counts, shape, image)
 
     def _with_counts(self, windows: float, counts: Sequence[int], shape: ModelShape, image: Size | None) -> Self:
         rows, columns = shape.grid(image)

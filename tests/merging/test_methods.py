@@ -244,7 +244,7 @@ def test_a_limit_of_time_needs_one_step_for_all_blocks(name):
     if METHODS[name].uniform_step:
         assert SweepConfig.model_validate(data).space.merge == name
     else:
-        with pytest.raises(ValidationError, match=f"cannot time space.merge {name}; allowed: tome"):
+        with pytest.raises(ValidationError, match=f"cannot time space.merge {name}; allowed: tome, windows_tome"):
             SweepConfig.model_validate(data)
 
 
