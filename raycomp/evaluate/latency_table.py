@@ -52,8 +52,8 @@ _AXES = {
     "mlp": ("embed", "mlp"),
     "decoder": ("embed",),
 }
-"""Parts of a model and the widths they are measured over; `weighted` is attention with token sizes, `windows` the merging
-of 2x2 windows of all patches, and `merging` that of pairs."""
+"""Parts of a model and the widths they are measured over; `weighted` is attention with token sizes, `windows` merges
+2x2 windows of all patches, and `merging` merges pairs."""
 
 
 @dataclass(frozen=True)

@@ -103,14 +103,14 @@ class WindowsToMe(MergeMethod):
 
         metric = compared(keys, self.metric)
         if block == self.block - 1 and self.windows:
-            x, metric, tokens = self._local(x, metric, tokens, grid, prefix)
+            x, metric, tokens = self.local(x, metric, tokens, grid, prefix)
         N = x.shape[1]
         r = merged_pairs(self.ratios[block], N - prefix)
         if r == 0:
             return x, tokens
         return merge_tokens(x, tokens, match(metric, r, prefix), N - r, prefix)
 
-    def _local(
+    def local(
         self, x: Tensor, metric: Tensor, tokens: Tokens | None, grid: Grid, prefix: int
     ) -> tuple[Tensor, Tensor, Tokens | None]:
         """Merge windows of x (B, N, E), and what their patches are compared by."""
