@@ -100,8 +100,8 @@ def main(
     for name, build in strengths.items():
         show(name, [cell.merged(build) for cell in cells])
     for name, pairing in (PAIRINGS if scores else {}).items():
-        for method in ("ToMe", "local+ToMe"):
-            show(f"{method}, {name}", [cell.merged(strengths[method], pairing) for cell in cells])
+        for method in ("ToMe", "local+ToMe, mean keys"):
+            show(f"{method.partition(',')[0]}, {name}", [cell.merged(strengths[method], pairing) for cell in cells])
 
 
 def show(name: str, measured: list[str]) -> None:
@@ -157,10 +157,18 @@ def cells_of(context: SweepContext, shares: list[float]) -> list[Cell]:
 def methods(context: SweepContext) -> dict[str, Callable[[float], MergeMethod]]:
     """Return the methods by strength."""
     shape, image = context.shape, context.window
-    tome = ToMe.standard(shape, "").schedules(shape, image)
+    plain = ToMe.standard(shape, "")
+    tome, near = (one.schedules(shape, image) for one in (plain, plain.model_copy(update={"metric": "near_keys"})))
     algm = Algm(blocks=algm_blocks(shape.depth), windows=1.0, pairs=0.5)
-    found: dict[str, Callable[[float], MergeMethod]] = {"ToMe": tome["uniform"], "ToMe, early": tome["early"]}
+    found: dict[str, Callable[[float], MergeMethod]] = {
+        "ToMe": tome["uniform"],
+        "ToMe, near keys": near["uniform"],
+        "ToMe, early": tome["early"],
+        "ToMe, early, near keys": near["early"],
+    }
     found["ALGM, fixed counts"] = lambda strength: algm.at(strength, shape, image)
+    windows = WindowsToMe(windows=1.0, ratios=plain.ratios, metric="mean_keys")
+    found["local+ToMe, mean keys"] = partial(_at, windows, context)
     for block in (1, 2, 3):
         ratios = (0.0,) * (block - 1) + (0.5,) * (shape.depth - block + 1)
         combined = WindowsToMe(block=block, windows=1.0, ratios=ratios)

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
     from raycomp.merging.tokens import Tokens
 
-Metric = Literal["mean_keys", "keys"]
+Metric = Literal["mean_keys", "keys", "near_keys"]
+_NEARNESS = 0.1  # weight of the places of near_keys: a quarter of the longer side costs as much as 0.03 of the cosine
 
 
 class ToMe(MergeMethod):
@@ -37,8 +38,8 @@ class ToMe(MergeMethod):
     ratios: tuple[Annotated[float, Field(ge=0, le=0.5), ROUNDED], ...]
     """Share of the mergeable tokens that merge in each block; 0 for none."""
     metric: Metric = "mean_keys"
-    """Similarity of keys averaged over heads (ToMe), or of the concatenated keys of all heads (as counted in the
-    paper's GFLOPs, REFERENCE 2)."""
+    """Similarity of keys averaged over heads (ToMe), of the concatenated keys of all heads (as counted in the paper's
+    GFLOPs, REFERENCE 2), or of averaged keys and of the places of tokens, so that distant pairs merge later."""
 
     def check_depth(self, depth: int) -> None:
         if len(self.ratios) != depth:
@@ -55,19 +56,19 @@ class ToMe(MergeMethod):
         del block, embed
         if not merged:
             return 0
-        return qk * (heads if self.metric == "keys" else 1)
+        return compared_width(self.metric, heads, qk)
 
     def merge(
         self, block: int, x: Tensor, keys: Tensor, tokens: Tokens | None, grid: Grid, prefix: int
     ) -> tuple[Tensor, Tokens | None]:
         from raycomp.merging.tokens import match, merge_tokens
 
-        del grid
         N = x.shape[1]
         r = merged_pairs(self.ratios[block], N - prefix)
         if r == 0:
             return x, tokens
-        return merge_tokens(x, tokens, match(compared(keys, self.metric), r, prefix), N - r, prefix)
+        metric = located(compared(keys, self.metric), self.metric, tokens, grid, prefix)
+        return merge_tokens(x, tokens, match(metric, r, prefix), N - r, prefix)
 
     @classmethod
     def standard(cls, shape: ModelShape, policy: str) -> Self:
@@ -114,7 +115,19 @@ class ToMe(MergeMethod):
 
 def compared(keys: Tensor, metric: Metric) -> Tensor:
     """Return what pairs are compared by, from keys (B, H, N, qk): keys to be averaged, or joined (B, N, H*qk)."""
-    return keys if metric == "mean_keys" else keys.transpose(1, 2).flatten(2)
+    return keys.transpose(1, 2).flatten(2) if metric == "keys" else keys
+
+
+def located(vectors: Tensor, metric: Metric, tokens: Tokens | None, grid: Grid, prefix: int) -> Tensor:
+    """Add the places of tokens to the vectors of `compared`, if the metric has them."""
+    from raycomp.merging.tokens import with_places
+
+    return with_places(vectors, tokens, grid, prefix, _NEARNESS) if metric == "near_keys" else vectors
+
+
+def compared_width(metric: Metric, heads: int, qk: int) -> int:
+    """Return the width of the vectors that a metric compares; `qk` is per head."""
+    return {"mean_keys": qk, "keys": heads * qk, "near_keys": qk + 4}[metric]
 
 
 def merge_counts(shape: ModelShape, ratios: Sequence[float], image: Size | None = None) -> list[int]:

@@ -16,7 +16,16 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from raycomp.merging.base import ROUNDED, MergeMethod, even_grid, merged_pairs, rounded_share
-from raycomp.merging.tome import Metric, ToMe, compared, pair_counts, pair_ratios, uncapped_mean
+from raycomp.merging.tome import (
+    Metric,
+    ToMe,
+    compared,
+    compared_width,
+    located,
+    pair_counts,
+    pair_ratios,
+    uncapped_mean,
+)
 from raycomp.shape import Grid, ModelShape, Size
 
 if TYPE_CHECKING:
@@ -45,7 +54,7 @@ class WindowsToMe(MergeMethod):
     """Share of the windows that become one token; the windows of highest mean cosine merge."""
     ratios: tuple[Annotated[float, Field(ge=0, le=0.5), ROUNDED], ...]
     """Share of the mergeable tokens that merge in pairs in each block, after the windows; 0 for none."""
-    metric: Metric = "mean_keys"
+    metric: Metric = "near_keys"
     """Similarity of pairs: see `ToMe`. A merged window has the mean key of its patches."""
 
     @model_validator(mode="after")
@@ -94,7 +103,7 @@ class WindowsToMe(MergeMethod):
         del block, embed
         if not merged:
             return 0
-        return qk * (heads if self.metric == "keys" else 1)
+        return compared_width(self.metric, heads, qk)
 
     def merge(
         self, block: int, x: Tensor, keys: Tensor, tokens: Tokens | None, grid: Grid, prefix: int
@@ -108,6 +117,7 @@ class WindowsToMe(MergeMethod):
         r = merged_pairs(self.ratios[block], N - prefix)
         if r == 0:
             return x, tokens
+        metric = located(metric, self.metric, tokens, grid, prefix)
         return merge_tokens(x, tokens, match(metric, r, prefix), N - r, prefix)
 
     def local(

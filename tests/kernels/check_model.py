@@ -22,10 +22,11 @@ from tests.kernels.conftest import DEVICE
     [
         ToMe(ratios=(0.3, 0.2, 0.1)),
         ToMe(ratios=(0.5, 0.0, 0.4), metric="keys"),
+        ToMe(ratios=(0.3, 0.2, 0.1), metric="near_keys"),
         Algm(blocks=(1, 2), windows=0.25, pairs=0.2),
         Algm(blocks=(1, 2), threshold=0.1),
         WindowsToMe(windows=0.5, ratios=(0.3, 0.2, 0.0)),
-        WindowsToMe(block=2, windows=0.5, ratios=(0.0, 0.3, 0.2), metric="keys"),
+        WindowsToMe(block=2, windows=0.5, ratios=(0.0, 0.3, 0.2), metric="near_keys"),
     ],
 )
 def test_a_merging_model_answers_the_same(merge: Merge, model, saliency, monkeypatch):

@@ -16,7 +16,7 @@ from raycomp.recipe import BlockWidths, Recipe, dense
 from raycomp.settings.space_and_search import SpaceConfig, WidthRange
 from raycomp.space import Space
 from tests.conftest import TINY, seeded_images, seeded_model, seeded_saliency
-from tests.helpers.matching import brute_force_match
+from tests.helpers.matching import brute_force_match, brute_force_places
 from tests.helpers.recipes import without
 
 NARROW = Recipe(embed=24, blocks=(BlockWidths(heads=2, qk=8, v=8, mlp=64),) * 3)
@@ -54,7 +54,7 @@ def merged_pairs(x: np.ndarray, sizes: np.ndarray, compared: np.ndarray, r: int,
     return [[t for t, p in enumerate(positions) if p == place] for place in range(len(x) - r)]
 
 
-@pytest.mark.parametrize("metric", ["mean_keys", "keys"])
+@pytest.mark.parametrize("metric", ["mean_keys", "keys", "near_keys"])
 @pytest.mark.parametrize("prefix", [1, 2])
 @pytest.mark.parametrize(("grid", "windows", "ratio"), [((4, 6), 0.5, 0.3), ((6, 4), 1.0, 0.4), ((8, 8), 0.3, 0.1)])
 def test_both_merges_of_a_block_equal_brute_force(grid, windows, ratio, prefix, metric, rng):
@@ -66,11 +66,13 @@ def test_both_merges_of_a_block_equal_brute_force(grid, windows, ratio, prefix, 
     left = patches - 3 * count
     r = int(ratio * left + 0.5)
     for image in range(2):
-        compared = keys[image].mean(0) if metric == "mean_keys" else np.concatenate(keys[image], axis=-1)
+        compared = np.concatenate(keys[image], axis=-1) if metric == "keys" else keys[image].mean(0)
         local = groups_of_windows(x[image], count, grid, prefix)
         ones = np.ones(prefix + patches)
         stream, compared = means(x[image], ones, local), means(compared, ones, local)
         sizes = np.array([len(group) for group in local], float)
+        if metric == "near_keys":
+            compared = brute_force_places(compared, local, grid, prefix)
         pairs = merged_pairs(stream, sizes, compared, r, prefix)
         np.testing.assert_allclose(found[image], means(stream, sizes, pairs), rtol=1e-6)
         assert tokens.size[image].tolist() == [sizes[group].sum() for group in pairs]
@@ -82,7 +84,7 @@ def test_later_blocks_merge_pairs_as_tome_does(rng):
     x, keys = torch.from_numpy(rng.standard_normal((2, 14, 5))), torch.from_numpy(rng.standard_normal((2, 3, 14, 4)))
     record = Tokens(size=torch.full((2, 14), 2.0), source=torch.arange(24).div(2).long().expand(2, -1) + 2)
     found, tokens = merging(ratios=(0.0, 0.3, 0.1)).merge(1, x, keys, record, (4, 6), 2)
-    expected, kept = ToMe(ratios=(0.0, 0.3, 0.1)).merge(1, x, keys, record, (4, 6), 2)
+    expected, kept = ToMe(ratios=(0.0, 0.3, 0.1), metric="near_keys").merge(1, x, keys, record, (4, 6), 2)
     assert torch.equal(found, expected)
     assert torch.equal(tokens.source, kept.source)
 
@@ -118,18 +120,18 @@ def test_counts_of_windows_and_pairs(model, saliency):
 def test_without_windows_it_is_stored_as_tome():
     """Recipes that build the same model share an id."""
     recipe = dense(TINY).merging(merging(windows=0.0))
-    assert recipe.merge == ToMe(ratios=(0.25, 0.0, 0.1))
-    assert recipe.id == dense(TINY).merging(ToMe(ratios=(0.25, 0.0, 0.1))).id
+    assert recipe.merge == ToMe(ratios=(0.25, 0.0, 0.1), metric="near_keys")
+    assert recipe.id == dense(TINY).merging(recipe.merge).id
     assert recipe.family(TINY) == "tome"
     assert merging(windows=0.0, ratios=(0.0,) * 3).empty
 
 
 def test_its_id_stays_what_it_is():
-    assert NARROW.merging(merging()).id == "2b97faaa3b2d"
+    assert NARROW.merging(merging()).id == "01ea10d32530"
 
 
 def test_a_space_of_it_holds_recipes_of_tome():
-    recipe = dense(TINY).merging(ToMe(ratios=(0.25, 0.0, 0.125)))
+    recipe = dense(TINY).merging(ToMe(ratios=(0.25, 0.0, 0.125), metric="near_keys"))
     assert SPACE.outside(recipe) == ""
     assert SPACE.params(recipe) | {"mlp_0": 0} == SPACE.params(dense(TINY)) | {"merge_0": 16, "merge_2": 8, "mlp_0": 0}
     assert SPACE.recipe(SPACE.params(recipe)) == recipe
@@ -159,7 +161,7 @@ def test_windows_merge_in_a_block_without_attention_but_pairs_do_not(model, sali
         ({"block": 2}, r"windows_tome.block is 2: .* ratios before that block must be 0, not \[0.25\]"),
         ({"block": 4, "ratios": (0, 0, 0)}, "merge.block is 4; blocks are 1 to 3"),
         ({"ratios": (0.1, 0.1)}, "merge.ratios has 2 entries for 3 blocks"),
-        ({"metric": "values"}, "Input should be 'mean_keys' or 'keys'"),
+        ({"metric": "values"}, "Input should be 'mean_keys', 'keys' or 'near_keys'"),
     ],
 )
 def test_settings_out_of_range_say_what_is_allowed(settings, message):

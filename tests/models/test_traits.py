@@ -20,10 +20,10 @@ from raycomp.deploy.onnx import export_onnx
 from raycomp.errors import UserError
 from raycomp.flops import gflops, profile
 from raycomp.merging import Algm, Cts, ToMe, WindowsToMe
-from raycomp.merging.tokens import Tokens
+from raycomp.merging.tokens import Tokens, patch_places, token_places
 from raycomp.models import checkpoints
 from raycomp.models.policy import Policy
-from raycomp.models.rotary import Rotation, patch_places, token_places
+from raycomp.models.rotary import Rotation
 from raycomp.recipe import check_fits, dense
 from raycomp.settings.comparison import NvitConfig
 from raycomp.settings.space_and_search import SpaceConfig, WidthRange
