@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compare ways to merge at equal widths and equal GFLOPs: the merge methods, and scores for the pairs of ToMe.
 
-    python benchmarks/merge_scores.py [--split test]
+    python benchmarks/merge_scores.py [--split test] [--rows methods]      # 5 minutes of a quiet core
 
 Cuts the embedded default's elastic model to two sets of widths for each share of the dense GFLOPs: those of the uniform
 prune+ToMe baseline, and the narrowest that it was trained for. Each method then merges down to the share. The scores
@@ -87,7 +87,7 @@ Pairing = Callable[[Compared, int], Tensor]
 def main(
     split: Annotated[str | None, typer.Option(help="Split of the data; by default that of the search.")] = None,
     shares: Annotated[str, typer.Option(help="Shares of the dense GFLOPs, in %.")] = "40,27,22,18,12",
-    scores: Annotated[bool, typer.Option(help="Also measure the scores.")] = True,
+    rows: Annotated[str, typer.Option(help="Rows to measure: methods, scores or both.")] = "both",
     space: Annotated[Path, typer.Option()] = ROOT / "search_spaces" / "streetscenes_vit_micro.yaml",
 ) -> None:
     torch.set_num_threads(1)
@@ -97,9 +97,9 @@ def main(
     print("\n| | " + " | ".join(cell.title for cell in cells) + " |")
     print("|---|" + "---:|" * len(cells))
     strengths = methods(context)
-    for name, build in strengths.items():
+    for name, build in ({} if rows == "scores" else strengths).items():
         show(name, [cell.merged(build) for cell in cells])
-    for name, pairing in (PAIRINGS if scores else {}).items():
+    for name, pairing in ({} if rows == "methods" else PAIRINGS).items():
         for method in ("ToMe", "local+ToMe, mean keys"):
             show(f"{method.partition(',')[0]}, {name}", [cell.merged(strengths[method], pairing) for cell in cells])
 
