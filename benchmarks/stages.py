@@ -59,7 +59,7 @@ def subsets() -> None:
     counted = []
     for number in range(RECIPES):
         params = grid.draw(rng, LOWEST_SHARE * dense_gflops)
-        recipe = grid.recipe(grid.project(params, config.search.budget * dense_gflops))
+        recipe = grid.recipe(grid.project(params, grid.budget_of(config.search.budget)))
         counted.append(np.stack(list(_confusions(context, context.cut(recipe), chosen))))
         print(f"measured {number + 1} of {RECIPES}", end="\r", flush=True)
 

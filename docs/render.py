@@ -19,10 +19,11 @@ from pydantic.fields import FieldInfo
 
 from raycomp.config import SweepConfig
 from raycomp.results.row import SCHEMA
+from raycomp.settings.amounts import Amount
 from raycomp.shape import ModelShape
 
 _REFERENCE = Path(__file__).parent / "reference"
-_KINDS = {int: "whole number", float: "number", str: "text", bool: "true or false", Path: "path"}
+_KINDS = {Amount: "amount", int: "whole number", float: "number", str: "text", bool: "true or false", Path: "path"}
 
 _SPACE = """# Search space
 
@@ -99,6 +100,8 @@ def _kind(annotation: Any) -> str:
     if origin is tuple:
         kinds = [_kind(one) for one in inner if one is not Ellipsis]
         return f"list of {kinds[0]}" if Ellipsis in inner else f"[{', '.join(kinds)}]"
+    if origin is dict:
+        return f"{_kind(inner[0])}: {_kind(inner[1])}"
     if inspect.isclass(annotation) and issubclass(annotation, BaseModel):
         return f"[{annotation.__name__}](#{annotation.__name__.lower()})"
     return _KINDS.get(annotation, getattr(annotation, "__name__", str(annotation)))

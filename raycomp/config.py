@@ -14,7 +14,7 @@ from raycomp.settings.comparison import BenchmarkConfig, NvitConfig
 from raycomp.settings.evaluation import EvaluationConfig
 from raycomp.settings.model_and_data import DataConfig, ModelConfig
 from raycomp.settings.section import Section
-from raycomp.settings.space_and_search import SearchConfig, SpaceConfig
+from raycomp.settings.space_and_search import SearchConfig, SpaceConfig, metric_of
 from raycomp.settings.training import ElasticConfig, PolicyConfig, RecoveryConfig, RefineConfig, TrainConfig
 
 NAME = "[A-Za-z0-9][A-Za-z0-9_.-]*"
@@ -62,9 +62,10 @@ class SweepConfig(Section):
 
     @model_validator(mode="after")
     def _time_of_merging(self) -> Self:
-        if self.search.cost_metric == "latency" and not METHODS[self.space.merge].uniform_step:
+        if self.search.needs_times and not METHODS[self.space.merge].uniform_step:
             timed = ", ".join(name for name, method in METHODS.items() if method.uniform_step)
-            raise ValueError(f"search.cost_metric latency cannot time space.merge {self.space.merge}; allowed: {timed}")
+            field = "limits.ms" if self.search.limits.ms is not None else "cost_metric latency"
+            raise ValueError(f"search.{field} cannot time space.merge {self.space.merge}; allowed: {timed}")
         return self
 
     @model_validator(mode="after")
@@ -123,6 +124,8 @@ def load(path: Path, **search: object) -> SweepConfig:
         config = SweepConfig.model_validate(raw)
     except ValidationError as error:
         raise UserError(f"{path}: {explain(error, SweepConfig)}") from None
+    if search.get("cost_metric") is None:  # the unit of a budget decides
+        search["cost_metric"] = metric_of(search.get("budget"))
     return config.changed("search", **search)
 
 

@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from raycomp.decoders import decoder_cost
+from raycomp.decoders.halves import NORM_COST, attention_cost, mlp_cost
 from raycomp.decoders.mask_steps import decoder_widths as decoder_widths
-from raycomp.decoders.operations import NORM_COST, Input, attention_cost, mlp_cost
+from raycomp.decoders.operations import Input
 from raycomp.recipe import Recipe, tokens_removed
 from raycomp.shape import ModelShape, Size
 
@@ -59,11 +60,7 @@ def profile(
     height, width = image or shape.image
     rows, columns = shape.grid((height, width))
     patches, embed = rows * columns, recipe.embed
-    if tokens is None:
-        before, removed = tokens_removed(shape, recipe.merge, (height, width))
-    else:
-        counts = [patches, *(count - shape.special(block) for block, count in enumerate(tokens))]
-        before, removed = 0, [counts[i] - counts[i + 1] for i in range(shape.depth)]
+    before, removed = removals(shape, recipe, (height, width), tokens)
     embedding = (patches - before) * embed * 3 * shape.patch**2
     if recipe.merge is not None:
         embedding += recipe.merge.extra_cost(shape.patch, (height, width))
@@ -92,6 +89,17 @@ def profile(
         decoder=decoder / 1e9,
         tokens=tuple(after),
     )
+
+
+def removals(
+    shape: ModelShape, recipe: Recipe, image: Size | None = None, tokens: Sequence[int] | None = None
+) -> tuple[int, list[int]]:
+    """Return how many tokens are removed before the first block, and in each block; arguments as in `profile`."""
+    if tokens is None:
+        return tokens_removed(shape, recipe.merge, image)
+    rows, columns = shape.grid(image)
+    counts = [rows * columns, *(count - shape.special(block) for block, count in enumerate(tokens))]
+    return 0, [counts[i] - counts[i + 1] for i in range(shape.depth)]
 
 
 def gflops(shape: ModelShape, recipe: Recipe, image: Size | None = None, tokens: Sequence[int] | None = None) -> float:

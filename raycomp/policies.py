@@ -6,6 +6,8 @@ the features of EfficientNet-Lite0 (Tan & Le, ICML 2019, without squeeze-excitat
 and head). Both end in a 1x1 convolution to two logits per 2x2 superpatch of ViT patches.
 """
 
+from itertools import pairwise
+
 from raycomp.errors import UserError
 from raycomp.shape import Size
 
@@ -33,6 +35,36 @@ def policy_cost(kind: str, patch: int, image: Size) -> int:
         UserError: as `check_policy`.
     """
     return _small_cost(patch, image) if kind == "small" else _lite0_cost(patch, image)
+
+
+def policy_params(kind: str, patch: int) -> int:
+    """Return the number of parameters of a policy network; convolutions have a batch normalisation and no bias.
+
+    Raises:
+        UserError: as `check_policy`.
+    """
+    check_policy(kind, patch)
+    if kind == "small":
+        channels = [3, *small_channels(patch)]
+        pairs = [*pairwise(channels), (channels[-1], channels[-1])]
+        return sum(outputs * (9 * inputs + 2) for inputs, outputs in pairs) + 2 * (channels[-1] + 1)
+    total, inputs = _LITE0_STEM * (9 * 3 + 2), _LITE0_STEM
+    for expansion, outputs, layers, _, kernel in _LITE0_STAGES:
+        for _ in range(layers):
+            wide = expansion * inputs
+            total += wide * (inputs + 2) if expansion > 1 else 0
+            total += wide * (kernel**2 + 2) + outputs * (wide + 2)
+            inputs = outputs
+    return total + 2 * (inputs + 1)
+
+
+def policy_peak(kind: str, image: Size) -> int:
+    """Return the most numbers that a policy network holds at a time for one image.
+
+    These are the channels of its widest layer before and after batch normalisation.
+    """
+    wide = _SMALL_WIDTHS[0] if kind == "small" else _LITE0_STAGES[1][0] * _LITE0_STAGES[0][1]
+    return 2 * wide * -(-image[0] // 2) * -(-image[1] // 2)
 
 
 def check_policy(kind: str, patch: int) -> None:

@@ -5,28 +5,28 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, cached_property
-from itertools import islice
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
+from raycomp import ranges
+from raycomp.bounds import Bound, bounds
 from raycomp.config import SweepConfig
 from raycomp.dimension import Dimension
 from raycomp.errors import UserError
 from raycomp.flops import gflops
 from raycomp.merging import METHODS, MergeMethod
+from raycomp.projection import Params as Params
+from raycomp.projection import projected, weakest
+from raycomp.ranges import BLOCK_WIDTHS, range_in
 from raycomp.recipe import BlockWidths, Recipe, dense
-from raycomp.settings.space_and_search import SpaceConfig, WidthRange
+from raycomp.settings.amounts import Limit, allowance
+from raycomp.settings.space_and_search import SpaceConfig
 from raycomp.settings.training import PolicyConfig
 from raycomp.shape import ModelShape, Size
 
 if TYPE_CHECKING:  # imports torch, which checking input does not need
     from raycomp.evaluate.latency_table import LatencyTable
-
-Params = dict[str, int]
-
-_HALVINGS = 40  # far below the grid's resolution
-_BLOCK_WIDTHS = ("heads", "qk", "v", "mlp")
 
 
 @cache
@@ -57,11 +57,18 @@ class Space:
     """Set if budgets limit latency in milliseconds instead of GFLOPs."""
     policy: str = PolicyConfig().kind
     """Kind of policy network, for merge methods that need one."""
+    limits: tuple[Bound, ...] = ()
+    """Limits that recipes keep besides the budget."""
 
     @classmethod
-    def of(cls, config: SweepConfig, shape: ModelShape) -> Self:
-        """Return the space of a sweep's settings, with budgets in GFLOPs."""
-        return cls(shape, config.space, config.data.window_for(shape), policy=config.policy.kind)
+    def of(cls, config: SweepConfig, shape: ModelShape, latency: "LatencyTable | None" = None) -> Self:
+        """Return the space of a sweep's settings.
+
+        Without a latency table, budgets are in GFLOPs, and a limit on time is left out.
+        """
+        by_time = latency if config.search.cost_metric == "latency" else None
+        limits, image = bounds(config, shape, latency), config.data.window_for(shape)
+        return cls(shape, config.space, image, by_time, config.policy.kind, limits)
 
     @cached_property
     def merging(self) -> MergeMethod:
@@ -71,31 +78,7 @@ class Space:
     @cached_property
     def dimensions(self) -> dict[str, Dimension]:
         """All variable integers by name: `embed`, `heads_0`, ..., `merge_7`; the prefix before `_` is the kind."""
-        dimensions: list[Dimension] = []
-        full = {"embed": self.shape.width, "heads": self.shape.heads, "mlp": self.shape.mlp}
-        full |= {"qk": self.shape.head_dim, "v": self.shape.head_dim}
-        if self.config.embed is not None:
-            dimensions += self._widths("embed", self.config.embed, full["embed"], ["embed"])
-        for kind in _BLOCK_WIDTHS:
-            names = [f"{kind}_{block}" for block in range(self.shape.depth)]
-            if (allowed := getattr(self.config, kind)) is not None:
-                dimensions += self._widths(kind, allowed, full[kind], names)
-        if high := round(self.config.merge_high / self.config.merge_step):
-            dimensions += [Dimension(name, 0, high, 1, 0) for name in self.merging.dimensions]
-        return {dimension.name: dimension for dimension in dimensions}
-
-    def _widths(self, kind: str, allowed: WidthRange, full: int, names: list[str]) -> list[Dimension]:
-        if allowed.low > full:
-            raise UserError(f"space.{kind}.low is {allowed.low}, but the model has {full}")
-        if (full - allowed.low) % allowed.step:
-            near = full - (full - allowed.low) // allowed.step * allowed.step
-            raise UserError(
-                f"space.{kind}.low {allowed.low} is not {full} minus steps of {allowed.step}; nearest: {near}"
-            )
-        if kind == "qk" and self.shape.position == "rotary" and (allowed.low % 2 or allowed.step % 2):
-            raise UserError(f"space.qk: low {allowed.low}, step {allowed.step}: rotary position needs even numbers")
-        low = allowed.low - allowed.step if allowed.drop else allowed.low
-        return [Dimension(name, low, full, allowed.step, full, allowed.drop) for name in names] if low < full else []
+        return {one.name: one for one in ranges.dimensions(self.shape, self.config, self.merging)}
 
     @cached_property
     def _kept(self) -> dict[str, Dimension]:
@@ -114,7 +97,7 @@ class Space:
         if dropped:
             params = params | {f"{one}_{name.partition('_')[2]}": 0 for name in dropped for one in _gone_with(name)}
         blocks = tuple(
-            _block_widths(*(params.get(f"{kind}_{i}", getattr(block, kind)) for kind in _BLOCK_WIDTHS))
+            _block_widths(*(params.get(f"{kind}_{i}", getattr(block, kind)) for kind in BLOCK_WIDTHS))
             for i, block in enumerate(full.blocks)
         )
         ratios = {name: params.get(name, 0) * self.config.merge_step for name in self.merging.dimensions}
@@ -127,7 +110,7 @@ class Space:
         """Return the grid point nearest to a recipe."""
         exact: dict[str, float] = {"embed": recipe.embed}
         for i, block in enumerate(recipe.blocks):
-            exact |= {f"{kind}_{i}": getattr(block, kind) for kind in _BLOCK_WIDTHS}
+            exact |= {f"{kind}_{i}": getattr(block, kind) for kind in BLOCK_WIDTHS}
         merge = self.merging.expressed(recipe.merge)
         exact |= {name: ratio / self.config.merge_step for name, ratio in (merge.searched if merge else {}).items()}
         return {name: dimension.snap(exact.get(name, 0)) for name, dimension in self.dimensions.items()}
@@ -156,22 +139,51 @@ class Space:
     def _cost(self, params: Params) -> float:
         return self.cost(self.recipe(params))
 
+    def budget_of(self, limit: Limit) -> float:
+        """Return the maximum cost that a setting such as 40% or 8 ms allows."""
+        return allowance(limit, self.cost(dense(self.shape)))
+
+    def load(self, recipe: Recipe, budget: float) -> float:
+        """Return the largest of a recipe's costs, each relative to its limit; it keeps all limits if that is at most 1.
+
+        Args:
+            budget: Maximum of `cost`; the other limits are those of the space.
+        """
+        return max(self.cost(recipe) / budget, self._limits_load(recipe))
+
+    def allows(self, recipe: Recipe, budget: float) -> bool:
+        """Return whether a recipe costs at most `budget` and keeps the limits of the space."""
+        return self.cost(recipe) <= budget and self.keeps_limits(recipe)
+
+    def fits(self, params: Params, budget: float) -> bool:
+        """Return whether the recipe at a point costs at most `budget` and keeps the limits of the space."""
+        return self.allows(self.recipe(params), budget)
+
+    def keeps_limits(self, recipe: Recipe) -> bool:
+        """Return whether a recipe keeps the limits of the space, whatever the budget."""
+        return all(bound.holds(recipe) for bound in self.limits)
+
+    def _limits_load(self, recipe: Recipe) -> float:
+        return max((bound.load(recipe) for bound in self.limits), default=0.0)
+
+    def sparing(self, recipe: Recipe) -> Recipe:
+        """Return a recipe as near as fixed blocks and ranges of single blocks allow; see `ranges.sparing`."""
+        return ranges.sparing(self.shape, self.config, recipe, self.image)
+
     def outside(self, recipe: Recipe) -> str:
         """Describe the first field of a recipe outside the ranges of the space; empty if all are inside.
 
         Values between grid points are inside.
         """
-        ranges = {kind: allowed for kind in ("embed", *_BLOCK_WIDTHS) if (allowed := getattr(self.config, kind))}
-        low = {kind: allowed.low for kind, allowed in ranges.items()}
-        droppable = {kind for kind in ("heads", "mlp") if kind in ranges and ranges[kind].drop}
-        unpruned = dense(self.shape)
-        widths = {"embed": (recipe.embed, low.get("embed", unpruned.embed))}
+        unpruned, embed = dense(self.shape), self.config.embed
+        widths = {"embed": (recipe.embed, embed.low if embed is not None else unpruned.embed)}
         for i, (block, full) in enumerate(zip(recipe.blocks, unpruned.blocks, strict=True)):
+            allowed = {kind: range_in(self.config, kind, i) for kind in BLOCK_WIDTHS}
+            droppable = {kind for kind, one in allowed.items() if one is not None and one.drop}
             gone = {kind for kind in droppable if not getattr(block, kind)}
-            for kind in _BLOCK_WIDTHS:
-                if ("mlp" if kind == "mlp" else "heads") in gone:
-                    continue
-                widths[f"blocks.{i}.{kind}"] = getattr(block, kind), low.get(kind, getattr(full, kind))
+            for kind, one in allowed.items():
+                if ("mlp" if kind == "mlp" else "heads") not in gone:
+                    widths[f"blocks.{i}.{kind}"] = getattr(block, kind), one.low if one else getattr(full, kind)
         for field, (width, minimum) in widths.items():
             if width < minimum:
                 return f"{field} is {width}, the minimum is {minimum}"
@@ -184,8 +196,9 @@ class Space:
             return "merging is adaptive, but a space has only fixed counts"
         if (highest := max(own.searched.values())) > self.config.merge_high:
             return f"a merge ratio is {highest}, the maximum is {self.config.merge_high}"
-        if other := set(own.searched) - set(self.merging.dimensions):
-            return f"it merges at {min(other)}, but the space only at {', '.join(self.merging.dimensions)}"
+        free = [name for name in self.merging.dimensions if name in self.dimensions]
+        if other := {name for name, ratio in own.searched.items() if ratio} - set(free):
+            return f"it merges at {min(other)}, but the space only at {', '.join(free)}"
         return ""
 
     @cached_property
@@ -200,11 +213,12 @@ class Space:
 
     @cached_property
     def cheapest(self) -> Params:
-        """The cheapest point: the smallest, unless sublayers can be dropped or merging costs more than it saves.
+        """The cheapest point within the limits: the smallest, unless sublayers can be dropped or merging does not pay.
 
         Every MLP is dropped that can be. An attention, which merging may need, is worth its cost in the first blocks.
         """
-        pays = self.latency is None and not self.merging.needs_policy
+        spends = self.latency is not None or any(bound.name in ("ms", "memory") for bound in self.limits)
+        pays = not spends and not self.merging.needs_policy
         if pays and not self._dropping:
             return self.smallest
         starts = [
@@ -215,11 +229,20 @@ class Space:
         firsts = [len(merged)] if pays else range(len(merged) + 1)
         fewer = [start | dict.fromkeys(merged[first:], 0) for start in starts for first in firsts]
         points = [self.canonical({name: point[name] for name in self.dimensions}) for point in fewer]
-        return min([{name: d.full for name, d in self.dimensions.items()}, *points], key=self._cost)
+        return min([{name: d.full for name, d in self.dimensions.items()}, *points], key=self._rank)
+
+    def _rank(self, point: Params) -> tuple[float, float]:
+        """Order points by how much they exceed the limits of the space, then by cost."""
+        recipe = self.recipe(point)
+        return max(1.0, self._limits_load(recipe)), self.cost(recipe)
 
     def check_budget(self, budget: float) -> None:
-        """Raise a UserError unless the cheapest recipe of the space costs at most `budget`."""
-        minimum = self._cost(self.cheapest)
+        """Raise a UserError unless a recipe of the space costs at most `budget` and keeps the limits of the space."""
+        cheapest = self.recipe(self.cheapest)
+        for bound in self.limits:
+            if not bound.holds(cheapest):
+                raise UserError(bound.unmet(cheapest))
+        minimum = self.cost(cheapest)
         if minimum > budget:
             full, unit = self.cost(dense(self.shape)), "GFLOPs" if self.latency is None else "ms"
             raise UserError(
@@ -228,42 +251,24 @@ class Space:
             )
 
     def project(self, params: Params, budget: float) -> Params:
-        """Compress a point, keeping its proportions, until it costs at most `budget`.
+        """Compress a point, keeping its proportions, until it costs at most `budget` and keeps the limits of the space.
 
         One factor scales the compression of every dimension. If that is not enough, all dimensions then move towards
         the cheapest point together, but keep their sublayers; at last these are dropped one after the other, MLPs
-        first. A point within the budget is returned as it is. The result is canonical.
+        first. For limits that merging does not help with, the widths do so before. A point within all limits is
+        returned as it is. The result is canonical.
         """
-        return self.canonical(params if self._cost(params) <= budget else self._projected(params, budget))
+        of_widths = [bound for bound in self.limits if not bound.merging_helps]
+        if of_widths:
+            widths = [name for name in self.dimensions if not name.startswith("merge")]
+            params = self._projected(params, widths, lambda p: all(bound.holds(self.recipe(p)) for bound in of_widths))
+        return self.canonical(self._projected(params, list(self.dimensions), lambda point: self.fits(point, budget)))
 
-    def _projected(self, params: Params, budget: float) -> Params:
-        start = {name: d.compression(params[name]) for name, d in self.dimensions.items()}
-        end = {name: d.compression(self.cheapest[name]) for name, d in self.dimensions.items()}
-        largest = max(start.values(), default=0.0)
-        stretch = 1 / min((c for c in start.values() if c > 0), default=1.0)
-
-        def scaled(factor: float) -> Params:
-            return {name: d.at(min(1.0, start[name] * factor)) for name, d in self.dimensions.items()}
-
-        full = {name: min(1.0, c * stretch) for name, c in start.items()}
-        for name in self._dropping:
-            end[name] = max(full[name], self.dimensions[name].compression(self.smallest[name]))
-
-        def blended(share: float) -> Params:
-            return {name: d.at((1 - share) * full[name] + share * end[name]) for name, d in self.dimensions.items()}
-
-        narrow = blended(1.0)
-        left = {name: low for name, low in self._dropping.items() if narrow[name] != low == self.cheapest[name]}
-
-        def dropped(share: float) -> Params:
-            count = math.ceil(share * len(left))
-            return self.cheapest if count == len(left) else narrow | dict(islice(left.items(), count))
-
-        if largest > 0 and self._cost(scaled(stretch)) <= budget:
-            return self._weakest(scaled, 1.0, stretch, budget, self._cost)
-        if not self._dropping or self._cost(narrow) <= budget:
-            return self._weakest(blended, 0.0, 1.0, budget, self._cost)
-        return self._weakest(dropped, 0.0, 1.0, budget, self._cost)
+    def _projected(self, params: Params, names: list[str], fits: Callable[[Params], bool]) -> Params:
+        if fits(params):
+            return params
+        chosen = {name: self.dimensions[name] for name in names}
+        return projected(params, chosen, self.smallest, self._dropping, self.cheapest, fits)
 
     def draw(self, rng: np.random.Generator, low: float) -> Params:
         """Draw a random point whose cost is approximately log-uniform between `low` and the dense GFLOPs.
@@ -274,7 +279,7 @@ class Space:
         """
         target = math.exp(rng.uniform(math.log(low), math.log(self.gflops({}))))
         only = rng.integers(4)
-        strength = {kind: rng.uniform() for kind in ("embed", *_BLOCK_WIDTHS, "merge")}
+        strength = {kind: rng.uniform() for kind in ("embed", *BLOCK_WIDTHS, "merge")}
         shares = {}
         for name in self.dimensions:
             kind = name.partition("_")[0]
@@ -288,7 +293,7 @@ class Space:
             return self.canonical(kept | dropped)
 
         steepest = 1 / min((share / largest for share in shares.values() if share > 0), default=1.0)
-        return self._weakest(scaled, 0.0, steepest, target, self.gflops)
+        return weakest(scaled, 0.0, steepest, lambda point: self.gflops(point) <= target)
 
     def _drawn_drops(self, rng: np.random.Generator, target: float) -> Params:
         """Draw sublayers to drop as long as the cost stays above the target."""
@@ -307,16 +312,7 @@ class Space:
             names = [name for name in self.merging.dimensions if name in self.dimensions]
             return self.smallest | {name: self.dimensions[name].at(compression) for name in names}
 
-        return merged(0.0) if self.gflops(merged(0.0)) <= low else self._weakest(merged, 0.0, 1.0, low, self.gflops)
+        def fits(point: Params) -> bool:
+            return self.gflops(point) <= low
 
-    def _weakest(
-        self, at: Callable[[float], Params], low: float, high: float, budget: float, cost: Callable[[Params], float]
-    ) -> Params:
-        """Bisect a path for the least compressed point within the budget; its end, `high`, must be within it."""
-        for _ in range(_HALVINGS):
-            middle = (low + high) / 2
-            if cost(at(middle)) <= budget:
-                high = middle
-            else:
-                low = middle
-        return at(high)
+        return merged(0.0) if fits(merged(0.0)) else weakest(merged, 0.0, 1.0, fits)

@@ -72,7 +72,10 @@ def trusted(folder):
     [
         ("pick empty --max-gflops abc", "'--max-gflops': Input should be a valid number, unable to parse"),
         ("pick empty --max-gflops abc", "not 'abc' (see raycomp pick --help)"),
-        ("pick empty --max-gflps 1", "No such option: --max-gflps (Possible options: --max-drop, --max-gflops"),
+        (
+            "pick empty --max-gflps 1",
+            "No such option: --max-gflps (Possible options: --max-gflops, --max-ms, --max-params",
+        ),
         ("pick empty --max-drop nan", "--max-drop nan: expected a number"),
         ("pick empty --max-share 30", "of the dense cost such as 40%; did you mean 30%?"),
         ("pick", "Missing argument 'sweep'. (see raycomp pick --help)"),

@@ -9,14 +9,26 @@ from typing import Annotated
 import typer
 from pydantic import TypeAdapter, ValidationError
 
-from raycomp.commands.inputs import Json, Results, SweepName, check_suffix, complete_sweep, print_json, results_option
+from raycomp.commands.inputs import (
+    Json,
+    Results,
+    SweepName,
+    check_suffix,
+    complete_sweep,
+    cost_limits,
+    print_json,
+    results_option,
+    shape_of,
+)
 from raycomp.errors import UserError
 from raycomp.report import tables
 from raycomp.report.choice import Limits, choose
 from raycomp.report.confidence import Confidence, confidence
+from raycomp.report.row_costs import RowCost, row_costs
 from raycomp.results.query import at_budgets, class_names, dense_row, final_front
 from raycomp.results.row import Row
 from raycomp.results.store import Store, sweep_folder
+from raycomp.settings.amounts import Amount, CostName, Limit, in_words
 from raycomp.settings.section import Share
 
 _SHOWN = 5  # further recipes in the table
@@ -24,6 +36,9 @@ _SHOWN = 5  # further recipes in the table
 Sweeps = Annotated[list[str], typer.Argument(help="Names of sweeps.", autocompletion=complete_sweep)]
 _SHARE_HELP = "Maximum cost as a share of dense: 40%. GFLOPs, or time if the budget is in time."
 _DROP_HELP = "Maximum loss against dense in points of mIoU, clean and corrupted."
+_MS_HELP = "Maximum milliseconds of a batch: by the sweep's latency table, or as --speed says."
+_MEMORY_HELP = "Maximum memory of weights and activations: 20MB, or 70% of dense."
+_SPEED_HELP = "Times of another device: what `raycomp speed NAME --json` printed there."
 _CLASS_HELP = "Minimum clean IoU of a class: pole=0.3. Repeatable; also considers recipes beyond the front."
 
 
@@ -35,28 +50,45 @@ def pick_command(
     max_clean_drop: Annotated[float | None, typer.Option(help="Maximum loss of clean mIoU, points.")] = None,
     max_corrupted_drop: Annotated[float | None, typer.Option(help="Maximum loss of corrupted mIoU, points.")] = None,
     min_class_iou: Annotated[list[str] | None, typer.Option(help=_CLASS_HELP)] = None,
+    max_params: Annotated[str | None, typer.Option(help="Maximum parameters: 1M, or 50% of dense.")] = None,
+    max_ms: Annotated[float | None, typer.Option(help=_MS_HELP)] = None,
+    max_memory: Annotated[str | None, typer.Option(help=_MEMORY_HELP)] = None,
+    speed: Annotated[Path | None, typer.Option(help=_SPEED_HELP)] = None,
     results: Results = "results",
     as_json: Json = False,
 ) -> None:
     """Choose the recipe with the best mean of clean and corrupted mIoU within a cost, or the cheapest accurate one."""
     numbers = {"gflops": max_gflops, "drop": max_drop, "clean-drop": max_clean_drop}
-    limits = _limits(numbers | {"corrupted-drop": max_corrupted_drop}, max_share, min_class_iou or [])
+    further = cost_limits(max_params, max_ms, max_memory, speed)
+    limits = _limits(numbers | {"corrupted-drop": max_corrupted_drop}, max_share, min_class_iou or [], further)
     store = Store(sweep_folder(results, sweep))
-    budget, rows = store.config().search.budget, store.rows()
-    chosen = choose(rows, limits)
+    config, rows = store.config(), store.rows()
+    costs = row_costs(further, rows, config, lambda: shape_of(config, store.folder)[0], speed)
+    chosen = choose(rows, limits, costs)
     # for members of the front, the same as in `raycomp front`
-    confidences = confidence(chosen) | confidence(final_front(rows, budget))
+    confidences = confidence(chosen) | confidence(final_front(rows, config.search.budget))
     if as_json:
-        recipe, *others = (row.columns() | {"confidence": confidences.get(row.recipe_id)} for row in chosen)
-        print_json({"recipe": recipe, "others": others})
+        recipe, *others = (_described(row, confidences, costs) for row in chosen)
+        sources = {"sources": {name: one.source for name, one in costs.items()}} if costs else {}
+        print_json({"recipe": recipe, "others": others} | sources)
         return
     _print_choice(chosen, rows, limits, confidences)
+    for name, one in costs.items():
+        tables.say(f"{chosen[0].recipe_id}: {in_words(Amount(one.value(chosen[0]), name))} ({one.source})")
     options = f"{chosen[0].recipe_id[:6]} --sweep {sweep}{results_option(results)}"
     tables.say(f"GFLOPs by block:  raycomp explain {options}")
     tables.say(f"to use it:        raycomp export {options} --out models")
 
 
-def _limits(numbers: dict[str, float | None], share: str | None, classes: list[str]) -> Limits:
+def _described(row: Row, confidences: dict[str, Confidence], costs: dict[CostName, RowCost]) -> dict[str, object]:
+    """Return the columns of a row, its confidence and the costs that are limited."""
+    values = {name: value for name, one in costs.items() if math.isfinite(value := one.value(row))}
+    return row.columns() | {"confidence": confidences.get(row.recipe_id)} | ({"costs": values} if costs else {})
+
+
+def _limits(
+    numbers: dict[str, float | None], share: str | None, classes: list[str], further: dict[CostName, Limit]
+) -> Limits:
     """Parse the limits of `raycomp pick`; `drop` limits both the clean and the corrupted drop."""
     for option, value in numbers.items():
         if value is not None and not math.isfinite(value):
@@ -67,9 +99,10 @@ def _limits(numbers: dict[str, float | None], share: str | None, classes: list[s
         for one in ("clean-drop", "corrupted-drop")
     )
     ious = dict(_class_limit(text) for text in classes)
-    limits = Limits(given.get("gflops"), _share(share), clean, corrupted, ious)
+    limits = Limits(given.get("gflops"), _share(share), clean, corrupted, ious, further)
     if limits == Limits():
-        options = "--max-gflops, --max-share, --max-drop, --max-clean-drop, --max-corrupted-drop, --min-class-iou"
+        options = "--max-gflops, --max-share, --max-params, --max-ms, --max-memory, --max-drop, --max-clean-drop, "
+        options += "--max-corrupted-drop, --min-class-iou"
         raise UserError(f"pick needs a limit: {options}")
     return limits
 
@@ -115,7 +148,7 @@ def compare_command(sweeps: Sweeps, results: Results = "results", as_json: Json 
 
     views = [SweepView.read(Store(sweep_folder(results, name))) for name in sweeps]
     if as_json:
-        shares = views[0].config.search.baselines
+        shares = views[0].config.search.shares(views[0].share)
         print_json([{"sweep": one.name, "trials": len(one.trials), "hypervolume": one.hypervolume(),
                      "stage": one.stage, "front": one.front, "difference": difference(views[0], one),
                      "budgets": at_budgets(one.rows, shares, one.share)}

@@ -130,7 +130,7 @@ def speed_command(
     if plot is not None:
         plot_speed(measured, setting, plot)
     if as_json:
-        print_json([{**vars(s), "ratio": s.ratio, "in_vain": s.in_vain} for s in measured])
+        print_json([{**vars(s), "ratio": s.ratio, "in_vain": s.in_vain, "setting": setting} for s in measured])
         return
     if plot is not None:
         tables.say(f"plot: {plot}")

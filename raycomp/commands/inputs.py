@@ -2,6 +2,7 @@
 """Helpers of the commands: find recipes and shapes, parse options, print JSON."""
 
 import json
+import math
 import os
 import shlex
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from raycomp.errors import UserError, first_line, nearest, without_password
 from raycomp.recipe import Recipe
 from raycomp.results.row import Row
 from raycomp.results.store import Store
+from raycomp.settings.amounts import Amount, CostName, Limit, parsed_limit
 from raycomp.shape import ModelShape, Size
 from raycomp.shipped import search_spaces, space_file
 from raycomp.storage import AnyPath, located
@@ -97,6 +99,27 @@ def numbers(option: str, text: str, low: float, high: float) -> list[float]:
             raise UserError(f"{option} {part}: expected numbers from {low:g} to {high:g}")
         values.append(value)
     return values
+
+
+def cost_limits(params: str | None, ms: float | None, memory: str | None, speed: Path | None) -> dict[CostName, Limit]:
+    """Parse --max-params, --max-ms and --max-memory.
+
+    Raises:
+        UserError: for a value that is no limit on its cost, or times that nothing limits.
+    """
+    if speed is not None and ms is None:
+        raise UserError(f"--speed {speed}: only --max-ms needs it")
+    if ms is not None and not 0 < ms < math.inf:
+        raise UserError(f"--max-ms {ms:g}: expected a time above 0 such as 8")
+    limits: dict[CostName, Limit] = {}
+    texts: dict[CostName, str | None] = {"params": params, "memory": memory}
+    for name, text in texts.items():
+        if text is not None:
+            try:
+                limits[name] = parsed_limit(text, (name,))
+            except ValueError as error:
+                raise UserError(f"--max-{name} {text}: {error}") from None
+    return limits | ({} if ms is None else {"ms": Amount(ms, "ms")})
 
 
 def check_suffix(option: str, path: Path, suffix: str) -> None:

@@ -13,6 +13,7 @@ from raycomp.errors import UserError
 from raycomp.flops import profile
 from raycomp.recipe import dense
 from raycomp.report import tables
+from raycomp.settings.amounts import Amount
 
 if TYPE_CHECKING:
     from raycomp.jobs.prune_by_nvit import Pruned
@@ -45,6 +46,8 @@ def prune_command(
     recipe_file = out.with_suffix(".yaml")
     check_outputs(f"--out {out}", [out, recipe_file], [space, checkpoints.locate(config.model.checkpoint)])
     share, by_latency = config.search.budget, to_latency is not None
+    if isinstance(share, Amount):
+        raise UserError(f"--{'latency' if by_latency else 'gflops'} {share}: expected a share of dense such as 60%")
     made = pruned(config, share, by_latency, tables.say)
     target = f"{share:.1%} of dense {'latency' if by_latency else 'GFLOPs'}"
     checkpoints.save(made.model, out, {"pruned_from": made.checkpoint, "target": target})

@@ -21,17 +21,19 @@ from raycomp.commands.inputs import (
 )
 from raycomp.errors import UserError
 from raycomp.jobs.session import session, share_cores
-from raycomp.recipe import dense
 from raycomp.report import tables
 from raycomp.results.query import check_measured
 from raycomp.results.store import Store, sweep_folder
 from raycomp.results.tracking import tracking_uri
+from raycomp.settings.amounts import Amount, stored
 from raycomp.space import Space
+
+_BUDGET_HELP = "Maximum cost: a share of dense such as 50%, or 0.2GFLOPs, or 8ms for cost metric latency."
 
 
 def search_command(
     space: SpaceFile = DEFAULT_SPACE,
-    budget: Annotated[str | None, typer.Option(help="Maximum cost as a share of dense, for example 50%.")] = None,
+    budget: Annotated[str | None, typer.Option(help=_BUDGET_HELP)] = None,
     cost_metric: Annotated[str | None, typer.Option(help="Cost: gflops, or latency on this device.")] = None,
     trials: Annotated[int | None, typer.Option(help="Recipes to measure.")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the sweep; by default the space's.")] = None,
@@ -74,7 +76,7 @@ def _check(config: configs.SweepConfig) -> None:
     """Check, before loading anything, that the budget can be met and that the checkpoints exist."""
     if (shape := config.model.shape) is not None and config.search.cost_metric != "latency":
         grid = Space.of(config, shape)
-        grid.check_budget(config.search.budget * grid.cost(dense(shape)))
+        grid.check_budget(grid.budget_of(config.search.budget))
     from raycomp.models import checkpoints
 
     checkpoints.locate(config.model.checkpoint)
@@ -86,17 +88,18 @@ def _print_plan(config: configs.SweepConfig, store: Store, space: Path, as_json:
     """Print what a sweep would run, without writing anything or asking a cluster."""
     shape, _ = shape_of(config, space)
     grid, search = Space.of(config, shape), config.search
-    limit = search.budget * grid.cost(dense(shape))
     in_time = search.cost_metric == "latency"  # only the sweep measures the times
     if in_time:
-        shares = tuple(share for share in search.baselines if share <= search.budget)
+        most = 1.0 if isinstance(search.budget, Amount) else search.budget
+        shares = tuple(share for share in search.baselines if share <= most)
         search = search.model_copy(update={"budget": 1.0, "baselines": shares})
-    else:
-        grid.check_budget(limit)
+    limit = grid.budget_of(search.budget)
+    grid.check_budget(limit)
     from raycomp.context.preparation import trained_space
     from raycomp.models import checkpoints
     from raycomp.search.plan import plan
     from raycomp.search.proposer import Proposer
+    from raycomp.search.schedule import probe_trials
 
     checkpoint, elastic = config.model.checkpoint, config.model.elastic
     if _exists(checkpoint):
@@ -106,9 +109,9 @@ def _print_plan(config: configs.SweepConfig, store: Store, space: Path, as_json:
         tables.say(f"{checkpoint} does not exist yet; {advice}", aside=as_json, style="yellow")
     measurable = trained_space(config, shape) if elastic is not None and _exists(elastic) else None
     rows = store.rows() if (store.folder / "sweep.yaml").is_file() else []
-    planned = plan(config, Proposer(grid, search, rows, measurable))
+    planned = plan(config, Proposer(grid, search, rows, measurable, probe_trials(config)))
     if as_json:
-        budget = {"cost_metric": config.search.cost_metric, "budget": config.search.budget}
+        budget = {"cost_metric": config.search.cost_metric, "budget": stored(config.search.budget)}
         gflops = None if in_time else limit
         print_json({"sweep": config.name, "trials": search.trials, **budget, "gflops": gflops, **asdict(planned)})
         return

@@ -30,6 +30,7 @@ from raycomp.report.compare import Comparison, compare
 from raycomp.report.published import comparability
 from raycomp.results import query
 from raycomp.results.store import Store, sweep_folder
+from raycomp.settings.amounts import Amount
 from raycomp.shape import ModelShape, Size
 from raycomp.space import Space
 from raycomp.storage import AnyPath
@@ -48,7 +49,9 @@ def profile_command(
     sweep = configs.load(space, budget=budget)
     shape, image = shape_of(sweep, space)
     grid = Space.of(sweep, shape)
-    limit = sweep.search.budget * profile(shape, dense(shape), image).gflops
+    if isinstance(sweep.search.budget, Amount) and sweep.search.budget.cost == "ms":
+        raise UserError(f"budget {sweep.search.budget}: profile counts GFLOPs; expected --budget 60% or 0.2GFLOPs")
+    limit = grid.budget_of(sweep.search.budget)
     grid.check_budget(limit)
     fitted = grid.recipe(grid.project({name: d.full for name, d in grid.dimensions.items()}, limit))
     recipes = {"dense": dense(shape), "at budget": fitted, "smallest": grid.recipe(grid.smallest)}
@@ -62,7 +65,7 @@ def profile_command(
         return
     tables.say(f"{sweep.name}: {len(grid.dimensions)} dimensions, input {image[0]}x{image[1]}")
     low, high = min(cost.gflops for cost in costs.values()), costs["dense"].gflops
-    can = f"budget {sweep.search.budget:.1%} = {limit:.4g} GFLOPs can be met"
+    can = f"budget {limit / high:.1%} = {limit:.4g} GFLOPs can be met"
     tables.say(f"{can}: the space ranges from {low:.4g} to {high:.4g} GFLOPs")
     tables.console().print(tables.profile_table(list(costs.items())))
     if merging:

@@ -63,7 +63,7 @@ class SweepContext:
     calibration: np.ndarray | None = None
     """Training images (n, H, W, 3) uint8 for a recovery by reconstruction."""
     latency: LatencyTable | None = None
-    """Latency table of the workers' device, if the cost metric is latency."""
+    """Latency table of the workers' device, if the search needs one."""
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle the fields only; every process builds its networks from the arrays."""

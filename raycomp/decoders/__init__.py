@@ -9,6 +9,7 @@ from functools import lru_cache
 
 from raycomp.decoders import dpt_steps, eomt_steps, linear_steps, mask_steps, pup_steps, upernet_steps
 from raycomp.decoders.operations import Input, Step
+from raycomp.shape import ModelShape
 
 STEPS: dict[str, Callable[[Input], tuple[Step, ...]]] = {
     "linear": linear_steps.steps,
@@ -25,3 +26,19 @@ STEPS: dict[str, Callable[[Input], tuple[Step, ...]]] = {
 def decoder_cost(spec: Input) -> int:
     """Return the multiply-adds of a decoder on one image, including upsampling to pixels; see `raycomp.flops`."""
     return sum(step.cost for step in STEPS[spec.shape.decoder](spec))
+
+
+@lru_cache(maxsize=2**10)
+def decoder_params(shape: ModelShape, embed: int) -> int:
+    """Return the number of parameters of a decoder behind an encoder of this width."""
+    return sum(step.params for step in STEPS[shape.decoder](Input.unmerged(shape, embed)))
+
+
+@lru_cache(maxsize=2**16)
+def decoder_peak(spec: Input) -> int:
+    """Return the most numbers that a decoder holds at a time for one image, besides the encoder's features."""
+    peak, last, kept = 0, 0, 0
+    for step in STEPS[spec.shape.decoder](spec):
+        peak = max(peak, kept + last + step.peak)
+        kept, last = (kept + step.values, 0) if step.kept else (kept, step.values)
+    return peak

@@ -22,7 +22,7 @@ def steps(spec: Input) -> tuple[Step, ...]:
     result: list[Step] = []
     for tap, (width, grid) in enumerate(zip(shape.level_widths, grids, strict=True)):
         result += _reassembled(spec, tap, width, grid)
-        result.append(Step(f"convs.{tap}", Conv(width, C, 3), grid))
+        result.append(Step(f"convs.{tap}", Conv(width, C, 3), grid, kept=True))
     grid = grids[-1]
     for index in range(LEVELS):
         if index:

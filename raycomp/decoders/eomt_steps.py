@@ -8,6 +8,7 @@ from raycomp.decoders.operations import (
     ChannelNorm,
     Conv,
     ConvTranspose,
+    Elementwise,
     Input,
     Linear,
     Product,
@@ -35,5 +36,6 @@ def steps(spec: Input) -> tuple[Step, ...]:
         result.append(Step(f"upscale.{index}.norm", ChannelNorm(E), grid))
     result.append(Step("", Product(E, shape.queries), grid))
     if grid != spec.pixels:
-        result.append(Step("", Upsample(shape.queries), spec.pixels))
+        result.append(Step("", Upsample(shape.queries), spec.pixels, kept=True))
+    result.append(Step("", Elementwise(shape.queries), spec.image))
     return (*result, Step("", Product(shape.queries, shape.classes), spec.image))

@@ -4,7 +4,7 @@
 Legend: N tokens, K classes, E width.
 """
 
-from raycomp.decoders.operations import Attention, Input, Linear, Mlp, Norm, Product, Step, to_pixels
+from raycomp.decoders.operations import Attention, Embedding, Input, Linear, Mlp, Norm, Product, Step, to_pixels
 from raycomp.recipe import BlockWidths
 from raycomp.shape import ModelShape
 
@@ -26,7 +26,10 @@ def steps(spec: Input) -> tuple[Step, ...]:
     patches, tokens = (spec.patches, 1), (spec.patches + classes, 1)
     widths = decoder_widths(spec.shape, embed)
     attention = Attention(embed, widths.heads, widths.qk, widths.v)
-    result = [Step("proj_dec", Linear(embed, embed), patches, reads=True)]
+    result = [
+        Step("proj_dec", Linear(embed, embed), patches, reads=True),
+        Step("cls_emb", Embedding(classes, embed), (classes, 1)),
+    ]
     for index in range(spec.shape.decoder_depth):
         result.append(Step(f"blocks.{index}.attn", attention, tokens))
         result.append(Step(f"blocks.{index}.mlp", Mlp(embed, widths.mlp), tokens))

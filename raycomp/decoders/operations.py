@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Operations of decoders and their costs in fvcore's convention (REFERENCE 2), without torch.
+"""Operations of decoders: cost in fvcore's convention (REFERENCE 2), parameters and memory, without torch.
 
 A multiply-add counts 1, LayerNorm 5 per element, bilinear upsampling 4 per output element, adaptive pooling 1 per
 input element; activations, sums and gathers are free. Batch normalisation is folded into convolutions.
@@ -8,9 +8,17 @@ input element; activations, sums and gathers are free. Batch normalisation is fo
 from dataclasses import dataclass
 from typing import Protocol
 
+from raycomp.decoders.halves import (
+    NORM_COST,
+    attention_cost,
+    attention_params,
+    attention_peak,
+    mlp_cost,
+    mlp_params,
+    mlp_peak,
+)
 from raycomp.shape import Grid, ModelShape, Size
 
-NORM_COST = 5
 UPSAMPLE_COST = 4
 
 
@@ -48,22 +56,53 @@ class Operation(Protocol):
     def cost(self, grid: Grid) -> int:
         """Return the multiply-adds on a grid of rows x columns; by default the grid of the output."""
 
+    @property
+    def params(self) -> int:
+        """Number of parameters."""
+
+    @property
+    def width(self) -> int:
+        """Numbers that it returns for each cell of the grid."""
+
 
 @dataclass(frozen=True, slots=True)
 class Step:
     """One operation of a decoder."""
 
     name: str
-    """Name of its module in the head; empty without parameters."""
+    """Name of its module or parameter in the head; empty without parameters."""
     operation: Operation
     grid: Grid
     """Grid that the cost is counted on; tokens are a grid of one column."""
     reads: bool = False
     """Whether it reads the encoder's features, so that its input channels follow the embedding width."""
+    kept: bool = False
+    """Whether its result is needed after the next step."""
 
     @property
     def cost(self) -> int:
         return self.operation.cost(self.grid)
+
+    @property
+    def params(self) -> int:
+        return self.operation.params if self.name else 0
+
+    @property
+    def values(self) -> int:
+        """Numbers that it returns."""
+        return _cells(self.grid) * self.operation.width
+
+    @property
+    def peak(self) -> int:
+        """Numbers that it holds at most at a time, without its input."""
+        match self.operation:
+            case Attention(embed, heads, qk, v):
+                return _cells(self.grid) * attention_peak(embed, heads, qk, v)
+            case Mlp(embed, hidden):
+                return _cells(self.grid) * mlp_peak(embed, hidden)
+            case Conv(kernel=3):
+                return 2 * self.values  # before and after its activation
+        return self.values
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +115,14 @@ class Linear:
 
     def cost(self, grid: Grid) -> int:
         return _cells(grid) * self.inputs * self.outputs
+
+    @property
+    def params(self) -> int:
+        return self.inputs * self.outputs + self.bias * self.outputs
+
+    @property
+    def width(self) -> int:
+        return self.outputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +138,14 @@ class Conv:
     def cost(self, grid: Grid) -> int:
         return _cells(grid) * self.inputs // self.groups * self.outputs * self.kernel**2
 
+    @property
+    def params(self) -> int:
+        return self.outputs * (self.inputs // self.groups * self.kernel**2 + 1)
+
+    @property
+    def width(self) -> int:
+        return self.outputs
+
 
 @dataclass(frozen=True, slots=True)
 class ConvTranspose:
@@ -103,6 +158,14 @@ class ConvTranspose:
     def cost(self, grid: Grid) -> int:
         return _cells(grid) * self.inputs * self.outputs
 
+    @property
+    def params(self) -> int:
+        return self.outputs * (self.inputs * self.factor**2 + 1)
+
+    @property
+    def width(self) -> int:
+        return self.outputs
+
 
 @dataclass(frozen=True, slots=True)
 class ChannelNorm:
@@ -113,15 +176,51 @@ class ChannelNorm:
     def cost(self, grid: Grid) -> int:
         return NORM_COST * _cells(grid) * self.channels
 
+    @property
+    def params(self) -> int:
+        return 2 * self.channels
+
+    @property
+    def width(self) -> int:
+        return self.channels
+
 
 @dataclass(frozen=True, slots=True)
 class Norm:
     """LayerNorm of every token."""
 
-    width: int
+    features: int
 
     def cost(self, grid: Grid) -> int:
-        return NORM_COST * _cells(grid) * self.width
+        return NORM_COST * _cells(grid) * self.features
+
+    @property
+    def params(self) -> int:
+        return 2 * self.features
+
+    @property
+    def width(self) -> int:
+        return self.features
+
+
+@dataclass(frozen=True, slots=True)
+class Embedding:
+    """Learned tokens, one for each cell of the grid."""
+
+    count: int
+    features: int
+
+    def cost(self, grid: Grid) -> int:
+        del grid
+        return 0
+
+    @property
+    def params(self) -> int:
+        return self.count * self.features
+
+    @property
+    def width(self) -> int:
+        return self.features
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +235,14 @@ class Attention:
     def cost(self, grid: Grid) -> int:
         return attention_cost(_cells(grid), self.embed, self.heads, self.qk, self.v)
 
+    @property
+    def params(self) -> int:
+        return attention_params(self.embed, self.heads, self.qk, self.v)
+
+    @property
+    def width(self) -> int:
+        return self.embed
+
 
 @dataclass(frozen=True, slots=True)
 class Mlp:
@@ -147,22 +254,45 @@ class Mlp:
     def cost(self, grid: Grid) -> int:
         return mlp_cost(_cells(grid), self.embed, self.hidden)
 
+    @property
+    def params(self) -> int:
+        return mlp_params(self.embed, self.hidden)
+
+    @property
+    def width(self) -> int:
+        return self.embed
+
 
 @dataclass(frozen=True, slots=True)
-class Upsample:
-    """Bilinear resizing."""
-
+class _Weightless:
     channels: int
+
+    @property
+    def params(self) -> int:
+        return 0
+
+    @property
+    def width(self) -> int:
+        return self.channels
+
+
+class Upsample(_Weightless):
+    """Bilinear resizing."""
 
     def cost(self, grid: Grid) -> int:
         return UPSAMPLE_COST * _cells(grid) * self.channels
 
 
-@dataclass(frozen=True, slots=True)
-class Pool:
-    """Adaptive average pooling; the grid is that of the input."""
+class Elementwise(_Weightless):
+    """A function of each number, or a concatenation; both are free."""
 
-    channels: int
+    def cost(self, grid: Grid) -> int:
+        del grid
+        return 0
+
+
+class Pool(_Weightless):
+    """Adaptive average pooling; the grid is that of the input."""
 
     def cost(self, grid: Grid) -> int:
         return _cells(grid) * self.channels
@@ -170,7 +300,7 @@ class Pool:
 
 @dataclass(frozen=True, slots=True)
 class Product:
-    """Matrix product: each grid cell multiplies a vector of `inner` numbers by `outer` others."""
+    """Matrix product: each grid cell multiplies a vector of `inner` numbers by `outer` others, learned if named."""
 
     inner: int
     outer: int
@@ -178,21 +308,13 @@ class Product:
     def cost(self, grid: Grid) -> int:
         return _cells(grid) * self.inner * self.outer
 
+    @property
+    def params(self) -> int:
+        return self.inner * self.outer
 
-def attention_cost(n: int, embed: int, heads: int, qk: int, v: int, qk_norm: bool = False) -> int:
-    """Count LayerNorm, qkv, norms of queries and keys, both products and the output projection for n tokens.
-
-    Without heads there is no attention, and no LayerNorm.
-    """
-    if not heads:
-        return 0
-    norm = NORM_COST * n * embed + (2 * (NORM_COST - 1) * n * heads * qk if qk_norm else 0)  # without weights
-    return norm + n * embed * heads * (2 * qk + v) + n * n * heads * (qk + v) + n * heads * v * embed
-
-
-def mlp_cost(n: int, embed: int, hidden: int, gated: bool = False) -> int:
-    """Count LayerNorm and two linear maps, or three if gated, for n tokens; 0 without hidden channels."""
-    return hidden and n * embed * (NORM_COST + (3 if gated else 2) * hidden)
+    @property
+    def width(self) -> int:
+        return self.outer
 
 
 def scaled(grid: Grid, factor: int) -> Grid:

@@ -5,7 +5,7 @@ Xiao et al., "Unified Perceptual Parsing for Scene Understanding", ECCV 2018; th
 MultiLevelNeck.
 """
 
-from raycomp.decoders.operations import Conv, Input, Pool, Step, Upsample, scaled, to_pixels
+from raycomp.decoders.operations import Conv, Elementwise, Input, Pool, Step, Upsample, scaled, to_pixels
 from raycomp.errors import UserError
 from raycomp.shape import LEVELS, Grid
 
@@ -28,21 +28,26 @@ def steps(spec: Input) -> tuple[Step, ...]:
     """Return the steps; there are 4x4 scores per patch."""
     shape, grids, C = spec.shape, levels(spec.grid), spec.shape.decoder_width
     widths, taps, fine, coarse = shape.level_widths, len(shape.tapped), grids[0], grids[-1]
-    result = [Step(f"neck.lateral.{tap}", Conv(spec.embed, widths[tap]), spec.grid, reads=True) for tap in range(taps)]
+    result = [
+        Step(f"neck.lateral.{tap}", Conv(spec.embed, widths[tap]), spec.grid, reads=True, kept=True)
+        for tap in range(taps)
+    ]
     for level, (width, grid) in enumerate(zip(widths, grids, strict=True)):
         if grid != spec.grid:
             result.append(Step("", Upsample(width), grid))
-        result.append(Step(f"neck.convs.{level}", Conv(width, width, 3), grid))
+        result.append(Step(f"neck.convs.{level}", Conv(width, width, 3), grid, kept=True))
     for index, bins in enumerate(BINS):
         result.append(Step("", Pool(widths[-1]), coarse))
         result.append(Step(f"pool.{index}", Conv(widths[-1], C), (bins, bins)))
-        result.append(Step("", Upsample(C), coarse))
+        result.append(Step("", Upsample(C), coarse, kept=True))
+    result.append(Step("", Elementwise(widths[-1] + len(BINS) * C), coarse))  # one tensor of all
     result.append(Step("bottleneck", Conv(widths[-1] + len(BINS) * C, C, 3), coarse))
     for level, grid in enumerate(grids[:-1]):
         result.append(Step(f"lateral.{level}", Conv(widths[level], C), grid))
         result.append(Step("", Upsample(C), grid))  # from the next coarser level
-        result.append(Step(f"pyramid.{level}", Conv(C, C, 3), grid))
-    result += [Step("", Upsample(C), fine)] * (LEVELS - 1)
+        result.append(Step(f"pyramid.{level}", Conv(C, C, 3), grid, kept=True))
+    result += [Step("", Upsample(C), fine, kept=True)] * (LEVELS - 1)
+    result.append(Step("", Elementwise(LEVELS * C), fine))
     result.append(Step("fusion", Conv(LEVELS * C, C, 3), fine))
     result.append(Step("classifier", Conv(C, shape.classes), fine))
     return (*result, *to_pixels(spec, fine))

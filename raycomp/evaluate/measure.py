@@ -29,11 +29,11 @@ from raycomp.evaluate.sliding import first_window
 from raycomp.evaluate.token_counts import recorded
 from raycomp.evaluate.windows import View, labelled
 from raycomp.models.segmenter import Segmenter
-from raycomp.settings.evaluation import EvaluationConfig
+from raycomp.settings.evaluation import EvaluationConfig, StageConfig
 from raycomp.settings.model_and_data import DataConfig
 from raycomp.shape import Size
 
-_RANK_IMAGES = {"search": 4, "full": 16}
+_RANK_IMAGES = {"search": 4, "full": 16}  # a probe measures accuracy alone
 _LATENCY_RUNS, _WARM_UP = {"search": 5, "full": 15}, 3
 
 
@@ -46,7 +46,8 @@ class Measurement:
     """(K,), NaN for classes that do not occur."""
     corrupted: np.ndarray
     """(16, 5) mIoU of each type and severity; NaN if not measured, or if no pixel was labelled."""
-    rank: EffectiveRank
+    rank: EffectiveRank | None
+    """None for a probe."""
     latency_ms: float | None
     """Median time of one image at batch 1, on CUDA by graph replay; None if not timed."""
     throughput: float
@@ -82,20 +83,24 @@ def measure(
 
     Args:
         model: in evaluation mode and float32, on any device; it is moved and cast.
-        stage: `search` or `full`.
+        stage: `search`, `full`, or `probe`, which measures accuracy alone, on the early-stopping images.
         thresholds: pairs of clean and corrupted mIoU; the early-stopping images must reach at least one of each pair.
-        timed: whether to time one image.
+        timed: whether to time one image, unless the stage is `probe`.
 
     Raises:
         Stopped: if the model is below both values of a threshold.
-        UserError: if no pixel of the clean images, or of the corrupted images, is labelled.
+        UserError: if no pixel of the clean images, or of the corrupted images, is labelled, or a probe has no images.
     """
     started = time.perf_counter()
     dtype = getattr(torch, config.dtype)
     model = model.to(device=device, dtype=dtype)
     shape, window = model.shape, sizes.window_for(model.shape)
     view = View(NORMALIZATIONS[shape.normalization], window, sizes.stride_for(shape), model.decoder.form, dtype)
-    chosen = data.chosen(config.search if stage == "search" else config.full)
+    field = "early_stopping" if stage == "probe" else stage
+    images: StageConfig | None = getattr(config, field)
+    if images is None:
+        raise UserError("evaluation.early_stopping is not set: a probe measures its images")
+    chosen = data.chosen(images)
     stopping = config.early_stopping if stage == "search" else None
     early = chosen[:0] if stopping is None else data.chosen(stopping)
     originals = data.originals if stage == "full" and config.at != "resized" else None
@@ -109,17 +114,15 @@ def measure(
                 raise Stopped(first, len(early), time.perf_counter() - started)
         table = counts.add(np.setdiff1d(chosen, early))
         throughput = len(chosen) / (time.perf_counter() - started)
-        indices = chosen[data.variants[chosen] == CLEAN][: _RANK_IMAGES[stage]].tolist()
-        probe = torch.cat([first_window(view.normalised(counts.images[i][None]), window) for i in indices])
-        rank = effective_rank(model, probe)
-        latency = None
-        if timed:  # adaptive merging cannot be a graph, because its token counts depend on the image
-            image = probe[:1]
-            run = partial(model if model.recipe.adaptive else graphed(model, image), image)
-            latency = 1e3 * median_seconds({"": run}, image.device, _LATENCY_RUNS[stage], _WARM_UP)[""]
+        rank, latency = None, None
+        if stage != "probe":
+            indices = chosen[data.variants[chosen] == CLEAN][: _RANK_IMAGES[stage]].tolist()
+            windows = torch.cat([first_window(view.normalised(counts.images[i][None]), window) for i in indices])
+            rank = effective_rank(model, windows)
+            latency = _latency_ms(model, windows[:1], _LATENCY_RUNS[stage]) if timed else None
     clean, corrupted = miou(table[0]), _by_variant(table, data.variants[chosen])
     if not (np.isfinite(clean) and np.isfinite(corrupted).any()):
-        raise UserError(f"evaluation.{stage}: no pixel is labelled in its clean images, or in its corrupted images")
+        raise UserError(f"evaluation.{field}: no pixel is labelled in its clean images, or in its corrupted images")
     return Measurement(
         clean_miou=clean,
         class_iou=class_iou(table[0]),
@@ -133,6 +136,13 @@ def measure(
         first=first,
         per_image=counts.per_image(),
     )
+
+
+def _latency_ms(model: Segmenter, image: torch.Tensor, runs: int) -> float:
+    """Return the median time of one image (1, 3, H, W)."""
+    # Adaptive merging cannot be a graph, because its token counts depend on the image.
+    run = partial(model if model.recipe.adaptive else graphed(model, image), image)
+    return 1e3 * median_seconds({"": run}, image.device, runs, _WARM_UP)[""]
 
 
 def _by_variant(confusions: np.ndarray, measured: np.ndarray) -> np.ndarray:

@@ -3,7 +3,6 @@
 
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import replace
 
 from raycomp.cluster import placement
 from raycomp.jobs.session import Session
@@ -27,6 +26,7 @@ from raycomp.results.query import (
 from raycomp.results.replica import Replica
 from raycomp.results.row import Row
 from raycomp.search.proposer import Proposer
+from raycomp.search.schedule import probe_trials
 from raycomp.search.study_replica import StudyReplica, study_uri
 from raycomp.search.sweep import run_sweep
 from raycomp.space import Space
@@ -49,8 +49,9 @@ def search(session: Session, study: str | None) -> tuple[SweepView, bool]:
     config, before = session.config, session.store.rows()
     placement.announce(config, session.say, session.warn, "--gpus")
     context = session.prepared(before)
-    space = replace(Space.of(config, context.shape), latency=context.latency)
-    proposer = Proposer(space, config.search, before, None if context.elastic is None else context.elastic.space)
+    space = Space.of(config, context.shape, context.latency)
+    measurable = None if context.elastic is None else context.elastic.space
+    proposer = Proposer(space, config.search, before, measurable, probe_trials(config))
     if before:
         session.say(f"{session.folder}: {proposer.trials_done} of {config.search.trials} trials done, resuming")
     session.say(f"trials to run: {proposer.agenda}")
@@ -93,7 +94,7 @@ def _print(session: Session, view: SweepView) -> None:
     """Print the front, the best recipe at each budget, and how well cheap measurements predict expensive ones."""
     config, rows, say = view.config, view.rows, session.say
     session.console.print(tables.front_table(view.comparisons, config.search.cost_metric == "latency", origins(rows)))
-    if budgets := at_budgets(rows, config.search.baselines, config.search.budget):
+    if budgets := at_budgets(rows, config.search.shares(view.share), config.search.budget):
         session.console.print(tables.budget_table(budgets, origins(rows)))
     for objective, rho in first_agreement(rows).items():
         say(f"rank correlation of {objective} between first images and search stage: Spearman {rank_text(rho)}")
@@ -110,7 +111,7 @@ def _draw(session: Session, view: SweepView, trials: int) -> list[AnyPath]:
     page, plot = folder / "report.html", folder / "front.png"
     write_sweep_page([view], page)
     unit = "latency" if config.search.cost_metric == "latency" else "GFLOPs"
-    title = f"{config.name}: {trials} trials, budget {config.search.budget:.0%} of the dense {unit}"
+    title = f"{config.name}: {trials} trials, budget {view.share:.0%} of the dense {unit}"
     plot_front(view.rows, config.search.budget, title, plot)
     session.say(f"rows:   {folder / 'trials'}/*.parquet\nplot:   {plot}\nreport: {page}")
     return [plot, page]

@@ -57,7 +57,7 @@ class Session:
         Args:
             rows: Existing rows, which must belong to the same model and images.
             open_store: Whether to write the settings to the folder.
-            timed: Whether to add the latency table, from the folder or measured, if the cost metric is latency.
+            timed: Whether to add the latency table, from the folder or measured, if the search needs it.
             options: Arguments of `prepare_context`.
 
         Raises:
@@ -71,8 +71,8 @@ class Session:
         check_same(rows, context, self.folder)
         if open_store:
             self.store.open(self.config)
-        by_latency = timed and self.config.search.cost_metric == "latency"
-        return with_latency(context, self.folder, self.say) if by_latency else context
+        needed = timed and self.config.search.needs_times
+        return with_latency(context, self.folder, self.say) if needed else context
 
     def track(self, classes: Sequence[str], rows: Iterable[Row] = ()) -> Tracker:
         """Start the MLflow run and log existing rows."""

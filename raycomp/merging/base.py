@@ -199,6 +199,12 @@ class MergeMethod(BaseModel, ABC):
             return self
         return self.with_searched({name: ratio for name, ratio in self.searched.items() if name not in silent})
 
+    def sparing(self, blocks: Collection[int], shape: ModelShape, image: Size | None) -> Self:
+        """Return the same strength without merging in some blocks, counted from 0."""
+        del shape, image
+        spared = {f"{kind}_{block}" for kind in ("merge", "merge_windows") for block in blocks}
+        return self.with_searched({name: ratio for name, ratio in self.searched.items() if name not in spared})
+
     # Adaptive merging, measured on images
 
     def last_block(self, depth: int) -> int:

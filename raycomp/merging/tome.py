@@ -8,7 +8,7 @@ Legend: B batch, N tokens, E embedding width, H heads.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
 from pydantic import Field
@@ -111,6 +111,16 @@ class ToMe(MergeMethod):
 
     def with_searched(self, ratios: Mapping[str, float]) -> Self:
         return type(self)(ratios=tuple(ratios.get(name, 0.0) for name in self.dimensions), metric=self.metric)
+
+    def sparing(self, blocks: Collection[int], shape: ModelShape, image: Size | None) -> Self:
+        """Merge as many tokens in every other block; one that merged half of its tokens has more of them now."""
+        counts, (rows, columns) = merge_counts(shape, self.ratios, image), shape.grid(image)
+        most, left, wanted = max(counts, default=0), rows * columns, list[int]()
+        for block, count in enumerate(counts):
+            capped = 2 * count >= left - 1
+            wanted.append(0 if block in blocks else most if capped else count)
+            left -= count
+        return self._with_counts(wanted, shape, image)
 
 
 def compared(keys: Tensor, metric: Metric) -> Tensor:

@@ -104,6 +104,7 @@ class Encoder(nn.Module):
                 before = tokens
                 x, tokens = self.merger.merge(index, x, keys, tokens, grid, shape.special(index))
                 rotation = rotation if tokens is before else self.rotation(x, tokens, grid)
+            del keys  # a view of queries and values as well, whose memory the MLP can use
             if self.observer is not None:
                 self.observer(index, x.shape[1])
             x = block.feed(x)

@@ -23,13 +23,14 @@ from raycomp.results.store import Store
 from raycomp.search.proposal import Proposal
 from raycomp.search.rows import described, failed, git_commit, measured
 from raycomp.search.trial import measured_in
+from raycomp.settings.amounts import Limit
 from raycomp.training_loop import TrainingProgress
 
 STAGE = "refined"
 
 
 def front_targets(
-    rows: Sequence[Row], budget_share: float, seeds: Sequence[int], top: int | None = None, ids: Sequence[str] = ()
+    rows: Sequence[Row], budget: Limit, seeds: Sequence[int], top: int | None = None, ids: Sequence[str] = ()
 ) -> list[Target]:
     """Return the recipes of the front with every seed, cheapest first.
 
@@ -40,7 +41,7 @@ def front_targets(
     Raises:
         UserError: If no member of the front has a prefix.
     """
-    front = final_front(rows, budget_share)
+    front = final_front(rows, budget)
     if not front:
         return []
     members = [row.recipe_id for row in front]

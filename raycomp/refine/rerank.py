@@ -11,29 +11,32 @@ from raycomp.recipe import check_fits, dense
 from raycomp.results.query import completed, final_front, is_uniform_baseline
 from raycomp.results.row import Row
 from raycomp.search.proposal import Proposal
+from raycomp.settings.amounts import Limit
+from raycomp.settings.space_and_search import LimitsConfig
 from raycomp.shape import ModelShape, Size
 
 
 def settings(name: str, sweep: SweepConfig, space: SweepConfig | None, split: str | None) -> SweepConfig:
     """Return settings to measure a sweep elsewhere: those of another space, or of the sweep, and another data split.
 
-    The budget is the dense cost, since recipes may cost a different share of it there.
+    The budget is the dense cost and there are no other limits, since recipes may cost a different share of it there.
     """
     place = "-".join(filter(None, (space.name if space else "", split)))
     config = (space or sweep).model_copy(update={"name": f"{name}-on-{place}"})
-    config = config.changed("search", budget=1.0, baselines=sweep.search.baselines)
+    free = {"limits": LimitsConfig(), "budget": 1.0, "baselines": sweep.search.baselines}
+    config = config.model_copy(update={"search": config.search.model_copy(update=free)})
     if split is not None:
         config = config.changed("data", eval_split=split)
     return config
 
 
-def proposals(rows: Sequence[Row], budget_share: float, shape: ModelShape, window: Size) -> list[Proposal]:
+def proposals(rows: Sequence[Row], budget: Limit, shape: ModelShape, window: Size) -> list[Proposal]:
     """Propose the full evaluation of the dense model, uniform baselines and front of a sweep, most expensive first.
 
     Raises:
         UserError: If a recipe does not fit a model of this shape.
     """
-    members = final_front(rows, budget_share)
+    members = final_front(rows, budget)
     stage = members[0].stage if members else "full"
     baselines = [row for row in completed(rows, stage) if is_uniform_baseline(row.label)]
     chosen = {row.recipe_id: row for row in (*baselines, *members) if row.recipe_id != dense(shape).id}

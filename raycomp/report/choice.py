@@ -1,16 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """Choice of a recipe: the most accurate one within limits, or the cheapest one that is accurate enough."""
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
 from raycomp import objectives
 from raycomp.errors import UserError, nearest
 from raycomp.objectives import CLEAN, CORRUPTED, Objective, mean_accuracy
+from raycomp.report.row_costs import RowCost
 from raycomp.results.pareto import front
 from raycomp.results.query import class_names, completed, dense_row, final_stage
 from raycomp.results.row import Row, present
+from raycomp.settings.amounts import Amount, CostName, Limit, allowance, in_words
 
 
 @dataclass(frozen=True)
@@ -23,30 +26,39 @@ class Limits:
     drop: float | None = None
     corrupted_drop: float | None = None
     class_iou: dict[str, float] = field(default_factory=dict)
+    costs: Mapping[CostName, Limit] = field(default_factory=dict)
+    """Limits on further costs, each an amount or a share of dense."""
 
     @property
     def of_cost(self) -> bool:
-        """Whether the cost is limited, so that recipes are ranked by accuracy."""
-        return self.gflops is not None or self.share is not None
+        """Whether a cost is limited, so that recipes are ranked by accuracy."""
+        return self.gflops is not None or self.share is not None or bool(self.costs)
 
 
-def choose(rows: Sequence[Row], limits: Limits) -> list[Row]:
-    """Return the recipes within the limits, the best first: by accuracy if the cost is limited, else by cost.
+def choose(rows: Sequence[Row], limits: Limits, costs: Mapping[CostName, RowCost] | None = None) -> list[Row]:
+    """Return the recipes within the limits, the best first: by accuracy if a cost is limited, else by cost.
 
-    Accuracy is the mean of clean and corrupted mIoU, at the sweep's final stage. Dominated recipes are excluded
-    unless a class IoU is limited. If no recipe is left, a UserError names the limit and the nearest recipe.
+    Accuracy is the mean of clean and corrupted mIoU, at the sweep's final stage. Dominated recipes are excluded unless
+    a class IoU is limited. If no recipe is left, a UserError names the limit and the nearest recipe.
+
+    Args:
+        costs: Those in `limits.costs`.
     """
     stage = final_stage(rows)
     left, dense = completed(rows, stage), dense_row(rows, stage)
     if not left:
         raise UserError("the sweep has no complete trial yet")
-    tests = _tests(limits, left, dense)
+    tests = _tests(limits, left, dense) + _cost_tests(limits, costs or {}, dense)
     for text, excess in tests:
         passed = [row for row in left if excess(row) <= 0]
         if not passed:
             near = min(left, key=excess)
             others = "" if text == tests[0][0] else " within the other limits"
-            figures = _figures(near, dense, limits, class_names(rows))
+            figures = _figures(near, dense, limits, class_names(rows)) + "".join(
+                f", {in_words(Amount(cost, name))}"
+                for name, one in (costs or {}).items()
+                if math.isfinite(cost := one.value(near))
+            )
             raise UserError(f"no recipe{others} has {text}; nearest: {near.recipe_id} with {figures}")
         left = passed
     candidates = left if limits.class_iou else front(left)
@@ -77,6 +89,24 @@ def _tests(limits: Limits, rows: Sequence[Row], dense: Row | None) -> list[tuple
             raise UserError(f"class {name!r}: {nearest(name, names)}")
         tests.append((f"an IoU of {name} of {iou:g} or more", partial(_class_shortfall, names.index(name), iou)))
     return tests
+
+
+def _cost_tests(
+    limits: Limits, costs: Mapping[CostName, RowCost], dense: Row | None
+) -> list[tuple[str, Callable[[Row], float]]]:
+    """Return the limits on further costs in words, and functions as those of `_tests`."""
+    tests: list[tuple[str, Callable[[Row], float]]] = []
+    for name, limit in limits.costs.items():
+        full = math.inf if dense is None else costs[name].value(dense)
+        if not isinstance(limit, Amount) and not math.isfinite(full):
+            raise UserError(f"a limit of {in_words(limit)} on {name} needs the dense model's, which is not known")
+        maximum = allowance(limit, full)
+        tests.append((f"at most {in_words(Amount(maximum, name))}", partial(_excess, costs[name], maximum)))
+    return tests
+
+
+def _excess(cost: RowCost, maximum: float, row: Row) -> float:
+    return cost.value(row) - maximum
 
 
 def _shortfall(objective: Objective, minimum: float, row: Row) -> float:

@@ -14,6 +14,7 @@ from raycomp.objectives import CLEAN
 from raycomp.report.confidence import Confidence, confidence
 from raycomp.results.query import baseline_curve, dense_row, final_front, uniform_baselines_of
 from raycomp.results.row import Row
+from raycomp.settings.amounts import Limit
 
 Gain = dict[str, float]
 """Differences of a recipe's measured objectives from those of its reference, by short name."""
@@ -32,12 +33,12 @@ class Comparison:
     """Intervals of its objectives; None if its row has no counts per image."""
 
 
-def compare(rows: Sequence[Row], budget_share: float) -> list[Comparison]:
+def compare(rows: Sequence[Row], budget: Limit) -> list[Comparison]:
     """Compare every front member with dense, and with each uniform baseline at its cost.
 
     Baselines are measured at a few budgets; their mIoU is interpolated linearly between these.
     """
-    members = final_front(rows, budget_share)
+    members = final_front(rows, budget)
     if not members:
         return []
     stage = members[0].stage

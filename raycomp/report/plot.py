@@ -14,6 +14,7 @@ from raycomp.objectives import COST, Objective
 from raycomp.report.drawing import finish, save, style
 from raycomp.results.query import baseline_curve, completed, dense_row, final_front, refined_rows, uniform_baselines_of
 from raycomp.results.row import Row
+from raycomp.settings.amounts import Limit
 from raycomp.storage import AnyPath
 
 if TYPE_CHECKING:  # needs torch
@@ -24,20 +25,20 @@ _BASELINES = (("#d1495b", "v"), ("#8d6a9f", "s"), ("#e09f3e", "D"))
 _FRONT, _REFINED = "#1b6ca8", "#3a7d44"
 
 
-def plot_front(rows: Sequence[Row], budget_share: float, title: str, path: AnyPath) -> None:
+def plot_front(rows: Sequence[Row], budget: Limit, title: str, path: AnyPath) -> None:
     """Plot the measured objectives against the cost, side by side, into a PNG."""
     measured = objectives.measured()
     size = (5.5 * len(measured), 4.6)
     figure, panels = plt.subplots(1, len(measured), figsize=size, sharex=True, layout="constrained", squeeze=False)
     unit = "predicted milliseconds per batch" if any(row.timed for row in rows) else "GFLOPs per image"
     for axes, objective in zip(panels[0], measured, strict=True):
-        _panel(axes, rows, budget_share, objective)
+        _panel(axes, rows, budget, objective)
         axes.set(xlabel=unit, ylabel=objective.axis)
     finish(figure, panels[0], title, path)
 
 
-def _panel(axes: Axes, rows: Sequence[Row], budget_share: float, objective: Objective) -> None:
-    members = final_front(rows, budget_share)
+def _panel(axes: Axes, rows: Sequence[Row], budget: Limit, objective: Objective) -> None:
+    members = final_front(rows, budget)
     stage = members[0].stage if members else "search"
     trials = completed(rows, "search")
     axes.scatter(*_xy(trials, objective), s=12, color="0.75", label="trials (search stage: fewer images)", zorder=1)

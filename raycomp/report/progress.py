@@ -26,8 +26,9 @@ class SweepProgress:
         self._live = Live(console=console, refresh_per_second=4, transient=False) if console.is_terminal else None
         self._statuses, self._measured = Counter[str](), len(proposer.search_rows())
         self._front = front(proposer.search_rows())
-        self._origins = Counter(row.origin for row in proposer.rows.values() if row.stage == "search")
+        self._origins = Counter(row.origin for row in proposer.rows.values() if row.stage != "full")
         self._stage, self._stage_rows = "", 0
+        self._paced = 0.0  # trials of the stage after its first row
         self._stage_first = 0.0  # time of the stage's first row; the time before it says nothing about the pace
 
     def __enter__(self) -> Self:
@@ -44,11 +45,14 @@ class SweepProgress:
 
     def row(self, row: Row) -> None:
         """Count a finished row and show the progress."""
-        if row.stage != self._stage:
-            self._stage, self._stage_rows, self._stage_first = row.stage, 0, time.monotonic()
+        stage = "full" if row.stage == "full" else "search"
+        trials = 1.0 if stage == "full" else self._proposer.trials_of(row.stage)
+        if stage != self._stage:
+            self._stage, self._stage_rows, self._paced, self._stage_first = stage, 0, -trials, time.monotonic()
         self._stage_rows += 1
+        self._paced += trials
         self._statuses[row.status] += 1
-        self._origins[row.origin] += row.stage == "search"
+        self._origins[row.origin] += row.stage != "full"
         if row.stage == "search" and row.status == "complete" and row.origin != "reference":
             self._measured += 1
             self._front = front([*self._front, row])
@@ -81,4 +85,4 @@ class SweepProgress:
         """Return the time left in this stage, once three rows show its pace."""
         if self._stage_rows < 3:
             return ""
-        return f", about {duration(left * (time.monotonic() - self._stage_first) / (self._stage_rows - 1))}"
+        return f", about {duration(left * (time.monotonic() - self._stage_first) / self._paced)}"

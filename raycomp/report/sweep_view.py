@@ -8,7 +8,7 @@ from functools import cached_property
 from raycomp.config import SweepConfig
 from raycomp.report.compare import Comparison, compare
 from raycomp.results.pareto import front, hypervolume
-from raycomp.results.query import completed, dense_row, final_front, final_stage
+from raycomp.results.query import budget_share, completed, dense_row, final_front, final_stage
 from raycomp.results.row import Row
 from raycomp.results.store import Store
 
@@ -29,7 +29,7 @@ class SweepView:
     @property
     def share(self) -> float:
         """The budget, relative to the dense cost."""
-        return self.config.search.budget
+        return budget_share(self.config.search.budget, self.rows)
 
     @cached_property
     def timed(self) -> bool:

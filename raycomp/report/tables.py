@@ -18,6 +18,8 @@ from raycomp.report.fitted import Column, FittedTable
 from raycomp.results.query import AtBudget, Origins, at_budgets, counted, origins, uniform_baselines
 from raycomp.results.row import Row
 from raycomp.results.store import Store
+from raycomp.settings.amounts import Amount, in_words
+from raycomp.settings.space_and_search import LimitsConfig
 
 if TYPE_CHECKING:  # needs torch, which most commands do not load
     from raycomp.deploy.speed import Speed
@@ -179,7 +181,7 @@ def picked_table(
 
 def sweeps_table(sweeps: "Sequence[SweepView]") -> FittedTable:
     """Return sweeps side by side, with the best recipe of each at the budgets of the first."""
-    shares = sorted(sweeps[0].config.search.baselines, reverse=True)
+    shares = sweeps[0].config.search.shares(sweeps[0].share)
     title = f"Sweeps: best {objectives.shorts()} mIoU in % at shares of the dense cost"
     numbers = [Column(name, under="trials") for name in ("trials", "proposed", "on the front", "hypervolume")]
     best_at = [Column(f"{share:.0%}", under=f"{shares[0]:.0%}") for share in shares]
@@ -210,12 +212,18 @@ def plan_table(config: SweepConfig, plan: "Plan", gflops: float, store: Store) -
     search = config.search
     columns = Column("item", text=True), Column("value", text=True)
     table = FittedTable(f"{config.name}, not started", columns, with_names=False)
-    limit = f" = {gflops:.4g} GFLOPs" if search.cost_metric == "gflops" else ", in time"
+    in_share = not isinstance(search.budget, Amount)
+    limit = (
+        f" = {gflops:.4g} GFLOPs" if search.cost_metric == "gflops" and in_share else ", in time" if in_share else ""
+    )
+    beside = {name: value for name in LimitsConfig.model_fields if (value := getattr(search.limits, name)) is not None}
     done = f", {plan.done} measured already" if plan.done else ""
     trials = f"{search.trials}: {counted(plan.baselines)}, {plan.proposed} proposed by {search.sampler}{done}"
     hours = _range(duration(3600 * plan.hours_least), duration(3600 * plan.hours))
     passes = f"{plan.pass_ms:.2f} ms per window dense, {plan.limit_ms:.2f} ms at the budget"
-    table.add_row("budget", f"{search.budget:.0%} of dense{limit}")
+    table.add_row("budget", f"{in_words(search.budget)}{' of dense' if in_share else ''}{limit}")
+    if beside:
+        table.add_row("limits", ", ".join(f"{name} {in_words(value)}" for name, value in beside.items()))
     table.add_row("trials", trials)
     full = _range(str(plan.full_least), str(plan.full))
     table.add_row("full evaluations", f"{full} recipes: dense, baselines, front")

@@ -10,6 +10,7 @@ from raycomp.errors import UserError, first_line
 from raycomp.merging import METHODS
 from raycomp.results.pareto import front, hypervolume, most_useful
 from raycomp.results.row import Row
+from raycomp.settings.amounts import Amount, Limit
 from raycomp.settings.space_and_search import SpaceConfig
 
 UNIFORM, UNIFORM_PRUNING, UNIFORM_BOTH = "uniform ", "uniform pruning", "uniform prune+"
@@ -92,7 +93,7 @@ def for_full_evaluation(rows: Iterable[Row]) -> list[Row]:
     search = completed(rows, "search")
     reference = [row for row in search if row.origin == "reference"]
     trials = [row for row in search if row.origin != "reference"]
-    baselines = [row for row in trials if is_uniform_baseline(row.label)]
+    baselines = [row for row in (*trials, *completed(rows, "probe")) if is_uniform_baseline(row.label)]
     dense_cost = reference[0].cost if reference else max((row.cost for row in trials), default=1.0)
     chosen = most_useful(trials, FULL_EVALUATIONS, dense_cost)
     return list({row.recipe_id: row for row in (*reference, *baselines, *chosen)}.values())
@@ -105,10 +106,18 @@ def final_stage(rows: Sequence[Row]) -> str:
     return "full" if "full" in stages and (all_done or "search" not in stages) else "search"
 
 
-def final_front(rows: Sequence[Row], budget_share: float) -> list[Row]:
+def budget_share(budget: Limit, rows: Iterable[Row]) -> float:
+    """Return the budget of a sweep with these rows as a share of the dense cost; 1 if no row tells the dense cost."""
+    if not isinstance(budget, Amount):
+        return budget
+    costs = (row.cost for row in rows if row.is_dense and row.gflops is not None)
+    return budget.value / next(costs, budget.value)
+
+
+def final_front(rows: Sequence[Row], budget: Limit) -> list[Row]:
     """Return the front within the budget at the final stage; see `final_stage`."""
-    measured = completed(rows, final_stage(rows))
-    return front([row for row in measured if row.origin != "reference" and row.cost_share <= budget_share])
+    measured, share = completed(rows, final_stage(rows)), budget_share(budget, rows)
+    return front([row for row in measured if row.origin != "reference" and row.cost_share <= share])
 
 
 def front_volume(members: Sequence[Row], rows: Sequence[Row]) -> float | None:
@@ -135,12 +144,12 @@ def baseline_curve(rows: Sequence[Row], stage: str, kind: str) -> list[Row]:
     return sorted((row for row in completed(rows, stage) if kind_of(row.label) == kind), key=lambda row: row.cost)
 
 
-def at_budgets(rows: Sequence[Row], shares: Sequence[float], budget_share: float) -> list[AtBudget]:
+def at_budgets(rows: Sequence[Row], shares: Sequence[float], budget: Limit) -> list[AtBudget]:
     """Return, for each share of the dense cost, the best affordable front member and the baselines matched to it.
 
     The best member has the highest mean of clean and corrupted mIoU.
     """
-    members = final_front(rows, budget_share)
+    members = final_front(rows, budget)
     if not members:
         return []
     measured = {
@@ -159,7 +168,7 @@ def at_budgets(rows: Sequence[Row], shares: Sequence[float], budget_share: float
 
 def origins(rows: Iterable[Row]) -> Origins:
     """Count the recipes of a sweep by origin, each once; refined rows are not counted again."""
-    trials = {row.recipe_id: row.origin for row in rows if row.stage in ("search", "full")}
+    trials = {row.recipe_id: row.origin for row in rows if row.stage in ("probe", "search", "full")}
     return Origins(*(sum(origin == one for origin in trials.values()) for one in ("baseline", "proposed")))
 
 

@@ -48,7 +48,11 @@ class Row:
 
     sweep: Annotated[str, "name of the sweep"] = ""
     number: Annotated[int, "position of the trial in proposal order, from 0"] = 0
-    stage: Annotated[str, "search: every trial, on few images; full, refined, benchmark: the full evaluation set"]
+    stage: Annotated[
+        str,
+        "search: every trial, on few images; probe: accuracy on its first images alone; full, refined, benchmark: the "
+        "full evaluation set",
+    ]
     origin: Annotated[
         str, "reference: the dense model; baseline: matched by hand; proposed: by the sampler; benchmark: the method"
     ] = ""
@@ -73,10 +77,12 @@ class Row:
     tokens: Annotated[Sequence[int], "tokens after each block, special tokens included"] = ()
     gflops: Annotated[float | None, "GFLOPs per image, counted as fvcore counts"] = None
     gflops_share: Annotated[float | None, "gflops relative to the dense model"] = None
-    predicted_ms: Annotated[
-        float | None, "time of a batch by the latency table; null unless latency is the sweep's cost metric"
+    predicted_ms: Annotated[float | None, "time of a batch by the latency table; null unless the sweep limits time"] = (
+        None
+    )
+    predicted_share: Annotated[
+        float | None, "predicted_ms relative to the dense model; null unless latency is the sweep's cost metric"
     ] = None
-    predicted_share: Annotated[float | None, "predicted_ms relative to the dense model"] = None
     gflops_encoder: Annotated[float | None, "GFLOPs of the patch embedding and all encoder blocks"] = None
     gflops_blocks: Annotated[Sequence[float], "GFLOPs of each encoder block"] = ()
     params: Annotated[int | None, "number of parameters of the compressed model", pa.int64()] = None
@@ -130,7 +136,7 @@ class Row:
     @property
     def timed(self) -> bool:
         """Whether latency is the cost metric of the row's sweep, in place of GFLOPs."""
-        return self.predicted_ms is not None
+        return self.predicted_share is not None
 
     @property
     def cost(self) -> float:

@@ -128,7 +128,7 @@ class Store:
             read = list(readers.map(_read, paths))
         self._warn({tuple(names) for names, _ in read})
         latest = {row.identity: row for _, rows in read for row in rows}
-        return sorted(latest.values(), key=lambda row: (row.stage != "search", row.number))
+        return sorted(latest.values(), key=lambda row: (row.stage not in ("probe", "search"), row.number))
 
     def _warn(self, versions: Collection[Sequence[str]]) -> None:
         """Warn once of columns that rows of an older version lack or have under an old name."""

@@ -43,6 +43,7 @@ def matched_baselines(
     cost: Cost | None = None,
     narrowest: Recipe | None = None,
     merging: MergeMethod | None = None,
+    sparing: Callable[[Recipe], Recipe] = lambda recipe: recipe,
 ) -> Iterator[Baseline]:
     """Yield the baselines that can reach each share of the dense cost, largest share first.
 
@@ -50,6 +51,7 @@ def matched_baselines(
         cost: Cost of a recipe; GFLOPs by default.
         narrowest: Recipe with the smallest widths allowed.
         merging: The merge method, with any settings; by default the one of a space that names none.
+        sparing: Undoes what must not be touched, such as changes to fixed blocks.
     """
     merging = merging or METHODS[SpaceConfig().merge].standard(shape, PolicyConfig().kind)
     schedules = merging.schedules(shape, image)
@@ -63,10 +65,10 @@ def matched_baselines(
     builders[UNIFORM_PRUNING] = lambda strength: pruned(shape, strength, narrowest)
     builders[f"{_NARROWER}{last} {merging.title}"] = _merging(narrower, schedules[last])
     for share in sorted(shares, reverse=True):
-        half_way = match_cost(builders[UNIFORM_PRUNING], cost, dense_cost * share**0.5).below
+        half_way = match_cost(_composed(sparing, builders[UNIFORM_PRUNING]), cost, dense_cost * share**0.5).below
         both = {} if half_way is None else {UNIFORM_BOTH + merging.title: _merging(half_way, schedules["uniform"])}
         for kind, build in (builders | both).items():
-            recipe = match_cost(build, cost, share * dense_cost).below
+            recipe = match_cost(_composed(sparing, build), cost, share * dense_cost).below
             if recipe is not None and kind == UNIFORM_PRUNING:
                 recipe = _filled(recipe, shape, cost, share * dense_cost)
             if recipe is not None:
@@ -111,15 +113,19 @@ def _merging(widths: Recipe, schedule: Callable[[float], MergeMethod]) -> Callab
     return lambda strength: widths.merging(schedule(strength))
 
 
+def _composed(sparing: Callable[[Recipe], Recipe], build: Callable[[float], Recipe]) -> Callable[[float], Recipe]:
+    return lambda strength: sparing(build(strength))
+
+
 def _rounded(width: float, full: int, multiple: int = _MULTIPLE) -> int:
     return min(full, max(multiple, int(width / multiple + 0.5) * multiple))
 
 
 def _filled(recipe: Recipe, shape: ModelShape, cost: Cost, target: float) -> Recipe:
     """Spend the budget left by rounding on MLP channels, equally in every block."""
-    block = recipe.blocks[0]
-    for mlp in range(block.mlp + _MULTIPLE, shape.mlp + 1, _MULTIPLE):
-        wider = recipe.model_copy(update={"blocks": (block.model_copy(update={"mlp": mlp}),) * shape.depth})
+    for mlp in range(min(block.mlp for block in recipe.blocks) + _MULTIPLE, shape.mlp + 1, _MULTIPLE):
+        blocks = tuple(block.model_copy(update={"mlp": max(mlp, block.mlp)}) for block in recipe.blocks)
+        wider = recipe.model_copy(update={"blocks": blocks})
         if cost(wider) > target:
             break
         recipe = wider

@@ -10,7 +10,6 @@ import torch
 from raycomp.compress.apply import let_merge
 from raycomp.config import SweepConfig
 from raycomp.context.calibration import default_device
-from raycomp.data.corruptions import TYPES
 from raycomp.data.evalset import open_checked
 from raycomp.data.labelled import absent_in
 from raycomp.data.samples import Samples
@@ -22,7 +21,7 @@ from raycomp.results.query import FULL_EVALUATIONS, for_full_evaluation, is_unif
 from raycomp.results.row import Row
 from raycomp.search.proposal import Proposal
 from raycomp.search.proposer import Proposer
-from raycomp.settings.evaluation import StageConfig
+from raycomp.search.schedule import stage_images
 from raycomp.settings.model_and_data import DataConfig
 from raycomp.shape import ModelShape, enlarged_to
 
@@ -41,6 +40,7 @@ class Plan:
     baselines: int
     """Baselines, which come first."""
     proposed: int
+    """Trials left for proposals; one of them gives several probes."""
     done: int
     """Trials already measured."""
     full: int
@@ -70,8 +70,8 @@ def plan(config: SweepConfig, proposer: Proposer) -> Plan:
     Raises:
         UserError: If data are missing, too few, or without labels.
     """
-    baselines = sum(one.origin == "baseline" for one in proposer.first)
-    proposed = max(0, config.search.trials - proposer.trials_done - baselines)
+    baselines = [proposer.trials_of(one.stage) for one in proposer.first if one.origin == "baseline"]
+    proposed = round(max(0.0, config.search.trials - proposer.spent - sum(baselines)))
     searched, full = stage_images(config.evaluation.search), stage_images(config.evaluation.full)
     steps = config.recovery.steps if config.recovery.mode == "finetune" else 0
     fine_tuned = steps * config.train.batch * _TRAINING_PASSES
@@ -81,23 +81,24 @@ def plan(config: SweepConfig, proposer: Proposer) -> Plan:
     dense_pass, budget_pass = _pass_seconds(config, proposer, device)
 
     certain, possible = _full_evaluations(proposer, proposed)
-    first = sum(space.cost(one.recipe) for one in proposer.first) / proposer.dense_cost
+    first = sum(proposer.trials_of(one.stage) * space.cost(one.recipe) for one in proposer.first) / proposer.dense_cost
     cheapest = space.cost(space.recipe(space.cheapest)) / proposer.dense_cost
     passes = searched * windows + fine_tuned
     sure = dense_pass * (passes * first + full * windows * sum(certain))
     low = sure + dense_pass * passes * proposed * cheapest
     high = sure + budget_pass * (passes * proposed + full * windows * possible)
-    trials = len(proposer.first) + proposed
+    references = len(proposer.first) - len(baselines)
+    trials = round((references + sum(baselines) + proposed) * searched) / searched
     return Plan(
-        baselines=baselines,
+        baselines=len(baselines),
         proposed=proposed,
         done=proposer.trials_done,
         full=len(certain) + possible,
         full_least=len(certain),
-        images=trials * searched + (len(certain) + possible) * full,
-        images_least=trials * searched + len(certain) * full,
+        images=round(trials * searched) + (len(certain) + possible) * full,
+        images_least=round(trials * searched) + len(certain) * full,
         windows=windows,
-        trained=trials * fine_tuned,
+        trained=round(trials * fine_tuned),
         pass_ms=1e3 * dense_pass,
         limit_ms=1e3 * budget_pass,
         device=str(device),
@@ -144,8 +145,3 @@ def _windows(samples: Samples, data: DataConfig, shape: ModelShape) -> int:
     window, stride = data.window_for(shape), data.stride_for(shape)
     sides = zip(enlarged_to(data.scale.of((label.shape[0], label.shape[1])), window), window, strict=True)
     return math.prod(len(anchors(side, length, stride)) for side, length in sides)
-
-
-def stage_images(stage: StageConfig) -> int:
-    """Return the number of images a recipe is measured on in a stage."""
-    return stage.clean + stage.corrupted * len(TYPES) * len(stage.severities)

@@ -65,6 +65,8 @@ def described(context: SweepContext, proposal: Proposal) -> Row:
     if context.latency is None:
         return row
     predicted = context.latency.latency_ms(recipe)
+    if config.search.cost_metric != "latency":  # only a limit
+        return replace(row, predicted_ms=predicted)
     share = predicted / context.latency.latency_ms(dense(context.latency.shape))
     return replace(row, predicted_ms=predicted, predicted_share=share)
 
@@ -94,8 +96,8 @@ def measured(row: Row, context: SweepContext, result: Measurement, per_image: bo
         class_iou=result.class_iou.tolist(),
         classes=list(context.evalset.classes),
         per_image=result.per_image.packed() if per_image else None,
-        effective_rank=result.rank.mean,
-        effective_rank_std=result.rank.std,
+        effective_rank=None if result.rank is None else result.rank.mean,
+        effective_rank_std=None if result.rank is None else result.rank.std,
         latency_ms=result.latency_ms,
         throughput=result.throughput,
         images=result.images,

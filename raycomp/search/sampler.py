@@ -71,7 +71,9 @@ class SurrogateSampler(BaseSampler):
         drawn = np.array([steps(self._dimensions, one) for one in points])
         costs = np.array([self._cost(one) for one in points])
         untried = [tuple(one) not in seen for one in drawn.tolist()]
-        eligible = np.flatnonzero((costs <= self._budget) & untried)
+        limited = self._space.limits  # without any, no recipe has to be built
+        kept = np.array([not limited or self._space.keeps_limits(self._space.recipe(one)) for one in points])
+        eligible = np.flatnonzero((costs <= self._budget) & kept & untried)
         if not len(eligible):
             return dict(points[int(rng.integers(len(points)))])
         spent = np.concatenate([measured[:, -1], [self._cost(one.params) for one in running]])

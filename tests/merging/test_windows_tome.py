@@ -152,6 +152,16 @@ def test_windows_merge_in_a_block_without_attention_but_pairs_do_not(model, sali
     assert space.recipe(point).merge == merging(windows=0.25, ratios=(0.0,) * 3)
 
 
+def test_a_fixed_block_merges_no_windows():
+    fixed = SpaceConfig(mlp=WidthRange(low=32, step=16), merge="windows_tome", fixed={"blocks": (0,)})
+    space = Space(TINY, fixed, TINY.image)
+    assert [name for name in space.dimensions if name.startswith("merge")] == ["merge_1", "merge_2"]
+    assert merging(ratios=(0.25, 0.1, 0.1)).sparing((0,), TINY, None).simplest == ToMe(
+        ratios=(0.0, 0.1, 0.1), metric="near_keys"
+    )
+    assert "merge_windows_0" in space.outside(dense(TINY).merging(merging()))
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

@@ -11,7 +11,7 @@ from raycomp.errors import UserError
 from raycomp.evaluate.measure import Stopped, measure
 from raycomp.evaluate.miou import Accuracy
 from raycomp.recipe import dense
-from raycomp.results.row import Row
+from raycomp.results.row import Row, rows_of, table_of
 from raycomp.search.early_stopping import EarlyStopping
 from raycomp.search.proposal import Proposal
 from raycomp.search.proposer import Proposer
@@ -46,6 +46,20 @@ def test_the_first_images_are_part_of_all(context):
     assert staged.first == (alone.clean_miou, pytest.approx(float(np.nanmean(alone.corrupted)), abs=1e-15))
     assert (staged.clean_miou, staged.images) == (whole.clean_miou, whole.images)
     np.testing.assert_array_equal(staged.corrupted, whole.corrupted)
+
+
+def test_a_probe_measures_accuracy_on_the_first_images_alone(context, tmp_path):
+    staged = with_first(context)
+    whole = measured(context, staged.config.evaluation)
+    row = run_trial(staged, None, Proposal(3, "probe", "proposed", "", dense(context.shape)), tmp_path, CPU, "")
+    assert (row.stage, row.status, row.images) == ("probe", "complete", 2 + 16 * 2)
+    assert (row.clean_miou, row.corrupted_miou) == pytest.approx(whole.first, abs=1e-15)
+    assert (row.effective_rank, row.latency_ms, row.early_clean_miou) == (None, None, None)
+    assert rows_of(table_of([row]))[0].effective_rank is None
+    alone = run_trial(context, None, Proposal(3, "probe", "proposed", "", dense(context.shape)), tmp_path, CPU, "")
+    assert (alone.status, alone.error) == (
+        "failed", "UserError: evaluation.early_stopping is not set: a probe measures its images"
+    )  # fmt: skip
 
 
 def test_a_model_stops_only_below_both_figures_of_a_threshold(context):

@@ -6,8 +6,9 @@ import pytest
 from raycomp.config import SweepConfig
 from raycomp.recipe import dense
 from raycomp.results.query import is_uniform_baseline
-from raycomp.search.plan import plan, stage_images
+from raycomp.search.plan import plan
 from raycomp.search.proposer import Proposer
+from raycomp.search.schedule import stage_images
 from raycomp.settings.evaluation import StageConfig
 from tests.conftest import TINY
 from tests.helpers.search import SEARCH, SPACE, drive

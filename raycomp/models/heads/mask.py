@@ -60,7 +60,8 @@ class MaskHead(TokenHead):
         B, N, _ = patches.shape
         x = torch.cat([self.proj_dec(patches), self.cls_emb.expand(B, -1, -1)], dim=1)
         for block in cast("Iterable[Block]", self.blocks):
-            x = block.feed(block.attend(x)[0])
+            x = block.attend(x)[0]  # its own line, so that the MLP can use the memory of the input
+            x = block.feed(x)
         x = self.decoder_norm(x)
         patches = F.normalize(x[:, :N] @ self.proj_patch, dim=-1)
         classes = F.normalize(x[:, N:] @ self.proj_classes, dim=-1)

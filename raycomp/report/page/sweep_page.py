@@ -64,7 +64,7 @@ def write_sweep_page(sweeps: Sequence[SweepView], path: AnyPath) -> None:
         comparisons=comparisons,
         cheapest=_cheapest(comparisons),
         in_time=sweep.timed,
-        budgets=at_budgets(sweep.rows, sweep.config.search.baselines, sweep.share),
+        budgets=at_budgets(sweep.rows, sweep.config.search.shares(sweep.share), sweep.share),
         baselines=uniform_baselines_of(sweep.rows),
         best=origins(sweep.rows).best,
         comparability=comparability(sweep.config, sweep.stage),

@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a search knows: models of the mIoUs of all recipes of a space, and the best recipe by them within a cost.
+
+Recipes are ranked by the mean of their mIoUs, as `raycomp pick` ranks them.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from raycomp import objectives
+from raycomp.search.additive import AdditiveModel
+from raycomp.search.features import Described, Features
+from raycomp.search.solver import neighbours, solve
+from raycomp.search.surrogate import point, steps
+from raycomp.space import Params, Space
+
+_GROWTH = 1.2  # ratio of measurements between two fits
+_STARTS = 3
+
+Point = tuple[int, ...]
+"""Steps of compression in each dimension, 0 for none."""
+Value = Callable[[Described], np.ndarray]
+"""Maps described points to the mean of their mIoUs (C,)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """The mIoUs of a recipe on the images of one stage."""
+
+    point: Point
+    probe: bool
+    mious: tuple[float, ...]
+
+
+class Knowledge:
+    """Models of the mIoUs, conditioned on what was measured."""
+
+    def __init__(self, space: Space) -> None:
+        self.space = space
+        self.features = Features(space)
+        self._dimensions = list(space.dimensions.values())
+        self._models = [AdditiveModel(self.features.groups) for _ in objectives.mious()]
+        self._observed: list[Observation] = []
+        self._fitted_at = 0
+        self._loads: dict[tuple[Point, float], float] = {}
+
+    def point(self, params: Params) -> Point:
+        """Return the steps of a point of the space."""
+        return tuple(steps(self._dimensions, params).tolist())
+
+    def params(self, at: Sequence[int] | np.ndarray) -> Params:
+        """Return the canonical parameters of a point."""
+        return self.space.canonical(point(self._dimensions, np.asarray(at)))
+
+    def learn(self, observed: Sequence[Observation], dense: Sequence[float]) -> None:
+        """Condition the models on all observations, in order.
+
+        The hyperparameters are fitted to as many of the first ones as a function of their number says, so that a
+        resumed search has the same. `dense`: mIoUs of the dense model.
+        """
+        if list(observed) == self._observed:
+            return
+        self._observed = list(observed)
+        fit_at = math.floor(_GROWTH ** math.floor(math.log(len(observed), _GROWTH) + 1e-9) + 1e-9)
+        if fit_at != self._fitted_at:
+            self._condition(self._observed[:fit_at], dense, refit=True)
+            self._fitted_at = fit_at
+        self._condition(self._observed, dense, refit=False)
+
+    def _condition(self, observed: Sequence[Observation], dense: Sequence[float], refit: bool) -> None:
+        trials = self.features(np.array([one.point for one in observed]))
+        probes = np.array([one.probe for one in observed])
+        for index, model in enumerate(self._models):
+            model.condition(trials, probes, np.array([one.mious[index] for one in observed]), dense[index], refit)
+
+    def expected(self, points: Described) -> np.ndarray:
+        """Predict the mean of the mIoUs (C,)."""
+        return np.mean([model.expected(points) for model in self._models], axis=0)
+
+    def mious(self, at: Sequence[int]) -> list[tuple[float, float, float]]:
+        """Predict each mIoU of a point, with the bounds of its 95 % interval: (expected, low, high)."""
+        described = self.features(np.array([at]))
+        bounds = [(model.expected(described), *model.interval(described)) for model in self._models]
+        return [(float(middle[0]), float(low[0]), float(high[0])) for middle, low, high in bounds]
+
+    def drawn(self, rng: np.random.Generator, temperature: float) -> Value:
+        """Draw a function that may be the mean of the mIoUs; see `AdditiveModel.drawn`."""
+        functions = [model.drawn(rng, temperature) for model in self._models]
+        return lambda points: np.mean([function(points) for function in functions], axis=0)
+
+    def best(self, value: Value, budget: float, taken: Callable[[Point], bool]) -> Point | None:
+        """Return the best point within the budget and the limits of the space that is not taken; None if there is none.
+
+        The search starts from the best measured recipes within them and from the cheapest point. If the best point is
+        taken, its best neighbour is returned, or the best measured recipe that is not taken if that is better.
+
+        Args:
+            value: What to maximise.
+            budget: Maximum cost, in the unit of `Space.cost`.
+        """
+        evaluate = self._evaluator(value, budget)
+        known = np.array(sorted({one.point for one in self._observed} | {self.point(self.space.cheapest)}))
+        values, loads = evaluate(known)
+        ranked = np.where(loads <= 1, values, -np.inf)
+        order = np.argsort(-ranked, kind="stable")
+        starts = [known[index] for index in order[:_STARTS] if loads[index] <= 1]
+        if not starts:
+            return None
+        solution, _ = solve(evaluate, self.features.limits, starts)
+        if not taken(self._canonical(solution)):
+            return self._canonical(solution)
+        near = np.concatenate([neighbours(solution, self.features.limits), known])
+        values, loads = evaluate(near)
+        for index in np.argsort(-np.where(loads <= 1, values, -np.inf), kind="stable"):
+            if loads[index] > 1:
+                return None
+            if not taken(candidate := self._canonical(near[index])):
+                return candidate
+        return None
+
+    def _canonical(self, at: np.ndarray) -> Point:
+        return self.point(self.params(at))
+
+    def _evaluator(self, value: Value, budget: float) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
+        """Return a function of points (C, D): their values (C,), and their costs relative to the limits (C,)."""
+        counted = self.space.latency is None and not self.space.limits
+
+        def evaluate(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            described = self.features(points)
+            loads = described.gflops / budget if counted else self._slow_loads(points.tolist(), budget)
+            return value(described), loads
+
+        return evaluate
+
+    def _slow_loads(self, points: Iterable[list[int]], budget: float) -> np.ndarray:
+        """Return the loads of points (C,), which are kept, since nothing counts other costs than GFLOPs fast."""
+        found = []
+        for at in points:
+            key = tuple(at), budget
+            if key not in self._loads:
+                self._loads[key] = self.space.load(self.space.recipe(self.params(at)), budget)
+            found.append(self._loads[key])
+        return np.array(found)
