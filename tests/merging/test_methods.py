@@ -148,9 +148,9 @@ def test_many_points_are_counted_at_once(name, rng):
     dimensions = list(grid.dimensions.values())
     steps = np.array([[rng.integers(0, (d.high - d.low) // d.step + 1) for d in dimensions] for _ in range(20)])
     costs, tokens = PointCosts(grid)(steps)
-    for row, cost, left in zip(steps, costs, tokens, strict=True):
+    for step, cost, left in zip(steps, costs, tokens, strict=True):
         sign = [1 if d.full == d.low else -1 for d in dimensions]
-        point = {d.name: int(d.full + s * d.step * n) for d, s, n in zip(dimensions, sign, row, strict=True)}
+        point = {d.name: int(d.full + s * d.step * n) for d, s, n in zip(dimensions, sign, step, strict=True)}
         expected = profile(TINY, grid.recipe(point))
         assert cost == pytest.approx(expected.gflops, rel=1e-9)
         assert tuple(left) == expected.tokens
