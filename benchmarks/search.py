@@ -39,6 +39,7 @@ from raycomp.search.proposal import Proposal
 from raycomp.search.proposer import Proposer
 from raycomp.search.sampler import distributions
 from raycomp.settings.space_and_search import SearchConfig
+from raycomp.space import Space
 from trial_functions import Elastic, Formula, Trial
 
 BUDGET, CHEAPEST = 0.6, 0.1
@@ -107,19 +108,19 @@ def sweep(sampler: str, function: Function, seed: int, trials: int, baselines: t
     while (proposal := proposer.next()) is not None and proposal.stage != "full":
         ask = time.perf_counter() - clock
         answer = function(proposal.recipe, proposal.stage)
-        cost = gflops(function.shape, proposal.recipe, function.space.image)
-        clock = time.perf_counter()
-        proposer.tell(row_of(proposal, answer, cost))
+        clock, row = time.perf_counter(), row_of(proposal, answer, function.space)
+        proposer.tell(row)
         if proposal.origin != "reference":
             accuracies = (np.nan, np.nan) if proposal.stage == "probe" else (answer.clean, answer.corrupted)
-            measured.append((*accuracies, cost, answer.seconds, ask, proposer.trials_of(proposal.stage)))
+            measured.append((*accuracies, row.cost, answer.seconds, ask, proposer.trials_of(proposal.stage)))
     proposer.close()
     return _run(measured)
 
 
-def row_of(proposal: Proposal, answer: Trial, cost: float) -> Row:
+def row_of(proposal: Proposal, answer: Trial, space: Space) -> Row:
     """Return the row of a measurement."""
     recipe, first = proposal.recipe, answer.first
+    cost = gflops(space.shape, recipe, space.image)
     return Row(
         stage=proposal.stage,
         status="complete",
@@ -132,6 +133,7 @@ def row_of(proposal: Proposal, answer: Trial, cost: float) -> Row:
         early_clean_miou=None if first is None else first.clean,
         early_corrupted_miou=None if first is None else first.corrupted,
         gflops=cost,
+        gflops_share=cost / space.gflops({}),
     )
 
 

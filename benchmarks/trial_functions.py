@@ -33,6 +33,8 @@ from raycomp.space import Space
 ROOT = Path(__file__).resolve().parents[1]
 MEASURED = Path(__file__).with_name("elastic_trials.parquet")
 _SAVE_EVERY = 20
+HELD_OUT = {"clean": 256, "corrupted": 8}
+"""Images of the test split: clean ones, and those of every corrupted variant."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,10 @@ class Formula:
 
 
 class Elastic:
-    """A search trial of `make pareto` on one thread; its measurements are stored beside this file."""
+    """A search trial of `make pareto` on one thread; its measurements are stored beside this file.
+
+    Stages are those of a sweep, and `test`: the images of the test split.
+    """
 
     baselines = (0.6, 0.5, 0.4, 0.33, 0.27, 0.22, 0.18, 0.15, 0.12)
 
@@ -103,22 +108,25 @@ class Elastic:
         self._unsaved = 0
         torch.set_num_threads(1)
         keep_freed_memory()
-        self._config = configs.load(ROOT / "search_spaces" / "streetscenes_vit_micro.yaml")
-        self._context: SweepContext = prepare_context(self._config, lambda _: None)
-        self.shape = self._context.shape
-        self.space = Space.of(self._config, self.shape)
-        self.probe_trials = probe_trials(self._config)
-        stages = self._config.evaluation.model_dump_json(include={"search", "early_stopping"})
+        self.config = configs.load(ROOT / "search_spaces" / "streetscenes_vit_micro.yaml")
+        self._context: SweepContext = prepare_context(self.config, lambda _: None)
+        assert self._context.elastic is not None
+        self.shape, self.trained = self._context.shape, self._context.elastic.space
+        held_out = self.config.changed("data", eval_split="test").changed("evaluation", full=HELD_OUT)
+        self._held_out: SweepContext = prepare_context(held_out, print)
+        self.space = Space.of(self.config, self.shape)
+        self.probe_trials = probe_trials(self.config)
+        stages = self.config.evaluation.model_dump_json(include={"search", "early_stopping"})
         self._fingerprint = f"{self._context.fingerprint} {self._context.evalset.fingerprint} {stages}"
         self._read()
 
     def __call__(self, recipe: Recipe, stage: str = "search") -> Trial:
         key = recipe.id, stage
         if key not in self._measured:
-            started, device = time.perf_counter(), torch.device("cpu")
-            config = self._config
-            model = self._context.cut(recipe)
-            result = measure(model, self._context.evalset, stage, config.evaluation, config.data, device)
+            context = self._held_out if stage == "test" else self._context
+            started, device, config = time.perf_counter(), torch.device("cpu"), context.config
+            model, stage = context.cut(recipe), "full" if stage == "test" else stage
+            result = measure(model, context.evalset, stage, config.evaluation, config.data, device, timed=False)
             corrupted, seconds = float(np.nanmean(result.corrupted)), time.perf_counter() - started
             self._measured[key] = Trial(result.clean_miou, corrupted, seconds, result.first)
             self._unsaved += 1

@@ -23,7 +23,7 @@ _MARGIN = 0.02  # of mIoU: recipes slightly better than dense are possible
 _LEAST_LOSS = 0.004
 _ITERATIONS = 40
 _WAVES = 512  # of a draw of the remainder
-_SCALE = 0.15  # prior median of the scale of a group of features
+_SCALE = 0.05  # prior median of the scale of a group of features
 _OTHERS = {"rest": 0.06, "length": 2.0, "probe": 0.15, "probe offset": 0.05, "noise": 0.03}
 """Prior medians: scale and length of the remainder, relative deviation and offset of probes, and noise."""
 _WIDTHS = {"length": 0.5, "probe": 0.5, "noise": 0.5}  # of the priors of logarithms; 1 for all others

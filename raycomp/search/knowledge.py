@@ -19,6 +19,7 @@ from raycomp.space import Params, Space
 
 _GROWTH = 1.2  # ratio of measurements between two fits
 _STARTS = 3
+_CAUTION = 1.0  # standard deviations
 
 Point = tuple[int, ...]
 """Steps of compression in each dimension, 0 for none."""
@@ -79,6 +80,10 @@ class Knowledge:
     def expected(self, points: Described) -> np.ndarray:
         """Predict the mean of the mIoUs (C,)."""
         return np.mean([model.expected(points) for model in self._models], axis=0)
+
+    def cautious(self, points: Described) -> np.ndarray:
+        """Return a lower bound of the mean of the mIoUs (C,), one standard deviation below."""
+        return np.mean([model.interval(points, _CAUTION)[0] for model in self._models], axis=0)
 
     def mious(self, at: Sequence[int]) -> list[tuple[float, float, float]]:
         """Predict each mIoU of a point, with the bounds of its 95 % interval: (expected, low, high)."""
