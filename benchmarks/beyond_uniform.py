@@ -4,8 +4,8 @@
     python benchmarks/beyond_uniform.py --seeds 0,1,2,3,4      # elastic ViT-micro; replayed where it was measured
 
 Each seed is one search of the embedded default, driven without Ray by one worker. At each share of the dense cost, the
-full stage chooses among the most accurate recipes of the search. That recipe, and every uniform recipe of at most its
-share, are measured on the test split. Prints the gain in points of the mean of clean and corrupted mIoU over the best
+full stage chooses among the two most accurate recipes of the search and its best uniform baseline. That recipe, and
+every uniform recipe of at most its share, are measured on the test split. Prints the gain in points of the mean of clean and corrupted mIoU over the best
 uniform recipe: pruning, ToMe, local+ToMe, and pruning with either.
 """
 
@@ -16,13 +16,14 @@ import typer
 
 from raycomp.commands.inputs import numbers
 from raycomp.merging import METHODS
+from raycomp.objectives import mean_accuracy
 from raycomp.results.query import is_uniform_baseline
 from raycomp.results.row import Row
 from raycomp.search.baselines import Baseline, matched_baselines
 from raycomp.search.proposer import Proposer
 from raycomp.settings.space_and_search import SearchConfig
 from search import row_of
-from trial_functions import Elastic
+from trial_functions import Elastic, Trial
 
 _FINALISTS = 2
 """Recipes of a search that the full stage compares at each share."""
@@ -61,7 +62,7 @@ def main(
 
 
 def search(function: Elastic, config: SearchConfig) -> list[Row]:
-    """Run a search, and return the rows of its trials."""
+    """Run a search, and return the rows of its trials and baselines."""
     proposer = Proposer(function.space, config, [], function.trained, function.probe_trials)
     rows = []
     while (proposal := proposer.next()) is not None and proposal.stage != "full":
@@ -69,14 +70,16 @@ def search(function: Elastic, config: SearchConfig) -> list[Row]:
         proposer.tell(rows[-1])
     proposer.close()
     function.save()
-    return [row for row in rows if row.stage == "search" and row.origin != "reference"]
+    return [row for row in rows if row.stage == "search" or row.origin == "baseline"]
 
 
 def best(function: Elastic, rows: list[Row], budget: float) -> Row:
     """Return the recipe that the full stage prefers among the finalists within the budget."""
-    within = [row for row in rows if row.gflops is not None and row.gflops <= budget * (1 + 1e-9)]
-    order = sorted(within, key=lambda row: -(row.clean_miou or 0.0) - (row.corrupted_miou or 0.0))
-    return max(order[:_FINALISTS], key=lambda row: mean(function(row.recipe, "full")))
+    within = [row for row in rows if row.cost <= budget * (1 + 1e-9) and row.origin != "reference"]
+    order = sorted(within, key=lambda row: -mean_accuracy(row))
+    finalists = [row for row in order if row.stage == "search"][:_FINALISTS]
+    finalists += [row for row in order if is_uniform_baseline(row.label)][:1]
+    return max(finalists, key=lambda row: mean(function(row.recipe, "full")))
 
 
 def uniform_recipes(function: Elastic) -> list[Baseline]:
@@ -100,8 +103,8 @@ def best_uniform(function: Elastic, uniform: list[Baseline], budget: float) -> t
     return within[winner], measured[winner]
 
 
-def mean(trial: object) -> float:
-    return (trial.clean + trial.corrupted) / 2  # type: ignore[attr-defined]
+def mean(trial: Trial) -> float:
+    return (trial.clean + trial.corrupted) / 2
 
 
 if __name__ == "__main__":
