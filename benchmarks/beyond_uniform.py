@@ -5,8 +5,8 @@
 
 Each seed is one search of the embedded default, driven without Ray by one worker. At each share of the dense cost, the
 full stage chooses among the two most accurate recipes of the search and its best uniform baseline. That recipe, and
-every uniform recipe of at most its share, are measured on the test split. Prints the gain in points of the mean of clean and corrupted mIoU over the best
-uniform recipe: pruning, ToMe, local+ToMe, and pruning with either.
+every uniform recipe of at most its share, are measured on the test split. Prints the gain in points of the mean of
+clean and corrupted mIoU over the best uniform recipe: pruning, ToMe, local+ToMe, and pruning with either.
 """
 
 from typing import Annotated
