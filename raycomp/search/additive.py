@@ -56,7 +56,7 @@ class AdditiveModel:
             probes: (T,) whether a trial was measured on the probe images.
             accuracy: (T,) in [0, 1].
             dense: accuracy of the dense model.
-            refit: whether to fit the hyperparameters again, from where the last fit ended.
+            refit: whether to fit the hyperparameters again.
         """
         self._top = dense + _MARGIN
         self._features, self._places = torch.from_numpy(trials.features), torch.from_numpy(trials.places)
@@ -66,7 +66,7 @@ class AdditiveModel:
         self._residual = target - self._mean
         if refit:
             solution = minimize(
-                self._loss, self._logs.numpy(), jac=True, method="L-BFGS-B", options={"maxiter": _ITERATIONS}
+                self._loss, self._prior.numpy(), jac=True, method="L-BFGS-B", options={"maxiter": _ITERATIONS}
             )
             self._logs = torch.from_numpy(solution.x)
         self._factor = torch.linalg.cholesky(self._covariance(self._logs))
