@@ -94,8 +94,9 @@ class Knowledge:
     def best(self, value: Value, budget: float, taken: Callable[[Point], bool]) -> Point | None:
         """Return the best point within the budget and the limits of the space that is not taken; None if there is none.
 
-        The search starts from the best measured recipes within them and from the cheapest point. If the best point is
-        taken, its best neighbour is returned, or the best measured recipe that is not taken if that is better.
+        The search starts from the best measured recipes within them, of which the cheapest point counts as one. If
+        these are few, it also starts from the best others, projected onto the limits. If the best point is taken, its
+        best neighbour is returned, or the best measured recipe that is not taken if that is better.
 
         Args:
             value: What to maximise.
@@ -107,6 +108,9 @@ class Knowledge:
         ranked = np.where(loads <= 1, values, -np.inf)
         order = np.argsort(-ranked, kind="stable")
         starts = [known[index] for index in order[:_STARTS] if loads[index] <= 1]
+        if len(starts) < _STARTS:
+            over = [known[index] for index in np.argsort(-values, kind="stable") if loads[index] > 1]
+            starts += self._projected(over[:_STARTS], budget)
         if not starts:
             return None
         solution, _ = solve(evaluate, self.features.limits, starts)
@@ -120,6 +124,11 @@ class Knowledge:
             if not taken(candidate := self._canonical(near[index])):
                 return candidate
         return None
+
+    def _projected(self, points: Sequence[np.ndarray], budget: float) -> list[np.ndarray]:
+        """Project points onto the limits; those that exceed them even so are left out."""
+        near = [self.space.project(self.params(at), budget) for at in points]
+        return [np.array(self.point(params)) for params in near if self.space.fits(params, budget)]
 
     def _canonical(self, at: np.ndarray) -> Point:
         return self.point(self.params(at))
