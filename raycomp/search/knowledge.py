@@ -13,7 +13,7 @@ import numpy as np
 from raycomp import objectives
 from raycomp.search.additive import AdditiveModel
 from raycomp.search.features import Described, Features
-from raycomp.search.solver import neighbours, solve
+from raycomp.search.solver import improved, neighbours, solve
 from raycomp.search.surrogate import point, steps
 from raycomp.space import Params, Space
 
@@ -91,7 +91,7 @@ class Knowledge:
         functions = [model.drawn(rng, temperature) for model in self._models]
         return lambda points: np.mean([function(points) for function in functions], axis=0)
 
-    def best(self, value: Value, budget: float, taken: Callable[[Point], bool]) -> Point | None:
+    def best(self, value: Value, budget: float, taken: Callable[[Point], bool], kicks: int = 0) -> Point | None:
         """Return the best point within the budget and the limits of the space that is not taken; None if there is none.
 
         The search starts from the best measured recipes within them, of which the cheapest point counts as one. If
@@ -101,6 +101,7 @@ class Knowledge:
         Args:
             value: What to maximise.
             budget: Maximum cost, in the unit of `Space.cost`.
+            kicks: How often to try to leave the optimum found for a better one; see `solver.improved`.
         """
         evaluate = self._evaluator(value, budget)
         known = np.array(sorted({one.point for one in self._observed} | {self.point(self.space.cheapest)}))
@@ -110,10 +111,11 @@ class Knowledge:
         starts = [known[index] for index in order[:_STARTS] if loads[index] <= 1]
         if len(starts) < _STARTS:
             over = [known[index] for index in np.argsort(-values, kind="stable") if loads[index] > 1]
-            starts += self._projected(over[:_STARTS], budget)
+            starts += [near for at in over[:_STARTS] if evaluate((near := self._projected(at, budget))[None])[1] <= 1]
         if not starts:
             return None
         solution, _ = solve(evaluate, self.features.limits, starts)
+        solution = improved(evaluate, self.features.limits, solution, lambda at: self._projected(at, budget), kicks)
         if not taken(self._canonical(solution)):
             return self._canonical(solution)
         near = np.concatenate([neighbours(solution, self.features.limits), known])
@@ -125,10 +127,9 @@ class Knowledge:
                 return candidate
         return None
 
-    def _projected(self, points: Sequence[np.ndarray], budget: float) -> list[np.ndarray]:
-        """Project points onto the limits; those that exceed them even so are left out."""
-        near = [self.space.project(self.params(at), budget) for at in points]
-        return [np.array(self.point(params)) for params in near if self.space.fits(params, budget)]
+    def _projected(self, at: np.ndarray, budget: float) -> np.ndarray:
+        """Project a point onto the limits, as far as that is possible."""
+        return np.array(self.point(self.space.project(self.params(at), budget)))
 
     def _canonical(self, at: np.ndarray) -> Point:
         return self.point(self.params(at))

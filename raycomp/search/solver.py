@@ -19,6 +19,7 @@ Evaluate = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 _MOVES = (-4, -2, -1, 1, 2, 4)
 _SINGLES, _PAIRS = 4, 24  # moves evaluated exactly in each iteration
 _ITERATIONS = 100
+_KICKED = 2, 4  # dimensions
 _LEAST_GAIN = 1e-6
 
 
@@ -31,6 +32,34 @@ def solve(evaluate: Evaluate, maxima: np.ndarray, starts: Sequence[np.ndarray]) 
     """
     found = [_climb(evaluate, maxima, np.array(start)) for start in starts]
     return max((one for one in found if one is not None), key=lambda one: one[1])
+
+
+def improved(
+    evaluate: Evaluate,
+    maxima: np.ndarray,
+    point: np.ndarray,
+    onto_limits: Callable[[np.ndarray], np.ndarray],
+    kicks: int,
+) -> np.ndarray:
+    """Return a point (D,) that is at least as good as a solution, by iterated local search.
+
+    A kick sets a few dimensions to random values; local search goes on from there, and its result is kept if better
+    (Lourenço, Martin and Stützle, "Iterated Local Search", 2003). Kicks follow a fixed seed.
+
+    Args:
+        point: (D,) within the limits.
+        onto_limits: maps a point (D,) to one near it within the limits, where that is possible.
+    """
+    rng, D = np.random.default_rng(0), len(point)
+    value = float(evaluate(point[None])[0][0])
+    for _ in range(kicks):
+        moved = rng.choice(D, min(D, int(rng.integers(*_KICKED, endpoint=True))), replace=False)
+        kicked = point.copy()
+        kicked[moved] = rng.integers(maxima[moved], endpoint=True)
+        found = _climb(evaluate, maxima, onto_limits(kicked))
+        if found is not None and found[1] > value + _LEAST_GAIN:
+            point, value = found
+    return point
 
 
 def _climb(evaluate: Evaluate, maxima: np.ndarray, point: np.ndarray) -> tuple[np.ndarray, float] | None:
