@@ -26,10 +26,9 @@ from raycomp.context.preparation import prepare_context
 from raycomp.context.sweep_context import SweepContext
 from raycomp.evaluate.measure import measure
 from raycomp.flops import gflops
-from raycomp.merging.tokens import Tokens, first_of_each
+from raycomp.merging.tokens import Tokens, first_of_each, token_places
 from raycomp.merging.tome import ToMe
 from raycomp.models import encoder
-from raycomp.models.rotary import token_places
 from raycomp.recipe import dense
 
 Places = Callable[[Tensor, Tokens], Tensor]

@@ -7,8 +7,9 @@
 
 Compares random search, Optuna's default TPE and its NSGA-II with the search of a sweep by each of its samplers. For
 the first three, recipes over the budget are rejected before they are measured, and not counted. One trial runs at a
-time. The hypervolume is over clean mIoU, corrupted mIoU and GFLOPs relative to the dense model; its reference point is
-half of the dense accuracies at the budget, 60 %. Intervals are 95 % (Student's t over seeds).
+time; a probe counts as a trial in proportion to its images. The hypervolume is over clean mIoU and corrupted mIoU
+relative to the dense model, and the share of its GFLOPs from 10 to 60 %; its reference point is no accuracy at 60 %.
+With --corner, the reference accuracies are that share of the dense ones. Intervals are 95 % (Student's t over seeds).
 """
 
 import time
@@ -38,9 +39,10 @@ from raycomp.search.proposal import Proposal
 from raycomp.search.proposer import Proposer
 from raycomp.search.sampler import distributions
 from raycomp.settings.space_and_search import SearchConfig
-from trial_functions import Elastic, Formula
+from raycomp.space import Space
+from trial_functions import Elastic, Formula, Trial
 
-BUDGET = 0.6
+BUDGET, CHEAPEST = 0.6, 0.1
 MILESTONES = (20, 40, 50, 100, 200, 500)
 PLAIN = "TPE of Optuna"
 Function = Formula | Elastic
@@ -48,18 +50,30 @@ Function = Formula | Elastic
 
 @dataclass(frozen=True)
 class Run:
-    """The objectives (trials, M) of a search, and the seconds of each trial and of its proposal."""
+    """The objectives (rows, M) of a search, and the seconds of each measurement and of its proposal."""
 
     objectives: np.ndarray
+    """NaN for probes, which are for learning only."""
     seconds: np.ndarray
     asks: np.ndarray
+    spent: np.ndarray
+    """Trials spent after each measurement (rows,)."""
 
-    def hypervolumes(self, dense_values: np.ndarray) -> np.ndarray:
-        """Return the hypervolume after each trial (trials,), relative to the objectives of the dense model."""
-        points = objectives.minimised(self.objectives / dense_values)
-        points[:, -1] /= BUDGET
-        corner = objectives.minimised([*(0.5 for _ in objectives.measured()), 1.0])
-        return np.array([moocore.hypervolume(points[: n + 1], ref=corner) for n in range(len(points))])
+    def hypervolumes(self, dense_values: np.ndarray, trials: int, accuracy: float) -> np.ndarray:
+        """Return the hypervolume after 1, 2, ... trials (trials,), above a share of the dense accuracies."""
+        points = self.objectives / dense_values
+        points[:, -1] = (np.maximum(points[:, -1], CHEAPEST) - CHEAPEST) / (BUDGET - CHEAPEST)
+        points = objectives.minimised(points)
+        corner = objectives.minimised([*(accuracy for _ in objectives.measured()), 1.0])
+        volumes = []
+        for count in range(1, trials + 1):
+            done = points[self.spent <= count + 1e-6]
+            volumes.append(moocore.hypervolume(done[np.isfinite(done).all(1)].reshape(-1, len(corner)), ref=corner))
+        return np.array(volumes)
+
+    def seconds_at(self, trials: int) -> np.ndarray:
+        """Return the seconds spent after 1, 2, ... trials (trials,)."""
+        return np.interp(np.arange(1, trials + 1), self.spent, np.cumsum(self.seconds + self.asks))
 
 
 def plain(make: Callable[[int], BaseSampler], function: Function, seed: int, trials: int) -> Run:
@@ -80,47 +94,52 @@ def plain(make: Callable[[int], BaseSampler], function: Function, seed: int, tri
         answer = function(space.recipe(trial.params))
         study.tell(trial, (answer.clean, answer.corrupted, cost))
         clock = time.perf_counter()
-        measured.append((answer.clean, answer.corrupted, cost, answer.seconds, ask))
+        measured.append((answer.clean, answer.corrupted, cost, answer.seconds, ask, 1.0))
     return _run(measured)
 
 
-def sweep(sampler: str, function: Function, seed: int, trials: int) -> Run:
+def sweep(sampler: str, function: Function, seed: int, trials: int, baselines: tuple[float, ...] | None = None) -> Run:
     """Run the search of a sweep, baselines first."""
-    config = SearchConfig(budget=BUDGET, trials=trials, seed=seed, baselines=function.baselines, sampler=sampler)
-    proposer = Proposer(function.space, config, [], function.space)
+    shares = baselines or function.baselines
+    config = SearchConfig(budget=BUDGET, trials=trials, seed=seed, baselines=shares, sampler=sampler)
+    proposer = Proposer(function.space, config, [], function.space, function.probe_trials)
     measured: list[tuple[float, ...]] = []
     clock = time.perf_counter()
-    while proposer.trials_done < trials:
-        proposal = proposer.next()
-        assert proposal is not None
+    while (proposal := proposer.next()) is not None and proposal.stage != "full":
         ask = time.perf_counter() - clock
-        answer = function(proposal.recipe)
-        cost = gflops(function.shape, proposal.recipe, function.space.image)
-        clock = time.perf_counter()
-        proposer.tell(_row(proposal, answer.clean, answer.corrupted, cost))
+        answer = function(proposal.recipe, proposal.stage)
+        clock, row = time.perf_counter(), row_of(proposal, answer, function.space)
+        proposer.tell(row)
         if proposal.origin != "reference":
-            measured.append((answer.clean, answer.corrupted, cost, answer.seconds, ask))
+            accuracies = (np.nan, np.nan) if proposal.stage == "probe" else (answer.clean, answer.corrupted)
+            measured.append((*accuracies, row.cost, answer.seconds, ask, proposer.trials_of(proposal.stage)))
+    proposer.close()
     return _run(measured)
 
 
-def _row(proposal: Proposal, clean: float, corrupted: float, cost: float) -> Row:
-    recipe = proposal.recipe
+def row_of(proposal: Proposal, answer: Trial, space: Space) -> Row:
+    """Return the row of a measurement."""
+    recipe, first = proposal.recipe, answer.first
+    cost = gflops(space.shape, recipe, space.image)
     return Row(
-        stage="search",
+        stage=proposal.stage,
         status="complete",
         origin=proposal.origin,
         label=proposal.label,
         recipe_id=recipe.id,
         recipe_json=recipe.canonical_json(),
-        clean_miou=clean,
-        corrupted_miou=corrupted,
+        clean_miou=answer.clean,
+        corrupted_miou=answer.corrupted,
+        early_clean_miou=None if first is None else first.clean,
+        early_corrupted_miou=None if first is None else first.corrupted,
         gflops=cost,
+        gflops_share=cost / space.gflops({}),
     )
 
 
 def _run(measured: list[tuple[float, ...]]) -> Run:
     table = np.array(measured)
-    return Run(table[:, :-2], table[:, -2], table[:, -1])
+    return Run(table[:, :-3], table[:, -3], table[:, -2], table[:, -1].cumsum())
 
 
 ARMS: dict[str, Callable[[Function, int, int], Run]] = {
@@ -128,7 +147,8 @@ ARMS: dict[str, Callable[[Function, int, int], Run]] = {
     PLAIN: partial(plain, lambda seed: TPESampler(seed=seed)),
     "NSGA-II of Optuna": partial(plain, lambda seed: NSGAIISampler(seed=seed)),
     "raycomp tpe": partial(sweep, "tpe"),
-    "raycomp gp": partial(sweep, "gp"),
+    "raycomp gp": partial(sweep, "gp", baselines=(0.6, 0.5, 0.4, 0.27)),
+    "raycomp additive": partial(sweep, "additive"),
 }
 
 MEASURED_ARMS = [name for name in ARMS if name != "raycomp tpe"]
@@ -141,6 +161,7 @@ def main(
     seeds: Annotated[int, typer.Option()] = 5,
     arms: Annotated[str, typer.Option(help="Names of searches, separated by commas.")] = ",".join(MEASURED_ARMS),
     out: Annotated[Path | None, typer.Option(help="Picture of the curves.")] = None,
+    corner: Annotated[float, typer.Option(help="Reference accuracies, relative to dense.")] = 0.0,
 ) -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     makes: dict[str, type[Function]] = {"elastic": Elastic, "formula": Formula}
@@ -156,7 +177,7 @@ def main(
             run = search(one, seed, trials)
             one.save()
             runs[name].append(run)
-            volumes[name].append(run.hypervolumes(dense_values))
+            volumes[name].append(run.hypervolumes(dense_values, trials, corner))
             print(f"seed {seed}, {name}: {volumes[name][-1][-1]:.4f}", flush=True)
     curves = {name: np.array(volume) for name, volume in volumes.items()}
     report(function, curves, runs)
@@ -199,7 +220,7 @@ def draw(curves: dict[str, np.ndarray], runs: dict[str, list[Run]], out: Path) -
         half = np.array([half_width(column) for column in curve.T])
         axes = [np.arange(1, curve.shape[1] + 1)]
         if timed:
-            axes.append(np.mean([np.cumsum(run.seconds + run.asks) for run in runs[name]], axis=0))
+            axes.append(np.mean([run.seconds_at(curve.shape[1]) for run in runs[name]], axis=0))
         for panel, x in zip(np.atleast_1d(panels), axes, strict=True):
             (line,) = panel.plot(x, middle, label=name)
             panel.fill_between(x, middle - half, middle + half, color=line.get_color(), alpha=0.15, lw=0)

@@ -19,12 +19,13 @@ import torch
 from raycomp import config as configs
 from raycomp.context.preparation import prepare_context
 from raycomp.context.sweep_context import SweepContext
-from raycomp.data.corruptions import VARIANTS
 from raycomp.evaluate.measure import measure
+from raycomp.evaluate.miou import Accuracy
 from raycomp.files import written
 from raycomp.flops import profile
 from raycomp.memory import keep_freed_memory
 from raycomp.recipe import Recipe, dense
+from raycomp.search.schedule import probe_trials
 from raycomp.settings.space_and_search import SpaceConfig, WidthRange
 from raycomp.shape import deit_base_distilled
 from raycomp.space import Space
@@ -32,6 +33,8 @@ from raycomp.space import Space
 ROOT = Path(__file__).resolve().parents[1]
 MEASURED = Path(__file__).with_name("elastic_trials.parquet")
 _SAVE_EVERY = 20
+HELD_OUT = {"clean": 256, "corrupted": 8}
+"""Images of the test split: clean ones, and those of every corrupted variant."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,8 @@ class Trial:
     clean: float
     corrupted: float
     seconds: float
+    first: Accuracy | None = None
+    """On the first images, if it was measured on all."""
 
 
 class Formula:
@@ -61,7 +66,10 @@ class Formula:
         self._weights /= self._weights.sum(1, keepdims=True)
         self._tilt = rng.uniform(0.7, 1.5, 3)  # of corrupted images relative to clean ones
 
-    def __call__(self, recipe: Recipe) -> Trial:
+    probe_trials = None
+
+    def __call__(self, recipe: Recipe, stage: str = "search") -> Trial:
+        del stage  # there are no images
         shape = self.shape
         heads = 1 - np.array([block.heads for block in recipe.blocks]) / shape.heads
         mlp = 1 - np.array([block.mlp for block in recipe.blocks]) / shape.mlp
@@ -87,47 +95,55 @@ class Formula:
 
 
 class Elastic:
-    """A search trial of `make pareto` on one thread; its measurements are stored beside this file."""
+    """A search trial of `make pareto` on one thread; its measurements are stored beside this file.
 
-    baselines = (0.6, 0.5, 0.4, 0.27)
+    Stages are those of a sweep, and `test`: the images of the test split.
+    """
+
+    baselines = (0.6, 0.5, 0.4, 0.33, 0.27, 0.22, 0.18, 0.15, 0.12)
 
     def __init__(self, seed: int) -> None:
         del seed  # there is only one elastic model
-        self._measured: dict[str, Trial] = {}
+        self._measured: dict[tuple[str, str], Trial] = {}
         self._unsaved = 0
         torch.set_num_threads(1)
         keep_freed_memory()
-        self._config = configs.load(ROOT / "search_spaces" / "streetscenes_vit_micro.yaml")
-        self._context: SweepContext = prepare_context(self._config, lambda _: None)
-        self.shape = self._context.shape
-        self.space = Space.of(self._config, self.shape)
-        self._fingerprint = f"{self._context.fingerprint} {self._context.evalset.fingerprint}"
+        self.config = configs.load(ROOT / "search_spaces" / "streetscenes_vit_micro.yaml")
+        self._context: SweepContext = prepare_context(self.config, lambda _: None)
+        assert self._context.elastic is not None
+        self.shape, self.trained = self._context.shape, self._context.elastic.space
+        held_out = self.config.changed("data", eval_split="test").changed("evaluation", full=HELD_OUT)
+        self._held_out: SweepContext = prepare_context(held_out, print)
+        self.space = Space.of(self.config, self.shape)
+        self.probe_trials = probe_trials(self.config)
+        stages = self.config.evaluation.model_dump_json(include={"search", "early_stopping"})
+        self._fingerprint = f"{self._context.fingerprint} {self._context.evalset.fingerprint} {stages}"
         self._read()
 
-    def __call__(self, recipe: Recipe) -> Trial:
-        if recipe.id not in self._measured:
-            started, device = time.perf_counter(), torch.device("cpu")
-            config = self._config
-            model = self._context.cut(recipe)
-            result = measure(model, self._context.evalset, "search", config.evaluation, config.data, device)
-            corrupted = float(np.nanmean(result.corrupted))
-            assert np.isfinite(result.corrupted).sum() == len(VARIANTS)
-            self._measured[recipe.id] = Trial(result.clean_miou, corrupted, time.perf_counter() - started)
+    def __call__(self, recipe: Recipe, stage: str = "search") -> Trial:
+        key = recipe.id, stage
+        if key not in self._measured:
+            context = self._held_out if stage == "test" else self._context
+            started, device, config = time.perf_counter(), torch.device("cpu"), context.config
+            model, stage = context.cut(recipe), "full" if stage == "test" else stage
+            result = measure(model, context.evalset, stage, config.evaluation, config.data, device, timed=False)
+            corrupted, seconds = float(np.nanmean(result.corrupted)), time.perf_counter() - started
+            self._measured[key] = Trial(result.clean_miou, corrupted, seconds, result.first)
             self._unsaved += 1
             if self._unsaved >= _SAVE_EVERY:
                 self.save()
-        return self._measured[recipe.id]
+        return self._measured[key]
 
     def _read(self) -> None:
         if not MEASURED.exists():
             return
         table = pq.read_table(MEASURED)
         if table.schema.metadata[b"measured"].decode() != self._fingerprint:
-            raise SystemExit(
-                f"{MEASURED} was measured with other weights or images; delete it to measure again (hours)"
-            )
+            raise SystemExit(f"{MEASURED} was measured with other weights or images; delete it to measure again")
         for row in table.to_pylist():
-            self._measured[row["recipe_id"]] = Trial(row["clean_miou"], row["corrupted_miou"], row["seconds"])
+            first = Accuracy(row["first_clean"], row["first_corrupted"]) if row["first_clean"] is not None else None
+            trial = Trial(row["clean_miou"], row["corrupted_miou"], row["seconds"], first)
+            self._measured[row["recipe_id"], row["stage"]] = trial
 
     def save(self) -> None:
         """Add the measurements to the file, which several processes may do at once."""
@@ -137,8 +153,16 @@ class Elastic:
             fcntl.flock(lock, fcntl.LOCK_EX)
             self._read()
             rows = [
-                {"recipe_id": id_, "clean_miou": t.clean, "corrupted_miou": t.corrupted, "seconds": t.seconds}
-                for id_, t in sorted(self._measured.items())
+                {
+                    "recipe_id": recipe_id,
+                    "stage": stage,
+                    "clean_miou": trial.clean,
+                    "corrupted_miou": trial.corrupted,
+                    "seconds": trial.seconds,
+                    "first_clean": None if trial.first is None else trial.first.clean,
+                    "first_corrupted": None if trial.first is None else trial.first.corrupted,
+                }
+                for (recipe_id, stage), trial in sorted(self._measured.items())
             ]
             table = pa.Table.from_pylist(rows).replace_schema_metadata({"measured": self._fingerprint})
             with written(MEASURED) as temporary:

@@ -72,8 +72,9 @@ def profile(
         special = shape.special(index)
         cost = attention_cost(left + special, embed, widths.heads, widths.qk, widths.v, shape.qk_norm)
         if recipe.merge is not None:
-            metric = recipe.merge.metric_width(index, r, embed, widths.heads, widths.qk)
-            cost += _matching(left + special, metric)
+            early = recipe.merge.removed_before_pairs(index, left)
+            metric = recipe.merge.metric_width(index, r - early, embed, widths.heads, widths.qk)
+            cost += _matching(left + special - early, metric)
         left -= r
         cost += mlp_cost(left + special, embed, widths.mlp, gated)
         blocks.append(cost)

@@ -70,7 +70,7 @@ def _check_blocks(config: SpaceConfig, depth: int) -> None:
 
 
 def _merges_in(blocks: tuple[int, ...]) -> set[str]:
-    return {f"merge_{block}" for block in blocks}
+    return {f"{kind}_{block}" for kind in ("merge", "merge_windows") for block in blocks}
 
 
 def sparing(shape: ModelShape, config: SpaceConfig, recipe: Recipe, image: Size | None = None) -> Recipe:

@@ -61,8 +61,8 @@ class Recipe(_Frozen):
 
     @field_validator("merge")
     @classmethod
-    def _no_empty_merge(cls, merge: Merge | None) -> Merge | None:
-        return None if merge is None or merge.empty else merge
+    def _one_form_of_merging(cls, merge: Merge | None) -> MergeMethod | None:
+        return None if merge is None or merge.empty else merge.simplest
 
     @property
     def keyless(self) -> frozenset[int]:
@@ -74,6 +74,13 @@ class Recipe(_Frozen):
         """Merge ratio of each block, 0 to 0.5; zeros without merging or with adaptive merging."""
         searched = {} if self.merge is None else self.merge.searched
         return tuple(searched.get(f"merge_{block}", 0.0) for block in range(len(self.blocks)))
+
+    @property
+    def further_ratios(self) -> dict[str, float]:
+        """Merge ratios of search dimensions other than a ratio per block: `merge` of CTS, or `merge_windows_0`."""
+        searched = {} if self.merge is None else self.merge.searched
+        by_block = {f"merge_{block}" for block in range(len(self.blocks))}
+        return {name: ratio for name, ratio in searched.items() if name not in by_block}
 
     @property
     def adaptive(self) -> bool:

@@ -111,8 +111,8 @@ class Space:
         exact: dict[str, float] = {"embed": recipe.embed}
         for i, block in enumerate(recipe.blocks):
             exact |= {f"{kind}_{i}": getattr(block, kind) for kind in BLOCK_WIDTHS}
-        ratios = recipe.merge.searched if isinstance(recipe.merge, type(self.merging)) else {}
-        exact |= {name: ratio / self.config.merge_step for name, ratio in ratios.items()}
+        merge = self.merging.expressed(recipe.merge)
+        exact |= {name: ratio / self.config.merge_step for name, ratio in (merge.searched if merge else {}).items()}
         return {name: dimension.snap(exact.get(name, 0)) for name, dimension in self.dimensions.items()}
 
     def canonical(self, params: Params) -> Params:
@@ -190,14 +190,14 @@ class Space:
         return "" if recipe.merge is None else self._merging_outside(recipe.merge)
 
     def _merging_outside(self, merge: MergeMethod) -> str:
-        if merge.method != self.config.merge:
+        if (own := self.merging.expressed(merge)) is None:
             return f"merge.method is {merge.method!r}, the space has only {self.config.merge!r}"
-        if merge.adaptive:
+        if own.adaptive:
             return "merging is adaptive, but a space has only fixed counts"
-        if (highest := max(merge.searched.values())) > self.config.merge_high:
+        if (highest := max(own.searched.values())) > self.config.merge_high:
             return f"a merge ratio is {highest}, the maximum is {self.config.merge_high}"
         free = [name for name in self.merging.dimensions if name in self.dimensions]
-        if other := {name for name, ratio in merge.searched.items() if ratio} - set(free):
+        if other := {name for name, ratio in own.searched.items() if ratio} - set(free):
             return f"it merges at {min(other)}, but the space only at {', '.join(free)}"
         return ""
 

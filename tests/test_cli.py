@@ -72,6 +72,10 @@ def trusted(folder):
     [
         ("pick empty --max-gflops abc", "'--max-gflops': Input should be a valid number, unable to parse"),
         ("pick empty --max-gflops abc", "not 'abc' (see raycomp pick --help)"),
+        ("pick empty --max-memory 5", "--max-memory 5: expected a share of dense such as 5%, or 5 MB"),
+        ("profile streetscenes_vit_micro --budget 8", "share of dense such as 8%, or 8 GFLOPs or 8 ms, not '8'"),
+        ("search --budget 0.01GFLOPs", "search.budget 1.6% (0.01 GFLOPs) cannot be met: the cheapest recipe"),
+        ("search --budget 8ms --cost-metric gflops", "budget 8 ms needs cost_metric latency, not gflops"),
         (
             "pick empty --max-gflps 1",
             "No such option: --max-gflps (Possible options: --max-gflops, --max-ms, --max-params",

@@ -18,7 +18,7 @@ from raycomp.recipe import Recipe, dense
 from raycomp.shape import ModelShape, deit_base_distilled, vit
 from tests.conftest import TINY, seeded_model, seeded_saliency
 from tests.helpers.counting import counted_gflops
-from tests.helpers.recipes import METHODS, random_recipe
+from tests.helpers.recipes import METHODS, WINDOWED, random_recipe
 
 ADE20K, CITYSCAPES = ((512, 512), 150), ((768, 768), 19)
 
@@ -104,7 +104,7 @@ def test_analytic_count_equals_fvcore_on_random_recipes(seed, method, change, mo
     recipe = random_recipe(shape, np.random.default_rng(seed), method)
     model = seeded_model(shape)
     compressed = compress(model, recipe, seeded_saliency(model), Policy("small", shape.patch).eval())
-    if method in ("algm", "adaptive", "cts") and shape.grid()[0] % 2:
+    if method in WINDOWED and shape.grid()[0] % 2:
         with pytest.raises(UserError, match="even sides"):
             counted_gflops(compressed, monkeypatch)
         return

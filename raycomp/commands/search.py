@@ -30,12 +30,15 @@ from raycomp.space import Space
 
 _BUDGET_HELP = "Maximum cost: a share of dense such as 50%, or 0.2GFLOPs, or 8ms for cost metric latency."
 
+_FRONT_HELP = "Search at all shares of search.baselines within the budget, or near it alone, the default with --budget."
+
 
 def search_command(
     space: SpaceFile = DEFAULT_SPACE,
     budget: Annotated[str | None, typer.Option(help=_BUDGET_HELP)] = None,
+    front: Annotated[bool | None, typer.Option("--front/--no-front", help=_FRONT_HELP)] = None,
     cost_metric: Annotated[str | None, typer.Option(help="Cost: gflops, or latency on this device.")] = None,
-    trials: Annotated[int | None, typer.Option(help="Recipes to measure.")] = None,
+    trials: Annotated[int | None, typer.Option(help="Trials to spend.")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the sweep; by default the space's.")] = None,
     results: OutFolder = "results",
     seed: Annotated[int | None, typer.Option(help="Seed of the proposals.")] = None,
@@ -49,7 +52,9 @@ def search_command(
     """Search the Pareto front of prune-then-merge recipes within a budget, print it, and draw it."""
     if as_json and not dry_run:
         raise UserError("--json needs --dry-run; raycomp front NAME --json prints the results of a sweep")
-    config = configs.load(space, budget=budget, cost_metric=cost_metric, trials=trials, seed=seed, workers=workers)
+    front = False if front is None and budget is not None else front
+    given = {"budget": budget, "front": front, "cost_metric": cost_metric, "trials": trials}
+    config = configs.load(space, **given, seed=seed, workers=workers)
     config = config.changed("search", gpus_per_trial=gpus)
     folder = sweep_folder(results, name or config.name)
     config = config.model_copy(update={"name": folder.name})  # identifies rows, runs and studies

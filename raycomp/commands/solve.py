@@ -28,6 +28,7 @@ from raycomp.settings.amounts import Amount, CostName, Limit, parsed_limit, stor
 from raycomp.settings.space_and_search import METRICS
 
 if TYPE_CHECKING:
+    from raycomp.report.solved import Answer
     from raycomp.search.confirmation import Confirmation
 
 _BUDGET_HELP = "Maximum cost: a share of dense such as 31%, or 0.2GFLOPs, or 8ms; by default the sweep's budget."
@@ -52,8 +53,7 @@ def solve_command(
     """Solve for the recipe that a sweep's model expects to be best within new limits, without a trial."""
     store = Store(sweep_folder(results, sweep))
     config, rows = store.config(), store.rows()
-    limits = cost_limits(max_params, max_ms, max_memory, None)
-    share, limits = _limits(config, budget, max_gflops, limits)
+    share, limits = _limits(config, budget, max_gflops, cost_limits(max_params, max_ms, max_memory, None))
     share_cores()
     from raycomp.report.solved import Answer
     from raycomp.search.confirmation import Confirmation
@@ -71,13 +71,17 @@ def solve_command(
     answer = Answer.of(problem, rows, plan.solutions)
     if as_json:
         print_json({"sweep": sweep, "asked": asked} | answer.data())
-        return
+    else:
+        _print(answer, f"--sweep {sweep}{results_option(results)}")
+
+
+def _print(answer: "Answer", place: str) -> None:
+    """Print the answer and what to do next; `place`: options that name the sweep."""
     tables.console().print(tables.solved_table(answer))
     if not answer.measured:
         tables.say("to measure the solution, add --confirm 1")
     elif answer.best is not None:
-        options = f"{answer.best.recipe_id[:6]} --sweep {sweep}{results_option(results)}"
-        tables.say(f"to use the best measured: raycomp export {options} --out models")
+        tables.say(f"to use the best measured: raycomp export {answer.best.recipe_id[:6]} {place} --out models")
 
 
 def _limits(

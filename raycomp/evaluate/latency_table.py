@@ -47,11 +47,13 @@ _AXES = {
     "embedding": ("embed",),
     "attention": ("embed", "heads", "wide", "tilt"),
     "weighted": ("embed", "heads", "wide", "tilt"),
+    "windows": ("embed", "share"),
     "merging": ("embed", "qk", "share"),
     "mlp": ("embed", "mlp"),
     "decoder": ("embed",),
 }
-"""Parts of a model and the widths they are measured over; `weighted` is attention with token sizes."""
+"""Parts of a model and the widths they are measured over; `weighted` is attention with token sizes, `windows` merges
+2x2 windows of all patches, and `merging` merges pairs."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,8 @@ class LatencyTable:
         Raises:
             ValueError: if the recipe merges and the table has no latencies of its method.
         """
-        if recipe.merge is not None and ("merging" not in self.parts or recipe.merge.method != self.method):
+        merge = self._method.expressed(recipe.merge)
+        if recipe.merge is not None and ("merging" not in self.parts or merge is None):
             raise ValueError(f"no latencies for merging by {recipe.merge.method}")
         embed, blocks = recipe.embed, recipe.blocks
         _, removed = tokens_removed(self.shape, recipe.merge, self.image)
@@ -96,13 +99,22 @@ class LatencyTable:
             "weighted": [i for i in attending if i >= merged],
         }.items():
             total += self._sum(part, [_attention_point(embed, blocks[i]) for i in found], n[found])
-        steps = [i for i, r in enumerate(removed) if r]
-        shares = [(embed, blocks[i].qk, removed[i] / (n[i] - special[i])) for i in steps]
-        total += self._sum("merging", shares, n[steps])
+        patches = (n - special).tolist()
+        first = np.array([0 if merge is None else merge.removed_before_pairs(i, p) for i, p in enumerate(patches)])
+        local = np.flatnonzero(first).tolist()
+        total += self._sum("windows", [(embed, first[i] / patches[i] / 1.5) for i in local], n[local])
+        paired, pairs = n - first, removed - first
+        steps = [i for i, r in enumerate(pairs) if r]
+        shares = [(embed, blocks[i].qk, pairs[i] / (paired[i] - special[i])) for i in steps]
+        total += self._sum("merging", shares, paired[steps])
         feeding = [i for i, b in enumerate(blocks) if b.mlp]
         total += self._sum("mlp", [(embed, blocks[i].mlp) for i in feeding], after[feeding])
         power, factor, merging = self.fit
-        return float(factor * total**power * np.exp(merging * len(steps) / total))
+        return float(factor * total**power * np.exp(merging * np.count_nonzero(removed) / total))
+
+    @cached_property
+    def _method(self) -> MergeMethod:
+        return METHODS[self.method].standard(self.shape, PolicyConfig().kind)
 
     def _sum(self, part: str, points: Sequence[tuple[float, ...]], tokens: np.ndarray) -> float:
         """Sum the time of a part over several points, each with its token count."""
@@ -196,9 +208,12 @@ def measure_latency(
     measured: dict[str, np.ndarray] = {}
     with torch.inference_mode():
         for name, names in _AXES.items():
-            if merging is None and name in ("weighted", "merging"):
+            if merging is None and name in ("weighted", "windows", "merging"):
                 continue
-            counts = tokens if merging is not None and name not in ("embedding", "attention") else tokens[-1:]
+            if name == "windows" and not method.merges_windows:
+                continue
+            all_tokens = merging is None or name in ("embedding", "attention", "windows")
+            counts = tokens[-1:] if all_tokens else tokens
             grid: list[list[float]] = [*(axes[axis] for axis in names), [*counts]]
             times = [time(*getattr(parts, name)(*point)) for point in itertools.product(*grid)]
             measured[name] = np.array(times).reshape([len(values) for values in grid])
@@ -272,6 +287,12 @@ class _Parts:
         projected = self._random(n, 3 * heads, qk)  # keys lie between queries and values, as in attention
         keys = projected[:, :, heads : 2 * heads].transpose(1, 2)
         return lambda x: merge.merge(0, x, keys, record, grid, prefix), self._random(n, embed)
+
+    def windows(self, embed: int, share: float, n: int) -> _Run:
+        merge = self.method.with_searched({"merge_windows_0": share})
+        grid, prefix = self.shape.grid(self.image), self.shape.prefix
+        keys = self._random(self.shape.heads, n, 1)  # not compared
+        return lambda x: merge.merge(0, x, keys, None, grid, prefix), self._random(n, embed)
 
     def mlp(self, embed: int, mlp: int, n: int) -> _Run:
         return self._block(embed, BlockWidths(heads=1, qk=1, v=1, mlp=mlp)).feed, self._random(n, embed)

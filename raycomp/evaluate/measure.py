@@ -34,7 +34,7 @@ from raycomp.settings.model_and_data import DataConfig
 from raycomp.shape import Size
 
 _RANK_IMAGES = {"search": 4, "full": 16}  # a probe measures accuracy alone
-_LATENCY_RUNS, _WARM_UP = {"search": 5, "full": 15}, 3
+_LATENCY_RUNS, _WARM_UP = {"search": 3, "full": 15}, {"search": 1, "full": 3}
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def measure(
             indices = chosen[data.variants[chosen] == CLEAN][: _RANK_IMAGES[stage]].tolist()
             windows = torch.cat([first_window(view.normalised(counts.images[i][None]), window) for i in indices])
             rank = effective_rank(model, windows)
-            latency = _latency_ms(model, windows[:1], _LATENCY_RUNS[stage]) if timed else None
+            latency = _latency_ms(model, windows[:1], stage) if timed else None
     clean, corrupted = miou(table[0]), _by_variant(table, data.variants[chosen])
     if not (np.isfinite(clean) and np.isfinite(corrupted).any()):
         raise UserError(f"evaluation.{field}: no pixel is labelled in its clean images, or in its corrupted images")
@@ -138,11 +138,11 @@ def measure(
     )
 
 
-def _latency_ms(model: Segmenter, image: torch.Tensor, runs: int) -> float:
+def _latency_ms(model: Segmenter, image: torch.Tensor, stage: str) -> float:
     """Return the median time of one image (1, 3, H, W)."""
     # Adaptive merging cannot be a graph, because its token counts depend on the image.
     run = partial(model if model.recipe.adaptive else graphed(model, image), image)
-    return 1e3 * median_seconds({"": run}, image.device, runs, _WARM_UP)[""]
+    return 1e3 * median_seconds({"": run}, image.device, _LATENCY_RUNS[stage], _WARM_UP[stage])[""]
 
 
 def _by_variant(confusions: np.ndarray, measured: np.ndarray) -> np.ndarray:

@@ -13,12 +13,13 @@ from raycomp.merging.algm import Algm
 from raycomp.merging.base import MergeMethod
 from raycomp.merging.cts import Cts
 from raycomp.merging.tome import ToMe
+from raycomp.merging.windows_tome import WindowsToMe
 
-Merge = Annotated[Algm | Cts | ToMe, Field(discriminator="method")]
+Merge = Annotated[Algm | Cts | ToMe | WindowsToMe, Field(discriminator="method")]
 """Settings of any method, as stored in a recipe."""
 METHODS: dict[str, type[MergeMethod]] = {
     method.model_fields["method"].default: method for method in get_args(get_args(Merge)[0])
 }
 """All methods by name."""
 
-__all__ = ["METHODS", "Algm", "Cts", "Merge", "MergeMethod", "ToMe"]
+__all__ = ["METHODS", "Algm", "Cts", "Merge", "MergeMethod", "ToMe", "WindowsToMe"]

@@ -40,12 +40,19 @@ class MergeMethod(BaseModel, ABC):
     """Whether a block that merges needs the keys of its own attention."""
     uniform_step: ClassVar[bool] = False
     """Whether all blocks merge by the same step, so that a latency table can interpolate its time."""
+    merges_windows: ClassVar[bool] = False
+    """Whether the first block merges windows before its pairs, by a search dimension `merge_windows_0`."""
     needs_policy: ClassVar[bool] = False
     """Whether a policy network decides where tokens merge; if so, `embed` replaces the patch embedding."""
     revision: ClassVar[str] = ""
     """Changes when a release merges other tokens at the same settings, so that benchmarks match their cost again."""
 
     method: str
+
+    @property
+    def note(self) -> str:
+        """What merges besides the merge ratio of each block, in a few words; empty for nothing."""
+        return ""
 
     # Validity
 
@@ -56,6 +63,11 @@ class MergeMethod(BaseModel, ABC):
     @abstractmethod
     def empty(self) -> bool:
         """Whether nothing merges on any grid; a recipe then stores no merging."""
+
+    @property
+    def simplest(self) -> MergeMethod:
+        """The settings by which a recipe stores this merging; of another method if that merges the same tokens."""
+        return self
 
     @property
     def adaptive(self) -> bool:
@@ -82,10 +94,19 @@ class MergeMethod(BaseModel, ABC):
         """Return the width of the vectors that a block compares to merge pairs; 0 if it compares none.
 
         Args:
-            merged: number of tokens that the block removes.
+            merged: number of tokens that the block removes, after those of `removed_before_pairs`.
             embed, heads, qk: widths of the block; `qk` is per head.
         """
         del block, merged, embed, heads, qk
+        return 0
+
+    def removed_before_pairs(self, block: int, patches: int) -> int:
+        """Return how many tokens a block removes before it compares the others to merge pairs.
+
+        Args:
+            patches: number of tokens before the block merges, without special tokens.
+        """
+        del block, patches
         return 0
 
     def extra_cost(self, patch: int, image: Size) -> int:
@@ -156,7 +177,7 @@ class MergeMethod(BaseModel, ABC):
     @property
     @abstractmethod
     def dimensions(self) -> tuple[str, ...]:
-        """Names of the search dimensions: `merge_I` merges in block I, counted from 0, and `merge` before the first."""
+        """Names of the search dimensions, which start with `merge`: `merge_I` merges in block I, counted from 0."""
 
     @property
     @abstractmethod
@@ -166,6 +187,10 @@ class MergeMethod(BaseModel, ABC):
     @abstractmethod
     def with_searched(self, ratios: Mapping[str, float]) -> Self:
         """Return settings with the given merge ratios, 0 for omitted dimensions; other fields are kept."""
+
+    def expressed(self, merge: MergeMethod | None) -> Self | None:
+        """Return settings of this method that merge the same tokens as `merge`, or None if there are none."""
+        return merge if isinstance(merge, type(self)) else None
 
     def without(self, keyless: Collection[int]) -> Self:
         """Return the same settings without merging in blocks whose keys are needed but missing, counted from 0."""
@@ -177,7 +202,7 @@ class MergeMethod(BaseModel, ABC):
     def sparing(self, blocks: Collection[int], shape: ModelShape, image: Size | None) -> Self:
         """Return the same strength without merging in some blocks, counted from 0."""
         del shape, image
-        spared = {f"merge_{block}" for block in blocks}
+        spared = {f"{kind}_{block}" for kind in ("merge", "merge_windows") for block in blocks}
         return self.with_searched({name: ratio for name, ratio in self.searched.items() if name not in spared})
 
     # Adaptive merging, measured on images

@@ -57,6 +57,46 @@ def patch_pixels(images: Tensor, side: int) -> Tensor:
     return x.permute(0, 2, 4, 1, 3, 5).reshape(B, height // side * (width // side), channels * side * side)
 
 
+def patch_places(grid: Grid, device: torch.device) -> Tensor:
+    """Return the centre of every patch, y and x from -1 to 1: (h*w, 2) float32, in raster order."""
+    y, x = (2 * (torch.arange(n, dtype=torch.float32, device=device) + 0.5) / n - 1 for n in grid)
+    return torch.stack(torch.meshgrid(y, x, indexing="ij"), dim=-1).flatten(0, 1)
+
+
+def token_places(places: Tensor, tokens: Tokens) -> Tensor:
+    """Average the places (h*w, 2) of the patches of each token: (B, N, 2); (0, 0) for special tokens."""
+    B, N = tokens.size.shape
+    index = tokens.source[..., None].expand(-1, -1, 2)
+    sums = places.new_zeros(B, N, 2).scatter_add_(1, index, places.expand(B, -1, -1))
+    return sums / tokens.size[..., None]
+
+
+@torch.no_grad()
+def with_places(metric: Tensor, tokens: Tokens | None, grid: Grid, prefix: int, weight: float) -> Tensor:
+    """Append the places of tokens to their metric, so that its cosine ranks near pairs above distant ones.
+
+    The cosine of two results is (cos(a, b) + weight * (cos dy + cos dx)) / (1 + 2 * weight); dy and dx are angles
+    between the mean positions of the patches of a and b, and pi is the longer side of the image.
+
+    Args:
+        metric: (B, N, C), or (B, H, N, C), averaged over heads first.
+        tokens: record of earlier merges, or None.
+
+    Returns:
+        (B, N, C + 4), float32 or float64.
+    """
+    metric = metric.mean(1) if metric.dim() == 4 else metric
+    metric = metric if metric.dtype == torch.float64 else metric.float()
+    sides = torch.tensor(grid, dtype=torch.float32, device=metric.device) / max(grid)
+    places = patch_places(grid, metric.device) * sides
+    if tokens is None:
+        places = F.pad(places, (0, 0, prefix, 0)).expand(metric.shape[0], -1, -1)
+    else:
+        places = token_places(places, tokens)
+    angles = torch.pi / 2 * places.to(metric.dtype)
+    return torch.cat([F.normalize(metric, dim=-1), weight**0.5 * angles.cos(), weight**0.5 * angles.sin()], dim=-1)
+
+
 @torch.no_grad()
 def best_partners(metric: Tensor, prefix: int) -> tuple[Tensor, Tensor]:
     """Find the most similar destination (odd position) of each source (even position).

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
     from raycomp.merging.tokens import Tokens
 
+Metric = Literal["mean_keys", "keys", "near_keys"]
+_NEARNESS = 0.1  # weight of the places of near_keys: a quarter of the longer side costs as much as 0.03 of the cosine
+
 
 class ToMe(MergeMethod):
     """Token merging with one ratio per block."""
@@ -34,9 +37,9 @@ class ToMe(MergeMethod):
     method: Literal["tome"] = "tome"
     ratios: tuple[Annotated[float, Field(ge=0, le=0.5), ROUNDED], ...]
     """Share of the mergeable tokens that merge in each block; 0 for none."""
-    metric: Literal["mean_keys", "keys"] = "mean_keys"
-    """Similarity of keys averaged over heads (ToMe), or of the concatenated keys of all heads (as counted in the
-    paper's GFLOPs, REFERENCE 2)."""
+    metric: Metric = "mean_keys"
+    """Similarity of keys averaged over heads (ToMe), of the concatenated keys of all heads (as counted in the paper's
+    GFLOPs, REFERENCE 2), or of averaged keys and of the places of tokens, so that distant pairs merge later."""
 
     def check_depth(self, depth: int) -> None:
         if len(self.ratios) != depth:
@@ -53,19 +56,18 @@ class ToMe(MergeMethod):
         del block, embed
         if not merged:
             return 0
-        return qk * (heads if self.metric == "keys" else 1)
+        return compared_width(self.metric, heads, qk)
 
     def merge(
         self, block: int, x: Tensor, keys: Tensor, tokens: Tokens | None, grid: Grid, prefix: int
     ) -> tuple[Tensor, Tokens | None]:
         from raycomp.merging.tokens import match, merge_tokens
 
-        del grid
         N = x.shape[1]
         r = merged_pairs(self.ratios[block], N - prefix)
         if r == 0:
             return x, tokens
-        metric = keys if self.metric == "mean_keys" else keys.transpose(1, 2).flatten(2)
+        metric = located(compared(keys, self.metric), self.metric, tokens, grid, prefix)
         return merge_tokens(x, tokens, match(metric, r, prefix), N - r, prefix)
 
     @classmethod
@@ -96,13 +98,8 @@ class ToMe(MergeMethod):
 
     def operating_point(self, shape: ModelShape, image: Size | None) -> str:
         """Describe r: the mean number of merges over the blocks that are not capped."""
-        (rows, columns), uncapped = shape.grid(image), []
-        left = rows * columns
-        for count in merge_counts(shape, self.ratios, image):
-            if 2 * count < left - 1:  # not capped at half of the remaining tokens
-                uncapped.append(count)
-            left -= count
-        return f"{self.symbol} = {sum(uncapped) / max(1, len(uncapped)):.4g}"
+        rows, columns = shape.grid(image)
+        return f"{self.symbol} = {uncapped_mean(rows * columns, self.ratios):.4g}"
 
     @property
     def dimensions(self) -> tuple[str, ...]:
@@ -126,10 +123,32 @@ class ToMe(MergeMethod):
         return self._with_counts(wanted, shape, image)
 
 
+def compared(keys: Tensor, metric: Metric) -> Tensor:
+    """Return what pairs are compared by, from keys (B, H, N, qk): keys to be averaged, or joined (B, N, H*qk)."""
+    return keys.transpose(1, 2).flatten(2) if metric == "keys" else keys
+
+
+def located(vectors: Tensor, metric: Metric, tokens: Tokens | None, grid: Grid, prefix: int) -> Tensor:
+    """Add the places of tokens to the vectors of `compared`, if the metric has them."""
+    from raycomp.merging.tokens import with_places
+
+    return with_places(vectors, tokens, grid, prefix, _NEARNESS) if metric == "near_keys" else vectors
+
+
+def compared_width(metric: Metric, heads: int, qk: int) -> int:
+    """Return the width of the vectors that a metric compares; `qk` is per head."""
+    return {"mean_keys": qk, "keys": heads * qk, "near_keys": qk + 4}[metric]
+
+
 def merge_counts(shape: ModelShape, ratios: Sequence[float], image: Size | None = None) -> list[int]:
     """Return how many tokens merge in each block: round(ratio * mergeable), at most half of them."""
     rows, columns = shape.grid(image)
-    mergeable, counts = rows * columns, []
+    return pair_counts(rows * columns, ratios)
+
+
+def pair_counts(mergeable: int, ratios: Sequence[float]) -> list[int]:
+    """Return how many of `mergeable` tokens merge in each block; see `merge_counts`."""
+    counts = []
     for ratio in ratios:
         counts.append(merged_pairs(ratio, mergeable))
         mergeable -= counts[-1]
@@ -144,7 +163,22 @@ def constant_r(shape: ModelShape, r: int, image: Size | None = None) -> tuple[fl
 def from_counts(shape: ModelShape, counts: Sequence[int], image: Size | None = None) -> tuple[float, ...]:
     """Return ratios that merge these numbers of tokens, capped at half of each block's tokens."""
     rows, columns = shape.grid(image)
-    mergeable, ratios = rows * columns, []
+    return pair_ratios(rows * columns, counts)
+
+
+def uncapped_mean(mergeable: int, ratios: Sequence[float]) -> float:
+    """Return the mean number of merges over the blocks that are not capped at half of the remaining tokens."""
+    uncapped = []
+    for count in pair_counts(mergeable, ratios):
+        if 2 * count < mergeable - 1:
+            uncapped.append(count)
+        mergeable -= count
+    return sum(uncapped) / max(1, len(uncapped))
+
+
+def pair_ratios(mergeable: int, counts: Sequence[int]) -> tuple[float, ...]:
+    """Return ratios that merge these numbers of `mergeable` tokens; see `from_counts`."""
+    ratios = []
     for r in counts:
         merged = min(r, mergeable // 2)
         ratios.append(round(merged / mergeable, RATIO_DIGITS))

@@ -76,6 +76,11 @@ def save(model: Segmenter, path: AnyPath, metadata: Mapping[str, str] | None = N
     tensors.write(weights, path, header)
 
 
+def is_elastic(path: Path) -> bool:
+    """Return whether a file holds an elastic model, whose units are sorted."""
+    return not tensors.is_torch(path) and ELASTIC in metadata(path)
+
+
 def elastic_space(path: Path) -> SpaceConfig:
     """Return the space of recipes that an elastic model was trained over.
 

@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from raycomp.merging import MergeMethod
-from raycomp.merging.tokens import Tokens, TokenSharing, patch_pixels
+from raycomp.merging.tokens import Tokens, TokenSharing, patch_pixels, patch_places, token_places
 from raycomp.models._timm import DropPath, PatchEmbed, resample_abs_pos_embed
 from raycomp.models.block import Axes, Block, BlockTraits
-from raycomp.models.rotary import Rotation, patch_places, token_places
+from raycomp.models.rotary import Rotation
 from raycomp.recipe import Recipe
 from raycomp.shape import Grid, ModelShape
 

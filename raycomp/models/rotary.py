@@ -14,8 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from raycomp.merging.tokens import Tokens
-from raycomp.shape import Grid, ModelShape
+from raycomp.shape import ModelShape
 
 
 @dataclass(frozen=True)
@@ -50,17 +49,3 @@ def frequencies(shape: ModelShape, device: torch.device) -> Tensor:
     exponents = torch.arange(quarter, dtype=torch.float32, device=device) / quarter
     speed, zero = 2 * math.pi * shape.rope_base**-exponents, torch.zeros(quarter, device=device)
     return torch.cat([torch.stack([speed, zero], dim=1), torch.stack([zero, speed], dim=1)])
-
-
-def patch_places(grid: Grid, device: torch.device) -> Tensor:
-    """Return the centre of every patch, y and x from -1 to 1: (h*w, 2) float32, in raster order."""
-    y, x = (2 * (torch.arange(n, dtype=torch.float32, device=device) + 0.5) / n - 1 for n in grid)
-    return torch.stack(torch.meshgrid(y, x, indexing="ij"), dim=-1).flatten(0, 1)
-
-
-def token_places(places: Tensor, tokens: Tokens) -> Tensor:
-    """Average the places (h*w, 2) of the patches of each token: (B, N, 2); (0, 0) for special tokens."""
-    B, N = tokens.size.shape
-    index = tokens.source[..., None].expand(-1, -1, 2)
-    sums = places.new_zeros(B, N, 2).scatter_add_(1, index, places.expand(B, -1, -1))
-    return sums / tokens.size[..., None]

@@ -121,7 +121,8 @@ def recipe_table(recipe: Recipe, cost: Profile, dense: Profile) -> FittedTable:
     pairs = {"QK": "heads", "V": "heads", "MLP": "heads", "tokens": "merged", "of dense": "GFLOPs"}
     columns = [*(Column(name, under=pairs.get(name, "")) for name in names), Column("", text=True, optional=True)]
     title = f"Recipe {recipe.id}, embedding width {recipe.embed}"
-    table = FittedTable(title, columns, "all: including embedding and decoder")
+    note = "" if recipe.merge is None or not recipe.merge.note else f"; {recipe.merge.note}"
+    table = FittedTable(title, columns, f"all: including embedding and decoder{note}")
     for index, (block, ratio) in enumerate(zip(recipe.blocks, recipe.ratios, strict=True)):
         share = cost.blocks[index] / dense.blocks[index]
         bar = "█" * (max(1, round(20 * share)) if share else 0)

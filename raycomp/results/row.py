@@ -67,13 +67,13 @@ class Row:
     error: Annotated[str, "error message; empty when complete"] = ""
     recipe_id: Annotated[str, "hash of the canonical recipe"]
     recipe_json: Annotated[str, "the canonical recipe"] = ""
-    family: Annotated[str, "dense, prune, a merge method (tome, algm, cts), or both, as in prune+tome"] = ""
+    family: Annotated[str, "dense, prune, a merge method (tome, algm, cts, windows_tome) or both (prune+tome)"] = ""
     embed: Annotated[int, "embedding width"] = 0
     heads: Annotated[Sequence[int], "heads of each block"] = ()
     qk: Annotated[Sequence[int], "query and key width per head of each block"] = ()
     v: Annotated[Sequence[int], "value width per head of each block"] = ()
     mlp: Annotated[Sequence[int], "MLP width of each block"] = ()
-    ratios: Annotated[Sequence[float], "merge ratio of each block"] = ()
+    ratios: Annotated[Sequence[float], "merge ratio of each block; recipe_json also has that of windows"] = ()
     tokens: Annotated[Sequence[int], "tokens after each block, special tokens included"] = ()
     gflops: Annotated[float | None, "GFLOPs per image, counted as fvcore counts"] = None
     gflops_share: Annotated[float | None, "gflops relative to the dense model"] = None

@@ -43,7 +43,7 @@ def params(row: Row) -> dict[str, str]:
         name = "merge" if kind == "ratios" else kind
         for block, value in enumerate(getattr(row, kind)):
             result[f"{name}_{block:02d}"] = f"{value:.4g}" if kind == "ratios" else str(value)
-    return result
+    return result | {name: f"{ratio:.4g}" for name, ratio in row.recipe.further_ratios.items()}
 
 
 def metrics(row: Row, classes: Sequence[str]) -> dict[str, float]:

@@ -9,6 +9,7 @@ smaller model of the same form. All of this is one Gaussian process, so that few
 Legend: C points, F features, T trials, D + L coordinates of a place.
 """
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -21,7 +22,8 @@ from raycomp.search.features import Described
 _MARGIN = 0.02  # of mIoU: recipes slightly better than dense are possible
 _LEAST_LOSS = 0.004
 _ITERATIONS = 40
-_SCALE = 0.15  # prior median of the scale of a group of features
+_WAVES = 512  # of a draw of the remainder
+_SCALE = 0.05  # prior median of the scale of a group of features
 _OTHERS = {"rest": 0.06, "length": 2.0, "probe": 0.15, "probe offset": 0.05, "noise": 0.03}
 """Prior medians: scale and length of the remainder, relative deviation and offset of probes, and noise."""
 _WIDTHS = {"length": 0.5, "probe": 0.5, "noise": 0.5}  # of the priors of logarithms; 1 for all others
@@ -54,7 +56,7 @@ class AdditiveModel:
             probes: (T,) whether a trial was measured on the probe images.
             accuracy: (T,) in [0, 1].
             dense: accuracy of the dense model.
-            refit: whether to fit the hyperparameters again, from where the last fit ended.
+            refit: whether to fit the hyperparameters again.
         """
         self._top = dense + _MARGIN
         self._features, self._places = torch.from_numpy(trials.features), torch.from_numpy(trials.places)
@@ -64,7 +66,7 @@ class AdditiveModel:
         self._residual = target - self._mean
         if refit:
             solution = minimize(
-                self._loss, self._logs.numpy(), jac=True, method="L-BFGS-B", options={"maxiter": _ITERATIONS}
+                self._loss, self._prior.numpy(), jac=True, method="L-BFGS-B", options={"maxiter": _ITERATIONS}
             )
             self._logs = torch.from_numpy(solution.x)
         self._factor = torch.linalg.cholesky(self._covariance(self._logs))
@@ -72,13 +74,13 @@ class AdditiveModel:
 
     def expected(self, points: Described) -> np.ndarray:
         """Predict the accuracy on all images (C,): the median of its distribution."""
-        return self._accuracy(points, self._weights(self._dual), self._dual)
+        middle = self._mean + self._cross(points) @ self._dual
+        return (self._top - torch.exp(-middle)).numpy()
 
     def interval(self, points: Described, z: float = 1.96) -> tuple[np.ndarray, np.ndarray]:
         """Return bounds of the accuracy (C,), z standard deviations of the logarithm of the loss from its median."""
-        features, places = torch.from_numpy(points.features), torch.from_numpy(points.places)
+        cross, features = self._cross(points), torch.from_numpy(points.features)
         scales, rest = self._scales(self._logs), self._logs[self._count].mul(2).exp()
-        cross = (features * scales) @ self._features.T + self._rest(self._logs, places, self._places)
         solved = torch.linalg.solve_triangular(self._factor, cross.T, upper=False)
         variance = features.square() @ scales + rest - solved.square().sum(0)
         middle, deviation = self._mean + cross @ self._dual, z * variance.clamp_min(0).sqrt()
@@ -88,28 +90,42 @@ class AdditiveModel:
     def drawn(self, rng: np.random.Generator, temperature: float) -> Predict:
         """Draw a function from the posterior, with deviations from the expected one scaled by `temperature`.
 
-        Only the additive part is drawn. Matheron's rule turns a draw from the prior into one from the posterior.
+        Matheron's rule turns a draw from the prior into one from the posterior. The prior of the remainder is drawn by
+        random Fourier features (Rahimi and Recht, "Random Features for Large-Scale Kernel Machines", NeurIPS 2007).
         """
         scales = self._scales(self._logs)
-        prior = torch.from_numpy(rng.normal(size=len(scales))) * scales.sqrt()
-        additive = (self._features * scales) @ self._features.T
-        others = self._covariance(self._logs) - additive
-        noise = torch.linalg.cholesky(others) @ torch.from_numpy(rng.normal(size=len(others)))
-        misfit = self._residual - self._features @ prior - noise
+        weights = torch.from_numpy(rng.normal(size=len(scales))) * scales.sqrt()
+        rest, length = torch.exp(self._logs[self._count : self._count + 2]).tolist()
+        frequencies = torch.from_numpy(rng.normal(size=(self._places.shape[1], _WAVES)) / length)
+        phases = torch.from_numpy(rng.uniform(0, 2 * math.pi, _WAVES))
+        amplitudes = torch.from_numpy(rng.normal(size=_WAVES)) * (rest * (2 / _WAVES) ** 0.5)
+
+        def remainder(places: Tensor) -> Tensor:
+            return torch.cos(places @ frequencies + phases) @ amplitudes
+
+        shared = self._shared(self._logs)
+        others = torch.linalg.cholesky(self._covariance(self._logs) - shared)
+        error = others @ torch.from_numpy(rng.normal(size=len(others)))
+        misfit = self._residual - self._features @ weights - remainder(self._places) - error
         dual = torch.cholesky_solve(misfit[:, None], self._factor)[:, 0]
-        weights = prior + self._weights(dual)
-        mixed = self._weights(self._dual) + temperature * (weights - self._weights(self._dual))
-        remainder = self._dual + temperature * (dual - self._dual)
-        return lambda points: self._accuracy(points, mixed, remainder)
 
-    def _accuracy(self, points: Described, weights: Tensor, dual: Tensor) -> np.ndarray:
-        rest = self._rest(self._logs, torch.from_numpy(points.places), self._places)
-        value = self._mean + torch.from_numpy(points.features) @ weights + rest @ dual
-        return (self._top - torch.exp(-value)).numpy()
+        def predict(points: Described) -> np.ndarray:
+            features, places = torch.from_numpy(points.features), torch.from_numpy(points.places)
+            prior = features @ weights + remainder(places)
+            value = self._cross(points) @ (self._dual + temperature * (dual - self._dual)) + temperature * prior
+            return (self._top - torch.exp(-self._mean - value)).numpy()
 
-    def _weights(self, dual: Tensor) -> Tensor:
-        """Return the weights of the features (F,)."""
-        return self._scales(self._logs) * (self._features.T @ dual)
+        return predict
+
+    def _cross(self, points: Described) -> Tensor:
+        """Return the covariance of the values of points with the trials (C, T)."""
+        additive = (torch.from_numpy(points.features) * self._scales(self._logs)) @ self._features.T
+        return additive + self._rest(self._logs, torch.from_numpy(points.places), self._places)
+
+    def _shared(self, logs: Tensor) -> Tensor:
+        """Return the covariance (T, T) of the true values of the trials."""
+        additive = (self._features * self._scales(logs)) @ self._features.T
+        return additive + self._rest(logs, self._places, self._places)
 
     def _scales(self, logs: Tensor) -> Tensor:
         """Return the prior variance of each feature's weight (F,)."""
@@ -124,8 +140,7 @@ class AdditiveModel:
         """Return the covariance of the trials (T, T), with noise."""
         probe, offset, noise = torch.exp(2 * logs[self._count + 2 :])
         both = self._probes[:, None] * self._probes
-        shared = (self._features * self._scales(logs)) @ self._features.T
-        shared = shared + self._rest(logs, self._places, self._places)
+        shared = self._shared(logs)
         return shared + both * (probe * shared + offset) + noise * torch.eye(len(shared), dtype=torch.float64)
 
     def _loss(self, values: np.ndarray) -> tuple[float, np.ndarray]:

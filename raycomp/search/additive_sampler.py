@@ -2,7 +2,8 @@
 """An Optuna sampler that solves for the best recipe at a share of the dense cost, by an additive model.
 
 A turn that explores solves for a function drawn near the expected one, so that what the model is unsure of is tried
-(Thompson sampling). All others solve for the expected one. Recipes are measured as probes, on few images, or on all.
+(Thompson sampling). All others solve for a lower bound of the expected one: a solver finds the recipes that a model
+overrates. Recipes are measured as probes, on few images, or on all.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,7 +21,7 @@ from raycomp.search.knowledge import Knowledge, Observation, Point
 from raycomp.search.sampler import distributions
 from raycomp.search.schedule import Turn
 
-_TEMPERATURE = 0.3
+_TEMPERATURE = 0.5
 STAGE, FIRST, STOPPED = "stage", "first", "stopped"
 """Attributes of a trial: its stage, the mIoUs on its first images, and whether it stopped after them."""
 
@@ -69,7 +70,7 @@ class AdditiveSampler(BaseSampler):
         dense = mious.max(axis=0) if self._dense is None else [one.value(self._dense) for one in objectives.mious()]
         self._knowledge.learn(observed, list(dense))
         knowledge = self._knowledge
-        value = knowledge.drawn(rng, _TEMPERATURE) if self._turn.explores else knowledge.expected
+        value = knowledge.drawn(rng, _TEMPERATURE) if self._turn.explores else knowledge.cautious
         taken = self._taken(trials)
         found = knowledge.best(value, self._budget, lambda point: point in taken)
         return self._random(rng) if found is None else dict(knowledge.params(found))

@@ -3,7 +3,7 @@
 
 Every width contributes its compression and the square of it, and every dropped sublayer an indicator. Merging
 contributes the tokens that are gone after each block, in halvings, because what a merge costs depends on how many
-tokens are left.
+tokens are left. Windows of neighbours lose other tokens than pairs do, so their share contributes as well.
 
 Legend: C points, D dimensions of the space, F features, L blocks.
 """
@@ -40,6 +40,8 @@ class Features:
         self._costs = PointCosts(space)
         kinds = np.array([dimension.name.partition("_")[0] for dimension in dimensions])
         self._widths = np.flatnonzero(kinds != "merge")
+        names = [dimension.name for dimension in dimensions]
+        self._windows = [index for index, name in enumerate(names) if name.startswith("merge_windows")]
         self._drops = [index for index in self._widths if dimensions[index].drop]
         _, tokens = self._costs(np.zeros((1, len(dimensions)), int))
         self._tokens = tokens[0]
@@ -51,6 +53,7 @@ class Features:
             *(f"{kinds[index]} dropped" for index in self._drops),
             *["tokens"] * depth,
             *["tokens squared"] * depth,
+            *["windows", "windows squared"] * len(self._windows),
         ]
         """Group of each feature (F): features of a group are expected to matter equally."""
 
@@ -62,4 +65,6 @@ class Features:
         widths = compression[:, self._widths]
         dropped = (steps == self.limits)[:, self._drops].astype(float)
         parts = [widths, widths**2, dropped, gone, gone**2]
+        for index in self._windows:
+            parts += [compression[:, [index]], compression[:, [index]] ** 2]
         return Described(np.hstack(parts), np.hstack([compression, gone / 2]), gflops)

@@ -13,12 +13,13 @@ import numpy as np
 from raycomp import objectives
 from raycomp.search.additive import AdditiveModel
 from raycomp.search.features import Described, Features
-from raycomp.search.solver import improved, neighbours, solve
+from raycomp.search.solver import neighbours, solve
 from raycomp.search.surrogate import point, steps
 from raycomp.space import Params, Space
 
 _GROWTH = 1.2  # ratio of measurements between two fits
 _STARTS = 3
+_CAUTION = 1.0  # standard deviations
 
 Point = tuple[int, ...]
 """Steps of compression in each dimension, 0 for none."""
@@ -80,6 +81,10 @@ class Knowledge:
         """Predict the mean of the mIoUs (C,)."""
         return np.mean([model.expected(points) for model in self._models], axis=0)
 
+    def cautious(self, points: Described) -> np.ndarray:
+        """Return a lower bound of the mean of the mIoUs (C,), one standard deviation below."""
+        return np.mean([model.interval(points, _CAUTION)[0] for model in self._models], axis=0)
+
     def mious(self, at: Sequence[int]) -> list[tuple[float, float, float]]:
         """Predict each mIoU of a point, with the bounds of its 95 % interval: (expected, low, high)."""
         described = self.features(np.array([at]))
@@ -91,7 +96,7 @@ class Knowledge:
         functions = [model.drawn(rng, temperature) for model in self._models]
         return lambda points: np.mean([function(points) for function in functions], axis=0)
 
-    def best(self, value: Value, budget: float, taken: Callable[[Point], bool], kicks: int = 0) -> Point | None:
+    def best(self, value: Value, budget: float, taken: Callable[[Point], bool]) -> Point | None:
         """Return the best point within the budget and the limits of the space that is not taken; None if there is none.
 
         The search starts from the best measured recipes within them, of which the cheapest point counts as one. If
@@ -101,7 +106,6 @@ class Knowledge:
         Args:
             value: What to maximise.
             budget: Maximum cost, in the unit of `Space.cost`.
-            kicks: How often to try to leave the optimum found for a better one; see `solver.improved`.
         """
         evaluate = self._evaluator(value, budget)
         known = np.array(sorted({one.point for one in self._observed} | {self.point(self.space.cheapest)}))
@@ -115,7 +119,6 @@ class Knowledge:
         if not starts:
             return None
         solution, _ = solve(evaluate, self.features.limits, starts)
-        solution = improved(evaluate, self.features.limits, solution, lambda at: self._projected(at, budget), kicks)
         if not taken(self._canonical(solution)):
             return self._canonical(solution)
         near = np.concatenate([neighbours(solution, self.features.limits), known])

@@ -49,17 +49,18 @@ class PointCosts:
             {kind: self._column(values, f"{kind}_{block}", width) for kind, width in full.items()}
             for block in range(shape.depth)
         ]
-        removed, extra = self._removed(values, [widths["heads"] for widths in blocks])
+        removed, first, extra = self._removed(values, [widths["heads"] for widths in blocks])
         left = self._patches - removed[:, 0]
         total = left * embed * 3 * shape.patch**2 + extra
         if shape.pre_norm:
             total = total + NORM_COST * (left + shape.prefix) * embed
         tokens = []
         for block, widths in enumerate(blocks):
-            n, merged = left + shape.special(block), removed[:, block + 1]
+            n, merged, early = left + shape.special(block), removed[:, block + 1], first[:, block]
             total = total + _attention(n, embed, widths["heads"], widths["qk"], widths["v"], shape.qk_norm)
             compared = space.merging.metric_width(block, 1, embed, widths["heads"], widths["qk"])  # type: ignore[arg-type]
-            total = total + (merged > 0) * ((n + 1) // 2 * (n // 2) * compared)
+            paired = n - early
+            total = total + (merged > early) * ((paired + 1) // 2 * (paired // 2) * compared)
             left, n = left - merged, n - merged
             total = total + _mlp(n, embed, widths["mlp"], shape.activation == "swiglu")
             tokens.append(n)
@@ -70,8 +71,11 @@ class PointCosts:
         column = self._columns.get(name)
         return np.full(len(values), width) if column is None else values[:, column]
 
-    def _removed(self, values: np.ndarray, heads: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        """Return tokens removed before the first block and in each (C, 1 + L), and the method's own cost (C,)."""
+    def _removed(self, values: np.ndarray, heads: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return tokens removed before the first block and in each (C, 1 + L), and the method's own cost (C,).
+
+        Between them: tokens removed in each block before it compares pairs (C, L).
+        """
         ratios = values[:, [self._columns[name] for name in self._merging]].copy()
         if self._space.merging.compares_keys:
             for column, name in enumerate(self._merging):
@@ -81,16 +85,20 @@ class PointCosts:
         distinct, of_point = np.unique(ratios, axis=0, return_inverse=True)
         counts = [self._tokens_removed(tuple(one)) for one in distinct.tolist()]
         table = np.array(counts)[of_point.ravel()]
-        return table[:, :-1], table[:, -1]
+        depth = self._shape.depth
+        return table[:, : 1 + depth], table[:, 1 + depth : -1], table[:, -1]
 
     def _count_removed(self, ratios: tuple[int, ...]) -> tuple[int, ...]:
-        """Count tokens removed before the first block and in each, then the multiply-adds of the method's networks."""
+        """Count tokens removed before the first block and in each, in each before pairs are compared, and last the
+        multiply-adds of the method's networks."""
         space, step = self._space, self._space.config.merge_step
         merge = space.merging.with_searched({n: r * step for n, r in zip(self._merging, ratios, strict=True)})
         if merge.empty:
-            return (0,) * (2 + self._shape.depth)
+            return (0,) * (2 + 2 * self._shape.depth)
         before, removed = merge.tokens_removed(self._shape, space.image)
-        return before, *removed, merge.extra_cost(self._shape.patch, space.image)
+        left = self._patches - before - np.cumsum([0, *removed[:-1]])
+        first = (merge.removed_before_pairs(block, patches) for block, patches in enumerate(left.tolist()))
+        return before, *removed, *first, merge.extra_cost(self._shape.patch, space.image)
 
     def _decoders(self, embed: np.ndarray, left: np.ndarray) -> np.ndarray:
         distinct, of_point = np.unique(np.stack([embed, left], axis=1), axis=0, return_inverse=True)

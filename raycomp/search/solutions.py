@@ -29,7 +29,6 @@ from raycomp.storage import AnyPath
 _Z = 1.96  # half width of a 95 % interval, in standard deviations
 _LEARNED = ("probe", "search")
 _ROUNDING = 1e-9
-_KICKS = 20  # attempts to leave a local optimum
 _OFF_GRID = 0.05  # maximum relative difference in cost between a recipe and its grid point
 
 
@@ -132,7 +131,7 @@ def solutions(problem: Problem, rows: Sequence[Row], count: int = 1) -> list[Sol
     knowledge.learn(observed, most if dense is None else [one.value(dense) for one in objectives.mious()])
     found: dict[Point, None] = {}
     for _ in range(count):
-        point = knowledge.best(knowledge.expected, problem.budget, found.__contains__, _KICKS)
+        point = knowledge.best(knowledge.cautious, problem.budget, found.__contains__)
         if point is None:
             break
         found[point] = None

@@ -2,14 +2,15 @@
 """Find the best recipe within limits on its cost, by local search over the grid of a space.
 
 The value of a recipe is a model's prediction, cheap but not additive, and its cost is exact, a product of widths and
-token counts. From each start, the best move is made until none improves: one dimension by a few steps, or two
-dimensions at once, of which one usually gives the cost that the other takes. Effects of two moves are first added up;
-only the most promising pairs are evaluated.
+token counts. From each start, the best change is made until none improves: one dimension by a few steps, or two at
+once, of which one usually gives the cost that the other takes, or three. Effects of two moves are first added up; only
+the most promising pairs are evaluated.
 
 Legend: C points, D dimensions.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -17,10 +18,11 @@ Evaluate = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 """Maps points (C, D) to their values (C,), and to their loads (C,): cost relative to its limit, at most 1 within it."""
 
 _MOVES = (-4, -2, -1, 1, 2, 4)
-_SINGLES, _PAIRS = 4, 24  # moves evaluated exactly in each iteration
-_ITERATIONS = 100
-_KICKED = 2, 4  # dimensions
+_SINGLES, _PAIRS = 8, 32  # moves evaluated exactly in each iteration
+_SLACK = 0.02  # of load: sums of two moves are estimates
+_ITERATIONS = 300
 _LEAST_GAIN = 1e-6
+_KICKS = 12  # first moves of three
 
 
 def solve(evaluate: Evaluate, maxima: np.ndarray, starts: Sequence[np.ndarray]) -> tuple[np.ndarray, float]:
@@ -34,53 +36,55 @@ def solve(evaluate: Evaluate, maxima: np.ndarray, starts: Sequence[np.ndarray]) 
     return max((one for one in found if one is not None), key=lambda one: one[1])
 
 
-def improved(
-    evaluate: Evaluate,
-    maxima: np.ndarray,
-    point: np.ndarray,
-    onto_limits: Callable[[np.ndarray], np.ndarray],
-    kicks: int,
-) -> np.ndarray:
-    """Return a point (D,) that is at least as good as a solution, by iterated local search.
+@dataclass(frozen=True, slots=True)
+class _State:
+    """A point (D,), its value and its load."""
 
-    A kick sets a few dimensions to random values; local search goes on from there, and its result is kept if better
-    (Lourenço, Martin and Stützle, "Iterated Local Search", 2003). Kicks follow a fixed seed.
-
-    Args:
-        point: (D,) within the limits.
-        onto_limits: maps a point (D,) to one near it within the limits, where that is possible.
-    """
-    rng, D = np.random.default_rng(0), len(point)
-    value = float(evaluate(point[None])[0][0])
-    for _ in range(kicks):
-        moved = rng.choice(D, min(D, int(rng.integers(*_KICKED, endpoint=True))), replace=False)
-        kicked = point.copy()
-        kicked[moved] = rng.integers(maxima[moved], endpoint=True)
-        found = _climb(evaluate, maxima, onto_limits(kicked))
-        if found is not None and found[1] > value + _LEAST_GAIN:
-            point, value = found
-    return point
+    point: np.ndarray
+    value: float
+    load: float
 
 
-def _climb(evaluate: Evaluate, maxima: np.ndarray, point: np.ndarray) -> tuple[np.ndarray, float] | None:
+def _climb(evaluate: Evaluate, maxima: np.ndarray, start: np.ndarray) -> tuple[np.ndarray, float] | None:
     """Improve one point; None if it exceeds a limit."""
-    values, loads = evaluate(point[None])
-    value, load = float(values[0]), float(loads[0])
-    if load > 1:
+    at = _states(evaluate, start[None])[0]
+    if at.load > 1:
         return None
     for _ in range(_ITERATIONS):
-        moved = neighbours(point, maxima)
+        moved = neighbours(at.point, maxima)
         values, loads = evaluate(moved)
-        tried = _promising(point, moved, values - value, loads - load, 1 - load)
-        if not len(tried):
+        better = _improved(evaluate, at, moved, values, loads, at.value)
+        if better is None:  # three moves: the most promising first ones, each followed by the best pair
+            order = np.argsort(at.value - values, kind="stable")[:_KICKS]
+            kicked = [_State(moved[index], float(values[index]), float(loads[index])) for index in order]
+            found = [_improved(evaluate, one, *_around(evaluate, maxima, one), at.value) for one in kicked]
+            better = max((one for one in found if one is not None), key=lambda one: one.value, default=None)
+        if better is None:
             break
-        values, loads = evaluate(tried)
-        values = np.where(loads <= 1, values, -np.inf)
-        best = int(values.argmax())
-        if values[best] <= value + _LEAST_GAIN:
-            break
-        point, value, load = tried[best], float(values[best]), float(loads[best])
-    return point, value
+        at = better
+    return at.point, at.value
+
+
+def _states(evaluate: Evaluate, points: np.ndarray) -> list[_State]:
+    values, loads = evaluate(points)
+    return [_State(*one) for one in zip(points, values.tolist(), loads.tolist(), strict=True)]
+
+
+def _around(evaluate: Evaluate, maxima: np.ndarray, at: _State) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the neighbours of a point, their values and their loads."""
+    moved = neighbours(at.point, maxima)
+    return moved, *evaluate(moved)
+
+
+def _improved(
+    evaluate: Evaluate, at: _State, moved: np.ndarray, values: np.ndarray, loads: np.ndarray, least: float
+) -> _State | None:
+    """Return the best point within the limits that one or two moves reach, if its value exceeds `least`."""
+    tried = _promising(at.point, moved, values - at.value, loads - at.load, 1 - at.load, least - at.value)
+    if not len(tried):
+        return None
+    best = max((one for one in _states(evaluate, tried) if one.load <= 1), key=lambda one: one.value, default=None)
+    return None if best is None or best.value <= least + _LEAST_GAIN else best
 
 
 def neighbours(point: np.ndarray, maxima: np.ndarray) -> np.ndarray:
@@ -94,19 +98,24 @@ def neighbours(point: np.ndarray, maxima: np.ndarray) -> np.ndarray:
     return moved[inside]
 
 
-def _promising(point: np.ndarray, moved: np.ndarray, gains: np.ndarray, loads: np.ndarray, room: float) -> np.ndarray:
-    """Return the moves, and pairs of moves, with the largest gains (C, D) within the room left.
+def _promising(
+    point: np.ndarray, moved: np.ndarray, gains: np.ndarray, loads: np.ndarray, room: float, least: float
+) -> np.ndarray:
+    """Return the moves, and pairs of moves, with the largest gains (C, D), more than `least`, within the room left.
 
     Args:
         moved: (N, D) points one move away.
         gains, loads: (N,) change of value and of load by each move; those of pairs are estimated by their sums.
     """
-    single = np.flatnonzero((loads <= room) & (gains > _LEAST_GAIN))
+    single = np.flatnonzero((loads <= room) & (gains > least))
     single = single[np.argsort(-gains[single], kind="stable")[:_SINGLES]]
     dimension = (moved != point).argmax(axis=1)
-    pair_gains = gains[:, None] + gains
-    allowed = (loads[:, None] + loads <= room) & (dimension[:, None] < dimension) & (pair_gains > _LEAST_GAIN)
-    first, second = np.nonzero(allowed)
-    best = np.argsort(-pair_gains[first, second], kind="stable")[:_PAIRS]
-    pairs = moved[first[best]] + moved[second[best]] - point
-    return np.concatenate([moved[single], pairs])
+    pair_gains, pair_loads = gains[:, None] + gains, loads[:, None] + loads
+    useful = (dimension[:, None] < dimension) & (pair_gains > least)
+    within = pair_loads <= room
+    tried = [moved[single]]
+    for allowed in (useful & within, useful & ~within & (pair_loads <= room + _SLACK)):
+        first, second = np.nonzero(allowed)
+        best = np.argsort(-pair_gains[first, second], kind="stable")[:_PAIRS]
+        tried.append(moved[first[best]] + moved[second[best]] - point)
+    return np.concatenate(tried)

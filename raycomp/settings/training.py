@@ -115,7 +115,8 @@ class RecoveryConfig(Section):
 
     mode: Literal["none", "elastic", "finetune", "reconstruct"] = "none"
     """none: measure as cut. elastic: cut from `model.elastic`, which needs no training. finetune: train as the `train`
-    section says. reconstruct: refit the output projections on the calibration images of `nvit`."""
+    section says. reconstruct: refit queries, keys, MLPs and output projections by least squares, on the calibration
+    images of `nvit`."""
     steps: int = Field(default=0, ge=0)
     """Steps of fine-tuning."""
     lr: float | None = Field(default=None, gt=0)

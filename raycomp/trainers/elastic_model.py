@@ -1,6 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Train an elastic Segmenter: the dense model with sorted units, for all recipes of the space at once."""
+"""Train an elastic Segmenter: the dense model with sorted units, for all recipes of the space at once.
 
+Training can continue from an elastic model, for example over a larger space. Its units keep their order.
+"""
+
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -18,14 +22,17 @@ from raycomp.trainers.job import TrainedNetwork, TrainingJob
 
 
 def train_elastic(job: TrainingJob, start: Path, half: bool) -> TrainedNetwork[Segmenter]:
-    """Sort the units of the dense model in `start`, and train it over recipes of the space with that model as teacher.
+    """Sort the units of the model in `start`, and train it over recipes of the space with that model as teacher.
 
     With `half`, the weights as stored in float16 are measured.
     """
     sweep, shape = job.sweep, job.shape
     teacher = checkpoints.load(start, shape).to(job.device)
-    job.say(f"scoring prunable units on {sweep.nvit.images} training images")
-    model = ordered(teacher, score(teacher, sweep, job.device, sweep.search.criterion))
+    if checkpoints.is_elastic(start):
+        model = deepcopy(teacher)
+    else:
+        job.say(f"scoring prunable units on {sweep.nvit.images} training images")
+        model = ordered(teacher, score(teacher, sweep, job.device, sweep.search.criterion))
     model.regularise(job.settings.drop_path, job.settings.decoder_dropout)
     teacher.requires_grad_(False)
     space, settings = Space.of(sweep, shape), sweep.elastic

@@ -143,7 +143,7 @@ def cluster(monkeypatch, results):
         monkeypatch.setattr(confirming, "run_sweep", job.run)
         for name in ("preloaded", "write_sweep_page", "plot_front"):
             monkeypatch.setattr(confirming, name, lambda *_: None)
-        monkeypatch.setattr(confirming.placement, "announce", lambda *_: None)
+        monkeypatch.setattr("raycomp.cluster.placement.announce", lambda *_: None)
         return job
 
     return of

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Least squares against numpy's, and reconstruction against what it is to bring back."""
+"""Least squares against numpy's, and reconstruction against what it must restore."""
 
 from copy import deepcopy
 
@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import nn
 
+from raycomp.compress.least_squares import RIDGE, refit
 from raycomp.compress.pruning import prune
-from raycomp.compress.reconstruct import RIDGE, reconstruct, refit
+from raycomp.compress.reconstruct import reconstruct
 from raycomp.recipe import BlockWidths, Recipe, dense
 from tests.conftest import TINY, seeded_images, seeded_model, seeded_saliency
 

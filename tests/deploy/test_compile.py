@@ -12,8 +12,9 @@ from tests.helpers.deploy import compressed
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
-def test_a_compressed_model_compiles_whole_and_answers_the_same(model, saliency):
-    made = compressed(model, saliency, "mean_keys")
+@pytest.mark.parametrize("method", ["mean_keys", "windows_near"])
+def test_a_compressed_model_compiles_whole_and_answers_the_same(model, saliency, method):
+    made = compressed(model, saliency, method)
     images = seeded_images(TINY)
     compiled = torch.compile(made, fullgraph=True, dynamic=False)  # one graph: nothing falls back to Python
     with torch.inference_mode():

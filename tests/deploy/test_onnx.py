@@ -25,7 +25,7 @@ CPU = torch.device("cpu")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["mean_keys", "keys", "algm", "cts"])
+@pytest.mark.parametrize("method", ["mean_keys", "keys", "algm", "cts", "near_keys", "windows_tome", "windows_near"])
 def test_the_onnx_graph_answers_like_torch(model, saliency, method, tmp_path):
     made = compressed(model, saliency, method, seed=3)
     card, path = models.card_of(made, DATA, CLASSES), tmp_path / "made.onnx"

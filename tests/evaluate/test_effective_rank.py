@@ -7,7 +7,7 @@ import torch
 
 from raycomp.compress.apply import compress
 from raycomp.evaluate.effective_rank import effective_rank, erank
-from raycomp.merging import Algm, Cts, ToMe
+from raycomp.merging import Algm, Cts, ToMe, WindowsToMe
 from raycomp.models.pixels import restore
 from raycomp.recipe import Recipe, dense
 from tests.helpers.contexts import SHAPE
@@ -51,6 +51,7 @@ def test_rows_that_occur_often_need_not_be_repeated(rng, shape):
         Cts(share=0.5),
         Algm(blocks=(1, 3), windows=0.5, pairs=0.3),
         Algm(threshold=0.5, blocks=(1, 3)),
+        WindowsToMe(block=2, windows=0.5, ratios=(0.0, 0.2, 0.3, 0.1)),
     ],
 )
 def test_merged_features_count_on_every_patch(context, merge):

@@ -13,7 +13,8 @@ from raycomp.compress.apply import compress
 from raycomp.errors import UserError
 from raycomp.evaluate.latency_fit import _drawn, fitted
 from raycomp.evaluate.latency_table import NO_FIT, LatencyTable, _evicted, _Parts, measure_latency
-from raycomp.merging import Algm, ToMe
+from raycomp.merging import Algm, ToMe, WindowsToMe
+from raycomp.merging.tokens import Tokens
 from raycomp.models.segmenter import Segmenter
 from raycomp.recipe import BlockWidths, Recipe, dense, tokens_removed
 from tests.conftest import TINY
@@ -56,6 +57,30 @@ def test_parts_add_up_to_the_whole_model(table):
     for recipe in recipes:
         # of an odd number of tokens one finds no partner, which the parabola over tokens rounds away
         assert table.latency_ms(recipe) == pytest.approx(whole(recipe), rel=1e-5)
+
+
+def test_windows_and_the_pairs_after_them_add_up_too():
+    method = WindowsToMe(windows=1.0, ratios=(0.5,) * 3)
+    table = measure_latency(TINY, 2, CPU, torch.float32, merging=method, time=counted)
+    assert table.parts["windows"].shape == (4, 2, 1)
+    recipes = [dense(TINY).merging(WindowsToMe(windows=1.0, ratios=ratios)) for ratios in [(0, 0, 0), (0.5, 0, 0.25)]]
+    for recipe in (*recipes, dense(TINY).merging(ToMe(ratios=(0.25, 0.0, 0.5), metric="near_keys"))):
+        assert table.latency_ms(recipe) == pytest.approx(whole(recipe), rel=1e-5)
+
+
+def test_the_time_of_windows_is_counted_once():
+    """With a clock that charges only the merging of windows, by their number."""
+    method = WindowsToMe(windows=1.0, ratios=(0.5,) * 3)
+
+    def clock(run, x: torch.Tensor) -> float:
+        out = run(x)
+        merged = isinstance(out, tuple) and isinstance(out[1], Tokens) and out[1].size.max() == 4
+        return (50 - out[0].shape[1]) / 3 if merged else 0.0
+
+    table = measure_latency(TINY, 2, CPU, torch.float32, merging=method, time=clock)
+    for windows in (0.25, 0.5, 1.0):
+        recipe = dense(TINY).merging(WindowsToMe(windows=windows, ratios=(0.0, 0.0, 0.0)))
+        assert table.latency_ms(recipe) == pytest.approx(12 * windows)
 
 
 def test_without_merging_it_is_smaller_and_says_so(table):

@@ -14,3 +14,19 @@ def brute_force_match(metric: np.ndarray, r: int, prefix: int) -> list[int]:
     merged = set(by_priority[:r])
     kept = [*range(prefix), *(s for s in sources if s not in merged), *destinations]
     return [kept.index(partner[i] if i in merged else i) for i in range(len(unit))]
+
+
+def brute_force_places(
+    metric: np.ndarray, groups: list[list[int]], grid: tuple[int, int], prefix: int, weight: float = 0.1
+) -> np.ndarray:
+    """Unit vectors (N, C) followed by cosines and sines of each token's mean place, half a turn on the longer side."""
+    rows = []
+    for vector, group in zip(metric, groups, strict=True):
+        angles = np.zeros(2)
+        for token in group:
+            if token >= prefix:
+                y, x = divmod(token - prefix, grid[1])
+                angles += np.pi * (np.array([y, x]) + 0.5 - np.array(grid) / 2) / max(grid) / len(group)
+        where = [np.cos(angles), np.sin(angles)]
+        rows.append(np.concatenate([vector / np.linalg.norm(vector), *(weight**0.5 * part for part in where)]))
+    return np.array(rows)

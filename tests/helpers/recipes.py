@@ -5,11 +5,13 @@ import numpy as np
 import torch
 
 from raycomp.compress.saliency import Saliency
-from raycomp.merging import Algm, Cts, Merge, ToMe
+from raycomp.merging import Algm, Cts, Merge, ToMe, WindowsToMe
 from raycomp.recipe import BlockWidths, Recipe
 from raycomp.shape import ModelShape
 
-METHODS = ("mean_keys", "keys", "algm", "adaptive", "cts", "none")
+METHODS = ("mean_keys", "keys", "near_keys", "algm", "adaptive", "cts", "windows_tome", "windows_near", "none")
+WINDOWED = ("algm", "adaptive", "cts", "windows_tome", "windows_near")
+"""Those that work on 2x2 windows, which an odd grid does not have."""
 
 
 def random_recipe(shape: ModelShape, rng: np.random.Generator, method: str = "mean_keys") -> Recipe:
@@ -34,13 +36,19 @@ def random_merge(shape: ModelShape, rng: np.random.Generator, method: str) -> Me
     """Settings anywhere in a method's range; for ToMe its metric is the name."""
     share = float(rng.random())
     match method:
-        case "mean_keys" | "keys":
+        case "mean_keys" | "keys" | "near_keys":
             ratios = tuple(float(r) for r in rng.uniform(0, 0.5, shape.depth) * (rng.random(shape.depth) < 0.7))
             return ToMe(ratios=ratios, metric=method)
         case "algm":
             return Algm(blocks=(1, int(rng.integers(2, shape.depth + 1))), windows=share, pairs=share / 2)
         case "adaptive":
             return Algm(blocks=(1, int(rng.integers(2, shape.depth + 1))), threshold=2 * share - 1)
+        case "windows_tome" | "windows_near":
+            block = int(rng.integers(shape.depth))
+            merges = (rng.random(shape.depth) < 0.7) & (np.arange(shape.depth) >= block)
+            later = rng.uniform(0, 0.5, shape.depth) * merges
+            metric = "near_keys" if method == "windows_near" else "mean_keys"
+            return WindowsToMe(block=block + 1, windows=share, ratios=tuple(later.tolist()), metric=metric)
         case "cts":
             return Cts(share=0.75 * share, policy="small")
     return None

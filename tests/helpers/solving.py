@@ -42,7 +42,7 @@ def row_of(recipe: Recipe, number: int, stage: str = "search", gain: float = 0.0
     origin = "reference" if recipe == dense(TINY) else "proposed"
     clean, corrupted = truth(recipe)
     row = fake_row(TINY, Proposal(number, stage, origin, "dense" if origin == "reference" else "", recipe))
-    about = {
+    about: dict[str, Any] = {
         "checkpoint": "weights",
         "evalset": "images",
         "clean_miou": clean + gain,

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 import yaml
 from PIL import Image
 
@@ -60,6 +61,12 @@ def test_an_elastic_model_is_trained_searched_and_deployed(place):
     assert "| full width | 100% |" in (place / "elastic.md").read_text()
     assert not (place / "elastic.state").exists()
     assert checkpoints.elastic_space(place / "elastic.safetensors").mlp.low == 64
+    options = ("--start", "elastic.safetensors", "--steps", "1", "--lr", "1e-12", "--out", "again.safetensors")
+    again = run(place, "train.py", "--elastic", *options)
+    assert again.returncode == 0, again.stdout + again.stderr
+    before, after = (checkpoints.load(place / f"{name}.safetensors").state_dict() for name in ("elastic", "again"))
+    for name, weight in before.items():  # units are not sorted again
+        torch.testing.assert_close(after[name], weight, rtol=0, atol=1e-6)
     searched = run(place, "pareto_search.py")
     assert searched.returncode == 0, searched.stdout + searched.stderr
     rows = completed(Store(place / "results" / "tiny").rows(), "search")

@@ -10,7 +10,7 @@ from raycomp import kernels
 from raycomp.compress.apply import compress
 from raycomp.kernels import attention
 from raycomp.kernels.attention import attend
-from raycomp.merging import Algm, Merge, ToMe, tokens
+from raycomp.merging import Algm, Merge, ToMe, WindowsToMe, tokens
 from raycomp.merging.tokens import match
 from raycomp.recipe import dense
 from tests.conftest import TINY, seeded_images
@@ -22,8 +22,11 @@ from tests.kernels.conftest import DEVICE
     [
         ToMe(ratios=(0.3, 0.2, 0.1)),
         ToMe(ratios=(0.5, 0.0, 0.4), metric="keys"),
+        ToMe(ratios=(0.3, 0.2, 0.1), metric="near_keys"),
         Algm(blocks=(1, 2), windows=0.25, pairs=0.2),
         Algm(blocks=(1, 2), threshold=0.1),
+        WindowsToMe(windows=0.5, ratios=(0.3, 0.2, 0.0)),
+        WindowsToMe(block=2, windows=0.5, ratios=(0.0, 0.3, 0.2), metric="near_keys"),
     ],
 )
 def test_a_merging_model_answers_the_same(merge: Merge, model, saliency, monkeypatch):

@@ -19,11 +19,11 @@ from raycomp.deploy import model as models
 from raycomp.deploy.onnx import export_onnx
 from raycomp.errors import UserError
 from raycomp.flops import gflops, profile
-from raycomp.merging import Algm, Cts, ToMe
-from raycomp.merging.tokens import Tokens
+from raycomp.merging import Algm, Cts, ToMe, WindowsToMe
+from raycomp.merging.tokens import Tokens, patch_places, token_places
 from raycomp.models import checkpoints
 from raycomp.models.policy import Policy
-from raycomp.models.rotary import Rotation, patch_places, token_places
+from raycomp.models.rotary import Rotation
 from raycomp.recipe import check_fits, dense
 from raycomp.settings.comparison import NvitConfig
 from raycomp.settings.space_and_search import SpaceConfig, WidthRange
@@ -218,7 +218,14 @@ def test_traits_that_contradict_each_other_are_refused(change, line):
         ModelShape.model_validate(TINY.model_dump() | change)
 
 
-@pytest.mark.parametrize("merge", [Cts(share=0.5, policy="small"), Algm(blocks=(1, 2), windows=0.5, pairs=0.2)])
+@pytest.mark.parametrize(
+    "merge",
+    [
+        Cts(share=0.5, policy="small"),
+        Algm(blocks=(1, 2), windows=0.5, pairs=0.2),
+        WindowsToMe(windows=0.5, ratios=(0.2, 0.0, 0.0)),
+    ],
+)
 def test_window_methods_name_the_nearest_image_sizes(merge):
     shape = ModelShape.model_validate(TINY.model_dump() | {"patch": 14, "image": (518, 518)})
     with pytest.raises(UserError, match=r"it is 37x37; nearest image sizes: 504x504 or 532x532"):

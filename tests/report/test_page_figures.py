@@ -5,14 +5,17 @@ from dataclasses import replace
 
 import pytest
 
-from raycomp.merging import ToMe
+from raycomp.flops import profile
+from raycomp.merging import ToMe, WindowsToMe
 from raycomp.recipe import BlockWidths, Recipe, dense
 from raycomp.report.page.charts import beside_paper_figure, describe, front_figure, fronts_figure, history_figure
 from raycomp.report.page.importance import importance
 from raycomp.report.page.recipe_charts import class_changes, depth_figure, importance_figure
 from raycomp.report.page.sweep_page import _cheapest, write_sweep_page
 from raycomp.report.sweep_view import SweepView, difference
+from raycomp.report.tables import recipe_table
 from raycomp.results.query import origins
+from raycomp.results.tracked_rows import params
 from raycomp.search.proposal import Proposal
 from tests.conftest import TINY
 from tests.helpers.sweep_views import CLASSES, measured, proposed, sweep_view
@@ -89,6 +92,18 @@ def test_blocks_count_from_0_as_they_do_elsewhere():
     row = measured(proposed(0)[-1])
     assert list(depth_figure(row, None).data[0].x) == [0, 1, 2]
     assert list(importance_figure({"clean mIoU": {"mlp_2": 0.7, "embed": 0.3}}).data[0].x) == ["0", "1", "2"]
+    windows = importance_figure({"clean mIoU": {"merge_windows_0": 0.6, "merge_1": 0.4}}).data[0]
+    assert (list(windows.y), windows.z[0, 0], windows.z[1, 1]) == (["merge_windows", "merge"], 0.6, 0.4)
+
+
+def test_windows_that_merge_are_told():
+    merge = WindowsToMe(windows=0.25, ratios=(0.1, 0.0, 0.0))
+    row = measured(Proposal(1, "search", "proposed", "", dense(TINY).merging(merge)))
+    note = "25.0% of the 2x2 windows merge first, in block 0"
+    assert note in describe(row)
+    assert params(row)["merge_windows_0"] == "0.125"
+    cost = profile(TINY, row.recipe)
+    assert note in recipe_table(row.recipe, cost, cost).caption
 
 
 def test_the_page_begins_with_the_cheapest_recipes_that_lose_little():

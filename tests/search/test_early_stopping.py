@@ -105,23 +105,34 @@ def row(clean: float, corrupted: float, gflops: float, gain: tuple[float, float]
     return rows.row(clean_miou=clean, corrupted_miou=corrupted, gflops=gflops, **first)
 
 
-def test_thresholds_are_the_front_less_mean_gain_and_margin():
+def test_thresholds_are_the_front_on_the_first_images_less_a_margin():
     known = EarlyStopping()
     gains = [(0.01 * (i % 3), 0.02 * (i % 2)) for i in range(10)]
+    firsts = [(0.5 + 0.02 * i - gain[0], 0.3 + 0.02 * i - gain[1]) for i, gain in enumerate(gains)]
     for i, gain in enumerate(gains):
         assert known.thresholds(9.0) == ()
         known.learn(row(0.5 + 0.02 * i, 0.3 + 0.02 * i, 1.0 + i, gain))
-    clean, corrupted = (np.array(gains)[:, j] for j in (0, 1))
-    slack = clean.mean() + 2 * clean.std(ddof=1), corrupted.mean() + 2 * corrupted.std(ddof=1)
     (threshold,) = known.thresholds(4.5)  # the fourth is the best of those that cost no more
-    assert threshold == pytest.approx((0.56 - slack[0], 0.36 - slack[1]))
+    near = [gain for i, gain in enumerate(gains) if i != 9]  # of the others, the eight nearest to the fourth
+    for j in range(2):
+        squares = [(gain[j] - gains[3][j]) ** 2 for gain in near]
+        assert threshold[j] == pytest.approx(firsts[3][j] - 2 * (sum(squares) / 8) ** 0.5)
     assert known.thresholds(0.9) == ()
     known.learn(replace(row(0.4, 0.5, 2.0, gains[0]), status="failed"))
     assert len(known.thresholds(4.5)) == 1
-    stopped = rows.row(early_clean_miou=0.2, early_corrupted_miou=0.1)
-    assert known.expected(stopped) == pytest.approx((0.2 + clean.mean(), 0.1 + corrupted.mean()))
+    stopped = rows.row(early_clean_miou=0.2, early_corrupted_miou=0.1)  # the ninth is the farthest from it
+    assert known.expected(stopped) == pytest.approx(
+        [first + sum(g) / 9 for first, g in zip((0.2, 0.1), zip(*near, strict=True), strict=True)]
+    )
     known.learn(row(0.4, 0.5, 2.0, gains[0]))
     assert len(known.thresholds(4.5)) == 2
+
+
+def test_an_objective_that_the_first_images_settle_has_no_margin():
+    known = EarlyStopping()
+    for i in range(10):
+        known.learn(row(0.5 + 0.02 * i, 0.3 + 0.02 * i, 1.0 + i, (0.01 * (i % 3), 0.0)))
+    assert [one.corrupted for one in known.thresholds(4.5)] == [pytest.approx(0.36, abs=1e-12)]
 
 
 def staged_row(proposal: Proposal) -> Row:

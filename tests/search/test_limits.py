@@ -37,7 +37,7 @@ def proposer_of(config: SweepConfig) -> Proposer:
     return Proposer(Space.of(config, TINY, CLOCK), config.search, [])  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("sampler", ["gp", "tpe", "random"])
+@pytest.mark.parametrize("sampler", ["additive", "gp", "tpe", "random"])
 def test_a_search_with_three_limits_measures_nothing_over_any(sampler):
     limits = {"params": "60%", "ms": "80%", "memory": "90%"}
     done = drive(proposer_of(configured(limits=limits, budget="70%", sampler=sampler)))

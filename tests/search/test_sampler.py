@@ -12,6 +12,7 @@ from botorch.models.deterministic import GenericDeterministicModel
 from botorch.models.transforms.input import FilterFeatures
 from botorch.utils.multi_objective.box_decompositions import FastNondominatedPartitioning
 
+from raycomp.objectives import mean_accuracy
 from raycomp.results.pareto import hypervolume
 from raycomp.search import sampler, surrogate
 from raycomp.search.proposer import Proposer
@@ -134,12 +135,23 @@ def test_it_finds_more_than_chance():
     assert found["gp"] > 1.05 * found["random"]
 
 
+def test_near_the_budget_the_additive_model_finds_more_than_chance():
+    found = {}
+    for name in ("additive", "random"):
+        config = SEARCH.model_copy(update={"sampler": name, "front": False, "trials": 40})
+        rows = [fake_row(SPACE.shape, p) for p in drive(Proposer(SPACE, config, [])) if p.stage == "search"][1:]
+        found[name] = max(map(mean_accuracy, rows)), mean_accuracy(rows[0])
+    (additive, baseline), (random, _) = found["additive"], found["random"]
+    assert additive > baseline
+    assert additive > random
+
+
 @pytest.mark.slow
 def test_with_many_running_several_are_chosen_at_once(monkeypatch):
     counts = []
     monkeypatch.setattr(sampler, "_RUNNING_PER_POINT", 2)
     monkeypatch.setattr(sampler, "choose", lambda *a: counts.append(a[-1]) or choose(*a))
-    proposer = Proposer(SPACE, SEARCH.model_copy(update={"trials": 60, "baselines": ()}), [])
+    proposer = Proposer(SPACE, SEARCH.model_copy(update={"trials": 60, "baselines": (), "sampler": "gp"}), [])
     running = [proposer.next() for _ in range(8)]
     keys = {p.key for p in running}
     for _ in range(40):

@@ -3,6 +3,8 @@
 
 import itertools
 from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -25,8 +27,8 @@ ROWS = sweep_rows(RECIPES)
 MIOUS = ("clean_miou", "corrupted_miou")
 
 
-def problem_of(folder, budget=None, **limits):
-    return Problem.of(TINY_SWEEP, TINY, folder, budget, limits)
+def problem_of(folder: Path, budget: float | None = None, **limits: Any) -> Problem:
+    return Problem.of(TINY_SWEEP, TINY, folder, budget, cast(Any, limits))
 
 
 def mean_truth(recipe):
@@ -51,7 +53,7 @@ def test_a_solution_is_the_best_of_all_recipes_where_effects_multiply(tmp_path, 
 
 
 def test_solutions_keep_every_limit_and_are_different(tmp_path):
-    cases = [
+    cases: list[dict[str, Any]] = [
         {"params": 0.6},
         {"memory": 0.9},
         {"gflops": Amount(0.5 * gflops(TINY, FULL), "gflops"), "params": Amount(0.7 * params(TINY, FULL), "params")},
@@ -74,7 +76,7 @@ def test_solutions_keep_every_limit_and_are_different(tmp_path):
 
 
 def test_a_limit_on_time_and_a_budget_in_time_hold(tmp_path):
-    timed = replace(SPACE, latency=CLOCK)
+    timed = replace(SPACE, latency=cast(Any, CLOCK))
     budget = 0.7 * CLOCK.latency_ms(FULL)
     rows = [replace(row, predicted_ms=CLOCK.latency_ms(row.recipe), predicted_share=1.0) for row in ROWS]
     [found] = solutions(Problem(timed, budget, {}), rows)
@@ -129,7 +131,7 @@ def test_rows_of_only_the_full_set_are_learned_from(tmp_path):
 
 def test_stopped_and_failed_rows_and_recipes_off_the_grid():
     knowledge = Knowledge(SPACE)
-    early = {"early_clean_miou": 0.5, "early_corrupted_miou": 0.3}
+    early: dict[str, Any] = {"early_clean_miou": 0.5, "early_corrupted_miou": 0.3}
     stopped = row_of(RECIPES[0], 1, status="stopped", clean_miou=None, corrupted_miou=None, **early)
     [one] = observations(knowledge, [stopped])
     assert (one.probe, one.mious) == (True, (0.5, 0.3))

@@ -128,6 +128,8 @@ def describe(row: Row) -> str:
     lines.append(f"embedding {row.embed}; heads {_by_block(row.heads)}; MLP {_by_block(row.mlp)}")
     if any(row.ratios):
         lines.append(f"merged {_by_block([round(100 * r) for r in row.ratios])} %")
+    if (merge := row.recipe.merge) is not None and merge.note:
+        lines.append(merge.note)
     return "<br>".join(lines)
 
 

@@ -25,8 +25,10 @@ def importance(sweep: SweepView) -> dict[str, dict[str, float]]:
     Hutter et al., "An Efficient Approach for Assessing Hyperparameter Importance", ICML 2014.
     """
     rows = completed(sweep.trials, "search")
-    params = [_params(row) for row in rows]
-    varied = [name for name in params[0] if len({one[name] for one in params}) > 1] if params else []
+    found = [_params(row) for row in rows]
+    names = list(dict.fromkeys(name for one in found for name in one))
+    params = [{name: one.get(name, 0.0) for name in names} for one in found]
+    varied = [name for name in names if len({one[name] for one in params}) > 1]
     if len(rows) < _MIN_TRIALS or not varied:
         return {}
     ranges = {name: _range([one[name] for one in params]) for name in varied}
@@ -50,7 +52,7 @@ def _params(row: Row) -> dict[str, float]:
     params: dict[str, float] = {"embed": row.embed}
     for column, kind in _KINDS.items():
         params |= {f"{kind}_{block}": value for block, value in enumerate(getattr(row, column))}
-    return params
+    return params | row.recipe.further_ratios
 
 
 def _range(values: list[float]) -> BaseDistribution:

@@ -78,20 +78,27 @@ def class_changes(row: Row, dense: Row) -> list[tuple[str, float]]:
     return sorted(changes, key=lambda change: change[1])
 
 
+def _place(dimension: str) -> tuple[str, int | None]:
+    """Return the kind and the block of a dimension: `mlp_3`, `merge_windows_0`, or `embed` without a block."""
+    kind, _, block = dimension.rpartition("_")
+    return (kind, int(block)) if kind else (dimension, None)
+
+
 def importance_figure(importance: dict[str, dict[str, float]]) -> go.Figure:
     """Plot the share of the variance of accuracy by kind of dimension and block."""
-    kinds = list(dict.fromkeys(name.partition("_")[0] for by_name in importance.values() for name in by_name))
-    depth = 1 + max(int(name.partition("_")[2] or 0) for by_name in importance.values() for name in by_name)
+    places = {name: _place(name) for by_name in importance.values() for name in by_name}
+    kinds = list(dict.fromkeys(kind for kind, _ in places.values()))
+    depth = 1 + max(block or 0 for _, block in places.values())
     figure = styled(make_subplots(1, len(importance), subplot_titles=list(importance), horizontal_spacing=0.08))
     maximum = max(max(by_name.values()) for by_name in importance.values())
     for column, by_name in enumerate(importance.values(), 1):
         z = np.full((len(kinds), depth), np.nan)
         for name, value in by_name.items():
-            kind, _, block = name.partition("_")
-            if block:
-                z[kinds.index(kind), int(block)] = value
-            else:
+            kind, block = places[name]
+            if block is None:
                 z[kinds.index(kind)] = value  # one value for all blocks
+            else:
+                z[kinds.index(kind), block] = value
         figure.add_heatmap(
             z=z, x=[str(block) for block in range(depth)], y=kinds, zmin=0, zmax=maximum, showscale=column == 1,
             colorscale=[[0, "white"], [1, FRONT]], hovertemplate="%{y}, block %{x}: %{z:.0%}<extra></extra>",
