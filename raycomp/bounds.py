@@ -30,6 +30,8 @@ class Bound:
     cost: Cost
     full: float
     """Cost of the dense model."""
+    field: str = ""
+    """Where it was set, for messages; by default `search.limits.NAME`."""
 
     @property
     def maximum(self) -> float:
@@ -53,25 +55,29 @@ class Bound:
         """Describe a limit that `recipe`, the nearest of a space, exceeds, and the nearest that can be met."""
         cost, given = self.cost(recipe), in_words(Amount(self.maximum, self.name))
         nearest = f"{math.ceil(1000 * cost / self.full) / 10:g}%"
+        field = self.field or f"search.limits.{self.name}"
         return (
-            f"search.limits.{self.name} {self.maximum / self.full:.1%} ({given}) cannot be met: the recipe of the "
-            f"space that comes nearest to all limits has {in_words(Amount(cost, self.name))}; nearest: {nearest}"
+            f"{field} {self.maximum / self.full:.1%} ({given}) cannot be met: the recipe of the space that "
+            f"comes nearest to all limits has {in_words(Amount(cost, self.name))}; nearest: {nearest}"
         )
 
 
 def bounds(config: SweepConfig, shape: ModelShape, latency: "LatencyTable | None" = None) -> tuple[Bound, ...]:
     """Return the limits of a sweep's settings beside its budget; one on time only if there is a latency table."""
-    limits, image, full = config.search.limits, config.data.window_for(shape), dense(shape)
-    batch, dtype = config.search.latency_batch, config.evaluation.dtype
+    limits, costs, full = config.search.limits, recipe_costs(config, shape, latency), dense(shape)
+    given = {name: limit for name in costs if (limit := getattr(limits, name)) is not None}
+    return tuple(Bound(name, limit, costs[name], costs[name](full)) for name, limit in given.items())
+
+
+def recipe_costs(config: SweepConfig, shape: ModelShape, latency: "LatencyTable | None" = None) -> dict[CostName, Cost]:
+    """Return the costs of recipes as a sweep counts them, by name; time only if there is a latency table."""
+    image, batch, dtype = config.data.window_for(shape), config.search.latency_batch, config.evaluation.dtype
     costs: dict[CostName, Cost] = {
         "gflops": partial(_gflops, shape, image),
         "params": partial(footprint.params, shape),
         "memory": partial(_memory, shape, image, batch, dtype),
     }
-    if latency is not None:
-        costs["ms"] = latency.latency_ms
-    given = {name: limit for name in costs if (limit := getattr(limits, name)) is not None}
-    return tuple(Bound(name, limit, costs[name], costs[name](full)) for name, limit in given.items())
+    return costs if latency is None else costs | {"ms": latency.latency_ms}
 
 
 def _gflops(shape: ModelShape, image: Size, recipe: Recipe) -> float:

@@ -22,6 +22,7 @@ from raycomp.commands import (
     refine,
     search,
     show,
+    solve,
     train,
 )
 from raycomp.errors import UserError, logger, one_line, show_log
@@ -38,7 +39,8 @@ _COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
         manage.status_command, refine.refine_command,
     ),
     "Results of a sweep": (
-        show.front_command, choose.pick_command, show.explain_command, choose.report_command, choose.compare_command,
+        show.front_command, choose.pick_command, solve.solve_command, show.explain_command, choose.report_command,
+        choose.compare_command,
     ),
     "Other methods": (prune.prune_command, benchmark.benchmark_command),
     "From a recipe to a model": (export.export_command, export.predict_command, export.speed_command),

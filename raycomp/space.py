@@ -236,8 +236,11 @@ class Space:
         recipe = self.recipe(point)
         return max(1.0, self._limits_load(recipe)), self.cost(recipe)
 
-    def check_budget(self, budget: float) -> None:
-        """Raise a UserError unless a recipe of the space costs at most `budget` and keeps the limits of the space."""
+    def check_budget(self, budget: float, field: str = "search.budget") -> None:
+        """Raise a UserError unless a recipe of the space costs at most `budget` and keeps the limits of the space.
+
+        `field` names the budget in the message.
+        """
         cheapest = self.recipe(self.cheapest)
         for bound in self.limits:
             if not bound.holds(cheapest):
@@ -246,7 +249,7 @@ class Space:
         if minimum > budget:
             full, unit = self.cost(dense(self.shape)), "GFLOPs" if self.latency is None else "ms"
             raise UserError(
-                f"search.budget {budget / full:.1%} ({budget:.4g} {unit}) cannot be met: the cheapest recipe of the "
+                f"{field} {budget / full:.1%} ({budget:.4g} {unit}) cannot be met: the cheapest recipe of the "
                 f"space costs {minimum:.4g} {unit}; nearest: {math.ceil(1000 * minimum / full) / 10}%"
             )
 

@@ -120,9 +120,17 @@ class LatencyTable:
         """Sum the time of a part over several points, each with its token count."""
         if not points:
             return 0.0
-        coefficients = self._interpolators[part](np.array(points, float))  # (points, powers)
+        known = self._coefficients[part]
+        if unknown := [point for point in dict.fromkeys(points) if point not in known]:
+            known.update(zip(unknown, self._interpolators[part](np.array(unknown, float)), strict=True))
+        coefficients = np.array([known[point] for point in points])  # (points, powers)
         powers = (tokens[:, None] / self.tokens[-1]) ** np.arange(coefficients.shape[1])
         return float((coefficients * powers).sum(1).clip(min=0).sum())
+
+    @cached_property
+    def _coefficients(self) -> dict[str, dict[tuple[float, ...], np.ndarray]]:
+        """Interpolated coefficients by part and point, as recipes of a search share most of them."""
+        return {part: {} for part in self.parts}
 
     @cached_property
     def _interpolators(self) -> dict[str, RegularGridInterpolator]:

@@ -23,9 +23,11 @@ from raycomp.settings.space_and_search import LimitsConfig
 
 if TYPE_CHECKING:  # needs torch, which most commands do not load
     from raycomp.deploy.speed import Speed
+    from raycomp.report.solved import Answer
     from raycomp.report.status import Status
     from raycomp.report.sweep_view import SweepView
     from raycomp.search.plan import Plan
+    from raycomp.search.solutions import Estimate
 
 _NAMED = Column("recipe", text=True), Column("family", text=True, under="recipe")
 _AS_GOOD = Column("as good", text=True, under="recipe")
@@ -179,6 +181,35 @@ def picked_table(
     return table
 
 
+def solved_table(answer: "Answer") -> FittedTable:
+    """Return solutions with their expected mIoUs, each above its measurement if it has one, and the best measured."""
+    names = {"gflops": "GFLOPs", "gflops_share": "of dense", "params": "params M", "memory": "memory MB", "ms": "ms"}
+    shown = {"gflops": "{:.4f}", "gflops_share": "{:.1%}", "params": "{:.3f}", "memory": "{:.2f}", "ms": "{:.3g}"}
+    costs = answer.costs(answer.solutions[0].recipe) if answer.solutions else {}
+    columns = [Column("", text=True), *_NAMED, *(Column(names[name], under="GFLOPs") for name in costs), *_measured()]
+    on = "" if answer.stage == "full" else " by the search stage, on fewer images"
+    note = "in brackets: 95 % interval of the model; ±: 95 % interval over draws of the images"
+    table = FittedTable(f"Within the limits: mIoU in %{on}", columns, note)
+
+    def add(name: str, recipe: Recipe, kind: str, figures: Sequence[str], style: str = "") -> None:
+        units = {"params": 1e-6, "memory": 1e-6}
+        cells = (shown[one].format(value * units.get(one, 1.0)) for one, value in answer.costs(recipe).items())
+        table.add_row(name, recipe.id, kind, *cells, *figures, style=style)
+
+    def add_measured(name: str, row: Row) -> None:
+        add(name, row.recipe, row.kind, _with_intervals(row, answer.confidences.get(row.recipe_id)))
+
+    for number, one in enumerate(answer.solutions, start=1):
+        figures = [_expected(of, one.mious[of.name]) if of.name in one.mious else "" for of in objectives.measured()]
+        family = one.recipe.family(answer.problem.space.shape)
+        add(f"solution {number}", one.recipe, family, figures, "bold" if number == 1 else "")
+        if (row := answer.measured.get(one.recipe.id)) is not None:
+            add_measured("its measurement", row)
+    if answer.best is not None:
+        add_measured("best measured", answer.best)
+    return table
+
+
 def sweeps_table(sweeps: "Sequence[SweepView]") -> FittedTable:
     """Return sweeps side by side, with the best recipe of each at the budgets of the first."""
     shares = sweeps[0].config.search.shares(sweeps[0].share)
@@ -267,6 +298,12 @@ def _with_intervals(row: Row, confidence: Confidence | None) -> list[str]:
         one.text(one.value(row)) + ("" if half is None else f" ±{one.text(half, 1)}")
         for one, half in zip(objectives.measured(), halves, strict=True)
     ]
+
+
+def _expected(objective: objectives.Objective, estimate: "Estimate") -> str:
+    """Format an expected value with its interval: `69.16 (67.2 to 70.4)`."""
+    low, high = objective.text(estimate.low, 1), objective.text(estimate.high, 1)
+    return f"{objective.text(estimate.expected)} ({low} to {high})"
 
 
 def _measured(prefix: str = "") -> list[Column]:

@@ -95,15 +95,20 @@ class AdditiveSampler(BaseSampler):
         if self._dense is not None:
             whole = tuple([0] * len(self._knowledge.features.limits))
             values = [one.value(self._dense) for one in objectives.mious()]
-            found += _both_stages(whole, values, attributes(self._dense))
+            found += both_stages(whole, values, attributes(self._dense))
         for one in trials:
             point = self._knowledge.point(one.params)
-            found += _both_stages(point, [one.values[index] for index in columns], one.user_attrs)
+            found += both_stages(point, [one.values[index] for index in columns], one.user_attrs)
         return found
 
 
-def _both_stages(point: Point, values: Sequence[float], about: Mapping[str, Any]) -> list[Observation]:
-    """Return a trial's observation at its stage, and that of its first images, which are those of a probe."""
+def both_stages(point: Point, values: Sequence[float], about: Mapping[str, Any]) -> list[Observation]:
+    """Return a trial's observation at its stage, and that of its first images, which are those of a probe.
+
+    Args:
+        values: Its mIoUs at its stage; not used for a trial that stopped.
+        about: See `attributes`.
+    """
     found = [] if STOPPED in about else [Observation(point, about.get(STAGE) == "probe", tuple(values))]
     if FIRST in about:
         found.append(Observation(point, True, tuple(about[FIRST])))

@@ -99,8 +99,9 @@ class Knowledge:
     def best(self, value: Value, budget: float, taken: Callable[[Point], bool]) -> Point | None:
         """Return the best point within the budget and the limits of the space that is not taken; None if there is none.
 
-        The search starts from the best measured recipes within them and from the cheapest point. If the best point is
-        taken, its best neighbour is returned, or the best measured recipe that is not taken if that is better.
+        The search starts from the best measured recipes within them, of which the cheapest point counts as one. If
+        these are few, it also starts from the best others, projected onto the limits. If the best point is taken, its
+        best neighbour is returned, or the best measured recipe that is not taken if that is better.
 
         Args:
             value: What to maximise.
@@ -112,6 +113,9 @@ class Knowledge:
         ranked = np.where(loads <= 1, values, -np.inf)
         order = np.argsort(-ranked, kind="stable")
         starts = [known[index] for index in order[:_STARTS] if loads[index] <= 1]
+        if len(starts) < _STARTS:
+            over = [known[index] for index in np.argsort(-values, kind="stable") if loads[index] > 1]
+            starts += [near for at in over[:_STARTS] if evaluate((near := self._projected(at, budget))[None])[1] <= 1]
         if not starts:
             return None
         solution, _ = solve(evaluate, self.features.limits, starts)
@@ -125,6 +129,10 @@ class Knowledge:
             if not taken(candidate := self._canonical(near[index])):
                 return candidate
         return None
+
+    def _projected(self, at: np.ndarray, budget: float) -> np.ndarray:
+        """Project a point onto the limits, as far as that is possible."""
+        return np.array(self.point(self.space.project(self.params(at), budget)))
 
     def _canonical(self, at: np.ndarray) -> Point:
         return self.point(self.params(at))
