@@ -46,6 +46,7 @@ class Knowledge:
         self._models = [AdditiveModel(self.features.groups) for _ in objectives.mious()]
         self._observed: list[Observation] = []
         self._fitted_at = 0
+        self._timed = space.latency is not None or any(bound.name == "ms" for bound in space.limits)
         self._loads: dict[tuple[Point, float], float] = {}
 
     def point(self, params: Params) -> Point:
@@ -100,8 +101,9 @@ class Knowledge:
         """Return the best point within the budget and the limits of the space that is not taken; None if there is none.
 
         The search starts from the best measured recipes within them, of which the cheapest point counts as one. If
-        these are few, it also starts from the best others, projected onto the limits. If the best point is taken, its
-        best neighbour is returned, or the best measured recipe that is not taken if that is better.
+        these are few, it also starts from the best others, projected onto the limits. Where times are predicted, which
+        takes long, it starts from the best of all these only. If the best point is taken, its best neighbour is
+        returned, or the best measured recipe that is not taken if that is better.
 
         Args:
             value: What to maximise.
@@ -118,6 +120,8 @@ class Knowledge:
             starts += [near for at in over[:_STARTS] if evaluate((near := self._projected(at, budget))[None])[1] <= 1]
         if not starts:
             return None
+        if self._timed:  # a climb takes seconds
+            starts = [starts[int(np.argmax(evaluate(np.array(starts))[0]))]]
         solution, _ = solve(evaluate, self.features.limits, starts)
         if not taken(self._canonical(solution)):
             return self._canonical(solution)
