@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # needs torch
 
 _BASELINES = (("#d1495b", "v"), ("#8d6a9f", "s"), ("#e09f3e", "D"))
 """Colours and markers of the uniform baselines: merging, pruning, and both."""
+_LEFT = 0.03  # of the axis, left of the cheapest front member
 _FRONT, _REFINED = "#1b6ca8", "#3a7d44"
 
 
@@ -56,6 +57,9 @@ def _panel(axes: Axes, rows: Sequence[Row], budget: Limit, objective: Objective)
         seeds = [[row for row in refined if row.recipe_id == one] for one in {row.recipe_id for row in refined}]
         means = sorted((fmean(map(COST.value, rows)), fmean(map(objective.scaled, rows))) for rows in seeds)
         axes.plot(*zip(*means, strict=True), color=_REFINED, marker="o", ms=6, lw=1.5, label="refined", zorder=6)
+    if members:
+        cheapest, widest = members[0].cost, axes.get_xlim()[1]
+        axes.set_xlim(left=cheapest - _LEFT * (widest - cheapest))
     if objective.maximised:
         best = [objective.scaled(row) for row in (*members, *([] if dense is None else [dense]))]
         axes.set_ylim(bottom=axis_bottom(best))

@@ -15,7 +15,7 @@ from raycomp.settings.space_and_search import SpaceConfig
 
 UNIFORM, UNIFORM_PRUNING, UNIFORM_BOTH = "uniform ", "uniform pruning", "uniform prune+"
 """Label prefixes of the uniform baselines, which are the same in every block: merging, pruning, and both."""
-FULL_EVALUATIONS = 12
+FULL_EVALUATIONS = 16
 """Front members measured on the full set."""
 _MATCHED = 0.8  # minimum part of a budget that a baseline must spend to be compared at it
 
