@@ -143,21 +143,25 @@ class Knowledge:
 
     def _evaluator(self, value: Value, budget: float) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
         """Return a function of points (C, D): their values (C,), and their costs relative to the limits (C,)."""
-        counted = self.space.latency is None and not self.space.limits
+        counted, limited = self.space.latency is None, bool(self.space.limits)
 
         def evaluate(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             described = self.features(points)
-            loads = described.gflops / budget if counted else self._slow_loads(points.tolist(), budget)
+            loads = described.gflops / budget if counted else np.zeros(len(points))
+            if limited or not counted:
+                loads = np.maximum(loads, self._slow_loads(points.tolist(), budget))
             return value(described), loads
 
         return evaluate
 
     def _slow_loads(self, points: Iterable[list[int]], budget: float) -> np.ndarray:
-        """Return the loads of points (C,), which are kept, since nothing counts other costs than GFLOPs fast."""
+        """Return the loads of points (C,) without a budget in GFLOPs; they are kept, since they take long to count."""
         found = []
         for at in points:
             key = tuple(at), budget
             if key not in self._loads:
-                self._loads[key] = self.space.load(self.space.recipe(self.params(at)), budget)
+                recipe = self.space.recipe(self.params(at))
+                timed = self.space.latency is not None
+                self._loads[key] = self.space.load(recipe, budget) if timed else self.space.limits_load(recipe)
             found.append(self._loads[key])
         return np.array(found)
