@@ -149,7 +149,7 @@ class Space:
         Args:
             budget: Maximum of `cost`; the other limits are those of the space.
         """
-        return max(self.cost(recipe) / budget, self._limits_load(recipe))
+        return max(self.cost(recipe) / budget, self.limits_load(recipe))
 
     def allows(self, recipe: Recipe, budget: float) -> bool:
         """Return whether a recipe costs at most `budget` and keeps the limits of the space."""
@@ -163,7 +163,8 @@ class Space:
         """Return whether a recipe keeps the limits of the space, whatever the budget."""
         return all(bound.holds(recipe) for bound in self.limits)
 
-    def _limits_load(self, recipe: Recipe) -> float:
+    def limits_load(self, recipe: Recipe) -> float:
+        """Return the largest of a recipe's costs that the space limits, each relative to its limit."""
         return max((bound.load(recipe) for bound in self.limits), default=0.0)
 
     def sparing(self, recipe: Recipe) -> Recipe:
@@ -234,7 +235,7 @@ class Space:
     def _rank(self, point: Params) -> tuple[float, float]:
         """Order points by how much they exceed the limits of the space, then by cost."""
         recipe = self.recipe(point)
-        return max(1.0, self._limits_load(recipe)), self.cost(recipe)
+        return max(1.0, self.limits_load(recipe)), self.cost(recipe)
 
     def check_budget(self, budget: float, field: str = "search.budget") -> None:
         """Raise a UserError unless a recipe of the space costs at most `budget` and keeps the limits of the space.

@@ -46,6 +46,7 @@ class Knowledge:
         self._models = [AdditiveModel(self.features.groups) for _ in objectives.mious()]
         self._observed: list[Observation] = []
         self._fitted_at = 0
+        self._timed = space.latency is not None or any(bound.name == "ms" for bound in space.limits)
         self._loads: dict[tuple[Point, float], float] = {}
 
     def point(self, params: Params) -> Point:
@@ -100,8 +101,9 @@ class Knowledge:
         """Return the best point within the budget and the limits of the space that is not taken; None if there is none.
 
         The search starts from the best measured recipes within them, of which the cheapest point counts as one. If
-        these are few, it also starts from the best others, projected onto the limits. If the best point is taken, its
-        best neighbour is returned, or the best measured recipe that is not taken if that is better.
+        these are few, it also starts from the best others, projected onto the limits. Where times are predicted, which
+        takes long, it starts from the best of all these only. If the best point is taken, its best neighbour is
+        returned, or the best measured recipe that is not taken if that is better.
 
         Args:
             value: What to maximise.
@@ -118,6 +120,8 @@ class Knowledge:
             starts += [near for at in over[:_STARTS] if evaluate((near := self._projected(at, budget))[None])[1] <= 1]
         if not starts:
             return None
+        if self._timed:  # a climb takes seconds
+            starts = [starts[int(np.argmax(evaluate(np.array(starts))[0]))]]
         solution, _ = solve(evaluate, self.features.limits, starts)
         if not taken(self._canonical(solution)):
             return self._canonical(solution)
@@ -139,21 +143,25 @@ class Knowledge:
 
     def _evaluator(self, value: Value, budget: float) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
         """Return a function of points (C, D): their values (C,), and their costs relative to the limits (C,)."""
-        counted = self.space.latency is None and not self.space.limits
+        counted, limited = self.space.latency is None, bool(self.space.limits)
 
         def evaluate(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             described = self.features(points)
-            loads = described.gflops / budget if counted else self._slow_loads(points.tolist(), budget)
+            loads = described.gflops / budget if counted else np.zeros(len(points))
+            if limited or not counted:
+                loads = np.maximum(loads, self._slow_loads(points.tolist(), budget))
             return value(described), loads
 
         return evaluate
 
     def _slow_loads(self, points: Iterable[list[int]], budget: float) -> np.ndarray:
-        """Return the loads of points (C,), which are kept, since nothing counts other costs than GFLOPs fast."""
+        """Return the loads of points (C,) without a budget in GFLOPs; they are kept, since they take long to count."""
         found = []
         for at in points:
             key = tuple(at), budget
             if key not in self._loads:
-                self._loads[key] = self.space.load(self.space.recipe(self.params(at)), budget)
+                recipe = self.space.recipe(self.params(at))
+                timed = self.space.latency is not None
+                self._loads[key] = self.space.load(recipe, budget) if timed else self.space.limits_load(recipe)
             found.append(self._loads[key])
         return np.array(found)

@@ -8,12 +8,15 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from raycomp.commands import solve
 from raycomp.commands.solve import solve_command
 from raycomp.errors import UserError
+from raycomp.evaluate.latency_table import measure_latency
 from raycomp.flops import gflops
 from raycomp.jobs import confirming
+from raycomp.merging import ToMe
 from raycomp.recipe import Recipe, dense
 from raycomp.report.sweep_view import SweepView
 from raycomp.results.store import Store
@@ -65,6 +68,21 @@ def test_a_budget_in_gflops_is_that_share_and_a_limit_alone_is_enough(results, c
     half = solved(results, capsys, budget="50%")["solutions"]
     assert solved(results, capsys, budget=f"{0.5 * FULL!r}GFLOPs")["solutions"] == half
     assert solved(results, capsys, max_gflops=0.5 * FULL)["solutions"] == half
+
+
+def test_a_limit_in_ms_holds_by_the_latency_table_of_the_sweep(results, capsys):
+    merging = ToMe(ratios=(0.5,) * 3)
+    table = measure_latency(
+        TINY, 1, torch.device("cpu"), torch.float32, merging=merging, time=lambda run, x: float(x.numel())
+    )
+    table.save(Path(results) / "solved" / "latency.json")
+    most = 0.7 * table.latency_ms(dense(TINY))
+    told = solved(results, capsys, max_ms=most)
+    [found] = told["solutions"]
+    assert found["costs"]["ms"] == table.latency_ms(Recipe.model_validate(found["recipe"]))
+    assert 0 < found["costs"]["ms"] <= most
+    assert told["best_measured"] is None or told["best_measured"]["costs"]["ms"] <= most
+    assert solved(results, capsys, budget=f"{most!r}ms")["solutions"] == told["solutions"]
 
 
 @pytest.mark.parametrize(
