@@ -52,13 +52,11 @@ def search_command(
     """Search the Pareto front of prune-then-merge recipes within a budget, print it, and draw it."""
     if as_json and not dry_run:
         raise UserError("--json needs --dry-run; raycomp front NAME --json prints the results of a sweep")
-    front = False if front is None and budget is not None else front
-    given = {"budget": budget, "front": front, "cost_metric": cost_metric, "trials": trials}
-    config = configs.load(space, **given, seed=seed, workers=workers)
-    config = config.changed("search", gpus_per_trial=gpus)
+    front = False if front is None and budget else front
+    given = {"budget": budget, "front": front, "cost_metric": cost_metric, "trials": trials, "seed": seed}
+    config = configs.load(space, **given, workers=workers).changed("search", gpus_per_trial=gpus)
     folder = sweep_folder(results, name or config.name)
-    config = config.model_copy(update={"name": folder.name})  # identifies rows, runs and studies
-    store = Store(folder)
+    config, store = config.model_copy(update={"name": folder.name}), Store(folder)  # the name identifies rows and runs
     share_cores()
     if dry_run:
         _print_plan(config, store, space, as_json)
