@@ -42,7 +42,7 @@ def _panel(axes: Axes, rows: Sequence[Row], budget: Limit, objective: Objective)
     members = final_front(rows, budget)
     stage = members[0].stage if members else "search"
     trials = completed(rows, "search")
-    axes.scatter(*_xy(trials, objective), s=12, color="0.75", label="trials (search stage: fewer images)", zorder=1)
+    axes.scatter(*_xy(trials, objective), s=12, color="0.75", label="trials, on fewer images", zorder=1)
     for kind, (color, marker) in zip(uniform_baselines_of(rows), _BASELINES, strict=True):
         curve = baseline_curve(rows, stage, kind)
         # On top of the front, which may contain the same recipe.
@@ -57,9 +57,10 @@ def _panel(axes: Axes, rows: Sequence[Row], budget: Limit, objective: Objective)
         seeds = [[row for row in refined if row.recipe_id == one] for one in {row.recipe_id for row in refined}]
         means = sorted((fmean(map(COST.value, rows)), fmean(map(objective.scaled, rows))) for rows in seeds)
         axes.plot(*zip(*means, strict=True), color=_REFINED, marker="o", ms=6, lw=1.5, label="refined", zorder=6)
-    if members:
-        cheapest, widest = members[0].cost, axes.get_xlim()[1]
-        axes.set_xlim(left=cheapest - _LEFT * (widest - cheapest))
+    if members and objective.maximised:
+        useful = max(map(objective.value, members)) / 2
+        cheapest = next(row.cost for row in members if objective.value(row) >= useful)
+        axes.set_xlim(left=cheapest - _LEFT * (axes.get_xlim()[1] - cheapest))
     if objective.maximised:
         best = [objective.scaled(row) for row in (*members, *([] if dense is None else [dense]))]
         axes.set_ylim(bottom=axis_bottom(best))
@@ -82,8 +83,12 @@ def plot_speed(speeds: "Sequence[Speed]", title: str, path: AnyPath) -> None:
 
 
 def axis_bottom(best: Sequence[float]) -> float:
-    """Return the lower end of the axis, a little below the front: near misses stay distinguishable, outliers leave."""
-    return max(0.0, min(best) - 0.4 * (max(best) - min(best)) - 1) if best else 0.0
+    """Return the lower end of the axis, a little below the front: near misses stay distinguishable, outliers leave.
+
+    Members of the front below half of the best are outliers, too: they are only cheap.
+    """
+    useful = [value for value in best if value >= max(best) / 2]
+    return max(0.0, min(useful) - 0.4 * (max(useful) - min(useful)) - 1) if useful else 0.0
 
 
 def _staircase(members: Sequence[Row], objective: Objective) -> list[Row]:

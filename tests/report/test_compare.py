@@ -202,7 +202,7 @@ def test_the_plot_has_the_front_the_dense_model_and_every_baseline(figures, tmp_
         "uniform ToMe": [(3, 30), (5, 60)],
         "uniform pruning": [(5, 50)],
         "uniform prune+ToMe": [],
-        "trials (search stage: fewer images)": [],
+        "trials, on fewer images": [],
     }
     assert series(corrupted)["Pareto front"] == [(3, 20), (4, 50), (5, 55)]
 
