@@ -54,9 +54,7 @@ class ToMe(MergeMethod):
 
     def metric_width(self, block: int, merged: int, embed: int, heads: int, qk: int) -> int:
         del block, embed
-        if not merged:
-            return 0
-        return compared_width(self.metric, heads, qk)
+        return compared_width(self.metric, heads, qk) if merged else 0
 
     def merge(
         self, block: int, x: Tensor, keys: Tensor, tokens: Tokens | None, grid: Grid, prefix: int
@@ -77,10 +75,7 @@ class ToMe(MergeMethod):
 
     def at(self, strength: float, shape: ModelShape, image: Size | None) -> Self:
         """Merge the same number in every block (the paper's schedule); strength 0 to 1 is r = 0 to N/2."""
-        rows, columns = shape.grid(image)
-        r = strength * rows * columns / 2
-        counts = [round((i + 1) * r) - round(i * r) for i in range(shape.depth)]  # fractional r, spread evenly
-        return self._with_counts(counts, shape, image)
+        return self._with_counts(even_counts(strength, shape, image), shape, image)
 
     def schedules(self, shape: ModelShape, image: Size | None) -> dict[str, Callable[[float], Self]]:
         uniform = super().schedules(shape, image)
@@ -138,6 +133,13 @@ def located(vectors: Tensor, metric: Metric, tokens: Tokens | None, grid: Grid, 
 def compared_width(metric: Metric, heads: int, qk: int) -> int:
     """Return the width of the vectors that a metric compares; `qk` is per head."""
     return {"mean_keys": qk, "keys": heads * qk, "near_keys": qk + 4}[metric]
+
+
+def even_counts(strength: float, shape: ModelShape, image: Size | None) -> list[int]:
+    """Return r merges for every block, where strength 0 to 1 is r = 0 to N/2; a fractional r is spread evenly."""
+    rows, columns = shape.grid(image)
+    r = strength * rows * columns / 2
+    return [round((i + 1) * r) - round(i * r) for i in range(shape.depth)]
 
 
 def merge_counts(shape: ModelShape, ratios: Sequence[float], image: Size | None = None) -> list[int]:

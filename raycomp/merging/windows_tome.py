@@ -21,6 +21,7 @@ from raycomp.merging.tome import (
     ToMe,
     compared,
     compared_width,
+    even_counts,
     located,
     pair_counts,
     pair_ratios,
@@ -101,9 +102,7 @@ class WindowsToMe(MergeMethod):
 
     def metric_width(self, block: int, merged: int, embed: int, heads: int, qk: int) -> int:
         del block, embed
-        if not merged:
-            return 0
-        return compared_width(self.metric, heads, qk)
+        return compared_width(self.metric, heads, qk) if merged else 0
 
     def merge(
         self, block: int, x: Tensor, keys: Tensor, tokens: Tokens | None, grid: Grid, prefix: int
@@ -147,9 +146,7 @@ class WindowsToMe(MergeMethod):
 
     def at(self, strength: float, shape: ModelShape, image: Size | None) -> Self:
         """Merge 2r windows, then r pairs in every block; strength 0 to 1 is r = 0 to N/2."""
-        rows, columns = shape.grid(image)
-        r = strength * rows * columns / 2
-        counts = [round((i + 1) * r) - round(i * r) for i in range(shape.depth)]  # fractional r, spread evenly
+        counts = even_counts(strength, shape, image)
         return self._with_counts(min(1.0, _WINDOWS * strength), counts, shape, image)
 
     def _with_counts(self, windows: float, counts: Sequence[int], shape: ModelShape, image: Size | None) -> Self:

@@ -24,7 +24,7 @@ from raycomp.search.additive_sampler import STAGE, AdditiveSampler, attributes
 from raycomp.search.early_stopping import EarlyStopping
 from raycomp.search.knowledge import Knowledge
 from raycomp.search.proposal import Proposal
-from raycomp.search.sampler import FULL, FixedSpaceTPE, SurrogateSampler, condensed, distributions
+from raycomp.search.sampler import FULL, FixedSpaceTPE, SurrogateSampler, condensed, distributions, grid_point
 from raycomp.search.schedule import Schedule, Turn
 from raycomp.search.surrogate import Surrogate
 from raycomp.settings.space_and_search import SearchConfig
@@ -34,7 +34,6 @@ _MAX_ASKS = 200  # asks for an unmeasured recipe before the space counts as exha
 _RANDOM_AFTER = 20  # asks after which sampling is random
 Key = tuple[str, str]
 """A stage and a recipe id."""
-_OFF_GRID = 0.05  # maximum relative difference in cost between a baseline and its grid point, to report it to Optuna
 
 
 class AskTell:
@@ -186,9 +185,6 @@ class AskTell:
 
 def as_trial(space: Space, row: Row, values: tuple[float, ...] | None) -> FrozenTrial | None:
     """Return a row as an Optuna trial at the nearest grid point; None without values, or if no grid point is near."""
-    if values is None:
-        return None
-    params = space.params(row.recipe)
-    if abs(space.cost(space.recipe(params)) / row.cost - 1) > _OFF_GRID:
+    if values is None or (params := grid_point(space, row)) is None:
         return None
     return create_trial(params=dict(params), distributions=distributions(space), values=list(values))

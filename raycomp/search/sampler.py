@@ -19,9 +19,11 @@ from optuna.samplers import BaseSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
 from raycomp import objectives
+from raycomp.results.row import Row
 from raycomp.search.surrogate import Surrogate, candidates, choose, expected, max_steps, point, predicted, steps
-from raycomp.space import Space
+from raycomp.space import Params, Space
 
+_OFF_GRID = 0.05  # maximum relative difference in cost between a recipe and its grid point
 _MIN_TRIALS = 10  # complete trials before the models are used
 _CANDIDATES = 250
 _MAX_FRONT = 80  # larger fronts are thinned to this size, as partitioning them would dominate the cost of an ask
@@ -34,6 +36,12 @@ KEPT = 300
 def distributions(space: Space) -> dict[str, BaseDistribution]:
     """Return the dimensions of a space as Optuna distributions."""
     return {name: IntDistribution(d.low, d.high, step=d.step) for name, d in space.dimensions.items()}
+
+
+def grid_point(space: Space, row: Row) -> Params | None:
+    """Return the grid point nearest to a row's recipe; None if its cost differs by more than `_OFF_GRID`."""
+    params = space.params(row.recipe)
+    return params if abs(space.cost(space.recipe(params)) / row.cost - 1) <= _OFF_GRID else None
 
 
 class SurrogateSampler(BaseSampler):

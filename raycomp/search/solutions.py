@@ -20,6 +20,7 @@ from raycomp.results.query import completed, dense_row, final_stage
 from raycomp.results.row import Row
 from raycomp.search.additive_sampler import attributes, both_stages
 from raycomp.search.knowledge import Knowledge, Observation, Point
+from raycomp.search.sampler import grid_point
 from raycomp.settings.amounts import CostName, Limit, in_words
 from raycomp.settings.space_and_search import LimitsConfig
 from raycomp.shape import ModelShape
@@ -29,7 +30,6 @@ from raycomp.storage import AnyPath
 _Z = 1.96  # half width of a 95 % interval, in standard deviations
 _LEARNED = ("probe", "search")
 _ROUNDING = 1e-9
-_OFF_GRID = 0.05  # maximum relative difference in cost between a recipe and its grid point
 
 
 @dataclass(frozen=True)
@@ -155,9 +155,7 @@ def observations(knowledge: Knowledge, rows: Sequence[Row]) -> list[Observation]
     for row in rows:
         if row.status not in ("complete", "stopped"):
             continue
-        recipe, space = row.recipe, knowledge.space
-        params = space.params(recipe)
-        if abs(space.cost(space.recipe(params)) / row.cost - 1) <= _OFF_GRID:
+        if (params := grid_point(knowledge.space, row)) is not None:
             values = [one.value(row) for one in objectives.mious()] if row.status == "complete" else []
             found += both_stages(knowledge.point(params), values, attributes(row))
     return found

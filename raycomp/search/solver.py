@@ -51,8 +51,7 @@ def _climb(evaluate: Evaluate, maxima: np.ndarray, start: np.ndarray) -> tuple[n
     if at.load > 1:
         return None
     for _ in range(_ITERATIONS):
-        moved = neighbours(at.point, maxima)
-        values, loads = evaluate(moved)
+        moved, values, loads = _around(evaluate, maxima, at)
         better = _improved(evaluate, at, moved, values, loads, at.value)
         if better is None:  # three moves: the most promising first ones, each followed by the best pair
             order = np.argsort(at.value - values, kind="stable")[:_KICKS]
