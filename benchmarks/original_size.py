@@ -38,7 +38,8 @@ def main(
     context = prepare_context(config, print)
     grid, device = Space.of(config, context.shape), default_device()
     narrowest = grid.recipe(grid.smallest) if context.elastic is not None else None
-    baselines = matched_baselines(context.shape, grid.image, config.search.baselines, narrowest=narrowest)
+    shares, merging = config.search.baselines, grid.merging
+    baselines = matched_baselines(context.shape, grid.image, shares, narrowest=narrowest, merging=merging)
     inside = {one.label: one.recipe for one in baselines if not grid.outside(one.recipe)}
     recipes = {"dense": dense(context.shape)} | inside
     print(f"{'':28}{'resized':>16}{'s':>6}{'original':>16}{'s':>6}{'difference':>16}", flush=True)

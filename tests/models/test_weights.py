@@ -62,12 +62,9 @@ def test_a_narrow_recipe_of_the_elastic_one_is_as_good_as_its_card_says():
     model, shape = checkpoints.load(ELASTIC, SPACE.model.shape), SPACE.model.shape
     space = Space(shape, SPACE.space, shape.image)
     assert space.config == checkpoints.elastic_space(ELASTIC)
-    found = list(matched_baselines(shape, space.image, (0.27,), narrowest=space.recipe(space.smallest)))
-    recipe = next(one.recipe for one in found if one.kind == uniform_baselines()[-1])
-    row = next(
-        line
-        for line in ELASTIC.with_suffix(".md").read_text().splitlines()
-        if f"{uniform_baselines()[-1]} | 27%" in line
-    )
+    narrowest, kind = space.recipe(space.smallest), uniform_baselines(space.merging.title)[-1]
+    found = matched_baselines(shape, space.image, (0.27,), narrowest=narrowest, merging=space.merging)
+    recipe = next(one.recipe for one in found if one.kind == kind)
+    row = next(line for line in ELASTIC.with_suffix(".md").read_text().splitlines() if f"{kind} | 27%" in line)
     claimed = float(row.split("|")[3])
     assert accuracy(compress(model, recipe, None)) == pytest.approx(claimed, abs=0.02)
