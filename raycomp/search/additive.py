@@ -11,6 +11,7 @@ Legend: C points, F features, T trials, D + L coordinates of a place.
 
 import math
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -32,6 +33,15 @@ Predict = Callable[[Described], np.ndarray]
 """Maps described points to accuracies (C,)."""
 
 
+class Dense(NamedTuple):
+    """Accuracies of the dense model, in [0, 1]."""
+
+    whole: float
+    """On all images of a trial."""
+    probe: float
+    """On those of a probe, which may be easier or harder."""
+
+
 class AdditiveModel:
     """Predicts one measured accuracy of recipes."""
 
@@ -48,20 +58,21 @@ class AdditiveModel:
         """Logarithms of the hyperparameters: scales of the groups, then `_OTHERS`."""
 
     def condition(
-        self, trials: Described, probes: np.ndarray, accuracy: np.ndarray, dense: float, refit: bool = True
+        self, trials: Described, probes: np.ndarray, accuracy: np.ndarray, dense: Dense, refit: bool = True
     ) -> None:
         """Condition on trials.
 
         Args:
             probes: (T,) whether a trial was measured on the probe images.
             accuracy: (T,) in [0, 1].
-            dense: accuracy of the dense model.
+            dense: accuracies of the dense model.
             refit: whether to fit the hyperparameters again.
         """
-        self._top = dense + _MARGIN
+        self._top = dense.whole + _MARGIN
+        tops = np.where(probes, dense.probe + _MARGIN, self._top)
         self._features, self._places = torch.from_numpy(trials.features), torch.from_numpy(trials.places)
         self._probes = torch.from_numpy(probes.astype(float))
-        target = torch.from_numpy(-np.log(np.maximum(self._top - accuracy, _LEAST_LOSS)))
+        target = torch.from_numpy(-np.log(np.maximum(tops - accuracy, _LEAST_LOSS)))
         self._mean = -np.log(_MARGIN)  # the dense model's
         self._residual = target - self._mean
         if refit:

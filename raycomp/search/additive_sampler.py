@@ -66,9 +66,7 @@ class AdditiveSampler(BaseSampler):
         observed = self._observations([one for one in trials if one.state == TrialState.COMPLETE])
         if not observed:
             return self._random(rng)
-        mious = np.array([one.mious for one in observed])
-        dense = mious.max(axis=0) if self._dense is None else [one.value(self._dense) for one in objectives.mious()]
-        self._knowledge.learn(observed, list(dense))
+        self._knowledge.learn(observed)
         knowledge = self._knowledge
         value = knowledge.drawn(rng, _TEMPERATURE) if self._turn.explores else knowledge.cautious
         taken = self._taken(trials)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from raycomp import objectives
-from raycomp.search.additive import AdditiveModel
+from raycomp.search.additive import AdditiveModel, Dense
 from raycomp.search.features import Described, Features
 from raycomp.search.solver import neighbours, solve
 from raycomp.search.surrogate import point, steps
@@ -57,26 +57,28 @@ class Knowledge:
         """Return the canonical parameters of a point."""
         return self.space.canonical(point(self._dimensions, np.asarray(at)))
 
-    def learn(self, observed: Sequence[Observation], dense: Sequence[float]) -> None:
+    def learn(self, observed: Sequence[Observation]) -> None:
         """Condition the models on all observations, in order.
 
         The hyperparameters are fitted to as many of the first ones as a function of their number says, so that a
-        resumed search has the same. `dense`: mIoUs of the dense model.
+        resumed search has the same.
         """
         if list(observed) == self._observed:
             return
         self._observed = list(observed)
         fit_at = math.floor(_GROWTH ** math.floor(math.log(len(observed), _GROWTH) + 1e-9) + 1e-9)
         if fit_at != self._fitted_at:
-            self._condition(self._observed[:fit_at], dense, refit=True)
+            self._condition(self._observed[:fit_at], refit=True)
             self._fitted_at = fit_at
-        self._condition(self._observed, dense, refit=False)
+        self._condition(self._observed, refit=False)
 
-    def _condition(self, observed: Sequence[Observation], dense: Sequence[float], refit: bool) -> None:
+    def _condition(self, observed: Sequence[Observation], refit: bool) -> None:
         trials = self.features(np.array([one.point for one in observed]))
         probes = np.array([one.probe for one in observed])
+        mious = np.array([one.mious for one in observed])
+        dense = _dense_mious(observed)
         for index, model in enumerate(self._models):
-            model.condition(trials, probes, np.array([one.mious[index] for one in observed]), dense[index], refit)
+            model.condition(trials, probes, mious[:, index], dense[index], refit)
 
     def expected(self, points: Described) -> np.ndarray:
         """Predict the mean of the mIoUs (C,)."""
@@ -165,3 +167,17 @@ class Knowledge:
                 self._loads[key] = self.space.load(recipe, budget) if timed else self.space.limits_load(recipe)
             found.append(self._loads[key])
         return np.array(found)
+
+
+def _dense_mious(observed: Sequence[Observation]) -> list[Dense]:
+    """Return each mIoU of the dense model; if it was not measured in a stage, the largest one of that stage."""
+    of_stage = dict[bool, np.ndarray]()
+    for probe in (False, True):
+        mious = [one.mious for one in observed if one.probe == probe]
+        own = [one.mious for one in observed if one.probe == probe and not any(one.point)]
+        if mious:
+            of_stage[probe] = np.max(own or mious, axis=0)
+    whole, probed = (of_stage.get(probe, of_stage.get(not probe)) for probe in (False, True))
+    assert whole is not None
+    assert probed is not None
+    return [Dense(*pair) for pair in zip(whole.tolist(), probed.tolist(), strict=True)]

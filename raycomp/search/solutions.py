@@ -16,7 +16,7 @@ from raycomp.config import SweepConfig
 from raycomp.errors import UserError
 from raycomp.objectives import mean_accuracy
 from raycomp.recipe import Recipe
-from raycomp.results.query import completed, dense_row, final_stage
+from raycomp.results.query import completed, final_stage
 from raycomp.results.row import Row
 from raycomp.search.additive_sampler import attributes, both_stages
 from raycomp.search.knowledge import Knowledge, Observation, Point
@@ -126,9 +126,7 @@ def solutions(problem: Problem, rows: Sequence[Row], count: int = 1) -> list[Sol
     observed = observations(knowledge, sorted((r for r in rows if r.stage in stages), key=lambda row: row.number))
     if not observed:
         raise UserError("the sweep has no complete trial yet")
-    dense = dense_row(rows, stages[-1])
-    most = np.max([one.mious for one in observed], axis=0).tolist()
-    knowledge.learn(observed, most if dense is None else [one.value(dense) for one in objectives.mious()])
+    knowledge.learn(observed)
     found: dict[Point, None] = {}
     for _ in range(count):
         point = knowledge.best(knowledge.cautious, problem.budget, found.__contains__)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy.optimize import check_grad
 
-from raycomp.search.additive import AdditiveModel
+from raycomp.search.additive import AdditiveModel, Dense
 from raycomp.search.features import Features
 from raycomp.search.knowledge import Knowledge, Observation
 from raycomp.search.surrogate import max_steps
@@ -24,6 +24,7 @@ SPACE = Space(
     TINY.image,
 )
 DENSE = 0.7
+EASIER = 0.08  # probe images give this much more, which is several times the margin above the dense accuracy
 
 
 def drawn(count, seed):
@@ -43,9 +44,9 @@ def fitted():
     features = Features(SPACE)
     trials = features(np.concatenate([np.zeros((1, len(features.limits)), int), drawn(60, 1)]))
     probes = np.arange(61) % 3 == 1
-    accuracy = truth(trials) + 0.004 * probes
+    accuracy = truth(trials) + (EASIER + 0.004) * probes
     model = AdditiveModel(features.groups)
-    model.condition(trials, probes, accuracy, DENSE)
+    model.condition(trials, probes, accuracy, Dense(DENSE, DENSE + EASIER))
     return features, trials, probes, accuracy, model
 
 
@@ -58,6 +59,17 @@ def test_a_known_function_is_learned_from_sixty_trials(fitted):
     low, high = model.interval(held_out)
     assert np.mean((low <= exact) & (exact <= high)) > 0.8
     assert np.all(low <= high)
+
+
+def test_probes_alone_rank_recipes_however_easy_their_images_are():
+    knowledge = Knowledge(SPACE)
+    points = np.concatenate([np.zeros((1, len(knowledge.features.limits)), int), drawn(60, 1)])
+    mious = truth(knowledge.features(points))
+    probes = [Observation(tuple(p), True, (m + EASIER,) * 2) for p, m in zip(points.tolist(), mious, strict=True)]
+    knowledge.learn([Observation(tuple(points[0].tolist()), False, (DENSE,) * 2), *probes])
+    held_out = knowledge.features(drawn(200, 2))
+    exact = truth(held_out)
+    assert np.mean((knowledge.expected(held_out) - exact) ** 2) < 0.04 * exact.var()
 
 
 def test_the_posterior_is_that_of_a_gaussian_process(fitted):
@@ -73,7 +85,7 @@ def test_the_posterior_is_that_of_a_gaussian_process(fitted):
 
     both = np.outer(probes, probes).astype(float)
     covariance = kernel(trials, trials, both) + noise * np.eye(len(probes))
-    target = -np.log(DENSE + 0.02 - accuracy)
+    target = -np.log(DENSE + EASIER * probes + 0.02 - accuracy)
     points = features(drawn(20, 3))
     cross = kernel(points, trials, np.zeros((20, len(probes))))
     middle = -np.log(0.02) + cross @ np.linalg.solve(covariance, target + np.log(0.02))
@@ -108,9 +120,7 @@ def test_the_best_recipe_keeps_its_limit_and_is_not_one_that_is_taken():
     knowledge = Knowledge(SPACE)
     points = np.concatenate([np.zeros((1, len(knowledge.features.limits)), int), drawn(60, 1)])
     mious = truth(knowledge.features(points))
-    knowledge.learn(
-        [Observation(tuple(p), False, (m, m)) for p, m in zip(points.tolist(), mious, strict=True)], [DENSE] * 2
-    )
+    knowledge.learn([Observation(tuple(p), False, (m, m)) for p, m in zip(points.tolist(), mious, strict=True)])
     budget, taken = 0.5 * SPACE.gflops({}), set()
     found = []
     for _ in range(4):

@@ -92,7 +92,7 @@ def test_intervals_hold_the_truth_of_recipes_that_were_not_measured(tmp_path):
         for row, (a, b) in zip(ROWS, [(0.0, 0.0), *noise], strict=True)
     ]
     knowledge = Knowledge(SPACE)
-    knowledge.learn(observations(knowledge, rows), truth(FULL))
+    knowledge.learn(observations(knowledge, rows))
     measured = {one.id for one in RECIPES}
     held_out = [one for one in sampled(120, seed=2) if one.id not in measured]
     inside = []
