@@ -68,9 +68,10 @@ class AdditiveSampler(BaseSampler):
             return self._random(rng)
         self._knowledge.learn(observed)
         knowledge = self._knowledge
-        value = knowledge.drawn(rng, _TEMPERATURE) if self._turn.explores else knowledge.cautious
+        explores = self._turn.explores
+        value = knowledge.drawn(rng, _TEMPERATURE) if explores else knowledge.cautious
         taken = self._taken(trials)
-        found = knowledge.best(value, self._budget, lambda point: point in taken)
+        found = knowledge.best(value, self._budget, lambda point: point in taken, thorough=not explores)
         return self._random(rng) if found is None else dict(knowledge.params(found))
 
     def _random(self, rng: np.random.Generator) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from raycomp.space import Params, Space
 
 _GROWTH = 1.2  # ratio of measurements between two fits
 _STARTS = 3
+_SLIGHTLY_OVER = 1.05  # of the limit
 _CAUTION = 1.0  # standard deviations
 
 Point = tuple[int, ...]
@@ -99,32 +100,35 @@ class Knowledge:
         functions = [model.drawn(rng, temperature) for model in self._models]
         return lambda points: np.mean([function(points) for function in functions], axis=0)
 
-    def best(self, value: Value, budget: float, taken: Callable[[Point], bool]) -> Point | None:
+    def best(self, value: Value, budget: float, taken: Callable[[Point], bool], thorough: bool = True) -> Point | None:
         """Return the best point within the budget and the limits of the space that is not taken; None if there is none.
 
-        The search starts from the best measured recipes within them, of which the cheapest point counts as one. If
-        these are few, it also starts from the best others, projected onto the limits. Where times are predicted, which
-        takes long, it starts from the best of all these only. If the best point is taken, its best neighbour is
-        returned, or the best measured recipe that is not taken if that is better.
+        The search starts from the best measured recipes within them, of which the cheapest point counts as one, and
+        from the best one slightly over them, projected onto them: uniform recipes may lie between the points of the
+        grid, and the nearest points cost a little more. If few are within, it starts from the best of all others,
+        projected. Where times are predicted, which takes long, it starts from the best of all these only. If the best
+        point is taken, its best neighbour is returned, or the best measured recipe that is not taken if that is better.
 
         Args:
             value: What to maximise.
             budget: Maximum cost, in the unit of `Space.cost`.
+            thorough: See `solve`.
         """
         evaluate = self._evaluator(value, budget)
         known = np.array(sorted({one.point for one in self._observed} | {self.point(self.space.cheapest)}))
         values, loads = evaluate(known)
-        ranked = np.where(loads <= 1, values, -np.inf)
-        order = np.argsort(-ranked, kind="stable")
-        starts = [known[index] for index in order[:_STARTS] if loads[index] <= 1]
-        if len(starts) < _STARTS:
-            over = [known[index] for index in np.argsort(-values, kind="stable") if loads[index] > 1]
-            starts += [near for at in over[:_STARTS] if evaluate((near := self._projected(at, budget))[None])[1] <= 1]
+        order = np.argsort(-values, kind="stable")
+        starts = [known[index] for index in order if loads[index] <= 1][:_STARTS]
+        over = [index for index in order if loads[index] > 1]
+        slightly = [index for index in over if loads[index] <= _SLIGHTLY_OVER]
+        others = over if len(starts) < _STARTS else slightly[:1]
+        onto = (self._projected(known[index], budget) for index in others[:_STARTS])
+        starts += [at for at in onto if evaluate(at[None])[1] <= 1]
         if not starts:
             return None
         if self._timed:  # a climb takes seconds
             starts = [starts[int(np.argmax(evaluate(np.array(starts))[0]))]]
-        solution, _ = solve(evaluate, self.features.limits, starts)
+        solution, _ = solve(evaluate, self.features.limits, starts, thorough)
         if not taken(self._canonical(solution)):
             return self._canonical(solution)
         near = np.concatenate([neighbours(solution, self.features.limits), known])

@@ -14,6 +14,8 @@ from raycomp.data.corruptions import TYPES
 from raycomp.settings.evaluation import StageConfig
 
 _ROUNDS = 2
+_MILD = 0.3
+"""Share of the dense cost above which recipes differ by tenths of a point. These shares get twice the probes."""
 
 
 def stage_images(stage: StageConfig) -> int:
@@ -61,9 +63,10 @@ class Schedule:
         rounds = _ROUNDS if trials >= 2 * _ROUNDS * len(shares) else 1
         for_learning = trials - rounds * len(shares)
         count = max(0, int(for_learning / (rounds * cost) + 1e-9))
+        probed_shares = [share for share in shares for _ in range(2 if share > _MILD else 1)]
         self._turns: list[Turn] = []
         for first in range(rounds):
-            probed = (self._shares[(first * count + one) % len(shares)] for one in range(count))
+            probed = (probed_shares[(first * count + one) % len(probed_shares)] for one in range(count))
             self._turns += [Turn(stage, share, True) for share in probed]
             self._turns += [Turn("search", share, False) for share in self._shares]
 

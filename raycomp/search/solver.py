@@ -3,8 +3,8 @@
 
 The value of a recipe is a model's prediction, cheap but not additive, and its cost is exact, a product of widths and
 token counts. From each start, the best change is made until none improves: one dimension by a few steps, or two at
-once, of which one usually gives the cost that the other takes, or three. Effects of two moves are first added up; only
-the most promising pairs are evaluated.
+once, of which one usually gives the cost that the other takes. A thorough search then tries three at once. Effects of
+two moves are first added up; only the most promising pairs are evaluated.
 
 Legend: C points, D dimensions.
 """
@@ -25,14 +25,17 @@ _LEAST_GAIN = 1e-6
 _KICKS = 12  # first moves of three
 
 
-def solve(evaluate: Evaluate, maxima: np.ndarray, starts: Sequence[np.ndarray]) -> tuple[np.ndarray, float]:
+def solve(
+    evaluate: Evaluate, maxima: np.ndarray, starts: Sequence[np.ndarray], thorough: bool = True
+) -> tuple[np.ndarray, float]:
     """Return the best point (D,) within the limits that local search reaches, and its value.
 
     Args:
         maxima: (D,) maximum of each dimension; its minimum is 0.
         starts: points to start from, at least one of them within the limits.
+        thorough: also try moves of three dimensions, which takes several times as long.
     """
-    found = [_climb(evaluate, maxima, np.array(start)) for start in starts]
+    found = [_climb(evaluate, maxima, np.array(start), thorough) for start in starts]
     return max((one for one in found if one is not None), key=lambda one: one[1])
 
 
@@ -45,7 +48,9 @@ class _State:
     load: float
 
 
-def _climb(evaluate: Evaluate, maxima: np.ndarray, start: np.ndarray) -> tuple[np.ndarray, float] | None:
+def _climb(
+    evaluate: Evaluate, maxima: np.ndarray, start: np.ndarray, thorough: bool
+) -> tuple[np.ndarray, float] | None:
     """Improve one point; None if it exceeds a limit."""
     at = _states(evaluate, start[None])[0]
     if at.load > 1:
@@ -53,7 +58,7 @@ def _climb(evaluate: Evaluate, maxima: np.ndarray, start: np.ndarray) -> tuple[n
     for _ in range(_ITERATIONS):
         moved, values, loads = _around(evaluate, maxima, at)
         better = _improved(evaluate, at, moved, values, loads, at.value)
-        if better is None:  # three moves: the most promising first ones, each followed by the best pair
+        if better is None and thorough:  # three moves: the most promising first ones, each followed by the best pair
             order = np.argsort(at.value - values, kind="stable")[:_KICKS]
             kicked = [_State(moved[index], float(values[index]), float(loads[index])) for index in order]
             found = [_improved(evaluate, one, *_around(evaluate, maxima, one), at.value) for one in kicked]
