@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`raycomp export | predict | speed`: turn a recipe into a model that runs elsewhere. torch is imported late."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,18 +20,25 @@ from raycomp.commands.inputs import (
     shape_of,
     stored_recipe,
 )
+from raycomp.deploy.precision_facts import PRECISIONS
 from raycomp.errors import UserError, nearest
 from raycomp.report import tables
 from raycomp.results.query import final_front
 from raycomp.results.store import Store, sweep_folder
 
 if TYPE_CHECKING:
+    import torch
+
+    from raycomp.deploy.speed import OnnxFile
     from raycomp.models.segmenter import Segmenter
 
 _FORMATS = ("safetensors", "onnx", "pt2")
 _RUNTIMES = ("torch", "onnxruntime")
 _DTYPES = ("float32", "bfloat16", "float16")
 _REFINED_HELP = "Export the model that raycomp refine fine-tuned."
+_MEASURE_HELP = "Measure accuracy and time of every precision, if another than fp32 is chosen."
+
+_MODELS_HELP = "Exported models (.safetensors, .onnx of any precision), or a sweep: its front."
 
 Device = Annotated[str, typer.Option(help="cpu or cuda.")]
 
@@ -39,26 +47,33 @@ def export_command(
     recipe: Annotated[str, typer.Argument(help="Recipe id of a sweep, or a prefix of it.")],
     out: Annotated[Path, typer.Option(help="Folder to write into.")] = Path(),
     formats: Annotated[str, typer.Option(help="Formats: safetensors, onnx, pt2.")] = "safetensors,onnx",
+    precision: Annotated[str, typer.Option(help="Precisions of the ONNX model: fp32, fp16, int8.")] = "fp32",
+    measure: Annotated[bool, typer.Option("--measure/--no-measure", help=_MEASURE_HELP)] = True,
     refined: Annotated[bool, typer.Option("--refined", help=_REFINED_HELP)] = False,
     sweep: Sweep = None,
     results: Results = "results",
     as_json: Json = False,
 ) -> None:
     """Write a recipe's model as safetensors, as ONNX, or as a torch.export program."""
-    chosen = names("--formats", formats, _FORMATS)
+    chosen, precisions = names("--formats", formats, _FORMATS), names("--precision", precision, PRECISIONS)
+    if precisions != ["fp32"] and "onnx" not in chosen:
+        raise UserError(f"--precision {precision} needs onnx in --formats, not only {formats}")
     stored = stored_recipe(recipe, results, sweep)
     from raycomp.files import check_outputs
-    from raycomp.jobs.exporting import export
+    from raycomp.jobs.exporting import Outputs, export
     from raycomp.models import checkpoints
+    from raycomp.report.precision_table import precision_table
 
     config, recipe_id = stored.config, stored.recipe.id
-    paths = {name: out / f"{recipe_id}.{name}" for name in chosen}
-    beside = [out / f"{recipe_id}.yaml"] if "safetensors" in paths else []
+    outputs = Outputs.of(out, recipe_id, chosen, precisions)
     weights = [checkpoints.locate(name) for name in (config.model.checkpoint, config.model.elastic) if name]
-    check_outputs(f"--out {out}", [*paths.values(), *beside], weights)
-    made = export(stored.recipe, config, stored.folder, paths, refined, tables.console(aside=as_json).print)
+    check_outputs(f"--out {out}", outputs.files, weights)
+    console = tables.console(aside=as_json)
+    made = export(stored.recipe, config, stored.folder, outputs, refined, measure, console.print)
     if as_json:
-        print_json([{"recipe": recipe_id, **one} for one in made])
+        print_json([{"recipe": recipe_id, **vars(one)} for one in made])
+    elif figures := {one.precision: one.figures for one in made if one.figures is not None}:
+        console.print(precision_table(recipe_id, figures, {one.precision: one.size for one in made}))
 
 
 def predict_command(
@@ -97,7 +112,7 @@ def predict_command(
 
 
 def speed_command(
-    models: Annotated[list[str], typer.Argument(help="Exported models (.safetensors), or a sweep: its front.")],
+    models: Annotated[list[str], typer.Argument(help=_MODELS_HELP)],
     batch: Annotated[str, typer.Option(help="Batch sizes.")] = "1,16",
     runtime: Annotated[str, typer.Option(help="Runtimes: torch, onnxruntime.")] = "torch,onnxruntime",
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
@@ -123,7 +138,7 @@ def speed_command(
     where = device_of(device)
     torch.set_num_threads(threads)
     keep_freed_memory()
-    loaded = {name: model for given in models for name, model in _models(given, results).items()}
+    loaded = {name: model for given in models for name, model in _models(given, results, where).items()}
     note = tables.console(aside=True).print  # no progress bar, which would disturb the timing
     measured = speeds(loaded, runtimes, batches, where, getattr(torch, dtype), rounds, note, compiled)
     setting = f"{device_name(where)}, {dtype}, {threads} thread(s){', compiled' if compiled else ''}"
@@ -151,10 +166,16 @@ def _measurements(runtime: str, batch: str, dtype: str, compiled: bool) -> tuple
     return runtimes, batches
 
 
-def _models(given: str, results: str) -> "dict[str, Segmenter]":
+def _models(given: str, results: str, device: "torch.device") -> "Mapping[str, Segmenter | OnnxFile]":
     """Return an exported model, or those of a sweep's front with random weights, which do not affect speed."""
     import raycomp
 
+    if given.endswith(".onnx"):
+        from raycomp.deploy.predict import check_model
+        from raycomp.deploy.speed import open_onnx
+
+        check_model(Path(given))
+        return {Path(given).name: open_onnx(Path(given), device)}
     if given.endswith(".safetensors") or is_file(given):
         return {Path(given).stem: raycomp.load(given)}
     from raycomp.compress.apply import remerge

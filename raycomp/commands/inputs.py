@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar
 
 import typer
 import yaml
@@ -26,6 +26,8 @@ from raycomp.storage import AnyPath, located
 
 if TYPE_CHECKING:
     import torch
+
+Name = TypeVar("Name", bound=str)
 
 
 def complete_sweep(context: typer.Context, incomplete: str) -> list[str]:
@@ -76,15 +78,15 @@ def parts(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
-def names(option: str, text: str, allowed: Sequence[str]) -> list[str]:
+def names(option: str, text: str, allowed: Sequence[Name]) -> list[Name]:
     """Split a comma-separated option of allowed names."""
-    chosen = parts(text)
+    chosen, by_name = parts(text), dict[str, Name](zip(allowed, allowed, strict=True))
     if not chosen:
         raise UserError(f"{option} is empty; allowed: {', '.join(allowed)}")
     for name in chosen:
-        if name not in allowed:
+        if name not in by_name:
             raise UserError(f"{option} {name}: {nearest(name, allowed)}")
-    return chosen
+    return [by_name[name] for name in chosen]
 
 
 def numbers(option: str, text: str, low: float, high: float) -> list[float]:

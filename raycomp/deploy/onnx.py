@@ -9,7 +9,7 @@ equivalent: ties go to the lower index.
 
 import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import redirect_stdout
 from copy import deepcopy
 from io import StringIO
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from raycomp.devices import exact_float32
-from raycomp.errors import UserError
+from raycomp.errors import UserError, first_line, logger
 
 try:
     import onnx
@@ -35,6 +35,7 @@ from raycomp.files import written
 from raycomp.models.segmenter import Segmenter
 
 OPSET = 18
+RUNTIME = f"onnxruntime {onnxruntime.__version__}"
 op: Any = onnxscript.opset18
 TOLERANCE = 1e-4
 """Maximum difference between logits of torch and onnxruntime, float32."""
@@ -54,14 +55,26 @@ def export_onnx(model: Segmenter, card: ModelCard, path: Path, images: Tensor) -
     Raises:
         UserError: for adaptive merging, or if logits differ by more than 1e-4.
     """
+    proto, difference = checked_graph(model, images)
+    write_graph(proto, path, metadata(model, card))
+    return difference
+
+
+def checked_graph(model: Segmenter, images: Tensor) -> tuple["onnx.ModelProto", float]:
+    """Return the graph that `export_onnx` checks and writes, and the maximum difference between logits."""
     model, images = _traceable(model), images.cpu()
     proto = graph(model, images)
-    onnx.helper.set_model_props(proto, metadata(model, card))
     session = open_session(proto.SerializeToString(), torch.device("cpu"))
-    difference = compare(model, lambda x: session.run(None, {"images": x})[0], images)
+    return proto, compare(model, lambda x: session.run(None, {"images": x})[0], images)
+
+
+def write_graph(proto: "onnx.ModelProto", path: Path, fields: Mapping[str, str]) -> None:
+    """Write a graph atomically, with metadata fields, and without the stack traces that the exporter leaves."""
+    for part in (*proto.graph.node, *proto.graph.value_info, *proto.graph.initializer):
+        del part.metadata_props[:]
+    onnx.helper.set_model_props(proto, dict(fields))
     with written(path) as temporary:
         temporary.write_bytes(proto.SerializeToString())
-    return difference
 
 
 def graph(model: Segmenter, images: Tensor) -> "onnx.ModelProto":
@@ -121,6 +134,21 @@ def open_session(source: bytes | str, device: torch.device, threads: int = 0) ->
             f"built for (torch has CUDA {torch.version.cuda}); install a matching onnxruntime-gpu, or pass --device cpu"
         )
     return session
+
+
+def read_session(path: Path, device: torch.device, threads: int = 0) -> "onnxruntime.InferenceSession":
+    """Open a session of a file; see `open_session`.
+
+    Raises:
+        UserError: as `open_session`, or if the file is no ONNX graph that this onnxruntime runs.
+    """
+    try:
+        return open_session(str(path), device, threads)
+    except UserError:
+        raise
+    except Exception as error:  # onnxruntime raises its own exceptions
+        logger.debug("reading %s", path, exc_info=True)
+        raise UserError(f"{path}: not a readable ONNX graph ({first_line(error)})") from None
 
 
 def run_bound(session: "onnxruntime.InferenceSession", images: Tensor) -> Tensor:

@@ -38,12 +38,7 @@ def open_model(path: Path, device: torch.device) -> tuple[Run, ModelCard]:
     Raises:
         UserError: if the file is missing, is not a raycomp export, or cannot run on the device.
     """
-    if path.suffix not in MODELS:
-        raise UserError(f"{path}: expected a model that `raycomp export` wrote: {', '.join(MODELS)}")
-    if not path.is_file():
-        names = sorted(p.name for p in path.parent.glob("*") if p.suffix in MODELS and p.is_file())
-        hint = nearest(path.name, names) if names else f"there is none in {path.parent}"
-        raise UserError(f"no model {path}; {hint}")
+    check_model(path)
     if path.suffix == ".onnx":
         return _open_onnx(path, device)
     if path.suffix == ".pt2":
@@ -54,16 +49,20 @@ def open_model(path: Path, device: torch.device) -> tuple[Run, ModelCard]:
     return model.to(device), card
 
 
-def _open_onnx(path: Path, device: torch.device) -> tuple[Run, ModelCard]:
-    from raycomp.deploy.onnx import open_session, run_bound
+def check_model(path: Path) -> None:
+    """Raise a UserError unless the path names a file with a suffix of exported models."""
+    if path.suffix not in MODELS:
+        raise UserError(f"{path}: expected a model that `raycomp export` wrote: {', '.join(MODELS)}")
+    if not path.is_file():
+        names = sorted(p.name for p in path.parent.glob("*") if p.suffix in MODELS and p.is_file())
+        hint = nearest(path.name, names) if names else f"there is none in {path.parent}"
+        raise UserError(f"no model {path}; {hint}")
 
-    try:
-        session = open_session(str(path), device)
-    except UserError:
-        raise
-    except Exception as error:  # onnxruntime raises its own exceptions
-        logger.debug("reading %s", path, exc_info=True)
-        raise UserError(f"{path}: not a readable ONNX graph ({first_line(error)})") from None
+
+def _open_onnx(path: Path, device: torch.device) -> tuple[Run, ModelCard]:
+    from raycomp.deploy.onnx import read_session, run_bound
+
+    session = read_session(path, device)
     card = models.parse_card(session.get_modelmeta().custom_metadata_map.get(CARD_FIELD), path)
     return partial(run_bound, session), card
 

@@ -1,21 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
 """Deployed speed: latency, throughput and GFLOPs relative to the dense model, in torch and onnxruntime."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from types import FunctionType
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from raycomp.deploy.model import CARD_FIELD, parse_card
+from raycomp.deploy.precision_facts import parse_facts
 from raycomp.errors import UserError, first_line
 from raycomp.evaluate.latency import median_seconds
 from raycomp.flops import gflops
+from raycomp.models.readers import own
 from raycomp.models.segmenter import Segmenter
-from raycomp.recipe import dense
+from raycomp.recipe import Recipe, dense
+from raycomp.shape import ModelShape, Size
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
 
 DENSE = "dense"
+_DTYPES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 _WARM_UP = 3
 
 Bind = Callable[[Tensor], Callable[[], object]]
@@ -37,6 +47,8 @@ class Speed:
     """GFLOPs of the dense model divided by this model's."""
     gained: float
     """Time of the dense model divided by this model's; their runs took turns."""
+    precision: str = "fp32"
+    """`fp32`, `fp16`, `bf16` or `int8`."""
 
     @property
     def ratio(self) -> float:
@@ -49,8 +61,39 @@ class Speed:
         return self.saved > 1 and self.gained <= 1
 
 
+@dataclass(frozen=True)
+class OnnxFile:
+    """An ONNX file that `raycomp export` wrote, open in onnxruntime."""
+
+    session: "InferenceSession"
+    shape: ModelShape
+    recipe: Recipe
+    precision: str
+
+    @property
+    def size(self) -> Size:
+        """Height and width of its input."""
+        height, width = self.session.get_inputs()[0].shape[2:]
+        return height, width
+
+
+def open_onnx(path: Path, device: torch.device) -> OnnxFile:
+    """Open an ONNX file with as many threads as torch has.
+
+    Raises:
+        UserError: if it is not a raycomp export, or cannot run on the device.
+    """
+    from raycomp.deploy.onnx import read_session
+
+    session = read_session(path, device, torch.get_num_threads())
+    metadata = session.get_modelmeta().custom_metadata_map
+    parse_card(metadata.get(CARD_FIELD), path)
+    shape, recipe = own.shape_and_recipe(path, metadata)
+    return OnnxFile(session, shape, recipe, parse_facts(metadata, path).precision)
+
+
 def speeds(
-    models: dict[str, Segmenter],
+    models: Mapping[str, Segmenter | OnnxFile],
     runtimes: Sequence[str],
     batches: Sequence[int],
     device: torch.device,
@@ -61,51 +104,77 @@ def speeds(
 ) -> list[Speed]:
     """Time models of one dense shape against a dense model with random weights.
 
-    In both runtimes, images and logits stay on the device, so no host copies are timed.
+    In both runtimes, images and logits stay on the device, so no host copies are timed. ONNX files run in onnxruntime
+    alone.
 
     Args:
+        models: of one image size; that of a Segmenter is its shape's.
         say: receives progress messages; each onnxruntime graph takes seconds to build.
         compiled: use torch.compile for all models in torch, including the dense model, with static shapes per batch.
 
     Raises:
-        UserError: if the shapes differ, merging is adaptive, onnxruntime does not support the precision or device, or
-            torch cannot compile the models.
+        UserError: if the shapes or image sizes differ, merging is adaptive, onnxruntime does not support the precision
+            or device, a runtime cannot run the models, or torch cannot compile them.
     """
-    shapes = {model.shape for model in models.values()}
-    if len(shapes) != 1:
-        raise UserError("speed: the models come from dense models of different shapes; time them one by one")
-    for name, model in models.items():
-        if model.recipe.adaptive:
-            raise UserError(f"speed: {name} merges adaptively; its time depends on the image")
+    shape, size = _common(models)
     if "onnxruntime" in runtimes:
         if dtype != torch.float32:
             raise UserError(f"--dtype {str(dtype).removeprefix('torch.')}: onnxruntime is timed in float32")
         from raycomp.deploy.onnx import check_device
 
         check_device(device)
-    shape = shapes.pop()
-    timed = {DENSE: Segmenter(shape, dense(shape)).eval(), **models}
-    costs = {name: gflops(shape, model.recipe) for name, model in timed.items()}
+    timed: dict[str, Segmenter | OnnxFile] = {DENSE: Segmenter(shape, dense(shape)).eval(), **models}
+    costs = {name: gflops(shape, model.recipe, size) for name, model in timed.items()}
     results = []
-    for runtime in runtimes:
-        ready = dict[str, Bind]()
-        for number, (name, model) in enumerate(timed.items(), start=1):
-            if runtime == "onnxruntime":
-                say(f"exporting model {number} of {len(timed)} for onnxruntime")
-                ready[name] = _onnxruntime(model, device)
+    for runtime in _useful(runtimes, models):
+        ready, precisions = dict[str, Bind](), dict[str, str]()
+        for name, model in timed.items():
+            precisions[name] = "fp32" if runtime == "onnxruntime" else _DTYPES.get(dtype, str(dtype))
+            if isinstance(model, OnnxFile):
+                if runtime == "onnxruntime":
+                    ready[name], precisions[name] = _bound(model.session), model.precision
+            elif runtime == "onnxruntime":
+                say(f"exporting {name} for onnxruntime")
+                ready[name] = _onnxruntime(model, size, device)
             else:
                 ready[name] = _torch(model, device, dtype, compiled)
         for batch in batches:
             action = "compiling and timing" if compiled and runtime == "torch" else "timing"
-            say(f"{runtime}: {action} {len(timed)} models with batches of {batch}")
-            images = torch.randn(batch, 3, *shape.image).to(device)
+            say(f"{runtime}: {action} {len(ready)} models with batches of {batch}")
+            images = torch.randn(batch, 3, *size).to(device)
             with torch.inference_mode():
                 runs = {name: bind(images) for name, bind in ready.items()}
                 times = median_seconds(runs, device, rounds, _WARM_UP)
             for name, seconds in times.items():
                 saved, gained = costs[DENSE] / costs[name], times[DENSE] / seconds
-                results.append(Speed(name, runtime, batch, costs[name], 1e3 * seconds, batch / seconds, saved, gained))
+                figures = costs[name], 1e3 * seconds, batch / seconds, saved, gained
+                results.append(Speed(name, runtime, batch, *figures, precisions[name]))
     return results
+
+
+def _common(models: Mapping[str, Segmenter | OnnxFile]) -> tuple[ModelShape, Size]:
+    """Return the dense shape and the image size of all models; raise a UserError if they differ."""
+    shapes = {model.shape for model in models.values()}
+    if len(shapes) != 1:
+        raise UserError("speed: the models come from dense models of different shapes; time them one by one")
+    for name, model in models.items():
+        if model.recipe.adaptive:
+            raise UserError(f"speed: {name} merges adaptively; its time depends on the image")
+    shape = shapes.pop()
+    sizes = {model.size if isinstance(model, OnnxFile) else shape.image for model in models.values()}
+    if len(sizes) != 1:
+        texts = " and ".join(f"{height}x{width}" for height, width in sorted(sizes))
+        raise UserError(f"speed: the models take images of {texts} pixels; time them one by one")
+    return shape, sizes.pop()
+
+
+def _useful(runtimes: Sequence[str], models: Mapping[str, Segmenter | OnnxFile]) -> list[str]:
+    """Return the runtimes that run any of the models; raise a UserError for an ONNX file that none of them runs."""
+    file = next((name for name, model in models.items() if isinstance(model, OnnxFile)), None)
+    if file is not None and "onnxruntime" not in runtimes:
+        raise UserError(f"--runtime {','.join(runtimes)}: {file} runs in onnxruntime alone")
+    others = any(isinstance(model, Segmenter) for model in models.values())
+    return [runtime for runtime in runtimes if others or runtime == "onnxruntime"]
 
 
 def _torch(model: Segmenter, device: torch.device, dtype: torch.dtype, compiled: bool) -> Bind:
@@ -133,9 +202,14 @@ def _compiled(model: Segmenter, images: Tensor) -> Callable[[], object]:
     return run
 
 
-def _onnxruntime(model: Segmenter, device: torch.device) -> Bind:
-    from raycomp.deploy.onnx import graph, open_session, run_bound
+def _onnxruntime(model: Segmenter, size: Size, device: torch.device) -> Bind:
+    from raycomp.deploy.onnx import graph, open_session
 
-    traced = graph(model, torch.zeros(1, 3, *model.shape.image))
-    session = open_session(traced.SerializeToString(), device, torch.get_num_threads())
+    traced = graph(model, torch.zeros(1, 3, *size))
+    return _bound(open_session(traced.SerializeToString(), device, torch.get_num_threads()))
+
+
+def _bound(session: "InferenceSession") -> Bind:
+    from raycomp.deploy.onnx import run_bound
+
     return lambda images: partial(run_bound, session, images)

@@ -6,10 +6,11 @@ Legend: K classes, V variants (the clean images first, then 80 corrupted ones).
 
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
+from typing import Self
 
 import numpy as np
 import torch
@@ -28,10 +29,11 @@ from raycomp.evaluate.resident import resident
 from raycomp.evaluate.sliding import first_window
 from raycomp.evaluate.token_counts import recorded
 from raycomp.evaluate.windows import View, labelled
+from raycomp.models.pixels import Bilinear
 from raycomp.models.segmenter import Segmenter
 from raycomp.settings.evaluation import EvaluationConfig, StageConfig
 from raycomp.settings.model_and_data import DataConfig
-from raycomp.shape import Size
+from raycomp.shape import ModelShape, Size
 
 _RANK_IMAGES = {"search": 4, "full": 16}  # a probe measures accuracy alone
 _LATENCY_RUNS, _WARM_UP = {"search": 3, "full": 15}, {"search": 1, "full": 3}
@@ -103,8 +105,7 @@ def measure(
     chosen = data.chosen(images)
     stopping = config.early_stopping if stage == "search" else None
     early = chosen[:0] if stopping is None else data.chosen(stopping)
-    originals = data.originals if stage == "full" and config.at != "resized" else None
-    counts = _Counts(model, data, chosen, originals or data.labels, view, config.batch)
+    counts = _Counts.of(model, data, chosen, _truth(data, stage, config), view, config.batch)
     first: Accuracy | None = None
     with torch.inference_mode():
         if len(early):
@@ -120,9 +121,7 @@ def measure(
             windows = torch.cat([first_window(view.normalised(counts.images[i][None]), window) for i in indices])
             rank = effective_rank(model, windows)
             latency = _latency_ms(model, windows[:1], stage) if timed else None
-    clean, corrupted = miou(table[0]), _by_variant(table, data.variants[chosen])
-    if not (np.isfinite(clean) and np.isfinite(corrupted).any()):
-        raise UserError(f"evaluation.{field}: no pixel is labelled in its clean images, or in its corrupted images")
+    clean, corrupted = _mious(table, data.variants[chosen], field)
     return Measurement(
         clean_miou=clean,
         class_iou=class_iou(table[0]),
@@ -136,6 +135,47 @@ def measure(
         first=first,
         per_image=counts.per_image(),
     )
+
+
+def accuracy(
+    run: Callable[[torch.Tensor], torch.Tensor],
+    shape: ModelShape,
+    data: EvalSet,
+    config: EvaluationConfig,
+    sizes: DataConfig,
+    device: torch.device,
+    report: Callable[[int, int], None] = lambda *_: None,
+) -> Accuracy:
+    """Measure the accuracy of any function from images to logits on the full stage, as `measure` does for a model.
+
+    Args:
+        run: maps normalised images (B, 3, height, width) float32 to logits (B, K, height, width), on the device.
+        shape: of the dense model, which decides on classes, normalisation and window.
+        report: called with the number of measured images and of all images.
+
+    Raises:
+        UserError: if no pixel of the clean images, or of the corrupted images, is labelled.
+    """
+    chosen, pixels = data.chosen(config.full), NORMALIZATIONS[shape.normalization]
+    view = View(pixels, sizes.window_for(shape), sizes.stride_for(shape), Bilinear(patch=1), torch.float32)
+    counts = _Counts(run, shape.classes, device, data, chosen, _truth(data, "full", config), view, config.batch)
+    with torch.inference_mode():
+        table = counts.add(chosen, report)
+    clean, corrupted = _mious(table, data.variants[chosen], "full")
+    return Accuracy(clean, float(np.nanmean(corrupted)))
+
+
+def _truth(data: EvalSet, stage: str, config: EvaluationConfig) -> Stack:
+    """Return the labels that a stage compares with."""
+    return data.originals if data.originals and stage == "full" and config.at != "resized" else data.labels
+
+
+def _mious(table: np.ndarray, measured: np.ndarray, field: str) -> tuple[float, np.ndarray]:
+    """Return the clean mIoU, and that of every corrupted variant; raise a UserError if one has no labelled pixel."""
+    clean, corrupted = miou(table[0]), _by_variant(table, measured)
+    if not (np.isfinite(clean) and np.isfinite(corrupted).any()):
+        raise UserError(f"evaluation.{field}: no pixel is labelled in its clean images, or in its corrupted images")
+    return clean, corrupted
 
 
 def _latency_ms(model: Segmenter, image: torch.Tensor, stage: str) -> float:
@@ -157,21 +197,37 @@ class _Counts:
     """Counts of a model's predictions on the evaluation images, accumulated part by part on the model's device."""
 
     def __init__(
-        self, model: Segmenter, data: EvalSet, chosen: np.ndarray, truth: Stack, view: View, batch: int
+        self,
+        run: Callable[[torch.Tensor], torch.Tensor],
+        classes: int,
+        device: torch.device,
+        data: EvalSet,
+        chosen: np.ndarray,
+        truth: Stack,
+        view: View,
+        batch: int,
     ) -> None:
         """Copy the chosen images to the device, with their labels in `truth`."""
-        self._model, self._data, self._view, self._device = model, data, view, next(model.parameters()).device
-        self.images = resident(data.images, self._device, chosen.tolist())
-        self._truth = resident(truth, self._device, data.label_of[chosen].tolist())
-        adaptive = model.recipe.adaptive
-        self._batch = 1 if adaptive else batch  # in a batch, the least mergeable window would limit all
-        self._run = model.patch_scores if adaptive else Replayed(model.patch_scores)
-        self._confusions = Confusions(1 + len(VARIANTS), model.shape.classes, self._device)
+        self._run, self._data, self._view, self._device, self._batch = run, data, view, device, batch
+        self.images = resident(data.images, device, chosen.tolist())
+        self._truth = resident(truth, device, data.label_of[chosen].tolist())
+        self._confusions = Confusions(1 + len(VARIANTS), classes, device)
+        self._adaptive: Segmenter | None = None
         self._order: list[int] = []
         self.tokens: list[list[int]] = []
         """For adaptive merging: tokens after each block, for every pass on a clean image."""
 
-    def add(self, part: np.ndarray) -> np.ndarray:
+    @classmethod
+    def of(cls, model: Segmenter, data: EvalSet, chosen: np.ndarray, truth: Stack, view: View, batch: int) -> Self:
+        """Count the predictions of a model."""
+        adaptive = model.recipe.adaptive
+        run = model.patch_scores if adaptive else Replayed(model.patch_scores)
+        batch = 1 if adaptive else batch  # in a batch, the least mergeable window would limit all
+        counts = cls(run, model.shape.classes, model.device, data, chosen, truth, view, batch)
+        counts._adaptive = model if adaptive else None
+        return counts
+
+    def add(self, part: np.ndarray, report: Callable[[int, int], None] = lambda *_: None) -> np.ndarray:
         """Label more images, and return the confusions (V, K, K) of all images so far."""
         variants, by_size = self._data.variants, defaultdict[tuple[Size, Size], list[int]](list)
         for index in part.tolist():
@@ -180,10 +236,11 @@ class _Counts:
         rows = torch.from_numpy(variants[order] + 1).to(self._device)
         images = [partial(self.images.__getitem__, index) for index in order]
         sizes = [self._sizes(index) for index in order]
-        with recorded(self._model) if self._model.recipe.adaptive else nullcontext() as passes:
+        with recorded(self._adaptive) if self._adaptive is not None else nullcontext() as passes:
             for some, predicted in labelled(self._run, images, sizes, self._view, self._batch):
                 truth = [self._truth[int(self._data.label_of[index])][..., 0] for index in order[some]]
                 self._confusions.add(torch.stack(truth), predicted, rows[some])
+                report(some.stop, len(order))
         if passes is not None:  # one per window
             clean = (variants[index] == CLEAN for index in order for _ in self._view.places(self._sizes(index)[0]))
             self.tokens += [tokens for tokens, is_clean in zip(passes, clean, strict=True) if is_clean]

@@ -92,10 +92,10 @@ def test_a_sweep_stands_for_the_models_of_its_front(context, figures, tmp_path):
     store = Store(tmp_path / "some")
     store.open(context.config.model_copy(update={"name": "some"}))
     with pytest.raises(UserError, match="sweep some has no front yet"):
-        _models("some", str(tmp_path))
+        _models("some", str(tmp_path), CPU)
     narrow = dense(SHAPE).model_copy(update={"embed": 48, "merge": ToMe(ratios=(0.2, 0.0, 0.1, 0.0))})
     store.write(fake_row(SHAPE, Proposal(1, "search", "proposed", "", narrow)))
-    made = _models("some", str(tmp_path))
+    made = _models("some", str(tmp_path), CPU)
     assert list(made) == [narrow.id]
     assert made[narrow.id].recipe == narrow
     assert made[narrow.id].encoder.merger is not None
