@@ -269,15 +269,17 @@ def plan_table(config: SweepConfig, plan: "Plan", gflops: float, store: Store) -
 
 def speed_table(speeds: "Sequence[Speed]") -> FittedTable:
     """Return models by runtime and batch, compared with the dense model in the same run."""
-    names = Column("model", text=True), Column("runtime", text=True, under="model")
+    others = (Column(name, text=True, under="model") for name in ("runtime", "precision"))
+    names = Column("model", text=True), *others
     upper, lower = ("batch", "latency ms", "FLOPs saved"), ("GFLOPs", "images/s", "speed gained")
     figures = [one for a, b in zip(upper, lower, strict=True) for one in (Column(a), Column(b, under=a))]
     columns = [*names, *figures, Column("gained / saved"), Column("", under="gained / saved")]
     table = FittedTable("Speed as deployed: do saved FLOPs become speed?", columns)
     for s in speeds:
         table.add_row(
-            s.model, s.runtime, str(s.batch), f"{s.gflops:.4g}", f"{s.latency_ms:.2f}", f"{s.images_per_second:.1f}",
-            f"{s.saved:.2f}x", f"{s.gained:.2f}x", f"{s.ratio:.2f}", "saves no time" if s.in_vain else "",
+            s.model, s.runtime, s.precision, str(s.batch), f"{s.gflops:.4g}", f"{s.latency_ms:.2f}",
+            f"{s.images_per_second:.1f}", f"{s.saved:.2f}x", f"{s.gained:.2f}x", f"{s.ratio:.2f}",
+            "saves no time" if s.in_vain else "",
         )  # fmt: skip
     return table
 

@@ -19,6 +19,7 @@ from raycomp.deploy.predict import moved, open_model, predict
 from raycomp.errors import UserError
 from tests.conftest import TINY, seeded_images
 from tests.helpers.deploy import CLASSES, DATA, compressed
+from tests.helpers.onnx_graphs import identity
 
 IMAGES = seeded_images(TINY, 5)
 CPU = torch.device("cpu")
@@ -120,17 +121,6 @@ def test_a_torch_that_cannot_move_programs_says_so(model, tmp_path, monkeypatch)
     program = torch.export.export(torch.nn.ReLU(), (torch.zeros(2),))
     with pytest.raises(UserError, match=r"--device cuda: torch .* cannot move a \.pt2 program from the CPU"):
         moved(program, torch.device("cuda"))
-
-
-def identity(path) -> None:
-    """A graph whose logits are its images."""
-    size: list[str | int | None] = ["batch", 3, 4, 4]
-    kind = onnx.TensorProto.FLOAT
-    images, logits = (onnx.helper.make_tensor_value_info(name, kind, size) for name in ("images", "logits"))
-    node = onnx.helper.make_node("Identity", ["images"], ["logits"])
-    graph = onnx.helper.make_graph([node], "same", [images], [logits])
-    made = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=10)
-    onnx.save(made, path)
 
 
 def test_a_session_runs_on_the_device_that_is_asked_for(tmp_path, monkeypatch):

@@ -13,12 +13,14 @@ from datetime import UTC, datetime
 import pytest
 from rich.console import Console
 
+from raycomp.deploy.precision_facts import PrecisionFigures
 from raycomp.deploy.speed import Speed
 from raycomp.flops import profile
 from raycomp.recipe import dense
 from raycomp.report import tables
 from raycomp.report.confidence import Confidence
 from raycomp.report.fitted import Column, FittedTable
+from raycomp.report.precision_table import precision_table
 from raycomp.report.status import Status
 from raycomp.results.query import at_budgets, origins, uniform_baselines
 from raycomp.results.row import Row
@@ -35,6 +37,12 @@ STATUS = Status(
     SWEEP.name, "interrupted", 11200, 11200, 30, 25, 12, datetime(2026, 11, 1, tzinfo=UTC), "process 1 on a"
 )
 SPEED = Speed("249f3edd1668", "onnxruntime", 4096, 1234.5, 12345.67, 12345.6, saved=12.34, gained=0.91)
+FIGURES = PrecisionFigures(
+    clean_miou=0.6789, corrupted_miou=0.4567, clean_change=-12.34, corrupted_change=-1.23, images=11400,
+    latency_ms={1: 1234.56, 16: 12345.67}, speedup={1: 1.23, 16: 12.34},
+    setting="Intel(R) Xeon(R) Platinum 8480C, 1 thread, onnxruntime 1.32.0",
+)  # fmt: skip
+SIZES = {"fp32": 123_456_789, "int8": 34_567_890}
 
 
 def timed(row: Row) -> Row:
@@ -60,6 +68,7 @@ TABLES = {
     "refined": lambda: tables.refined_table(
         SWEEP.front, [replace(r, seed=s, clean_miou=0.3 + 0.4 * s) for r in SWEEP.front for s in (0, 1)], SWEEP.dense
     ),
+    "precisions": lambda: precision_table("249f3edd1668", dict.fromkeys(("fp32", "int8"), FIGURES), SIZES),
     "speed": lambda: tables.speed_table([SPEED, replace(SPEED, model="m" * 50, saved=1.0)]),
 }
 
