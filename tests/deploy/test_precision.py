@@ -87,6 +87,8 @@ def test_nothing_in_float32_is_rounded_on_its_way(half):
     back = [node.input[0] for node in casts.values() if node.attribute[0].i == TensorProto.FLOAT]
     assert halves
     assert not halves & set(back)
+    moves = {"Reshape", "Transpose", "Identity", "Unsqueeze", "Squeeze"}  # as between a merge and the next norm
+    assert not [node.name for node in half.graph.node if node.op_type in moves and node.input[0] in halves]
     kind = types(half)
     [images], [logits] = half.graph.input, half.graph.output
     assert (kind[images.name], kind[logits.name]) == (TensorProto.FLOAT, TensorProto.FLOAT)

@@ -3,7 +3,7 @@
 
 import pytest
 
-from raycomp.deploy.precision_facts import PrecisionFigures, recommendation
+from raycomp.deploy.precision_facts import Precision, PrecisionFigures, recommendation
 from raycomp.report.precision_table import precision_table
 
 
@@ -44,7 +44,11 @@ def test_a_precision_that_loses_accuracy_or_gains_no_time_is_not_recommended(mea
 
 
 def test_the_table_has_a_line_of_advice_for_each_precision_but_float32():
-    found = {"fp32": figures(at_1=1, at_16=1), "fp16": figures(at_1=0.9, at_16=0.9), "int8": figures(-0.2)}
+    found: dict[Precision, PrecisionFigures] = {
+        "fp32": figures(at_1=1, at_16=1),
+        "fp16": figures(at_1=0.9, at_16=0.9),
+        "int8": figures(-0.2),
+    }
     table = precision_table("a1", found, {"fp32": 5_080_000, "fp16": 2_800_000, "int8": 1_700_000})
     assert [cells for cells, _ in table.rows][2] == (
         "int8", "67.80", "48.00", "-0.20", "+0.00", "5.00", "1.20x", "61.54", "1.30x", "1.70",

@@ -14,7 +14,7 @@ from PIL import Image
 
 from raycomp.commands.export import _models
 from raycomp.deploy import model as models
-from raycomp.deploy.precision_facts import PRECISION_FIELD, parse_facts
+from raycomp.deploy.precision_facts import PRECISION_FIELD, PRECISIONS, Precision, parse_facts
 from raycomp.deploy.predict import open_model, predict
 from raycomp.deploy.speed import open_onnx, speeds
 from raycomp.errors import UserError
@@ -28,7 +28,6 @@ from tests.helpers.contexts import SHAPE, unlabelled
 from tests.helpers.onnx_graphs import identity
 
 CPU = torch.device("cpu")
-PRECISIONS = "fp32", "fp16", "int8"
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +152,7 @@ def test_nothing_is_written_if_a_precision_fails(context, calibration, tmp_path)
     network = context.cut(adaptive, CPU)
     card = models.card_of(network, context.config.data, context.evalset.classes)
     windows = context.normalised(np.stack(context.evalset.images.views()[:1]))
-    paths = {"fp32": tmp_path / "a.onnx", "int8": tmp_path / "a.int8.onnx"}
+    paths: dict[Precision, Path] = {"fp32": tmp_path / "a.onnx", "int8": tmp_path / "a.int8.onnx"}
     with pytest.raises(UserError, match="adaptive merging has no fixed graph"):
         write_onnx(network, card, windows, context, calibration, paths, True, print)
     assert not list(tmp_path.iterdir())

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 import pytest
 from rich.console import Console
 
-from raycomp.deploy.precision_facts import PrecisionFigures
+from raycomp.deploy.precision_facts import Precision, PrecisionFigures
 from raycomp.deploy.speed import Speed
 from raycomp.flops import profile
 from raycomp.recipe import dense
@@ -42,7 +42,7 @@ FIGURES = PrecisionFigures(
     latency_ms={1: 1234.56, 16: 12345.67}, speedup={1: 1.23, 16: 12.34},
     setting="Intel(R) Xeon(R) Platinum 8480C, 1 thread, onnxruntime 1.32.0",
 )  # fmt: skip
-SIZES = {"fp32": 123_456_789, "int8": 34_567_890}
+SIZES: dict[Precision, int] = {"fp32": 123_456_789, "int8": 34_567_890}
 
 
 def timed(row: Row) -> Row:
@@ -68,7 +68,7 @@ TABLES = {
     "refined": lambda: tables.refined_table(
         SWEEP.front, [replace(r, seed=s, clean_miou=0.3 + 0.4 * s) for r in SWEEP.front for s in (0, 1)], SWEEP.dense
     ),
-    "precisions": lambda: precision_table("249f3edd1668", dict.fromkeys(("fp32", "int8"), FIGURES), SIZES),
+    "precisions": lambda: precision_table("249f3edd1668", dict.fromkeys(SIZES, FIGURES), SIZES),
     "speed": lambda: tables.speed_table([SPEED, replace(SPEED, model="m" * 50, saved=1.0)]),
 }
 
