@@ -225,4 +225,8 @@ def _traceable(model: Segmenter) -> Segmenter:
 def _stable_sort(self: Any, stable: bool | None = None, dim: int = -1, descending: bool = False) -> Any:
     del stable
     count = op.Gather(op.Shape(self), op.Constant(value_ints=[dim]))
-    return op.TopK(self, count, axis=dim, largest=int(descending), sorted=1)
+    if self.dtype != onnx.TensorProto.UINT8:
+        return op.TopK(self, count, axis=dim, largest=int(descending), sorted=1)
+    wider = op.Cast(self, to=onnx.TensorProto.INT64)  # onnxruntime 1.24 has no TopK of bytes
+    values, order = op.TopK(wider, count, axis=dim, largest=int(descending), sorted=1)
+    return op.Cast(values, to=onnx.TensorProto.UINT8), order

@@ -87,8 +87,9 @@ def to_int8(graph: "onnx.ModelProto", images: np.ndarray) -> "onnx.ModelProto":
     chosen = linear_maps(graph)
     with TemporaryDirectory(prefix="raycomp-") as scratch, redirect_stdout(StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of numpy, about its own casts
-        inferred, quantised = Path(scratch) / "inferred.onnx", Path(scratch) / "quantised.onnx"
-        quant_pre_process(graph, inferred, skip_optimization=True, skip_symbolic_shape=True)
+        source, inferred, quantised = (Path(scratch) / f"{name}.onnx" for name in ("source", "inferred", "quantised"))
+        onnx.save(graph, source)  # onnxruntime 1.20 fails on a graph in memory
+        quant_pre_process(source, inferred, skip_optimization=True, skip_symbolic_shape=True)
         quantize_static(
             inferred,
             quantised,

@@ -122,6 +122,14 @@ def test_float16_rounds_and_no_more(traced, half):
     assert (found.argmax(1) == wanted.argmax(1)).mean() > 0.99
 
 
+def test_no_operator_is_missing_in_older_runtimes(traced):
+    """onnxruntime 1.20 to 1.24 sort floats and integers of 32 and 64 bits, and no bytes."""
+    kind = types(traced)
+    sorted_types = {kind[node.input[0]] for node in traced.graph.node if node.op_type == "TopK"}
+    assert TensorProto.FLOAT in sorted_types
+    assert sorted_types <= {TensorProto.FLOAT, TensorProto.INT32, TensorProto.INT64}
+
+
 def test_linear_maps_alone_are_quantised(traced, quantised):
     maps, nodes = set(linear_maps(traced)), quantised.graph.node
     restored = {node.output[0] for node in nodes if node.op_type == "DequantizeLinear"}
