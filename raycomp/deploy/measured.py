@@ -10,7 +10,7 @@ import torch
 
 from raycomp.data.evalset import EvalSet
 from raycomp.deploy.onnx import RUNTIME, open_session, run_bound
-from raycomp.deploy.precision_facts import Precision, PrecisionFigures
+from raycomp.deploy.precision_facts import PrecisionFigures
 from raycomp.evaluate.latency import median_seconds
 from raycomp.evaluate.measure import accuracy
 from raycomp.evaluate.miou import Accuracy
@@ -24,17 +24,17 @@ _THREADS, _ROUNDS, _WARM_UP = 1, 15, 3  # the defaults of raycomp speed
 
 
 def measured(
-    graphs: Mapping[Precision, bytes],
+    graphs: Mapping[str, bytes],
     shape: ModelShape,
     data: EvalSet,
     evaluation: EvaluationConfig,
     sizes: DataConfig,
     report: Callable[[str, int, int], None] = lambda *_: None,
-) -> dict[Precision, PrecisionFigures]:
+) -> dict[str, PrecisionFigures]:
     """Measure serialised ONNX graphs of one model on the CPU.
 
     Args:
-        graphs: by precision; changes are relative to `fp32`, which must be among them.
+        graphs: by the name of their precision; changes are relative to `fp32`, which must be among them.
         shape: of the dense model.
         report: called with a step, and with the number of finished units of it and of all.
 
@@ -58,9 +58,9 @@ def measured(
 
 
 def _compared(
-    name: Precision,
-    accuracies: Mapping[Precision, Accuracy],
-    seconds: Mapping[int, Mapping[Precision, float]],
+    name: str,
+    accuracies: Mapping[str, Accuracy],
+    seconds: Mapping[int, Mapping[str, float]],
     images: int,
 ) -> PrecisionFigures:
     found, reference = accuracies[name], accuracies["fp32"]

@@ -13,10 +13,12 @@ patch embedding gain no time in INT8 (docs/results/speed.md).
 import ast
 import warnings
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 
@@ -84,25 +86,26 @@ def to_int8(graph: "onnx.ModelProto", images: np.ndarray) -> "onnx.ModelProto":
         raise UserError(f"int8: the graph has opset {opset}; scales per channel need {_PER_CHANNEL_OPSET} or newer")
     if not len(images):
         raise UserError("int8: no calibration image; ranges of activations need at least one of the training split")
-    chosen = linear_maps(graph)
+    return quantised(graph, images, linear_maps(graph))
+
+
+def quantised(graph: "onnx.ModelProto", images: np.ndarray, nodes: Sequence[str], **changed: Any) -> "onnx.ModelProto":
+    """Return a graph with quantised nodes; `changed` are arguments of `quantize_static` other than `to_int8`'s."""
+    options = {
+        "op_types_to_quantize": _LINEAR,
+        "per_channel": True,
+        "reduce_range": True,
+        "activation_type": QuantType.QUInt8,
+        "weight_type": QuantType.QInt8,
+        "extra_options": {"OpTypesToExcludeOutputQuantization": _LINEAR},
+    }
     with TemporaryDirectory(prefix="raycomp-") as scratch, redirect_stdout(StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of numpy, about its own casts
-        source, inferred, quantised = (Path(scratch) / f"{name}.onnx" for name in ("source", "inferred", "quantised"))
+        source, inferred, made = (Path(scratch) / f"{name}.onnx" for name in ("source", "inferred", "made"))
         onnx.save(graph, source)  # onnxruntime 1.20 fails on a graph in memory
         quant_pre_process(source, inferred, skip_optimization=True, skip_symbolic_shape=True)
-        quantize_static(
-            inferred,
-            quantised,
-            _Images(images),
-            op_types_to_quantize=_LINEAR,
-            nodes_to_quantize=chosen,
-            per_channel=True,
-            reduce_range=True,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-            extra_options={"OpTypesToExcludeOutputQuantization": _LINEAR},
-        )
-        return onnx.load(quantised)
+        quantize_static(inferred, made, _Images(images), nodes_to_quantize=list(nodes), **(options | changed))
+        return onnx.load(made)
 
 
 def linear_maps(graph: "onnx.ModelProto") -> list[str]:

@@ -104,7 +104,7 @@ def _agreement(graph: "ModelProto", model: Segmenter, windows: Tensor) -> float:
 def _figures(graphs: Mapping[Precision, "ModelProto"], context: SweepContext) -> dict[Precision, PrecisionFigures]:
     from raycomp.deploy.measured import measured
 
-    sources = {name: graph.SerializeToString() for name, graph in graphs.items()}
+    sources: dict[str, bytes] = {name: graph.SerializeToString() for name, graph in graphs.items()}
     config = context.config
     with Progress(console=tables.console(aside=True)) as progress:
         bars = dict[str, TaskID]()
@@ -114,4 +114,5 @@ def _figures(graphs: Mapping[Precision, "ModelProto"], context: SweepContext) ->
                 bars[step] = progress.add_task(step, total=total)
             progress.update(bars[step], completed=done)
 
-        return measured(sources, context.shape, context.evalset, config.evaluation, config.data, report)
+        found = measured(sources, context.shape, context.evalset, config.evaluation, config.data, report)
+    return {name: found[name] for name in graphs}
