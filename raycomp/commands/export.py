@@ -71,7 +71,7 @@ def export_command(
     console = tables.console(aside=as_json)
     made = export(stored.recipe, config, stored.folder, outputs, refined, measure, console.print)
     if as_json:
-        print_json([{"recipe": recipe_id, **vars(one)} for one in made])
+        print_json([{"recipe": recipe_id, **one.described()} for one in made])
     elif figures := {one.precision: one.figures for one in made if one.figures is not None}:
         console.print(precision_table(recipe_id, figures, {one.precision: one.size for one in made}))
 

@@ -4,7 +4,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -13,7 +13,13 @@ from torch import Tensor
 
 from raycomp.context.sweep_context import SweepContext
 from raycomp.deploy.model import ModelCard
-from raycomp.deploy.precision_facts import PRECISION_FIELD, Precision, PrecisionFacts, PrecisionFigures
+from raycomp.deploy.precision_facts import (
+    PRECISION_FIELD,
+    Precision,
+    PrecisionFacts,
+    PrecisionFigures,
+    recommendation,
+)
 from raycomp.models.segmenter import Segmenter
 from raycomp.report import tables
 
@@ -41,6 +47,16 @@ class Written:
     def size(self) -> int:
         """Size of the file, bytes."""
         return self.path.stat().st_size
+
+    def described(self) -> dict[str, Any]:
+        """Return all fields, the size, and whether the precision is recommended, as plain values."""
+        compared = self.figures if self.precision != "fp32" else None
+        return {
+            **vars(self),
+            "bytes": self.size,
+            "figures": self.figures and self.figures.model_dump(),
+            "recommendation": compared and recommendation(self.precision, compared),
+        }
 
 
 def write_onnx(

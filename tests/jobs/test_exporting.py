@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from raycomp.commands.export import _models
+from raycomp.commands.inputs import print_json
 from raycomp.deploy import model as models
 from raycomp.deploy.precision_facts import PRECISION_FIELD, PRECISIONS, Precision, parse_facts
 from raycomp.deploy.predict import open_model, predict
@@ -101,6 +102,17 @@ def test_a_file_knows_its_precision_and_figures(written):
     assert parse_facts({}, Path("old.onnx")).precision == "fp32"
     with pytest.raises(UserError, match=r"^x\.onnx: precision: field 'precision'"):
         parse_facts({PRECISION_FIELD: json.dumps({"precision": "int4"})}, Path("x.onnx"))
+
+
+@pytest.mark.slow
+def test_json_has_all_that_the_table_has(written, capsys):
+    print_json([one.described() for one in written.values()])
+    found = json.loads(capsys.readouterr().out)
+    assert [one["precision"] for one in found] == list(PRECISIONS)
+    assert [one["bytes"] for one in found] == [one.path.stat().st_size for one in written.values()]
+    assert found[2]["figures"]["speedup"] == {str(k): v for k, v in written["int8"].figures.speedup.items()}
+    assert found[0]["recommendation"] is None
+    assert found[2]["recommendation"].startswith(("int8: recommended", "int8: not recommended"))
 
 
 @pytest.mark.slow
