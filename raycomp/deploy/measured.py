@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Measure every precision of an ONNX export in onnxruntime: accuracy on the full set, and time side by side."""
 
+import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -31,7 +32,7 @@ def measured(
     sizes: DataConfig,
     report: Callable[[str, int, int], None] = lambda *_: None,
 ) -> dict[str, PrecisionFigures]:
-    """Measure serialised ONNX graphs of one model on the CPU.
+    """Measure serialised ONNX graphs of one model on the CPU; times are those of one thread, without waiting.
 
     Args:
         graphs: by the name of their precision; changes are relative to `fp32`, which must be among them.
@@ -51,7 +52,7 @@ def measured(
     for number, batch in enumerate(BATCHES, start=1):
         images = torch.randn(batch, 3, *sizes.window_for(shape))
         runs = {name: partial(run_bound, session, images) for name, session in sessions.items()}
-        seconds[batch] = median_seconds(runs, _CPU, _ROUNDS, _WARM_UP)
+        seconds[batch] = median_seconds(runs, _CPU, _ROUNDS, _WARM_UP, time.thread_time)
         report("timing", number, len(BATCHES))
     images_measured = len(data.chosen(evaluation.full))
     return {name: _compared(name, accuracies, seconds, images_measured) for name in graphs}

@@ -15,7 +15,7 @@ PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 PRECISION_FIELD = "precision"
 """Metadata field of an ONNX file that holds its `PrecisionFacts` as JSON."""
 _LOSS = 0.5  # points of mIoU
-_GAIN = 1.02  # medians of one model timed twice in a run differ by up to 2 %
+_GAIN = 1.03  # medians of one model timed twice in a run differ by up to 3 %
 
 
 class PrecisionFigures(BaseModel):
@@ -34,7 +34,7 @@ class PrecisionFigures(BaseModel):
     images: int
     """Number of images measured."""
     latency_ms: dict[int, float]
-    """Median time of a batch, by batch size."""
+    """Median time of a batch by batch size: that of the thread, which other work on the machine hardly affects."""
     speedup: dict[int, float]
     """Time of float32 divided by this precision's, by batch size; their runs took turns."""
     setting: str

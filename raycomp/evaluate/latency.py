@@ -12,22 +12,29 @@ Name = TypeVar("Name")
 
 
 def median_seconds(
-    runs: Mapping[Name, Callable[[], object]], device: torch.device, rounds: int, warm_up: int
+    runs: Mapping[Name, Callable[[], object]],
+    device: torch.device,
+    rounds: int,
+    warm_up: int,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[Name, float]:
     """Return the median time of each run; runs take turns, so that changes in machine speed affect all of them.
 
     On a GPU this is wall-clock time from idle to idle. CUDA events would miss the launches before the first kernel, and
     with many short kernels the host is the bottleneck.
+
+    Args:
+        clock: `time.thread_time` for runs in this thread alone, which other work on the machine then hardly affects.
     """
     times: dict[Name, list[float]] = {name: [] for name in runs}
     for turn in range(warm_up + rounds):
         for name, run in runs.items():
             _synchronise(device)
-            started = time.perf_counter()
+            started = clock()
             run()
             _synchronise(device)
             if turn >= warm_up:
-                times[name].append(time.perf_counter() - started)
+                times[name].append(clock() - started)
     return {name: median(values) for name, values in times.items()}
 
 
