@@ -111,25 +111,29 @@ def test_an_elastic_model_is_trained_searched_and_deployed(place):
     refused = run(place, "refine.py", "--sweep", "tiny", "--split", "test", "--steps", "3")
     assert (refused.returncode, "--steps 3: not with --space and --split" in refused.stderr) == (2, True)
     found = next(row.recipe_id for row in rows if row.family == "prune+tome")
-    exported = raycomp(place, "export", found[:8], "--out", "out", "--formats", "safetensors,onnx,pt2", "--json")
+    options = "--formats", "safetensors,onnx,pt2", "--precision", "fp32,int8"
+    exported = raycomp(place, "export", found[:8], "--out", "out", *options, "--json")
     assert exported.returncode == 0, exported.stdout + exported.stderr
-    assert exported.stderr.count("of torch's on 8 images") == 2
+    assert exported.stderr.count("torch's on 8 images") == 3
     made = json.loads(exported.stdout)
-    assert [one["path"] for one in made] == [f"out/{found}.{suffix}" for suffix in ("safetensors", "onnx", "pt2")]
-    assert made[0]["logit_difference"] is None
-    assert max(one["logit_difference"] for one in made[1:]) < 1e-4
+    suffixes = "safetensors", "onnx", "int8.onnx", "pt2"
+    assert [one["path"] for one in made] == [f"out/{found}.{suffix}" for suffix in suffixes]
+    assert [one["logit_difference"] is None for one in made] == [True, False, True, False]
+    assert max(made[1]["logit_difference"], made[3]["logit_difference"]) < 1e-4
+    assert made[2]["recommendation"].startswith("int8: ")
     image, _ = StreetScenes("val", 1)[0]
     Image.fromarray(image).save(place / "street.png")
-    for suffix in ("safetensors", "onnx", "pt2"):
+    for suffix in suffixes:
         to = ("--out", f"drawn/{suffix}", "--labels", "--json")
         drawn = raycomp(place, "predict", f"out/{found}.{suffix}", "street.png", *to)
         assert drawn.returncode == 0, drawn.stdout + drawn.stderr
         assert sum(json.loads(drawn.stdout)[0]["shares"].values()) == pytest.approx(1.0)
     labels = [(place / "drawn" / s / "street_labels.png").read_bytes() for s in ("safetensors", "onnx", "pt2")]
     assert labels[0] == labels[1] == labels[2]
-    timed = raycomp(place, "speed", f"out/{found}.safetensors", "--batch", "1,2", "--rounds", "2", "--json")
+    files = f"out/{found}.safetensors", f"out/{found}.int8.onnx"
+    timed = raycomp(place, "speed", *files, "--batch", "1,2", "--rounds", "2", "--json")
     assert timed.returncode == 0, timed.stdout + timed.stderr
-    assert len(json.loads(timed.stdout)) == 8
+    assert [one["precision"] for one in json.loads(timed.stdout)] == ["fp32"] * 4 + ["fp32", "fp32", "int8"] * 2
     tuned_id = tuned[0].recipe_id
     for recipe, code in ((tuned_id, 0), (next(r.recipe_id for r in rows if r.recipe_id != tuned_id), 2)):
         again = raycomp(place, "export", recipe, "--refined", "--out", "refined", "--formats", "safetensors")
