@@ -111,8 +111,8 @@ def test_an_elastic_model_is_trained_searched_and_deployed(place):
     refused = run(place, "refine.py", "--sweep", "tiny", "--split", "test", "--steps", "3")
     assert (refused.returncode, "--steps 3: not with --space and --split" in refused.stderr) == (2, True)
     found = next(row.recipe_id for row in rows if row.family == "prune+tome")
-    options = "--formats", "safetensors,onnx,pt2", "--precision", "fp32,int8"
-    exported = raycomp(place, "export", found[:8], "--out", "out", *options, "--json")
+    chosen = "--formats", "safetensors,onnx,pt2", "--precision", "fp32,int8"
+    exported = raycomp(place, "export", found[:8], "--out", "out", *chosen, "--json")
     assert exported.returncode == 0, exported.stdout + exported.stderr
     assert exported.stderr.count("torch's on 8 images") == 3
     made = json.loads(exported.stdout)
@@ -130,8 +130,8 @@ def test_an_elastic_model_is_trained_searched_and_deployed(place):
         assert sum(json.loads(drawn.stdout)[0]["shares"].values()) == pytest.approx(1.0)
     labels = [(place / "drawn" / s / "street_labels.png").read_bytes() for s in ("safetensors", "onnx", "pt2")]
     assert labels[0] == labels[1] == labels[2]
-    files = f"out/{found}.safetensors", f"out/{found}.int8.onnx"
-    timed = raycomp(place, "speed", *files, "--batch", "1,2", "--rounds", "2", "--json")
+    deployed = f"out/{found}.safetensors", f"out/{found}.int8.onnx"
+    timed = raycomp(place, "speed", *deployed, "--batch", "1,2", "--rounds", "2", "--json")
     assert timed.returncode == 0, timed.stdout + timed.stderr
     assert [one["precision"] for one in json.loads(timed.stdout)] == ["fp32"] * 4 + ["fp32", "fp32", "int8"] * 2
     tuned_id = tuned[0].recipe_id
