@@ -17,12 +17,12 @@ def precision_table(
     """
     one = next(iter(figures.values()))
     accuracies = Column("clean"), Column("corrupted", under="clean")
-    changes = Column("change in points"), Column("corrupted change", under="change in points")
+    changes = Column("clean change"), Column("corrupted change", under="clean change")
     columns = [Column("precision", text=True), *accuracies, *changes]
     for batch in one.latency_ms:
         columns += [Column(f"ms at batch {batch}"), Column(f"speed-up at {batch}", under=f"ms at batch {batch}")]
     advice = [recommendation(name, found) for name, found in figures.items() if name != "fp32"]
-    title = f"Precisions of {recipe_id}: mIoU in % on {one.images} images; times of {one.setting}"
+    title = f"Precisions of {recipe_id}: mIoU in %, changes in points, on {one.images} images; times of {one.setting}"
     table = FittedTable(title, [*columns, Column("MB")], "\n".join(advice))
     for name, found in figures.items():
         times = [f"{ms:.2f}" for ms in found.latency_ms.values()]
