@@ -102,6 +102,7 @@ def trusted(folder):
         ("benchmark --methods tomme", "field 'benchmark.methods.0': input should be"),
         (f"explain {300 * 'a'} --sweep empty", f"no recipe '{300 * 'a'}'"),
         ("export a --formats ,", "--formats is empty; allowed: safetensors, onnx, pt2"),
+        ("export a --bundle --formats pt2", "--bundle needs onnx in --formats, not only pt2"),
         ("export a --precision int9", "--precision int9: did you mean 'int8'?"),
         ("export a --precision int8 --formats pt2", "--precision int8 needs onnx in --formats, not only pt2"),
         ("speed a --threads 0", "'--threads': Input should be greater than or equal to 1, not '0'"),

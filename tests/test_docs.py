@@ -19,6 +19,7 @@ from raycomp.cli import app
 from raycomp.compress.apply import compress
 from raycomp.config import load
 from raycomp.deploy import model as models
+from raycomp.deploy.bundle import PROGRAM
 from raycomp.merging import ToMe
 from raycomp.models import checkpoints
 from raycomp.recipe import dense
@@ -63,6 +64,8 @@ def command_of(monkeypatch):
         if words[0] == "raycomp":
             return within(group(app), words[1:])
         script = ROOT / words[1]
+        if script.name in PROGRAM:  # in a bundle
+            script = ROOT / "raycomp/deploy/template" / script.name
         assert script.is_file(), f"there is no {words[1]}"
         if not re.search(r"typer|raycomp\.cli", script.read_text()):
             return None

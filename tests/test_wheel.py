@@ -69,6 +69,12 @@ def test_shipped_search_spaces_are_found_by_name(environment, place):
         assert told["space"] == path.stem
 
 
+def test_the_programs_of_bundles_are_there(environment, place):
+    listed = "*sorted(p.name for p in (files('raycomp.deploy') / 'template').iterdir() if p.is_file())"
+    found = run(environment, place, "python", "-c", f"from importlib.resources import files; print({listed})")
+    assert found.split() == ["resizing.py", "run.py"]
+
+
 def test_a_search_and_what_reads_it(environment, place):
     done = run(environment, place, "raycomp", "search", "--space", "space.yaml", "--trials", "3")
     assert "Pareto front" in done

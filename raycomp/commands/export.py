@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`raycomp export | predict | speed`: turn a recipe into a model that runs elsewhere. torch is imported late."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,7 +20,7 @@ from raycomp.commands.inputs import (
     shape_of,
     stored_recipe,
 )
-from raycomp.deploy.precision_facts import PRECISIONS
+from raycomp.deploy.precision_facts import PRECISIONS, Precision
 from raycomp.errors import UserError, nearest
 from raycomp.report import tables
 from raycomp.results.query import final_front
@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 _FORMATS = ("safetensors", "onnx", "pt2")
 _RUNTIMES = ("torch", "onnxruntime")
 _DTYPES = ("float32", "bfloat16", "float16")
+_FORMATS_HELP = "Formats: safetensors, onnx, pt2."
+_FORMATS_DEFAULT = "safetensors,onnx; with --bundle onnx"
+_BUNDLE_HELP = "Write a folder to deploy: ONNX, a program without torch, a model card, checksums."
 _REFINED_HELP = "Export the model that raycomp refine fine-tuned."
 _MEASURE_HELP = "Measure accuracy and time of every precision, if another than fp32 is chosen."
 
@@ -46,34 +49,51 @@ Device = Annotated[str, typer.Option(help="cpu or cuda.")]
 def export_command(
     recipe: Annotated[str, typer.Argument(help="Recipe id of a sweep, or a prefix of it.")],
     out: Annotated[Path, typer.Option(help="Folder to write into.")] = Path(),
-    formats: Annotated[str, typer.Option(help="Formats: safetensors, onnx, pt2.")] = "safetensors,onnx",
+    formats: Annotated[str | None, typer.Option(help=_FORMATS_HELP, show_default=_FORMATS_DEFAULT)] = None,
     precision: Annotated[str, typer.Option(help="Precisions of the ONNX model: fp32, fp16, int8.")] = "fp32",
     measure: Annotated[bool, typer.Option("--measure/--no-measure", help=_MEASURE_HELP)] = True,
+    bundle: Annotated[bool, typer.Option("--bundle", help=_BUNDLE_HELP)] = False,
     refined: Annotated[bool, typer.Option("--refined", help=_REFINED_HELP)] = False,
     sweep: Sweep = None,
     results: Results = "results",
     as_json: Json = False,
 ) -> None:
-    """Write a recipe's model as safetensors, as ONNX, or as a torch.export program."""
-    chosen, precisions = names("--formats", formats, _FORMATS), names("--precision", precision, PRECISIONS)
-    if precisions != ["fp32"] and "onnx" not in chosen:
-        raise UserError(f"--precision {precision} needs onnx in --formats, not only {formats}")
+    """Write a recipe's model as safetensors, as ONNX, or as a torch.export program; or as a folder to deploy."""
+    chosen, precisions = _files(formats, precision, bundle)
     stored = stored_recipe(recipe, results, sweep)
     from raycomp.files import check_outputs
+    from raycomp.jobs.bundling import beside, export_bundle
     from raycomp.jobs.exporting import Outputs, export
+    from raycomp.jobs.exporting_onnx import Written
     from raycomp.models import checkpoints
     from raycomp.report.precision_table import precision_table
 
     config, recipe_id = stored.config, stored.recipe.id
-    outputs = Outputs.of(out, recipe_id, chosen, precisions)
-    weights = [checkpoints.locate(name) for name in (config.model.checkpoint, config.model.elastic) if name]
-    check_outputs(f"--out {out}", outputs.files, weights)
     console = tables.console(aside=as_json)
-    made = export(stored.recipe, config, stored.folder, outputs, refined, measure, console.print)
+
+    def exported(folder: Path, say: Callable[[str], None]) -> list[Written]:
+        outputs = Outputs.of(folder, recipe_id, chosen, precisions)
+        weights = [checkpoints.locate(name) for name in (config.model.checkpoint, config.model.elastic) if name]
+        check_outputs(f"--out {out}", outputs.files, weights)
+        return export(stored.recipe, config, stored.folder, outputs, refined, measure, say)
+
+    whole = stored.recipe, config, stored.folder, out, refined, exported, console.print
+    made = export_bundle(*whole) if bundle else exported(out, console.print)
     if as_json:
-        print_json([{"recipe": recipe_id, **one.described()} for one in made])
+        files = [one.described() for one in made] + (beside(made) if bundle else [])
+        print_json([{"recipe": recipe_id, **one} for one in files])
     elif figures := {one.precision: one.figures for one in made if one.figures is not None}:
         console.print(precision_table(recipe_id, figures, {one.precision: one.size for one in made}))
+
+
+def _files(formats: str | None, precision: str, bundle: bool) -> tuple[list[str], list[Precision]]:
+    """Return the formats and precisions of `raycomp export`, and check that the options fit together."""
+    chosen = names("--formats", formats or ("onnx" if bundle else "safetensors,onnx"), _FORMATS)
+    precisions = names("--precision", precision, PRECISIONS)
+    if "onnx" not in chosen and (bundle or precisions != ["fp32"]):
+        option = "--bundle" if bundle else f"--precision {precision}"
+        raise UserError(f"{option} needs onnx in --formats, not only {formats}")
+    return chosen, precisions
 
 
 def predict_command(

@@ -96,9 +96,21 @@ def export(
     return made
 
 
-def _refined(recipe: Recipe, folder: AnyPath) -> Segmenter:
-    paths: list[AnyPath] = list((folder / "refined").glob(f"{recipe.id}-seed*.safetensors"))
+def refined_model(recipe: Recipe, folder: AnyPath) -> tuple[AnyPath, int]:
+    """Return the path and the seed of a recipe's refined model in the folder of a sweep: the first by seed.
+
+    Raises:
+        UserError: if there is none.
+    """
+    start, paths = f"{recipe.id}-seed", dict[int, AnyPath]()
+    for path in (folder / "refined").glob(f"{start}*.safetensors"):
+        paths[int(path.stem.removeprefix(start))] = path
     if not paths:
         raise UserError(f"recipe {recipe.id}: no refined model in {folder}; raycomp refine makes one")
-    with fetched(min(paths, key=str)) as local:
+    seed = min(paths)
+    return paths[seed], seed
+
+
+def _refined(recipe: Recipe, folder: AnyPath) -> Segmenter:
+    with fetched(refined_model(recipe, folder)[0]) as local:
         return models.load(local)

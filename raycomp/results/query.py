@@ -134,6 +134,17 @@ def refined_rows(rows: Iterable[Row]) -> list[Row]:
     return [row for row in completed(refined, "refined") if row.operating_point == latest[row.recipe_id]]
 
 
+def deployed_row(rows: Sequence[Row], recipe_id: str, seed: int | None = None) -> Row | None:
+    """Return the row that tells most about a recipe's model: of the full set, else the search stage, else a probe.
+
+    With a seed, return the row of the model that was refined with it. None if the model was not measured.
+    """
+    if seed is not None:
+        return next((row for row in refined_rows(rows) if (row.recipe_id, row.seed) == (recipe_id, seed)), None)
+    found = {row.stage: row for row in rows if row.recipe_id == recipe_id and row.status == "complete"}
+    return next((found[stage] for stage in ("full", "search", "probe") if stage in found), None)
+
+
 def refined_front(rows: Iterable[Row]) -> list[Row]:
     """Return the front of the refined rows."""
     return front(refined_rows(rows))
