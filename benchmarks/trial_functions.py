@@ -33,6 +33,8 @@ from raycomp.space import Space
 ROOT = Path(__file__).resolve().parents[1]
 MEASURED = Path(__file__).with_name("elastic_trials.parquet")
 _SAVE_EVERY = 20
+_SHARES = (0.6, 0.5, 0.4, 0.33, 0.27, 0.22, 0.18, 0.15, 0.12)
+"""Shares of the dense cost to search at."""
 HELD_OUT = {"clean": 256, "corrupted": 8}
 """Images of the test split: clean ones, and those of every corrupted variant."""
 
@@ -51,7 +53,7 @@ class Trial:
 class Formula:
     """A smooth function of 37 integers (heads, MLPs and merging of DeiT-B), with 0.3 points of noise."""
 
-    baselines = (0.6, 0.5, 0.4, 0.3)
+    baselines = _SHARES
 
     def __init__(self, seed: int) -> None:
         self._seed, self.shape = seed, deit_base_distilled((512, 512), 150)
@@ -100,7 +102,7 @@ class Elastic:
     Stages are those of a sweep, and `test`: the images of the test split.
     """
 
-    baselines = (0.6, 0.5, 0.4, 0.33, 0.27, 0.22, 0.18, 0.15, 0.12)
+    baselines = _SHARES
 
     def __init__(self, seed: int) -> None:
         del seed  # there is only one elastic model
