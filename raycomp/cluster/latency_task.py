@@ -11,6 +11,7 @@ from raycomp.cluster.connection import gpus_per_trial, remote, result
 from raycomp.config import SweepConfig
 from raycomp.context.sweep_context import SweepContext
 from raycomp.devices import device_name
+from raycomp.evaluate.latency_error import error_in_words
 from raycomp.evaluate.latency_fit import fitted
 from raycomp.evaluate.latency_table import LatencyTable, measure_latency
 from raycomp.merging import METHODS
@@ -53,7 +54,9 @@ def with_latency(context: SweepContext, folder: AnyPath, report: Callable[[str],
     if not path.is_file():
         report(f"timing the parts of the model at a grid of widths and tokens (kept in {path})")
     table = latency_table(path, context, config, config.search.latency_batch, merging=True, report=report)
-    report(f"dense {table.latency_ms(dense(context.shape)):.3g} ms by the latency table ({table.setting})")
+    error = error_in_words(table.errors)
+    about = f"{table.setting}; {error}" if error else table.setting
+    report(f"dense {table.latency_ms(dense(context.shape)):.3g} ms by the latency table ({about})")
     return replace(context, latency=table)
 
 

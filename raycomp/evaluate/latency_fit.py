@@ -14,7 +14,7 @@ import torch
 
 from raycomp.compress.apply import remerge
 from raycomp.evaluate.latency import median_seconds
-from raycomp.evaluate.latency_table import NO_FIT, Fit, LatencyTable
+from raycomp.evaluate.latency_table import NO_FIT, Fit, LatencyTable, calibrated
 from raycomp.merging import METHODS, MergeMethod
 from raycomp.models.segmenter import Segmenter
 from raycomp.recipe import BlockWidths, Recipe, dense, tokens_removed
@@ -53,7 +53,26 @@ def fitted(
     predicted = np.array([parts.latency_ms(recipe) for recipe in recipes])
     removed = [tokens_removed(table.shape, recipe.merge, table.image)[1] for recipe in recipes]
     merges = np.array([np.count_nonzero(counts) for counts in removed])
-    return replace(table, fit=_fit(predicted, merges, 1e3 * np.array([seconds[i] for i in runs])))
+    measured = 1e3 * np.array([seconds[i] for i in runs])
+    return replace(
+        table, fit=_fit(predicted, merges, measured), errors=tuple(left_out(predicted, merges, measured).tolist())
+    )
+
+
+def left_out(parts: np.ndarray, merges: np.ndarray, measured: np.ndarray) -> np.ndarray:
+    """Return the relative error of each model's time, predicted by a fit to all others.
+
+    Args:
+        parts: milliseconds of each model's parts.
+        merges: number of its blocks that merge.
+        measured: its milliseconds.
+    """
+    errors = []
+    for index in range(len(parts)):
+        others = np.arange(len(parts)) != index
+        fit = _fit(parts[others], merges[others], measured[others])
+        errors.append(abs(calibrated(fit, parts[index], merges[index]) / measured[index] - 1))
+    return np.array(errors)
 
 
 def _fit(predicted: np.ndarray, merges: np.ndarray, measured: np.ndarray) -> Fit:

@@ -56,6 +56,12 @@ _AXES = {
 2x2 windows of all patches, and `merging` merges pairs."""
 
 
+def calibrated(fit: Fit, parts: float, merges: float) -> float:
+    """Return the milliseconds of a complete model, given those of its parts and its number of merging blocks."""
+    power, factor, merging = fit
+    return float(factor * parts**power * np.exp(merging * merges / parts))
+
+
 @dataclass(frozen=True)
 class LatencyTable:
     """Milliseconds that the parts of a model take for a batch."""
@@ -76,6 +82,8 @@ class LatencyTable:
     """How complete models differ from the sum of their parts."""
     method: str = SpaceConfig().merge
     """Merge method, if merging was measured."""
+    errors: tuple[float, ...] = ()
+    """Relative errors for complete models, each predicted by a fit to the others."""
 
     def latency_ms(self, recipe: Recipe) -> float:
         """Predict the time of one forward pass of the table's batch through a recipe's model.
@@ -109,8 +117,7 @@ class LatencyTable:
         total += self._sum("merging", shares, paired[steps])
         feeding = [i for i, b in enumerate(blocks) if b.mlp]
         total += self._sum("mlp", [(embed, blocks[i].mlp) for i in feeding], after[feeding])
-        power, factor, merging = self.fit
-        return float(factor * total**power * np.exp(merging * np.count_nonzero(removed) / total))
+        return calibrated(self.fit, total, int(np.count_nonzero(removed)))
 
     @cached_property
     def _method(self) -> MergeMethod:
@@ -166,8 +173,8 @@ class LatencyTable:
             setting = str(stored["setting"])
             # Older tables lack these fields; the first word of their setting is cpu or cuda.
             device, fit = stored.get("device", setting.partition(" ")[0]), tuple(stored.get("fit", NO_FIT))
-            method = stored.get("method", cls.method)
-            return cls(shape, image, stored["axes"], stored["tokens"], parts, device, setting, fit, method)
+            method, errors = stored.get("method", cls.method), tuple(stored.get("errors", ()))
+            return cls(shape, image, stored["axes"], stored["tokens"], parts, device, setting, fit, method, errors)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path}: not a latency table ({type(error).__name__}); delete it") from None
 

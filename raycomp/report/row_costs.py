@@ -12,10 +12,12 @@ from typing import Any
 from raycomp import footprint
 from raycomp.config import SweepConfig
 from raycomp.errors import UserError
+from raycomp.evaluate.latency_error import stored_error
 from raycomp.results.query import completed, final_stage
 from raycomp.results.row import Row
 from raycomp.settings.amounts import CostName
 from raycomp.shape import ModelShape
+from raycomp.storage import AnyPath
 
 _DENSE = "dense"
 
@@ -35,12 +37,14 @@ def row_costs(
     rows: Sequence[Row],
     config: SweepConfig,
     shape: Callable[[], ModelShape],
+    table: AnyPath,
     speed: Path | None = None,
 ) -> dict[CostName, RowCost]:
     """Return costs of the rows of a sweep by name.
 
     Args:
         shape: Returns the shape of the sweep's model; called only if a cost needs it.
+        table: The sweep's latency table, which need not exist.
         speed: A file of `raycomp speed --json`, whose times replace those of the sweep.
 
     Raises:
@@ -50,7 +54,7 @@ def row_costs(
         "gflops": lambda: RowCost(lambda row: math.inf if row.gflops is None else row.gflops, "counted"),
         "params": lambda: RowCost(partial(_params, shape()), "counted"),
         "memory": lambda: _memory(config, shape()),
-        "ms": lambda: _times(rows) if speed is None else _timed(speed, rows),
+        "ms": lambda: _times(rows, table) if speed is None else _timed(speed, rows),
     }
     return {name: made[name]() for name in names}
 
@@ -69,11 +73,12 @@ def _memory(config: SweepConfig, shape: ModelShape) -> RowCost:
     return RowCost(value, f"weights and peak activations in {dtype} at batch {batch}, estimated")
 
 
-def _times(rows: Sequence[Row]) -> RowCost:
+def _times(rows: Sequence[Row], table: AnyPath) -> RowCost:
     """Return the times of a sweep: by its latency table, as it was timed on an idle device; else measured in trials."""
     measured = completed(rows, final_stage(rows))
     if measured and all(row.predicted_ms is not None for row in measured):
-        return RowCost(lambda row: _known(row.predicted_ms), "predicted by the latency table of the sweep's device")
+        sources = "predicted by the latency table of the sweep's device", stored_error(table)
+        return RowCost(lambda row: _known(row.predicted_ms), "; ".join(one for one in sources if one))
     if all(row.latency_ms is None for row in measured):
         advice = "time its front with `raycomp speed NAME --json > speed.json` and add --speed speed.json"
         raise UserError(f"--max-ms: the sweep has no times of single recipes; {advice}")

@@ -83,9 +83,13 @@ def test_the_answer_has_its_costs_and_where_they_come_from(results, capsys):
 def test_times_are_those_of_the_latency_table_if_there_is_one(tmp_path, capsys):
     view = view_of()
     timed = replace(view, rows=[replace(row, predicted_ms=CLOCK.latency_ms(row.recipe)) for row in view.rows])
-    told = picked(stored(tmp_path, timed), capsys, max_ms=80)
+    folder = stored(tmp_path, timed)
+    told = picked(folder, capsys, max_ms=80)
     assert told["recipe"]["costs"]["ms"] <= 80
     assert told["sources"]["ms"] == "predicted by the latency table of the sweep's device"
+    (Path(folder) / "tiny" / "latency.json").write_text('{"errors": [0.01, 0.02, 0.09]}')
+    told = picked(folder, capsys, max_ms=80)
+    assert told["sources"]["ms"].endswith("device; 2.0% off in the median and 9.0% at most, on 3 models")
 
 
 def test_times_of_trials_say_that_other_trials_ran(results, capsys):

@@ -2,6 +2,7 @@
 """The latency table, with FLOPs in place of a clock: the sum of its parts is what a whole model counts."""
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,7 +12,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from raycomp.compress.apply import compress
 from raycomp.errors import UserError
-from raycomp.evaluate.latency_fit import _drawn, fitted
+from raycomp.evaluate.latency_error import error_in_words, stored_error
+from raycomp.evaluate.latency_fit import _drawn, fitted, left_out
 from raycomp.evaluate.latency_table import NO_FIT, LatencyTable, _evicted, _Parts, measure_latency
 from raycomp.merging import Algm, ToMe, WindowsToMe
 from raycomp.merging.tokens import Tokens
@@ -160,9 +162,27 @@ def test_what_whole_models_take_longer_is_learned(table):
 
     better = fitted(table, 2, CPU, torch.float32, clock)
     assert better.fit == pytest.approx((power, factor, merging), rel=1e-6)
+    assert better.errors == pytest.approx([0.0] * 13, abs=1e-6)
     recipe = Recipe(embed=24, blocks=dense(TINY).blocks, merge=ToMe(ratios=(0.25, 0.0, 0.5)))
     parts = table.latency_ms(recipe)
     assert better.latency_ms(recipe) == pytest.approx(factor * parts**power * np.exp(2 * merging / parts))
+
+
+def test_the_error_of_a_model_is_that_of_a_fit_to_the_others():
+    parts, merges = np.array([1.0, 2.0, 4.0, 8.0, 16.0]), np.zeros(5)
+    measured = parts * [1, 1, 1, 1, 1.5]
+    errors = left_out(parts, merges, measured)
+    assert errors[4] == pytest.approx(1 / 3)  # the others follow a line, from which it is half off
+    slope, offset = np.polyfit(np.log(parts[1:]), np.log(measured[1:]), 1)
+    assert errors[0] == pytest.approx(abs(np.exp(offset + slope * np.log(parts[0])) - 1))
+
+
+def test_errors_are_kept_and_told(table, tmp_path):
+    path = tmp_path / "latency.json"
+    assert stored_error(path) == error_in_words(()) == ""
+    replace(table, errors=(0.02, 0.031, 0.08)).save(path)
+    assert LatencyTable.load(path).errors == (0.02, 0.031, 0.08)
+    assert stored_error(path) == "3.1% off in the median and 8.0% at most, on 3 models"
 
 
 def test_a_fit_to_real_times_is_kept(tmp_path):
@@ -175,9 +195,11 @@ def test_a_fit_to_real_times_is_kept(tmp_path):
     better.save(tmp_path / "table.json")
     assert LatencyTable.load(tmp_path / "table.json").fit == better.fit
     old = json.loads((tmp_path / "table.json").read_text())
-    del old["fit"]
+    del old["fit"], old["errors"]
     (tmp_path / "table.json").write_text(json.dumps(old))
-    assert LatencyTable.load(tmp_path / "table.json").fit == NO_FIT
+    older = LatencyTable.load(tmp_path / "table.json")
+    assert (older.fit, older.errors) == (NO_FIT, ())
+    assert stored_error(tmp_path / "table.json") == ""
 
 
 @pytest.mark.parametrize("name", NAMES)
