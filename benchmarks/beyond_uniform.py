@@ -22,7 +22,7 @@ from raycomp.results.row import Row
 from raycomp.search.baselines import Baseline, matched_baselines
 from raycomp.search.proposer import Proposer
 from raycomp.settings.space_and_search import SearchConfig
-from search import row_of
+from search import Function, row_of
 from trial_functions import Elastic, Trial
 
 _FINALISTS = 2
@@ -41,7 +41,7 @@ def main(
     gains: list[list[tuple[float, float]]] = []
     for seed in numbers("--seeds", seeds, 0, 10_000):
         changes = {"seed": int(seed), "sampler": sampler, "trials": trials or settings.trials}
-        rows = search(function, settings.model_copy(update=changes))
+        rows = searched(function, settings.model_copy(update=changes))
         gains.append([])
         for share in function.baselines:
             row = best(function, rows, share * full)
@@ -62,23 +62,24 @@ def main(
         print(f"{share:6.0%}{plain:+8.2f}{least:+8.2f}{local:+10.2f}{least_local:+8.2f}")
 
 
-def search(function: Elastic, config: SearchConfig) -> list[Row]:
-    """Run a search, and return the rows of its trials and baselines."""
-    proposer = Proposer(function.space, config, [], function.trained, function.probe_trials)
+def searched(function: Function, config: SearchConfig) -> list[Row]:
+    """Run a search, and return its rows: probes, trials, and the dense model's."""
+    measurable = function.trained if isinstance(function, Elastic) else None
+    proposer = Proposer(function.space, config, [], measurable, function.probe_trials)
     rows = []
     while (proposal := proposer.next()) is not None and proposal.stage != "full":
         rows.append(row_of(proposal, function(proposal.recipe, proposal.stage), function.space))
         proposer.tell(rows[-1])
     proposer.close()
     function.save()
-    return [row for row in rows if row.stage == "search" or row.origin == "baseline"]
+    return rows
 
 
-def best(function: Elastic, rows: list[Row], budget: float) -> Row:
+def best(function: Function, rows: list[Row], budget: float) -> Row:
     """Return the recipe that the full stage prefers among the finalists within the budget."""
     within = [row for row in rows if row.cost <= budget * (1 + 1e-9) and row.origin != "reference"]
     order = sorted(within, key=lambda row: -mean_accuracy(row))
-    finalists = [row for row in order if row.stage == "search"][:_FINALISTS]
+    finalists = [row for row in order if row.stage == "search" and row.origin == "proposed"][:_FINALISTS]
     finalists += [row for row in order if is_uniform_baseline(row.label)][:1]
     return max(finalists, key=lambda row: mean(function(row.recipe, "full")))
 
