@@ -64,8 +64,7 @@ def main(
 
 def searched(function: Function, config: SearchConfig) -> list[Row]:
     """Run a search, and return its rows: probes, trials, and the dense model's."""
-    measurable = function.trained if isinstance(function, Elastic) else None
-    proposer = Proposer(function.space, config, [], measurable, function.probe_trials)
+    proposer = Proposer(function.space, config, [], function.trained, function.probe_trials)
     rows = []
     while (proposal := proposer.next()) is not None and proposal.stage != "full":
         rows.append(row_of(proposal, function(proposal.recipe, proposal.stage), function.space))

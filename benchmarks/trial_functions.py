@@ -62,7 +62,7 @@ class Formula:
             "heads": WidthRange(low=3, step=1),
             "mlp": WidthRange(low=768, step=64),
         }
-        self.space = Space(self.shape, SpaceConfig(**ranges), self.shape.image)
+        self.trained = self.space = Space(self.shape, SpaceConfig(**ranges), self.shape.image)
         rng = np.random.default_rng(seed)
         self._weights = rng.gamma(1.0, 1.0, (3, self.shape.depth))
         self._weights /= self._weights.sum(1, keepdims=True)

@@ -22,6 +22,7 @@ from raycomp.cluster.latency_task import latency_table
 from raycomp.compress.saliency import Saliency
 from raycomp.config import SweepConfig
 from raycomp.context.sweep_context import SweepContext
+from raycomp.evaluate.latency_error import TABLE_FILE
 from raycomp.models import checkpoints
 from raycomp.results.row import Row
 from raycomp.results.store import Store
@@ -71,7 +72,7 @@ def find_operating_points(
     table = None  # for NViT's latency term
     if missing and config.nvit.latency_weight:
         batch = config.evaluation.batch
-        table = latency_table(folder / "latency.json", inputs.context, config, batch, merging=False, report=say)
+        table = latency_table(folder / TABLE_FILE, inputs.context, config, batch, merging=False, report=say)
     task = remote(find, config, retries=2)
     waiting = {
         task.remote(inputs.context, condition, latency=table, samples=inputs.samples): condition

@@ -11,7 +11,7 @@ from raycomp.cluster.connection import gpus_per_trial, remote, result
 from raycomp.config import SweepConfig
 from raycomp.context.sweep_context import SweepContext
 from raycomp.devices import device_name
-from raycomp.evaluate.latency_error import error_in_words
+from raycomp.evaluate.latency_error import TABLE_FILE
 from raycomp.evaluate.latency_fit import fitted
 from raycomp.evaluate.latency_table import LatencyTable, measure_latency
 from raycomp.merging import METHODS
@@ -50,13 +50,11 @@ def latency_table(
 
 def with_latency(context: SweepContext, folder: AnyPath, report: Callable[[str], None]) -> SweepContext:
     """Return the context with its latency table, which is kept in the folder."""
-    path, config = folder / "latency.json", context.config
+    path, config = folder / TABLE_FILE, context.config
     if not path.is_file():
         report(f"timing the parts of the model at a grid of widths and tokens (kept in {path})")
     table = latency_table(path, context, config, config.search.latency_batch, merging=True, report=report)
-    error = error_in_words(table.errors)
-    about = f"{table.setting}; {error}" if error else table.setting
-    report(f"dense {table.latency_ms(dense(context.shape)):.3g} ms by the latency table ({about})")
+    report(f"dense {table.latency_ms(dense(context.shape)):.3g} ms by the latency table ({table.about})")
     return replace(context, latency=table)
 
 

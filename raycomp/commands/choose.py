@@ -63,8 +63,7 @@ def pick_command(
     limits = _limits(numbers | {"corrupted-drop": max_corrupted_drop}, max_share, min_class_iou or [], further)
     store = Store(sweep_folder(results, sweep))
     config, rows = store.config(), store.rows()
-    table = store.folder / "latency.json"
-    costs = row_costs(further, rows, config, lambda: shape_of(config, store.folder)[0], table, speed)
+    costs = row_costs(further, rows, config, lambda: shape_of(config, store.folder)[0], store.folder, speed)
     chosen = choose(rows, limits, costs)
     # for members of the front, the same as in `raycomp front`
     confidences = confidence(chosen) | confidence(final_front(rows, config.search.budget))

@@ -10,7 +10,6 @@ import yaml
 from raycomp import config as configs
 from raycomp.commands.inputs import Checkpoint, DataFolder, SpaceFile, check_suffix, check_writable
 from raycomp.errors import UserError
-from raycomp.evaluate.latency_error import error_in_words
 from raycomp.flops import profile
 from raycomp.recipe import dense
 from raycomp.report import tables
@@ -66,5 +65,4 @@ def _print(made: "Pruned") -> None:
     )
     if made.table is not None:
         times = made.table.latency_ms(recipe), made.table.latency_ms(full)
-        about = "; ".join(one for one in (made.table.setting, error_in_words(made.table.errors)) if one)
-        tables.say(f"predicted latency: {times[0]:.3g} of {times[1]:.3g} ms ({about})")
+        tables.say(f"predicted latency: {times[0]:.3g} of {times[1]:.3g} ms ({made.table.about})")

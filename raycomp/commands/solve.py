@@ -74,7 +74,7 @@ def solve_command(
         print_json({"sweep": sweep, "asked": asked} | answer.data())
     else:
         _print(answer, f"--sweep {sweep}{results_option(results)}")
-        if "ms" in problem.costs and (error := stored_error(store.folder / "latency.json")):
+        if "ms" in problem.costs and (error := stored_error(store.folder)):
             tables.say(f"predicted times are {error}")
 
 

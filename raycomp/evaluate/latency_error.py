@@ -7,6 +7,9 @@ from collections.abc import Sequence
 
 from raycomp.storage import AnyPath
 
+TABLE_FILE = "latency.json"
+"""Name of a sweep's latency table in its folder."""
+
 
 def error_in_words(errors: Sequence[float]) -> str:
     """Return the median and maximum of relative errors; empty without any."""
@@ -16,9 +19,9 @@ def error_in_words(errors: Sequence[float]) -> str:
     return f"{median:.1%} off in the median and {most:.1%} at most, on {len(errors)} models"
 
 
-def stored_error(table: AnyPath) -> str:
-    """Return the error of a stored latency table in words; empty if there is no table, or an older one."""
+def stored_error(folder: AnyPath) -> str:
+    """Return the error of a sweep's latency table in words; empty if there is no table, or an older one."""
     try:
-        return error_in_words([float(one) for one in json.loads(table.read_text())["errors"]])
+        return error_in_words([float(one) for one in json.loads((folder / TABLE_FILE).read_text())["errors"]])
     except (OSError, ValueError, KeyError, TypeError):
         return ""

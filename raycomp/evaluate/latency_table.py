@@ -21,6 +21,7 @@ from torch import Tensor
 from raycomp.devices import device_name
 from raycomp.errors import UserError
 from raycomp.evaluate.latency import median_seconds
+from raycomp.evaluate.latency_error import error_in_words
 from raycomp.files import written
 from raycomp.merging import METHODS, MergeMethod
 from raycomp.merging.tokens import Tokens
@@ -84,6 +85,11 @@ class LatencyTable:
     """Merge method, if merging was measured."""
     errors: tuple[float, ...] = ()
     """Relative errors for complete models, each predicted by a fit to the others."""
+
+    @property
+    def about(self) -> str:
+        """The setting, and the error if it is known."""
+        return "; ".join(filter(None, (self.setting, error_in_words(self.errors))))
 
     def latency_ms(self, recipe: Recipe) -> float:
         """Predict the time of one forward pass of the table's batch through a recipe's model.

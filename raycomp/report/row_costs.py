@@ -37,14 +37,14 @@ def row_costs(
     rows: Sequence[Row],
     config: SweepConfig,
     shape: Callable[[], ModelShape],
-    table: AnyPath,
+    folder: AnyPath,
     speed: Path | None = None,
 ) -> dict[CostName, RowCost]:
     """Return costs of the rows of a sweep by name.
 
     Args:
         shape: Returns the shape of the sweep's model; called only if a cost needs it.
-        table: The sweep's latency table, which need not exist.
+        folder: Folder of the sweep, which may have a latency table.
         speed: A file of `raycomp speed --json`, whose times replace those of the sweep.
 
     Raises:
@@ -54,7 +54,7 @@ def row_costs(
         "gflops": lambda: RowCost(lambda row: math.inf if row.gflops is None else row.gflops, "counted"),
         "params": lambda: RowCost(partial(_params, shape()), "counted"),
         "memory": lambda: _memory(config, shape()),
-        "ms": lambda: _times(rows, table) if speed is None else _timed(speed, rows),
+        "ms": lambda: _times(rows, folder) if speed is None else _timed(speed, rows),
     }
     return {name: made[name]() for name in names}
 
@@ -73,12 +73,12 @@ def _memory(config: SweepConfig, shape: ModelShape) -> RowCost:
     return RowCost(value, f"weights and peak activations in {dtype} at batch {batch}, estimated")
 
 
-def _times(rows: Sequence[Row], table: AnyPath) -> RowCost:
+def _times(rows: Sequence[Row], folder: AnyPath) -> RowCost:
     """Return the times of a sweep: by its latency table, as it was timed on an idle device; else measured in trials."""
     measured = completed(rows, final_stage(rows))
     if measured and all(row.predicted_ms is not None for row in measured):
-        sources = "predicted by the latency table of the sweep's device", stored_error(table)
-        return RowCost(lambda row: _known(row.predicted_ms), "; ".join(one for one in sources if one))
+        sources = "predicted by the latency table of the sweep's device", stored_error(folder)
+        return RowCost(lambda row: _known(row.predicted_ms), "; ".join(filter(None, sources)))
     if all(row.latency_ms is None for row in measured):
         advice = "time its front with `raycomp speed NAME --json > speed.json` and add --speed speed.json"
         raise UserError(f"--max-ms: the sweep has no times of single recipes; {advice}")

@@ -14,6 +14,7 @@ from raycomp import objectives
 from raycomp.bounds import Cost, bounds, recipe_costs
 from raycomp.config import SweepConfig
 from raycomp.errors import UserError
+from raycomp.evaluate.latency_error import TABLE_FILE
 from raycomp.objectives import mean_accuracy
 from raycomp.recipe import Recipe
 from raycomp.results.query import completed, final_stage
@@ -81,7 +82,7 @@ class Problem:
             UserError: If no recipe of the space keeps the limits, the sweep did not search up to the budget, or a limit
                 on time needs a latency table that the sweep does not have.
         """
-        search, path = config.search, folder / "latency.json"
+        search, path = config.search, folder / TABLE_FILE
         if "ms" in limits and not path.is_file():
             raise UserError(
                 f"a limit in ms needs the sweep's latency table, but there is no {path}; sweeps with cost metric "

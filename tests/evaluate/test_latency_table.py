@@ -179,10 +179,12 @@ def test_the_error_of_a_model_is_that_of_a_fit_to_the_others():
 
 def test_errors_are_kept_and_told(table, tmp_path):
     path = tmp_path / "latency.json"
-    assert stored_error(path) == error_in_words(()) == ""
+    assert stored_error(tmp_path) == error_in_words(()) == ""
     replace(table, errors=(0.02, 0.031, 0.08)).save(path)
-    assert LatencyTable.load(path).errors == (0.02, 0.031, 0.08)
-    assert stored_error(path) == "3.1% off in the median and 8.0% at most, on 3 models"
+    again = LatencyTable.load(path)
+    assert again.errors == (0.02, 0.031, 0.08)
+    assert again.about == f"{again.setting}; 3.1% off in the median and 8.0% at most, on 3 models"
+    assert stored_error(tmp_path) == "3.1% off in the median and 8.0% at most, on 3 models"
 
 
 def test_a_fit_to_real_times_is_kept(tmp_path):
@@ -199,7 +201,9 @@ def test_a_fit_to_real_times_is_kept(tmp_path):
     (tmp_path / "table.json").write_text(json.dumps(old))
     older = LatencyTable.load(tmp_path / "table.json")
     assert (older.fit, older.errors) == (NO_FIT, ())
-    assert stored_error(tmp_path / "table.json") == ""
+    assert older.about == older.setting
+    (tmp_path / "table.json").rename(tmp_path / "latency.json")
+    assert stored_error(tmp_path) == ""
 
 
 @pytest.mark.parametrize("name", NAMES)
