@@ -41,7 +41,7 @@ class Bound:
     @property
     def merging_helps(self) -> bool:
         """Whether fewer tokens lower the cost."""
-        return self.name != "params"
+        return self.name not in ("params", "file")
 
     def holds(self, recipe: Recipe) -> bool:
         """Return whether a recipe keeps the limit."""
@@ -76,6 +76,7 @@ def recipe_costs(config: SweepConfig, shape: ModelShape, latency: "LatencyTable 
         "gflops": partial(_gflops, shape, image),
         "params": partial(footprint.params, shape),
         "memory": partial(_memory, shape, image, batch, dtype),
+        "file": partial(footprint.file_size, shape),
     }
     return costs if latency is None else costs | {"ms": latency.latency_ms}
 

@@ -51,6 +51,11 @@ def params(shape: ModelShape, recipe: Recipe) -> int:
     return total + decoder_params(shape, embed)
 
 
+def file_size(shape: ModelShape, recipe: Recipe) -> int:
+    """Return the bytes of the weights of an exported model; headers, or the nodes of a graph, add a little."""
+    return params(shape, recipe) * BYTES["float32"]
+
+
 def memory(
     shape: ModelShape,
     recipe: Recipe,

@@ -22,6 +22,7 @@ READ = [
     ("8ms", "ms", Amount(8, "ms")),
     ("0.5 s", "ms", Amount(500, "ms")),
     ("2 MB", "memory", Amount(2e6, "memory")),
+    ("2 MB", "file", Amount(2e6, "file")),
     ("1.5MiB", "memory", Amount(1.5 * 2**20, "memory")),
     (".5 GB", "memory", Amount(5e8, "memory")),
 ]
@@ -81,7 +82,7 @@ def space_file(folder, **search):
 
 
 def test_files_and_options_are_read_alike(tmp_path):
-    limits = {"gflops": "40%", "params": "1M", "ms": "60%", "memory": "2 MB"}
+    limits = {"gflops": "40%", "params": "1M", "ms": "60%", "memory": "2 MB", "file": "50%"}
     config = load(space_file(tmp_path, limits=limits), budget="8ms")
     assert (config.search.cost_metric, config.search.budget) == ("latency", Amount(8, "ms"))
     assert config.search.limits.params == Amount(1e6, "params")

@@ -9,7 +9,7 @@ import pytest
 from raycomp.config import SweepConfig
 from raycomp.errors import UserError
 from raycomp.flops import gflops
-from raycomp.footprint import memory, params
+from raycomp.footprint import file_size, memory, params
 from raycomp.merging import ToMe
 from raycomp.recipe import Recipe, dense
 from raycomp.settings.amounts import Amount
@@ -40,7 +40,7 @@ def shares(recipe: Recipe) -> dict[str, float]:
     def costs(one: Recipe) -> dict[str, float]:
         clock = TokenClock(TINY).latency_ms(one)
         return {"gflops": gflops(TINY, one), "params": params(TINY, one), "ms": clock,
-                "memory": memory(TINY, one).total}  # fmt: skip
+                "memory": memory(TINY, one).total, "file": file_size(TINY, one)}  # fmt: skip
 
     whole = costs(FULL)
     return {name: cost / whole[name] for name, cost in costs(recipe).items()}
@@ -50,6 +50,7 @@ LIMITS = [
     {"params": "50%"},
     {"ms": "60%"},
     {"memory": "70%"},
+    {"file": "70%"},
     {"gflops": "40%", "params": "50%", "ms": "75%", "memory": "75%"},
     {"params": "20k", "gflops": "10 MFLOPs"},
 ]
@@ -111,6 +112,7 @@ def test_a_budget_in_gflops_or_a_share_is_resolved():
         ({"params": "10%"}, r"search.limits.params 10.0% \(6.206 k parameters\) cannot be met: .*; nearest: 2\d.*%"),
         ({"ms": "1 ms"}, r"search.limits.ms 0.\d% \(1 ms\) cannot be met: .* has \d+ ms; nearest: \d+.*%"),
         ({"memory": "1 kB"}, r"search.limits.memory .* \(1 kB\) cannot be met"),
+        ({"file": "1 kB"}, r"search.limits.file .* \(1 kB\) cannot be met"),
     ],
 )
 def test_a_limit_that_cannot_be_met_is_named_with_the_nearest_that_can(limits, message):

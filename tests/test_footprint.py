@@ -8,7 +8,8 @@ from torch.profiler import ProfilerActivity, profile
 
 from raycomp.compress.apply import let_merge
 from raycomp.evaluate.token_counts import tokens_per_block
-from raycomp.footprint import memory, params
+from raycomp.footprint import file_size, memory, params
+from raycomp.models import checkpoints
 from raycomp.models.policy import Policy
 from raycomp.models.segmenter import Segmenter
 from raycomp.policies import policy_params
@@ -57,6 +58,18 @@ def test_vit_small_has_its_published_size():
 @pytest.mark.parametrize(("kind", "patch"), [("small", 8), ("small", 16), ("efficientnet_lite0", 16)])
 def test_parameters_of_policy_networks(kind, patch):
     assert policy_params(kind, patch) == counted(Policy(kind, patch))
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_file_size_is_that_of_the_weights_in_a_file(name, tmp_path):
+    shape = with_traits(name)
+    recipe = cut_everywhere(shape)
+    path, model = tmp_path / "model.safetensors", built(shape, recipe)
+    checkpoints.save(model, path)
+    data = path.read_bytes()
+    header = 8 + int.from_bytes(data[:8], "little")
+    not_learned = sum(model.state_dict()[name].nbytes for name, _ in model.named_buffers())
+    assert file_size(shape, recipe) == len(data) - header - not_learned
 
 
 def allocated(model: Segmenter, images: torch.Tensor) -> int:

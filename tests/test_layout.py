@@ -59,3 +59,12 @@ def test_no_function_of_a_command_is_too_long_to_read():
         if isinstance(node, ast.FunctionDef)
     }
     assert {name: lines for name, lines in lengths.items() if lines > LONGEST_COMMAND} == {}
+
+
+def test_no_file_holds_two_sides_of_a_merge():
+    kept = {".py", ".md", ".yaml", ".toml", ".txt", ".html"}
+    folders = ("raycomp", "jobs", "tests", "benchmarks", "docs", "search_spaces", "deploy")
+    found = [*ROOT.iterdir(), *(path for folder in folders for path in (ROOT / folder).rglob("*"))]
+    texts = [path for path in found if path.suffix in kept]
+    assert len(texts) > len(PRODUCT)
+    assert [relative(path) for path in texts if any(line[:7] == "<" * 7 for line in path.open())] == []

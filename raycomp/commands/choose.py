@@ -38,6 +38,7 @@ _SHARE_HELP = "Maximum cost as a share of dense: 40%. GFLOPs, or time if the bud
 _DROP_HELP = "Maximum loss against dense in points of mIoU, clean and corrupted."
 _MS_HELP = "Maximum milliseconds of a batch: by the sweep's latency table, or as --speed says."
 _MEMORY_HELP = "Maximum memory of weights and activations: 20MB, or 70% of dense."
+_FILE_HELP = "Maximum size of the exported file: 4MB, or 50% of dense."
 _SPEED_HELP = "Times of another device: what `raycomp speed NAME --json` printed there."
 _CLASS_HELP = "Minimum clean IoU of a class: pole=0.3. Repeatable; also considers recipes beyond the front."
 
@@ -53,13 +54,14 @@ def pick_command(
     max_params: Annotated[str | None, typer.Option(help="Maximum parameters: 1M, or 50% of dense.")] = None,
     max_ms: Annotated[float | None, typer.Option(help=_MS_HELP)] = None,
     max_memory: Annotated[str | None, typer.Option(help=_MEMORY_HELP)] = None,
+    max_file: Annotated[str | None, typer.Option(help=_FILE_HELP)] = None,
     speed: Annotated[Path | None, typer.Option(help=_SPEED_HELP)] = None,
     results: Results = "results",
     as_json: Json = False,
 ) -> None:
     """Choose the recipe with the best mean of clean and corrupted mIoU within a cost, or the cheapest accurate one."""
     numbers = {"gflops": max_gflops, "drop": max_drop, "clean-drop": max_clean_drop}
-    further = cost_limits(max_params, max_ms, max_memory, speed)
+    further = cost_limits(max_params, max_ms, max_memory, max_file, speed)
     limits = _limits(numbers | {"corrupted-drop": max_corrupted_drop}, max_share, min_class_iou or [], further)
     store = Store(sweep_folder(results, sweep))
     config, rows = store.config(), store.rows()
@@ -101,8 +103,8 @@ def _limits(
     ious = dict(_class_limit(text) for text in classes)
     limits = Limits(given.get("gflops"), _share(share), clean, corrupted, ious, further)
     if limits == Limits():
-        options = "--max-gflops, --max-share, --max-params, --max-ms, --max-memory, --max-drop, --max-clean-drop, "
-        options += "--max-corrupted-drop, --min-class-iou"
+        options = "--max-gflops, --max-share, --max-params, --max-ms, --max-memory, --max-file, --max-drop, "
+        options += "--max-clean-drop, --max-corrupted-drop, --min-class-iou"
         raise UserError(f"pick needs a limit: {options}")
     return limits
 

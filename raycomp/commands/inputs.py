@@ -103,8 +103,10 @@ def numbers(option: str, text: str, low: float, high: float) -> list[float]:
     return values
 
 
-def cost_limits(params: str | None, ms: float | None, memory: str | None, speed: Path | None) -> dict[CostName, Limit]:
-    """Parse --max-params, --max-ms and --max-memory.
+def cost_limits(
+    params: str | None, ms: float | None, memory: str | None, file: str | None, speed: Path | None
+) -> dict[CostName, Limit]:
+    """Parse --max-params, --max-ms, --max-memory and --max-file.
 
     Raises:
         UserError: for a value that is no limit on its cost, or times that nothing limits.
@@ -114,7 +116,7 @@ def cost_limits(params: str | None, ms: float | None, memory: str | None, speed:
     if ms is not None and not 0 < ms < math.inf:
         raise UserError(f"--max-ms {ms:g}: expected a time above 0 such as 8")
     limits: dict[CostName, Limit] = {}
-    texts: dict[CostName, str | None] = {"params": params, "memory": memory}
+    texts: dict[CostName, str | None] = {"params": params, "memory": memory, "file": file}
     for name, text in texts.items():
         if text is not None:
             try:

@@ -35,8 +35,9 @@ if TYPE_CHECKING:
 _BUDGET_HELP = "Maximum cost: a share of dense such as 31%, or 0.2GFLOPs, or 8ms; by default the sweep's budget."
 _MS_HELP = "Maximum milliseconds of a batch, by the sweep's latency table."
 _MEMORY_HELP = "Maximum memory of weights and activations: 20MB, or 70% of dense."
+_FILE_HELP = "Maximum size of the exported file: 4MB, or 50% of dense."
 _CONFIRM_HELP = "Measure the N best solutions, and add their rows to the sweep."
-_OPTIONS = "--budget, --max-gflops, --max-params, --max-ms, --max-memory"
+_OPTIONS = "--budget, --max-gflops, --max-params, --max-ms, --max-memory, --max-file"
 
 
 def solve_command(
@@ -46,6 +47,7 @@ def solve_command(
     max_params: Annotated[str | None, typer.Option(help="Maximum parameters: 1M, or 50% of dense.")] = None,
     max_ms: Annotated[float | None, typer.Option(help=_MS_HELP)] = None,
     max_memory: Annotated[str | None, typer.Option(help=_MEMORY_HELP)] = None,
+    max_file: Annotated[str | None, typer.Option(help=_FILE_HELP)] = None,
     confirm: Annotated[int | None, typer.Option(min=1, metavar="N", help=_CONFIRM_HELP)] = None,
     results: Results = "results",
     tracking: Tracking = None,
@@ -54,7 +56,8 @@ def solve_command(
     """Solve for the recipe that a sweep's model expects to be best within new limits, without a trial."""
     store = Store(sweep_folder(results, sweep))
     config, rows = store.config(), store.rows()
-    share, limits = _limits(config, budget, max_gflops, cost_limits(max_params, max_ms, max_memory, None))
+    further = cost_limits(max_params, max_ms, max_memory, max_file, None)
+    share, limits = _limits(config, budget, max_gflops, further)
     share_cores()
     from raycomp.report.solved import Answer
     from raycomp.search.confirmation import Confirmation

@@ -54,6 +54,7 @@ def row_costs(
         "gflops": lambda: RowCost(lambda row: math.inf if row.gflops is None else row.gflops, "counted"),
         "params": lambda: RowCost(partial(_params, shape()), "counted"),
         "memory": lambda: _memory(config, shape()),
+        "file": lambda: _file(shape()),
         "ms": lambda: _times(rows, folder) if speed is None else _timed(speed, rows),
     }
     return {name: made[name]() for name in names}
@@ -71,6 +72,10 @@ def _memory(config: SweepConfig, shape: ModelShape) -> RowCost:
         return footprint.memory(shape, row.recipe, image, batch, dtype, tokens).total
 
     return RowCost(value, f"weights and peak activations in {dtype} at batch {batch}, estimated")
+
+
+def _file(shape: ModelShape) -> RowCost:
+    return RowCost(lambda row: footprint.file_size(shape, row.recipe), "weights of the exported model")
 
 
 def _times(rows: Sequence[Row], folder: AnyPath) -> RowCost:

@@ -183,8 +183,10 @@ def picked_table(
 
 def solved_table(answer: "Answer") -> FittedTable:
     """Return solutions with their expected mIoUs, each above its measurement if it has one, and the best measured."""
-    names = {"gflops": "GFLOPs", "gflops_share": "of dense", "params": "params M", "memory": "memory MB", "ms": "ms"}
-    shown = {"gflops": "{:.4f}", "gflops_share": "{:.1%}", "params": "{:.3f}", "memory": "{:.2f}", "ms": "{:.3g}"}
+    names = {"gflops": "GFLOPs", "gflops_share": "of dense", "params": "params M", "ms": "ms"}
+    names |= {"memory": "memory MB", "file": "file MB"}
+    shown = {"gflops": "{:.4f}", "gflops_share": "{:.1%}", "params": "{:.3f}", "ms": "{:.3g}"}
+    shown |= {"memory": "{:.2f}", "file": "{:.2f}"}
     costs = answer.costs(answer.solutions[0].recipe) if answer.solutions else {}
     columns = [Column("", text=True), *_NAMED, *(Column(names[name], under="GFLOPs") for name in costs), *_measured()]
     on = "" if answer.stage == "full" else " by the search stage, on fewer images"
@@ -192,7 +194,7 @@ def solved_table(answer: "Answer") -> FittedTable:
     table = FittedTable(f"Within the limits: mIoU in %{on}", columns, note)
 
     def add(name: str, recipe: Recipe, kind: str, figures: Sequence[str], style: str = "") -> None:
-        units = {"params": 1e-6, "memory": 1e-6}
+        units = {"params": 1e-6, "memory": 1e-6, "file": 1e-6}
         cells = (shown[one].format(value * units.get(one, 1.0)) for one, value in answer.costs(recipe).items())
         table.add_row(name, recipe.id, kind, *cells, *figures, style=style)
 

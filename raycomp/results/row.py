@@ -86,6 +86,10 @@ class Row:
     gflops_encoder: Annotated[float | None, "GFLOPs of the patch embedding and all encoder blocks"] = None
     gflops_blocks: Annotated[Sequence[float], "GFLOPs of each encoder block"] = ()
     params: Annotated[int | None, "number of parameters of the compressed model", pa.int64()] = None
+    memory_mb: Annotated[
+        float | None, "MB of weights and peak activations of a batch of search.latency_batch images, estimated"
+    ] = None
+    file_mb: Annotated[float | None, "MB of weights in the exported file"] = None
     clean_miou: Annotated[float | None, "mIoU on clean images, 0 to 1"] = None
     corrupted_miou: Annotated[float | None, "mIoU_noise = mPC: mean over types and severities, 0 to 1"] = None
     early_clean_miou: Annotated[

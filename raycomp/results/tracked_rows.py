@@ -9,7 +9,8 @@ from raycomp import objectives
 from raycomp.results.row import Row
 
 _METRICS = (
-    "gflops", "gflops_share", "predicted_ms", "rpc", "effective_rank", "latency_ms", "throughput", "params", "seconds",
+    "gflops", "gflops_share", "predicted_ms", "rpc", "effective_rank", "latency_ms", "throughput", "params",
+    "memory_mb", "file_mb", "seconds",
 )  # fmt: skip
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from raycomp import footprint
 from raycomp.context.sweep_context import SweepContext
 from raycomp.errors import logger
 from raycomp.evaluate.measure import Measurement, Stopped
@@ -133,12 +134,18 @@ def git_commit() -> str:
 def _with_costs(row: Row, context: SweepContext, passes: Sequence[Profile]) -> Row:
     """Set the costs of a recipe: the mean over `passes`, one per image where merging is adaptive."""
     total = float(np.mean([cost.gflops for cost in passes]))
-    dense_total = gflops(context.shape, dense(context.shape), context.window)
+    shape, window, config = context.shape, context.window, context.config
+    dense_total = gflops(shape, dense(shape), window)
+    tokens = [round(float(np.mean(counts))) for counts in zip(*(cost.tokens for cost in passes), strict=True)]
+    batch, dtype, recipe = config.search.latency_batch, config.evaluation.dtype, row.recipe
+    needed = footprint.memory(shape, recipe, window, batch, dtype, tokens if recipe.adaptive else None).total
     return replace(
         row,
-        tokens=[round(float(np.mean(counts))) for counts in zip(*(cost.tokens for cost in passes), strict=True)],
+        tokens=tokens,
         gflops=total,
         gflops_share=total / dense_total,
+        memory_mb=needed / 1e6,
+        file_mb=footprint.file_size(shape, recipe) / 1e6,
         gflops_encoder=float(np.mean([cost.encoder for cost in passes])),
         gflops_blocks=[float(np.mean(block)) for block in zip(*(cost.blocks for cost in passes), strict=True)],
     )

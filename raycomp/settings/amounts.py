@@ -8,18 +8,20 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, PlainSerializer
 
-CostName = Literal["gflops", "params", "ms", "memory"]
+CostName = Literal["gflops", "params", "ms", "memory", "file"]
 
+_BYTES = {"B": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 _UNITS: dict[CostName, dict[str, float]] = {
     "gflops": {"GFLOPs": 1, "GFLOP": 1, "MFLOPs": 1e-3, "TFLOPs": 1e3},
     "params": {"params": 1, "k": 1e3, "M": 1e6, "B": 1e9},
     "ms": {"ms": 1, "s": 1e3, "us": 1e-3},
-    "memory": {"B": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30},
+    "memory": _BYTES,
+    "file": _BYTES,
 }
 """Units of each cost and their size in its base unit, which comes first; case does not matter."""
 _NUMBER = re.compile(r"\s*(\d*\.?\d+(?:e[+-]?\d+)?|\d+\.)\s*([a-z%]*)\s*", re.IGNORECASE)
-_USUAL: dict[CostName, str] = {"gflops": "GFLOPs", "params": "M", "ms": "ms", "memory": "MB"}
-_EXAMPLES: dict[CostName, str] = {"gflops": "0.2", "params": "1", "ms": "8", "memory": "2"}
+_USUAL: dict[CostName, str] = {"gflops": "GFLOPs", "params": "M", "ms": "ms", "memory": "MB", "file": "MB"}
+_EXAMPLES: dict[CostName, str] = {"gflops": "0.2", "params": "1", "ms": "8", "memory": "2", "file": "2"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +50,7 @@ def in_words(limit: Limit) -> str:
     if not isinstance(limit, Amount):
         return f"{100 * limit:.3g}%"
     sizes, usual = _UNITS[limit.cost], _USUAL[limit.cost]
-    if limit.cost in ("params", "memory") and limit.value < sizes[usual]:
+    if limit.cost in ("params", "memory", "file") and limit.value < sizes[usual]:
         usual = "k" if limit.cost == "params" else "kB"
     number = f"{limit.value / sizes[usual]:.4g} {usual}"
     return f"{number} parameters" if limit.cost == "params" else number
@@ -100,3 +102,4 @@ GflopsLimit = Annotated[Limit, *_limit_of("gflops")]
 ParamsLimit = Annotated[Limit, *_limit_of("params")]
 TimeLimit = Annotated[Limit, *_limit_of("ms")]
 MemoryLimit = Annotated[Limit, *_limit_of("memory")]
+FileLimit = Annotated[Limit, *_limit_of("file")]

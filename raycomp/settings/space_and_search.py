@@ -15,6 +15,7 @@ else:  # the allowed names follow from the registered methods
 from raycomp.settings.amounts import (
     Amount,
     Budget,
+    FileLimit,
     GflopsLimit,
     MemoryLimit,
     ParamsLimit,
@@ -103,6 +104,8 @@ class LimitsConfig(Section):
     """Time of a batch of `search.latency_batch` images on this device, by a latency table: 60%, or 8 ms."""
     memory: MemoryLimit | None = None
     """Weights and peak activations of such a batch, in the evaluation's precision: 70%, or 20 MB."""
+    file: FileLimit | None = None
+    """File of the exported model: 50%, or 4 MB."""
 
 
 METRICS = {"gflops": "gflops", "ms": "latency"}

@@ -56,6 +56,8 @@ def test_each_limit_alone_and_all_together(results, capsys):
         ({"max_params": "80%"}, lambda row: row.params <= most),
         ({"max_params": f"{int(most)}"}, lambda row: row.params <= most),
         ({"max_memory": f"{heaviest} B"}, lambda row: footprint(row) <= heaviest),
+        ({"max_file": "80%"}, lambda row: row.params <= most),
+        ({"max_file": f"{4 * int(most)} B"}, lambda row: row.params <= most),
         (
             {"max_params": "80%", "max_memory": f"{heaviest} B", "max_gflops": 0.008, "max_share": "60%"},
             lambda row: row.params <= most and footprint(row) <= heaviest and row.gflops <= 0.008,
@@ -124,6 +126,7 @@ def test_times_of_another_device_come_from_a_file_of_raycomp_speed(results, caps
     [
         ({"max_params": "much"}, "--max-params much: expected a share of dense such as 40%, or 1 M"),
         ({"max_memory": "5"}, "--max-memory 5: expected a share of dense such as 5%, or 5 MB"),
+        ({"max_file": "4 ms"}, "--max-file 4 ms: expected a share of dense such as 4%, or 4 MB"),
         ({"max_ms": -1.0}, "--max-ms -1: expected a time above 0 such as 8"),
         ({"speed": Path("x.json"), "max_params": "1M"}, "--speed x.json: only --max-ms needs it"),
         ({"speed": Path("none.json"), "max_ms": 8.0}, "--speed none.json: expected what `raycomp speed NAME --json`"),

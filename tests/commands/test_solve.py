@@ -45,7 +45,7 @@ def test_the_answer_as_json(results, capsys):
     assert told["stage"] == "full"
     [found] = told["solutions"]
     assert found["recipe_id"] == Recipe.model_validate(found["recipe"]).id
-    assert set(found["costs"]) == {"gflops", "gflops_share", "params", "memory"}
+    assert set(found["costs"]) == {"gflops", "gflops_share", "params", "memory", "file"}
     assert found["costs"]["gflops_share"] <= 0.5
     for name in ("clean_miou", "corrupted_miou"):
         one = found["expected"][name]
@@ -88,7 +88,7 @@ def test_a_limit_in_ms_holds_by_the_latency_table_of_the_sweep(results, capsys):
 @pytest.mark.parametrize(
     ("options", "line"),
     [
-        ({}, "solve needs a limit: --budget, --max-gflops, --max-params, --max-ms, --max-memory"),
+        ({}, "solve needs a limit: --budget, --max-gflops, --max-params, --max-ms, --max-memory, --max-file"),
         ({"budget": "half"}, "--budget half: expected a share of dense such as 40%, or 0.2 GFLOPs or 8 ms"),
         ({"budget": "95%"}, "--budget 95%: the sweep searched only up to 90%; nearest: --budget 90%"),
         ({"budget": "8ms", "max_ms": 7.0}, "--budget 8ms: --max-ms limits the same cost; give one of them"),

@@ -103,7 +103,7 @@ _OPTIONS = {
     "report": ["--json"],
     "compare": ["--json"],
     "pick": ["--max-gflops", "--max-share", "--max-drop", "--max-clean-drop", "--max-corrupted-drop",
-             "--min-class-iou", "--max-params", "--max-ms", "--max-memory", "--speed", "--json"],
+             "--min-class-iou", "--max-params", "--max-ms", "--max-memory", "--max-file", "--speed", "--json"],
     "explain": ["--sweep", "--space", "--json"],
     "profile": ["--budget", "--tome", "--cts", "--json"],
     "predict": ["--device", "--labels", "--json"],

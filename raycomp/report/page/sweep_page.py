@@ -104,6 +104,8 @@ def _rank(row: Row) -> str:
 # Name, required column, and text of a row.
 _PROPERTIES: tuple[tuple[str, str, Callable[[Row], str]], ...] = (
     ("Parameters", "params", lambda r: f"{present(r.params) / 1e6:.3g} M"),
+    ("File", "file_mb", lambda r: f"{r.file_mb:.3g} MB"),
+    ("Memory of a batch", "memory_mb", lambda r: f"{r.memory_mb:.3g} MB"),
     ("Tokens after the last block", "tokens", lambda r: f"{r.tokens[-1]}"),
     ("Effective rank / maximum, ± standard deviation over images", "effective_rank", _rank),
     ("Latency while other trials ran", "latency_ms", lambda r: f"{r.latency_ms:.2f} ms at batch 1"),
