@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compare predicted and measured latency of random recipes.
 
-    python benchmarks/latency.py [--space search_spaces/streetscenes_vit_micro.yaml] [--recipes 24] [--batch 1]
+    python benchmarks/latency.py [--engine onnxruntime] [--batch 16] [--recipes 24] [--precision fp32,int8]
 
-Measures the latency table on one thread, as a sweep with `cost_metric: latency` does, then times complete models of
-recipes drawn as elastic training draws them. Their weights do not matter. All models take turns, the dense one too.
+Fits a latency table on one thread, as a sweep with `cost_metric: latency` does, then times complete models of other
+recipes of the space, drawn alike, in the same engine and by the same clock. Weights are random.
 """
 
 import time
@@ -15,61 +15,57 @@ import numpy as np
 import torch
 import typer
 
-from raycomp.compress.apply import compress
 from raycomp.config import load
 from raycomp.context.calibration import default_device
-from raycomp.evaluate.latency import median_seconds
-from raycomp.evaluate.latency_fit import fitted
-from raycomp.evaluate.latency_table import measure_latency
+from raycomp.deploy.engines import Engine
+from raycomp.deploy.latency_fit import Timing, fitted, timed
+from raycomp.deploy.precision_facts import PRECISIONS
 from raycomp.memory import keep_freed_memory
-from raycomp.merging import ToMe
-from raycomp.models.segmenter import Segmenter
 from raycomp.recipe import dense
 from raycomp.space import Space
 
 ROOT = Path(__file__).resolve().parents[1]
-SEED, ROUNDS, WARM_UP = 2_000_000, 15, 3
+SEED = 2_000_000
+LEAST = 0.1  # of the dense GFLOPs
 
 
 def main(
     space: Annotated[Path, typer.Option()] = ROOT / "search_spaces" / "streetscenes_vit_micro.yaml",
+    engine: Annotated[str, typer.Option(help="torch or onnxruntime.")] = "torch",
+    precision: Annotated[str, typer.Option(help="fp32, or fp32,int8 for onnxruntime.")] = "fp32",
     recipes: Annotated[int, typer.Option()] = 24,
     batch: Annotated[int, typer.Option()] = 1,
 ) -> None:
     torch.set_num_threads(1)
     keep_freed_memory()
-    config, device = load(space), default_device()
-    shape, dtype = config.model.shape, getattr(torch, config.evaluation.dtype)
+    config = load(space)
+    shape = config.model.shape
     if shape is None:
         raise typer.BadParameter("the space names no model.shape")
-    window = config.data.window_for(shape)
+    chosen: Engine = "onnxruntime" if engine == "onnxruntime" else "torch"
+    precisions = tuple(name for name in PRECISIONS if name in precision.split(","))
+    timing = Timing(batch, default_device(), getattr(torch, config.evaluation.dtype), chosen, precisions)
+    grid = Space(shape, config.space, config.data.window_for(shape), policy=config.policy.kind)
     started = time.perf_counter()
-    table = fitted(
-        measure_latency(shape, batch, device, dtype, window, ToMe(ratios=(0.5,) * shape.depth)), batch, device, dtype
-    )
-    print(f"table: {table.setting}, measured in {time.perf_counter() - started:.0f} s")
+    table = fitted(grid, timing)
+    print(f"table: {table.about}, in {time.perf_counter() - started:.0f} s")
 
-    grid, full = Space(shape, config.space, window), Segmenter(shape, dense(shape)).eval()
-    lowest = config.elastic.least * grid.gflops({})
-    drawn = [grid.recipe(grid.draw(np.random.default_rng(SEED + i), lowest)) for i in range(recipes)]
-    chosen = [dense(shape), *drawn]
-    models = [compress(full, recipe, None).eval().to(device, dtype) for recipe in chosen]
-    images = torch.randn(batch, 3, *window, device=device, dtype=dtype)
-    with torch.inference_mode():
-        runs = {index: lambda model=model: model(images) for index, model in enumerate(models)}
-        times = median_seconds(runs, device, ROUNDS, WARM_UP)
-    predicted = np.array([table.latency_ms(recipe) for recipe in chosen])
-    measured = np.array([1e3 * times[index] for index in range(len(chosen))])
-    print(f"{'recipe':14}{'family':>12}{'of dense GFLOPs':>17}{'predicted ms':>14}{'measured':>10}{'ratio':>8}")
-    for recipe, guess, truth in zip(chosen, predicted, measured, strict=True):
-        share = grid.gflops(grid.params(recipe)) / grid.gflops({})
-        print(f"{recipe.id:14}{recipe.family(shape):>12}{share:17.1%}{guess:14.2f}{truth:10.2f}{guess / truth:8.3f}")
-    for name, ratios in (
-        ("times", predicted / measured),
-        ("shares of dense", predicted / measured * measured[0] / predicted[0]),
-    ):
-        off = np.abs(ratios - 1)[1:]
-        print(f"{name}: median error {np.median(off):.1%}, maximum {off.max():.1%}")
+    full = grid.gflops({})
+    drawn = [grid.recipe(grid.draw(np.random.default_rng(SEED + i), LEAST * full)) for i in range(recipes)]
+    others = [dense(shape), *drawn]
+    seconds = timed(grid, others, timing)
+    for name in precisions:
+        print(f"{name:14}{'family':>20}{'of dense GFLOPs':>17}{'predicted ms':>14}{'measured':>10}{'ratio':>8}")
+        ratios = []
+        for number, recipe in enumerate(others):
+            guess, truth = table.latency_ms(recipe), 1e3 * seconds[number, name]
+            ratios.append(guess / truth)
+            share = grid.cost(recipe) / full
+            print(f"{recipe.id:14}{recipe.family(shape):>20}{share:17.1%}{guess:14.2f}{truth:10.2f}{ratios[-1]:8.3f}")
+        relative = np.array(ratios)
+        for what, values in (("times", relative), ("shares of dense", relative / relative[0])):
+            off = np.abs(values - 1)[1:]
+            print(f"{name}, {what}: median error {np.median(off):.1%}, maximum {off.max():.1%}")
 
 
 if __name__ == "__main__":

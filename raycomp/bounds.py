@@ -5,17 +5,14 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
 
 from raycomp import footprint
 from raycomp.config import SweepConfig
+from raycomp.evaluate.latency_table import LatencyTable
 from raycomp.flops import gflops
 from raycomp.recipe import Recipe, dense
 from raycomp.settings.amounts import Amount, CostName, Limit, allowance, in_words
 from raycomp.shape import ModelShape, Size
-
-if TYPE_CHECKING:  # imports torch, which checking input does not need
-    from raycomp.evaluate.latency_table import LatencyTable
 
 Cost = Callable[[Recipe], float]
 
@@ -62,14 +59,14 @@ class Bound:
         )
 
 
-def bounds(config: SweepConfig, shape: ModelShape, latency: "LatencyTable | None" = None) -> tuple[Bound, ...]:
+def bounds(config: SweepConfig, shape: ModelShape, latency: LatencyTable | None = None) -> tuple[Bound, ...]:
     """Return the limits of a sweep's settings beside its budget; one on time only if there is a latency table."""
     limits, costs, full = config.search.limits, recipe_costs(config, shape, latency), dense(shape)
     given = {name: limit for name in costs if (limit := getattr(limits, name)) is not None}
     return tuple(Bound(name, limit, costs[name], costs[name](full)) for name, limit in given.items())
 
 
-def recipe_costs(config: SweepConfig, shape: ModelShape, latency: "LatencyTable | None" = None) -> dict[CostName, Cost]:
+def recipe_costs(config: SweepConfig, shape: ModelShape, latency: LatencyTable | None = None) -> dict[CostName, Cost]:
     """Return the costs of recipes as a sweep counts them, by name; time only if there is a latency table."""
     image, batch, dtype = config.data.window_for(shape), config.search.latency_batch, config.evaluation.dtype
     costs: dict[CostName, Cost] = {

@@ -8,7 +8,6 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from raycomp.errors import UserError, first_line, logger, nearest, shown
-from raycomp.merging import METHODS
 from raycomp.renamed import renamed_fields
 from raycomp.settings.comparison import BenchmarkConfig, NvitConfig
 from raycomp.settings.evaluation import EvaluationConfig
@@ -58,14 +57,6 @@ class SweepConfig(Section):
         names, shape = self.data.classes, self.model.shape
         if names is not None and shape is not None and len(names) != shape.classes:
             raise ValueError(f"data.classes names {len(names)}, model.shape.classes is {shape.classes}")
-        return self
-
-    @model_validator(mode="after")
-    def _time_of_merging(self) -> Self:
-        if self.search.needs_times and not METHODS[self.space.merge].uniform_step:
-            timed = ", ".join(name for name, method in METHODS.items() if method.uniform_step)
-            field = "limits.ms" if self.search.limits.ms is not None else "cost_metric latency"
-            raise ValueError(f"search.{field} cannot time space.merge {self.space.merge}; allowed: {timed}")
         return self
 
     @model_validator(mode="after")

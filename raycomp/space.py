@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, cached_property
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from raycomp.bounds import Bound, bounds
 from raycomp.config import SweepConfig
 from raycomp.dimension import Dimension
 from raycomp.errors import UserError
+from raycomp.evaluate.latency_table import LatencyTable
 from raycomp.flops import gflops
 from raycomp.merging import METHODS, MergeMethod
 from raycomp.projection import Params as Params
@@ -24,9 +25,6 @@ from raycomp.settings.amounts import Limit, allowance
 from raycomp.settings.space_and_search import SpaceConfig
 from raycomp.settings.training import PolicyConfig
 from raycomp.shape import ModelShape, Size
-
-if TYPE_CHECKING:  # imports torch, which checking input does not need
-    from raycomp.evaluate.latency_table import LatencyTable
 
 
 @cache
@@ -53,7 +51,7 @@ class Space:
     shape: ModelShape
     config: SpaceConfig
     image: Size
-    latency: "LatencyTable | None" = None
+    latency: LatencyTable | None = None
     """Set if budgets limit latency in milliseconds instead of GFLOPs."""
     policy: str = PolicyConfig().kind
     """Kind of policy network, for merge methods that need one."""
@@ -61,7 +59,7 @@ class Space:
     """Limits that recipes keep besides the budget."""
 
     @classmethod
-    def of(cls, config: SweepConfig, shape: ModelShape, latency: "LatencyTable | None" = None) -> Self:
+    def of(cls, config: SweepConfig, shape: ModelShape, latency: LatencyTable | None = None) -> Self:
         """Return the space of a sweep's settings.
 
         Without a latency table, budgets are in GFLOPs, and a limit on time is left out.

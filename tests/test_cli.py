@@ -76,9 +76,16 @@ def trusted(folder):
         ("profile streetscenes_vit_micro --budget 8", "share of dense such as 8%, or 8 GFLOPs or 8 ms, not '8'"),
         ("search --budget 0.01GFLOPs", "search.budget 1.6% (0.01 GFLOPs) cannot be met: the cheapest recipe"),
         ("search --budget 8ms --cost-metric gflops", "budget 8 ms needs cost_metric latency, not gflops"),
+        ("search --engine onnxruntime", "--engine onnxruntime: only a search for time uses it; add --cost-metric"),
+        ("search --threads 2 --budget 40%", "--threads 2: only a search for time uses it; add --cost-metric latency"),
+        (
+            "search --budget 8ms --engine onxruntime",
+            "'search.latency_engine': input should be 'torch' or 'onnxruntime'",
+        ),
+        ("search --budget 8ms --threads 0", "'search.latency_threads': input should be greater than 0"),
         (
             "pick empty --max-gflps 1",
-            "No such option: --max-gflps (Possible options: --max-gflops, --max-ms, --max-params",
+            "No such option: --max-gflps (Possible options: --max-file, --max-gflops, --max-ms)",
         ),
         ("pick empty --max-drop nan", "--max-drop nan: expected a number"),
         ("pick empty --max-share 30", "of the dense cost such as 40%; did you mean 30%?"),

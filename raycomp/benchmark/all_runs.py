@@ -71,8 +71,7 @@ def find_operating_points(
     missing = [condition for condition in every if condition not in points]
     table = None  # for NViT's latency term
     if missing and config.nvit.latency_weight:
-        batch = config.evaluation.batch
-        table = latency_table(folder / TABLE_FILE, inputs.context, config, batch, merging=False, report=say)
+        table = latency_table(folder / TABLE_FILE, inputs.context, config, pruning=True, report=say)
     task = remote(find, config, retries=2)
     waiting = {
         task.remote(inputs.context, condition, latency=table, samples=inputs.samples): condition

@@ -129,8 +129,8 @@ def prepare_worker() -> "torch.device":
     return device
 
 
-def remote(function: Callable[..., Any], config: SweepConfig, retries: int) -> Any:
-    """Make a remote function with one core and the GPUs of a trial; it passes the worker's `device` to `function`.
+def remote(function: Callable[..., Any], config: SweepConfig, retries: int, cpus: int = 1) -> Any:
+    """Make a remote function with the GPUs of a trial; it passes the worker's `device` to `function`.
 
     Resources are set here, since with `options` Ray would keep idle GPU workers.
     """
@@ -140,7 +140,7 @@ def remote(function: Callable[..., Any], config: SweepConfig, retries: int) -> A
         return function(*args, **kwargs, device=prepare_worker())
 
     task.__name__ = function.__name__
-    return ray.remote(num_cpus=1, num_gpus=gpus_per_trial(config), max_retries=retries)(task)
+    return ray.remote(num_cpus=cpus, num_gpus=gpus_per_trial(config), max_retries=retries)(task)
 
 
 def finished(waiting: Iterable[Any]) -> Iterator[Any]:

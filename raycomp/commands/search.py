@@ -30,6 +30,8 @@ from raycomp.space import Space
 
 _BUDGET_HELP = "Maximum cost: a share of dense such as 50%, or 0.2GFLOPs, or 8ms for cost metric latency."
 
+_ENGINE_HELP = "What runs the timed models: torch, or onnxruntime."
+_BATCH_HELP = "Images of a batch for times and memory: that of the deployed model."
 _FRONT_HELP = "Search at all shares of search.baselines within the budget, or near it alone, the default with --budget."
 
 
@@ -38,6 +40,9 @@ def search_command(
     budget: Annotated[str | None, typer.Option(help=_BUDGET_HELP)] = None,
     front: Annotated[bool | None, typer.Option("--front/--no-front", help=_FRONT_HELP)] = None,
     cost_metric: Annotated[str | None, typer.Option(help="Cost: gflops, or latency on this device.")] = None,
+    engine: Annotated[str | None, typer.Option(help=_ENGINE_HELP)] = None,
+    batch: Annotated[int | None, typer.Option(help=_BATCH_HELP)] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads of the timed models on a CPU.")] = None,
     trials: Annotated[int | None, typer.Option(help="Trials to spend.")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the sweep; by default the space's.")] = None,
     results: OutFolder = "results",
@@ -54,7 +59,11 @@ def search_command(
         raise UserError("--json needs --dry-run; raycomp front NAME --json prints the results of a sweep")
     front = False if front is None and budget else front
     given = {"budget": budget, "front": front, "cost_metric": cost_metric, "trials": trials, "seed": seed}
-    config = configs.load(space, **given, workers=workers).changed("search", gpus_per_trial=gpus)
+    timing = {"latency_engine": engine, "latency_batch": batch, "latency_threads": threads}
+    config = configs.load(space, **given, workers=workers).changed("search", gpus_per_trial=gpus, **timing)
+    if (engine or threads) and not config.search.needs_times:
+        option = f"--engine {engine}" if engine else f"--threads {threads}"
+        raise UserError(f"{option}: only a search for time uses it; add --cost-metric latency, or --budget 8ms")
     folder = sweep_folder(results, name or config.name)
     config, store = config.model_copy(update={"name": folder.name}), Store(folder)  # the name identifies rows and runs
     share_cores()
@@ -63,13 +72,18 @@ def search_command(
         return
     store.check(config)
     _check(config)
-    with session(config, store, tracking_uri(tracking, results), tables.console()) as job:
+    _search(config, store, tracking_uri(tracking, results), study, results)
+
+
+def _search(config: configs.SweepConfig, store: Store, uri: str, study: str | None, results: str) -> None:
+    """Run the sweep, and print its front and what to do next."""
+    with session(config, store, uri, tables.console()) as job:
         from raycomp.jobs.searching import search
 
         view, finished = search(job, study)
         job.say(f"runs:   {runs_command(job.uri)}")
         if view.front:
-            job.say(f"next:   raycomp pick {folder.name} --max-drop 2{results_option(results)}")
+            job.say(f"next:   raycomp pick {config.name} --max-drop 2{results_option(results)}")
         if not finished:
             raise KeyboardInterrupt
     check_measured([row for row in view.rows if row.stage in ("search", "full")])
@@ -80,6 +94,8 @@ def _check(config: configs.SweepConfig) -> None:
     if (shape := config.model.shape) is not None and config.search.cost_metric != "latency":
         grid = Space.of(config, shape)
         grid.check_budget(grid.budget_of(config.search.budget))
+    if config.search.needs_times and config.search.latency_engine == "onnxruntime":
+        import raycomp.deploy.onnx  # noqa: F401  an extra, which may be missing
     from raycomp.models import checkpoints
 
     checkpoints.locate(config.model.checkpoint)

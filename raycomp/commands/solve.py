@@ -19,7 +19,7 @@ from raycomp.commands.inputs import (
 )
 from raycomp.config import SweepConfig
 from raycomp.errors import UserError
-from raycomp.evaluate.latency_error import stored_error
+from raycomp.evaluate.latency_error import stored_table
 from raycomp.jobs.session import session, share_cores
 from raycomp.report import tables
 from raycomp.results.query import check_measured
@@ -77,8 +77,8 @@ def solve_command(
         print_json({"sweep": sweep, "asked": asked} | answer.data())
     else:
         _print(answer, f"--sweep {sweep}{results_option(results)}")
-        if "ms" in problem.costs and (error := stored_error(store.folder)):
-            tables.say(f"predicted times are {error}")
+        if "ms" in problem.costs and (about := stored_table(store.folder)):
+            tables.say(f"times by the latency table: {about}")
 
 
 def _print(answer: "Answer", place: str) -> None:

@@ -3,17 +3,15 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from types import FunctionType
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
+from raycomp.deploy.engines import Bind, onnxruntime_runs, session_runs, torch_runs
 from raycomp.deploy.model import CARD_FIELD, parse_card
 from raycomp.deploy.precision_facts import parse_facts
-from raycomp.errors import UserError, first_line
+from raycomp.errors import UserError
 from raycomp.evaluate.latency import median_seconds
 from raycomp.flops import gflops
 from raycomp.models.readers import own
@@ -27,9 +25,6 @@ if TYPE_CHECKING:
 DENSE = "dense"
 _DTYPES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 _WARM_UP = 3
-
-Bind = Callable[[Tensor], Callable[[], object]]
-"""Binds images (B, 3, H, W) to a function that runs the model on them."""
 
 
 @dataclass(frozen=True)
@@ -132,12 +127,12 @@ def speeds(
             precisions[name] = "fp32" if runtime == "onnxruntime" else _DTYPES.get(dtype, str(dtype))
             if isinstance(model, OnnxFile):
                 if runtime == "onnxruntime":
-                    ready[name], precisions[name] = _bound(model.session), model.precision
+                    ready[name], precisions[name] = session_runs(model.session), model.precision
             elif runtime == "onnxruntime":
                 say(f"exporting {name} for onnxruntime")
-                ready[name] = _onnxruntime(model, size, device)
+                ready[name] = onnxruntime_runs(model, size, device, torch.get_num_threads())["fp32"]
             else:
-                ready[name] = _torch(model, device, dtype, compiled)
+                ready[name] = torch_runs(model, device, dtype, compiled)
         for batch in batches:
             action = "compiling and timing" if compiled and runtime == "torch" else "timing"
             say(f"{runtime}: {action} {len(ready)} models with batches of {batch}")
@@ -175,41 +170,3 @@ def _useful(runtimes: Sequence[str], models: Mapping[str, Segmenter | OnnxFile])
         raise UserError(f"--runtime {','.join(runtimes)}: {file} runs in onnxruntime alone")
     others = any(isinstance(model, Segmenter) for model in models.values())
     return [runtime for runtime in runtimes if others or runtime == "onnxruntime"]
-
-
-def _torch(model: Segmenter, device: torch.device, dtype: torch.dtype, compiled: bool) -> Bind:
-    model = model.to(device, dtype)
-    run: Callable[..., Callable[[], object]] = _compiled if compiled else partial
-    return lambda images: run(model, images.to(dtype))
-
-
-def _compiled(model: Segmenter, images: Tensor) -> Callable[[], object]:
-    """Compile a run of a model on images.
-
-    torch caches a few compilations per code object and searches them in each call, so models that share a code object
-    would slow each other down.
-    """
-
-    def forward(x: Tensor) -> Tensor:
-        return model(x)
-
-    copy = FunctionType(forward.__code__.replace(), forward.__globals__, closure=forward.__closure__)
-    run = partial(torch.compile(copy, fullgraph=True, dynamic=False), images)
-    try:
-        run()
-    except RuntimeError as error:  # no compiler, or one that fails
-        raise UserError(f"--compile: torch.compile fails: {first_line(error)}") from None
-    return run
-
-
-def _onnxruntime(model: Segmenter, size: Size, device: torch.device) -> Bind:
-    from raycomp.deploy.onnx import graph, open_session
-
-    traced = graph(model, torch.zeros(1, 3, *size))
-    return _bound(open_session(traced.SerializeToString(), device, torch.get_num_threads()))
-
-
-def _bound(session: "InferenceSession") -> Bind:
-    from raycomp.deploy.onnx import run_bound
-
-    return lambda images: partial(run_bound, session, images)

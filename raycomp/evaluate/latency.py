@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Time models: warm up, then take medians of repeated runs; models to compare take turns."""
+"""Time models: warm up, then repeat runs; models to compare take turns."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 from typing import TypeVar
 
@@ -17,6 +17,7 @@ def median_seconds(
     rounds: int,
     warm_up: int,
     clock: Callable[[], float] = time.perf_counter,
+    of_rounds: Callable[[Sequence[float]], float] = median,
 ) -> dict[Name, float]:
     """Return the median time of each run; runs take turns, so that changes in machine speed affect all of them.
 
@@ -25,6 +26,7 @@ def median_seconds(
 
     Args:
         clock: `time.thread_time` for runs in this thread alone, which other work on the machine then hardly affects.
+        of_rounds: what to return of the times of a run, in place of the median.
     """
     times: dict[Name, list[float]] = {name: [] for name in runs}
     for turn in range(warm_up + rounds):
@@ -35,7 +37,7 @@ def median_seconds(
             _synchronise(device)
             if turn >= warm_up:
                 times[name].append(clock() - started)
-    return {name: median(values) for name, values in times.items()}
+    return {name: of_rounds(values) for name, values in times.items()}
 
 
 def _synchronise(device: torch.device) -> None:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How far the times of a latency table are off, in words; reading it from a stored table needs no torch."""
+"""What a latency table was timed on and how far its times are off, in words; reading it from a file needs no torch."""
 
 import json
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from raycomp.storage import AnyPath
 
@@ -11,17 +11,22 @@ TABLE_FILE = "latency.json"
 """Name of a sweep's latency table in its folder."""
 
 
-def error_in_words(errors: Sequence[float]) -> str:
-    """Return the median and maximum of relative errors; empty without any."""
-    if not errors:
-        return ""
-    median, most = statistics.median(errors), max(errors)
-    return f"{median:.1%} off in the median and {most:.1%} at most, on {len(errors)} models"
+def table_in_words(setting: str, errors: Mapping[str, Sequence[float]]) -> str:
+    """Describe a latency table by its setting, and by the median and maximum of its relative errors by precision."""
+    found = {name: f"{_words(each)}, on {len(each)} models" for name, each in errors.items() if each}
+    said = [f"{name} {words}" for name, words in found.items()] if len(found) > 1 else found.values()
+    return "; ".join([setting, *said])
 
 
-def stored_error(folder: AnyPath) -> str:
-    """Return the error of a sweep's latency table in words; empty if there is no table, or an older one."""
+def _words(errors: Sequence[float]) -> str:
+    return f"{statistics.median(errors):.1%} off in the median and {max(errors):.1%} at most"
+
+
+def stored_table(folder: AnyPath) -> str:
+    """Describe the latency table of a sweep in words; empty if there is none."""
     try:
-        return error_in_words([float(one) for one in json.loads((folder / TABLE_FILE).read_text())["errors"]])
-    except (OSError, ValueError, KeyError, TypeError):
+        stored = json.loads((folder / TABLE_FILE).read_text())
+        errors = {str(name): [float(one) for one in each] for name, each in stored["errors"].items()}
+        return table_in_words(str(stored["setting"]), errors)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return ""

@@ -9,8 +9,9 @@ import torch
 from raycomp.config import SweepConfig
 from raycomp.context.calibration import default_device
 from raycomp.context.preparation import prepare_context
+from raycomp.deploy.latency_fit import Timing, fitted, widths_alone
 from raycomp.errors import UserError
-from raycomp.evaluate.latency_table import LatencyTable, measure_latency
+from raycomp.evaluate.latency_table import LatencyTable
 from raycomp.flops import gflops
 from raycomp.memory import keep_freed_memory
 from raycomp.models.segmenter import Segmenter
@@ -47,8 +48,10 @@ def pruned(config: SweepConfig, share: float, by_latency: bool, say: Callable[[s
     keep_freed_memory()
     table = None
     if by_latency or config.nvit.latency_weight:
-        say("timing the parts of the model at a grid of widths")
-        table = measure_latency(shape, config.evaluation.batch, device, getattr(torch, config.evaluation.dtype), image)
+        say("timing models of several widths")
+        dtype = getattr(torch, config.evaluation.dtype)
+        timing = Timing(config.evaluation.batch, device, dtype, threads=torch.get_num_threads())
+        table = fitted(widths_alone(shape, image), timing)
 
     def cost(recipe: Recipe) -> float:
         return table.latency_ms(recipe) if table is not None and by_latency else gflops(shape, recipe, image)

@@ -38,8 +38,6 @@ class MergeMethod(BaseModel, ABC):
     """Whether attention weights a merged token by the number of patches it represents."""
     compares_keys: ClassVar[bool] = False
     """Whether a block that merges needs the keys of its own attention."""
-    uniform_step: ClassVar[bool] = False
-    """Whether all blocks merge by the same step, so that a latency table can interpolate its time."""
     merges_windows: ClassVar[bool] = False
     """Whether the first block merges windows before its pairs, by a search dimension `merge_windows_0`."""
     needs_policy: ClassVar[bool] = False

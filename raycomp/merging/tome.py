@@ -32,7 +32,6 @@ class ToMe(MergeMethod):
     symbol: ClassVar[str] = "r"
     proportional: ClassVar[bool] = True
     compares_keys: ClassVar[bool] = True
-    uniform_step: ClassVar[bool] = True
 
     method: Literal["tome"] = "tome"
     ratios: tuple[Annotated[float, Field(ge=0, le=0.5), ROUNDED], ...]

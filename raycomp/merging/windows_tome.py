@@ -45,7 +45,6 @@ class WindowsToMe(MergeMethod):
     symbol: ClassVar[str] = "r"
     proportional: ClassVar[bool] = True
     compares_keys: ClassVar[bool] = True
-    uniform_step: ClassVar[bool] = True
     merges_windows: ClassVar[bool] = True
 
     method: Literal["windows_tome"] = "windows_tome"

@@ -12,7 +12,7 @@ from typing import Any
 from raycomp import footprint
 from raycomp.config import SweepConfig
 from raycomp.errors import UserError
-from raycomp.evaluate.latency_error import stored_error
+from raycomp.evaluate.latency_error import stored_table
 from raycomp.results.query import completed, final_stage
 from raycomp.results.row import Row
 from raycomp.settings.amounts import CostName
@@ -82,8 +82,8 @@ def _times(rows: Sequence[Row], folder: AnyPath) -> RowCost:
     """Return the times of a sweep: by its latency table, as it was timed on an idle device; else measured in trials."""
     measured = completed(rows, final_stage(rows))
     if measured and all(row.predicted_ms is not None for row in measured):
-        sources = "predicted by the latency table of the sweep's device", stored_error(folder)
-        return RowCost(lambda row: _known(row.predicted_ms), "; ".join(filter(None, sources)))
+        sources = "predicted by the sweep's latency table", stored_table(folder)
+        return RowCost(lambda row: _known(row.predicted_ms), ": ".join(filter(None, sources)))
     if all(row.latency_ms is None for row in measured):
         advice = "time its front with `raycomp speed NAME --json > speed.json` and add --speed speed.json"
         raise UserError(f"--max-ms: the sweep has no times of single recipes; {advice}")

@@ -15,6 +15,7 @@ from raycomp.bounds import Cost, bounds, recipe_costs
 from raycomp.config import SweepConfig
 from raycomp.errors import UserError
 from raycomp.evaluate.latency_error import TABLE_FILE
+from raycomp.evaluate.latency_table import LatencyTable
 from raycomp.objectives import mean_accuracy
 from raycomp.recipe import Recipe
 from raycomp.results.query import completed, final_stage
@@ -88,11 +89,7 @@ class Problem:
                 f"a limit in ms needs the sweep's latency table, but there is no {path}; sweeps with cost metric "
                 "latency or search.limits.ms have one"
             )
-        latency = None
-        if search.needs_times or "ms" in limits:
-            from raycomp.evaluate.latency_table import LatencyTable  # imports models, which takes seconds
-
-            latency = LatencyTable.load(path)
+        latency = LatencyTable.load(path) if search.needs_times or "ms" in limits else None
         asked = config.model_copy(update={"search": search.model_copy(update={"limits": _section(limits)})})
         further = [replace(one, field=f"--max-{one.name}") for one in bounds(asked, shape, latency)]
         space = Space.of(config, shape, latency)

@@ -133,6 +133,10 @@ class SearchConfig(Section):
     latency_batch: int = Field(default=1, gt=0)
     """Batch size for times (cost metric latency, `limits.ms`) and memory. Set it to that of the deployed model, because
     the time that a narrower width saves depends on it."""
+    latency_engine: Literal["torch", "onnxruntime"] = "torch"
+    """What runs the timed models: torch, or onnxruntime after an export to ONNX."""
+    latency_threads: int | None = Field(default=None, gt=0)
+    """Threads of the timed models on a CPU; by default those of a trial."""
     trials: int = Field(default=60, gt=0)
     """Trials to spend, including baselines. A recipe measured on the images of `evaluation.search` is one trial, a
     probe as much of one as it has images. The dense model and the full evaluation do not count."""

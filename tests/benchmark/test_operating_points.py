@@ -12,7 +12,6 @@ from raycomp.compress.apply import compress
 from raycomp.data.samples import NORMALIZATIONS
 from raycomp.data.streetscenes import StreetScenes
 from raycomp.errors import UserError
-from raycomp.evaluate.latency_table import measure_latency
 from raycomp.evaluate.sliding import normalised
 from raycomp.flops import gflops
 from raycomp.merging import Algm, Cts, ToMe
@@ -21,6 +20,7 @@ from raycomp.settings.comparison import BenchmarkConfig
 from tests.helpers.contexts import CLEAN_IMAGES, SHAPE
 from tests.helpers.counting import counted
 from tests.helpers.rows import row
+from tests.helpers.tables import table_of
 
 CPU = torch.device("cpu")
 METHODS: dict[str, type] = {"tome": ToMe, "cts": Cts, "algm": Algm, "nvit": type(None), "nvit+tome": ToMe}
@@ -92,9 +92,7 @@ def test_a_nvit_setting_merges_as_its_own_recipe_says(context):
 
 def test_the_latency_term_changes_what_nvit_prunes(context):
     weighted = replace(context, config=context.config.changed("nvit", latency_weight=1e3))
-    table = measure_latency(
-        SHAPE, 1, CPU, torch.float32, time=lambda run, x: float(getattr(run, "__name__", "") == "feed")
-    )
+    table = table_of(SHAPE, "", hidden=1e-4)
     plain, timed = (find(b, Condition(1.3, "nvit"), CPU, table) for b in (context, weighted))
     assert plain.reached
     assert timed.reached

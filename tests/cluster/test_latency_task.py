@@ -2,37 +2,54 @@
 """A latency table that a sweep kept, where its workers have another device now."""
 
 from dataclasses import replace
+from functools import partial
+from importlib.metadata import version
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from raycomp.cluster import latency_task
-from raycomp.evaluate.latency_table import measure_latency
+from raycomp.deploy.latency_fit import fitted
 from tests.conftest import TINY
+from tests.helpers.tables import table_of
 
 SMALL = TINY.model_copy(update={"image": (16, 16)})
 
 
 @pytest.fixture(scope="module")
 def table():
-    return measure_latency(SMALL, 1, torch.device("cpu"), torch.float32, time=lambda *_: 1.0)
+    return table_of(SMALL, model=1.0)
 
 
-@pytest.mark.parametrize("batch", [1, 3])
-def test_models_are_timed_at_the_batch_of_the_settings(context, tmp_path, monkeypatch, batch):
-    class Task:
-        def remote(self, context, *options):
-            return options
+@pytest.mark.parametrize(
+    ("search", "setting"),
+    [
+        ({}, "cpu, torch {torch}, batch 1, 1 thread, 16x16 px"),
+        ({"latency_batch": 3, "latency_threads": 2}, "cpu, torch {torch}, batch 3, 2 threads, 16x16 px"),
+        ({"latency_engine": "onnxruntime"}, "cpu, onnxruntime {onnxruntime}, batch 1, 1 thread, 16x16 px"),
+    ],
+)
+def test_models_are_timed_as_the_settings_say(context, tmp_path, monkeypatch, search, setting):
+    requested, lines = [], []
 
-    def measured(options):
-        assert options == (batch, True)
-        return measure_latency(SMALL, batch, torch.device("cpu"), torch.float32, time=lambda *_: 1.0)
+    def remote(function, config, retries, cpus):
+        requested.append(cpus)
+        return SimpleNamespace(remote=partial(function, device=torch.device("cpu")))
 
-    monkeypatch.setattr(latency_task, "remote", lambda function, config, retries: Task())
-    monkeypatch.setattr(latency_task, "result", measured)
-    own = replace(context, shape=SMALL, config=context.config.changed("search", latency_batch=batch))
-    timed = latency_task.with_latency(own, tmp_path, lambda _: None)
-    assert f"batch {batch}" in timed.latency.setting
+    monkeypatch.setattr(latency_task, "remote", remote)
+    monkeypatch.setattr(latency_task, "result", lambda table: table)
+    monkeypatch.setattr(latency_task, "gpus_per_trial", lambda _: 0)
+    monkeypatch.setattr(latency_task, "fitted", partial(fitted, models=1))
+    own = replace(context, shape=SMALL, config=context.config.changed("search", **search))
+    timed = latency_task.with_latency(own, tmp_path, lines.append)
+    assert timed.latency.setting == setting.format(**{name: version(name) for name in ("torch", "onnxruntime")})
+    assert requested == [search.get("latency_threads", 1)]
+    assert ("exporting them takes some minutes" in lines[0]) == ("latency_engine" in search)
+    assert timed.latency.about in lines[1]
+    again = latency_task.with_latency(own, tmp_path, lines.append)
+    assert again.latency == timed.latency
+    assert len(lines) == 3, "the second time it is read"
 
 
 @pytest.mark.parametrize(
@@ -60,7 +77,7 @@ def test_a_table_of_another_device_is_named(table, context, tmp_path, monkeypatc
     monkeypatch.setattr(latency_task, "result", lambda reference: reference)
     replace(table, device=timed_on).save(tmp_path / "latency_task.json")
     lines = []
-    kept = latency_task.latency_table(tmp_path / "latency_task.json", context, context.config, 1, False, lines.append)
+    kept = latency_task.latency_table(tmp_path / "latency_task.json", context, context.config, False, lines.append)
     assert kept.device == timed_on
     assert len(lines) == (says is not None)
     assert says is None or says in lines[0]

@@ -17,6 +17,7 @@ from raycomp.recipe import dense
 from raycomp.results.row import Row
 from tests.conftest import TINY
 from tests.helpers.sweep_views import stored, sweep_view
+from tests.helpers.tables import table_of
 from tests.helpers.trials import TokenClock
 
 FULL = dense(TINY)
@@ -88,10 +89,12 @@ def test_times_are_those_of_the_latency_table_if_there_is_one(tmp_path, capsys):
     folder = stored(tmp_path, timed)
     told = picked(folder, capsys, max_ms=80)
     assert told["recipe"]["costs"]["ms"] <= 80
-    assert told["sources"]["ms"] == "predicted by the latency table of the sweep's device"
-    (Path(folder) / "tiny" / "latency.json").write_text('{"errors": [0.01, 0.02, 0.09]}')
+    assert told["sources"]["ms"] == "predicted by the sweep's latency table"
+    table = replace(table_of(TINY), setting="cpu, batch 1", errors={"fp32": (0.01, 0.02, 0.09)})
+    table.save(Path(folder) / "tiny" / "latency.json")
     told = picked(folder, capsys, max_ms=80)
-    assert told["sources"]["ms"].endswith("device; 2.0% off in the median and 9.0% at most, on 3 models")
+    about = "cpu, batch 1; 2.0% off in the median and 9.0% at most, on 3 models"
+    assert told["sources"]["ms"] == f"predicted by the sweep's latency table: {about}"
 
 
 def test_times_of_trials_say_that_other_trials_ran(results, capsys):

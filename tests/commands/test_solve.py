@@ -8,15 +8,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import torch
 
 from raycomp.commands import solve
 from raycomp.commands.solve import solve_command
 from raycomp.errors import UserError
-from raycomp.evaluate.latency_table import measure_latency
 from raycomp.flops import gflops
 from raycomp.jobs import confirming
-from raycomp.merging import ToMe
 from raycomp.recipe import Recipe, dense
 from raycomp.report.sweep_view import SweepView
 from raycomp.results.store import Store
@@ -24,6 +21,7 @@ from raycomp.search.proposal import Source
 from tests.conftest import TINY
 from tests.helpers.solving import TINY_SWEEP, row_of, sampled, sweep_rows
 from tests.helpers.sweep_views import stored
+from tests.helpers.tables import table_of
 
 FULL = gflops(TINY, dense(TINY))
 
@@ -71,10 +69,7 @@ def test_a_budget_in_gflops_is_that_share_and_a_limit_alone_is_enough(results, c
 
 
 def test_a_limit_in_ms_holds_by_the_latency_table_of_the_sweep(results, capsys):
-    merging = ToMe(ratios=(0.5,) * 3)
-    table = measure_latency(
-        TINY, 1, torch.device("cpu"), torch.float32, merging=merging, time=lambda run, x: float(x.numel())
-    )
+    table = table_of(TINY, linear=1e-6, softmax=1e-5, halves=0.1)
     table.save(Path(results) / "solved" / "latency.json")
     most = 0.7 * table.latency_ms(dense(TINY))
     told = solved(results, capsys, max_ms=most)

@@ -9,7 +9,7 @@ import torch
 
 from raycomp.compress.elastic import ordered
 from raycomp.context.sweep_context import SweepContext
-from raycomp.evaluate.latency_table import measure_latency
+from raycomp.deploy.latency_fit import Timing, fitted
 from raycomp.flops import gflops
 from raycomp.losses import distilled, pixel_loss
 from raycomp.recipe import dense
@@ -116,10 +116,7 @@ def test_recovery_refits_cut_models(name, tmp_path):
 @every_family
 def test_latency_tables_predict_every_recipe(name):
     shape = family(name)
-    merging = Space(shape, SPACE, shape.image).merging
-    table = measure_latency(
-        shape, 1, CPU, torch.float32, merging=merging, time=lambda run, x: float(run(x) is not None)
-    )
-    space = Space(shape, SPACE, shape.image, latency=table)
-    assert table.latency_ms(dense(shape)) == pytest.approx(2 + 2 * shape.depth)  # a millisecond for every part
-    assert table.latency_ms(space.recipe(space.smallest)) == pytest.approx(2 + 3 * shape.depth)
+    space = Space(shape, SPACE, shape.image)
+    table = fitted(space, Timing(1, CPU), lambda runs: {key: float(run() is not None) for key, run in runs.items()}, 6)
+    assert table.latency_ms(dense(shape)) == pytest.approx(1e3, rel=0.3), "all models took a second"
+    assert table.latency_ms(space.recipe(space.smallest)) > 0

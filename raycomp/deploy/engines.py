@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Run models in the engines that deploy them: torch, torch.compile, or onnxruntime at a precision."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from types import FunctionType
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor
+
+from raycomp.deploy.precision_facts import Precision
+from raycomp.errors import UserError, first_line
+from raycomp.models.segmenter import Segmenter
+from raycomp.shape import Size
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
+Engine = Literal["torch", "onnxruntime"]
+
+Bind = Callable[[Tensor], Callable[[], object]]
+"""Binds images (B, 3, H, W) to a function that runs the model on them."""
+
+_CALIBRATION = 4  # random images: their ranges do not change the time of a quantised model
+
+
+def torch_runs(model: Segmenter, device: torch.device, dtype: torch.dtype, compiled: bool = False) -> Bind:
+    """Return runs of a model in torch, moved to a device and precision; `compiled` ones by torch.compile."""
+    model = model.to(device, dtype)
+    run: Callable[..., Callable[[], object]] = _compiled if compiled else partial
+    return lambda images: run(model, images.to(dtype))
+
+
+def onnxruntime_runs(
+    model: Segmenter, size: Size, device: torch.device, threads: int, precisions: Sequence[Precision] = ("fp32",)
+) -> Mapping[Precision, Bind]:
+    """Export a model to ONNX, and return its runs in onnxruntime by precision: fp32, or int8 for time alone.
+
+    Args:
+        size: height and width of the images.
+
+    Raises:
+        UserError: if onnxruntime is missing, or cannot run the model on the device.
+    """
+    from raycomp.deploy.onnx import graph, open_session
+
+    traced = graph(model, torch.zeros(1, 3, *size))
+    graphs = {"fp32": traced}
+    if "int8" in precisions:
+        from raycomp.deploy.precision import to_int8
+
+        graphs["int8"] = to_int8(traced, torch.randn(_CALIBRATION, 3, *size).numpy())
+    opened = {name: open_session(graphs[name].SerializeToString(), device, threads) for name in precisions}
+    return {name: session_runs(session) for name, session in opened.items()}
+
+
+def session_runs(session: "InferenceSession") -> Bind:
+    """Return runs of an open session; images and logits stay on its device, so no host copies are timed."""
+    from raycomp.deploy.onnx import run_bound
+
+    return lambda images: partial(run_bound, session, images)
+
+
+@contextmanager
+def threads_of_torch(threads: int) -> Iterator[None]:
+    """Let torch use a number of threads for a while."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _compiled(model: Segmenter, images: Tensor) -> Callable[[], object]:
+    """Compile a run of a model on images.
+
+    torch caches a few compilations per code object and searches them in each call, so models that share a code object
+    would slow each other down.
+    """
+
+    def forward(x: Tensor) -> Tensor:
+        return model(x)
+
+    copy = FunctionType(forward.__code__.replace(), forward.__globals__, closure=forward.__closure__)
+    run = partial(torch.compile(copy, fullgraph=True, dynamic=False), images)
+    try:
+        run()
+    except RuntimeError as error:  # no compiler, or one that fails
+        raise UserError(f"--compile: torch.compile fails: {first_line(error)}") from None
+    return run
