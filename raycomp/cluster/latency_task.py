@@ -1,22 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
 """Measure a latency table once, on an otherwise idle worker, and keep it in the results folder."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 
-from raycomp.cluster.connection import gpus_per_trial, remote, result
+from raycomp.cluster.connection import finished, gpus_per_trial, remote, result
 from raycomp.config import SweepConfig
 from raycomp.context.sweep_context import SweepContext
-from raycomp.deploy.latency_fit import Timing, fitted, widths_alone
+from raycomp.deploy.latency_fit import MODELS, Sources, Timing, drawn, exports, fitted, widths_alone
+from raycomp.deploy.precision_facts import Precision
 from raycomp.devices import device_name
 from raycomp.evaluate.latency_error import TABLE_FILE
 from raycomp.evaluate.latency_table import LatencyTable
-from raycomp.recipe import dense
+from raycomp.recipe import Recipe, dense
 from raycomp.space import Space
 from raycomp.storage import AnyPath
+
+_PRECISIONS: tuple[Precision, ...] = ("fp32",)
+_LINES = 4  # of progress while models are exported
 
 
 def latency_table(
@@ -34,8 +38,10 @@ def latency_table(
         UserError: If the file is not a latency table, or the measurement fails.
     """
     if not path.is_file():
-        threads = config.search.latency_threads or 1
-        measured: LatencyTable = result(remote(_measure, config, retries=2, cpus=threads).remote(context, pruning))
+        search = config.search
+        graphs = [] if pruning or search.latency_engine == "torch" else _exported(context, config, report)
+        task = remote(_measure, config, retries=2, cpus=search.latency_threads or 1)
+        measured: LatencyTable = result(task.remote(context, pruning, *graphs))
         measured.save(path)
         return measured
     table = LatencyTable.load(path)
@@ -52,18 +58,40 @@ def with_latency(context: SweepContext, folder: AnyPath, report: Callable[[str],
     """Return the context with its latency table, which is kept in the folder."""
     path, search = folder / TABLE_FILE, context.config.search
     if not path.is_file():
-        once = "; exporting them takes some minutes" if search.latency_engine == "onnxruntime" else ""
-        report(f"timing models of the space in {search.latency_engine} (kept in {path}){once}")
+        report(f"timing {1 + MODELS} models of the space in {search.latency_engine} (kept in {path})")
     table = latency_table(path, context, context.config, pruning=False, report=report)
     report(f"dense {table.latency_ms(dense(context.shape)):.3g} ms by the latency table ({table.about})")
     return replace(context, latency=table)
 
 
-def _measure(context: SweepContext, pruning: bool, device: torch.device) -> LatencyTable:
+def _exported(context: SweepContext, config: SweepConfig, report: Callable[[str], None]) -> list[Any]:
+    """Export the models to time on all workers at once; return references to their graphs, in order."""
+    space = _space(context)
+    task = remote(_export, config, retries=2)
+    graphs = [task.remote(space, recipe, _PRECISIONS) for recipe in drawn(space)]
+    for number, done in enumerate(finished(graphs), start=1):
+        result(done)
+        if number * _LINES // len(graphs) > (number - 1) * _LINES // len(graphs):
+            report(f"exported {number} of {len(graphs)} models for onnxruntime")
+    return graphs
+
+
+def _export(space: Space, recipe: Recipe, precisions: Sequence[Precision], device: torch.device) -> Sources:
+    del device  # tracing is done on the CPU
+    return exports(space, recipe, precisions)
+
+
+def _measure(context: SweepContext, pruning: bool, *graphs: Sources, device: torch.device) -> LatencyTable:
     config, shape = context.config, context.shape
     search, dtype = config.search, getattr(torch, config.evaluation.dtype)
     if pruning:
         return fitted(widths_alone(shape, context.window), Timing(config.evaluation.batch, device, dtype))
     threads = search.latency_threads or torch.get_num_threads()
-    timing = Timing(search.latency_batch, device, dtype, search.latency_engine, threads=threads)
-    return fitted(Space(shape, config.space, context.window, policy=config.policy.kind), timing)
+    timing = Timing(search.latency_batch, device, dtype, search.latency_engine, _PRECISIONS, threads)
+    return fitted(_space(context), timing, sources=graphs)
+
+
+def _space(context: SweepContext) -> Space:
+    """Return the space of the sweep, without its limits."""
+    config = context.config
+    return Space(context.shape, config.space, context.window, policy=config.policy.kind)

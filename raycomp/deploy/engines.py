@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Run models in the engines that deploy them: torch, torch.compile, or onnxruntime at a precision."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from types import FunctionType
@@ -33,18 +33,16 @@ def torch_runs(model: Segmenter, device: torch.device, dtype: torch.dtype, compi
     return lambda images: run(model, images.to(dtype))
 
 
-def onnxruntime_runs(
-    model: Segmenter, size: Size, device: torch.device, threads: int, precisions: Sequence[Precision] = ("fp32",)
-) -> Mapping[Precision, Bind]:
-    """Export a model to ONNX, and return its runs in onnxruntime by precision: fp32, or int8 for time alone.
+def exported(model: Segmenter, size: Size, precisions: Sequence[Precision] = ("fp32",)) -> dict[Precision, bytes]:
+    """Export a model to ONNX by precision: fp32, or int8 for time alone, with ranges of random images.
 
     Args:
         size: height and width of the images.
 
     Raises:
-        UserError: if onnxruntime is missing, or cannot run the model on the device.
+        UserError: if the extra for ONNX is missing, or merging is adaptive.
     """
-    from raycomp.deploy.onnx import graph, open_session
+    from raycomp.deploy.onnx import graph
 
     traced = graph(model, torch.zeros(1, 3, *size))
     graphs = {"fp32": traced}
@@ -52,8 +50,14 @@ def onnxruntime_runs(
         from raycomp.deploy.precision import to_int8
 
         graphs["int8"] = to_int8(traced, torch.randn(_CALIBRATION, 3, *size).numpy())
-    opened = {name: open_session(graphs[name].SerializeToString(), device, threads) for name in precisions}
-    return {name: session_runs(session) for name, session in opened.items()}
+    return {name: graphs[name].SerializeToString() for name in precisions}
+
+
+def graph_runs(source: bytes, device: torch.device, threads: int) -> Bind:
+    """Return runs of a serialised ONNX graph in onnxruntime; raise a UserError if it cannot run on the device."""
+    from raycomp.deploy.onnx import open_session
+
+    return session_runs(open_session(source, device, threads))
 
 
 def session_runs(session: "InferenceSession") -> Bind:

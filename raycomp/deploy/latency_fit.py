@@ -5,7 +5,6 @@ The time of a model is nearly a sum over its kinds of work, each with a cost of 
 least squares of relative errors, so that fast and slow models count alike.
 """
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,11 +16,11 @@ import torch
 from scipy.optimize import nnls
 
 from raycomp.compress.apply import let_merge
-from raycomp.deploy.engines import Engine, onnxruntime_runs, threads_of_torch, torch_runs
+from raycomp.deploy.engines import Engine, exported, graph_runs, threads_of_torch, torch_runs
 from raycomp.deploy.precision_facts import Precision
 from raycomp.devices import device_name
 from raycomp.errors import UserError
-from raycomp.evaluate.latency import median_seconds
+from raycomp.evaluate.latency import median_seconds, own_clock
 from raycomp.evaluate.latency_table import LatencyTable
 from raycomp.evaluate.work import KINDS, work
 from raycomp.footprint import params
@@ -32,7 +31,8 @@ from raycomp.settings.space_and_search import SpaceConfig, WidthRange
 from raycomp.shape import ModelShape, Size
 from raycomp.space import Space
 
-_MODELS = 32  # besides the dense model
+MODELS = 32
+"""Number of models that are timed besides the dense one."""
 _TOGETHER = 500_000_000  # parameters of the models in memory at a time, besides the dense one
 _ROUNDS = (5, 40)
 _SECONDS = 1.0  # of timing for each model, as far as the rounds allow
@@ -40,6 +40,8 @@ _WARM_UP = 2
 _STEP = 8  # of widths that it divides, as in search spaces; others are slow on GPUs
 _LEAST = 0.05  # of the dense GFLOPs: cost of the cheapest drawn recipes
 
+Sources = Mapping[Precision, bytes]
+"""ONNX graphs of a model by precision."""
 Runs = Mapping[Precision, Callable[[], object]]
 Clock = Callable[[Mapping[tuple[int, Precision], Callable[[], object]]], Mapping[tuple[int, Precision], float]]
 
@@ -64,13 +66,16 @@ class Timing:
         return f"{device_name(self.device)}, {engine}, batch {self.batch}{threads}"
 
 
-def fitted(space: Space, timing: Timing, clock: Clock | None = None, models: int = _MODELS) -> LatencyTable:
+def fitted(
+    space: Space, timing: Timing, clock: Clock | None = None, models: int = MODELS, sources: Sequence[Sources] = ()
+) -> LatencyTable:
     """Time models of a space with random weights, and fit a latency table to them.
 
     Args:
         clock: returns the seconds of several runs; default: the fastest of many rounds, by the time of the thread if
             it is alone.
         models: number of models to draw; the dense one is timed as well.
+        sources: for onnxruntime, what `exports` returns for the drawn recipes, if it is known already.
 
     Raises:
         UserError: if the engine cannot run the models.
@@ -80,7 +85,7 @@ def fitted(space: Space, timing: Timing, clock: Clock | None = None, models: int
         raise UserError(f"evaluation.dtype {dtype}: search.latency_engine onnxruntime is timed in float32")
     recipes = drawn(space, models)
     counts = np.array([list(work(space.shape, recipe, space.image).values()) for recipe in recipes])
-    seconds = timed(space, recipes, timing, clock)
+    seconds = timed(space, recipes, timing, clock, sources)
     costs: dict[str, dict[str, float]] = {}
     errors: dict[str, tuple[float, ...]] = {}
     for precision in timing.precisions:
@@ -93,7 +98,12 @@ def fitted(space: Space, timing: Timing, clock: Clock | None = None, models: int
     return LatencyTable(space.shape, space.image, method, costs, device, setting, errors)
 
 
-def drawn(space: Space, count: int) -> list[Recipe]:
+def exports(space: Space, recipe: Recipe, precisions: Sequence[Precision]) -> Sources:
+    """Export a recipe's model with random weights, as it is timed in onnxruntime."""
+    return exported(_model(space, recipe), space.image, precisions)
+
+
+def drawn(space: Space, count: int = MODELS) -> list[Recipe]:
     """Draw recipes of a space, of all costs alike; the first is dense."""
     rng, full = np.random.default_rng(0), space.gflops({})
     recipes = [dense(space.shape), *(space.recipe(space.draw(rng, _LEAST * full)) for _ in range(count))]
@@ -137,7 +147,11 @@ def left_out(counts: np.ndarray, measured: np.ndarray) -> np.ndarray:
 
 
 def timed(
-    space: Space, recipes: Sequence[Recipe], timing: Timing, clock: Clock | None = None
+    space: Space,
+    recipes: Sequence[Recipe],
+    timing: Timing,
+    clock: Clock | None = None,
+    sources: Sequence[Sources] = (),
 ) -> dict[tuple[int, Precision], float]:
     """Time models of recipes with random weights; return seconds by number of the recipe and precision.
 
@@ -145,14 +159,18 @@ def timed(
     machine is meanwhile.
 
     Args:
-        clock: see `fitted`.
+        clock, sources: see `fitted`.
     """
     clock = clock or partial(_by_turns, timing)
     images = torch.randn(timing.batch, 3, *space.image).to(timing.device)
-    whole = _runs(space, recipes[0], timing, images)
+
+    def runs_of(number: int) -> Runs:
+        return _runs(space, recipes[number], timing, images, sources[number] if sources else None)
+
+    whole = runs_of(0)
     seconds = dict[tuple[int, Precision], float]()
     for numbers in _groups(space, recipes):
-        runs = {0: whole} | {number: _runs(space, recipes[number], timing, images) for number in numbers}
+        runs = {0: whole} | {number: runs_of(number) for number in numbers}
         with torch.inference_mode(), threads_of_torch(timing.threads):
             found = clock({(number, name): run for number, each in runs.items() for name, run in each.items()})
         for (number, name), value in found.items():
@@ -172,23 +190,27 @@ def _groups(space: Space, recipes: Sequence[Recipe]) -> list[list[int]]:
     return groups
 
 
-def _runs(space: Space, recipe: Recipe, timing: Timing, images: torch.Tensor) -> Runs:
-    """Build a recipe's model with random weights; return its runs on images by precision."""
+def _runs(space: Space, recipe: Recipe, timing: Timing, images: torch.Tensor, sources: Sources | None) -> Runs:
+    """Return the runs of a recipe's model on images by precision."""
+    if timing.engine == "torch":
+        return {"fp32": torch_runs(_model(space, recipe), timing.device, timing.dtype)(images)}
+    found = sources or exports(space, recipe, timing.precisions)
+    return {name: graph_runs(found[name], timing.device, timing.threads)(images) for name in timing.precisions}
+
+
+def _model(space: Space, recipe: Recipe) -> Segmenter:
+    """Build a recipe's model with random weights."""
     model, merge = Segmenter(space.shape, recipe).eval(), recipe.merge
     policy = Policy(space.policy, space.shape.patch) if merge is not None and merge.needs_policy else None
     let_merge(model, recipe, policy)
-    if timing.engine == "torch":
-        return {"fp32": torch_runs(model, timing.device, timing.dtype)(images)}
-    made = onnxruntime_runs(model, space.image, timing.device, timing.threads, timing.precisions)
-    return {name: bind(images) for name, bind in made.items()}
+    return model
 
 
 def _by_turns(
     timing: Timing, runs: Mapping[tuple[int, Precision], Callable[[], object]]
 ) -> dict[tuple[int, Precision], float]:
     """Return the seconds of the fastest round of each run, as other work only adds time; runs take turns."""
-    alone = timing.device.type == "cpu" and timing.threads == 1
-    clock = time.thread_time if alone else time.perf_counter
+    clock = own_clock(timing.device, timing.threads)
     once = median_seconds(runs, timing.device, 1, 1, clock)
     rounds = int(_SECONDS * len(runs) / max(sum(once.values()), 1e-9))
     return median_seconds(runs, timing.device, min(max(rounds, _ROUNDS[0]), _ROUNDS[1]), _WARM_UP, clock, min)

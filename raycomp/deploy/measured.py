@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Measure every precision of an ONNX export in onnxruntime: accuracy on the full set, and time side by side."""
 
-import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -12,7 +11,7 @@ import torch
 from raycomp.data.evalset import EvalSet
 from raycomp.deploy.onnx import RUNTIME, open_session, run_bound
 from raycomp.deploy.precision_facts import PrecisionFigures
-from raycomp.evaluate.latency import median_seconds
+from raycomp.evaluate.latency import median_seconds, own_clock
 from raycomp.evaluate.measure import accuracy
 from raycomp.evaluate.miou import Accuracy
 from raycomp.settings.evaluation import EvaluationConfig
@@ -52,7 +51,7 @@ def measured(
     for number, batch in enumerate(BATCHES, start=1):
         images = torch.randn(batch, 3, *sizes.window_for(shape))
         runs = {name: partial(run_bound, session, images) for name, session in sessions.items()}
-        seconds[batch] = median_seconds(runs, _CPU, _ROUNDS, _WARM_UP, time.thread_time)
+        seconds[batch] = median_seconds(runs, _CPU, _ROUNDS, _WARM_UP, own_clock(_CPU, _THREADS))
         report("timing", number, len(BATCHES))
     images_measured = len(data.chosen(evaluation.full))
     return {name: _compared(name, accuracies, seconds, images_measured) for name in graphs}

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from raycomp.deploy.engines import Bind, onnxruntime_runs, session_runs, torch_runs
+from raycomp.deploy.engines import Bind, exported, graph_runs, session_runs, torch_runs
 from raycomp.deploy.model import CARD_FIELD, parse_card
 from raycomp.deploy.precision_facts import parse_facts
 from raycomp.errors import UserError
-from raycomp.evaluate.latency import median_seconds
+from raycomp.evaluate.latency import median_seconds, own_clock
 from raycomp.flops import gflops
 from raycomp.models.readers import own
 from raycomp.models.segmenter import Segmenter
@@ -36,7 +36,7 @@ class Speed:
     batch: int
     gflops: float
     latency_ms: float
-    """Median time of a batch."""
+    """Median time of a batch; of a single thread, without its waiting."""
     images_per_second: float
     saved: float
     """GFLOPs of the dense model divided by this model's."""
@@ -130,7 +130,7 @@ def speeds(
                     ready[name], precisions[name] = session_runs(model.session), model.precision
             elif runtime == "onnxruntime":
                 say(f"exporting {name} for onnxruntime")
-                ready[name] = onnxruntime_runs(model, size, device, torch.get_num_threads())["fp32"]
+                ready[name] = graph_runs(exported(model, size)["fp32"], device, torch.get_num_threads())
             else:
                 ready[name] = torch_runs(model, device, dtype, compiled)
         for batch in batches:
@@ -139,7 +139,7 @@ def speeds(
             images = torch.randn(batch, 3, *size).to(device)
             with torch.inference_mode():
                 runs = {name: bind(images) for name, bind in ready.items()}
-                times = median_seconds(runs, device, rounds, _WARM_UP)
+                times = median_seconds(runs, device, rounds, _WARM_UP, own_clock(device, torch.get_num_threads()))
             for name, seconds in times.items():
                 saved, gained = costs[DENSE] / costs[name], times[DENSE] / seconds
                 figures = costs[name], 1e3 * seconds, batch / seconds, saved, gained

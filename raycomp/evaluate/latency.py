@@ -40,6 +40,11 @@ def median_seconds(
     return {name: of_rounds(values) for name, values in times.items()}
 
 
+def own_clock(device: torch.device, threads: int) -> Callable[[], float]:
+    """Return the clock for runs on a device: the time of this thread if it is alone, else that of the wall."""
+    return time.thread_time if device.type == "cpu" and threads == 1 else time.perf_counter
+
+
 def _synchronise(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from raycomp.cluster import latency_task
-from raycomp.deploy.latency_fit import fitted
+from raycomp.deploy.latency_fit import drawn, fitted
 from tests.conftest import TINY
 from tests.helpers.tables import table_of
 
@@ -33,23 +33,28 @@ def table():
 def test_models_are_timed_as_the_settings_say(context, tmp_path, monkeypatch, search, setting):
     requested, lines = [], []
 
-    def remote(function, config, retries, cpus):
+    def remote(function, config, retries, cpus=1):
         requested.append(cpus)
         return SimpleNamespace(remote=partial(function, device=torch.device("cpu")))
 
     monkeypatch.setattr(latency_task, "remote", remote)
     monkeypatch.setattr(latency_task, "result", lambda table: table)
     monkeypatch.setattr(latency_task, "gpus_per_trial", lambda _: 0)
+    monkeypatch.setattr(latency_task, "finished", iter)
+    monkeypatch.setattr(latency_task, "drawn", partial(drawn, count=1))
     monkeypatch.setattr(latency_task, "fitted", partial(fitted, models=1))
     own = replace(context, shape=SMALL, config=context.config.changed("search", **search))
     timed = latency_task.with_latency(own, tmp_path, lines.append)
     assert timed.latency.setting == setting.format(**{name: version(name) for name in ("torch", "onnxruntime")})
-    assert requested == [search.get("latency_threads", 1)]
-    assert ("exporting them takes some minutes" in lines[0]) == ("latency_engine" in search)
-    assert timed.latency.about in lines[1]
+    assert requested[-1] == search.get("latency_threads", 1)
+    told = [line for line in lines if line.startswith("exported")]
+    assert told == (["exported 1 of 2 models for onnxruntime", "exported 2 of 2 models for onnxruntime"]
+                    if "latency_engine" in search else [])  # fmt: skip
+    assert lines[0].startswith("timing 33 models of the space in ")
+    assert timed.latency.about in lines[-1]
     again = latency_task.with_latency(own, tmp_path, lines.append)
     assert again.latency == timed.latency
-    assert len(lines) == 3, "the second time it is read"
+    assert lines[-2:] == [lines[-1]] * 2, "the second time it is read"
 
 
 @pytest.mark.parametrize(
