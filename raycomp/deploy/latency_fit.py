@@ -137,9 +137,12 @@ def least_squares(counts: np.ndarray, measured: np.ndarray) -> np.ndarray:
 
 
 def left_out(counts: np.ndarray, measured: np.ndarray) -> np.ndarray:
-    """Return the relative error of each model's time, predicted by a fit to all others; arguments as above."""
+    """Return the relative error of each model's time, predicted by a fit to all others; arguments as above.
+
+    A model alone has none.
+    """
     errors = []
-    for index in range(len(measured)):
+    for index in range(len(measured) if len(measured) > 1 else 0):
         others = np.arange(len(measured)) != index
         costs = least_squares(counts[others], measured[others])
         errors.append(abs(counts[index] @ costs / measured[index] - 1))

@@ -99,6 +99,13 @@ def test_least_squares_are_relative_and_not_below_zero():
     assert left_out(counts, counts @ [3.0, 0.5]) == pytest.approx([0, 0, 0], abs=1e-9)
 
 
+def test_a_space_of_the_dense_model_alone_has_a_table_without_errors():
+    alone = Space(TINY, SpaceConfig(merge_high=0), TINY.image)
+    table = fitted(alone, Timing(1, CPU), clock_of(lambda _: 8.0, [dense(TINY)]))
+    assert table.latency_ms(dense(TINY)) == pytest.approx(8)
+    assert (table.errors, table.about) == ({"fp32": ()}, table.setting)
+
+
 def test_real_times_in_torch_are_positive_and_told():
     table = fitted(SPACE, Timing(2, CPU, threads=2), models=3)
     assert table.latency_ms(dense(TINY)) > 0
