@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compare predicted and measured latency of random recipes.
 
-    python benchmarks/latency.py [--engine onnxruntime] [--batch 16] [--recipes 24] [--precision fp32,int8]
+    python benchmarks/latency.py [--engine onnxruntime] [--batch 1,16] [--recipes 24] [--precision fp32,int8]
 
 Fits a latency table on one thread, as a sweep with `cost_metric: latency` does, then times complete models of other
 recipes of the space, drawn alike, in the same engine and by the same clock. Weights are random.
 """
 
+import multiprocessing
 import time
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -18,10 +21,10 @@ import typer
 from raycomp.config import load
 from raycomp.context.calibration import default_device
 from raycomp.deploy.engines import Engine
-from raycomp.deploy.latency_fit import Timing, fitted, timed
+from raycomp.deploy.latency_fit import Sources, Timing, drawn, exports, fitted, timed
 from raycomp.deploy.precision_facts import PRECISIONS
 from raycomp.memory import keep_freed_memory
-from raycomp.recipe import dense
+from raycomp.recipe import Recipe, dense
 from raycomp.space import Space
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -34,7 +37,8 @@ def main(
     engine: Annotated[str, typer.Option(help="torch or onnxruntime.")] = "torch",
     precision: Annotated[str, typer.Option(help="fp32, or fp32,int8 for onnxruntime.")] = "fp32",
     recipes: Annotated[int, typer.Option()] = 24,
-    batch: Annotated[int, typer.Option()] = 1,
+    batch: Annotated[str, typer.Option(help="Batch sizes.")] = "1,16",
+    processes: Annotated[int, typer.Option(help="Processes that export for onnxruntime.")] = 2,
 ) -> None:
     torch.set_num_threads(1)
     keep_freed_memory()
@@ -44,28 +48,38 @@ def main(
         raise typer.BadParameter("the space names no model.shape")
     chosen: Engine = "onnxruntime" if engine == "onnxruntime" else "torch"
     precisions = tuple(name for name in PRECISIONS if name in precision.split(","))
-    timing = Timing(batch, default_device(), getattr(torch, config.evaluation.dtype), chosen, precisions)
     grid = Space(shape, config.space, config.data.window_for(shape), policy=config.policy.kind)
-    started = time.perf_counter()
-    table = fitted(grid, timing)
-    print(f"table: {table.about}, in {time.perf_counter() - started:.0f} s")
-
     full = grid.gflops({})
-    drawn = [grid.recipe(grid.draw(np.random.default_rng(SEED + i), LEAST * full)) for i in range(recipes)]
-    others = [dense(shape), *drawn]
-    seconds = timed(grid, others, timing)
-    for name in precisions:
-        print(f"{name:14}{'family':>20}{'of dense GFLOPs':>17}{'predicted ms':>14}{'measured':>10}{'ratio':>8}")
-        ratios = []
-        for number, recipe in enumerate(others):
-            guess, truth = table.latency_ms(recipe), 1e3 * seconds[number, name]
-            ratios.append(guess / truth)
-            share = grid.cost(recipe) / full
-            print(f"{recipe.id:14}{recipe.family(shape):>20}{share:17.1%}{guess:14.2f}{truth:10.2f}{ratios[-1]:8.3f}")
-        relative = np.array(ratios)
-        for what, values in (("times", relative), ("shares of dense", relative / relative[0])):
-            off = np.abs(values - 1)[1:]
-            print(f"{name}, {what}: median error {np.median(off):.1%}, maximum {off.max():.1%}")
+    others = [grid.recipe(grid.draw(np.random.default_rng(SEED + i), LEAST * full)) for i in range(recipes)]
+    first, second = drawn(grid), [dense(shape), *others]
+    sources: list[Sources] = []
+    if chosen == "onnxruntime":
+        began = time.perf_counter()
+        with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+            sources = list(pool.map(partial(exports, grid, precisions=precisions), [*first, *second]))
+        print(f"exported {len(sources)} models in {time.perf_counter() - began:.0f} s, by {processes} processes")
+    dtype, device = getattr(torch, config.evaluation.dtype), default_device()
+    for size in map(int, batch.split(",")):
+        timing = Timing(size, device, dtype, chosen, precisions)
+        began = time.perf_counter()
+        table = fitted(grid, timing, sources=sources[: len(first)])
+        print(f"\ntable: {table.about}, in {time.perf_counter() - began:.0f} s", flush=True)
+        seconds = timed(grid, second, timing, sources=sources[len(first) :])
+        for name in precisions:
+            measured = np.array([1e3 * seconds[number, name] for number in range(len(second))])
+            report(grid, name, second, np.array([table.latency_ms(recipe) for recipe in second]), measured)
+
+
+def report(grid: Space, name: str, recipes: list[Recipe], predicted: np.ndarray, measured: np.ndarray) -> None:
+    """Print times of recipes, of which the first is dense, and errors of the others."""
+    print(f"{name:14}{'family':>20}{'of dense GFLOPs':>17}{'predicted ms':>14}{'measured':>10}{'ratio':>8}")
+    ratios = predicted / measured
+    for recipe, guess, truth, ratio in zip(recipes, predicted, measured, ratios, strict=True):
+        share = grid.cost(recipe) / grid.gflops({})
+        print(f"{recipe.id:14}{recipe.family(grid.shape):>20}{share:17.1%}{guess:14.2f}{truth:10.2f}{ratio:8.3f}")
+    for what, values in (("times", ratios), ("shares of dense", ratios / ratios[0])):
+        off = np.abs(values - 1)[1:]
+        print(f"{name}, {what}: median error {np.median(off):.1%}, maximum {off.max():.1%}", flush=True)
 
 
 if __name__ == "__main__":
