@@ -2,9 +2,6 @@
 """Export a compressed model as an ONNX graph or a torch.export program, for batches of any size.
 
 Models are traced and checked on the CPU in float32, whatever their device.
-
-Merging needs a stable sort, so that equal scores merge the same way everywhere. ONNX has none, but its TopK is
-equivalent: ties go to the lower index.
 """
 
 import logging
@@ -14,7 +11,6 @@ from contextlib import redirect_stdout
 from copy import deepcopy
 from io import StringIO
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -26,17 +22,16 @@ from raycomp.errors import UserError, first_line, logger
 try:
     import onnx
     import onnxruntime
-    import onnxscript
 except ImportError as missing:
     raise UserError(f"ONNX needs {missing.name}: pip install 'raycomp[onnx]'") from None
 
 from raycomp.deploy.model import CARD_FIELD, ModelCard
+from raycomp.deploy.onnx_operators import slice_before_norms, translations, upsample_by_products
 from raycomp.files import written
 from raycomp.models.segmenter import Segmenter
 
 OPSET = 18
 RUNTIME = f"onnxruntime {onnxruntime.__version__}"
-op: Any = onnxscript.opset18
 TOLERANCE = 1e-4
 """Maximum difference between logits of torch and onnxruntime, float32."""
 _CUDA, _CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
@@ -93,10 +88,13 @@ def graph(model: Segmenter, images: Tensor) -> "onnx.ModelProto":
             input_names=["images"],
             output_names=["logits"],
             dynamic_shapes=({0: torch.export.Dim("batch")},),
-            custom_translation_table={torch.ops.aten.sort.stable: _stable_sort},
+            custom_translation_table=translations(),
         )
     assert program is not None
-    return program.model_proto
+    made = program.model_proto
+    slice_before_norms(made)
+    upsample_by_products(made)
+    return made
 
 
 def check_device(device: torch.device) -> None:
@@ -220,13 +218,3 @@ def _traceable(model: Segmenter) -> Segmenter:
         raise UserError("export: adaptive merging has no fixed graph; use settings with fixed counts")
     weights = {(p.device.type, p.dtype) for p in model.parameters()}
     return model if weights == {("cpu", torch.float32)} else deepcopy(model).to("cpu", torch.float32)
-
-
-def _stable_sort(self: Any, stable: bool | None = None, dim: int = -1, descending: bool = False) -> Any:
-    del stable
-    count = op.Gather(op.Shape(self), op.Constant(value_ints=[dim]))
-    if self.dtype != onnx.TensorProto.UINT8:
-        return op.TopK(self, count, axis=dim, largest=int(descending), sorted=1)
-    wider = op.Cast(self, to=onnx.TensorProto.INT64)  # onnxruntime 1.24 has no TopK of bytes
-    values, order = op.TopK(wider, count, axis=dim, largest=int(descending), sorted=1)
-    return op.Cast(values, to=onnx.TensorProto.UINT8), order

@@ -94,7 +94,7 @@ def with_places(metric: Tensor, tokens: Tokens | None, grid: Grid, prefix: int, 
     else:
         places = token_places(places, tokens)
     angles = torch.pi / 2 * places.to(metric.dtype)
-    return torch.cat([F.normalize(metric, dim=-1), weight**0.5 * angles.cos(), weight**0.5 * angles.sin()], dim=-1)
+    return torch.cat([unit(metric), weight**0.5 * angles.cos(), weight**0.5 * angles.sin()], dim=-1)
 
 
 @torch.no_grad()
@@ -113,15 +113,18 @@ def best_partners(metric: Tensor, prefix: int) -> tuple[Tensor, Tensor]:
         from raycomp.kernels import pairs
 
         return pairs.best_partners(metric, prefix)
+    sources, others = (prefix + 1) // 2, prefix // 2  # special tokens among sources and destinations
+    best, partner = _cosines(metric)[:, sources:, others:].max(dim=-1)
+    return F.pad(best, (sources, 0), value=-torch.inf), F.pad(partner + others, (sources, 0))
+
+
+def _cosines(metric: Tensor) -> Tensor:
+    """Compare the sources of a metric, as in `best_partners`, with its destinations: (B, ceil(N/2), floor(N/2))."""
     if metric.dim() == 4:
         metric = metric.mean(1)
     with torch.autocast(metric.device.type, enabled=False):  # in bfloat16 many scores would tie
-        metric = F.normalize(metric if metric.dtype == torch.float64 else metric.float(), dim=-1)
-        scores = metric[:, ::2] @ metric[:, 1::2].transpose(1, 2)  # (B, ceil(N/2), floor(N/2))
-    scores[:, : (prefix + 1) // 2] = -torch.inf
-    scores[:, :, : prefix // 2] = -torch.inf
-    best, partner = scores.max(dim=-1)
-    return best, partner
+        metric = unit(metric if metric.dtype == torch.float64 else metric.float())
+        return metric[:, ::2] @ metric[:, 1::2].transpose(1, 2)
 
 
 @torch.no_grad()
@@ -139,27 +142,49 @@ def pair_positions(best: Tensor, partner: Tensor, r: int, tokens: int, prefix: i
         from raycomp.kernels import pairs
 
         return pairs.pair_positions(best, partner, r, tokens, prefix)
-    sources = (prefix + 1) // 2  # special tokens among the sources
-    others = prefix // 2  # special tokens among the destinations
-    order = best.argsort(dim=-1, descending=True, stable=True)
-    stays = torch.ones_like(best, dtype=torch.int64).scatter_(1, order[:, :r], 0)[:, sources:]
-    kept = stays.shape[1] - r
-    index = torch.empty(best.shape[0], tokens, dtype=torch.int64, device=best.device)
-    index[:, :prefix] = torch.arange(prefix, device=best.device)
-    first_source = prefix + prefix % 2
-    first_destination = prefix + 1 - prefix % 2
-    destinations = prefix + kept + torch.arange(tokens // 2 - others, device=best.device)
-    index[:, first_destination::2] = destinations
-    stay_at = prefix + stays.cumsum(1) - 1
-    merge_at = prefix + kept + partner[:, sources:] - others
-    index[:, first_source::2] = torch.where(stays.bool(), stay_at, merge_at)
-    return index
+    sources, others = (prefix + 1) // 2, prefix // 2
+    merged = _highest(best[:, sources:], r)
+    return _positions(merged, partner[:, sources:].gather(1, merged) - others, tokens, prefix)
 
 
+@torch.no_grad()
 def match(metric: Tensor, r: int, prefix: int) -> Tensor:
     """Return positions (B, N) after merging the r most similar pairs; see `best_partners`, `pair_positions`."""
-    best, partner = best_partners(metric, prefix)
-    return pair_positions(best, partner, r, metric.shape[-2], prefix)
+    tokens = metric.shape[-2]
+    if kernels.usable(metric) or 4 * r > tokens:
+        return pair_positions(*best_partners(metric, prefix), r, tokens, prefix)
+    # A maximum alone is several times as fast as one with its index, which only the r sources that merge need.
+    sources, others = (prefix + 1) // 2, prefix // 2
+    scores = _cosines(metric)
+    B, rows, columns = scores.shape
+    merged = _highest(scores[:, sources:, others:].amax(-1), r)
+    chosen = merged + sources + rows * torch.arange(B, device=scores.device)[:, None]
+    partner = scores.view(B * rows, columns).index_select(0, chosen.flatten())[:, others:].argmax(-1).view(B, r)
+    return _positions(merged, partner, tokens, prefix)
+
+
+def _highest(best: Tensor, r: int) -> Tensor:
+    """Return the indices of the r highest of values (B, n), best first; ties go to the lower index."""
+    return best.argsort(dim=-1, descending=True, stable=True)[:, :r]
+
+
+def _positions(merged: Tensor, partner: Tensor, tokens: int, prefix: int) -> Tensor:
+    """Return what `pair_positions` does, from the sources (B, r) that merge and their partners, special ones apart."""
+    others = prefix // 2
+    sources, destinations = (tokens + 1) // 2 - (prefix + 1) // 2, tokens // 2 - others
+    kept = sources - merged.shape[1]
+    stays = merged.new_ones(merged.shape[0], sources).scatter_(1, merged, 0)
+    moved = (prefix - 1 + stays.cumsum(1)).scatter_(1, merged, prefix + kept + partner)
+    left = torch.arange(prefix + kept + destinations, device=merged.device).expand(merged.shape[0], -1)
+    special, last = left[:, :prefix], left[:, prefix + kept :]
+    first, second = (last, moved) if prefix % 2 else (moved, last)  # the first token after the special ones, the second
+    pairs = torch.stack([first[:, : second.shape[1]], second], dim=2).flatten(1)
+    return torch.cat([special, pairs, first[:, second.shape[1] :]], dim=1)
+
+
+def unit(x: Tensor) -> Tensor:
+    """Divide vectors (..., C) by their length, like `F.normalize`, which expands the lengths to x's shape first."""
+    return x / x.norm(dim=-1, keepdim=True).clamp_min(1e-12)
 
 
 def windows(x: Tensor, grid: Grid) -> Tensor:
@@ -179,9 +204,9 @@ def window_of_patch(grid: Grid, device: torch.device) -> Tensor:
 @torch.no_grad()
 def window_scores(patches: Tensor, grid: Grid) -> Tensor:
     """Return the mean cosine of the six pairs in each 2x2 window: patches (B, h*w, E) to (B, h/2 * w/2)."""
-    unit = F.normalize(windows(patches if patches.dtype == torch.float64 else patches.float(), grid), dim=-1)
+    directions = unit(windows(patches if patches.dtype == torch.float64 else patches.float(), grid))
     # |u1 + u2 + u3 + u4|^2 = 4 + 2 * (sum of the six cosines)
-    return (unit.sum(2).square().sum(-1) - 4) / 12
+    return (directions.sum(2).square().sum(-1) - 4) / 12
 
 
 def window_positions(together: Tensor, grid: Grid, prefix: int) -> Tensor:
@@ -266,7 +291,7 @@ def merge(x: Tensor, size: Tensor, index: Tensor, count: int) -> tuple[Tensor, T
     weight = (size / sizes.gather(1, index)).to(x.dtype)
     # Most tokens do not merge: copy one token per position, and add only the rest.
     first = index.new_zeros(B, count).scatter_reduce_(1, index, here, "amax")  # (B, count)
-    left = (first.gather(1, index) == here).byte().argsort(dim=1, stable=True)[:, : N - count]
+    left = torch.where(first.gather(1, index) == here, N, here).topk(N - count, dim=1, largest=False).values
     x, rows = x.reshape(B * N, E), torch.arange(B, device=x.device)[:, None]
 
     def weighted(chosen: Tensor) -> Tensor:  # (B, n) -> (B * n, E)

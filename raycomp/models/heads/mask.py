@@ -12,10 +12,10 @@ from collections.abc import Iterable
 from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from raycomp.decoders.mask_steps import decoder_widths
+from raycomp.merging.tokens import unit
 from raycomp.models.block import Axes, Block, BlockTraits
 from raycomp.models.heads.head import TokenHead
 from raycomp.shape import ModelShape
@@ -63,6 +63,6 @@ class MaskHead(TokenHead):
             x = block.attend(x)[0]  # its own line, so that the MLP can use the memory of the input
             x = block.feed(x)
         x = self.decoder_norm(x)
-        patches = F.normalize(x[:, :N] @ self.proj_patch, dim=-1)
-        classes = F.normalize(x[:, N:] @ self.proj_classes, dim=-1)
+        patches = unit(x[:, :N] @ self.proj_patch)
+        classes = unit(x[:, N:] @ self.proj_classes)
         return self.mask_norm(patches @ classes.transpose(1, 2))
