@@ -175,8 +175,8 @@ def _positions(merged: Tensor, partner: Tensor, tokens: int, prefix: int) -> Ten
     kept = sources - merged.shape[1]
     stays = merged.new_ones(merged.shape[0], sources).scatter_(1, merged, 0)
     moved = (prefix - 1 + stays.cumsum(1)).scatter_(1, merged, prefix + kept + partner)
-    left = torch.arange(prefix + kept + destinations, device=merged.device).expand(merged.shape[0], -1)
-    special, last = left[:, :prefix], left[:, prefix + kept :]
+    special = torch.arange(prefix, device=merged.device).expand(merged.shape[0], -1)
+    last = torch.arange(prefix + kept, prefix + kept + destinations, device=merged.device).expand(merged.shape[0], -1)
     first, second = (last, moved) if prefix % 2 else (moved, last)  # the first token after the special ones, the second
     pairs = torch.stack([first[:, : second.shape[1]], second], dim=2).flatten(1)
     return torch.cat([special, pairs, first[:, second.shape[1] :]], dim=1)
