@@ -20,6 +20,8 @@ from raycomp.shape import ModelShape
 
 BATCHES = (1, 16)
 _CPU = torch.device("cpu")
+_CPUINFO = Path("/proc/cpuinfo")
+_INT8_FLAGS = {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"}
 _THREADS, _ROUNDS, _WARM_UP = 1, 15, 3  # the defaults of raycomp speed
 
 
@@ -78,9 +80,23 @@ def _compared(
 
 def processor() -> str:
     """Return the name of the processor where Linux tells it, else the architecture: `AMD EPYC 9454P`."""
+    names = _of_processor("model name")
+    return names[0] if names else machine()
+
+
+def slow_in_int8() -> str:
+    """Return a line if Linux tells that the processor has no instruction for products of 8-bit integers, else ""."""
+    flags = set(" ".join([*_of_processor("flags"), *_of_processor("Features")]).split())  # of x86, of Arm
+    if not flags or flags & _INT8_FLAGS:
+        return ""
+    return f"int8: {processor()} has no instructions for 8-bit products ({', '.join(sorted(_INT8_FLAGS))})"
+
+
+def _of_processor(field: str) -> list[str]:
+    """Return the values of a field of /proc/cpuinfo; none where there is no such file."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = _CPUINFO.read_text().splitlines()
     except OSError:
-        return machine()
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, machine())
+        return []
+    pairs = (line.partition(":") for line in lines)
+    return [value.strip() for name, _, value in pairs if name.strip() == field]

@@ -76,8 +76,11 @@ def write_onnx(
         calibration: training images (n, H, W, 3) uint8; needed for INT8.
         measure: whether to measure the precisions, if any but float32 is written.
     """
+    from raycomp.deploy.measured import slow_in_int8
     from raycomp.deploy.onnx import checked_graph, metadata, write_graph  # optional
 
+    if "int8" in paths and (why := slow_in_int8()):
+        say(f"note: {why}: it may gain no time here")
     with tables.console(aside=True).status(f"tracing for onnx, and checking on {len(windows)} images"):
         traced, difference = checked_graph(model, windows)
         graphs: dict[Precision, ModelProto] = {"fp32": traced}
