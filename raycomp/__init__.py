@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 def load(path: str) -> "Segmenter":
     """Load an exported model (`raycomp export`): pruned, merging tokens, ready for normalised images.
 
+    It computes in float32, that of an INT8 recipe, too, which is INT8 only in its ONNX file.
+
     Raises:
         UserError: if the file is not a raycomp model.
     """

@@ -60,6 +60,32 @@ class SweepConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _int8_is_timed(self) -> Self:
+        if "int8" not in self.space.precision:
+            return self
+        search = self.search
+        if search.latency_engine != "onnxruntime":
+            raise ValueError(
+                f"space.precision int8 is timed in onnxruntime alone; expected search.latency_engine onnxruntime, not "
+                f"{search.latency_engine}"
+            )
+        if not search.needs_times:
+            raise ValueError(
+                "space.precision int8 saves no GFLOPs, so time must count: set search.cost_metric latency, or "
+                "search.limits.ms"
+            )
+        if search.gpus_per_trial:
+            raise ValueError(
+                "space.precision int8 is measured on CPUs alone; expected search.gpus_per_trial 0, not "
+                f"{search.gpus_per_trial:g}"
+            )
+        if self.evaluation.dtype != "float32":
+            raise ValueError(
+                f"space.precision int8 needs exact sums; expected evaluation.dtype float32, not {self.evaluation.dtype}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _windows_cover_images(self) -> Self:
         window = self.data.window or (self.model.shape.image if self.model.shape else None)
         if window and self.data.stride and self.data.stride > min(window):

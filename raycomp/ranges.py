@@ -11,6 +11,8 @@ from raycomp.settings.space_and_search import SpaceConfig, WidthRange
 from raycomp.shape import ModelShape, Size
 
 BLOCK_WIDTHS = ("heads", "qk", "v", "mlp")
+PRECISION = "precision"
+"""Dimension of the precision: 0 for float32, 1 for INT8."""
 
 
 def range_in(config: SpaceConfig, kind: str, block: int) -> WidthRange | None:
@@ -23,7 +25,7 @@ def range_in(config: SpaceConfig, kind: str, block: int) -> WidthRange | None:
 
 
 def dimensions(shape: ModelShape, config: SpaceConfig, merging: MergeMethod) -> Iterator[Dimension]:
-    """Yield the integers of a search space: `embed`, `heads_0`, ..., `merge_7`.
+    """Yield the integers of a search space: `embed`, `heads_0`, ..., `merge_7`, `precision` (0 float32, 1 INT8).
 
     Raises:
         UserError: if a range does not fit the model, or names a block that it does not have.
@@ -41,6 +43,8 @@ def dimensions(shape: ModelShape, config: SpaceConfig, merging: MergeMethod) -> 
     if high := round(config.merge_high / config.merge_step):
         fixed = _merges_in(config.fixed.blocks)
         yield from (Dimension(name, 0, high, 1, 0) for name in merging.dimensions if name not in fixed)
+    if len(config.precision) > 1:
+        yield Dimension(PRECISION, 0, 1, 1, 0)
 
 
 def _dimension(
@@ -74,7 +78,7 @@ def _merges_in(blocks: tuple[int, ...]) -> set[str]:
 
 
 def sparing(shape: ModelShape, config: SpaceConfig, recipe: Recipe, image: Size | None = None) -> Recipe:
-    """Return a recipe as near as a space's fixed blocks and ranges of single blocks allow.
+    """Return a recipe as near as a space's fixed blocks, ranges of single blocks and precisions allow.
 
     Fixed blocks get their dense widths and do not merge. Where a block has a range of its own, narrower widths are
     raised to its minimum.
@@ -93,4 +97,5 @@ def sparing(shape: ModelShape, config: SpaceConfig, recipe: Recipe, image: Size 
     merge = recipe.merge
     if merge is not None and _merges_in(config.fixed.blocks).intersection(merge.dimensions):
         merge = merge.sparing(config.fixed.blocks, shape, image)
-    return Recipe(embed=recipe.embed, blocks=tuple(blocks), merge=merge)
+    precision = recipe.precision if recipe.precision in config.precision else config.precision[0]
+    return Recipe(embed=recipe.embed, blocks=tuple(blocks), merge=merge, precision=precision)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A recipe: the widths to prune to, and how tokens merge.
+"""A recipe: the widths to prune to, how tokens merge, and the precision of linear maps.
 
 Recipes are frozen data. Their id hashes their canonical JSON form, so recipes that build the same
 model are identical everywhere (Parquet, MLflow, Optuna).
@@ -7,9 +7,17 @@ model are identical everywhere (Parquet, MLflow, Optuna).
 
 import hashlib
 import json
-from typing import Self
+from typing import Any, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from raycomp.errors import UserError
 from raycomp.merging import Merge, MergeMethod
@@ -39,13 +47,27 @@ class BlockWidths(_Frozen):
         return self
 
 
+RecipePrecision = Literal["fp32", "int8"]
+"""Numbers that linear maps multiply: float32, or 8-bit integers (`raycomp.compress.quantised`)."""
+PRECISIONS: tuple[RecipePrecision, ...] = get_args(RecipePrecision)
+
+
 class Recipe(_Frozen):
-    """Widths to prune to, and how to merge tokens afterwards."""
+    """Widths to prune to, how to merge tokens afterwards, and the precision to compute in."""
 
     embed: int = Field(ge=1)
     """Embedding width of the encoder; the decoder follows it."""
     blocks: tuple[BlockWidths, ...]
     merge: Merge | None = None
+    precision: RecipePrecision = "fp32"
+
+    @model_serializer(mode="wrap")
+    def _without_float32(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out the precision of float32 recipes, whose ids are older than the field."""
+        stored: dict[str, Any] = handler(self)
+        if self.precision == "fp32":
+            stored.pop("precision", None)
+        return stored
 
     @model_validator(mode="after")
     def _merges_in_its_blocks(self) -> Self:
@@ -90,7 +112,13 @@ class Recipe(_Frozen):
     def merging(self, merge: MergeMethod | None) -> "Recipe":
         """Return the same widths with other merging, left out where a block lacks the keys to compare."""
         merge = None if merge is None else merge.without(self.keyless)
-        return Recipe.model_validate({"embed": self.embed, "blocks": self.blocks, "merge": merge})
+        return Recipe.model_validate(
+            {"embed": self.embed, "blocks": self.blocks, "merge": merge, "precision": self.precision}
+        )
+
+    def at(self, precision: RecipePrecision) -> "Recipe":
+        """Return the same widths and merging in a precision."""
+        return self if precision == self.precision else self.model_copy(update={"precision": precision})
 
     def canonical_json(self) -> str:
         """Return the canonical JSON of this recipe: sorted keys, no spaces."""
@@ -102,14 +130,18 @@ class Recipe(_Frozen):
         return hashlib.sha256(self.canonical_json().encode()).hexdigest()[:12]
 
     def family(self, shape: ModelShape) -> str:
-        """Return `dense`, `prune`, a merge method, or both, for example `prune+tome`."""
-        pruned = "prune" if self.model_copy(update={"merge": None}) != dense(shape) else ""
+        """Return what a recipe does, joined by `+`: `prune`, a merge method, `int8`; `dense` if nothing.
+
+        For example, `prune+tome`, `prune+tome+int8`, or `int8` for the dense model in INT8.
+        """
+        pruned = "prune" if self.at("fp32").model_copy(update={"merge": None}) != dense(shape) else ""
         merged = self.merge.method if self.merge is not None else ""
-        return "+".join(part for part in (pruned, merged) if part) or "dense"
+        precision = "" if self.precision == "fp32" else self.precision
+        return "+".join(part for part in (pruned, merged, precision) if part) or "dense"
 
 
 def dense(shape: ModelShape) -> Recipe:
-    """Return the recipe of the uncompressed model."""
+    """Return the recipe of the uncompressed model, in float32."""
     block = BlockWidths(heads=shape.heads, qk=shape.head_dim, v=shape.head_dim, mlp=shape.mlp)
     return Recipe(embed=shape.width, blocks=(block,) * shape.depth)
 

@@ -2,6 +2,7 @@
 """Recover the accuracy lost by cutting: fine-tune with the dense model as teacher, or refit by least squares.
 
 An elastic model needs neither, as it is trained for its recipes before they are cut. NViT fine-tunes between rounds.
+All of this is in float32; an INT8 recipe is quantised last.
 """
 
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from copy import deepcopy
 
 import torch
 
+from raycomp.compress import quantised
 from raycomp.compress.nvit import Pruned, nvit
 from raycomp.compress.reconstruct import reconstruct
 from raycomp.context.calibration import score
@@ -30,18 +32,50 @@ _TRAINING = 2
 """Version of the training. Increase it when the same settings give another model, so that older models are not used."""
 
 
+FEW_IMAGES = 16
+"""Calibration images of a search trial in INT8: with all of them, it would take half as long again."""
+
+
 def recovered(
-    context: SweepContext, recipe: Recipe, samples: Samples | None, device: torch.device, folder: AnyPath
+    context: SweepContext,
+    recipe: Recipe,
+    samples: Samples | None,
+    device: torch.device,
+    folder: AnyPath,
+    calibrated_on: int | None = None,
 ) -> Segmenter:
-    """Cut a recipe on a device and recover it as configured; the dense recipe gives the dense model unchanged.
+    """Cut a recipe on a device, recover it as configured, and quantise it last if it is an INT8 recipe.
+
+    The dense recipe gives the dense model unchanged.
 
     Args:
         samples: Training images for fine-tuning; None opens the training split.
         folder: Folder of the sweep; it keeps fine-tuned models, so that no recipe is trained twice.
+        calibrated_on: Number of images that an INT8 recipe is calibrated on; by default all of the context.
 
     Raises:
         UserError: If the recipe does not fit the model, or the elastic model was not trained for it.
     """
+    model = _in_float32(context, recipe.at("fp32"), samples, device, folder)
+    return in_precision(context, model, recipe, device, calibrated_on)
+
+
+def in_precision(
+    context: SweepContext, model: Segmenter, recipe: Recipe, device: torch.device, calibrated_on: int | None = None
+) -> Segmenter:
+    """Return a recovered model in the precision of its recipe: unchanged, or a quantised copy; see `recovered`."""
+    if recipe.precision == "fp32":
+        return model
+    assert context.calibration is not None
+    images = context.normalised(context.calibration[:calibrated_on], device)
+    made = quantised.quantised(model.to(device).eval(), images)
+    made.recipe = recipe
+    return made
+
+
+def _in_float32(
+    context: SweepContext, recipe: Recipe, samples: Samples | None, device: torch.device, folder: AnyPath
+) -> Segmenter:
     model = context.cut(recipe, device)
     if recipe == dense(context.shape):
         return model

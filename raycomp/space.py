@@ -19,8 +19,8 @@ from raycomp.flops import gflops
 from raycomp.merging import METHODS, MergeMethod
 from raycomp.projection import Params as Params
 from raycomp.projection import projected, weakest
-from raycomp.ranges import BLOCK_WIDTHS, range_in
-from raycomp.recipe import BlockWidths, Recipe, dense
+from raycomp.ranges import BLOCK_WIDTHS, PRECISION, range_in
+from raycomp.recipe import BlockWidths, Recipe, RecipePrecision, dense
 from raycomp.settings.amounts import Limit, allowance
 from raycomp.settings.space_and_search import SpaceConfig
 from raycomp.settings.training import PolicyConfig
@@ -102,11 +102,17 @@ class Space:
         merge = self.merging.with_searched(ratios)
         if dropped:
             merge = merge.without({i for i, block in enumerate(blocks) if not block.heads})
-        return Recipe.model_validate({"embed": params.get("embed", full.embed), "blocks": blocks, "merge": merge})
+        embed, precision = params.get("embed", full.embed), self._precision(params)
+        return Recipe.model_validate({"embed": embed, "blocks": blocks, "merge": merge, "precision": precision})
+
+    def _precision(self, params: Params) -> RecipePrecision:
+        if PRECISION in self.dimensions:
+            return "int8" if params.get(PRECISION) else "fp32"
+        return self.config.precision[0]
 
     def params(self, recipe: Recipe) -> Params:
         """Return the grid point nearest to a recipe."""
-        exact: dict[str, float] = {"embed": recipe.embed}
+        exact: dict[str, float] = {"embed": recipe.embed, PRECISION: recipe.precision == "int8"}
         for i, block in enumerate(recipe.blocks):
             exact |= {f"{kind}_{i}": getattr(block, kind) for kind in BLOCK_WIDTHS}
         merge = self.merging.expressed(recipe.merge)
@@ -172,7 +178,7 @@ class Space:
     def outside(self, recipe: Recipe) -> str:
         """Describe the first field of a recipe outside the ranges of the space; empty if all are inside.
 
-        Values between grid points are inside.
+        Values between grid points are inside, and so is any precision: an elastic model is trained in float32.
         """
         unpruned, embed = dense(self.shape), self.config.embed
         widths = {"embed": (recipe.embed, embed.low if embed is not None else unpruned.embed)}
@@ -227,6 +233,7 @@ class Space:
         merged = self.merging.dimensions
         firsts = [len(merged)] if pays else range(len(merged) + 1)
         fewer = [start | dict.fromkeys(merged[first:], 0) for start in starts for first in firsts]
+        fewer += [point | {PRECISION: 0} for point in fewer if PRECISION in point]  # INT8 may take longer
         points = [self.canonical({name: point[name] for name in self.dimensions}) for point in fewer]
         return min([{name: d.full for name, d in self.dimensions.items()}, *points], key=self._rank)
 
@@ -257,19 +264,23 @@ class Space:
 
         One factor scales the compression of every dimension. If that is not enough, all dimensions then move towards
         the cheapest point together, but keep their sublayers; at last these are dropped one after the other, MLPs
-        first. For limits that merging does not help with, the widths do so before. A point within all limits is
-        returned as it is. The result is canonical.
+        first. For limits that merging does not help with, the widths do so before. The precision changes only if no
+        point in it fits. A point within all limits is returned as it is. The result is canonical.
         """
+        names = [name for name in self.dimensions if name != PRECISION]
         of_widths = [bound for bound in self.limits if not bound.merging_helps]
         if of_widths:
-            widths = [name for name in self.dimensions if not name.startswith("merge")]
+            widths = [name for name in names if not name.startswith("merge")]
             params = self._projected(params, widths, lambda p: all(bound.holds(self.recipe(p)) for bound in of_widths))
-        return self.canonical(self._projected(params, list(self.dimensions), lambda point: self.fits(point, budget)))
+        return self.canonical(self._projected(params, names, lambda point: self.fits(point, budget)))
 
     def _projected(self, params: Params, names: list[str], fits: Callable[[Params], bool]) -> Params:
         if fits(params):
             return params
         chosen = {name: self.dimensions[name] for name in names}
+        cheapest = params | {name: self.cheapest[name] for name in names}
+        if PRECISION in params and not fits(cheapest):
+            params = params | {PRECISION: self.cheapest[PRECISION]}
         return projected(params, chosen, self.smallest, self._dropping, self.cheapest, fits)
 
     def draw(self, rng: np.random.Generator, low: float) -> Params:
@@ -277,13 +288,13 @@ class Space:
 
         Every kind of dimension gets a random strength, and each of its dimensions a random share of it. One draw in
         four only prunes, and one in four only merges. Up to half of the sublayers that may be dropped are, if they
-        leave the cost above the target.
+        leave the cost above the target. The precision, which has no GFLOPs, stays float32.
         """
         target = math.exp(rng.uniform(math.log(low), math.log(self.gflops({}))))
         only = rng.integers(4)
         strength = {kind: rng.uniform() for kind in ("embed", *BLOCK_WIDTHS, "merge")}
         shares = {}
-        for name in self.dimensions:
+        for name in (name for name in self.dimensions if name != PRECISION):
             kind = name.partition("_")[0]
             left_out = (only == 0 and kind == "merge") or (only == 1 and kind != "merge")
             shares[name] = 0.0 if left_out else strength[kind] * rng.uniform()
@@ -291,7 +302,7 @@ class Space:
         dropped = self._drawn_drops(rng, target) if self._dropping and only != 1 else {}
 
         def scaled(factor: float) -> Params:
-            kept = {name: d.at(min(1.0, shares[name] / largest * factor)) for name, d in self._kept.items()}
+            kept = {name: d.at(min(1.0, shares.get(name, 0.0) / largest * factor)) for name, d in self._kept.items()}
             return self.canonical(kept | dropped)
 
         steepest = 1 / min((share / largest for share in shares.values() if share > 0), default=1.0)

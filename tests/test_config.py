@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Search space files: what they leave unsaid, and what is wrong in them."""
 
+import re
+
 import pytest
 import yaml
 
@@ -81,6 +83,28 @@ def test_what_is_wrong_is_named_where_it_stands(read, sections, field):
         read(**sections)
     assert field in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("search", "others", "said"),
+    [
+        ({"cost_metric": "latency"}, {}, "is timed in onnxruntime alone; expected search.latency_engine onnxruntime"),
+        ({"latency_engine": "onnxruntime"}, {}, "set search.cost_metric latency, or search.limits.ms"),
+        ({"gpus_per_trial": 0.5}, {}, "measured on CPUs alone; expected search.gpus_per_trial 0, not 0.5"),
+        ({}, {"evaluation": {"dtype": "bfloat16"}}, "expected evaluation.dtype float32, not bfloat16"),
+        ({}, {"space": {"precision": ["int4"]}}, "'space.precision.0': input should be 'fp32' or 'int8', not 'int4'"),
+        ({}, {"space": {"precision": []}}, "'space.precision'"),
+        ({}, {"space": {"precision": ["int8", "int8"]}}, "expected distinct values"),
+    ],
+)
+def test_int8_is_searched_only_where_it_can_be_measured(read, search, others, said):
+    right = {"cost_metric": "latency", "latency_engine": "onnxruntime"}
+    sections = {"space": {"merge": "tome", "precision": ["fp32", "int8"]}} | others
+    assert read(space={"merge": "tome", "precision": ["fp32", "int8"]}, search=right)
+    assert read(space={"merge": "tome", "precision": ["int8"]}, search=right | {"gpus_per_trial": 0})
+    given = search if search and "gpus_per_trial" not in search else right | search
+    with pytest.raises(UserError, match=re.escape(said)):
+        read(**sections, search=given)
 
 
 @pytest.mark.parametrize(

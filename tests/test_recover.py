@@ -11,11 +11,12 @@ import torch
 
 from raycomp.compress.apply import compress
 from raycomp.compress.elastic import ordered
+from raycomp.compress.quantised import quantised
 from raycomp.context.sweep_context import Elastic
 from raycomp.data.streetscenes import StreetScenes
 from raycomp.errors import UserError
 from raycomp.merging import Cts, ToMe
-from raycomp.recipe import dense
+from raycomp.recipe import PRECISIONS, dense
 from raycomp.recover import recovered
 from raycomp.search.proposal import Proposal
 from raycomp.search.trial import run_trial
@@ -148,6 +149,39 @@ def test_a_trial_says_how_it_recovered(context, mode, tmp_path):
     row = run_trial(context, SAMPLES, Proposal(1, "search", "proposed", "", NARROW), tmp_path, CPU, "")
     assert row.status == "complete", row.error
     assert (row.recovery, row.recovery_steps) == (mode, 2 if mode == "finetune" else 0)
+
+
+@pytest.mark.parametrize("mode", ["none", "elastic", "finetune", "reconstruct"])
+def test_an_int8_recipe_is_recovered_in_float32_and_quantised_last(elastic, mode, tmp_path):
+    images = np.stack(elastic[0].evalset.images.views()[:4])
+    context = replace(elastic[0], calibration=images, elastic=elastic[0].elastic if mode == "elastic" else None)
+    context = recovering(context, mode=mode, **({"steps": 2} if mode == "finetune" else {}))
+    plain = recovered(context, NARROW, SAMPLES, CPU, tmp_path).eval()
+    made = recovered(context, NARROW.at("int8"), SAMPLES, CPU, tmp_path)
+    assert made.recipe == NARROW.at("int8")
+    assert all(torch.equal(weight, made.state_dict()[name]) for name, weight in weights(plain).items())
+    x = context.normalised(images)
+    assert torch.equal(made(x), quantised(plain, x)(x))
+    assert not torch.equal(made(x), plain(x))
+    fewer = recovered(context, NARROW.at("int8"), SAMPLES, CPU, tmp_path, 1)
+    assert torch.equal(fewer(x), quantised(plain, x[:1])(x))
+    whole = recovered(context, dense(SHAPE).at("int8"), SAMPLES, CPU, tmp_path)
+    assert torch.equal(whole(x), quantised(context.model, x)(x))
+
+
+@pytest.mark.parametrize("stage", ["probe", "search", "full"])
+def test_a_trial_measures_an_int8_recipe(context, stage, tmp_path):
+    context = replace(context, calibration=np.stack(context.evalset.images.views()[:4]))
+    early = context.config.evaluation.search.model_dump()
+    context = replace(context, config=context.config.changed("evaluation", early_stopping=early))
+    proposals = [Proposal(1, stage, "proposed", "", NARROW.at(precision)) for precision in PRECISIONS]
+    plain, row = (run_trial(context, SAMPLES, one, tmp_path, CPU, "") for one in proposals)
+    assert (row.status, row.precision, row.family) == ("complete", "int8", "prune+tome+int8")
+    assert (row.recipe_id, row.recipe) == (NARROW.at("int8").id, NARROW.at("int8"))
+    assert (row.gflops, row.params) == (plain.gflops, plain.params)
+    assert (row.latency_ms, row.throughput) == (None, None)  # torch computes it in float32
+    assert plain.precision == "fp32"
+    assert plain.throughput is not None
 
 
 @pytest.mark.parametrize("values", [{"mode": "finetune"}, {"mode": "none", "steps": 3}])

@@ -59,6 +59,8 @@ def check_room(config: SweepConfig, warn: Callable[[str], None], field: str = _F
             memory.
     """
     gpus, memory = connection.gpus_per_trial(config), config.search.memory_per_trial
+    if gpus and "int8" in config.space.precision:
+        raise UserError(f"space.precision int8 is measured on CPUs alone; expected {field} 0, not {gpus:g}")
     if gpus > 1 and gpus != int(gpus):
         raise UserError(
             f"{field} {gpus:g}: Ray assigns a fraction of one GPU or an integer number; did you mean {round(gpus)}?"

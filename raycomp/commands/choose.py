@@ -20,7 +20,8 @@ from raycomp.commands.inputs import (
     results_option,
     shape_of,
 )
-from raycomp.errors import UserError
+from raycomp.errors import UserError, nearest
+from raycomp.recipe import PRECISIONS
 from raycomp.report import tables
 from raycomp.report.choice import Limits, choose
 from raycomp.report.confidence import Confidence, confidence
@@ -40,6 +41,7 @@ _MS_HELP = "Maximum milliseconds of a batch: by the sweep's latency table, or as
 _MEMORY_HELP = "Maximum memory of weights and activations: 20MB, or 70% of dense."
 _FILE_HELP = "Maximum size of the exported file: 4MB, or 50% of dense."
 _SPEED_HELP = "Times of another device: what `raycomp speed NAME --json` printed there."
+_PRECISION_HELP = "Only recipes in this precision: fp32 or int8."
 _CLASS_HELP = "Minimum clean IoU of a class: pole=0.3. Repeatable; also considers recipes beyond the front."
 
 
@@ -56,13 +58,15 @@ def pick_command(
     max_memory: Annotated[str | None, typer.Option(help=_MEMORY_HELP)] = None,
     max_file: Annotated[str | None, typer.Option(help=_FILE_HELP)] = None,
     speed: Annotated[Path | None, typer.Option(help=_SPEED_HELP)] = None,
+    precision: Annotated[str | None, typer.Option(help=_PRECISION_HELP)] = None,
     results: Results = "results",
     as_json: Json = False,
 ) -> None:
     """Choose the recipe with the best mean of clean and corrupted mIoU within a cost, or the cheapest accurate one."""
     numbers = {"gflops": max_gflops, "drop": max_drop, "clean-drop": max_clean_drop}
     further = cost_limits(max_params, max_ms, max_memory, max_file, speed)
-    limits = _limits(numbers | {"corrupted-drop": max_corrupted_drop}, max_share, min_class_iou or [], further)
+    numbers |= {"corrupted-drop": max_corrupted_drop}
+    limits = _limits(numbers, max_share, min_class_iou or [], further, precision)
     store = Store(sweep_folder(results, sweep))
     config, rows = store.config(), store.rows()
     costs = row_costs(further, rows, config, lambda: shape_of(config, store.folder)[0], store.folder, speed)
@@ -89,22 +93,28 @@ def _described(row: Row, confidences: dict[str, Confidence], costs: dict[CostNam
 
 
 def _limits(
-    numbers: dict[str, float | None], share: str | None, classes: list[str], further: dict[CostName, Limit]
+    numbers: dict[str, float | None],
+    share: str | None,
+    classes: list[str],
+    further: dict[CostName, Limit],
+    precision: str | None,
 ) -> Limits:
     """Parse the limits of `raycomp pick`; `drop` limits both the clean and the corrupted drop."""
     for option, value in numbers.items():
         if value is not None and not math.isfinite(value):
             raise UserError(f"--max-{option} {value}: expected a number")
+    if precision not in (None, *PRECISIONS):
+        raise UserError(f"--precision {precision}: {nearest(str(precision), PRECISIONS)}")
     given = {option: value for option, value in numbers.items() if value is not None}
     clean, corrupted = (
         min((given[option] for option in ("drop", one) if option in given), default=None)
         for one in ("clean-drop", "corrupted-drop")
     )
     ious = dict(_class_limit(text) for text in classes)
-    limits = Limits(given.get("gflops"), _share(share), clean, corrupted, ious, further)
+    limits = Limits(given.get("gflops"), _share(share), clean, corrupted, ious, further, precision)
     if limits == Limits():
         options = "--max-gflops, --max-share, --max-params, --max-ms, --max-memory, --max-file, --max-drop, "
-        options += "--max-clean-drop, --max-corrupted-drop, --min-class-iou"
+        options += "--max-clean-drop, --max-corrupted-drop, --min-class-iou, --precision"
         raise UserError(f"pick needs a limit: {options}")
     return limits
 

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 _FORMATS = ("safetensors", "onnx", "pt2")
 _RUNTIMES = ("torch", "onnxruntime")
 _DTYPES = ("float32", "bfloat16", "float16")
+_PRECISION_HELP = "Precisions of the ONNX model: fp32, fp16, int8."
 _FORMATS_HELP = "Formats: safetensors, onnx, pt2."
 _FORMATS_DEFAULT = "safetensors,onnx; with --bundle onnx"
 _BUNDLE_HELP = "Write a folder to deploy: ONNX, a program without torch, a model card, checksums."
@@ -50,7 +51,7 @@ def export_command(
     recipe: Annotated[str, typer.Argument(help="Recipe id of a sweep, or a prefix of it.")],
     out: Annotated[Path, typer.Option(help="Folder to write into.")] = Path(),
     formats: Annotated[str | None, typer.Option(help=_FORMATS_HELP, show_default=_FORMATS_DEFAULT)] = None,
-    precision: Annotated[str, typer.Option(help="Precisions of the ONNX model: fp32, fp16, int8.")] = "fp32",
+    precision: Annotated[str | None, typer.Option(help=_PRECISION_HELP, show_default="the recipe's")] = None,
     measure: Annotated[bool, typer.Option("--measure/--no-measure", help=_MEASURE_HELP)] = True,
     bundle: Annotated[bool, typer.Option("--bundle", help=_BUNDLE_HELP)] = False,
     refined: Annotated[bool, typer.Option("--refined", help=_REFINED_HELP)] = False,
@@ -59,8 +60,9 @@ def export_command(
     as_json: Json = False,
 ) -> None:
     """Write a recipe's model as safetensors, as ONNX, or as a torch.export program; or as a folder to deploy."""
-    chosen, precisions = _files(formats, precision, bundle)
+    chosen, given = _files(formats, precision, bundle)
     stored = stored_recipe(recipe, results, sweep)
+    precisions: list[Precision] = given or [stored.recipe.precision]
     from raycomp.files import check_outputs
     from raycomp.jobs.bundling import beside, export_bundle
     from raycomp.jobs.exporting import Outputs, export
@@ -86,11 +88,14 @@ def export_command(
         console.print(precision_table(recipe_id, figures, {one.precision: one.size for one in made}))
 
 
-def _files(formats: str | None, precision: str, bundle: bool) -> tuple[list[str], list[Precision]]:
-    """Return the formats and precisions of `raycomp export`, and check that the options fit together."""
+def _files(formats: str | None, precision: str | None, bundle: bool) -> tuple[list[str], list[Precision]]:
+    """Return the formats and precisions of `raycomp export`, and check that the options fit together.
+
+    Without `precision`, there are none: it is that of the recipe.
+    """
     chosen = names("--formats", formats or ("onnx" if bundle else "safetensors,onnx"), _FORMATS)
-    precisions = names("--precision", precision, PRECISIONS)
-    if "onnx" not in chosen and (bundle or precisions != ["fp32"]):
+    precisions = [] if precision is None else names("--precision", precision, PRECISIONS)
+    if "onnx" not in chosen and (bundle or precisions not in ([], ["fp32"])):
         option = "--bundle" if bundle else f"--precision {precision}"
         raise UserError(f"{option} needs onnx in --formats, not only {formats}")
     return chosen, precisions

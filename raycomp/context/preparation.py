@@ -27,6 +27,7 @@ def prepare_context(
     with_policy: bool = False,
     criterion: Criterion | None = None,
     scorer: Scorer | None = None,
+    quantises: bool | None = None,
 ) -> SweepContext:
     """Load checkpoint and data, and compute saliencies or read cached ones; an elastic model needs none.
 
@@ -35,10 +36,15 @@ def prepare_context(
         with_policy: Whether to load the policy network even if the search space does not need it.
         criterion: Saliency criterion; by default that of the search.
         scorer: See `cached_scores`.
+        quantises: Whether recipes are quantised to INT8; by default if the search space has INT8.
 
     Raises:
-        UserError: If checkpoint, data set and number of classes do not fit together.
+        UserError: If checkpoint, data set and number of classes do not fit together, or INT8 lacks its packages.
     """
+    if quantises is None:
+        quantises = "int8" in config.space.precision
+    if quantises:
+        import raycomp.deploy.onnx  # noqa: F401  without its packages, no INT8 model could be deployed
     path = checkpoints.locate(config.model.checkpoint)
     model = checkpoints.load(path, config.model.shape)
     fingerprint = checkpoints.fingerprint(path)
@@ -61,6 +67,7 @@ def prepare_context(
     if criterion is not None or config.recovery.mode != "elastic":  # an elastic model's units are sorted
         inputs = f"{fingerprint}-{evalset.fingerprint}"
         scores = cached_scores(model, config, criterion or config.search.criterion, inputs, report, scorer)
+    calibrates = quantises or config.recovery.mode == "reconstruct"
     root = None if config.data.root is None else config.data.root.resolve()  # workers run in other folders
     return SweepContext(
         config=config.changed("data", root=root),
@@ -77,7 +84,7 @@ def prepare_context(
         policy_weights=policy_weights,
         policy_checkpoint=policy_checkpoint,
         elastic=_elastic(config, model.shape),
-        calibration=calibration_crops(model.shape, config)[0] if config.recovery.mode == "reconstruct" else None,
+        calibration=calibration_crops(model.shape, config)[0] if calibrates else None,
     )
 
 

@@ -61,7 +61,7 @@ class SweepContext:
     elastic: Elastic | None = None
     """The elastic model that recipes are cut from, if the recovery mode is elastic."""
     calibration: np.ndarray | None = None
-    """Training images (n, H, W, 3) uint8 for a recovery by reconstruction."""
+    """Training images (n, H, W, 3) uint8 for a recovery by reconstruction, and to quantise INT8 recipes."""
     latency: LatencyTable | None = None
     """Latency table of the workers' device, if the search needs one."""
 
@@ -121,7 +121,7 @@ class SweepContext:
         """
         needs_policy = recipe.merge is not None and recipe.merge.needs_policy
         policy = self.placed(self.policy, device) if self.policy is not None and needs_policy else None
-        if self.elastic is None or recipe == dense(self.shape):
+        if self.elastic is None or recipe.at("fp32") == dense(self.shape):
             scores = None if self.scores is None else self.saliency
             return compress(self.placed(self.model, device), recipe, scores, policy)
         if problem := self.elastic.space.outside(recipe):

@@ -46,6 +46,8 @@ def open_model(path: Path, device: torch.device) -> tuple[Run, ModelCard]:
     card, model = models.read_card(path), models.load(path)
     if len(card.classes) != model.shape.classes:
         raise UserError(f"{path}: {CARD_FIELD!r} has {len(card.classes)} classes, the model {model.shape.classes}")
+    if model.recipe.precision != "fp32":
+        logger.warning("%s: float32 weights of an INT8 recipe; its INT8 model is the .int8.onnx file", path)
     return model.to(device), card
 
 

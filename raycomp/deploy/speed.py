@@ -99,8 +99,8 @@ def speeds(
 ) -> list[Speed]:
     """Time models of one dense shape against a dense model with random weights.
 
-    In both runtimes, images and logits stay on the device, so no host copies are timed. ONNX files run in onnxruntime
-    alone.
+    In both runtimes, images and logits stay on the device, so no host copies are timed. ONNX files and INT8 recipes run
+    in onnxruntime alone.
 
     Args:
         models: of one image size; that of a Segmenter is its shape's.
@@ -130,8 +130,10 @@ def speeds(
                     ready[name], precisions[name] = session_runs(model.session), model.precision
             elif runtime == "onnxruntime":
                 say(f"exporting {name} for onnxruntime")
-                ready[name] = graph_runs(exported(model, size)["fp32"], device, torch.get_num_threads())
-            else:
+                precision = model.recipe.precision
+                source = exported(model, size, [precision])[precision]
+                ready[name], precisions[name] = graph_runs(source, device, torch.get_num_threads()), precision
+            elif model.recipe.precision == "fp32":
                 ready[name] = torch_runs(model, device, dtype, compiled)
         for batch in batches:
             action = "compiling and timing" if compiled and runtime == "torch" else "timing"
@@ -164,9 +166,11 @@ def _common(models: Mapping[str, Segmenter | OnnxFile]) -> tuple[ModelShape, Siz
 
 
 def _useful(runtimes: Sequence[str], models: Mapping[str, Segmenter | OnnxFile]) -> list[str]:
-    """Return the runtimes that run any of the models; raise a UserError for an ONNX file that none of them runs."""
-    file = next((name for name, model in models.items() if isinstance(model, OnnxFile)), None)
-    if file is not None and "onnxruntime" not in runtimes:
-        raise UserError(f"--runtime {','.join(runtimes)}: {file} runs in onnxruntime alone")
-    others = any(isinstance(model, Segmenter) for model in models.values())
-    return [runtime for runtime in runtimes if others or runtime == "onnxruntime"]
+    """Return the runtimes that run any of the models; raise a UserError for a model that none of them runs."""
+    in_torch = {
+        name: isinstance(model, Segmenter) and model.recipe.precision == "fp32" for name, model in models.items()
+    }
+    other = next((name for name, runs in in_torch.items() if not runs), None)
+    if other is not None and "onnxruntime" not in runtimes:
+        raise UserError(f"--runtime {','.join(runtimes)}: {other} runs in onnxruntime alone")
+    return [runtime for runtime in runtimes if any(in_torch.values()) or runtime == "onnxruntime"]

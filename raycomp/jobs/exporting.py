@@ -63,19 +63,24 @@ def export(
 ) -> list[Written]:
     """Write the model in every format and precision; raise a UserError if that fails.
 
-    `config` and `folder` are those of the sweep. A refined model is the one with the first seed.
+    `config` and `folder` are those of the sweep. A refined model is the one with the first seed. Formats besides ONNX
+    have float32 weights, whatever the recipe's precision.
 
     Args:
         measure: whether to measure the precisions, if any but float32 is written.
     """
     if outputs.formats.keys() & {"onnx", "pt2"}:
         from raycomp.deploy.onnx import export_program  # optional: fails before the slow steps
-    context = prepare_context(config, say)
+    context = prepare_context(config, say, quantises=False)
     calibration = calibration_crops(context.shape, config)[0] if "int8" in outputs.precisions else None
     if refined:
         network = _refined(recipe, folder)
     else:
-        network = recovered(context, recipe, None, torch.device("cpu"), folder).float().eval()
+        network = recovered(context, recipe.at("fp32"), None, torch.device("cpu"), folder).float().eval()
+        network.recipe = recipe
+    if recipe.precision == "int8":
+        for name in outputs.formats.keys() - {"onnx"}:
+            say(f"{outputs.formats[name]}: float32 weights; an INT8 recipe is INT8 in ONNX")
     card = models.card_of(network, config.data, tuple(context.evalset.classes))
     samples = [torch.from_numpy(image[None]) for image in context.evalset.images.views()[:_CHECKED]]
     images = [normalised(image, card.mean, card.std, torch.float32) for image in samples]

@@ -28,7 +28,7 @@ def rerank(session: Session, before: SweepView, proposals: Sequence[Proposal]) -
     config, folder, say = session.config, session.folder, session.say
     placement.announce(config, say, session.warn)
     done = session.store.rows()
-    context = session.prepared(done)
+    context = session.prepared(done, quantises=any(one.recipe.precision == "int8" for one in proposals))
     samples = preloaded(config, config.recovery.steps, say)
     tracker = session.track(context.evalset.classes, done)
     source, count = ProposalList(proposals, done), len(proposals)

@@ -154,12 +154,13 @@ def _worker(config: dict[str, Any]) -> None:
     samples = None if inputs.samples is None else ray.get(inputs.samples)
     first = get_context().get_world_rank() == 0
     try:
-        model = recovered(context, target.recipe, samples, torch.device("cpu"), inputs.folder)
+        model = recovered(context, target.recipe.at("fp32"), samples, torch.device("cpu"), inputs.folder)
         train = inputs.config.train.model_copy(update={"seed": target.seed})
         state = inputs.folder / "states" / f"refined-{target.recipe.id}-seed{target.seed}.state"
         report = reports.put if first else lambda _: None
         trained = trained_on(context, model, train, inputs.config.distill, samples, device, state, report)
         if first:
+            trained.recipe = target.recipe  # which may be quantised after the training
             checkpoints.save(trained, model_path(inputs, target), {"refined": _settings_of(inputs)})
             state.unlink(missing_ok=True)
     except UserError as error:  # not raised: a retry would fail again

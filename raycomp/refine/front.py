@@ -15,6 +15,7 @@ from raycomp.deploy.model import load
 from raycomp.devices import device_name
 from raycomp.errors import UserError, last_line, nearest
 from raycomp.files import fetched
+from raycomp.recover import in_precision
 from raycomp.refine.finetuning import RefineInputs, Target, model_path, refine_one, settings_text
 from raycomp.results.pareto import most_useful
 from raycomp.results.query import completed, final_front
@@ -105,7 +106,7 @@ def _measure(inputs: RefineInputs, target: Target, row: Row, device: torch.devic
     """Measure in a Ray task and return the complete row."""
     context = ray.get(inputs.context)
     with fetched(model_path(inputs, target)) as local:
-        model = load(local)
+        model = in_precision(context, load(local), target.recipe, device)
     result = measured_in(context, model, "full", device)
     return replace(
         measured(row, context, result),

@@ -20,9 +20,12 @@ def settings(name: str, sweep: SweepConfig, space: SweepConfig | None, split: st
     """Return settings to measure a sweep elsewhere: those of another space, or of the sweep, and another data split.
 
     The budget is the dense cost and there are no other limits, since recipes may cost a different share of it there.
+    The space has no precisions, since nothing is searched.
     """
     place = "-".join(filter(None, (space.name if space else "", split)))
-    config = (space or sweep).model_copy(update={"name": f"{name}-on-{place}"})
+    config = space or sweep
+    unsearched = config.space.model_copy(update={"precision": ("fp32",)})
+    config = config.model_copy(update={"name": f"{name}-on-{place}", "space": unsearched})
     free = {"limits": LimitsConfig(), "budget": 1.0, "baselines": sweep.search.baselines}
     config = config.model_copy(update={"search": config.search.model_copy(update=free)})
     if split is not None:

@@ -28,6 +28,8 @@ class Limits:
     class_iou: dict[str, float] = field(default_factory=dict)
     costs: Mapping[CostName, Limit] = field(default_factory=dict)
     """Limits on further costs, each an amount or a share of dense."""
+    precision: str | None = None
+    """The only precision of recipes; None for any."""
 
     @property
     def of_cost(self) -> bool:
@@ -69,6 +71,8 @@ def choose(rows: Sequence[Row], limits: Limits, costs: Mapping[CostName, RowCost
 def _tests(limits: Limits, rows: Sequence[Row], dense: Row | None) -> list[tuple[str, Callable[[Row], float]]]:
     """Return each limit in words, and a function for how far a row exceeds it."""
     tests: list[tuple[str, Callable[[Row], float]]] = []
+    if limits.precision is not None:
+        tests.append((f"precision {limits.precision}", lambda row: float(row.precision != limits.precision)))
     if limits.gflops is not None:
         maximum = limits.gflops
         tests.append((f"at most {maximum:g} GFLOPs", lambda row: present(row.gflops) - maximum))

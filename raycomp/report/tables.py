@@ -120,7 +120,8 @@ def recipe_table(recipe: Recipe, cost: Profile, dense: Profile) -> FittedTable:
     names = "block", "heads", "QK", "V", "MLP", "merged", "tokens", "GFLOPs", "of dense"
     pairs = {"QK": "heads", "V": "heads", "MLP": "heads", "tokens": "merged", "of dense": "GFLOPs"}
     columns = [*(Column(name, under=pairs.get(name, "")) for name in names), Column("", text=True, optional=True)]
-    title = f"Recipe {recipe.id}, embedding width {recipe.embed}"
+    precision = "" if recipe.precision == "fp32" else ", linear maps in INT8"
+    title = f"Recipe {recipe.id}, embedding width {recipe.embed}{precision}"
     note = "" if recipe.merge is None or not recipe.merge.note else f"; {recipe.merge.note}"
     table = FittedTable(title, columns, f"all: including embedding and decoder{note}")
     for index, (block, ratio) in enumerate(zip(recipe.blocks, recipe.ratios, strict=True)):

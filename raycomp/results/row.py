@@ -67,7 +67,12 @@ class Row:
     error: Annotated[str, "error message; empty when complete"] = ""
     recipe_id: Annotated[str, "hash of the canonical recipe"]
     recipe_json: Annotated[str, "the canonical recipe"] = ""
-    family: Annotated[str, "dense, prune, a merge method (tome, algm, cts, windows_tome) or both (prune+tome)"] = ""
+    family: Annotated[
+        str,
+        "dense, prune, a merge method (tome, algm, cts, windows_tome) or both (prune+tome); with +int8, or int8 "
+        "alone, for INT8",
+    ] = ""
+    precision: Annotated[str, "precision of the recipe's linear maps: fp32 or int8"] = "fp32"
     embed: Annotated[int, "embedding width"] = 0
     heads: Annotated[Sequence[int], "heads of each block"] = ()
     qk: Annotated[Sequence[int], "query and key width per head of each block"] = ()
@@ -110,9 +115,9 @@ class Row:
     )
     effective_rank_std: Annotated[float | None, "standard deviation of the effective rank over images"] = None
     latency_ms: Annotated[
-        float | None, "median latency at batch 1 while other trials run; null if trials share a GPU"
+        float | None, "median latency at batch 1 while other trials run; null if trials share a GPU, and for INT8"
     ] = None
-    throughput: Annotated[float | None, "images per second at `batch`, while other trials run"] = None
+    throughput: Annotated[float | None, "images per second at `batch`, while other trials run; null for INT8"] = None
     device: Annotated[str | None, "device of the measurement: cpu, or the GPU's name"] = None
     dtype: Annotated[str, "precision of the measurement"] = ""
     batch: Annotated[int, "batch of the measurement; smaller than configured if the GPU ran out of memory"] = 0

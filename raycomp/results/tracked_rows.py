@@ -37,7 +37,7 @@ def note(front: Sequence[Row]) -> str:
 
 def params(row: Row) -> dict[str, str]:
     """Return widths and merge ratios, one parameter per block, so that the UI can put each on an axis."""
-    result = {"embed": str(row.embed)}
+    result = {"embed": str(row.embed), "precision": row.precision}
     if row.stage in ("benchmark", "refined"):
         result |= {name: str(getattr(row, name)) for name in ("operating_point", "seed", "recovery_steps")}
     for kind in ("heads", "qk", "v", "mlp", "ratios"):

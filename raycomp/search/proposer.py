@@ -12,7 +12,7 @@ from raycomp.recipe import dense
 from raycomp.results.query import completed, counted, for_full_evaluation
 from raycomp.results.row import Row, present
 from raycomp.search.ask_tell import AskTell
-from raycomp.search.baselines import Baseline, by_priority, matched_baselines
+from raycomp.search.baselines import INT8, Baseline, by_priority, matched_baselines
 from raycomp.search.proposal import Proposal
 from raycomp.search.schedule import Schedule
 from raycomp.settings.space_and_search import SearchConfig
@@ -165,6 +165,9 @@ class Proposer:
             if space.allows(one.recipe, self.budget) and (limits is None or not limits.outside(one.recipe)):
                 offered.setdefault(one.recipe.id, one)
         offered.pop(self.dense.id, None)
+        if "int8" in space.config.precision and self.config.baselines:  # over the budget, too: it shows what INT8 does
+            whole = self.dense.at("int8")
+            offered[whole.id] = Baseline(INT8, space.cost(whole) / self.dense_cost, whole)
         done = [row for row in self.rows.values() if row.stage in _STAGES]
         stage = "search" if self._probe_trials is None else "probe"
         used = sum(self.trials_of(row.stage) for row in done if row.origin == "baseline")

@@ -44,6 +44,7 @@ def described(context: SweepContext, proposal: Proposal) -> Row:
         recipe_id=recipe.id,
         recipe_json=recipe.canonical_json(),
         family=recipe.family(shape),
+        precision=recipe.precision,
         embed=recipe.embed,
         heads=[block.heads for block in blocks],
         qk=[block.qk for block in blocks],
@@ -100,7 +101,7 @@ def measured(row: Row, context: SweepContext, result: Measurement, per_image: bo
         effective_rank=None if result.rank is None else result.rank.mean,
         effective_rank_std=None if result.rank is None else result.rank.std,
         latency_ms=result.latency_ms,
-        throughput=result.throughput,
+        throughput=result.throughput if row.precision == "fp32" else None,
         images=result.images,
         seconds_measure=result.seconds,
     )

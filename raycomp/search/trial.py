@@ -15,7 +15,7 @@ from raycomp.errors import UserError
 from raycomp.evaluate.measure import Measurement, Stopped, measure
 from raycomp.evaluate.miou import Accuracy
 from raycomp.models.segmenter import Segmenter
-from raycomp.recover import recovered
+from raycomp.recover import FEW_IMAGES, recovered
 from raycomp.results.row import Row
 from raycomp.search.proposal import Proposal
 from raycomp.search.rows import described, failed, measured, stopped
@@ -60,7 +60,8 @@ def _attempt(
     clock = time.perf_counter()
     try:
         with time_limit(context.config.search.trial_seconds):
-            model = recovered(context, proposal.recipe, samples, device, folder)
+            few = None if proposal.stage == "full" else FEW_IMAGES
+            model = recovered(context, proposal.recipe, samples, device, folder, few)
             row = replace(row, seconds_build=time.perf_counter() - clock)
             row = replace(row, params=sum(p.numel() for p in model.parameters()))
             if proposal.recipe.adaptive:
@@ -97,9 +98,11 @@ def measured_in(
 ) -> Measurement:
     """Measure a model as the sweep configures, by default with its batch size; see `measure`.
 
-    Latency is not timed where trials share a GPU, as it would depend on the other trials.
+    Latency is not timed where trials share a GPU, as it would depend on the other trials, nor that of an INT8 recipe,
+    which torch computes in float32.
     """
     config = context.config
     settings = config.evaluation if batch is None else config.evaluation.model_copy(update={"batch": batch})
     exclusive = not 0 < (config.search.gpus_per_trial or 0) < 1
-    return measure(model, context.evalset, stage, settings, config.data, device, thresholds, exclusive)
+    timed = exclusive and model.recipe.precision == "fp32"
+    return measure(model, context.evalset, stage, settings, config.data, device, thresholds, timed)

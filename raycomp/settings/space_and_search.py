@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeAlias
 from pydantic import Field, field_validator, model_validator
 
 from raycomp.merging import METHODS
+from raycomp.recipe import RecipePrecision
 
 if TYPE_CHECKING:
     MergeName: TypeAlias = str
@@ -77,6 +78,9 @@ class SpaceConfig(Section):
     """Maximum merge ratio of a block; 0 turns merging off, 0.5 is the maximum of every method."""
     merge_step: float = Field(default=1 / 64, gt=0, le=0.5)
     """Step between merge ratios."""
+    precision: Distinct[RecipePrecision] = Field(default=("fp32",), min_length=1)
+    """Precisions of a recipe's linear maps: `[fp32, int8]` lets the search choose. INT8 needs times to count, measured
+    in onnxruntime on a CPU."""
 
     @field_validator("embed", "qk", "v")
     @classmethod

@@ -35,7 +35,9 @@ def train_elastic(job: TrainingJob, start: Path, half: bool) -> TrainedNetwork[S
         model = ordered(teacher, score(teacher, sweep, job.device, sweep.search.criterion))
     model.regularise(job.settings.drop_path, job.settings.decoder_dropout)
     teacher.requires_grad_(False)
-    space, settings = Space.of(sweep, shape), sweep.elastic
+    widths, settings = sweep.space.model_copy(update={"precision": ("fp32",)}), sweep.elastic
+    space = Space.of(sweep.model_copy(update={"space": widths}), shape)
+    stored = widths.model_dump_json(exclude={"precision"})  # trained in float32 for all precisions
     low = settings.least * space.gflops({})
     always = [dense(shape), space.recipe(space.narrowest(low))]
 
@@ -43,12 +45,12 @@ def train_elastic(job: TrainingJob, start: Path, half: bool) -> TrainedNetwork[S
         rng = np.random.default_rng(seed)
         return always + [space.recipe(space.draw(rng, low)) for _ in range(settings.recipes)]
 
-    identity = f" {checkpoints.fingerprint(start)} {sweep.space.model_dump_json()} {settings.model_dump_json()}"
+    identity = f" {checkpoints.fingerprint(start)} {stored} {settings.model_dump_json()}"
     model, seconds = job.fit(model, distilled(teacher, settings.distill, draw), identity)
     if half:
         model = model.half().float()
     full, table = _measured(job, model, space)
-    fields = {"miou": full, checkpoints.ELASTIC: sweep.space.model_dump_json()}
+    fields = {"miou": full, checkpoints.ELASTIC: stored}
     return TrainedNetwork(model, "Elastic Segmenter", fields, table, f"mIoU {full} at full width", seconds)
 
 

@@ -9,7 +9,7 @@ Legend: B batch, N tokens, E width, K classes.
 """
 
 from collections.abc import Iterable
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -33,8 +33,19 @@ _AXES: dict[str, Axes] = {
 }
 
 
+class Product(nn.Module):
+    """A product by a parameter of the head, as a module, so that it can be quantised as linear maps are."""
+
+    def forward(self, x: Tensor, weight: Tensor) -> Tensor:
+        """Multiply x (B, N, E) by a weight (E, E) from the right."""
+        return x @ weight
+
+
 class MaskHead(TokenHead):
     """Mask transformer whose width follows the embedding."""
+
+    products: ClassVar[dict[str, str]] = {"to_patches": "proj_patch", "to_classes": "proj_classes"}
+    """Names of the products, and of the parameters that they multiply by."""
 
     def __init__(self, shape: ModelShape, embed: int) -> None:
         super().__init__(shape)
@@ -48,6 +59,7 @@ class MaskHead(TokenHead):
         self.decoder_norm = nn.LayerNorm(embed)
         self.proj_patch = nn.Parameter(embed**-0.5 * torch.randn(embed, embed))
         self.proj_classes = nn.Parameter(embed**-0.5 * torch.randn(embed, embed))
+        self.to_patches, self.to_classes = Product(), Product()
         self.mask_norm = nn.LayerNorm(shape.classes)
 
     def set_dropout(self, rate: float) -> None:
@@ -63,6 +75,6 @@ class MaskHead(TokenHead):
             x = block.attend(x)[0]  # its own line, so that the MLP can use the memory of the input
             x = block.feed(x)
         x = self.decoder_norm(x)
-        patches = unit(x[:, :N] @ self.proj_patch)
-        classes = unit(x[:, N:] @ self.proj_classes)
+        patches = unit(self.to_patches(x[:, :N], self.proj_patch))
+        classes = unit(self.to_classes(x[:, N:], self.proj_classes))
         return self.mask_norm(patches @ classes.transpose(1, 2))

@@ -49,7 +49,7 @@ def importance(sweep: SweepView) -> dict[str, dict[str, float]]:
 
 
 def _params(row: Row) -> dict[str, float]:
-    params: dict[str, float] = {"embed": row.embed}
+    params: dict[str, float] = {"embed": row.embed, "precision": int(row.precision == "int8")}
     for column, kind in _KINDS.items():
         params |= {f"{kind}_{block}": value for block, value in enumerate(getattr(row, column))}
     return params | row.recipe.further_ratios
