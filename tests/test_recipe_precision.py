@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Precision as a part of a recipe and a dimension of the search space."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,6 @@ import yaml
 from raycomp.merging import ToMe
 from raycomp.recipe import PRECISIONS, Recipe, dense
 from raycomp.settings.space_and_search import SpaceConfig, WidthRange
-from raycomp.shape import ModelShape
 from raycomp.space import Space
 from tests.conftest import TINY
 from tests.helpers.trials import TokenClock
@@ -22,20 +21,8 @@ PLAIN = Space(TINY, WIDTHS, TINY.image)
 MERGED = dense(TINY).merging(ToMe(ratios=(0.25, 0, 0)))
 
 
-@dataclass(frozen=True)
-class Int8Clock:
-    """In place of a latency table that times both precisions."""
-
-    shape: ModelShape
-    factor: float
-    """Time in INT8, relative to float32."""
-
-    def latency_ms(self, recipe: Recipe) -> float:
-        return TokenClock(self.shape).latency_ms(recipe) * (self.factor if recipe.precision == "int8" else 1.0)
-
-
 def timed(factor: float = 0.7, config: SpaceConfig = BOTH) -> Space:
-    clock: Any = Int8Clock(TINY, factor)
+    clock: Any = TokenClock(TINY, factor)
     return Space(TINY, config, TINY.image, clock)
 
 

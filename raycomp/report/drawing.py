@@ -13,13 +13,16 @@ from matplotlib.figure import Figure
 from raycomp.files import written
 from raycomp.storage import AnyPath
 
+_ENTRIES = 7  # of a legend in one line
+
 
 def finish(figure: Figure, panels: Sequence[Axes], title: str, path: AnyPath) -> None:
     """Style the panels, add a title and the first panel's legend, and save the figure."""
     for axes in panels:
         style(axes)
     handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
+    columns = len(labels) if len(labels) <= _ENTRIES else (len(labels) + 1) // 2
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
     figure.suptitle(title, x=0.01, ha="left")
     save(figure, path)
 

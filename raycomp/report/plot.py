@@ -24,6 +24,8 @@ _BASELINES = (("#d1495b", "v"), ("#8d6a9f", "s"), ("#e09f3e", "D"))
 """Colours and markers of the uniform baselines: merging, pruning, and both."""
 _LEFT = 0.03  # of the axis, left of the cheapest front member
 _FRONT, _REFINED = "#1b6ca8", "#3a7d44"
+INT8 = "#12a5b8"
+"""Colour of front members in INT8."""
 
 
 def plot_front(rows: Sequence[Row], budget: Limit, title: str, path: AnyPath) -> None:
@@ -42,13 +44,16 @@ def _panel(axes: Axes, rows: Sequence[Row], budget: Limit, objective: Objective)
     members = final_front(rows, budget)
     stage = members[0].stage if members else "search"
     trials = completed(rows, "search")
-    axes.scatter(*_xy(trials, objective), s=12, color="0.75", label="trials, on fewer images", zorder=1)
+    for in_precision, marker, label in _by_precision(trials, "trials, on fewer images"):
+        axes.scatter(*_xy(in_precision, objective), s=12, color="0.75", marker=marker, label=label, zorder=1)
     for kind, (color, marker) in zip(uniform_baselines_of(rows), _BASELINES, strict=True):
         curve = baseline_curve(rows, stage, kind)
         # On top of the front, which may contain the same recipe.
         axes.plot(*_xy(curve, objective), color=color, marker=marker, ms=4, lw=1.2, label=kind, zorder=5)
     # The front has several objectives, so its members need not be monotonic in this one.
-    axes.scatter(*_xy(members, objective), s=46, color=_FRONT, edgecolor="white", label="Pareto front", zorder=4)
+    for in_precision, marker, label in _by_precision(members, "Pareto front"):
+        color, points = _FRONT if in_precision[0].precision == "fp32" else INT8, _xy(in_precision, objective)
+        axes.scatter(*points, s=46, color=color, marker=marker, edgecolor="white", label=label, zorder=4)
     axes.step(*_xy(_staircase(members, objective), objective), where="post", color=_FRONT, lw=1.5, zorder=3)
     if (dense := dense_row(rows, stage)) is not None:
         axes.scatter(*_xy([dense], objective), marker="*", s=170, color="black", label="dense", zorder=4)
@@ -89,6 +94,13 @@ def axis_bottom(best: Sequence[float]) -> float:
     """
     useful = [value for value in best if value >= max(best) / 2]
     return max(0.0, min(useful) - 0.4 * (max(useful) - min(useful)) - 1) if useful else 0.0
+
+
+def _by_precision(rows: Sequence[Row], label: str) -> list[tuple[list[Row], str, str]]:
+    """Return the rows of each precision that there is, its marker and its label."""
+    styles = {"fp32": ("o", label), "int8": ("D", f"{label}, INT8")}
+    found = [([row for row in rows if row.precision == one], *style) for one, style in styles.items()]
+    return [one for one in found if one[0]]
 
 
 def _staircase(members: Sequence[Row], objective: Objective) -> list[Row]:

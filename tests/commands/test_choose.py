@@ -63,6 +63,18 @@ def test_a_class_may_ask_for_what_others_dominate():
     assert best.class_iou[3] == least
 
 
+def test_a_precision_restricts_the_choice():
+    """Every other recipe is in INT8."""
+    rows = [replace(row, precision="int8") if row.number % 2 else row for row in ROWS]
+    for precision in ("fp32", "int8"):
+        chosen = choose(rows, Limits(share=0.7, precision=precision))
+        assert {row.precision for row in chosen} == {precision}
+        inside = [row for row in rows if row.stage == "full" and row.cost_share <= 0.7 and row.precision == precision]
+        assert accuracy(chosen[0]) == max(map(accuracy, inside))
+    with pytest.raises(UserError, match=r"^no recipe has precision int8; nearest: "):
+        choose(ROWS, Limits(drop=2, precision="int8"))
+
+
 def test_what_cannot_be_had_is_told_with_what_comes_nearest():
     cheapest = min(FULL, key=lambda row: row.gflops)
     with pytest.raises(UserError, match=rf"no recipe has at most 0.0001 GFLOPs; nearest: {cheapest.recipe_id} with"):
@@ -156,6 +168,7 @@ def test_the_command_says_how_to_go_on(results, capsys):
         ({"max_share": "much"}, "--max-share much"),
         ({"min_class_iou": ["pole"]}, "--min-class-iou pole: expected a class and its minimum IoU from 0 to 1"),
         ({"min_class_iou": ["pole=3"]}, "--min-class-iou pole=3"),
+        ({"precision": "int4"}, "--precision int4: did you mean 'int8'?"),
     ],
 )
 def test_wrong_limits_are_one_line(results, options, line):

@@ -62,17 +62,19 @@ def test_a_quantised_model_keeps_the_weights_and_leaves_the_model_alone():
 
 
 def test_ranges_are_those_of_all_calibration_images():
-    """A batch of images gives the range that each of them gives, taken together."""
+    """The widest of the ranges that the images have alone, so that each end is that of one of them."""
     model, images = merging(TINY), seeded_images(TINY, 5, seed=1)
-    name = "encoder.blocks.1.mlp.fc1"
-    together, apart = (
-        [made.get_submodule(name) for made in several]
-        for several in ([quantised(model, images)], [quantised(model, image[None]) for image in images])
-    )
-    ends = [[one.scale * (0 - one.zero) for one in apart], [one.scale * (255 - one.zero) for one in apart]]
-    [whole] = together
-    assert whole.scale * -whole.zero == pytest.approx(min(ends[0]), abs=whole.scale)
-    assert whole.scale * (255 - whole.zero) == pytest.approx(max(ends[1]), abs=whole.scale)
+    alone = [ends(quantised(model, image[None])) for image in images]
+    low, high, step = ends(quantised(model, images))
+    assert low == pytest.approx(min(one[0] for one in alone), abs=step)
+    assert high == pytest.approx(max(one[1] for one in alone), abs=step)
+
+
+def ends(model: Segmenter) -> tuple[float, float, float]:
+    """The range of inputs of an MLP, and the step between its levels."""
+    made = model.get_submodule("encoder.blocks.1.mlp.fc1")
+    assert isinstance(made, QuantisedMap)
+    return -made.scale * made.zero, made.scale * (255 - made.zero), made.scale
 
 
 def test_a_policy_network_decides_in_float32():

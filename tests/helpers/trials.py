@@ -19,9 +19,11 @@ class TokenClock:
     """In place of a latency table: tokens cost time, widths do not."""
 
     shape: ModelShape
+    int8: float = 1.0
+    """Time in INT8, relative to float32."""
 
     def latency_ms(self, recipe: Recipe) -> float:
-        return 5.0 + sum(profile(self.shape, recipe).tokens)
+        return (5.0 + sum(profile(self.shape, recipe).tokens)) * (self.int8 if recipe.precision == "int8" else 1.0)
 
 
 def fake_row(shape: ModelShape, proposal: Proposal, status: str = "complete", clock: TokenClock | None = None) -> Row:
@@ -29,6 +31,7 @@ def fake_row(shape: ModelShape, proposal: Proposal, status: str = "complete", cl
     recipe, whole = proposal.recipe, dense(shape)
     loss = sum(r**2 * (1 + depth) for depth, r in enumerate(recipe.ratios)) / 4
     loss += sum(1 - block.mlp / shape.mlp for block in recipe.blocks) / 20 + (1 - recipe.embed / shape.width) / 4
+    loss += 0.01 if recipe.precision == "int8" else 0.0
     cost, timed = gflops(shape, recipe), {}
     if clock is not None:
         predicted = clock.latency_ms(recipe)
@@ -46,6 +49,7 @@ def fake_row(shape: ModelShape, proposal: Proposal, status: str = "complete", cl
         recipe_id=recipe.id,
         recipe_json=recipe.canonical_json(),
         family=recipe.family(shape),
+        precision=recipe.precision,
         gflops=cost,
         gflops_share=cost / gflops(shape, whole),
         embed=recipe.embed,

@@ -12,9 +12,11 @@ from raycomp.report.page.charts import beside_paper_figure, describe, front_figu
 from raycomp.report.page.importance import importance
 from raycomp.report.page.recipe_charts import class_changes, depth_figure, importance_figure
 from raycomp.report.page.sweep_page import _cheapest, write_sweep_page
+from raycomp.report.plot import plot_front
 from raycomp.report.sweep_view import SweepView, difference
 from raycomp.report.tables import recipe_table
 from raycomp.results.query import origins
+from raycomp.results.row import Row
 from raycomp.results.tracked_rows import params
 from raycomp.search.proposal import Proposal
 from tests.conftest import TINY
@@ -33,6 +35,33 @@ def test_points_carry_recipes_and_pointers_tell_them():
     text = describe(measured(Proposal(1, "search", "proposed", "", recipe)))
     assert "embedding 24; heads 2; MLP 80" in text
     assert "merged 50 25 0 %" in text
+
+
+def test_recipes_in_int8_have_markers_of_their_own(tmp_path):
+    sweep = sweep_view()
+    chosen = {row.recipe_id for row in sweep.front[::2]} | {sweep.trials[-1].recipe_id}
+    rows = [in_int8(row) if row.recipe_id in chosen else row for row in sweep.rows]
+    mixed = SweepView("mixed", sweep.config, rows)
+    traces = {trace.name: trace for trace in front_figure(mixed).data if trace.showlegend}
+    fronts = {"Pareto front": "fp32", "Pareto front, INT8": "int8"}
+    for name, precision in fronts.items():
+        assert list(traces[name].customdata) == [row.recipe_id for row in mixed.front if row.precision == precision]
+    symbols = {name.removeprefix("search stage: "): trace.marker.symbol for name, trace in traces.items()}
+    assert {symbol.endswith("-open") for family, symbol in symbols.items() if family.endswith("int8")} == {True}
+    assert not [family for family, symbol in symbols.items() if symbol == symbols["Pareto front, INT8"] != "diamond"]
+    described = describe(next(row for row in mixed.front if row.precision == "int8"))
+    assert "+int8" in described
+    assert params(mixed.front[0])["precision"] == "int8"
+    plot_front(rows, 1.0, "mixed", tmp_path / "front.png")
+    assert (tmp_path / "front.png").read_bytes().startswith(b"\x89PNG")
+    cost = profile(TINY, dense(TINY))
+    assert "INT8" in recipe_table(mixed.front[0].recipe, cost, cost).title
+
+
+def in_int8(row: Row) -> Row:
+    recipe = row.recipe.at("int8")
+    named = replace(row, label="", precision="int8", family=recipe.family(TINY))
+    return replace(named, recipe_id=recipe.id, recipe_json=recipe.canonical_json())
 
 
 @pytest.mark.parametrize(("of_dense", "panels"), [((0.8, 0.6), {"x", "x2"}), ((0.0, 0.6), {"x2"}), ((0.0, 0.0), set())])

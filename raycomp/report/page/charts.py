@@ -9,7 +9,7 @@ from plotly.subplots import make_subplots
 
 from raycomp import objectives
 from raycomp.objectives import COST
-from raycomp.report.plot import axis_bottom
+from raycomp.report.plot import INT8, axis_bottom
 from raycomp.report.published import DENSE, PUBLISHED, Published
 from raycomp.report.sweep_view import SweepView
 from raycomp.results.query import baseline_curve, completed, refined_rows, uniform_baselines_of
@@ -28,9 +28,14 @@ def front_figure(sweep: SweepView) -> go.Figure:
     rest = [row for row in completed(sweep.trials, "search") if row.recipe_id not in members]
     for family in sorted({row.family for row in rest} - {"dense"}, key=lambda name: (name != "prune", len(name))):
         rows = [row for row in rest if row.family == family]
-        symbol = "triangle-right" if family == "prune" else "circle" if "+" in family else "triangle-up"
-        _points(figure, rows, f"search stage: {family}", {"color": GREY, "size": 6, "symbol": symbol})
-    _points(figure, sweep.front, "Pareto front", {"color": FRONT, "size": 11, "line": {"color": "white", "width": 1}})
+        _points(figure, rows, f"search stage: {family}", {"color": GREY, "size": 6, "symbol": _symbol(family)})
+    for name, precision, color, symbol in (
+        ("Pareto front", "fp32", FRONT, "circle"),
+        ("Pareto front, INT8", "int8", INT8, "diamond"),
+    ):
+        rows = [row for row in sweep.front if row.precision == precision]
+        style = {"color": color, "size": 11, "symbol": symbol, "line": {"color": "white", "width": 1}}
+        _points(figure, rows, name, style)
     kinds = uniform_baselines_of(sweep.rows)
     for kind, color, symbol in zip(kinds, COLORS, _SYMBOLS, strict=False):
         curve = baseline_curve(sweep.rows, sweep.stage, kind)
@@ -116,6 +121,14 @@ def fronts_figure(sweeps: Sequence[SweepView]) -> go.Figure:
     unit = "predicted ms per batch" if any(row.timed for row in members) else "GFLOPs per image"
     figure.update_xaxes(title_text="% of each sweep's dense cost" if relative else unit)
     return figure.update_layout(height=430)
+
+
+def _symbol(family: str) -> str:
+    """Return the marker of a family; those in INT8 are open."""
+    compressed = family.removesuffix("int8").removesuffix("+")
+    symbol = "star" if not compressed else "circle" if "+" in compressed else "triangle-up"
+    symbol = "triangle-right" if compressed == "prune" else symbol
+    return symbol if compressed == family else f"{symbol}-open"
 
 
 def describe(row: Row) -> str:
