@@ -104,7 +104,9 @@ class Deployed:
         pruned = "layers narrowed" if "prune" in self.recipe.family(self.shape) else ""
         merge = self.recipe.merge
         merged = "" if merge is None else f"similar tokens merged ({METHODS[merge.method].title})"
-        return " and ".join(part for part in (pruned, merged) if part)
+        quantised = "linear maps in INT8" if self.recipe.precision == "int8" else ""
+        *parts, last = [part for part in (pruned, merged, quantised) if part] or [""]
+        return f"{', '.join(parts)} and {last}" if parts else last
 
     @property
     def share(self) -> float:

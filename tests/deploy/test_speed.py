@@ -36,6 +36,20 @@ def test_every_model_is_timed_beside_the_dense_one(model, saliency):
 
 
 @pytest.mark.slow
+def test_an_int8_recipe_is_timed_in_onnxruntime_alone(model, saliency):
+    plain, made = compressed(model, saliency, "mean_keys"), compressed(model, saliency, "mean_keys")
+    made.recipe = made.recipe.at("int8")
+    found = speeds({"plain": plain, "made": made}, ["torch", "onnxruntime"], [1], CPU, torch.float32, 1)
+    assert [(s.runtime, s.model, s.precision) for s in found] == [
+        ("torch", "dense", "fp32"), ("torch", "plain", "fp32"),
+        ("onnxruntime", "dense", "fp32"), ("onnxruntime", "plain", "fp32"), ("onnxruntime", "made", "int8"),
+    ]  # fmt: skip
+    assert found[-1].gflops == found[1].gflops
+    with pytest.raises(UserError, match=r"^--runtime torch: made runs in onnxruntime alone$"):
+        speeds({"made": made}, ["torch"], [1], CPU, torch.float32, 1)
+
+
+@pytest.mark.slow
 def test_onnxruntime_is_timed_in_float32(model, saliency):
     made = compressed(model, saliency, "none")
     found = speeds({"made": made}, ["onnxruntime"], [2], CPU, torch.float32, 2)

@@ -25,6 +25,7 @@ from raycomp.jobs.exporting import Outputs
 from raycomp.jobs.exporting_onnx import write_onnx
 from raycomp.merging import Algm, ToMe
 from raycomp.recipe import dense
+from raycomp.recover import recovered
 from tests.helpers.contexts import SHAPE, unlabelled
 from tests.helpers.onnx_graphs import identity
 
@@ -73,6 +74,16 @@ def test_accuracies_in_onnxruntime_are_those_in_torch(context, recipe, written):
     assert figures.clean_miou == pytest.approx(found.clean_miou, abs=1e-4)
     assert figures.corrupted_miou == pytest.approx(np.nanmean(found.corrupted), abs=1e-4)
     assert figures.images == found.images == 84
+
+
+@pytest.mark.slow
+def test_a_trial_in_int8_has_the_accuracy_of_the_file(context, recipe, calibration, written):
+    quantised = recovered(replace(context, calibration=calibration), recipe.at("int8"), None, CPU, Path("nowhere"))
+    config, figures = context.config, written["int8"].figures
+    found = measure(quantised, context.evalset, "full", config.evaluation, config.data, CPU)
+    assert abs(figures.corrupted_change) > 0.05  # points
+    assert found.clean_miou == pytest.approx(figures.clean_miou, abs=2e-4)
+    assert np.nanmean(found.corrupted) == pytest.approx(figures.corrupted_miou, abs=2e-4)
 
 
 @pytest.mark.slow
