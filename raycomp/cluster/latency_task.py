@@ -19,7 +19,6 @@ from raycomp.recipe import Recipe, dense
 from raycomp.space import Space
 from raycomp.storage import AnyPath
 
-_PRECISIONS: tuple[Precision, ...] = ("fp32",)
 _LINES = 4  # of progress while models are exported
 
 
@@ -68,7 +67,7 @@ def _exported(context: SweepContext, config: SweepConfig, report: Callable[[str]
     """Export the models to time on all workers at once; return references to their graphs, in order."""
     space = _space(context)
     task = remote(_export, config, retries=2)
-    graphs = [task.remote(space, recipe, _PRECISIONS) for recipe in drawn(space)]
+    graphs = [task.remote(space, recipe, _precisions(config)) for recipe in drawn(space)]
     for number, done in enumerate(finished(graphs), start=1):
         result(done)
         if number * _LINES // len(graphs) > (number - 1) * _LINES // len(graphs):
@@ -87,8 +86,13 @@ def _measure(context: SweepContext, pruning: bool, *graphs: Sources, device: tor
     if pruning:
         return fitted(widths_alone(shape, context.window), Timing(config.evaluation.batch, device, dtype))
     threads = search.latency_threads or torch.get_num_threads()
-    timing = Timing(search.latency_batch, device, dtype, search.latency_engine, _PRECISIONS, threads)
+    timing = Timing(search.latency_batch, device, dtype, search.latency_engine, _precisions(config), threads)
     return fitted(_space(context), timing, sources=graphs)
+
+
+def _precisions(config: SweepConfig) -> tuple[Precision, ...]:
+    """Return the precisions to time: those of the space, and float32, which the dense model has."""
+    return ("fp32", "int8") if "int8" in config.space.precision else ("fp32",)
 
 
 def _space(context: SweepContext) -> Space:

@@ -21,8 +21,6 @@ from raycomp.settings.training import PolicyConfig
 from raycomp.shape import ModelShape, Size
 from raycomp.storage import AnyPath
 
-_FULL = "fp32"
-
 
 @dataclass(frozen=True)
 class LatencyTable:
@@ -50,14 +48,16 @@ class LatencyTable:
         """Predict the time of one forward pass of the table's batch through a recipe's model.
 
         Raises:
-            ValueError: if the recipe merges in a way that no timed model does.
+            ValueError: if the recipe merges in a way that no timed model does, or none was timed in its precision.
         """
+        if recipe.precision not in self.costs:
+            raise ValueError(f"no latencies in {recipe.precision}")
         if recipe.merge is not None:
             expressed = None if self._method is None else self._method.expressed(recipe.merge)
             if expressed is None:
                 raise ValueError(f"no latencies for merging by {recipe.merge.method}")
         counted = work(self.shape, recipe, self.image)
-        return sum(cost * counted[kind] for kind, cost in self.costs[_FULL].items())
+        return sum(cost * counted[kind] for kind, cost in self.costs[recipe.precision].items())
 
     @cached_property
     def _method(self) -> MergeMethod | None:

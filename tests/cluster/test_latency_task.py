@@ -43,9 +43,13 @@ def test_models_are_timed_as_the_settings_say(context, tmp_path, monkeypatch, se
     monkeypatch.setattr(latency_task, "finished", iter)
     monkeypatch.setattr(latency_task, "drawn", partial(drawn, count=1))
     monkeypatch.setattr(latency_task, "fitted", partial(fitted, models=1))
-    own = replace(context, shape=SMALL, config=context.config.changed("search", **search))
+    config = context.config.changed("search", **search)
+    if "latency_engine" in search:
+        config = config.changed("search", cost_metric="latency").changed("space", precision=("fp32", "int8"))
+    own = replace(context, shape=SMALL, config=config)
     timed = latency_task.with_latency(own, tmp_path, lines.append)
     assert timed.latency.setting == setting.format(**{name: version(name) for name in ("torch", "onnxruntime")})
+    assert timed.latency.costs.keys() == {"fp32", *(("int8",) if "latency_engine" in search else ())}
     assert requested[-1] == search.get("latency_threads", 1)
     told = [line for line in lines if line.startswith("exported")]
     assert told == (["exported 1 of 2 models for onnxruntime", "exported 2 of 2 models for onnxruntime"]

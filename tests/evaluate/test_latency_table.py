@@ -37,6 +37,16 @@ def test_merging_that_no_timed_model_does_has_no_time():
     assert windows.latency_ms(both) < windows.latency_ms(dense(TINY))
 
 
+def test_each_precision_has_costs_of_its_own():
+    recipe = dense(TINY).merging(ToMe(ratios=(0.25, 0.0, 0.5)))
+    costs = {"int8": {kind: cost / 2 for kind, cost in TABLE.costs["fp32"].items()}}
+    both = replace(TABLE, costs={**TABLE.costs, **costs})
+    assert both.latency_ms(recipe.at("int8")) == pytest.approx(TABLE.latency_ms(recipe) / 2)
+    assert both.latency_ms(recipe) == TABLE.latency_ms(recipe)
+    with pytest.raises(ValueError, match="no latencies in int8"):
+        TABLE.latency_ms(recipe.at("int8"))
+
+
 def test_it_is_the_same_after_a_round_trip(tmp_path):
     path = tmp_path / "latency.json"
     table = replace(TABLE, errors={"fp32": (0.01, 0.02)})
