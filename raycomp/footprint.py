@@ -10,8 +10,15 @@ Legend: N tokens, E embedding width, K classes.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from raycomp.decoders import decoder_params, decoder_peak
-from raycomp.decoders.halves import attention_params, attention_peak, mlp_params, mlp_peak
+from raycomp.decoders import decoder_params, decoder_peak, decoder_weights
+from raycomp.decoders.halves import (
+    attention_params,
+    attention_peak,
+    attention_weights,
+    mlp_params,
+    mlp_peak,
+    mlp_weights,
+)
 from raycomp.decoders.operations import Input
 from raycomp.flops import removals
 from raycomp.policies import policy_params, policy_peak
@@ -52,8 +59,27 @@ def params(shape: ModelShape, recipe: Recipe) -> int:
 
 
 def file_size(shape: ModelShape, recipe: Recipe) -> int:
-    """Return the bytes of the weights of an exported model; headers, or the nodes of a graph, add a little."""
-    return params(shape, recipe) * BYTES["float32"]
+    """Return the bytes of the weights of an exported model, in ONNX for INT8.
+
+    Headers, or the nodes of a graph, add a little, and so do the scales of INT8.
+    """
+    return _weight_bytes(shape, recipe, BYTES["float32"])
+
+
+def linear_weights(shape: ModelShape, recipe: Recipe) -> int:
+    """Return the number of weights of linear maps, which have 8 bits in INT8; biases stay in float32."""
+    embed, gated = recipe.embed, shape.activation == "swiglu"
+    blocks = (
+        attention_weights(embed, block.heads, block.qk, block.v) + mlp_weights(embed, block.mlp, gated)
+        for block in recipe.blocks
+    )
+    return sum(blocks) + decoder_weights(shape, embed)
+
+
+def _weight_bytes(shape: ModelShape, recipe: Recipe, size: int) -> int:
+    """Return the bytes of the weights; those that are not quantised have `size` bytes each."""
+    saved = linear_weights(shape, recipe) * (size - 1) if recipe.precision == "int8" else 0
+    return params(shape, recipe) * size - saved
 
 
 def memory(
@@ -74,7 +100,7 @@ def memory(
     Args:
         image: height and width in pixels; default: the shape's image size.
         batch: images of the pass.
-        dtype: precision of weights and activations.
+        dtype: precision of weights and activations; linear maps of an INT8 recipe have a byte per weight.
         tokens: tokens after each block, special tokens included; required for adaptive merging.
 
     Raises:
@@ -83,7 +109,7 @@ def memory(
     """
     size = image or shape.image
     values = 3 * size[0] * size[1] + _peak(shape, recipe, size, tokens)
-    return Memory(params(shape, recipe) * BYTES[dtype], batch * values * BYTES[dtype])
+    return Memory(_weight_bytes(shape, recipe, BYTES[dtype]), batch * values * BYTES[dtype])
 
 
 def _peak(shape: ModelShape, recipe: Recipe, image: Size, tokens: Sequence[int] | None) -> int:

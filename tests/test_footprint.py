@@ -7,15 +7,16 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from raycomp.compress.apply import let_merge
+from raycomp.compress.quantised import QuantisedMap, quantised
 from raycomp.evaluate.token_counts import tokens_per_block
-from raycomp.footprint import file_size, memory, params
+from raycomp.footprint import file_size, linear_weights, memory, params
 from raycomp.models import checkpoints
 from raycomp.models.policy import Policy
 from raycomp.models.segmenter import Segmenter
 from raycomp.policies import policy_params
 from raycomp.recipe import Recipe, dense
 from raycomp.shape import ModelShape, vit
-from tests.conftest import TINY
+from tests.conftest import TINY, seeded_images
 from tests.helpers.recipes import METHODS, random_merge, random_recipe, without
 from tests.helpers.traits import SHAPES, cut_everywhere, with_traits
 
@@ -70,6 +71,19 @@ def test_file_size_is_that_of_the_weights_in_a_file(name, tmp_path):
     header = 8 + int.from_bytes(data[:8], "little")
     not_learned = sum(model.state_dict()[name].nbytes for name, _ in model.named_buffers())
     assert file_size(shape, recipe) == len(data) - header - not_learned
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_weights_of_linear_maps_have_a_byte_each_in_int8(name):
+    shape = with_traits(name)
+    recipe = cut_everywhere(shape)
+    made = quantised(built(shape, recipe), seeded_images(shape, 1))
+    maps = [module for module in made.modules() if isinstance(module, QuantisedMap)]
+    count = sum(one.levels.numel() for one in maps)
+    assert linear_weights(shape, recipe) == count
+    assert file_size(shape, recipe) - file_size(shape, recipe.at("int8")) == 3 * count
+    plain, less = memory(shape, recipe), memory(shape, recipe.at("int8"))
+    assert (plain.weights - less.weights, less.activations) == (3 * count, plain.activations)
 
 
 def allocated(model: Segmenter, images: torch.Tensor) -> int:

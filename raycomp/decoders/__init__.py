@@ -8,7 +8,8 @@ from collections.abc import Callable
 from functools import lru_cache
 
 from raycomp.decoders import dpt_steps, eomt_steps, linear_steps, mask_steps, pup_steps, upernet_steps
-from raycomp.decoders.operations import Input, Step
+from raycomp.decoders.halves import attention_weights, mlp_weights
+from raycomp.decoders.operations import Attention, Input, Linear, Mlp, Product, Step
 from raycomp.shape import ModelShape
 
 STEPS: dict[str, Callable[[Input], tuple[Step, ...]]] = {
@@ -32,6 +33,23 @@ def decoder_cost(spec: Input) -> int:
 def decoder_params(shape: ModelShape, embed: int) -> int:
     """Return the number of parameters of a decoder behind an encoder of this width."""
     return sum(step.params for step in STEPS[shape.decoder](Input.unmerged(shape, embed)))
+
+
+@lru_cache(maxsize=2**10)
+def decoder_weights(shape: ModelShape, embed: int) -> int:
+    """Return the number of weights of a decoder's linear maps, and of its products by parameters, without biases."""
+    total = 0
+    for step in STEPS[shape.decoder](Input.unmerged(shape, embed)):
+        match step.operation:
+            case Linear(inputs, outputs):
+                total += inputs * outputs
+            case Product() if step.name:
+                total += step.params
+            case Attention(width, heads, qk, v):
+                total += attention_weights(width, heads, qk, v)
+            case Mlp(width, hidden):
+                total += mlp_weights(width, hidden)
+    return total
 
 
 @lru_cache(maxsize=2**16)

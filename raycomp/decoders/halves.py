@@ -37,6 +37,16 @@ def mlp_params(embed: int, hidden: int, gated: bool = False) -> int:
     return hidden and 2 * embed + (2 if gated else 1) * hidden * (embed + 1) + (hidden + 1) * embed
 
 
+def attention_weights(embed: int, heads: int, qk: int, v: int) -> int:
+    """Count the weights of qkv and the output projection, without biases."""
+    return 2 * embed * heads * (qk + v)
+
+
+def mlp_weights(embed: int, hidden: int, gated: bool = False) -> int:
+    """Count the weights of two linear maps, or three if gated, without biases."""
+    return (3 if gated else 2) * embed * hidden
+
+
 def attention_peak(embed: int, heads: int, qk: int, v: int) -> int:
     """Count the numbers per token that attention holds at most at a time, without its input.
 

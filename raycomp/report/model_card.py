@@ -158,10 +158,11 @@ class Deployed:
         """Lines of costs: name, value, that of the dense model, share."""
         height, width = self.facts.window
         lines = list[Cells]()
+        weights = "float32" if self.recipe.precision == "fp32" else "float32, linear maps in INT8"
         for name, of, form, unit in (
             (f"GFLOPs of one {width} x {height} window", self._gflops, "{:.4f}", 1.0),
             ("parameters, millions", lambda recipe: footprint.params(self.shape, recipe), "{:.3f}", 1e-6),
-            ("memory of one window in float32, MB, estimated", self._memory, "{:.2f}", 1e-6),
+            (f"memory of one window in {weights}, MB, estimated", self._memory, "{:.2f}", 1e-6),
         ):
             mine, whole = of(self.recipe), of(dense(self.shape))
             lines.append((name, form.format(unit * mine), form.format(unit * whole), f"{mine / whole:.1%}"))

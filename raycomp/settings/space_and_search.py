@@ -109,7 +109,7 @@ class LimitsConfig(Section):
     memory: MemoryLimit | None = None
     """Weights and peak activations of such a batch, in the evaluation's precision: 70%, or 20 MB."""
     file: FileLimit | None = None
-    """File of the exported model: 50%, or 4 MB."""
+    """File of the exported model, in ONNX for INT8: 50%, or 4 MB."""
 
 
 METRICS = {"gflops": "gflops", "ms": "latency"}
