@@ -39,12 +39,10 @@ def prepare_context(
         quantises: Whether recipes are quantised to INT8; by default if the search space has INT8.
 
     Raises:
-        UserError: If checkpoint, data set and number of classes do not fit together, or INT8 lacks its packages.
+        UserError: If checkpoint, data set and number of classes do not fit together.
     """
     if quantises is None:
         quantises = "int8" in config.space.precision
-    if quantises:
-        import raycomp.deploy.onnx  # noqa: F401  without its packages, no INT8 model could be deployed
     path = checkpoints.locate(config.model.checkpoint)
     model = checkpoints.load(path, config.model.shape)
     fingerprint = checkpoints.fingerprint(path)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from raycomp.cluster import placement
 from raycomp.jobs.refining import line
 from raycomp.jobs.session import Session
-from raycomp.refine.rerank import ProposalList
+from raycomp.refine.rerank import ProposalList, check_int8
 from raycomp.report import tables
 from raycomp.report.compare import rank_text
 from raycomp.report.page.sweep_page import write_sweep_page
@@ -27,8 +27,9 @@ def rerank(session: Session, before: SweepView, proposals: Sequence[Proposal]) -
     """
     config, folder, say = session.config, session.folder, session.say
     placement.announce(config, say, session.warn)
+    quantises = check_int8(config, proposals)
     done = session.store.rows()
-    context = session.prepared(done, quantises=any(one.recipe.precision == "int8" for one in proposals))
+    context = session.prepared(done, quantises=quantises)
     samples = preloaded(config, config.recovery.steps, say)
     tracker = session.track(context.evalset.classes, done)
     source, count = ProposalList(proposals, done), len(proposals)

@@ -20,12 +20,13 @@ def settings(name: str, sweep: SweepConfig, space: SweepConfig | None, split: st
     """Return settings to measure a sweep elsewhere: those of another space, or of the sweep, and another data split.
 
     The budget is the dense cost and there are no other limits, since recipes may cost a different share of it there.
-    The space has no precisions, since nothing is searched.
+    Nothing is searched, so INT8 stays a precision of the space only if it is timed.
     """
     place = "-".join(filter(None, (space.name if space else "", split)))
     config = space or sweep
-    unsearched = config.space.model_copy(update={"precision": ("fp32",)})
-    config = config.model_copy(update={"name": f"{name}-on-{place}", "space": unsearched})
+    precision = config.space.precision if config.search.cost_metric == "latency" else ("fp32",)
+    timed = config.space.model_copy(update={"precision": precision})
+    config = config.model_copy(update={"name": f"{name}-on-{place}", "space": timed})
     free = {"limits": LimitsConfig(), "budget": 1.0, "baselines": sweep.search.baselines}
     config = config.model_copy(update={"search": config.search.model_copy(update=free)})
     if split is not None:
@@ -51,6 +52,27 @@ def proposals(rows: Sequence[Row], budget: Limit, shape: ModelShape, window: Siz
     expensive_first = sorted(chosen.values(), key=lambda row: -gflops(shape, row.recipe, window))
     others = (Proposal(i, "full", row.origin, row.label, row.recipe) for i, row in enumerate(expensive_first, 1))
     return [Proposal(0, "full", "reference", "dense", dense(shape)), *others]
+
+
+def check_int8(config: SweepConfig, proposed: Sequence[Proposal]) -> bool:
+    """Return whether any recipe is INT8.
+
+    Raises:
+        UserError: If the settings cannot measure or time it.
+    """
+    recipe = next((one.recipe for one in proposed if one.recipe.precision == "int8"), None)
+    if recipe is None:
+        return False
+    if config.evaluation.dtype != "float32":
+        raise UserError(
+            f"recipe {recipe.id} is INT8: expected evaluation.dtype float32 of {config.name}, not "
+            f"{config.evaluation.dtype}"
+        )
+    if config.search.cost_metric == "latency" and "int8" not in config.space.precision:
+        raise UserError(
+            f"recipe {recipe.id} is INT8, which {config.name} does not time: expected int8 in space.precision"
+        )
+    return True
 
 
 class ProposalList:

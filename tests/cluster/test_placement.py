@@ -32,6 +32,15 @@ def told(search: dict[str, float]) -> tuple[list[str], list[str]]:
     return said, warned
 
 
+def test_int8_is_not_measured_on_gpus(monkeypatch):
+    config = CONFIG.changed("search", cost_metric="latency", latency_engine="onnxruntime")
+    config = config.changed("space", merge="tome", precision=("fp32", "int8"))
+    have(monkeypatch, H100)
+    with pytest.raises(UserError, match=r"^space\.precision int8 is measured on CPUs alone; expected --gpus 0, not 1$"):
+        placement.announce(config, print, print, "--gpus")
+    placement.announce(config.changed("search", gpus_per_trial=0), print, print, "--gpus")
+
+
 @pytest.mark.parametrize(
     ("nodes", "search", "line"),
     [

@@ -9,9 +9,10 @@ from raycomp.config import SweepConfig
 from raycomp.errors import UserError
 from raycomp.flops import gflops
 from raycomp.recipe import dense
-from raycomp.refine.rerank import ProposalList, proposals, settings
+from raycomp.refine.rerank import ProposalList, check_int8, proposals, settings
 from raycomp.results.pareto import front
 from raycomp.results.query import agreement, at_budgets, final_front, uniform_baselines
+from raycomp.search.proposal import Proposal
 from tests.conftest import TINY
 from tests.helpers.sweep_views import sweep_view
 from tests.helpers.trials import fake_row
@@ -65,6 +66,24 @@ def test_another_space_gives_its_name_model_and_data():
     config = settings("tiny", SWEEP.config, other, None)
     assert (config.name, config.model.checkpoint, config.data.dataset) == ("tiny-on-other", "b", "camvid")
     assert settings("half", SWEEP.config, other, "test").name == "half-on-other-test"
+
+
+def test_recipes_in_int8_are_measured_elsewhere_if_that_is_possible():
+    timed: dict[str, object] = {"cost_metric": "latency", "latency_engine": "onnxruntime"}
+    both = {"merge": "tome", "precision": ["fp32", "int8"]}
+    plain, whole = SWEEP.config, Proposal(0, "full", "proposed", "", dense(TINY).at("int8"))
+    assert not check_int8(plain, wanted())
+    limited = timed | {"cost_metric": "gflops", "limits": {"ms": 0.5}}
+    for search, kept in ((timed, ("fp32", "int8")), (limited, ("fp32",))):
+        own = SweepConfig.model_validate(plain.model_dump() | {"search": search, "space": both})
+        there = settings("tiny", own, None, "test")
+        assert there.space.precision == kept
+        assert SweepConfig.model_validate(there.model_dump()) == there
+        assert check_int8(there, [*wanted(), whole])
+    with pytest.raises(UserError, match=r"is INT8, which tiny does not time: expected int8 in space\.precision"):
+        check_int8(plain.changed("search", cost_metric="latency"), [whole])
+    with pytest.raises(UserError, match=r"is INT8: expected evaluation\.dtype float32 of tiny, not bfloat16"):
+        check_int8(plain.changed("evaluation", dtype="bfloat16"), [whole])
 
 
 def test_a_recipe_that_does_not_fit_is_refused_before_anything_runs():

@@ -8,6 +8,7 @@ import pytest
 from raycomp.recipe import dense
 from raycomp.results.query import final_front
 from raycomp.search.proposer import Proposer
+from raycomp.search.solutions import Problem, solutions
 from raycomp.settings.space_and_search import SearchConfig, SpaceConfig, WidthRange
 from raycomp.space import Space
 from tests.conftest import TINY
@@ -59,6 +60,16 @@ def test_with_int8_alone_all_recipes_but_the_reference_are_int8():
     assert {row.precision for row in rows if row.origin != "reference"} == {"int8"}
     assert {row.precision for row in rows if row.origin == "reference"} == {"fp32"}
     assert {row.label.rpartition(" ")[0] for row in rows if row.origin == "baseline"} >= {"uniform ToMe"}
+
+
+def test_a_solution_without_a_trial_may_be_in_int8():
+    """Half of the dense time cannot be had in float32 without a loss of several points."""
+    proposer = searched("fp32", "int8")
+    space = proposer.space
+    problem = Problem(space, space.budget_of(0.5), {})
+    [solution] = solutions(problem, list(proposer.rows.values()))
+    assert solution.recipe.precision == "int8"
+    assert space.cost(solution.recipe) <= space.budget_of(0.5)
 
 
 def test_a_search_resumes_with_the_same_proposals():
