@@ -11,9 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from raycomp import objectives
+from raycomp.ranges import PRECISION
 from raycomp.search.additive import AdditiveModel, Dense
 from raycomp.search.features import Described, Features
-from raycomp.search.solver import neighbours, solve
+from raycomp.search.solver import Evaluate, neighbours, solve
 from raycomp.search.surrogate import point, steps
 from raycomp.space import Params, Space
 
@@ -44,6 +45,8 @@ class Knowledge:
         self.space = space
         self.features = Features(space)
         self._dimensions = list(space.dimensions.values())
+        self._precision = next((i for i, one in enumerate(self._dimensions) if one.name == PRECISION), None)
+        """Column of the precision; None if it does not vary."""
         self._models = [AdditiveModel(self.features.groups) for _ in objectives.mious()]
         self._observed: list[Observation] = []
         self._fitted_at = 0
@@ -106,8 +109,11 @@ class Knowledge:
         The search starts from the best measured recipes within them, of which the cheapest point counts as one, and
         from the best one slightly over them, projected onto them: uniform recipes may lie between the points of the
         grid, and the nearest points cost a little more. If few are within, it starts from the best of all others,
-        projected. Where times are predicted, which takes long, it starts from the best of all these only. If the best
-        point is taken, its best neighbour is returned, or the best measured recipe that is not taken if that is better.
+        projected. If the precision varies, it starts from the same points in the other precision, too, since a climb
+        does not change it: INT8 first loses accuracy, and less compression regains more than that only in many steps.
+        Where times are predicted, which takes long, it starts from the best of all these in each precision only. If the
+        best point is taken, its best neighbour is returned, or the best measured recipe that is not taken if that is
+        better.
 
         Args:
             value: What to maximise.
@@ -126,8 +132,9 @@ class Knowledge:
         starts += [at for at in onto if evaluate(at[None])[1] <= 1]
         if not starts:
             return None
+        starts = self._in_both_precisions(starts, evaluate)
         if self._timed:  # a climb takes seconds
-            starts = [starts[int(np.argmax(evaluate(np.array(starts))[0]))]]
+            starts = self._best_in_each_precision(starts, evaluate)
         solution, _ = solve(evaluate, self.features.limits, starts, thorough)
         if not taken(self._canonical(solution)):
             return self._canonical(solution)
@@ -140,6 +147,21 @@ class Knowledge:
                 return candidate
         return None
 
+    def _in_both_precisions(self, starts: list[np.ndarray], evaluate: Evaluate) -> list[np.ndarray]:
+        """Add the starts in the other precision that are within the limits."""
+        if self._precision is None:
+            return starts
+        others = np.array(starts)
+        others[:, self._precision] = 1 - others[:, self._precision]
+        return [*starts, *others[evaluate(others)[1] <= 1]]
+
+    def _best_in_each_precision(self, starts: list[np.ndarray], evaluate: Evaluate) -> list[np.ndarray]:
+        """Return the best start, or that of each precision if it varies."""
+        values, best = evaluate(np.array(starts))[0], dict[int, int]()
+        for index in np.argsort(-values, kind="stable").tolist():
+            best.setdefault(0 if self._precision is None else int(starts[index][self._precision]), index)
+        return [starts[index] for index in best.values()]
+
     def _projected(self, at: np.ndarray, budget: float) -> np.ndarray:
         """Project a point onto the limits, as far as that is possible."""
         return np.array(self.point(self.space.project(self.params(at), budget)))
@@ -147,7 +169,7 @@ class Knowledge:
     def _canonical(self, at: np.ndarray) -> Point:
         return self.point(self.params(at))
 
-    def _evaluator(self, value: Value, budget: float) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    def _evaluator(self, value: Value, budget: float) -> Evaluate:
         """Return a function of points (C, D): their values (C,), and their costs relative to the limits (C,)."""
         counted, limited = self.space.latency is None, bool(self.space.limits)
 
