@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 
 from raycomp import objectives
 from raycomp.objectives import COST, Objective
+from raycomp.recipe import PRECISIONS
 from raycomp.report.drawing import finish, save, style
 from raycomp.results.query import baseline_curve, completed, dense_row, final_front, refined_rows, uniform_baselines_of
 from raycomp.results.row import Row
@@ -44,15 +45,15 @@ def _panel(axes: Axes, rows: Sequence[Row], budget: Limit, objective: Objective)
     members = final_front(rows, budget)
     stage = members[0].stage if members else "search"
     trials = completed(rows, "search")
-    for in_precision, marker, label in _by_precision(trials, "trials, on fewer images"):
+    for in_precision, _, marker, label in _by_precision(trials, "trials, on fewer images"):
         axes.scatter(*_xy(in_precision, objective), s=12, color="0.75", marker=marker, label=label, zorder=1)
     for kind, (color, marker) in zip(uniform_baselines_of(rows), _BASELINES, strict=True):
         curve = baseline_curve(rows, stage, kind)
         # On top of the front, which may contain the same recipe.
         axes.plot(*_xy(curve, objective), color=color, marker=marker, ms=4, lw=1.2, label=kind, zorder=5)
     # The front has several objectives, so its members need not be monotonic in this one.
-    for in_precision, marker, label in _by_precision(members, "Pareto front"):
-        color, points = _FRONT if in_precision[0].precision == "fp32" else INT8, _xy(in_precision, objective)
+    for in_precision, color, marker, label in _by_precision(members, "Pareto front"):
+        points = _xy(in_precision, objective)
         axes.scatter(*points, s=46, color=color, marker=marker, edgecolor="white", label=label, zorder=4)
     axes.step(*_xy(_staircase(members, objective), objective), where="post", color=_FRONT, lw=1.5, zorder=3)
     if (dense := dense_row(rows, stage)) is not None:
@@ -96,11 +97,11 @@ def axis_bottom(best: Sequence[float]) -> float:
     return max(0.0, min(useful) - 0.4 * (max(useful) - min(useful)) - 1) if useful else 0.0
 
 
-def _by_precision(rows: Sequence[Row], label: str) -> list[tuple[list[Row], str, str]]:
-    """Return the rows of each precision that there is, its marker and its label."""
-    styles = {"fp32": ("o", label), "int8": ("D", f"{label}, INT8")}
-    found = [([row for row in rows if row.precision == one], *style) for one, style in styles.items()]
-    return [one for one in found if one[0]]
+def _by_precision(rows: Sequence[Row], label: str) -> list[tuple[list[Row], str, str, str]]:
+    """Return the rows in float32, and those in INT8 if there are any: each with its colour, marker and label."""
+    plain, quantised = ([row for row in rows if row.precision == one] for one in PRECISIONS)
+    series = [(plain, _FRONT, "o", label)]
+    return [*series, (quantised, INT8, "D", f"{label}, INT8")] if quantised else series
 
 
 def _staircase(members: Sequence[Row], objective: Objective) -> list[Row]:
