@@ -34,9 +34,10 @@ BATCHES = (1, 16)
 ROUNDS, WARM_UP = 25, 3
 ENGINES = (("torch", "fp32"), ("torch.compile", "fp32"), *(("onnxruntime", precision) for precision in PRECISIONS))
 _PEAK = """
-import resource
-def peak():  # MB
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+from pathlib import Path
+def peak():  # MB; getrusage would count what the parent process held
+    [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
+    return int(line.split()[1]) * 1024 / 1e6
 """
 TORCH = (
     _PEAK

@@ -3,12 +3,13 @@
 
     python benchmarks/latency.py [--engine onnxruntime] [--batch 1,16] [--recipes 24] [--precision fp32,int8]
 
-Fits a latency table on one thread, as a sweep with `cost_metric: latency` does, then times complete models of other
-recipes of the space, drawn alike, in the same engine and by the same clock. Weights are random.
+Times complete models of random recipes of the space on one thread, in turns; fits a latency table to the first 33, as
+a sweep with `cost_metric: latency` does; and compares its predictions for the others. Weights are random.
 """
 
 import multiprocessing
 import time
+from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -22,14 +23,16 @@ from raycomp.config import load
 from raycomp.context.calibration import default_device
 from raycomp.deploy.engines import Engine
 from raycomp.deploy.latency_fit import Sources, Timing, drawn, exports, fitted, timed
-from raycomp.deploy.precision_facts import PRECISIONS
+from raycomp.deploy.precision_facts import PRECISIONS, Precision
 from raycomp.memory import keep_freed_memory
-from raycomp.recipe import Recipe, dense
+from raycomp.recipe import Recipe
 from raycomp.space import Space
 
 ROOT = Path(__file__).resolve().parents[1]
 SEED = 2_000_000
 LEAST = 0.1  # of the dense GFLOPs
+Run = tuple[int, Precision]
+"""Number of a recipe, and precision."""
 
 
 def main(
@@ -51,23 +54,32 @@ def main(
     grid = Space(shape, config.space, config.data.window_for(shape), policy=config.policy.kind)
     full = grid.gflops({})
     others = [grid.recipe(grid.draw(np.random.default_rng(SEED + i), LEAST * full)) for i in range(recipes)]
-    first, second = drawn(grid), [dense(shape), *others]
+    known = drawn(grid)
+    every = [*known, *others]
     sources: list[Sources] = []
     if chosen == "onnxruntime":
         began = time.perf_counter()
         with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), torch.set_num_threads, (1,)) as pool:
-            sources = list(pool.map(partial(exports, grid, precisions=precisions), [*first, *second]))
+            sources = list(pool.map(partial(exports, grid, precisions=precisions), every))
         print(f"exported {len(sources)} models in {time.perf_counter() - began:.0f} s, by {processes} processes")
     dtype, device = getattr(torch, config.evaluation.dtype), default_device()
     for size in map(int, batch.split(",")):
         timing = Timing(size, device, dtype, chosen, precisions)
         began = time.perf_counter()
-        table = fitted(grid, timing, sources=sources[: len(first)])
-        print(f"\ntable: {table.about}, in {time.perf_counter() - began:.0f} s", flush=True)
-        seconds = timed(grid, second, timing, sources=sources[len(first) :])
+        seconds = timed(grid, every, timing, sources=sources)
+        print(f"\ntimed {len(every)} models in {time.perf_counter() - began:.0f} s")
+        table = fitted(grid, timing, partial(recorded, seconds), sources=sources[: len(known)])
+        print(f"table: {table.about}", flush=True)
         for name in precisions:
-            measured = np.array([1e3 * seconds[number, name] for number in range(len(second))])
-            report(grid, name, second, np.array([table.latency_ms(recipe) for recipe in second]), measured)
+            numbers = [0, *range(len(known), len(every))]
+            measured = np.array([1e3 * seconds[number, name] for number in numbers])
+            recipes_of = [every[number].at("int8" if name == "int8" else "fp32") for number in numbers]
+            report(grid, name, recipes_of, np.array([table.latency_ms(one) for one in recipes_of]), measured)
+
+
+def recorded(seconds: Mapping[Run, float], runs: Mapping[Run, object]) -> dict[Run, float]:
+    """In place of a clock: return what was timed before, in one run with all other models."""
+    return {run: seconds[run] for run in runs}
 
 
 def report(grid: Space, name: str, recipes: list[Recipe], predicted: np.ndarray, measured: np.ndarray) -> None:

@@ -137,12 +137,16 @@ def load(path: Path, **search: object) -> SweepConfig:
     raw, old = renamed_fields(raw)
     if old:
         logger.warning("%s: %s", path, ", ".join(old))
+    if search.get("cost_metric") is None:  # the unit of a budget decides
+        search["cost_metric"] = metric_of(search.get("budget"))
     try:
         config = SweepConfig.model_validate(raw)
     except ValidationError as error:
-        raise UserError(f"{path}: {explain(error, SweepConfig)}") from None
-    if search.get("cost_metric") is None:  # the unit of a budget decides
-        search["cost_metric"] = metric_of(search.get("budget"))
+        try:  # what is wrong with the file may be what the changes set right
+            given = {name: value for name, value in search.items() if value is not None}
+            return SweepConfig.model_validate(raw | {"search": raw.get("search", {}) | given})
+        except (ValidationError, TypeError):
+            raise UserError(f"{path}: {explain(error, SweepConfig)}") from None
     return config.changed("search", **search)
 
 

@@ -163,3 +163,14 @@ def test_a_shape_that_no_model_has_is_refused(read, shape, field):
     with pytest.raises(UserError) as caught:
         read(model={"checkpoint": "x", "shape": VIT | shape})
     assert field in str(caught.value)
+
+
+def test_options_set_right_what_is_wrong_with_a_file(tmp_path):
+    path = tmp_path / "x.yaml"
+    path.write_text(yaml.safe_dump(SPACE | {"space": {"precision": ["fp32", "int8"]}}))
+    with pytest.raises(UserError, match=r"x.yaml: .*expected search.latency_engine onnxruntime"):
+        load(path)
+    config = load(path, latency_engine="onnxruntime", budget="8ms", trials=None)
+    assert (config.search.cost_metric, config.search.latency_engine) == ("latency", "onnxruntime")
+    with pytest.raises(UserError, match=r"x.yaml: .*expected search.latency_engine onnxruntime"):
+        load(path, latency_engine="torch", budget="8ms")

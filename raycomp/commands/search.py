@@ -60,7 +60,7 @@ def search_command(
     front = False if front is None and budget else front
     given = {"budget": budget, "front": front, "cost_metric": cost_metric, "trials": trials, "seed": seed}
     timing = {"latency_engine": engine, "latency_batch": batch, "latency_threads": threads}
-    config = configs.load(space, **given, workers=workers).changed("search", gpus_per_trial=gpus, **timing)
+    config = configs.load(space, **given, **timing, workers=workers).changed("search", gpus_per_trial=gpus)
     if (engine or threads) and not config.search.needs_times:
         option = f"--engine {engine}" if engine else f"--threads {threads}"
         raise UserError(f"{option}: only a search for time uses it; add --cost-metric latency, or --budget 8ms")
