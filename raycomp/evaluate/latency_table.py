@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 
+import numpy as np
+
 from raycomp.errors import UserError
 from raycomp.evaluate.latency_error import table_in_words
 from raycomp.evaluate.work import KINDS, work
@@ -56,8 +58,13 @@ class LatencyTable:
             expressed = None if self._method is None else self._method.expressed(recipe.merge)
             if expressed is None:
                 raise ValueError(f"no latencies for merging by {recipe.merge.method}")
-        counted = work(self.shape, recipe, self.image)
-        return sum(cost * counted[kind] for kind, cost in self.costs[recipe.precision].items())
+        counted = np.array([list(work(self.shape, recipe, self.image).values())])
+        return float(self.of_work(counted, recipe.precision)[0])
+
+    def of_work(self, counted: np.ndarray, precision: str) -> np.ndarray:
+        """Return the milliseconds of models (C,) in a precision, from their work (C, kinds) in the order of `KINDS`."""
+        costs = self.costs[precision]
+        return counted @ np.array([costs[kind] for kind in KINDS])
 
     @cached_property
     def _method(self) -> MergeMethod | None:

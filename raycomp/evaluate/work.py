@@ -54,7 +54,7 @@ def work(shape: ModelShape, recipe: Recipe, image: Size) -> dict[str, float]:
     patches = rows * columns - before
     done["model"], done["embedding"] = 1.0, float(patches * embed)
     done["policy"] = float(merge is not None and merge.needs_policy)
-    weighted = bool(before)
+    weighted = False
     for index, (block, r) in enumerate(zip(recipe.blocks, removed, strict=True)):
         special = shape.special(index)
         n, scores, channels = patches + special, (patches + special) ** 2 * block.heads, 2 * block.qk + block.v

@@ -37,13 +37,14 @@ class Features:
         dimensions = list(space.dimensions.values())
         self.limits = max_steps(dimensions)
         """Maximum steps (D,)."""
-        self._costs = PointCosts(space)
+        self.costs = PointCosts(space)
+        """Costs of grid points."""
         kinds = np.array([dimension.name.partition("_")[0] for dimension in dimensions])
         self._widths = np.flatnonzero(kinds != "merge")
         names = [dimension.name for dimension in dimensions]
         self._windows = [index for index, name in enumerate(names) if name.startswith("merge_windows")]
         self._drops = [index for index in self._widths if dimensions[index].drop]
-        _, tokens = self._costs(np.zeros((1, len(dimensions)), int))
+        _, tokens = self.costs(np.zeros((1, len(dimensions)), int))
         self._tokens = tokens[0]
         depth = len(self._tokens)
         widths = kinds[self._widths].tolist()
@@ -59,7 +60,7 @@ class Features:
 
     def __call__(self, steps: np.ndarray) -> Described:
         """Describe points (C, D)."""
-        gflops, tokens = self._costs(steps)
+        gflops, tokens = self.costs(steps)
         compression = steps / self.limits
         gone = np.log2(self._tokens / tokens) / 2  # (C, L), 1 for a quarter of the tokens left
         widths = compression[:, self._widths]

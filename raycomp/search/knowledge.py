@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from raycomp import objectives
+from raycomp.evaluate.latency_table import LatencyTable
 from raycomp.ranges import PRECISION
 from raycomp.search.additive import AdditiveModel, Dense
 from raycomp.search.features import Described, Features
@@ -50,7 +51,8 @@ class Knowledge:
         self._models = [AdditiveModel(self.features.groups) for _ in objectives.mious()]
         self._observed: list[Observation] = []
         self._fitted_at = 0
-        self._timed = space.latency is not None or any(bound.name == "ms" for bound in space.limits)
+        self._table = space.latency if isinstance(space.latency, LatencyTable) else None  # else recipes one by one
+        self._slow = space.latency is not self._table or any(bound.name == "ms" for bound in space.limits)
         self._loads: dict[tuple[Point, float], float] = {}
 
     def point(self, params: Params) -> Point:
@@ -111,16 +113,16 @@ class Knowledge:
         grid, and the nearest points cost a little more. If few are within, it starts from the best of all others,
         projected. If the precision varies, it starts from the same points in the other precision, too, since a climb
         does not change it: INT8 first loses accuracy, and less compression regains more than that only in many steps.
-        Where times are predicted, which takes long, it starts from the best of all these in each precision only. If the
-        best point is taken, its best neighbour is returned, or the best measured recipe that is not taken if that is
-        better.
+        Where times are predicted one by one, which takes long, it starts from the best of these in each precision. If
+        the best point is taken, its best neighbour is returned, or the best measured recipe that is not taken if that
+        is better.
 
         Args:
             value: What to maximise.
             budget: Maximum cost, in the unit of `Space.cost`.
             thorough: See `solve`.
         """
-        evaluate = self._evaluator(value, budget)
+        evaluate = self.evaluator(value, budget)
         known = np.array(sorted({one.point for one in self._observed} | {self.point(self.space.cheapest)}))
         values, loads = evaluate(known)
         order = np.argsort(-values, kind="stable")
@@ -133,7 +135,7 @@ class Knowledge:
         if not starts:
             return None
         starts = self._in_both_precisions(starts, evaluate)
-        if self._timed:  # a climb takes seconds
+        if self._slow:  # a climb takes seconds
             starts = self._best_in_each_precision(starts, evaluate)
         solution, _ = solve(evaluate, self.features.limits, starts, thorough)
         if not taken(self._canonical(solution)):
@@ -169,27 +171,37 @@ class Knowledge:
     def _canonical(self, at: np.ndarray) -> Point:
         return self.point(self.params(at))
 
-    def _evaluator(self, value: Value, budget: float) -> Evaluate:
+    def evaluator(self, value: Value, budget: float) -> Evaluate:
         """Return a function of points (C, D): their values (C,), and their costs relative to the limits (C,)."""
-        counted, limited = self.space.latency is None, bool(self.space.limits)
+        alone = self.space.latency is not self._table
 
         def evaluate(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             described = self.features(points)
-            loads = described.gflops / budget if counted else np.zeros(len(points))
-            if limited or not counted:
-                loads = np.maximum(loads, self._slow_loads(points.tolist(), budget))
+            if self._table is not None:
+                loads = self._times(self._table, points) / budget
+            else:
+                loads = np.zeros(len(points)) if alone else described.gflops / budget
+            if alone or self.space.limits:
+                loads = np.maximum(loads, self._slow_loads(points.tolist(), budget, alone))
             return value(described), loads
 
         return evaluate
 
-    def _slow_loads(self, points: Iterable[list[int]], budget: float) -> np.ndarray:
-        """Return the loads of points (C,) without a budget in GFLOPs; they are kept, since they take long to count."""
+    def _times(self, table: LatencyTable, points: np.ndarray) -> np.ndarray:
+        """Predict the milliseconds of points (C, D)."""
+        work = self.features.costs.work(points)
+        if self._precision is None:
+            return table.of_work(work, self.space.config.precision[0])
+        quantised = points[:, self._precision] > 0
+        return np.where(quantised, table.of_work(work, "int8"), table.of_work(work, "fp32"))
+
+    def _slow_loads(self, points: Iterable[list[int]], budget: float, timed: bool) -> np.ndarray:
+        """Return the loads of points (C,), of the limits alone unless `timed`; they are kept, as they take long."""
         found = []
         for at in points:
             key = tuple(at), budget
             if key not in self._loads:
                 recipe = self.space.recipe(self.params(at))
-                timed = self.space.latency is not None
                 self._loads[key] = self.space.load(recipe, budget) if timed else self.space.limits_load(recipe)
             found.append(self._loads[key])
         return np.array(found)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""GFLOPs and token counts of thousands of grid points at once, equal to those of `raycomp.flops`.
+"""GFLOPs, token counts and work of thousands of grid points at once, equal to those of single recipes.
 
 A solver compares hundreds of neighbours of a recipe in every step. Building each of them would take a hundred times
 longer.
@@ -16,6 +16,7 @@ import numpy as np
 from raycomp.decoders import decoder_cost
 from raycomp.decoders.halves import NORM_COST, attention_cost, mlp_cost
 from raycomp.decoders.operations import Input
+from raycomp.evaluate.work import KINDS
 from raycomp.space import Space
 
 _Counted = Callable[..., np.ndarray]
@@ -40,15 +41,8 @@ class PointCosts:
 
     def __call__(self, steps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Count GFLOPs (C,) and tokens after each block (C, L), with special tokens, of points (C, D)."""
-        values = self._full + self._step * steps
-        values = np.where(values == self._dropped, 0, values)
+        values, embed, blocks = self._widths(steps)
         shape, space = self._shape, self._space
-        full = {"heads": shape.heads, "qk": shape.head_dim, "v": shape.head_dim, "mlp": shape.mlp}
-        embed = self._column(values, "embed", shape.width)
-        blocks = [
-            {kind: self._column(values, f"{kind}_{block}", width) for kind, width in full.items()}
-            for block in range(shape.depth)
-        ]
         removed, first, extra = self._removed(values, [widths["heads"] for widths in blocks])
         left = self._patches - removed[:, 0]
         total = left * embed * 3 * shape.patch**2 + extra
@@ -66,6 +60,60 @@ class PointCosts:
             tokens.append(n)
         total = total + NORM_COST * sum(tokens[tap - 1] for tap in shape.normed_taps) * embed
         return (total + self._decoders(embed, left)) / 1e9, np.stack(tokens, axis=1)
+
+    def work(self, steps: np.ndarray) -> np.ndarray:
+        """Count the work of points (C, D) by kind: (C, kinds), in the order of `KINDS`; equal to `evaluate.work`."""
+        values, embed, blocks = self._widths(steps)
+        shape, merging = self._shape, self._space.merging
+        removed, first, extra = self._removed(values, [widths["heads"] for widths in blocks])
+        zero, gate = np.zeros(len(values)), 2 if shape.activation == "swiglu" else 1
+        left, weighted = self._patches - removed[:, 0], zero > 0
+        done = dict.fromkeys(KINDS, zero) | {"model": zero + 1, "embedding": left * embed}
+        done["policy"] = (extra > 0) * float(merging.needs_policy)
+        for index, widths in enumerate(blocks):
+            heads, qk, v, mlp = widths["heads"], widths["qk"], widths["v"], widths["mlp"]
+            n, r, early = left + shape.special(index), removed[:, index + 1], first[:, index]
+            attends, scores, channels = heads > 0, n * n * heads, 2 * qk + v
+            compares = np.asarray(merging.metric_width(index, 1, embed, heads, qk)) > 0  # type: ignore[arg-type]
+            pairs, rest = compares & (r > early), n - early
+            left = left - r
+            after = left + shape.special(index)
+            more = {
+                "halves": attends + (mlp > 0) * 1,
+                "linear": n * embed * heads * (channels + v) + (1 + gate) * after * embed * mlp,
+                "attention": scores * (qk + v),
+                "softmax": scores,
+                "weighted_softmax": weighted * scores,
+                "weighted_tokens": weighted * attends * n,
+                "norms": attends * n * embed + (mlp > 0) * after * embed,
+                "heads": n * heads * channels,
+                "hidden": gate * after * mlp,
+                "merging": pairs * 1,
+                "pairs": pairs * ((rest + 1) // 2 * (rest // 2)),
+                "merged": pairs * rest * embed,
+                "windows": (r > 0) * ((early > 0) | ~compares) * n * embed,
+            }
+            done |= {kind: done[kind] + count for kind, count in more.items()}
+            weighted = weighted | ((r > 0) & merging.proportional)
+        done["restored"] = (removed > 0).any(axis=1) * 1
+        done["decoder"], done["features"] = self._decoders(embed, left), (left + shape.final_special) * embed
+        return np.stack([np.broadcast_to(count, zero.shape) for count in done.values()], axis=1).astype(float)
+
+    def _widths(self, steps: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[dict[str, np.ndarray]]]:
+        """Return grid values (C, D), embedding widths (C,), and the widths of each block (C,), 0 where dropped."""
+        values = self._full + self._step * steps
+        values = np.where(values == self._dropped, 0, values)
+        shape = self._shape
+        full = {"heads": shape.heads, "qk": shape.head_dim, "v": shape.head_dim, "mlp": shape.mlp}
+        embed = self._column(values, "embed", shape.width)
+        return (
+            values,
+            embed,
+            [
+                {kind: self._column(values, f"{kind}_{block}", width) for kind, width in full.items()}
+                for block in range(shape.depth)
+            ],
+        )
 
     def _column(self, values: np.ndarray, name: str, width: int) -> np.ndarray:
         column = self._columns.get(name)

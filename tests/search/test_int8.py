@@ -1,17 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
 """A search that chooses the precision as well, over fake trials and times."""
 
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
 
-from raycomp.recipe import dense
+from raycomp.bounds import Bound
+from raycomp.footprint import file_size
+from raycomp.recipe import Recipe, dense
 from raycomp.results.query import final_front
+from raycomp.search.knowledge import Knowledge
 from raycomp.search.proposer import Proposer
 from raycomp.search.solutions import Problem, solutions
+from raycomp.search.surrogate import max_steps
 from raycomp.settings.space_and_search import SearchConfig, SpaceConfig, WidthRange
+from raycomp.shape import ModelShape
 from raycomp.space import Space
 from tests.conftest import TINY
+from tests.helpers.tables import table_of
 from tests.helpers.trials import TokenClock, fake_row
 
 WIDTHS = {"embed": WidthRange(low=16), "mlp": WidthRange(low=32, step=16)}
@@ -82,3 +90,21 @@ def test_a_search_resumes_with_the_same_proposals():
     assert (proposal.number, proposal.recipe.id) == (rows[15].number, rows[15].recipe_id)
     again.close()
     assert clock.latency_ms(proposal.recipe) <= 0.9 * clock.latency_ms(dense(TINY))
+
+
+@pytest.mark.parametrize("precision", [("fp32",), ("int8",), ("fp32", "int8")])
+@pytest.mark.parametrize("limits", [(), ("file",)])
+def test_costs_of_many_points_are_those_of_each_recipe_by_a_real_table(rng, precision, limits):
+    fast = table_of(TINY, linear=1e-6, softmax=1e-5, halves=0.1)
+    table = replace(fast, costs=fast.costs | {"int8": {kind: 0.6 * cost for kind, cost in fast.costs["fp32"].items()}})
+    config = SpaceConfig.model_validate({**WIDTHS, "precision": precision})
+    half = {name: Bound(name, 0.5, partial(_size, TINY), _size(TINY, dense(TINY))) for name in limits}
+    space = Space(TINY, config, TINY.image, table, limits=tuple(half.values()))
+    known, budget = Knowledge(space), 0.5 * space.cost(dense(TINY))
+    points = rng.integers(0, max_steps(list(space.dimensions.values())) + 1, size=(40, len(space.dimensions)))
+    _, loads = known.evaluator(lambda described: described.gflops, budget)(points)
+    assert loads == pytest.approx([space.load(space.recipe(known.params(at)), budget) for at in points])
+
+
+def _size(shape: ModelShape, recipe: Recipe) -> float:
+    return float(file_size(shape, recipe))
