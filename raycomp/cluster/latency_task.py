@@ -10,7 +10,7 @@ import torch
 from raycomp.cluster.connection import finished, gpus_per_trial, remote, result
 from raycomp.config import SweepConfig
 from raycomp.context.sweep_context import SweepContext
-from raycomp.deploy.latency_fit import MODELS, Sources, Timing, drawn, exports, fitted, widths_alone
+from raycomp.deploy.latency_fit import Sources, Timing, drawn, exports, fitted, widths_alone
 from raycomp.deploy.precision_facts import Precision
 from raycomp.devices import device_name
 from raycomp.evaluate.latency_error import TABLE_FILE
@@ -57,7 +57,8 @@ def with_latency(context: SweepContext, folder: AnyPath, report: Callable[[str],
     """Return the context with its latency table, which is kept in the folder."""
     path, search = folder / TABLE_FILE, context.config.search
     if not path.is_file():
-        report(f"timing {1 + MODELS} models of the space in {search.latency_engine} (kept in {path})")
+        count = len(drawn(_space(context)))
+        report(f"timing {count} models of the space in {search.latency_engine} (kept in {path})")
     table = latency_table(path, context, context.config, pruning=False, report=report)
     report(f"dense {table.latency_ms(dense(context.shape)):.3g} ms by the latency table ({table.about})")
     return replace(context, latency=table)
