@@ -6,6 +6,7 @@ import pytest
 
 from raycomp.evaluate.work import KINDS, work
 from raycomp.flops import profile
+from raycomp.recipe import Recipe
 from raycomp.search.point_costs import PointCosts
 from raycomp.search.surrogate import max_steps, point
 from raycomp.settings.space_and_search import SpaceConfig, WidthRange
@@ -27,25 +28,26 @@ def spaces():
         yield pytest.param(Space(TINY, config, TINY.image, policy="small"), id=merge)
 
 
-@pytest.mark.parametrize("space", spaces())
-def test_costs_and_tokens_equal_those_of_each_recipe(space):
+def drawn(space: Space) -> tuple[np.ndarray, list[Recipe]]:
+    """Random points of a space (40, D), the first without compression, and their recipes."""
     dimensions = list(space.dimensions.values())
     rng, limits = np.random.default_rng(0), max_steps(dimensions)
-    drawn = rng.integers(0, limits + 1, size=(40, len(limits)))
-    drawn[0] = 0
-    gflops, tokens = PointCosts(space)(drawn)
-    for cost, counts, steps in zip(gflops, tokens, drawn, strict=True):
-        alone = profile(space.shape, space.recipe(space.canonical(point(dimensions, steps))), space.image)
+    points = rng.integers(0, limits + 1, size=(40, len(limits)))
+    points[0] = 0
+    return points, [space.recipe(space.canonical(point(dimensions, steps))) for steps in points]
+
+
+@pytest.mark.parametrize("space", spaces())
+def test_costs_and_tokens_equal_those_of_each_recipe(space):
+    points, recipes = drawn(space)
+    for cost, counts, recipe in zip(*PointCosts(space)(points), recipes, strict=True):
+        alone = profile(space.shape, recipe, space.image)
         assert cost == pytest.approx(alone.gflops, rel=1e-12)
         assert tuple(counts) == alone.tokens
 
 
 @pytest.mark.parametrize("space", spaces())
 def test_work_equals_that_of_each_recipe(space):
-    dimensions = list(space.dimensions.values())
-    rng, limits = np.random.default_rng(1), max_steps(dimensions)
-    drawn = rng.integers(0, limits + 1, size=(40, len(limits)))
-    drawn[0] = 0
-    for counted, steps in zip(PointCosts(space).work(drawn), drawn, strict=True):
-        recipe = space.recipe(space.canonical(point(dimensions, steps)))
+    points, recipes = drawn(space)
+    for counted, recipe in zip(PointCosts(space).work(points), recipes, strict=True):
         assert dict(zip(KINDS, counted, strict=True)) == pytest.approx(work(space.shape, recipe, space.image))
