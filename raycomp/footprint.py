@@ -61,7 +61,7 @@ def params(shape: ModelShape, recipe: Recipe) -> int:
 def file_size(shape: ModelShape, recipe: Recipe) -> int:
     """Return the bytes of the weights of an exported model, in ONNX for INT8.
 
-    Headers, or the nodes of a graph, add a little, and so do the scales of INT8.
+    The file is a little larger: it also holds a header or a graph, and the scales of INT8.
     """
     return _weight_bytes(shape, recipe, BYTES["float32"])
 

@@ -130,7 +130,7 @@ def prepare_worker() -> "torch.device":
 
 
 def remote(function: Callable[..., Any], config: SweepConfig, retries: int, cpus: int = 1) -> Any:
-    """Make a remote function with the GPUs of a trial; it passes the worker's `device` to `function`.
+    """Make a remote function with `cpus` cores and a trial's GPUs; it passes the worker's `device` to `function`.
 
     Resources are set here, since with `options` Ray would keep idle GPU workers.
     """

@@ -106,14 +106,11 @@ class PointCosts:
         shape = self._shape
         full = {"heads": shape.heads, "qk": shape.head_dim, "v": shape.head_dim, "mlp": shape.mlp}
         embed = self._column(values, "embed", shape.width)
-        return (
-            values,
-            embed,
-            [
-                {kind: self._column(values, f"{kind}_{block}", width) for kind, width in full.items()}
-                for block in range(shape.depth)
-            ],
-        )
+        blocks = [
+            {kind: self._column(values, f"{kind}_{block}", width) for kind, width in full.items()}
+            for block in range(shape.depth)
+        ]
+        return values, embed, blocks
 
     def _column(self, values: np.ndarray, name: str, width: int) -> np.ndarray:
         column = self._columns.get(name)
