@@ -20,6 +20,7 @@ from raycomp.commands import (
     manage,
     prune,
     refine,
+    rehearse,
     search,
     show,
     solve,
@@ -35,8 +36,8 @@ app = typer.Typer(
 )
 _COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
     "From a model to a front": (
-        import_model.import_command, show.profile_command, train.train_command, search.search_command,
-        manage.status_command, refine.refine_command,
+        import_model.import_command, show.profile_command, rehearse.rehearse_command, train.train_command,
+        search.search_command, manage.status_command, refine.refine_command,
     ),
     "Results of a sweep": (
         show.front_command, choose.pick_command, solve.solve_command, show.explain_command, choose.report_command,

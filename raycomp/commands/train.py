@@ -160,6 +160,6 @@ def _progress(steps: int) -> Iterator[Callable[["TrainingProgress"], None]]:
         def report(at: "TrainingProgress") -> None:
             bar.update(task, completed=at.step, loss=f"loss {at.loss:.3f}")
             if not bar.console.is_terminal and at.step % every == 0:
-                _say(f"step {at.step}/{at.steps} loss {at.loss:.4f} lr {at.lr:.2e}")
+                _say(f"step {at.step}/{at.steps} loss {at.loss:.4f} lr {at.lr:.2e}, {at.seconds:.2f} s")
 
         yield report

@@ -93,7 +93,7 @@ def _progress(session: Session, models: int) -> Iterator[Callable[[int, Training
             name = f"{index + 1}/{models} loss {at.loss:.3f}"
             bar.update(task, completed=index * total + at.step, description=name)
             if not session.console.is_terminal and at.step % max(1, total // 10) == 0:
-                session.say(f"model {name}, step {at.step}/{total}")
+                session.say(f"model {name}, step {at.step}/{total}, {at.seconds:.2f} s")
 
         yield on_step
 

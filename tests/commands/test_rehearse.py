@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`raycomp rehearse`: every job runs, a job that fails is named with what needed it."""
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from raycomp.cli import app
+from raycomp.errors import UserError
+from raycomp.rehearsal import watched
+
+TINY = {
+    "name": "tiny",
+    "model": {
+        "checkpoint": "tiny.safetensors",
+        "shape": {"width": 32, "heads": 2, "depth": 2, "patch": 8, "image": [64, 64], "classes": 11},
+    },
+    "data": {"dataset": "streetscenes"},
+    "evaluation": {"batch": 16},
+    "space": {"embed": {"low": 16}, "mlp": {"low": 32, "step": 16}},
+    "search": {"budget": "80%", "baselines": ["80%"]},
+    "train": {"steps": 10, "batch": 4, "images": 32},
+    "policy": {"kind": "small", "checkpoint": "policy.safetensors", "train": {"steps": 4, "batch": 4}},
+    "benchmark": {"methods": ["tome", "cts"], "speedups": [1.2]},
+}
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump(TINY))
+    return path
+
+
+def rehearsed(*words: object) -> tuple[int, str]:
+    result = CliRunner().invoke(app, ["rehearse", *map(str, words)])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.output
+
+
+@pytest.mark.slow
+def test_every_job_runs_and_the_whole_path_is_estimated(tiny, tmp_path):
+    code, text = rehearsed(tiny, "--out", tmp_path / "kept")
+    assert code == 0, text
+    assert text.count("done") == 10
+    assert "unknown" not in text
+    assert (tmp_path / "kept" / "pruned.safetensors").is_file()
+
+
+def test_what_needs_a_failed_job_is_left_out(tiny, tmp_path, monkeypatch):
+    def watch(command, environment, log):
+        failed = "train" in command and "--elastic" not in command and "--policy" not in command
+        return watched.Watched(code=2, problem="no such folder") if failed else watched.Watched()
+
+    monkeypatch.setattr("raycomp.commands.rehearse.watch", watch)
+    code, text = rehearsed(tiny)
+    assert code == 1
+    assert "failed after 0 s: no such folder" in text
+    assert text.count("left out: it needs train") == 5
+    assert text.count("left out: it needs search") == 2
+    assert text.splitlines()[-1] == "failed: train"
+
+
+def test_chosen_jobs_bring_those_they_need(tiny, monkeypatch):
+    seen = []
+
+    def watch(command, environment, log):
+        seen.append(log.stem)
+        return watched.Watched()
+
+    monkeypatch.setattr("raycomp.commands.rehearse.watch", watch)
+    assert rehearsed(tiny, "--jobs", "prune")[0] == 0
+    assert seen == ["train", "prune"]
+    with pytest.raises(UserError, match="--jobs serch: did you mean 'search'"):
+        rehearsed(tiny, "--jobs", "serch")
+
+
+def test_a_folder_with_files_is_not_written_into(tiny, tmp_path):
+    with pytest.raises(UserError, match="expected a new or an empty folder"):
+        rehearsed(tiny, "--out", tmp_path)
