@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The common style of static figures, and how they are saved."""
 
+import math
 from collections.abc import Sequence
 
 import matplotlib
@@ -14,6 +15,7 @@ from raycomp.files import written
 from raycomp.storage import AnyPath
 
 _ENTRIES = 7  # of a legend in one line
+_ENTRY, _CHARACTER = 0.75, 0.085  # widths of a legend entry without its name, and of a character, inches
 
 
 def finish(figure: Figure, panels: Sequence[Axes], title: str, path: AnyPath) -> None:
@@ -21,7 +23,9 @@ def finish(figure: Figure, panels: Sequence[Axes], title: str, path: AnyPath) ->
     for axes in panels:
         style(axes)
     handles, labels = panels[0].get_legend_handles_labels()
-    columns = len(labels) if len(labels) <= _ENTRIES else (len(labels) + 1) // 2
+    fitting = int(figure.get_figwidth() / (_ENTRY + _CHARACTER * max(map(len, labels), default=0)))
+    lines = math.ceil(len(labels) / max(1, min(_ENTRIES, fitting)))
+    columns = math.ceil(len(labels) / max(1, lines))
     figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
     figure.suptitle(title, x=0.01, ha="left")
     save(figure, path)
