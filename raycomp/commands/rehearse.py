@@ -35,11 +35,12 @@ def rehearse_command(
     data: DataFolder = None,
     split: Annotated[str | None, typer.Option(help=_SPLIT_HELP)] = None,
     random_weights: Annotated[bool, typer.Option("--random-weights", help=_RANDOM_HELP)] = False,
+    gpus: Annotated[float | None, typer.Option(help="GPUs per trial, instead of the file's; 0 on a CPU.")] = None,
     only: Annotated[str | None, typer.Option("--jobs", help=_JOBS_HELP)] = None,
     out: Annotated[Path | None, typer.Option(help=_OUT_HELP)] = None,
 ) -> None:
     """Run every job once at its smallest size, then print the memory and the hours that the real ones need."""
-    config = configs.load(space).changed("data", root=data)
+    config = configs.load(space).changed("data", root=data).changed("search", gpus_per_trial=gpus)
     if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"--out {out}: expected a new or an empty folder")
     with nullcontext(str(out)) if out is not None else TemporaryDirectory(prefix="raycomp-rehearsal-") as kept:

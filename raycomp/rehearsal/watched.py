@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event, Thread
@@ -29,7 +30,7 @@ class Watched:
     step_seconds: float | None = None
     """Time of its last training step; None if it trained fewer than two."""
     memory: int = 0
-    """Most memory of all its processes together, bytes. Pages that they share count in each."""
+    """Most memory of all its processes together, bytes."""
     gpu_memory: int = 0
     """Most memory in use on any GPU, bytes, by whatever process; 0 without GPUs."""
     output: str = ""
@@ -80,12 +81,12 @@ def _look(pid: int, result: Watched, done: Event) -> None:
 
 
 def _memory(pid: int) -> int:
-    """Return the resident memory of a process and all below it, bytes."""
+    """Return the memory of a process and all below it, bytes; what they share counts once where the system tells."""
     total = 0
-    try:
+    with suppress(psutil.Error):  # it has ended
         parent = psutil.Process(pid)
         for process in (parent, *parent.children(recursive=True)):
-            total += process.memory_info().rss
-    except psutil.Error:  # it has ended
-        pass
+            with suppress(psutil.Error):
+                full = process.memory_full_info()
+                total += getattr(full, "pss", full.rss)
     return total
