@@ -27,8 +27,6 @@ class Watched:
     code: int = 0
     """Exit status."""
     seconds: float = 0.0
-    step_seconds: float | None = None
-    """Time of its last training step; None if it trained fewer than two."""
     memory: int = 0
     """Most memory of all its processes together, bytes."""
     gpu_memory: int = 0
@@ -39,6 +37,11 @@ class Watched:
     """Its last line on stderr, if it failed."""
     steps: list[float] = field(default_factory=list)
     """Seconds of all training steps after each."""
+
+    @property
+    def step_seconds(self) -> float | None:
+        """Time of its last training step; None if it trained fewer than two."""
+        return self.steps[-1] - self.steps[-2] if len(self.steps) > 1 else None
 
 
 def watch(command: Sequence[str], environment: Mapping[str, str], log: Path) -> Watched:
@@ -62,8 +65,6 @@ def watch(command: Sequence[str], environment: Mapping[str, str], log: Path) -> 
             done.set()
             looking.join()
     result.seconds, result.output = time.monotonic() - started, "".join(lines)
-    if len(result.steps) > 1:
-        result.step_seconds = result.steps[-1] - result.steps[-2]
     if result.code:
         written = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
         result.problem = written[-1].removeprefix("error: ") if written else f"ended with status {result.code}"
