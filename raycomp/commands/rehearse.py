@@ -3,7 +3,10 @@
 
 import json
 import os
+from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any
@@ -12,9 +15,9 @@ import typer
 import yaml
 
 from raycomp import config as configs
-from raycomp.commands.inputs import AS_SPACE, DataFolder, names
+from raycomp.commands.inputs import AS_SPACE, DataFolder, Json, names, print_json
 from raycomp.errors import UserError
-from raycomp.rehearsal.estimate import Rates, stages
+from raycomp.rehearsal.estimate import Rates, Stage, stages
 from raycomp.rehearsal.smallest import RECIPE, SPACE, SWEEP, Job, jobs, smallest
 from raycomp.rehearsal.watched import Watched, watch
 from raycomp.report import tables
@@ -38,6 +41,7 @@ def rehearse_command(
     gpus: Annotated[float | None, typer.Option(help="GPUs per trial, instead of the file's; 0 on a CPU.")] = None,
     only: Annotated[str | None, typer.Option("--jobs", help=_JOBS_HELP)] = None,
     out: Annotated[Path | None, typer.Option(help=_OUT_HELP)] = None,
+    as_json: Json = False,
 ) -> None:
     """Run every job once at its smallest size, then print the memory and the hours that the real ones need."""
     config = configs.load(space).changed("data", root=data).changed("search", gpus_per_trial=gpus)
@@ -49,12 +53,16 @@ def rehearse_command(
         chosen = _chosen(jobs(config, folder), only)
         settings = smallest(config, folder, split, random_weights)
         (folder / SPACE).write_text(yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False))
-        results = _run(chosen, folder)
+        results = _run(chosen, folder, partial(tables.say, aside=as_json))
+    path = stages(config, _rates(results))
+    if as_json:
+        print_json({"space": config.name, "jobs": _data(chosen, results), "stages": [asdict(stage) for stage in path]})
+    else:
         console = tables.console()
         console.print(_jobs_table(config.name, chosen, results))
-        console.print(_hours_table(config, _rates(results)))
+        console.print(_hours_table(path))
     if failed := [name for name, result in results.items() if result.code]:
-        tables.say(f"failed: {', '.join(failed)}", style="red")
+        tables.say(f"failed: {', '.join(failed)}", aside=as_json, style="red")
         raise typer.Exit(1)
 
 
@@ -70,21 +78,21 @@ def _chosen(every: list[Job], only: str | None) -> list[Job]:
     return [job for job in every if job.name in wanted]
 
 
-def _run(chosen: list[Job], folder: Path) -> dict[str, Watched]:
+def _run(chosen: list[Job], folder: Path, say: Callable[..., None]) -> dict[str, Watched]:
     """Run jobs in turn, except those that need a failed one, and say how each ended."""
     results: dict[str, Watched] = {}
     environment = {**os.environ, "RAYCOMP_CACHE": str(folder / "cache")}
     for number, job in enumerate(chosen, 1):
-        tables.say(f"{number}/{len(chosen)} {job.name} ...")
+        say(f"{number}/{len(chosen)} {job.name} ...")
         if failed := next((name for name in job.after if name not in results or results[name].code), None):
-            tables.say(f"  left out: it needs {failed}", style="yellow")
+            say(f"  left out: it needs {failed}", style="yellow")
             continue
         result = watch(_command(job, folder), environment, folder / f"{job.name}.log")
         results[job.name] = result
         if result.code:
-            tables.say(f"  failed after {duration(result.seconds)}: {result.problem}", style="red")
+            say(f"  failed after {duration(result.seconds)}: {result.problem}", style="red")
         else:
-            tables.say(f"  {duration(result.seconds)}, {_memory(result)}")
+            say(f"  {duration(result.seconds)}, {_memory(result)}")
     return results
 
 
@@ -116,6 +124,24 @@ def _memory(result: Watched) -> str:
     return f"{result.memory / _GIB:.1f} GiB{gpu}"
 
 
+def _data(chosen: list[Job], results: dict[str, Watched]) -> list[dict[str, Any]]:
+    """Return the jobs as plain data; times in seconds, memory in GiB, both None for a job left out."""
+    every = []
+    for job in chosen:
+        result = results.get(job.name)
+        every.append(
+            {
+                "job": job.name,
+                "seconds": result and result.seconds,
+                "step_seconds": result and result.step_seconds,
+                "gib": result and result.memory / _GIB,
+                "gpu_gib": result and result.gpu_memory / _GIB,
+                "result": "left out" if result is None else result.problem or "done",
+            }
+        )
+    return every
+
+
 def _jobs_table(name: str, chosen: list[Job], results: dict[str, Watched]) -> FittedTable:
     columns = Column("job", text=True), Column("time"), Column("s per step"), Column("GiB"), Column("GiB of a GPU")
     table = FittedTable(f"Rehearsal of {name}", (*columns, Column("result", text=True)))
@@ -130,9 +156,9 @@ def _jobs_table(name: str, chosen: list[Job], results: dict[str, Watched]) -> Fi
     return table
 
 
-def _hours_table(config: configs.SweepConfig, rates: Rates) -> FittedTable:
+def _hours_table(path: list[Stage]) -> FittedTable:
     columns = Column("stage", text=True), Column("work", text=True), Column("hours at most")
     table = FittedTable("The whole path on one device like this one", columns)
-    for stage in stages(config, rates):
+    for stage in path:
         table.add_row(stage.name, stage.amount, "unknown" if stage.hours is None else f"{stage.hours:,.1f}")
     return table

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """`raycomp rehearse`: every job runs, a job that fails is named with what needed it."""
 
+import json
+
 import pytest
 import yaml
 from typer.testing import CliRunner
@@ -61,6 +63,20 @@ def test_what_needs_a_failed_job_is_left_out(tiny, tmp_path, monkeypatch):
     assert text.count("left out: it needs train") == 5
     assert text.count("left out: it needs search") == 2
     assert text.splitlines()[-1] == "failed: train"
+
+
+def test_json_holds_both_tables(tiny, monkeypatch):
+    def watch(command, environment, log):
+        return watched.Watched(seconds=3.0, memory=2**31, steps=[1.0, 2.5])
+
+    monkeypatch.setattr("raycomp.commands.rehearse.watch", watch)
+    result = CliRunner().invoke(app, ["rehearse", str(tiny), "--json", "--jobs", "elastic"])
+    printed = json.loads(result.stdout)
+    row = {"seconds": 3.0, "step_seconds": 1.5, "gib": 2.0, "gpu_gib": 0.0, "result": "done"}
+    assert printed["jobs"] == [{"job": "train", **row}, {"job": "elastic", **row}]
+    hours = {stage["name"]: stage["hours"] for stage in printed["stages"]}
+    assert hours["train"] == 10 * 1.5 / 3600
+    assert hours["refine"] is None
 
 
 def test_chosen_jobs_bring_those_they_need(tiny, monkeypatch):
