@@ -20,11 +20,11 @@ from raycomp.config import SweepConfig
 from raycomp.flops import gflops
 from raycomp.recipe import dense
 from raycomp.rehearsal.estimate import Rates, stages
+from raycomp.search.plan import TRAINING_PASSES
 from raycomp.settings.amounts import Amount
 from raycomp.shape import deit_base_distilled
 
 _FIGURES = Path("docs/results/gpu.json")
-_TRAINED, _TEACHER = 3, 1  # forward passes that take as long
 _BATCH, _TRIAL_WINDOWS = 32, 1140
 
 
@@ -38,7 +38,7 @@ def main(
         config = configs.load(Path("search_spaces") / f"{space}.yaml")
         print(f"\n{space}, hours of one {card}")
         for stage in stages(config, _rates(config, steps, windows)):
-            print(f"  {stage.name:8} {stage.amount:52} {stage.hours:8.2f}")
+            print(f"  {stage.name:8} {stage.amount:62} {stage.hours:8.2f}")
 
 
 def _rates(config: SweepConfig, steps: dict[str, Any], windows: int) -> Rates:
@@ -57,10 +57,10 @@ def _rates(config: SweepConfig, steps: dict[str, Any], windows: int) -> Rates:
     budget = config.search.budget
     assert not isinstance(budget, Amount)
     return Rates(
-        train=small["dense bfloat16"] + _TRAINED * train.batch * forward,
-        elastic=small["elastic float32"] + (_TRAINED * trained + _TEACHER) * elastic.train.batch * forward,
+        train=small["dense bfloat16"] + TRAINING_PASSES * train.batch * forward,
+        elastic=small["elastic float32"] + (TRAINING_PASSES * trained + 1) * elastic.train.batch * forward,
         policy=None,
-        refine=small["dense bfloat16"] + (_TRAINED * budget + _TEACHER) * refine.batch * forward,
+        refine=small["dense bfloat16"] + (TRAINING_PASSES * budget + 1) * refine.batch * forward,
         window=window,
         windows=windows,
     )

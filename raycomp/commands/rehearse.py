@@ -115,7 +115,7 @@ def _rates(results: dict[str, Watched]) -> Rates:
         policy=steps.get("policy"),
         refine=steps.get("refine"),
         window=window,
-        windows=plan.get("windows", 1),
+        windows=plan.get("windows"),
     )
 
 

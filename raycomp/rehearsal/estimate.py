@@ -20,7 +20,7 @@ class Rates:
     """A fine-tuning step of a recipe, by all workers together."""
     window: float | None
     """A window by a recipe at the budget, in batches of `evaluation.batch`."""
-    windows: int
+    windows: int | None
     """Windows of an image."""
 
 
@@ -38,13 +38,16 @@ def stages(config: SweepConfig, rates: Rates) -> list[Stage]:
     """Return the stages of the path; the search and the refinement are upper bounds."""
     searched, full = (stage_images(stage) for stage in (config.evaluation.search, config.evaluation.full))
     trials, evaluated = config.search.trials, min(FULL_EVALUATIONS, config.search.trials)
-    windows = (trials * searched + evaluated * full) * rates.windows
+    images = trials * searched + evaluated * full
     found = [_training("train", config.train.steps, rates.train)]
     if rates.policy is not None:
         found.append(_training("policy", config.policy.train.steps, rates.policy))
     found.append(_training("elastic", config.elastic.train.steps, rates.elastic))
-    amount = f"{trials} trials, {evaluated} full evaluations: {windows:,} windows"
-    found.append(Stage("search", amount, None if rates.window is None else windows * rates.window / 3600))
+    amount, hours = f"{trials} trials, {evaluated} full evaluations: {images:,} images", None
+    if rates.windows is not None and rates.window is not None:
+        amount += f" of {rates.windows} windows"
+        hours = images * rates.windows * rates.window / 3600
+    found.append(Stage("search", amount, hours))
     found.append(_training("refine", config.refine.train.steps, rates.refine, " for each recipe and seed"))
     return found
 

@@ -26,7 +26,8 @@ from raycomp.settings.model_and_data import DataConfig
 from raycomp.shape import ModelShape, enlarged_to
 
 _ROUNDS, _WARM_UP = 3, 1
-_TRAINING_PASSES = 3  # forward passes that take as long as training on an image
+TRAINING_PASSES = 3
+"""Forward passes that take as long as training on an image."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def plan(config: SweepConfig, proposer: Proposer) -> Plan:
     proposed = round(max(0.0, config.search.trials - proposer.spent - sum(baselines)))
     searched, full = stage_images(config.evaluation.search), stage_images(config.evaluation.full)
     steps = config.recovery.steps if config.recovery.mode == "finetune" else 0
-    fine_tuned = steps * config.train.batch * _TRAINING_PASSES
+    fine_tuned = steps * config.train.batch * TRAINING_PASSES
     samples, device = open_checked(config.data, config.evaluation), default_device()
     space = proposer.space
     windows = _windows(samples, config.data, space.shape)

@@ -25,11 +25,11 @@ def test_hours_are_steps_and_windows_times_their_rates():
     assert {name: stage.hours for name, stage in found.items()} == pytest.approx(
         {name: seconds / 3600 for name, seconds in expected.items()}
     )
-    assert found["search"].amount == "200 trials, 16 full evaluations: 356,000 windows"
+    assert found["search"].amount == "200 trials, 16 full evaluations: 178,000 images of 2 windows"
 
 
 def test_what_was_not_seen_is_unknown():
-    rates = Rates(train=0.5, elastic=None, policy=None, refine=None, window=None, windows=1)
+    rates = Rates(train=0.5, elastic=None, policy=None, refine=None, window=None, windows=None)
     assert [(stage.name, stage.hours is None) for stage in stages(configs.load(SPACE), rates)] == [
         ("train", False), ("elastic", True), ("search", True), ("refine", True),
     ]  # fmt: skip
