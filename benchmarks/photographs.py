@@ -7,6 +7,8 @@
     python benchmarks/photographs.py measure first --results camvid --seeds 0,1,2           # and second
     python benchmarks/photographs.py table --results camvid
 
+`benchmarks/photographs_refined.py` fine-tunes all of them alike.
+
 The validation photographs are one drive, so they are halved in time. A search uses one half; `measure` measures on the
 other the best recipe it found at each share of the dense GFLOPs, and uniform recipes. `table` prints the means of both
 halves, with 95 % intervals over the photographs of a half and over the seeds of the search.
@@ -31,9 +33,11 @@ from raycomp.evaluate.measure import measure as measured_on
 from raycomp.evaluate.per_image import PerImage
 from raycomp.memory import keep_freed_memory
 from raycomp.merging import METHODS
+from raycomp.models.segmenter import Segmenter
 from raycomp.objectives import both
 from raycomp.recipe import Recipe, dense
 from raycomp.recover import recovered
+from raycomp.report.confidence import DRAWS, Z, standard_errors
 from raycomp.report.figures import Figure
 from raycomp.results.query import at_budgets, completed, is_uniform_baseline
 from raycomp.results.row import Row, present
@@ -46,8 +50,6 @@ from raycomp.space import Space
 HALVES = ("first", "second")
 _IMAGES = 50  # of each half; the one between them is in neither
 _SPACE = Path("search_spaces/camvid_vit_tiny.yaml")
-_DRAWS = 1000
-_Z = 1.96  # half width of a 95 % interval, in standard errors
 STAGE = "benchmark"
 """Stage of the rows, which a label and a seed identify."""
 DENSE, FULL_WIDTH, FOUND = "dense", "full width", "found"
@@ -115,14 +117,18 @@ def measure(
             continue
         full_width = label == FULL_WIDTH
         model = context.elastic_model if full_width else recovered(context, recipe, None, default_device(), results)
-        result = measured_on(
-            model, context.evalset, "full", config.evaluation, config.data, default_device(), timed=False
-        )
-        row = replace(described(context, Proposal(0, STAGE, "proposed", label, recipe)), seed=seed)
-        row = measured(row, context, result)
-        store.write(row)
+        store.write(measured_row(context, model, recipe, label, seed))
         done.add((label, seed))
-        print(f"{label} {seed}: {row.cost_share:.1%}, {both(row)}", flush=True)
+
+
+def measured_row(context: SweepContext, model: Segmenter, recipe: Recipe, label: str, seed: int) -> Row:
+    """Measure a model on all images of a context; return its row, and print it in a line."""
+    config = context.config
+    result = measured_on(model, context.evalset, "full", config.evaluation, config.data, default_device(), timed=False)
+    row = replace(described(context, Proposal(0, STAGE, "proposed", label, recipe)), seed=seed)
+    row = measured(row, context, result)
+    print(f"{label} {seed}: {row.cost_share:.1%}, {both(row)}", flush=True)
+    return row
 
 
 def _cases(context: SweepContext, results: Path, half: str, seeds: Sequence[int]) -> Iterator[tuple[str, int, Recipe]]:
@@ -139,10 +145,15 @@ def _cases(context: SweepContext, results: Path, half: str, seeds: Sequence[int]
                 yield at_share(one.kind, one.share), 0, one.recipe
     (other,) = set(HALVES) - {half}
     for seed in seeds:
-        store = Store(results / f"{other}-{seed}")
-        for at in at_budgets(store.rows(), shares, store.config().search.budget):
-            if at.best is not None:
-                yield at_share(FOUND, at.share), seed, at.best.recipe
+        yield from ((at_share(FOUND, share), seed, recipe) for share, recipe in found(results, other, seed, shares))
+
+
+def found(results: Path, half: str, seed: int, shares: Sequence[float]) -> Iterator[tuple[float, Recipe]]:
+    """Yield the share and recipe of what a search found."""
+    store = Store(results / f"{half}-{seed}")
+    for at in at_budgets(store.rows(), shares, store.config().search.budget):
+        if at.best is not None:
+            yield at.share, at.best.recipe
 
 
 def at_share(method: str, share: float) -> str:
@@ -151,13 +162,16 @@ def at_share(method: str, share: float) -> str:
 
 
 @app.command()
-def table(results: Results) -> None:
+def table(
+    results: Results,
+    refined: Annotated[bool, typer.Option("--refined", help="Of `photographs_refined.py`.")] = False,
+) -> None:
     """Print clean and corrupted mIoU of every method at every share, as a Markdown table."""
-    rows = {half: rows_by_label(results, half) for half in HALVES}
+    rows = {half: refined_rows(results, half) if refined else rows_by_label(results, half) for half in HALVES}
     labels = set(rows[HALVES[0]]) & set(rows[HALVES[1]])
     print("| GFLOPs | method | clean | corrupted | interval over photographs | interval over seeds |")
     print("|---|---|---:|---:|---:|---:|")
-    for label in (DENSE, FULL_WIDTH):
+    for label in sorted(labels & {DENSE, FULL_WIDTH}):
         print(_line("100 %", label, [rows[half][label] for half in HALVES]))
     for share in configs.load(results / f"{HALVES[0]}.yaml").search.baselines:
         ending = at_share("", share)
@@ -168,15 +182,30 @@ def table(results: Results) -> None:
 
 def rows_by_label(results: Path, half: str) -> dict[str, list[Row]]:
     """Return what was measured on a half by label, one row a seed, with the paper's methods."""
-    found: dict[str, list[Row]] = {}
-    for row in completed(Store(results / f"on-{half}").rows(), STAGE):
-        found.setdefault(row.label, []).append(row)
+    rows = _by_label(results / f"on-{half}")
     methods = results / f"{half}-methods"
     for row in completed(Store(methods).rows(), STAGE) if methods.is_dir() else ():
         if row.label != DENSE:
             name, speedup = row.label.rsplit(" ", 1)
-            found.setdefault(at_share(name, 1 / float(speedup.removesuffix("x"))), []).append(row)
-    return found
+            rows.setdefault(at_share(name, 1 / float(speedup.removesuffix("x"))), []).append(row)
+    return rows
+
+
+def refined_rows(results: Path, half: str) -> dict[str, list[Row]]:
+    """Return what `photographs_refined.py` measured on a half, by label."""
+    return _by_label(refined_store(results, half))
+
+
+def refined_store(results: Path, half: str) -> Path:
+    """Return the folder of the rows of `photographs_refined.py`."""
+    return results / f"refined-on-{half}"
+
+
+def _by_label(folder: Path) -> dict[str, list[Row]]:
+    rows: dict[str, list[Row]] = {}
+    for row in completed(Store(folder).rows(), STAGE):
+        rows.setdefault(row.label, []).append(row)
+    return rows
 
 
 def _line(share: str, method: str, halves: Sequence[Sequence[Row]]) -> str:
@@ -187,15 +216,14 @@ def _line(share: str, method: str, halves: Sequence[Sequence[Row]]) -> str:
     clean, corrupted = (100 * values.mean(axis=0)).tolist()
     over = np.mean([_error(pair) for pair in by_seed], axis=0)
     between = [100 * Figure.of(column).half for column in values.T] if len(seeds) > 1 else []
-    cells = ["/".join(f"{one:.2f}" for one in halfwidths) for halfwidths in (100 * _Z * over, between)]
+    cells = ["/".join(f"{one:.2f}" for one in halfwidths) for halfwidths in (100 * Z * over, between)]
     return f"| {share} | {method} | {clean:.2f} | {corrupted:.2f} | {' | '.join(cells)} |"
 
 
 def _error(pair: Sequence[Row]) -> np.ndarray:
     """Return the standard errors (2,) of the mean over both halves, clean and corrupted, by bootstrap over images."""
-    drawn = [PerImage.unpacked(present(row.per_image)).drawn(_DRAWS) for row in pair]
-    variances = [np.nanvar(one, axis=0, ddof=1) for one in drawn]
-    return np.array(np.sqrt(np.sum(variances, axis=0)) / len(pair))
+    drawn = [PerImage.unpacked(present(row.per_image)).drawn(DRAWS) for row in pair]
+    return np.array(np.linalg.norm([standard_errors(one) for one in drawn], axis=0) / len(pair))
 
 
 if __name__ == "__main__":

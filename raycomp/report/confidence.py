@@ -14,8 +14,10 @@ import numpy as np
 from raycomp.evaluate.per_image import PerImage
 from raycomp.results.row import Row, present
 
-_DRAWS = 1000
-_Z = 1.96  # half width of a 95 % interval, in standard errors
+DRAWS = 1000
+"""Draws of the bootstrap."""
+Z = 1.96
+"""Half the width of a 95 % interval, in standard errors."""
 
 Interval = tuple[float, float]
 
@@ -40,18 +42,23 @@ def confidence(members: Sequence[Row]) -> dict[str, Confidence]:
     rows = sorted((row for row in members if row.per_image), key=lambda row: row.cost)
     images = {row.recipe_id: PerImage.unpacked(present(row.per_image)) for row in rows}
     figures = {name: one.accuracy() for name, one in images.items()}
-    draws = {name: one.drawn(_DRAWS) for name, one in images.items()}
+    draws = {name: one.drawn(DRAWS) for name, one in images.items()}
     result = {}
     for index, row in enumerate(rows):
         name = row.recipe_id
         cheaper = (other.recipe_id for other in rows[:index] if other.cost < row.cost)
         tie = next((c for c in cheaper if _as_good(figures[c] - figures[name], draws[c] - draws[name])), None)
-        half = _Z * np.nanstd(draws[name], axis=0, ddof=1)
+        half = Z * standard_errors(draws[name])
         (low, low_corrupted), (high, high_corrupted) = (figures[name] - half).tolist(), (figures[name] + half).tolist()
         result[name] = Confidence((low, high), (low_corrupted, high_corrupted), tie)
     return result
 
 
+def standard_errors(drawn: np.ndarray) -> np.ndarray:
+    """Return the standard errors (2,), clean and corrupted, from the values (R, 2) on draws of the images."""
+    return np.array(np.nanstd(drawn, axis=0, ddof=1))
+
+
 def _as_good(difference: np.ndarray, drawn: np.ndarray) -> bool:
     """Return whether neither clean nor corrupted mIoU (2,) is significantly lower, by differences on draws (R, 2)."""
-    return bool((difference + _Z * np.nanstd(drawn, axis=0, ddof=1) >= 0).all())
+    return bool((difference + Z * standard_errors(drawn) >= 0).all())
