@@ -15,6 +15,7 @@ from raycomp.commands import (
     autoscale_demo,
     benchmark,
     choose,
+    doctor,
     export,
     import_model,
     manage,
@@ -24,7 +25,9 @@ from raycomp.commands import (
     search,
     show,
     solve,
+    steer,
     train,
+    trials,
 )
 from raycomp.errors import UserError, logger, one_line, show_log
 from raycomp.jobs.session import INTERRUPTED
@@ -37,7 +40,10 @@ app = typer.Typer(
 _COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
     "From a model to a front": (
         import_model.import_command, show.profile_command, rehearse.rehearse_command, train.train_command,
-        search.search_command, manage.status_command, refine.refine_command,
+        search.search_command, refine.refine_command,
+    ),
+    "A running search": (
+        manage.status_command, trials.trials_command, steer.stop_command, steer.pause_command, steer.resume_command,
     ),
     "Results of a sweep": (
         show.front_command, choose.pick_command, solve.solve_command, show.explain_command, choose.report_command,
@@ -45,7 +51,8 @@ _COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
     ),
     "Other methods": (prune.prune_command, benchmark.benchmark_command),
     "From a recipe to a model": (export.export_command, export.predict_command, export.speed_command),
-    "Maintaining results": (manage.track_command, manage.compact_command),
+    "Maintaining results": (manage.track_command, manage.compact_command, manage.delete_command),
+    "This machine": (doctor.doctor_command, doctor.clean_command),
 }  # fmt: skip
 """Commands by panel of the help; a function is named after its command."""
 for _panel, _commands in _COMMANDS.items():

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -128,6 +129,23 @@ def located(text: str) -> AnyPath:
     if not key:
         raise UserError(f"{without_password(text)}: names no bucket; for example {scheme[1]}://bucket/results")
     return ObjectPath(fs, PurePosixPath(key), scheme[1])
+
+
+def remove_folder(folder: AnyPath, last: str) -> None:
+    """Remove a folder with all files, the one of the name `last` after all others."""
+    if isinstance(folder, Path):
+        for path in folder.iterdir():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            elif path.name != last:
+                path.unlink()
+        shutil.rmtree(folder)
+        return
+    entries = folder.fs.get_file_info(FileSelector(str(folder.key), recursive=True, allow_not_found=True))
+    files = [PurePosixPath(entry.path) for entry in entries if entry.type == FileType.File]
+    for file in sorted(files, key=lambda file: file.name == last):
+        folder.fs.delete_file(str(file))
+    folder.fs.delete_dir(str(folder.key))  # the markers of folders that pyarrow leaves
 
 
 def resolved(path: Path) -> Path:

@@ -17,7 +17,7 @@ from raycomp.errors import UserError
 from raycomp.files import check_outputs, fetched, written
 from raycomp.results import lock
 from raycomp.results.store import Store, sweep_folder
-from raycomp.storage import AnyPath, ObjectPath, located, resolved
+from raycomp.storage import AnyPath, ObjectPath, located, remove_folder, resolved
 from tests.helpers.services import SECRET, s3
 from tests.helpers.trials import CONFIG, ROW
 
@@ -58,6 +58,9 @@ def test_a_path_behaves_like_a_local_one(bucket, tmp_path):
         assert (root / "other.txt").read_text() == "other.txt"
         assert (root / "other.txt").suffix == ".txt"
         (root / "other.txt").unlink()
+        remove_folder(root / "two", last="sweep.yaml")
+        assert not (root / "two").is_dir()
+        assert sorted(path.parent.name for path in root.glob("*/sweep.yaml")) == ["one"]
         (root / "other.txt").unlink(missing_ok=True)
         assert not (root / "other.txt").is_file()
         with pytest.raises(FileNotFoundError):

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import shlex
+import sys
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -40,6 +41,7 @@ def complete_sweep(context: typer.Context, incomplete: str) -> list[str]:
 
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 SweepName = Annotated[str, typer.Argument(help="Name of the sweep.", autocompletion=complete_sweep)]
 Sweep = Annotated[
     str | None, typer.Option(help="Sweep of the recipe, if several have it.", autocompletion=complete_sweep)
@@ -175,6 +177,15 @@ def read_recipe(path: Path) -> Recipe:
         raise UserError(f"{path}: not readable as YAML ({first_line(error)})") from None
     except ValidationError as error:
         raise UserError(f"{path}: {configs.explain(error, Recipe)}") from None
+
+
+def confirmed(question: str, yes: bool, as_json: bool) -> bool:
+    """Return whether to go on: with --yes, or after the answer yes; raise a UserError where nobody can answer."""
+    if yes:
+        return True
+    if as_json or not sys.stdin.isatty():
+        raise UserError(f"{question} Nobody can answer here; --yes does")
+    return typer.confirm(question)
 
 
 def print_json(value: Any) -> None:

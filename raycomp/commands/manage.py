@@ -1,16 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`raycomp status | track | compact`: show sweeps, and maintain their MLflow runs and files."""
+"""`raycomp status | track | compact | delete`: show sweeps, and maintain their MLflow runs and files."""
 
 from typing import Annotated
 
 import typer
 
-from raycomp.commands.inputs import Json, Results, SweepName, Tracking, complete_sweep, print_json
+from raycomp.commands.inputs import Json, Results, SweepName, Tracking, Yes, complete_sweep, confirmed, print_json
 from raycomp.errors import UserError, first_line, logger, without_password
 from raycomp.report import tables
 from raycomp.report.status import Status, status_of
 from raycomp.results.query import class_names, final_front, front_volume, refined_front
 from raycomp.results.store import Store, sweep_folder
+from raycomp.results.tracking import tracking_uri
 from raycomp.storage import located
 
 
@@ -48,7 +49,7 @@ def track_command(
     """Check that MLflow has every row of a sweep; --backfill adds rows missed while a server was down."""
     store = Store(sweep_folder(results, sweep))
     config, rows = store.config(), store.rows()
-    from raycomp.results.tracking import Tracker, tracking_uri
+    from raycomp.results.tracking import Tracker
 
     problems = list[str]()
     uri = tracking_uri(tracking, results)
@@ -75,6 +76,56 @@ def track_command(
     if missing:
         message = f"{len(missing)} of {len(rows)} rows added" if backfill else f"{message}; --backfill adds the rest"
     tables.say(f"MLflow at {shown}: {message}")
+
+
+def delete_command(
+    sweep: SweepName,
+    yes: Yes = False,
+    keep_runs: Annotated[bool, typer.Option("--keep-runs", help="Leave its runs in MLflow.")] = False,
+    tracking: Tracking = None,
+    study: Annotated[str | None, typer.Option(help="Optuna's storage, if it is not in the sweep's folder.")] = None,
+    results: Results = "results",
+    as_json: Json = False,
+) -> None:
+    """Delete a sweep: its folder with rows, models, page and study, and its runs in MLflow, after a question."""
+    store = Store(sweep_folder(results, sweep))
+    config, count = store.config(), len(store.rows())
+    if not confirmed(f"Delete {store.folder} with {count} rows, and its runs in MLflow?", yes, as_json):
+        raise typer.Exit(1)
+    store.lock.take()  # before its runs, lest a running job logs more
+    try:
+        runs = 0 if keep_runs else _delete_runs(store, tracking_uri(tracking, results))
+        if study is not None:
+            _delete_study(study, config.name)
+        store.delete()
+    finally:
+        store.lock.drop()
+    if as_json:
+        print_json({"sweep": sweep, "rows": count, "runs": runs})
+    else:
+        tables.say(f"{store.folder}: deleted, with {count} rows and {runs} runs in MLflow")
+
+
+def _delete_runs(store: Store, uri: str) -> int:
+    from raycomp.results.tracking import Tracker
+
+    try:
+        return Tracker(uri, store.folder, store.config(), [], lambda line: tables.say(line, aside=True)).delete()
+    except Exception as error:  # servers and databases raise many types
+        logger.debug("asking MLflow", exc_info=True)
+        reason = without_password(f"MLflow at {uri}: {first_line(error)}")
+        raise UserError(f"{reason}; the sweep is kept; --keep-runs deletes the rest") from None
+
+
+def _delete_study(uri: str, name: str) -> None:
+    from raycomp.search.study_replica import delete_study
+
+    try:
+        delete_study(uri, name)
+    except Exception as error:
+        logger.debug("asking Optuna", exc_info=True)
+        reason = without_password(f"--study {uri}: {first_line(error)}")
+        raise UserError(f"{reason}; the sweep is kept; without --study the rest is deleted") from None
 
 
 def compact_command(sweep: SweepName, results: Results = "results", as_json: Json = False) -> None:

@@ -70,7 +70,7 @@ def search(session: Session, study: str | None) -> tuple[SweepView, bool]:
                     replica.log(row)
                 progress.row(row)
 
-            run_sweep(context, samples, session.store, proposer, on_row)
+            run_sweep(context, samples, session.store, proposer, on_row, on_request=progress.request)
         view = _finish(session, proposer.finished, replicas[1:])
     _print(session, view)
     tracker.attach([session.folder / "sweep.yaml", *_draw(session, view, proposer.trials_done)])

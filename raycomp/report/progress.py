@@ -15,7 +15,14 @@ from raycomp.report.figures import duration
 from raycomp.results.pareto import front, hypervolume
 from raycomp.results.query import counted
 from raycomp.results.row import Row
+from raycomp.results.steering import Request
 from raycomp.search.proposer import Proposer
+
+_REQUESTS: dict[Request, str] = {
+    "": "going on",
+    "pause": "paused: no more trials start until raycomp resume",
+    "stop": "stopping: the running trials end, and no more start",
+}
 
 
 class SweepProgress:
@@ -59,6 +66,12 @@ class SweepProgress:
         if row.status == "failed":
             self._console.print(f"trial {row.recipe_id} failed: {row.error}", markup=False, style="red")
         self.say(self._line(row))
+
+    def request(self, request: Request) -> None:
+        """Show what was asked of the sweep."""
+        if not request:
+            self._stage = ""  # the time of the pause says nothing about the pace
+        self.say(_REQUESTS[request])
 
     def say(self, line: str) -> None:
         """Show a line; in a terminal it replaces the last one."""

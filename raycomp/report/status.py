@@ -15,7 +15,7 @@ class Status:
 
     sweep: str
     state: str
-    """running, finished, or interrupted; the same command resumes an interrupted sweep."""
+    """running, paused, stopping, finished, or interrupted; the same command resumes an interrupted sweep."""
     trials: int
     wanted: int
     failed: int
@@ -35,9 +35,10 @@ def status_of(store: Store) -> Status:
     ends = [end for row in view.rows if (end := row.ended) is not None]
     planned = view.config.search.trials
     measured = len(view.trials) >= planned and len(full) > 1  # older sweeps are not marked as finished
+    running = {"": "running", "pause": "paused", "stop": "stopping"}[store.steering.request()]
     return Status(
         sweep=view.name,
-        state="running" if writer else "finished" if store.is_finished or measured else "interrupted",
+        state=running if writer else "finished" if store.is_finished or measured else "interrupted",
         trials=len(view.trials),
         wanted=planned,
         failed=sum(row.status == "failed" for row in view.rows),

@@ -65,6 +65,7 @@ class Row:
     recovery_steps: Annotated[int, "fine-tuning steps after compression"] = 0
     status: Annotated[str, "complete, failed, or stopped (early: it could not reach the front)"]
     error: Annotated[str, "error message; empty when complete"] = ""
+    traceback: Annotated[str, "where a failed trial raised its error; empty if its worker died"] = ""
     recipe_id: Annotated[str, "hash of the canonical recipe"]
     recipe_json: Annotated[str, "the canonical recipe"] = ""
     family: Annotated[

@@ -25,7 +25,8 @@ from raycomp.files import write_bytes
 from raycomp.renamed import COLUMNS, renamed_fields
 from raycomp.results.lock import Lock
 from raycomp.results.row import SCHEMA, Row, rows_of, searched, table_of
-from raycomp.storage import AnyPath, located
+from raycomp.results.steering import Steering
+from raycomp.storage import AnyPath, located, remove_folder
 
 _CONFIG = "sweep.yaml"
 _TRIALS = "trials"
@@ -53,7 +54,7 @@ class Store:
 
     def __init__(self, folder: AnyPath) -> None:
         self.folder = folder
-        self.lock = Lock(folder)
+        self.lock, self.steering = Lock(folder), Steering(folder)
         self._warned_of_columns, self._warned_of_fields = False, False
 
     def check(self, config: SweepConfig) -> None:
@@ -81,6 +82,7 @@ class Store:
             text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
             write_bytes(self.folder / _CONFIG, text.encode())
             (self.folder / _FINISHED).unlink(missing_ok=True)
+            self.steering.ask("")
 
     def finish(self) -> None:
         """Mark the sweep as finished until it is opened again; raises what `write` raises."""
@@ -162,6 +164,18 @@ class Store:
         finally:
             self.lock.drop()
         return len(replaced)
+
+    def delete(self) -> None:
+        """Delete the folder with all files, the settings last, so that an interrupted deletion can be repeated.
+
+        Raise a UserError if a job is writing to it, or it is not writable.
+        """
+        self.lock.take()
+        try:
+            with self._writing():
+                remove_folder(self.folder, last=_CONFIG)
+        finally:
+            self.lock.drop()
 
     def _path(self, name: str) -> AnyPath:
         if not _FILE_NAME.fullmatch(name):  # a row from elsewhere must not be written outside the folder

@@ -105,6 +105,16 @@ class Tracker(Replica):
         self._find()
         return [row for row in rows if not self._is_logged(row)]
 
+    def delete(self) -> int:
+        """Delete the sweep's runs, which MLflow keeps until `mlflow gc`; return how many."""
+        self._find()
+        if not self._parent:
+            return 0
+        runs = [run.info.run_id for run in self._pages(self._of_parent)] + [self._parent]
+        for run in runs:  # the parent last, so that an interrupted deletion finds the rest
+            self._client.delete_run(run)
+        return len(runs)
+
     def connect(self) -> None:
         """Find or create the experiment and the parent run, and look up its children."""
         if (file := experiment.sqlite_file(self._uri)) is None:

@@ -6,6 +6,7 @@ Rows are frozen: `described` creates one, the other functions return a copy with
 
 import json
 import platform
+import traceback
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -27,7 +28,7 @@ from raycomp.results.row import Row
 from raycomp.search.proposal import Proposal
 
 _LIBRARIES = ("raycomp", "torch", "timm", "numpy", "ray", "optuna", "imagecorruptions", "scikit-image", "opencv-python")
-_MAX_ERROR = 2000  # characters
+_MAX_ERROR, _MAX_TRACEBACK = 2000, 8000  # characters
 
 
 def described(context: SweepContext, proposal: Proposal) -> Row:
@@ -118,6 +119,8 @@ def failed(row: Row, error: Exception | str) -> Row:
     """Return the row of a recipe that could not be measured."""
     if isinstance(error, Exception):
         logger.debug("recipe %s", row.recipe_id, exc_info=error)
+        lines = "".join(traceback.format_exception(error))
+        row = replace(row, traceback=lines[-_MAX_TRACEBACK:])
     text = error if isinstance(error, str) else f"{type(error).__name__}: {error}"
     return replace(row, status="failed", error=text[:_MAX_ERROR])
 

@@ -9,6 +9,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import optuna
@@ -36,6 +37,12 @@ def study_uri(given: str | None, folder: AnyPath) -> str | None:
     if given is not None:
         return given
     return f"{_JOURNAL}{(folder / 'study.journal').resolve()}" if isinstance(folder, Path) else None
+
+
+def delete_study(uri: str, name: str) -> None:
+    """Delete a study from a database, or from a journal file; one that is not there is no error."""
+    with suppress(KeyError):
+        optuna.delete_study(study_name=name, storage=_opened(uri))
 
 
 class StudyReplica(Replica):
@@ -80,17 +87,23 @@ class StudyReplica(Replica):
 
     def _storage(self) -> BaseStorage:
         if not self._uri.startswith(_JOURNAL):
-            return RDBStorage(self._uri)
+            return _opened(self._uri)
         file = Path(self._uri.removeprefix(_JOURNAL))
         _unlock(file, self._warn)
         try:
             if file.exists() and _is_torn(file):  # Optuna would append to the last line and then read no further
                 raise ValueError("its last line is torn")
-            return JournalStorage(JournalFileBackend(str(file)))
+            return _opened(self._uri)
         except (AttributeError, LookupError, TypeError, ValueError) as error:  # raised while reading its lines
             aside = put_aside(file)
             self._warn(f"{file} was broken ({first_line(error)}): moved to {aside.name}, starting a new one")
-            return JournalStorage(JournalFileBackend(str(file)))
+            return _opened(self._uri)
+
+
+def _opened(uri: str) -> BaseStorage:
+    if uri.startswith(_JOURNAL):
+        return JournalStorage(JournalFileBackend(uri.removeprefix(_JOURNAL)))
+    return RDBStorage(uri)
 
 
 def _is_torn(file: Path) -> bool:

@@ -18,6 +18,7 @@ from raycomp.data.samples import Samples
 from raycomp.errors import UserError
 from raycomp.results.query import check_measured
 from raycomp.results.row import Row
+from raycomp.results.steering import Request
 from raycomp.results.store import Store
 from raycomp.search.proposal import Proposal, Source
 from raycomp.search.rows import described, failed, git_commit
@@ -74,13 +75,15 @@ def run_sweep(
     proposer: Source,
     on_row: Callable[[Row], None],
     trial: type[tune.Trainable] = Trial,
+    on_request: Callable[[Request], None] = lambda _: None,
 ) -> None:
-    """Run trials until the proposer is finished or the sweep is interrupted. Call `connection.connect` first.
+    """Run trials until the proposer is finished or the sweep is stopped. Call `connection.connect` first.
 
     Args:
         samples: Training images for the recovery; None makes each worker open the training split.
         on_row: Called in the driver with each finished row, complete or failed.
         trial: The actor class that measures and writes rows to the store.
+        on_request: Called in the driver when someone asks the sweep to stop, to pause, or to go on.
 
     Raises:
         UserError: If a row cannot be written, another job takes over the folder, or the dense model cannot be measured.
@@ -88,7 +91,7 @@ def run_sweep(
     config = context.config
     parameters = {"context": context, "samples": samples, "folder": store.folder.resolve(), "commit": git_commit()}
     resources = {name.lower(): amount for name, amount in trial_resources(config).items()}  # Tune's names
-    searcher = _Searcher(proposer, store, context, on_row)
+    searcher = _Searcher(proposer, store, context, on_row, on_request)
     with tempfile.TemporaryDirectory(prefix="raycomp-tune-") as scratch:
         tuner = tune.Tuner(
             tune.with_resources(tune.with_parameters(trial, **parameters), resources),
@@ -110,9 +113,18 @@ def run_sweep(
 class _Searcher(Searcher):
     """Tune's view of the proposer."""
 
-    def __init__(self, proposer: Source, store: Store, context: SweepContext, on_row: Callable[[Row], None]) -> None:
+    def __init__(
+        self,
+        proposer: Source,
+        store: Store,
+        context: SweepContext,
+        on_row: Callable[[Row], None],
+        on_request: Callable[[Request], None],
+    ) -> None:
         super().__init__()
         self._proposer, self._store, self._context, self._on_row = proposer, store, context, on_row
+        self._on_request = on_request
+        self._request: Request = ""
         self._running: dict[str, Proposal] = {}
         self._deaths: Counter[tuple[str, str]] = Counter()
         self._retries: deque[Proposal] = deque()
@@ -128,13 +140,22 @@ class _Searcher(Searcher):
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
         if self._store.lock.lost():
             self.problem = f"results folder {self._store.folder}: another job has taken it over"
-        if self.problem:
+        self._look_at_request()
+        if self.problem or self._request == "stop":
             return Searcher.FINISHED
+        if self._request == "pause":
+            return None
         proposal = self._retries.popleft() if self._retries else self._proposer.next()
         if proposal is None:
             return Searcher.FINISHED if self._proposer.finished else None
         self._running[trial_id] = proposal
         return {"proposal": proposal}
+
+    def _look_at_request(self) -> None:
+        """Report a new request, and heed it from now on. A stop cannot be withdrawn, as Tune asks no more."""
+        if (request := self._store.steering.request()) != self._request:
+            self._request = request
+            self._on_request(request)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Keep a worker's last message: out of memory, or a device that no longer computes."""

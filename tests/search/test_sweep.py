@@ -27,10 +27,13 @@ class Kept:
     """A store that holds what a trial is to have written."""
 
     def __init__(self):
-        self.lock, self.held = self, {}
+        self.lock, self.steering, self.held = self, self, {}
 
     def lost(self):
         return False
+
+    def request(self):
+        return ""
 
     def read(self, stage, recipe_id):
         return self.held[stage, recipe_id]
@@ -49,7 +52,7 @@ def test_without_the_dense_model_no_more_trials_are_proposed(origin, status, pro
     second = Proposal(1, "search", "baseline", "", dense(TINY).model_copy(update={"embed": 16}))
     store, told = Kept(), []
     store.held[first.key] = fake_row(TINY, first, status)
-    searcher = _Searcher(One([first, second]), store, None, told.append)  # type: ignore[arg-type]
+    searcher = _Searcher(One([first, second]), store, None, told.append, print)  # type: ignore[arg-type]
     assert searcher.suggest("a") == {"proposal": first}
     searcher.on_trial_complete("a", {"done": True})
     assert searcher.problem == problem

@@ -3,6 +3,7 @@
 
 import os
 from dataclasses import replace
+from threading import Timer
 
 import pytest
 import ray
@@ -13,6 +14,7 @@ from raycomp.context.calibration import score
 from raycomp.errors import UserError
 from raycomp.recipe import dense
 from raycomp.refine.rerank import ProposalList
+from raycomp.results import steering
 from raycomp.results.store import Store
 from raycomp.search import sweep
 from raycomp.search.proposal import Proposal
@@ -50,8 +52,8 @@ class Losing(sweep.Trial):
         return replace(described(context, proposal), status="complete", error="")
 
 
-def measured(context, folder, losses, **search):
-    """A sweep by one worker of recipes whose workers are lost so often: its rows by number, and who ran what."""
+def sweep_of(context, folder, losses, **search):
+    """The context, store and source of a sweep by one worker of recipes whose workers are lost so often."""
     proposals = [
         Proposal(number, "full", "reference" if number == 0 else "baseline", str(times), recipe)
         for number, times in enumerate(losses)
@@ -60,7 +62,12 @@ def measured(context, folder, losses, **search):
     own = replace(context, config=context.config.changed("search", workers=1, gpus_per_trial=0, **search))
     store = Store(folder)
     store.open(own.config)
-    source = ProposalList(proposals, [])
+    return own, store, ProposalList(proposals, [])
+
+
+def measured(context, folder, losses, **search):
+    """Run such a sweep: its rows by number, and who ran what."""
+    own, store, source = sweep_of(context, folder, losses, **search)
     run_sweep(own, None, store, source, lambda row: None, Losing)
     assert source.finished
     return {row.number: row for row in source.rows.values()}, (folder / "marks").read_text().splitlines()
@@ -78,6 +85,34 @@ def test_a_worker_that_loses_its_device_ends_and_another_takes_the_trial(context
     assert [number for number, _ in ran].count("3") == 3
     losses = [pid for number, pid in ran if number == "3"] + [next(pid for number, pid in ran if number == "1")]
     assert len(set(losses)) == 4, "a worker went on after it lost its device"
+
+
+def test_a_sweep_pauses_goes_on_and_stops_when_asked(context, tmp_path, monkeypatch):
+    monkeypatch.setattr(steering, "_EVERY", 0.0)
+    own, store, source = sweep_of(context, tmp_path, (0,) * 6)
+    seen = []
+
+    def on_row(row):
+        if row.number == 1:
+            store.steering.ask("pause")
+        if row.number == 3:
+            store.steering.ask("stop")
+
+    def on_request(request):
+        seen.append((request, len(source.rows)))
+        if request == "pause":
+            Timer(2, store.steering.ask, [""]).start()
+
+    run_sweep(own, None, store, source, on_row, Losing, on_request)
+    assert seen == [("pause", 2), ("", 2), ("stop", 4)]
+    assert not source.finished
+    assert len(store.rows()) == 4
+    store.lock.drop()
+    again = Store(tmp_path)
+    again.open(own.config)
+    run_sweep(own, None, again, source, lambda row: None, Losing)
+    assert source.finished
+    assert len(again.rows()) == 6
 
 
 def test_saliency_by_a_worker_is_that_of_the_driver(tmp_path, monkeypatch):

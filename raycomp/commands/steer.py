@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`raycomp stop | pause | resume`: steer a running search. It looks at the request every second."""
+
+from raycomp.commands.inputs import Json, Results, SweepName, print_json
+from raycomp.errors import UserError
+from raycomp.report import tables
+from raycomp.results.steering import Request
+from raycomp.results.store import Store, sweep_folder
+
+
+def stop_command(sweep: SweepName, results: Results = "results", as_json: Json = False) -> None:
+    """End a running search after the trials that run; the same command of `raycomp search` resumes it."""
+    _ask(
+        sweep, results, "stop", "ends after the trials that run; the same command of raycomp search resumes it", as_json
+    )
+
+
+def pause_command(sweep: SweepName, results: Results = "results", as_json: Json = False) -> None:
+    """Let a running search start no more trials until `raycomp resume`."""
+    _ask(sweep, results, "pause", f"starts no more trials; raycomp resume {sweep} lets it go on", as_json)
+
+
+def resume_command(sweep: SweepName, results: Results = "results", as_json: Json = False) -> None:
+    """Let a paused search go on."""
+    _ask(sweep, results, "", "goes on", as_json)
+
+
+def _ask(sweep: str, results: str, request: Request, effect: str, as_json: bool) -> None:
+    store = Store(sweep_folder(results, sweep))
+    store.config()
+    name = request or "resume"
+    if not (holder := store.lock.holder()):
+        advice = "the same command of raycomp search resumes it" if name == "resume" else f"there is nothing to {name}"
+        raise UserError(f"{sweep}: no search is running; {advice}")
+    if store.is_finished:
+        raise UserError(f"{sweep}: its search has finished, and {holder} does other work; Ctrl-C ends that")
+    if not request and store.steering.request() != "pause":
+        raise UserError(f"{sweep}: not paused")
+    store.steering.ask(request)
+    if as_json:
+        print_json({"sweep": sweep, "asked": name, "process": holder})
+    else:
+        tables.say(f"{sweep}: {holder} {effect}")
