@@ -5,10 +5,19 @@ Reading order: recipe.py (what to build), flops.py (its cost), compress/ (buildi
 evaluate/measure.py (measuring it), search/proposer.py (what to try next), search/sweep.py.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from raycomp.models.segmenter import Segmenter
+    from raycomp.notebook import Sweep as Sweep
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Sweep":
+        from raycomp.notebook import Sweep  # which needs pyarrow
+
+        return Sweep
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def load(path: str) -> "Segmenter":
