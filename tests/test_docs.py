@@ -23,7 +23,9 @@ from raycomp.deploy.bundle import PROGRAM
 from raycomp.merging import ToMe
 from raycomp.models import checkpoints
 from raycomp.recipe import dense
+from raycomp.results.store import Store
 from tests.helpers.documents import PAGES, ROOT, blocks, commands, name, prose
+from tests.helpers.sweep_views import sweep_view
 
 _INLINE = re.compile(r"`((?:raycomp|python) [^`]+)`")
 _LINK = re.compile(r"\]\((?!http)([^)#\s]*)(?:#([^)]+))?\)")
@@ -177,8 +179,13 @@ def test_reference_pages_are_rendered_from_the_code(monkeypatch):
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory) -> Path:
-    """A folder with the model and the image that the documents' Python opens."""
+    """A folder with the model, the image and the sweep that the documents' Python opens."""
     place = tmp_path_factory.mktemp("documents")
+    store, view = Store(place / "results" / "streetscenes_vit_micro"), sweep_view()
+    store.open(view.config)
+    for row in view.rows:
+        store.write(row)
+    store.lock.drop()
     config = load(ROOT / "search_spaces" / "streetscenes_vit_micro.yaml")
     model = checkpoints.load(checkpoints.locate(config.model.elastic))
     recipe = dense(model.shape).model_copy(update={"merge": ToMe(ratios=(0.1,) * model.shape.depth)})
@@ -201,6 +208,9 @@ def test_python_in_the_documents_runs(page, block, exported, monkeypatch):
     if "labels" in held:
         assert held["labels"].shape == (128, 128)
         assert len(np.unique(held["labels"].numpy())) > 3
+    if "front" in held:
+        assert list(held["front"].index) == [row.recipe_id for row in sweep_view().front]
+        assert held["best"] in held["front"].index
     if "cost" in held:
         assert f"{held['profile'](held['shape'], held['full']).gflops:.4f}" == "0.6295"
 
