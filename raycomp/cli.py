@@ -28,6 +28,7 @@ from raycomp.commands import (
     steer,
     train,
     trials,
+    watch,
 )
 from raycomp.errors import UserError, logger, one_line, show_log
 from raycomp.jobs.session import INTERRUPTED
@@ -43,7 +44,8 @@ _COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
         search.search_command, refine.refine_command,
     ),
     "A running search": (
-        manage.status_command, trials.trials_command, steer.stop_command, steer.pause_command, steer.resume_command,
+        manage.status_command, watch.watch_command, trials.trials_command, steer.stop_command, steer.pause_command,
+        steer.resume_command,
     ),
     "Results of a sweep": (
         show.front_command, choose.pick_command, solve.solve_command, show.explain_command, choose.report_command,

@@ -161,7 +161,7 @@ def compare_command(sweeps: Sweeps, results: Results = "results", as_json: Json 
     views = [SweepView.read(Store(sweep_folder(results, name))) for name in sweeps]
     if as_json:
         shares = views[0].config.search.shares(views[0].share)
-        print_json([{"sweep": one.name, "trials": len(one.trials), "hypervolume": one.hypervolume(),
+        print_json([{"sweep": one.name, "trials": one.spent, "hypervolume": one.hypervolume(),
                      "stage": one.stage, "front": one.front, "difference": difference(views[0], one),
                      "budgets": at_budgets(one.rows, shares, one.share)}
                     for one in views])  # fmt: skip

@@ -4,6 +4,7 @@
 from dataclasses import dataclass
 from datetime import datetime
 
+from raycomp.report.pace import seconds_left, workers
 from raycomp.report.sweep_view import SweepView
 from raycomp.results.query import completed
 from raycomp.results.store import Store
@@ -26,24 +27,30 @@ class Status:
     """End of the latest row's trial."""
     writer: str
     """Process that writes to it; empty if none does."""
+    workers: int
+    """Trials that ran at once, by the latest rows."""
+    left: float | None
+    """Seconds until it ends, at the pace of the latest rows; None if it does not run, or too few rows tell."""
 
 
-def status_of(store: Store) -> Status:
-    """Read the status of a sweep; raise a UserError if the folder holds none."""
-    view, writer = SweepView.read(store), store.lock.holder()
+def status_of(store: Store, view: SweepView | None = None) -> Status:
+    """Read the status of a sweep, or take its rows from `view`; raise a UserError if the folder holds none."""
+    view, writer = view or SweepView.read(store), store.lock.holder()
     full = completed(view.rows, "full")
     ends = [end for row in view.rows if (end := row.ended) is not None]
     planned = view.config.search.trials
-    measured = len(view.trials) >= planned and len(full) > 1  # older sweeps are not marked as finished
+    measured = view.spent >= planned and len(full) > 1  # older sweeps are not marked as finished
     running = {"": "running", "pause": "paused", "stop": "stopping"}[store.steering.request()]
     return Status(
         sweep=view.name,
         state=running if writer else "finished" if store.is_finished or measured else "interrupted",
-        trials=len(view.trials),
+        trials=view.spent,
         wanted=planned,
         failed=sum(row.status == "failed" for row in view.rows),
         full=len(full),
         front=len(view.front),
         last=max(ends, default=None),
         writer=writer,
+        workers=workers(view.rows),
+        left=seconds_left(view.config, view.rows) if writer and running == "running" else None,
     )

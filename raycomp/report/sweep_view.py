@@ -11,6 +11,7 @@ from raycomp.results.pareto import front, hypervolume
 from raycomp.results.query import budget_share, completed, dense_row, final_front, final_stage
 from raycomp.results.row import Row
 from raycomp.results.store import Store
+from raycomp.search.schedule import trials_spent
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,11 @@ class SweepView:
         """Rows of the search stage without the dense model, in proposal order."""
         rows = [row for row in self.rows if row.stage == "search" and row.origin != "reference"]
         return sorted(rows, key=lambda row: row.number)
+
+    @property
+    def spent(self) -> int:
+        """Trials that the rows count as, rounded; see `trials_spent`."""
+        return round(trials_spent(self.config, self.rows))
 
     @cached_property
     def comparisons(self) -> list[Comparison]:

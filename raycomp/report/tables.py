@@ -222,7 +222,7 @@ def sweeps_table(sweeps: "Sequence[SweepView]") -> FittedTable:
     table = FittedTable(title, [Column("sweep", text=True), *numbers, *best_at])
     for sweep in sweeps:
         best = at_budgets(sweep.rows, shares, sweep.share)
-        counts = len(sweep.trials), origins(sweep.rows).proposed, len(sweep.front)
+        counts = sweep.spent, origins(sweep.rows).proposed, len(sweep.front)
         volume = "" if (value := sweep.hypervolume()) is None else f"{value:.4f}"
         table.add_row(sweep.name, *map(str, counts), volume, *(_both(at.best) for at in best))
     return table
@@ -231,13 +231,15 @@ def sweeps_table(sweeps: "Sequence[SweepView]") -> FittedTable:
 def status_table(statuses: "Sequence[Status]") -> FittedTable:
     """Return the sweeps of a results folder and their status."""
     numbers = [Column(name, under="trials") for name in ("trials", "failed", "full set", "on the front")]
-    columns = [Column("sweep", text=True), Column("state", text=True), *numbers, Column("last row", under="state")]
+    moments = Column("time left", under="state"), Column("last row", under="state")
+    columns = [Column("sweep", text=True), Column("state", text=True), *numbers, *moments]
     table = FittedTable("Sweeps, most recently written first", [*columns, Column("by", text=True, under="state")])
     for s in statuses:
         last = "" if s.last is None else moment(s.last)
         searched = f"{s.trials}/{s.wanted}" if s.trials or not s.full else ""  # else a re-ranked sweep without a search
         counts = searched, str(s.failed or ""), str(s.full or ""), str(s.front or "")
-        table.add_row(s.sweep, s.state, *counts, last, s.writer)
+        left = "" if s.left is None else duration(s.left)
+        table.add_row(s.sweep, s.state, *counts, left, last, s.writer)
     return table
 
 

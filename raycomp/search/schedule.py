@@ -6,11 +6,12 @@ of the search, are the best recipes that the model knows at each share. They alt
 learns from its solutions.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from raycomp.config import SweepConfig
 from raycomp.data.corruptions import TYPES
+from raycomp.results.row import Row
 from raycomp.settings.evaluation import StageConfig
 
 _ROUNDS = 2
@@ -33,6 +34,13 @@ def probe_trials(config: SweepConfig) -> float | None:
     if first is None or config.recovery.mode not in ("none", "elastic"):
         return None
     return stage_images(first) / stage_images(config.evaluation.search)
+
+
+def trials_spent(config: SweepConfig, rows: Iterable[Row]) -> float:
+    """Return the trials that rows count as: a probe as a part of one, the dense model and the full set as none."""
+    probe = (probe_trials(config) if config.search.sampler == "additive" else None) or 1.0
+    weights = {"search": 1.0, "probe": probe}
+    return sum(weights.get(row.stage, 0.0) for row in rows if not row.is_dense)
 
 
 @dataclass(frozen=True, slots=True)

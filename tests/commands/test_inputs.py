@@ -71,7 +71,7 @@ def test_what_is_not_there_or_not_unique_is_said(tmp_path):
 def test_every_command_that_answers_speaks_json():
     commands = typer.main.get_group(app).commands
     without = {name for name, command in commands.items() if not any("--json" in p.opts for p in command.params)}
-    assert without == {"train", "refine", "prune", "benchmark", "autoscale-demo"}, "only jobs may do without"
+    assert without == {"train", "refine", "prune", "benchmark", "watch", "autoscale-demo"}, "only jobs may do without"
 
 
 def test_lists_of_numbers_and_names():

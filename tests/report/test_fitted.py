@@ -34,7 +34,7 @@ OF, CLASSES = origins(SWEEP.rows), {f"traffic sign {i}": i % 2 for i in range(12
 SHAPE = deit_base_distilled((512, 512), 150)
 WHOLE = profile(SHAPE, dense(SHAPE), (512, 512))
 STATUS = Status(
-    SWEEP.name, "interrupted", 11200, 11200, 30, 25, 12, datetime(2026, 11, 1, tzinfo=UTC), "process 1 on a"
+    SWEEP.name, "interrupted", 11200, 11200, 30, 25, 12, datetime(2026, 11, 1, tzinfo=UTC), "process 1 on a", 2, 5000.0
 )
 SPEED = Speed("249f3edd1668", "onnxruntime", 4096, 1234.5, 12345.67, 12345.6, saved=12.34, gained=0.91)
 FIGURES = PrecisionFigures(

@@ -2,7 +2,6 @@
 """The page of a sweep: in a real browser it draws, sorts, links and complains of nothing."""
 
 import re
-import shutil
 from dataclasses import replace
 
 import pytest
@@ -11,18 +10,6 @@ from raycomp.report.page.sweep_page import write_sweep_page
 from raycomp.report.sweep_view import SweepView
 from raycomp.results.query import agreement
 from tests.helpers.sweep_views import CLASSES, sweep_view
-
-
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api")
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if chromium is None:
-        pytest.skip("no Chromium here (Debian: apt-get install chromium)")
-    with playwright.sync_playwright() as running:
-        started = running.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        yield started
-        started.close()
 
 
 def opened(browser, path, width=1280):

@@ -38,13 +38,24 @@ _TOLERANCES = (1, 2, 5)  # points of mIoU lost against dense for which the cheap
 
 def write_sweep_page(sweeps: Sequence[SweepView], path: AnyPath) -> None:
     """Write the page of the first sweep, and compare the other sweeps with it."""
+    page = sweep_page(sweeps)
+    with written(path) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+
+
+def sweep_page(sweeps: Sequence[SweepView], live: str = "") -> str:
+    """Return the page of the first sweep, compared with the others.
+
+    Args:
+        live: For a page that `raycomp watch` serves, the version of its rows; the page then follows the sweep.
+    """
     sweep = sweeps[0]
     figures = {"front": front_figure(sweep)}
     if any(one.hypervolumes for one in sweeps):
         figures["history"] = history_figure(sweeps)
     if sweep.dense is not None:
         figures["paper"] = beside_paper_figure(sweep)
-    if shares := importance(sweep):
+    if not live and (shares := importance(sweep)):  # seconds, too long for a page that is drawn again and again
         figures["importance"] = importance_figure(shares)
     if len(sweeps) > 1:
         figures["fronts"] = fronts_figure(sweeps)
@@ -56,7 +67,8 @@ def write_sweep_page(sweeps: Sequence[SweepView], path: AnyPath) -> None:
         "rank": rank_text,
         "share": lambda row: f"{100 * row.cost_share:.1f} %",
     }
-    page = environment.get_template("sweep.html").render(
+    return environment.get_template("sweep.html").render(
+        live=live,
         sweep=sweep,
         objectives=objectives.measured(),
         shorts=objectives.shorts(),
@@ -76,11 +88,9 @@ def write_sweep_page(sweeps: Sequence[SweepView], path: AnyPath) -> None:
         differences=[difference(sweep, other) for other in sweeps],
         correlations=[{}] + [agreement(sweep.rows, other.rows) for other in sweeps[1:]],
         data=Markup(json.dumps(data).replace("<", "\\u003c")),  # noqa: S704  JSON in which no tag or comment can begin
-        plotly=Markup(get_plotlyjs()),  # noqa: S704
+        plotly=None if live else Markup(get_plotlyjs()),  # noqa: S704
         written=moment(datetime.now(UTC)),
     )
-    with written(path) as temporary:
-        temporary.write_text(page, encoding="utf-8")
 
 
 def _plain(figures: Mapping[str, go.Figure]) -> dict[str, Any]:
@@ -169,8 +179,11 @@ def _origin(sweep: SweepView) -> list[tuple[str, str]]:
     """Return where the recipes come from: this sweep's search, or that of another sweep."""
     search, statuses = sweep.config.search, Counter(row.status for row in sweep.trials)
     recipes = {row.recipe_id for row in sweep.rows if row.origin != "reference"}
-    if recipes and not sweep.trials:
+    if recipes and not sweep.spent:
         return [("Re-ranked", f"{len(recipes)} recipes from another sweep's search")]
-    counts = ", ".join(f"{count} {status}" for status, count in statuses.items()) or "none"
-    trials = [("Trials", f"{counts} of {search.trials}"), ("Origins", str(origins(sweep.rows)))]
+    probes = sum(row.stage == "probe" for row in sweep.rows)
+    counts = ", ".join(f"{count} {status}" for status, count in statuses.items())
+    parts = [f"{probes} probes on few images"] * bool(probes) + [f"on all images of the search {counts}"] * bool(counts)
+    trials = [("Trials", f"{sweep.spent} of {search.trials}" + (f": {'; '.join(parts)}" if parts else ""))]
+    trials.append(("Origins", str(origins(sweep.rows))))
     return [*trials, ("Sampler, seed", f"{search.sampler}, {search.seed}")]
