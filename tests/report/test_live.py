@@ -64,6 +64,11 @@ def test_it_follows_a_sweep_to_its_end(store):
         assert all(row.recipe_id in page for row in sweep_view().front)
 
 
+def shown(page, start):
+    """Wait until the line of the page starts so."""
+    page.wait_for_function(f"document.querySelector('#live span').textContent.startsWith('{start}')", timeout=60_000)
+
+
 @pytest.mark.slow
 def test_a_browser_shows_new_rows_and_keeps_the_recipe(browser, store):
     page, problems = browser.new_page(), []
@@ -72,16 +77,14 @@ def test_a_browser_shows_new_rows_and_keeps_the_recipe(browser, store):
         page.goto(f"http://localhost:{port}/")
         before = page.locator("#live").get_attribute("data-version")
         assert page.locator("[data-figure=front] .main-svg").count() > 0
-        page.wait_for_function("document.querySelector('#live span').textContent.startsWith('running: trial 14/30')")
+        shown(page, "running: trial 14/30")
         chosen = page.locator("#front-table tbody tr").last.get_attribute("data-recipe")
         page.locator("#recipe select").select_option(chosen)
         store.write(sweep_view().rows[15])
         page.wait_for_function(f"document.querySelector('#live').dataset.version !== '{before}'", timeout=60_000)
-        page.wait_for_function("document.querySelector('#live span').textContent.startsWith('running: trial 15/30')")
+        shown(page, "running: trial 15/30")
         assert page.locator("#recipe select").input_value() == chosen
-    page.wait_for_function(
-        "document.querySelector('#live span').textContent.startsWith('no answer from raycomp watch')"
-    )
+    shown(page, "no answer from raycomp watch")
     assert problems == []
     page.close()
 
