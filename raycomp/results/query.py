@@ -4,6 +4,7 @@
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 from raycomp import objectives
 from raycomp.errors import UserError, first_line
@@ -211,6 +212,21 @@ def first_agreement(rows: Sequence[Row]) -> dict[str, float]:
 def stage_agreement(rows: Sequence[Row]) -> dict[str, float]:
     """Return the Spearman correlation of each objective between the search and full stages."""
     return agreement(rows, rows, "search")
+
+
+def stage_changes(rows: Sequence[Row]) -> dict[str, float]:
+    """Return by how much each objective changes on average from the search to the full stage; empty without pairs.
+
+    It covers the recipes measured at both, without the dense model.
+    """
+    first = {row.recipe_id: row for row in completed(rows, "search") if not row.is_dense}
+    pairs = [(first[row.recipe_id], row) for row in completed(rows, "full") if row.recipe_id in first]
+    if not pairs:
+        return {}
+    return {
+        one.name: fmean(one.value(after) - one.value(before) for before, after in pairs)
+        for one in objectives.measured()
+    }
 
 
 def agreement(before: Sequence[Row], after: Sequence[Row], stage: str = "full") -> dict[str, float]:

@@ -21,6 +21,7 @@ from raycomp.results.query import (
     refined_rows,
     spearman,
     stage_agreement,
+    stage_changes,
 )
 from raycomp.results.row import Row
 from tests.helpers import rows
@@ -155,6 +156,10 @@ def test_stages_that_rank_alike_agree():
     assert agreement["clean_miou"] == pytest.approx(1)
     assert agreement["corrupted_miou"] == pytest.approx(-1)
     assert stage_agreement(FULL) == {}
+    lower = [replace(one, stage="search", clean_miou=one.clean_miou - 0.03, corrupted_miou=one.corrupted_miou - 0.02)
+             for one in FULL if not one.is_dense]  # fmt: skip
+    assert stage_changes(FULL + lower) == pytest.approx({"clean_miou": 0.03, "corrupted_miou": 0.02})
+    assert stage_changes(FULL) == {}
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,15 @@ from raycomp.report.page.recipe_charts import (
 )
 from raycomp.report.published import comparability
 from raycomp.report.sweep_view import SweepView, difference
-from raycomp.results.query import agreement, at_budgets, first_agreement, origins, stage_agreement, uniform_baselines_of
+from raycomp.results.query import (
+    agreement,
+    at_budgets,
+    first_agreement,
+    origins,
+    stage_agreement,
+    stage_changes,
+    uniform_baselines_of,
+)
 from raycomp.results.row import Row, present
 from raycomp.storage import AnyPath
 
@@ -83,6 +91,7 @@ def sweep_page(sweeps: Sequence[SweepView], live: str = "") -> str:
         figures=figures,
         summary=_summary(sweep),
         failures=[row for row in sweep.rows if row.status == "failed"],
+        changes=stage_changes(sweep.rows),
         agreement={"first images and search stage": first_agreement(sweep.rows)}
         | {"search stage and full set": stage_agreement(sweep.rows)},
         differences=[difference(sweep, other) for other in sweeps],

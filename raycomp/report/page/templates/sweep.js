@@ -6,8 +6,24 @@ const lines = () => [...table.querySelectorAll("tbody tr")];
 const choice = document.querySelector("#recipe select");
 let marking = false;
 
+const narrow = () => innerWidth < 700; // pixels
+
+// Two panels side by side, one below the other on a narrow page.
+function stacked(layout) {
+  const panels = Object.keys(layout).filter((name) => /^xaxis\d*$/.test(name));
+  if (!narrow() || panels.length !== 2) return layout;
+  const moved = structuredClone(layout);
+  panels.forEach((name, i) => {
+    moved[name].domain = [0, 1];
+    moved[name.replace("x", "y")].domain = i ? [0, 0.42] : [0.58, 1];
+  });
+  moved.height = 1.7 * layout.height;
+  moved.legend.y = 0.7 * layout.legend.y;
+  return moved;
+}
+
 function draw(place, figure) {
-  Plotly.react(place, figure.data, figure.layout, options);
+  Plotly.react(place, figure.data, stacked(figure.layout), options);
 }
 
 function choose(id) {
@@ -65,7 +81,14 @@ function sort(head) {
   table.tBodies[0].append(...lines().sort((a, b) => compare(value(a), value(b))));
 }
 
-for (const place of document.querySelectorAll("[data-figure]")) draw(place, data.figures[place.dataset.figure]);
+const figures = () => [...document.querySelectorAll("[data-figure]")];
+figures().forEach((place) => draw(place, data.figures[place.dataset.figure]));
+let wasNarrow = narrow();
+addEventListener("resize", () => {
+  if (narrow() === wasNarrow) return; // plotly adapts the width itself
+  wasNarrow = narrow();
+  figures().forEach((place) => draw(place, data.figures[place.dataset.figure]));
+});
 link(document.querySelector("[data-figure=front]"));
 table.querySelectorAll("th").forEach((head) => head.querySelector("button").addEventListener("click", () => sort(head)));
 lines().forEach((line) => {
