@@ -23,7 +23,7 @@ from photographs import DENSE, FOUND, FULL_WIDTH, HALVES, STAGE, at_share, found
 from raycomp import config as configs
 from raycomp.benchmark.conditions import TITLES, Condition
 from raycomp.benchmark.operating_points import OperatingPoint, built, find_adaptive, fingerprint_of
-from raycomp.commands.inputs import numbers
+from raycomp.commands.inputs import numbers, parts
 from raycomp.compress.apply import remerge
 from raycomp.context.calibration import default_device
 from raycomp.context.preparation import prepare_context
@@ -63,6 +63,7 @@ def main(
     results: Annotated[Path, typer.Option(help="Folder of the sweeps.")],
     share: Annotated[float, typer.Option(help="Share of the dense GFLOPs.")],
     steps: Annotated[int, typer.Option()],
+    only: Annotated[str, typer.Option(help="Methods, separated by commas: found, CTS, ...; by default all.")] = "",
     seeds: Annotated[str, typer.Option(help="Seeds of the searches, separated by commas.")] = "0",
     threads: Annotated[int, typer.Option()] = 2,
 ) -> None:
@@ -75,6 +76,8 @@ def main(
     refine = contexts[HALVES[0]].config.refine
     settings = FinetuneConfig(steps=steps, lr=refine.train.lr, distill=refine.distill)
     for case in _cases(contexts, results, share, [int(seed) for seed in numbers("--seeds", seeds, 0, 999)]):
+        if only and case.label.removesuffix(at_share("", share)) not in parts(only):
+            continue
         done = [(row.label, row.seed) for half in case.halves for row in completed(stores[half].rows(), STAGE)]
         if done.count((case.label, case.seed)) == len(case.halves):
             continue
