@@ -25,6 +25,7 @@ from raycomp.settings.amounts import Amount
 from raycomp.shape import deit_base_distilled
 
 _FIGURES = Path("docs/results/gpu.json")
+_TEACHER = 1  # forward passes of an image by the teacher
 _BATCH, _TRIAL_WINDOWS = 32, 1140
 
 
@@ -58,7 +59,7 @@ def _rates(config: SweepConfig, steps: dict[str, Any], windows: int) -> Rates:
     assert not isinstance(budget, Amount)
     return Rates(
         train=small["dense bfloat16"] + TRAINING_PASSES * train.batch * forward,
-        elastic=small["elastic float32"] + (TRAINING_PASSES * trained + 1) * elastic.train.batch * forward,
+        elastic=small["elastic float32"] + (TRAINING_PASSES * trained + _TEACHER) * elastic.train.batch * forward,
         policy=None,
         refine=small["dense bfloat16"] + (TRAINING_PASSES * budget + 1) * refine.batch * forward,
         window=window,

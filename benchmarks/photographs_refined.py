@@ -69,17 +69,25 @@ def main(
 ) -> None:
     torch.set_num_threads(threads)
     keep_freed_memory()
-    contexts = {half: prepare_context(configs.load(results / f"{half}.yaml"), print) for half in HALVES}
+    configs_of = {half: configs.load(results / f"{half}.yaml") for half in HALVES}
+    contexts = {
+        half: prepare_context(config, print, with_policy=True, criterion=config.nvit.criterion)
+        for half, config in configs_of.items()
+    }
     stores = {half: Store(refined_store(results, half)) for half in HALVES}
     for half, store in stores.items():
         store.open(contexts[half].config)
     refine = contexts[HALVES[0]].config.refine
     settings = FinetuneConfig(steps=steps, lr=refine.train.lr, distill=refine.distill)
-    for case in _cases(contexts, results, share, [int(seed) for seed in numbers("--seeds", seeds, 0, 999)]):
+    for case in _cases(contexts[HALVES[0]], results, share, [int(seed) for seed in numbers("--seeds", seeds, 0, 999)]):
         if only and case.label.removesuffix(at_share("", share)) not in parts(only):
             continue
-        done = [(row.label, row.seed) for half in case.halves for row in completed(stores[half].rows(), STAGE)]
-        if done.count((case.label, case.seed)) == len(case.halves):
+        done = [
+            (row.label, row.seed, row.recovery_steps)
+            for half in case.halves
+            for row in completed(stores[half].rows(), STAGE)
+        ]
+        if done.count((case.label, case.seed, steps)) == len(case.halves):
             continue
         model = _trained(contexts[HALVES[0]], case, settings, results / "refined")
         for half in case.halves:
@@ -97,14 +105,15 @@ def _trained(context: SweepContext, case: _Case, settings: FinetuneConfig, folde
     path, identity = folder / f"{case.slug}.safetensors", f"{settings.model_dump_json()} {case.model.recipe.id}"
     if path.is_file() and checkpoints.metadata(path).get("refined") == identity:
         return checkpoints.load(path)
-    model = finetuned(context, case.model, settings, 0, None, default_device(), folder / f"{case.slug}.state")
+    state = folder / f"{case.slug}-{settings.steps}.state"
+    model = finetuned(context, case.model, settings, 0, None, default_device(), state)
     checkpoints.save(model, path, {"refined": identity})
+    state.unlink(missing_ok=True)
     return model
 
 
-def _cases(contexts: dict[str, SweepContext], results: Path, share: float, seeds: Sequence[int]) -> Iterator[_Case]:
+def _cases(context: SweepContext, results: Path, share: float, seeds: Sequence[int]) -> Iterator[_Case]:
     """Yield all models at a share: found ones, the paper's methods, uniform recipes, and the dense model."""
-    context = contexts[HALVES[0]]
     config, shape = context.config, context.shape
     for seed in seeds:
         for half, other in zip(HALVES, reversed(HALVES), strict=True):
@@ -127,7 +136,9 @@ def _cases(contexts: dict[str, SweepContext], results: Path, share: float, seeds
 
 def _operating_point(context: SweepContext, results: Path, method: str, share: float) -> OperatingPoint:
     """Return the point that `raycomp benchmark` found for a method."""
-    speedup = next(one for one in context.config.benchmark.speedups if abs(1 / one - share) < 1e-6)
+    shares = {round(1 / speedup, 6): speedup for speedup in context.config.benchmark.speedups}
+    if (speedup := shares.get(round(share, 6))) is None:
+        raise UserError(f"--share {share}: choose from {', '.join(f'{one:g}' for one in shares)}")
     condition = Condition(speedup, method)
     folder = results / f"{HALVES[0]}-methods" / "settings"
     point = OperatingPoint.load(folder, condition, fingerprint_of(context, condition))

@@ -7,7 +7,6 @@ from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 from raycomp.errors import UserError, nearest
-from raycomp.results.query import final_front
 from raycomp.results.row import Row, table_of
 from raycomp.results.store import Store, sweep_folder
 
@@ -78,7 +77,7 @@ class Sweep:
 
     def front(self) -> "pd.DataFrame":
         """Return the front, cheapest first: a line for each recipe, with the losses against dense, in [0, 1]."""
-        frame, dense = _frame(final_front(self.view.rows, self.view.share)), self.view.dense
+        frame, dense = _frame(self.view.front), self.view.dense
         if dense is not None:
             for position, name in enumerate(("clean", "corrupted")):
                 lost = getattr(dense, f"{name}_miou") - frame[f"{name}_miou"]
@@ -103,6 +102,6 @@ class Sweep:
 
 def _frame(rows: Sequence[Row]) -> "pd.DataFrame":
     """Return rows as a frame by recipe id, the most read columns first."""
-    frame = table_of(list(rows)).to_pandas().set_index("recipe_id", drop=False)
+    frame = table_of(rows).to_pandas().set_index("recipe_id", drop=False)
     frame = frame.drop(columns=list(_LEFT_OUT))
     return frame[[*_FIRST, *(name for name in frame.columns if name not in _FIRST)]]

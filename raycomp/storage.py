@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
@@ -131,19 +131,27 @@ def located(text: str) -> AnyPath:
     return ObjectPath(fs, PurePosixPath(key), scheme[1])
 
 
-def remove_folder(folder: AnyPath, last: str) -> None:
-    """Remove a folder with all files, the one of the name `last` after all others."""
+def remove_folder(folder: AnyPath, last: Sequence[str]) -> None:
+    """Remove a folder with all files; those of the names `last` go at the end, in this order.
+
+    A link goes with the folder that it leads to.
+    """
     if isinstance(folder, Path):
-        for path in folder.iterdir():
+        place = folder.resolve()
+        for path in place.iterdir():
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
-            elif path.name != last:
+            elif path.name not in last:
                 path.unlink()
-        shutil.rmtree(folder)
+        for name in last:
+            (place / name).unlink(missing_ok=True)
+        shutil.rmtree(place)
+        if folder.is_symlink():
+            folder.unlink()
         return
     entries = folder.fs.get_file_info(FileSelector(str(folder.key), recursive=True, allow_not_found=True))
     files = [PurePosixPath(entry.path) for entry in entries if entry.type == FileType.File]
-    for file in sorted(files, key=lambda file: file.name == last):
+    for file in sorted(files, key=lambda file: last.index(file.name) if file.name in last else -1):
         folder.fs.delete_file(str(file))
     folder.fs.delete_dir(str(folder.key))  # the markers of folders that pyarrow leaves
 

@@ -43,6 +43,16 @@ def test_other_uris_are_refused(text, words):
         located(text)
 
 
+def test_a_folder_goes_with_the_link_to_it_and_nothing_beside_it(tmp_path):
+    (tmp_path / "far" / "trials").mkdir(parents=True)
+    (tmp_path / "far" / "sweep.yaml").write_text("name: far")
+    (tmp_path / "beside").mkdir()
+    (tmp_path / "far" / "data").symlink_to(tmp_path / "beside")
+    (tmp_path / "near").symlink_to(tmp_path / "far")
+    remove_folder(tmp_path / "near", last=("sweep.yaml", ".lock"))
+    assert [path.name for path in tmp_path.iterdir()] == ["beside"]
+
+
 def test_a_path_behaves_like_a_local_one(bucket, tmp_path):
     remote, local = located(bucket) / "like", tmp_path / "like"
     for root in (remote, local):
@@ -58,7 +68,7 @@ def test_a_path_behaves_like_a_local_one(bucket, tmp_path):
         assert (root / "other.txt").read_text() == "other.txt"
         assert (root / "other.txt").suffix == ".txt"
         (root / "other.txt").unlink()
-        remove_folder(root / "two", last="sweep.yaml")
+        remove_folder(root / "two", last=("sweep.yaml",))
         assert not (root / "two").is_dir()
         assert sorted(path.parent.name for path in root.glob("*/sweep.yaml")) == ["one"]
         (root / "other.txt").unlink(missing_ok=True)

@@ -39,7 +39,7 @@ def clean_command(yes: Yes = False, as_json: Json = False) -> None:
         for name, size in found:
             table.add_row(name, f"{size / 1e6:,.1f}")
         tables.console().print(table)
-    if sure := bool(found) and confirmed("Empty them?", yes, as_json):
+    if sure := bool(found) and (yes or not as_json) and confirmed("Empty them?", yes):
         empty(folder)
     if as_json:
         print_json({"folder": str(folder), "bytes": dict(found), "emptied": sure})

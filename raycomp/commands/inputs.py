@@ -179,12 +179,12 @@ def read_recipe(path: Path) -> Recipe:
         raise UserError(f"{path}: {configs.explain(error, Recipe)}") from None
 
 
-def confirmed(question: str, yes: bool, as_json: bool) -> bool:
-    """Return whether to go on: with --yes, or after the answer yes; raise a UserError where nobody can answer."""
+def confirmed(question: str, yes: bool) -> bool:
+    """Return whether to go on: with --yes, or after the answer yes; raise a UserError if stdin is not a terminal."""
     if yes:
         return True
-    if as_json or not sys.stdin.isatty():
-        raise UserError(f"{question} Nobody can answer here; --yes does")
+    if not sys.stdin.isatty():
+        raise UserError(f"{question} stdin is not a terminal; confirm with --yes")
     return typer.confirm(question)
 
 

@@ -89,21 +89,24 @@ def delete_command(
 ) -> None:
     """Delete a sweep: its folder with rows, models, page and study, and its runs in MLflow, after a question."""
     store = Store(sweep_folder(results, sweep))
-    config, count = store.config(), len(store.rows())
-    if not confirmed(f"Delete {store.folder} with {count} rows, and its runs in MLflow?", yes, as_json):
+    name, count = store.config().name, len(store.files())
+    if as_json and not yes:
+        raise UserError("--json cannot ask; confirm with --yes")
+    runs_too = "" if keep_runs else " and its runs in MLflow"
+    if not confirmed(f"Delete {store.folder}, {count} files of rows{runs_too}?", yes):
         raise typer.Exit(1)
     store.lock.take()  # before its runs, lest a running job logs more
     try:
-        runs = 0 if keep_runs else _delete_runs(store, tracking_uri(tracking, results))
         if study is not None:
-            _delete_study(study, config.name)
+            _delete_study(study, name)
+        runs = 0 if keep_runs else _delete_runs(store, tracking_uri(tracking, results))
         store.delete()
     finally:
         store.lock.drop()
     if as_json:
-        print_json({"sweep": sweep, "rows": count, "runs": runs})
+        print_json({"sweep": sweep, "files": count, "runs": runs})
     else:
-        tables.say(f"{store.folder}: deleted, with {count} rows and {runs} runs in MLflow")
+        tables.say(f"{store.folder}: deleted, with {count} files of rows and {runs} runs in MLflow")
 
 
 def _delete_runs(store: Store, uri: str) -> int:

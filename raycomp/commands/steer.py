@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`raycomp stop | pause | resume`: steer a running search. It looks at the request every second."""
+"""`raycomp stop | pause | resume`: steer a running search, which reads the request when a worker is free."""
 
 from raycomp.commands.inputs import Json, Results, SweepName, print_json
 from raycomp.errors import UserError
@@ -28,15 +28,17 @@ def resume_command(sweep: SweepName, results: Results = "results", as_json: Json
 def _ask(sweep: str, results: str, request: Request, effect: str, as_json: bool) -> None:
     store = Store(sweep_folder(results, sweep))
     store.config()
-    name = request or "resume"
+    name, before = request or "resume", store.steering.request()
     if not (holder := store.lock.holder()):
         advice = "the same command of raycomp search resumes it" if name == "resume" else f"there is nothing to {name}"
         raise UserError(f"{sweep}: no search is running; {advice}")
-    if store.is_finished:
-        raise UserError(f"{sweep}: its search has finished, and {holder} does other work; Ctrl-C ends that")
-    if not request and store.steering.request() != "pause":
+    if not store.steering.listening():
+        raise UserError(f"{sweep}: {holder} runs no trials of a search now; Ctrl-C ends it")
+    if before == "stop":
+        raise UserError(f"{sweep}: the search is stopping already")
+    if not request and before != "pause":
         raise UserError(f"{sweep}: not paused")
-    store.steering.ask(request)
+    store.ask(request)
     if as_json:
         print_json({"sweep": sweep, "asked": name, "process": holder})
     else:

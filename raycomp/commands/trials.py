@@ -15,7 +15,7 @@ from raycomp.report.fitted import Column, FittedTable
 from raycomp.results.row import Row
 from raycomp.results.store import Store, sweep_folder
 
-_LOG_HELP = "Print the error and the traceback of a trial that failed, by the first characters of its recipe."
+_LOG_HELP = "Print the error and the traceback of a trial that failed, by a prefix of its recipe id."
 _STYLES = {"failed": "red", "stopped": "yellow"}
 _FACTS = ("number", "stage", "recipe_id", "origin", "label", "family", "gflops", "gflops_share", "predicted_ms")
 _OUTCOME = ("clean_miou", "corrupted_miou", "status", "error", "traceback", "started", "seconds")
@@ -41,7 +41,7 @@ def trials_command(
     elif log is not None:
         for row in rows:
             tables.say(f"{row.stage} of {row.recipe_id}: {row.error}")
-            tables.say(row.traceback or "no traceback: its worker died, or an older version ran it")
+            tables.say(row.traceback or "no traceback: its worker died, or an older version measured it")
     else:
         tables.console().print(_table(sweep, rows))
         for row in rows:
@@ -53,7 +53,7 @@ def _of_recipe(rows: Sequence[Row], start: str) -> list[Row]:
     """Return the rows of the recipe whose id starts so; raise a UserError if none or several do."""
     found = {row.recipe_id for row in rows if row.recipe_id.startswith(start)}
     if len(found) != 1:
-        reason = "several failed recipes start so" if found else nearest(start, [row.recipe_id for row in rows])
+        reason = "several failed recipes match" if found else nearest(start, [row.recipe_id for row in rows])
         raise UserError(f"--log {start}: {reason if rows else 'no trial failed'}")
     return [row for row in rows if row.recipe_id in found]
 

@@ -34,4 +34,4 @@ def watch_command(
         try:
             serving.serve_forever()
         except KeyboardInterrupt:
-            tables.say("ended; the sweep goes on")
+            tables.say("stopped watching; the sweep is unaffected")

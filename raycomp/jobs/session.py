@@ -4,7 +4,7 @@
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 
@@ -111,6 +111,8 @@ def session(config: SweepConfig, store: Store, uri: str, console: Console) -> It
     Args:
         uri: MLflow tracking URI.
     """
+    with suppress(OSError):
+        store.steering.end()  # of a search that was killed
     connection.connect()
     job = Session(config, store, uri, console)
     try:

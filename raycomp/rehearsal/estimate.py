@@ -45,7 +45,7 @@ def stages(config: SweepConfig, rates: Rates) -> list[Stage]:
     found.append(_training("elastic", config.elastic.train.steps, rates.elastic))
     amount, hours = f"{trials} trials, {evaluated} full evaluations: {images:,} images", None
     if rates.windows is not None and rates.window is not None:
-        amount += f" of {rates.windows} windows"
+        amount += f" of {rates.windows} window{'s' if rates.windows > 1 else ''}"
         hours = images * rates.windows * rates.window / 3600
     found.append(Stage("search", amount, hours))
     found.append(_training("refine", config.refine.train.steps, rates.refine, " for each recipe and seed"))

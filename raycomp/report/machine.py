@@ -18,12 +18,13 @@ import torch
 
 from raycomp.cluster import address
 from raycomp.data.evalset import cache_folder
-from raycomp.errors import UserError, without_password
+from raycomp.errors import UserError, first_line, without_password
 from raycomp.results.tracking import tracking_uri
 from raycomp.storage import located
 
 _NEEDED = ("raycomp", "torch", "ray", "optuna", "mlflow", "pyarrow")
-_EXTRAS = ("onnx", "onnxruntime", "timm", "transformers")
+_EXTRAS = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "jobs": ("aiohttp",), "postgres": ("psycopg",)}
+"""Packages by extra of raycomp."""
 _SECONDS = 3.0  # for a connection
 _GB = 1e9
 _LEAST = {"memory": 4.0, "disk": 5.0, "shared memory": 1.0}
@@ -65,14 +66,11 @@ def findings(results: str, tracking: str | None) -> list[Finding]:
 def _versions() -> Iterator[Finding]:
     yield Finding("Python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
     yield Finding("versions", ", ".join(f"{name} {version(name)}" for name in _NEEDED))
-    present, missing = [], []
-    for name in _EXTRAS:
+    for extra, names in _EXTRAS.items():
         try:
-            present.append(f"{name} {version(name)}")
+            yield Finding(f"extra {extra}", ", ".join(f"{name} {version(name)}" for name in names))
         except PackageNotFoundError:
-            missing.append(name)
-    advice = f"without {', '.join(missing)}: see the extras in docs/start.md" if missing else ""
-    yield Finding("extras", ", ".join(present) or "none", "note" if missing else "ok", advice)
+            yield Finding(f"extra {extra}", "not installed", "ok", f"pip install 'raycomp[{extra}]', if you need it")
 
 
 def _devices() -> Iterator[Finding]:
@@ -85,7 +83,11 @@ def _devices() -> Iterator[Finding]:
         yield Finding("GPU", f"none: {built}", "problem" if seen else "ok", advice)
         return
     for index in range(torch.cuda.device_count()):
-        free, total = torch.cuda.mem_get_info(index)
+        try:
+            free, total = torch.cuda.mem_get_info(index)
+        except RuntimeError as error:  # busy in exclusive mode, or broken
+            yield Finding("GPU", f"{index}: {first_line(error)}", "problem", "nvidia-smi shows who uses it")
+            continue
         yield Finding("GPU", f"{torch.cuda.get_device_name(index)}, {free / _GB:.0f} of {total / _GB:.0f} GB free")
 
 
@@ -103,8 +105,8 @@ def _disk(results: str) -> Iterator[Finding]:
         yield Finding("results", str(place))
         return
     existing = next(folder for folder in (place.resolve(), *place.resolve().parents) if folder.exists())
-    if not os.access(existing, os.W_OK):
-        yield Finding("results", f"{place}: not writable", "problem", "choose another --results")
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        yield Finding("results", f"{place}: not writable, because of {existing}", "problem", "choose another --results")
         return
     usage = shutil.disk_usage(existing)
     yield _space("disk", f" in {place}", usage.free, usage.total, "raycomp clean empties the caches")
@@ -129,7 +131,7 @@ def _ray() -> Finding:
 
 def _mlflow(tracking: str | None, results: str) -> Finding:
     uri = tracking_uri(tracking, results)
-    origin = "--tracking" if tracking else "MLFLOW_TRACKING_URI" if "MLFLOW_TRACKING_URI" in os.environ else "default"
+    origin = "--tracking" if tracking else "MLFLOW_TRACKING_URI" if os.environ.get("MLFLOW_TRACKING_URI") else "default"
     text = f"{without_password(uri)} ({origin})"
     if uri.startswith(("http:", "https:")) and not _answers(uri):
         advice = "a sweep runs without it; raycomp track --backfill adds its rows later"
@@ -164,19 +166,28 @@ def _cache() -> Finding:
 
 
 def caches(folder: Path) -> list[tuple[str, int]]:
-    """Return kind and size, in bytes, of what lies in the cache folder, the largest first."""
+    """Return kind and size, in bytes, of the caches in a folder, the largest first; other files do not count."""
     sizes: dict[str, int] = {}
-    for path in folder.iterdir() if folder.is_dir() else ():
+    for path in _ours(folder):
         files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
-        kind = _KINDS.get(path.name.partition("-")[0], "other")
+        kind = _KINDS[_start(path)]
         sizes[kind] = sizes.get(kind, 0) + sum(file.stat().st_size for file in files)
     return sorted(sizes.items(), key=lambda item: -item[1])
 
 
 def empty(folder: Path) -> None:
-    """Remove everything in the cache folder."""
-    for path in folder.iterdir():
-        if path.is_dir():
+    """Remove the caches in a folder."""
+    for path in _ours(folder):
+        if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
             path.unlink()
+
+
+def _ours(folder: Path) -> list[Path]:
+    """Return what raycomp wrote, also by a process that was killed meanwhile."""
+    return [path for path in folder.iterdir() if _start(path) in _KINDS] if folder.is_dir() else []
+
+
+def _start(path: Path) -> str:
+    return path.name.removeprefix(".").partition("-")[0]

@@ -24,27 +24,32 @@ class _Span(NamedTuple):
 
 def workers(rows: Sequence[Row]) -> int:
     """Return how many of the latest trials ran at once."""
-    spans = _latest(rows)
-    return max((sum(one.begun <= start.begun < one.ended for one in spans) for start in spans), default=0)
+    return _at_once(_latest(rows))
 
 
 def seconds_left(config: SweepConfig, rows: Sequence[Row]) -> float | None:
-    """Return the seconds until a running sweep ends, at the pace of its latest rows; None if too few rows tell.
+    """Return the seconds until a running sweep ends, at the pace of its latest rows; None with too few rows to
+    estimate it.
 
     The full evaluations that follow the trials are not counted before the first of them.
     """
     spans = _latest(rows)
-    if full := [span for span in spans if span.row.stage == "full"]:
+    if spans and spans[-1].row.stage == "full":
         done = {row.recipe_id for row in rows if row.stage == "full"}
         left = float(sum(row.recipe_id not in done for row in for_full_evaluation(rows)))
-        spans, amount = full, float(len(full))
+        spans = [span for span in spans if span.row.stage == "full"]
+        amount = float(len(spans))
     else:
         left = max(0.0, config.search.trials - trials_spent(config, rows))
         amount = trials_spent(config, [span.row for span in spans])
     if len(spans) < _FEWEST or not amount:
         return None
-    seconds = (max(span.ended for span in spans) - min(span.begun for span in spans)).total_seconds()
-    return left * seconds / amount
+    busy = sum((span.ended - span.begun).total_seconds() for span in spans)  # so that a pause does not count
+    return left * busy / _at_once(spans) / amount
+
+
+def _at_once(spans: Sequence[_Span]) -> int:
+    return max((sum(one.begun <= start.begun < one.ended for one in spans) for start in spans), default=0)
 
 
 def _latest(rows: Sequence[Row]) -> list[_Span]:

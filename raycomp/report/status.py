@@ -30,7 +30,8 @@ class Status:
     workers: int
     """Trials that ran at once, by the latest rows."""
     left: float | None
-    """Seconds until it ends, at the pace of the latest rows; None if it does not run, or too few rows tell."""
+    """Seconds until it ends, at the pace of the latest rows; None if no search runs, or after
+    too few rows."""
 
 
 def status_of(store: Store, view: SweepView | None = None) -> Status:
@@ -41,6 +42,7 @@ def status_of(store: Store, view: SweepView | None = None) -> Status:
     planned = view.config.search.trials
     measured = view.spent >= planned and len(full) > 1  # older sweeps are not marked as finished
     running = {"": "running", "pause": "paused", "stop": "stopping"}[store.steering.request()]
+    searching = bool(writer) and running == "running" and store.steering.listening()
     return Status(
         sweep=view.name,
         state=running if writer else "finished" if store.is_finished or measured else "interrupted",
@@ -52,5 +54,5 @@ def status_of(store: Store, view: SweepView | None = None) -> Status:
         last=max(ends, default=None),
         writer=writer,
         workers=workers(view.rows),
-        left=seconds_left(view.config, view.rows) if writer and running == "running" else None,
+        left=seconds_left(view.config, view.rows) if searching else None,
     )

@@ -32,6 +32,9 @@ class Lock:
     # exclusively, so two concurrent `raycomp status` would each see the other as a writer. Releases before 4 (tested:
     # 3.16, 3.20) also truncate the file of a held lock, which names the holder.
 
+    name = _NAME
+    """Name of its file in the folder."""
+
     def __init__(self, folder: AnyPath) -> None:
         self._folder = folder
         self._held: TextIO | _Lease | None = None

@@ -25,7 +25,7 @@ from raycomp.files import write_bytes
 from raycomp.renamed import COLUMNS, renamed_fields
 from raycomp.results.lock import Lock
 from raycomp.results.row import SCHEMA, Row, rows_of, searched, table_of
-from raycomp.results.steering import Steering
+from raycomp.results.steering import Request, Steering
 from raycomp.storage import AnyPath, located, remove_folder
 
 _CONFIG = "sweep.yaml"
@@ -82,7 +82,11 @@ class Store:
             text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
             write_bytes(self.folder / _CONFIG, text.encode())
             (self.folder / _FINISHED).unlink(missing_ok=True)
-            self.steering.ask("")
+
+    def ask(self, request: Request) -> None:
+        """Make a request of the search that writes to the folder; raises what `write` raises."""
+        with self._writing():
+            self.steering.ask(request)
 
     def finish(self) -> None:
         """Mark the sweep as finished until it is opened again; raises what `write` raises."""
@@ -173,7 +177,7 @@ class Store:
         self.lock.take()
         try:
             with self._writing():
-                remove_folder(self.folder, last=_CONFIG)
+                remove_folder(self.folder, last=(_CONFIG, self.lock.name))
         finally:
             self.lock.drop()
 

@@ -4,6 +4,7 @@
 Tune's snapshots are not used: a sweep resumes from its rows (see `raycomp.search.proposer`).
 """
 
+import signal
 import tempfile
 from collections import Counter, deque
 from collections.abc import Callable
@@ -105,7 +106,11 @@ def run_sweep(
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             ),
         )
-        tuner.fit()
+        store.ask("")
+        try:
+            tuner.fit()
+        finally:
+            store.steering.end()
     if searcher.problem:
         raise UserError(f"{searcher.problem}; measured trials are kept, and the same command resumes")
 
@@ -125,6 +130,8 @@ class _Searcher(Searcher):
         self._proposer, self._store, self._context, self._on_row = proposer, store, context, on_row
         self._on_request = on_request
         self._request: Request = ""
+        self._before, self._handled = signal.getsignal(signal.SIGINT), False
+        """The handler of Ctrl-C before Tune's, and whether Tune has set its own, as it does in the main thread."""
         self._running: dict[str, Proposal] = {}
         self._deaths: Counter[tuple[str, str]] = Counter()
         self._retries: deque[Proposal] = deque()
@@ -141,10 +148,11 @@ class _Searcher(Searcher):
         if self._store.lock.lost():
             self.problem = f"results folder {self._store.folder}: another job has taken it over"
         self._look_at_request()
+        interrupted = self._interrupted()
         if self.problem or self._request == "stop":
             return Searcher.FINISHED
-        if self._request == "pause":
-            return None
+        if self._request == "pause" and not self._proposer.finished:
+            return Searcher.FINISHED if interrupted else None
         proposal = self._retries.popleft() if self._retries else self._proposer.next()
         if proposal is None:
             return Searcher.FINISHED if self._proposer.finished else None
@@ -156,6 +164,12 @@ class _Searcher(Searcher):
         if (request := self._store.steering.request()) != self._request:
             self._request = request
             self._on_request(request)
+
+    def _interrupted(self) -> bool:
+        """Return whether Ctrl-C was pressed: Tune then puts the handler back, but looks only after a trial."""
+        ours = signal.getsignal(signal.SIGINT) is self._before
+        self._handled |= not ours
+        return self._handled and ours
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Keep a worker's last message: out of memory, or a device that no longer computes."""

@@ -25,7 +25,7 @@ def written(folder, rows):
 
 def test_only_what_is_asked_for_and_not_in_use_is_deleted(tmp_path, capsys):
     store = written(tmp_path / "tiny", sweep_view().rows[:2])
-    with pytest.raises(UserError, match="Nobody can answer here; --yes does"):
+    with pytest.raises(UserError, match="stdin is not a terminal; confirm with --yes"):
         delete_command("tiny", results=str(tmp_path))
     store.lock.take()
     with pytest.raises(UserError, match="is writing to it"):
@@ -37,7 +37,7 @@ def test_only_what_is_asked_for_and_not_in_use_is_deleted(tmp_path, capsys):
     assert len(store.rows()) == 2
     delete_command("tiny", yes=True, keep_runs=True, results=str(tmp_path))
     assert not (tmp_path / "tiny").exists()
-    assert "deleted, with 2 rows and 0 runs" in capsys.readouterr().out
+    assert "deleted, with 2 files of rows and 0 runs" in capsys.readouterr().out
 
 
 def test_a_study_in_a_database_goes_with_its_sweep(tmp_path):
@@ -64,7 +64,7 @@ def test_runs_of_the_sweep_go_and_those_of_another_stay(tmp_path, capsys):
     experiment = client.get_experiment_by_name("raycomp").experiment_id
     assert len(client.search_runs([experiment])) == 6
     delete_command("tiny", yes=True, results=str(tmp_path))
-    assert "with 2 rows and 3 runs in MLflow" in capsys.readouterr().out
+    assert "with 2 files of rows and 3 runs in MLflow" in capsys.readouterr().out
     left = client.search_runs([experiment])
     assert {run.data.tags["raycomp.folder"] for run in left if "raycomp.folder" in run.data.tags} == {
         str((tmp_path / "other").resolve())

@@ -60,11 +60,15 @@ def test_caches_are_shown_and_emptied_only_when_told(tmp_path, capsys):
     text = capsys.readouterr().out
     assert "3.0" in text
     assert "1.5" in text
-    assert len(list(cache.iterdir())) == 2
+    (cache / "mine.txt").write_text("not raycomp's")
+    clean_command(as_json=True)
+    assert json.loads(capsys.readouterr().out)["emptied"] is False
+    assert len(list(cache.iterdir())) == 3
     clean_command(yes=True, as_json=True)
     assert json.loads(capsys.readouterr().out)["bytes"] == {
         "evaluation images, clean and corrupted": 3_000_000,
         "saliency scores": 1_500_000,
     }
-    assert not list(cache.iterdir())
+    assert [path.name for path in cache.iterdir()] == ["mine.txt"]
     clean_command(yes=True)  # there is nothing left to remove
+    assert (cache / "mine.txt").is_file()

@@ -19,6 +19,7 @@ def running(tmp_path, monkeypatch):
     monkeypatch.setattr(steering, "_EVERY", 0.0)
     store = Store(tmp_path / "tiny")
     store.open(sweep_view().config)
+    store.ask("")
     yield store
     store.lock.drop()
 
@@ -34,17 +35,18 @@ def test_a_running_search_is_asked_and_its_state_says_so(running, tmp_path, caps
     stop_command("tiny", results=results, as_json=True)
     assert (running.steering.request(), status_of(running).state) == ("stop", "stopping")
     assert json.loads(capsys.readouterr().out)["asked"] == "stop"
-    running.open(running.config())  # by the command that resumes it
-    assert running.steering.request() == ""
+    with pytest.raises(UserError, match="tiny: the search is stopping already"):
+        pause_command("tiny", results=results)
 
 
 def test_what_cannot_be_asked_is_said(running, tmp_path):
     results = str(tmp_path)
     with pytest.raises(UserError, match="tiny: not paused"):
         resume_command("tiny", results=results)
-    running.finish()
-    with pytest.raises(UserError, match="its search has finished, and process"):
+    running.steering.end()
+    with pytest.raises(UserError, match=r"process .* runs no trials of a search now; Ctrl-C ends it"):
         stop_command("tiny", results=results)
+    running.finish()
     running.lock.drop()
     with pytest.raises(UserError, match="no search is running; there is nothing to pause"):
         pause_command("tiny", results=results)

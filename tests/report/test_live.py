@@ -21,6 +21,7 @@ def store(tmp_path):
     """A sweep that runs, with half of its rows."""
     store, sweep = Store(tmp_path / "tiny"), sweep_view()
     store.open(sweep.config)
+    store.ask("")
     for row in sweep.rows[:15]:
         store.write(row)
     yield store

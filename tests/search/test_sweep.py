@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What ends a sweep before its time; Ray's part of it is tested with whole jobs."""
 
+import signal
+
 import pytest
 
 from raycomp.recipe import dense
@@ -32,8 +34,10 @@ class Kept:
     def lost(self):
         return False
 
+    asked = ""
+
     def request(self):
-        return ""
+        return self.asked
 
     def read(self, stage, recipe_id):
         return self.held[stage, recipe_id]
@@ -58,3 +62,20 @@ def test_without_the_dense_model_no_more_trials_are_proposed(origin, status, pro
     assert searcher.problem == problem
     assert [row.status for row in told] == [status]
     assert (searcher.suggest("b") == _Searcher.FINISHED) == bool(problem)
+
+
+def test_a_pause_ends_with_ctrl_c_and_with_the_last_trial(monkeypatch):
+    """Tune, whose handler is taken back at the first Ctrl-C, looks at it only after a trial."""
+    before, store, source = signal.getsignal(signal.SIGINT), Kept(), One([])
+    store.asked = "pause"
+    searcher = _Searcher(source, store, None, print, print)  # type: ignore[arg-type]
+    assert searcher.suggest("a") is None, "not in the main thread, Tune has no handler"
+    try:
+        signal.signal(signal.SIGINT, lambda *_: None)  # Tune's
+        assert searcher.suggest("a") is None
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert searcher.suggest("a") == _Searcher.FINISHED
+    source.finished = True
+    monkeypatch.setattr(source, "next", lambda: None)
+    assert _Searcher(source, store, None, print, print).suggest("a") == _Searcher.FINISHED  # type: ignore[arg-type]

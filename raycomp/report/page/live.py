@@ -3,6 +3,7 @@
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from http import HTTPStatus
@@ -13,7 +14,7 @@ from typing import Any
 
 from plotly.offline import get_plotlyjs
 
-from raycomp.errors import UserError, logger
+from raycomp.errors import UserError, first_line, logger
 from raycomp.report.figures import duration
 from raycomp.report.page.sweep_page import sweep_page
 from raycomp.report.status import Status, status_of
@@ -63,7 +64,7 @@ class LiveSweep:
         """Version and HTML of the last page."""
 
     def snapshot(self) -> Snapshot:
-        """Return the sweep as it is now.
+        """Return the sweep as it is now; in object storage, a row that replaces another shows with the next new one.
 
         Raises:
             UserError: If its folder cannot be read.
@@ -116,7 +117,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """Answer a request."""
-        if self.headers.get("Host", "").rpartition(":")[0] not in _NAMES:  # a page elsewhere, by DNS rebinding
+        if self.headers.get("Host", "").partition(":")[0] not in _NAMES:  # a page elsewhere, by DNS rebinding
             self.send_error(HTTPStatus.FORBIDDEN)
             return
         if (found := self.pages.get(self.path.partition("?")[0])) is None:
@@ -127,14 +128,15 @@ class _Handler(BaseHTTPRequestHandler):
             content = make().encode()
         except Exception as error:  # such as a folder that was deleted; the page says that it gets no answer
             logger.debug("making %s", self.path, exc_info=True)
-            self.send_error(HTTPStatus.INTERNAL_SERVER_ERROR, str(error).splitlines()[0][:200])
+            self.send_error(HTTPStatus.INTERNAL_SERVER_ERROR, explain=first_line(error))
             return
         self.send_response(HTTPStatus.OK)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(content)))
         self.send_header("Cache-Control", "max-age=86400" if make is _plotly else "no-store")
         self.end_headers()
-        self.wfile.write(content)
+        with suppress(ConnectionError):  # the browser has left
+            self.wfile.write(content)
 
     def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002  the base class calls it so
         """Log requests for debugging only."""

@@ -192,7 +192,9 @@ def _origin(sweep: SweepView) -> list[tuple[str, str]]:
         return [("Re-ranked", f"{len(recipes)} recipes from another sweep's search")]
     probes = sum(row.stage == "probe" for row in sweep.rows)
     counts = ", ".join(f"{count} {status}" for status, count in statuses.items())
-    parts = [f"{probes} probes on few images"] * bool(probes) + [f"on all images of the search {counts}"] * bool(counts)
+    parts = [f"{probes} probes on few images"] if probes else []
+    if counts:
+        parts.append(f"{counts} on all search images")
     trials = [("Trials", f"{sweep.spent} of {search.trials}" + (f": {'; '.join(parts)}" if parts else ""))]
     trials.append(("Origins", str(origins(sweep.rows))))
     return [*trials, ("Sampler, seed", f"{search.sampler}, {search.seed}")]

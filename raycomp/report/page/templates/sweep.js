@@ -11,7 +11,7 @@ const narrow = () => innerWidth < 700; // pixels
 // Two panels side by side, one below the other on a narrow page.
 function stacked(layout) {
   const panels = Object.keys(layout).filter((name) => /^xaxis\d*$/.test(name));
-  if (!narrow() || panels.length !== 2) return layout;
+  if (!narrow() || panels.length !== 2 || layout.annotations?.length) return layout; // titles would stay behind
   const moved = structuredClone(layout);
   panels.forEach((name, i) => {
     moved[name].domain = [0, 1];
