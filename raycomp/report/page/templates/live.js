@@ -4,6 +4,7 @@
   const bar = strip.querySelector("progress");
   const text = strip.querySelector("span");
   const every = 3000; // milliseconds between looks
+  const shown = Date.now();
   let touched = 0; // when someone last used the page
 
   for (const name of ["pointerdown", "pointermove", "keydown", "wheel"]) {
@@ -18,7 +19,8 @@
       [bar.value, text.textContent] = [now.done, now.line];
       strip.classList.toggle("ended", now.ended);
       const idle = Date.now() - touched > 5000; // a page in use keeps its rows until it is left alone
-      if (now.version !== strip.dataset.version && idle) location.reload();
+      const read = Date.now() - shown > 10000; // rows may arrive every second
+      if (now.version !== strip.dataset.version && idle && read) location.reload();
     } catch (error) {
       text.textContent = "no answer from raycomp watch: these are the last rows it read";
       strip.classList.add("ended");
