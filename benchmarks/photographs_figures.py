@@ -51,7 +51,8 @@ def main(
     assert shape is not None
 
     def at(method: str, share: float) -> list[Row]:
-        return [row for half in HALVES for row in rows[half].get(at_share(method, share), [])]
+        found = [rows[half].get(at_share(method, share), []) for half in HALVES]
+        return [row for half in found for row in half] if all(found) else []  # the halves are not equally hard
 
     curves = {method: [found for share in shares if (found := at(method, share))] for method in _STYLES}
     dense = [row for half in HALVES for row in rows[half][DENSE]]
