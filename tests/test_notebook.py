@@ -6,17 +6,12 @@ import pytest
 import raycomp
 from raycomp.errors import UserError
 from raycomp.results.store import Store
-from tests.helpers.sweep_views import sweep_view
+from tests.helpers.sweep_views import stored, sweep_view
 
 
 @pytest.fixture
 def results(tmp_path):
-    store, sweep = Store(tmp_path / "tiny"), sweep_view()
-    store.open(sweep.config)
-    for row in sweep.rows:
-        store.write(row)
-    store.lock.drop()
-    return str(tmp_path)
+    return stored(tmp_path, sweep_view())
 
 
 def test_the_front_is_that_of_the_sweep_with_losses_against_dense(results):

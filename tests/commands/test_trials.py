@@ -11,7 +11,7 @@ from raycomp.commands.trials import trials_command
 from raycomp.errors import UserError
 from raycomp.results.store import Store
 from raycomp.search.rows import failed
-from tests.helpers.sweep_views import sweep_view
+from tests.helpers.sweep_views import stored, sweep_view
 
 
 def broken():
@@ -20,16 +20,12 @@ def broken():
 
 @pytest.fixture
 def results(tmp_path):
-    store, sweep = Store(tmp_path / "tiny"), sweep_view()
-    store.open(sweep.config)
-    for row in sweep.rows:
-        store.write(row)
+    results, store = stored(tmp_path, sweep_view()), Store(tmp_path / "tiny")
     try:
         broken()
     except ValueError as error:
-        store.write(failed(replace(sweep.rows[3], clean_miou=None, corrupted_miou=None), error))
-    store.lock.drop()
-    return str(tmp_path)
+        store.write(failed(replace(sweep_view().rows[3], clean_miou=None, corrupted_miou=None), error))
+    return results
 
 
 def test_trials_are_listed_with_what_failed(results, capsys):
