@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """`raycomp status | track | compact | delete`: show sweeps, and maintain their MLflow runs and files."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated
 
 import typer
@@ -11,7 +13,7 @@ from raycomp.report import tables
 from raycomp.report.status import Status, status_of
 from raycomp.results.query import class_names, final_front, front_volume, refined_front
 from raycomp.results.store import Store, sweep_folder
-from raycomp.results.tracking import tracking_uri
+from raycomp.results.tracking import Tracker, tracking_uri
 from raycomp.storage import located
 
 
@@ -49,17 +51,12 @@ def track_command(
     """Check that MLflow has every row of a sweep; --backfill adds rows missed while a server was down."""
     store = Store(sweep_folder(results, sweep))
     config, rows = store.config(), store.rows()
-    from raycomp.results.tracking import Tracker
-
     problems = list[str]()
     uri = tracking_uri(tracking, results)
     tracker = Tracker(uri, store.folder, config, class_names(rows) if rows else [], problems.append)
     shown = without_password(uri)
-    try:
+    with _asking(f"MLflow at {uri}"):
         missing = tracker.missing(rows)
-    except Exception as error:  # servers and databases raise many types
-        logger.debug("asking MLflow at %s", shown, exc_info=True)
-        raise UserError(without_password(f"MLflow at {uri}: {first_line(error)}")) from None
     if backfill and missing:
         for row in rows:
             tracker.log(row)
@@ -89,17 +86,23 @@ def delete_command(
 ) -> None:
     """Delete a sweep: its folder with rows, models, page and study, and its runs in MLflow, after a question."""
     store = Store(sweep_folder(results, sweep))
-    name, count = store.config().name, len(store.files())
+    config, count = store.config(), len(store.files())
     if as_json and not yes:
         raise UserError("--json cannot ask; confirm with --yes")
     runs_too = "" if keep_runs else " and its runs in MLflow"
     if not confirmed(f"Delete {store.folder}, {count} files of rows{runs_too}?", yes):
         raise typer.Exit(1)
+    from raycomp.search.study_replica import delete_study
+
+    uri, runs = tracking_uri(tracking, results), 0
     store.lock.take()  # before its runs, lest a running job logs more
     try:
         if study is not None:
-            _delete_study(study, name)
-        runs = 0 if keep_runs else _delete_runs(store, tracking_uri(tracking, results))
+            with _asking(f"--study {study}", "; the sweep is kept; without --study the rest is deleted"):
+                delete_study(study, config.name)
+        if not keep_runs:
+            with _asking(f"MLflow at {uri}", "; the sweep is kept; --keep-runs deletes the rest"):
+                runs = Tracker(uri, store.folder, config, [], lambda line: tables.say(line, aside=True)).delete()
         store.delete()
     finally:
         store.lock.drop()
@@ -109,26 +112,14 @@ def delete_command(
         tables.say(f"{store.folder}: deleted, with {count} files of rows and {runs} runs in MLflow")
 
 
-def _delete_runs(store: Store, uri: str) -> int:
-    from raycomp.results.tracking import Tracker
-
+@contextmanager
+def _asking(whom: str, advice: str = "") -> Iterator[None]:
+    """Turn an error of a server or a database, which raise many types, into a UserError."""
     try:
-        return Tracker(uri, store.folder, store.config(), [], lambda line: tables.say(line, aside=True)).delete()
-    except Exception as error:  # servers and databases raise many types
-        logger.debug("asking MLflow", exc_info=True)
-        reason = without_password(f"MLflow at {uri}: {first_line(error)}")
-        raise UserError(f"{reason}; the sweep is kept; --keep-runs deletes the rest") from None
-
-
-def _delete_study(uri: str, name: str) -> None:
-    from raycomp.search.study_replica import delete_study
-
-    try:
-        delete_study(uri, name)
+        yield
     except Exception as error:
-        logger.debug("asking Optuna", exc_info=True)
-        reason = without_password(f"--study {uri}: {first_line(error)}")
-        raise UserError(f"{reason}; the sweep is kept; without --study the rest is deleted") from None
+        logger.debug("asking %s", without_password(whom), exc_info=True)
+        raise UserError(without_password(f"{whom}: {first_line(error)}") + advice) from None
 
 
 def compact_command(sweep: SweepName, results: Results = "results", as_json: Json = False) -> None:
