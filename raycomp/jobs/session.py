@@ -4,7 +4,7 @@
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 
@@ -111,8 +111,7 @@ def session(config: SweepConfig, store: Store, uri: str, console: Console) -> It
     Args:
         uri: MLflow tracking URI.
     """
-    with suppress(OSError):
-        store.steering.end()  # of a search that was killed
+    store.steering.end()  # of a search that was killed
     connection.connect()
     job = Session(config, store, uri, console)
     try:

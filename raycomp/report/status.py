@@ -30,8 +30,7 @@ class Status:
     workers: int
     """Trials that ran at once, by the latest rows."""
     left: float | None
-    """Seconds until it ends, at the pace of the latest rows; None if no search runs, or after
-    too few rows."""
+    """Seconds until it ends, at the pace of the latest rows; None if no search runs, or after too few rows."""
 
 
 def status_of(store: Store, view: SweepView | None = None) -> Status:

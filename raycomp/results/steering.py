@@ -30,8 +30,9 @@ class Steering:
         write_bytes(self._path, request.encode())
 
     def end(self) -> None:
-        """Listen no longer."""
-        self._path.unlink(missing_ok=True)
+        """Listen no longer, as far as the storage can be reached: the next job ends what is left."""
+        with suppress(OSError):
+            self._path.unlink(missing_ok=True)
 
     def listening(self) -> bool:
         """Return whether a search listens, or was killed while it did."""
